@@ -1,0 +1,64 @@
+# The commands of daily work: `make help` lists them.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Only pip's errors: what it may warn of is the machine's affair.
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint bench chromium clean
+
+help: ## list the commands
+	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name about; do printf 'make %-8s %s\n' "$$name" "$$about"; done
+
+demo: $(VENV)/.installed ## install once, then run the main job on the embedded corpus
+	@$(BIN)/dynlm demo
+
+test: $(VENV)/.installed-dev chromium lint ## install once, then check style, types and imports, and run all tests
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev ## check style, types and the order of imports
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --check --quiet || { echo "not in ruff's format: run $(BIN)/ruff format" >&2; exit 1; }
+	@$(BIN)/mypy --no-error-summary dynlm
+	@report=$$($(BIN)/lint-imports --no-logo 2>&1) || { echo "$$report" >&2; exit 1; }
+
+bench: $(VENV)/.installed-dev ## run the benchmarks (minutes; best on an idle machine)
+	@for file in benchmarks/*.py; do [ ! -e "$$file" ] || $(BIN)/python "$$file" || exit 1; done
+
+clean: ## remove .venv, caches and builds; runs/ stays
+	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	@find dynlm scripts tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A test opens the heat map's page in a browser; where there is none it is skipped, so nothing here may fail.
+chromium:
+	@if ! command -v chromium >/dev/null && command -v apt-get >/dev/null; then \
+		if [ "$$(id -u)" = 0 ]; then as_root=; elif sudo -n true 2>/dev/null; then as_root='sudo -n'; else exit 0; fi; \
+		echo "installing chromium with apt-get, for the tests of HTML pages"; \
+		{ $$as_root apt-get update && $$as_root env DEBIAN_FRONTEND=noninteractive \
+			apt-get install -y --no-install-recommends chromium; } >/dev/null 2>&1 </dev/null \
+			|| echo "chromium could not be installed; its tests are skipped"; \
+	fi
+
+# Stamps: what is installed is installed anew when the dependencies change. The second install holds all of the first.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/.made
+	@echo "installing dynlm into $(VENV) (once; a few minutes, most of it PyTorch)"
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/.made
+	@echo "installing dynlm and its tools into $(VENV) (once; a few minutes, most of it PyTorch)"
+	@$(PIP) -e '.[dev,zstd]'
+	@touch $(VENV)/.installed $@
+
+# A virtual environment that works is kept; one whose making was broken off is made anew.
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
+		echo "dynlm needs Python 3.10 or later, and '$(PYTHON)' is not: name another with make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		[ "$$(id -u)" = 0 ] && sudo= || sudo='sudo '; \
+		echo "'$(PYTHON)' cannot make a virtual environment: run $${sudo}apt-get install python3-venv, then make again" >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@touch $@

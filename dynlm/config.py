@@ -1,0 +1,292 @@
+"""Every option, in documented dataclasses: read alike from YAML, from dotted options and from Python.
+
+``Config`` is what a run folder keeps. Checks that need two options name both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dynlm.errors import UserError
+
+RULES = ("none", "sgd", "sgd+decay", "rms", "meta")
+RESETS = ("stream", "article")
+HUB_WIKITEXT = ("wikitext-2", "wikitext-2-raw", "wikitext-103", "wikitext-103-raw")
+
+
+def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UserError(f"{option} is {value!r}", do=f"choose one of {', '.join(allowed)}")
+
+
+def _within(option: str, value: float, low: float, high: float = float("inf")) -> None:
+    if not low <= value <= high:
+        bounds = f"at least {low:g}" if high == float("inf") else f"from {low:g} to {high:g}"
+        raise UserError(f"{option} is {value:g}", do=f"choose a value {bounds}")
+
+
+@dataclass
+class CorpusConfig:
+    """Where the articles come from and how they are split."""
+
+    source: str = "stdlib"
+    """stdlib (embedded), wikitext-2[-raw], wikitext-103[-raw], or a hub data set as owner/name."""
+    path: str | None = None
+    """A local file or folder; where it is set it is read in place of source."""
+    format: str = "auto"
+    """Format of local files: auto, wikitext, text (one file an article), jsonl or parquet."""
+    subset: str | None = None
+    """Configuration of a hub data set, such as 20231101.en."""
+    text_field: str = "text"
+    """Field with the text, in JSON lines, Parquet and hub data sets."""
+    title_field: str = "title"
+    """Field with the title, where there is one."""
+    limit: int | None = None
+    """Read at most this many articles of each split."""
+    hold_out_every: int = 12
+    """Of a source without valid and test splits, every n-th article goes to each."""
+    meta_every: int = 20
+    """Every n-th training article is kept from the LSTM, for meta-training."""
+
+    def __post_init__(self) -> None:
+        _one_of("corpus.format", self.format, ("auto", "wikitext", "text", "jsonl", "parquet"))
+        _within("corpus.hold_out_every", self.hold_out_every, 3)
+        _within("corpus.meta_every", self.meta_every, 2)
+        if self.limit is not None:
+            _within("corpus.limit", self.limit, 1)
+
+
+@dataclass
+class TokenizerConfig:
+    """How text becomes tokens."""
+
+    kind: str = "bpe"
+    """bpe or unigram (SentencePiece, any text round-trips), or word (white space; for figures of the literature)."""
+    vocab_size: int = 4000
+    """Number of pieces; a word vocabulary keeps at most this many types, 0 keeps all."""
+    character_coverage: float = 0.9995
+    """Share of the characters met in training that get a piece; the others are spelt in bytes."""
+
+    def __post_init__(self) -> None:
+        _one_of("tokenizer.kind", self.kind, ("bpe", "unigram", "word"))
+        _within("tokenizer.character_coverage", self.character_coverage, 0.9, 1.0)
+        if self.kind != "word":
+            _within("tokenizer.vocab_size", self.vocab_size, 300)
+
+
+@dataclass
+class ModelConfig:
+    """The shape of the LSTM."""
+
+    embedding: int = 192
+    """Width of the token embedding (and of the last layer where the embeddings are tied)."""
+    hidden: int = 192
+    """Width of the layers before the last."""
+    layers: int = 1
+    """Number of LSTM layers."""
+    tied: bool = True
+    """Whether the output layer shares the embedding's weights."""
+
+    def __post_init__(self) -> None:
+        for name in ("embedding", "hidden", "layers"):
+            _within(f"model.{name}", getattr(self, name), 1)
+
+
+@dataclass
+class RegularisationConfig:
+    """The AWD-LSTM's regularisers (Merity et al. 2018); 0 switches one off."""
+
+    embedding: float = 0.0
+    """Embedding dropout: probability that a type's whole row is zero in a batch."""
+    input: float = 0.0
+    """Variational dropout on the embedded tokens."""
+    between: float = 0.0
+    """Variational dropout between layers."""
+    output: float = 0.0
+    """Variational dropout before the softmax."""
+    weight: float = 0.0
+    """Weight drop on the hidden-to-hidden matrices."""
+    activation: float = 0.0
+    """Weight of the L2 penalty on the (dropped) outputs."""
+    temporal_activation: float = 0.0
+    """Weight of the L2 penalty on the outputs' change from step to step."""
+
+    def __post_init__(self) -> None:
+        for name in ("embedding", "input", "between", "output", "weight"):
+            _within(f"regularisation.{name}", getattr(self, name), 0.0, 0.99)
+        for name in ("activation", "temporal_activation"):
+            _within(f"regularisation.{name}", getattr(self, name), 0.0)
+
+
+@dataclass
+class PretrainConfig:
+    """Level-1 training."""
+
+    epochs: float = 3.0
+    """Passes over the training tokens."""
+    lanes: int = 16
+    """Articles read side by side in a batch, over all processes."""
+    segment: int = 64
+    """Tokens of each lane between two truncations of the gradient."""
+    accumulate: int = 1
+    """Batches whose gradients are summed before a step."""
+    optimizer: str = "adamw"
+    """adamw (warm-up, then cosine decay) or nt-asgd (constant rate, averaging once validation stalls)."""
+    rate: float = 3e-3
+    """Peak learning rate."""
+    final_rate: float = 0.01
+    """The cosine's end, as a share of the peak."""
+    warmup_steps: int = 200
+    """Steps of linear warm-up."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay."""
+    clip: float = 1.0
+    """Largest norm of the gradient of the mean nats per token; 0 does not clip."""
+    validate_every: int = 500
+    """Steps between validations."""
+    validate_tokens: int = 20000
+    """Tokens of the validation split read at each; 0 reads all."""
+    patience: int = 5
+    """nt-asgd: validations without improvement before averaging begins."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints."""
+    log_every: int = 50
+    """Steps between lines of the log."""
+
+    def __post_init__(self) -> None:
+        _one_of("pretrain.optimizer", self.optimizer, ("adamw", "nt-asgd"))
+        _within("pretrain.epochs", self.epochs, 0)
+        for name in ("lanes", "segment", "accumulate", "validate_every", "checkpoint_every", "log_every", "patience"):
+            _within(f"pretrain.{name}", getattr(self, name), 1)
+        for name in ("rate", "final_rate", "warmup_steps", "weight_decay", "clip", "validate_tokens"):
+            _within(f"pretrain.{name}", getattr(self, name), 0)
+
+
+@dataclass
+class MemoryConfig:
+    """The medium-term memory: which weights move, by which rule, and when they start afresh."""
+
+    rule: str = "rms"
+    """none (level 1), sgd, sgd+decay, rms (Krause et al. 2018) or meta (learned rates, started at rms)."""
+    reset: str = "stream"
+    """stream: the dynamic weights run through the whole text; article: they start afresh with each article."""
+    segment: int = 20
+    """Tokens read between two updates."""
+    dynamic: list[str] = field(default_factory=lambda: ["*"])
+    """Patterns of the tensors that move (see dynlm compare --json or the run's model.json for their names)."""
+    rate: float | None = None
+    """Learning rate eta; unset: the tuned one of the run."""
+    pull: float | None = None
+    """Pull lambda toward the static parameters; unset: the tuned one of the run."""
+    epsilon: float | None = None
+    """rms: what is added to the root mean square of the gradients; unset: the tuned one of the run."""
+
+    def __post_init__(self) -> None:
+        _one_of("memory.rule", self.rule, RULES)
+        _one_of("memory.reset", self.reset, RESETS)
+        _within("memory.segment", self.segment, 1)
+        for name in ("rate", "pull"):
+            if (value := getattr(self, name)) is not None:
+                _within(f"memory.{name}", value, 0)
+        if self.epsilon is not None:
+            _within("memory.epsilon", self.epsilon, 1e-12)
+        if not self.dynamic:
+            raise UserError("memory.dynamic is empty", do="name at least one tensor, or choose --memory.rule none")
+
+
+@dataclass
+class TuneConfig:
+    """The search for the hand-made rules' rates, on articles that no figure is reported on."""
+
+    split: str = "valid"
+    """Split whose articles are read."""
+    articles: str = "1-30"
+    """Which of its articles, counted from 1."""
+    tokens: int = 40000
+    """Tokens read for each setting; 0 reads all of them."""
+    statistics_tokens: int = 40000
+    """Training tokens read for the gradient statistics R."""
+    rounds: int = 2
+    """Passes of the coordinate search over rate, pull and epsilon."""
+
+    def __post_init__(self) -> None:
+        _one_of("tune.split", self.split, ("train", "valid", "test"))
+        for name in ("tokens", "rounds"):
+            _within(f"tune.{name}", getattr(self, name), 0)
+        _within("tune.statistics_tokens", self.statistics_tokens, 1)
+
+
+@dataclass
+class MetatrainConfig:
+    """Meta-training of g's parameters phi, on training articles that the LSTM has not seen."""
+
+    tokens: int = 100000
+    """Tokens read; the articles are read again from the first when they end."""
+    window: int = 50
+    """Segments whose meta-gradients are summed for one step of phi."""
+    rate: float = 0.02
+    """Adam's learning rate for the logarithms of the rates."""
+    bound: float = 2.0
+    """Largest distance of a log-rate from its start, in nats."""
+    average: float = 0.98
+    """Decay of the Polyak average of phi."""
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "rate", "bound"):
+            _within(f"metatrain.{name}", getattr(self, name), 0)
+        _within("metatrain.window", self.window, 1)
+        _within("metatrain.average", self.average, 0, 0.9999)
+
+
+@dataclass
+class RunConfig:
+    """The run's folder and what it runs on."""
+
+    name: str = "demo"
+    """The run's name: its folder is runs/NAME."""
+    folder: str = "runs"
+    """Folder of all runs."""
+    seed: int = 0
+    """Seed of every random number."""
+    precision: str = "no"
+    """accelerate's mixed precision: no or bf16."""
+    cpu: bool = False
+    """Stay on the CPU even where there is a GPU."""
+    tracker: str | None = None
+    """A tracker of accelerate's that is installed: tensorboard, wandb or trackio."""
+
+    def __post_init__(self) -> None:
+        _one_of("run.precision", self.precision, ("no", "bf16"))
+        if not self.name or "/" in self.name or self.name.startswith("."):
+            raise UserError(f"run.name is {self.name!r}", do="choose a plain folder name")
+
+
+@dataclass
+class Config:
+    """All of a run's options; ``runs/NAME/config.yaml`` keeps them."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    regularisation: RegularisationConfig = field(default_factory=RegularisationConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    tune: TuneConfig = field(default_factory=TuneConfig)
+    metatrain: MetatrainConfig = field(default_factory=MetatrainConfig)
+
+
+def article_range(text: str | None, count: int, option: str = "articles") -> range:
+    """``"31-60"``, ``"7"`` or None (all) as indices from 0 into ``count`` articles.
+
+    Raises UserError where the text is no such range or reaches past the last article.
+    """
+    if text is None or text == "all":
+        return range(count)
+    first, _, last = text.partition("-")
+    if not first.isdecimal() or (last and not last.isdecimal()):
+        raise UserError(f"{option} is {text!r}", do="write FIRST-LAST counted from 1, or all")
+    low, high = int(first), int(last or first)
+    if not 1 <= low <= high <= count:
+        raise UserError(f"{option} is {text!r} but there are {count} articles", do=f"choose within 1-{count}")
+    return range(low - 1, high)

@@ -1,0 +1,1 @@
+"""Texts, articles, tokens and the streams of segments that everything else reads."""

@@ -1,0 +1,96 @@
+"""Articles from records with a text field: JSON lines, Parquet rows, and the hub's rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dynlm.config import CorpusConfig
+from dynlm.corpus.article import Article
+from dynlm.corpus.lines import text_lines
+from dynlm.errors import UserError
+
+_ROWS_AT_ONCE = 256
+
+Record = tuple[str, Mapping[str, Any]]
+"""Where a record stands, and its fields."""
+
+
+def record_articles(records: Iterable[Record], corpus: CorpusConfig) -> Iterator[Article]:
+    """The records' articles; without a title field, ``where`` is the title. Empty texts are passed over.
+
+    Raises UserError, naming the record, where the text field is missing or holds something else than text.
+    """
+    for where, record in records:
+        text = _text(record, where, corpus.text_field)
+        if text.strip():
+            title = record.get(corpus.title_field)
+            yield Article(where if title is None else str(title), text, where)
+
+
+def json_records(path: Path) -> Iterator[Record]:
+    """The objects of a JSON lines file. Raises UserError, naming the line, where one is broken or no object."""
+    for number, line in enumerate(text_lines(path), 1):
+        where = f"{path}:{number}"
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"broken JSON ({error})", where, "write one whole object a line") from error
+        if not isinstance(record, dict):
+            raise UserError(f"a JSON {type(record).__name__}, no object", where, "write one object a line")
+        yield where, record
+
+
+def parquet_records(path: Path, corpus: CorpusConfig) -> Iterator[Record]:
+    """The rows of a Parquet file, counted from 1, as far as they are needed: a few hundred at a time.
+
+    Raises UserError where the file is damaged or has no text column.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            columns = file.schema_arrow.names
+            if corpus.text_field not in columns:
+                raise _no_field(corpus.text_field, columns, str(path))
+            wanted = [name for name in (corpus.text_field, corpus.title_field) if name in columns]
+            row = 0
+            for batch in file.iter_batches(_ROWS_AT_ONCE, columns=wanted):
+                for values in zip(*batch.columns, strict=True):
+                    row += 1
+                    yield f"{path}:{row}", _row(batch.schema.names, values, f"{path}:{row}")
+    except FileNotFoundError as error:
+        raise UserError("no such file", path) from error
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"no readable Parquet file ({error})", path, "fetch or make the file anew") from error
+
+
+def _row(names: Iterable[str], values: Iterable[pa.Scalar], where: str) -> dict[str, Any]:
+    try:
+        return {name: value.as_py() for name, value in zip(names, values, strict=True)}
+    except UnicodeDecodeError as error:
+        raise UserError(f"no UTF-8 at byte {error.start} of the text", where, "convert it to UTF-8") from error
+
+
+def _text(record: Mapping[str, Any], where: str, field: str) -> str:
+    if field not in record:
+        raise _no_field(field, record, where)
+    text = record[field]
+    if not isinstance(text, str):
+        raise UserError(f"field {field!r} holds {type(text).__name__}, no text", where, "choose --corpus.text_field")
+    if (nul := text.find("\0")) >= 0:
+        raise UserError(f"NUL character at character {nul} of field {field!r}", where, "take it out")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
+        raise UserError(f"half a character at character {error.start} of field {field!r}", where) from error
+    return text
+
+
+def _no_field(field: str, fields: Iterable[str], where: str) -> UserError:
+    return UserError(f"no field {field!r} among {', '.join(fields) or 'none'}", where, "choose --corpus.text_field")

@@ -1,0 +1,154 @@
+"""Articles in lanes, cut in segments.
+
+Legend: B lanes, T tokens of a segment.
+
+Each of B lanes reads whole articles, one after another; a lane that has finished takes the next article of the order.
+A segment never crosses an article's end, so that losses, resets and updates fall between articles: the last segment of
+an article is filled up with masked places. One stream serves training (many lanes, articles shuffled anew each epoch)
+and reading (one lane, one pass, in order). Where it stands is a small value that can be saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from dynlm.corpus.tokens import TokenisedSplit
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One segment of every lane.
+
+    ``inputs_BT`` and ``targets_BT`` (int64; targets one token ahead), ``mask_BT`` (bool, False where there is nothing
+    to score), ``starts_B`` (bool, an article starts here), ``article_B`` (index, -1 in an empty lane), ``position_B``
+    (of the segment's first token in its article).
+    """
+
+    inputs_BT: np.ndarray
+    targets_BT: np.ndarray
+    mask_BT: np.ndarray
+    starts_B: np.ndarray
+    article_B: np.ndarray
+    position_B: np.ndarray
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens are scored."""
+        return int(self.mask_BT.sum())
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a stream stands: the epoch and place in its order of the next article, and each lane's article.
+
+    ``article`` and ``position`` hold one entry a lane; article -1 is a lane that waits for its next one.
+    """
+
+    epoch: int
+    taken: int
+    article: tuple[int, ...]
+    position: tuple[int, ...]
+    tokens: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**vars(self), "article": list(self.article), "position": list(self.position)}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Place:
+        return cls(**{**content, "article": tuple(content["article"]), "position": tuple(content["position"])})
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Segments of ``split``'s articles; ``seed`` None reads them in order.
+
+    ``lanes`` counts all processes' lanes; of them this stream gives number ``rank``, ``rank + world``, ... All
+    processes advance the same ``Place``, so together they read what one process with all lanes would.
+    """
+
+    split: TokenisedSplit
+    lanes: int
+    segment: int
+    order: Sequence[int]
+    seed: int | None = None
+    repeat: bool = False
+    rank: int = 0
+    world: int = 1
+
+    def begin(self) -> Place:
+        return Place(0, 0, (-1,) * self.lanes, (0,) * self.lanes)
+
+    def next(self, place: Place) -> tuple[Segment | None, Place]:
+        """The segment at ``place`` and the place after it; None at the end of a stream that does not repeat."""
+        place = self._fill(place)
+        if all(article < 0 for article in place.article):
+            return None, place
+        lengths = [
+            min(self.segment, self._length(article) - position) if article >= 0 else 0
+            for article, position in zip(place.article, place.position, strict=True)
+        ]
+        # One lane needs no filling; several share a shape, so that a batch's cost does not depend on luck.
+        width = self.segment if self.lanes > 1 else lengths[0]
+        segment = self._cut(place, lengths, width)
+        position = [p + n for p, n in zip(place.position, lengths, strict=True)]
+        article = [
+            -1 if a < 0 or p >= self._length(a) else a for a, p in zip(place.article, position, strict=True)
+        ]
+        return segment, replace(
+            place, article=tuple(article), position=tuple(position), tokens=place.tokens + sum(lengths)
+        )
+
+    def _length(self, article: int) -> int:
+        return int(self.split.starts[article + 1] - self.split.starts[article])
+
+    def _epoch_order(self, epoch: int) -> np.ndarray:
+        order = np.array(self.order, dtype=np.int64)
+        if self.seed is None:
+            return order
+        return np.random.default_rng([self.seed, epoch]).permutation(order)
+
+    def _fill(self, place: Place) -> Place:
+        if all(article >= 0 for article in place.article):
+            return place
+        epoch, taken = place.epoch, place.taken
+        article, position = list(place.article), list(place.position)
+        order = self._epoch_order(epoch)
+        for lane in range(self.lanes):
+            if article[lane] >= 0:
+                continue
+            if taken == len(order):
+                if not self.repeat:
+                    break
+                epoch, taken = epoch + 1, 0
+                order = self._epoch_order(epoch)
+            article[lane], position[lane] = int(order[taken]), 0
+            taken += 1
+        return replace(place, epoch=epoch, taken=taken, article=tuple(article), position=tuple(position))
+
+    def _cut(self, place: Place, lengths: list[int], width: int) -> Segment:
+        mine = range(self.rank, self.lanes, self.world)
+        inputs_BT = np.zeros((len(mine), width), dtype=np.int64)
+        targets_BT = np.zeros((len(mine), width), dtype=np.int64)
+        mask_BT = np.zeros((len(mine), width), dtype=bool)
+        for row, lane in enumerate(mine):
+            article, position, length = place.article[lane], place.position[lane], lengths[lane]
+            if article < 0:
+                continue
+            at = int(self.split.starts[article]) + position
+            targets_BT[row, :length] = self.split.ids_N[at : at + length]
+            inputs_BT[row, 1:length] = targets_BT[row, : length - 1]
+            inputs_BT[row, 0] = self.split.ids_N[at - 1] if position else self.split.start_token
+            mask_BT[row, :length] = True
+        article_B = np.array([place.article[lane] for lane in mine], dtype=np.int64)
+        position_B = np.array([place.position[lane] for lane in mine], dtype=np.int64)
+        starts_B = (position_B == 0) & (article_B >= 0)
+        return Segment(inputs_BT, targets_BT, mask_BT, starts_B, article_B, position_B)
+
+
+def read_in_order(split: TokenisedSplit, segment: int, articles: Sequence[int]) -> Stream:
+    """One lane, one pass over ``articles`` in the order given: the stream of every evaluation."""
+    return Stream(split, lanes=1, segment=segment, order=articles)

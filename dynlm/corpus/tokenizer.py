@@ -1,0 +1,269 @@
+"""Text to tokens and back, without loss: SentencePiece with byte fallback, and a word vocabulary.
+
+Each token keeps its surface, the exact bytes of the text that it stands for, so that any score can be divided by
+tokens, words or bytes. SentencePiece writes a space as U+2581 and cannot tell it from a real U+2581; a real one (and
+NUL, which ends a string in places) is therefore spelt in bytes here, beside the pieces that SentencePiece finds.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import sentencepiece
+
+from dynlm.config import TokenizerConfig
+from dynlm.errors import UserError
+from dynlm.files import cache_folder, fingerprint, read_json, write_json, written_whole
+
+SPACE = "\u2581"
+END_OF_LINE = "<eos>"
+UNKNOWN = "<unk>"
+_SPELT = re.compile(f"([{SPACE}\x00]+)")
+_LINE = re.compile(r"[^\n]*\n|[^\n]+")
+# A line of words: each word with the white space before it, then the end of line with what precedes it.
+_WORD = re.compile(r"[^\S\n]*\n|\s*[^\s]+|[^\S\n]+")
+_TRAINING_CHARACTERS = 50_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """One text's tokens: ids, and the length in bytes of each one's surface."""
+
+    ids: np.ndarray
+    lengths: np.ndarray
+
+
+class Tokenizer(Protocol):
+    """What the rest of dynlm asks of a tokenizer."""
+
+    config: TokenizerConfig
+    start: int
+    """Id fed in place of the token before an article's first one; it is never scored."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def encode(self, text: str) -> Encoding: ...
+
+    def decode(self, ids: Iterable[int]) -> str: ...
+
+    def save(self, folder: Path) -> None: ...
+
+
+class PieceTokenizer:
+    """SentencePiece (unigram, Kudo 2018, or BPE, Sennrich et al. 2016); ``decode(encode(x).ids) == x`` for any text."""
+
+    def __init__(self, config: TokenizerConfig, model: bytes):
+        self.config = config
+        self.model = model
+        self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
+        self.start = self._pieces.bos_id()
+        size = self._pieces.get_piece_size()
+        self._byte_ids = np.zeros(256, dtype=np.int32)
+        self._surfaces: list[bytes] = []
+        for index in range(size):
+            piece = self._pieces.id_to_piece(index)
+            if self._pieces.is_byte(index):
+                self._byte_ids[int(piece[3:5], 16)] = index
+                self._surfaces.append(bytes([int(piece[3:5], 16)]))
+            elif self._pieces.is_control(index) or self._pieces.is_unknown(index):
+                self._surfaces.append(b"")
+            else:
+                self._surfaces.append(piece.replace(SPACE, " ").encode())
+        self._lengths = np.array([len(surface) for surface in self._surfaces], dtype=np.int32)
+
+    @classmethod
+    def train(cls, config: TokenizerConfig, texts: Iterable[str]) -> PieceTokenizer:
+        """Train on ``texts`` (their first 50 million characters). Raises UserError where they are too little."""
+        out = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=_training_lines(texts),
+                model_writer=out,
+                model_type=config.kind,
+                vocab_size=config.vocab_size,
+                character_coverage=config.character_coverage,
+                byte_fallback=True,
+                normalization_rule_name="identity",
+                remove_extra_whitespaces=False,
+                add_dummy_prefix=False,
+                allow_whitespace_only_pieces=True,
+                user_defined_symbols=[SPACE + "\n", "\n"],
+                max_sentence_length=1 << 20,
+                minloglevel=2,
+                num_threads=1,
+            )
+        except RuntimeError as error:
+            reason = str(error).rpartition("] ")[2] or str(error)
+            raise UserError(
+                f"SentencePiece cannot train {config.vocab_size} pieces on this corpus ({reason})",
+                "tokenizer.vocab_size",
+                "choose another size or more text",
+            ) from error
+        return cls(config, out.getvalue())
+
+    @property
+    def size(self) -> int:
+        return len(self._surfaces)
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.model)
+
+    def encode(self, text: str) -> Encoding:
+        """Tokens of ``text``. Lines are encoded one by one: no piece crosses an end of line."""
+        ids: list[list[int] | np.ndarray] = []
+        lines: list[str] = []
+        for index, part in enumerate(_SPELT.split(text)):
+            if index % 2:
+                ids.extend(self._pieces.encode(lines))
+                lines = []
+                ids.append(self._byte_ids[np.frombuffer(part.encode(), dtype=np.uint8)])
+            else:
+                lines.extend(_LINE.findall(part))
+        ids.extend(self._pieces.encode(lines))
+        flat = np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int32)
+        return Encoding(flat, self._lengths[flat])
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ``ids``; bytes that are no characters become U+FFFD."""
+        return b"".join(self._surfaces[index] for index in ids).decode("utf-8", "replace")
+
+    def save(self, folder: Path) -> None:
+        with written_whole(folder / "tokenizer.model") as aside:
+            aside.write_bytes(self.model)
+        write_json(folder / "tokenizer.json", _card(self))
+
+
+class WordTokenizer:
+    """White-space words and ``<eos>`` at each end of line, the literature's WikiText vocabulary.
+
+    Words that are not in the vocabulary are read as ``<unk>``, so decoding gives the words of a text, not its spacing.
+    """
+
+    def __init__(self, config: TokenizerConfig, types: list[str]):
+        self.config = config
+        self.types = types
+        self._ids = {word: index for index, word in enumerate(types)}
+        self._unknown = self._ids[UNKNOWN]
+        self._end = self._ids[END_OF_LINE]
+        self.start = self._end
+
+    @classmethod
+    def train(cls, config: TokenizerConfig, texts: Iterable[str]) -> WordTokenizer:
+        """Count the words of ``texts``; the most frequent ``vocab_size`` types stay (0: all)."""
+        counts: Counter[str] = Counter()
+        for text in texts:
+            counts.update(text.split())
+        for special in (UNKNOWN, END_OF_LINE):
+            counts.pop(special, None)
+        kept = sorted(counts, key=lambda word: (-counts[word], word))
+        if config.vocab_size:
+            kept = kept[: max(0, config.vocab_size - 2)]
+        return cls(config, [UNKNOWN, END_OF_LINE, *kept])
+
+    @property
+    def size(self) -> int:
+        return len(self.types)
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(*self.types)
+
+    def encode(self, text: str) -> Encoding:
+        """Tokens of ``text``; white space that no word or end of line follows is scored as ``<unk>``."""
+        ids, lengths = [], []
+        for part in _WORD.findall(text):
+            ids.append(self._end if part.endswith("\n") else self._ids.get(part.strip(), self._unknown))
+            lengths.append(len(part.encode()))
+        return Encoding(np.array(ids, dtype=np.int32), np.array(lengths, dtype=np.int32))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        words = ("\n" if index == self._end else " " + self.types[index] for index in ids)
+        return "".join(words)
+
+    def save(self, folder: Path) -> None:
+        write_json(folder / "words.json", self.types)
+        write_json(folder / "tokenizer.json", _card(self))
+
+
+def train_tokenizer(config: TokenizerConfig, texts: Iterable[str], corpus_fingerprint: str) -> Tokenizer:
+    """Train a tokenizer, or take it from the cache if one was trained on the same text with the same options."""
+    kind: type[PieceTokenizer] | type[WordTokenizer] = WordTokenizer if config.kind == "word" else PieceTokenizer
+    key = fingerprint(json.dumps(vars(config), sort_keys=True), corpus_fingerprint, sentencepiece.__version__)
+    folder = cache_folder() / "tokenizers" / key
+    if (folder / "tokenizer.json").exists():
+        try:
+            return load_tokenizer(folder)
+        except UserError:
+            pass  # A damaged cache entry is made anew.
+    tokenizer = kind.train(config, texts)
+    tokenizer.save(folder)
+    return tokenizer
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """Load what ``save`` wrote. Raises UserError where a file is missing or does not match its fingerprint."""
+    card = read_json(folder / "tokenizer.json")
+    tokenizer: Tokenizer
+    try:
+        config = TokenizerConfig(**card["config"])
+        if config.kind == "word":
+            tokenizer = WordTokenizer(config, read_json(folder / "words.json"))
+        else:
+            tokenizer = PieceTokenizer(config, (folder / "tokenizer.model").read_bytes())
+        intact = tokenizer.fingerprint == card["fingerprint"]
+    except (KeyError, TypeError, OSError, RuntimeError) as error:
+        raise UserError(f"not a tokenizer that dynlm can read ({error})", folder, "train the run again") from error
+    if not intact:
+        raise UserError("the tokenizer is not the one its card describes", folder, "restore the file or train again")
+    return tokenizer
+
+
+def words_starting(text: str, lengths: np.ndarray) -> np.ndarray:
+    """How many words start in each token of ``text`` (tokens of ``lengths`` bytes); an end of line counts as one.
+
+    Words are runs without white space, as ``str.split`` finds them: the sum over a text is the literature's count
+    of words with end of line.
+    """
+    code_points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    space = np.isin(code_points, _white_space())
+    starts = ~space
+    starts[1:] &= space[:-1]
+    starts |= code_points == ord("\n")
+    widths = 1 + (code_points > 0x7F) + (code_points > 0x7FF) + (code_points > 0xFFFF).astype(np.int64)
+    at_byte = np.cumsum(widths) - widths
+    token_ends = np.cumsum(lengths, dtype=np.int64)
+    token_of_start = np.searchsorted(token_ends, at_byte[starts], side="right")
+    return np.bincount(token_of_start, minlength=len(lengths)).astype(np.int16)
+
+
+def _white_space() -> np.ndarray:
+    return np.array([point for point in range(0x3001) if chr(point).isspace()], dtype=np.uint32)
+
+
+def _training_lines(texts: Iterable[str]) -> Iterator[str]:
+    seen = 0
+    for text in texts:
+        for line in text.split("\n"):
+            if line.strip() and SPACE not in line and "\x00" not in line:
+                yield line
+        seen += len(text)
+        if seen > _TRAINING_CHARACTERS:
+            return
+
+
+def _card(tokenizer: Tokenizer) -> dict[str, object]:
+    return {"config": vars(tokenizer.config), "size": tokenizer.size, "fingerprint": tokenizer.fingerprint}

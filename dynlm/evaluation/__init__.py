@@ -1,0 +1,1 @@
+"""Scoring a corpus, the score files, and comparing them."""

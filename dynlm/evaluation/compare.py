@@ -1,0 +1,204 @@
+"""Arms that read the same text, side by side: sums of nats, divided once, with paired intervals over articles."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from dynlm.errors import UserError
+from dynlm.evaluation.scores_file import Scores
+from dynlm.evaluation.tables import markdown_table, text_table
+
+_PER_ARM = ("level", "rule", "reset", "segment", "statement", "run", "model")
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Nats per token by which an arm is below the baseline, and the 95 % interval where there is one."""
+
+    nats: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class ArmFigures:
+    """One arm's figures. Each average is the sum of nats divided once; None where its denominator is zero."""
+
+    arm: str
+    nats: float
+    nats_per_token: float
+    perplexity_per_token: float | None
+    perplexity_per_word: float | None
+    bits_per_byte: float | None
+    gain: Gain | None
+    """None for the baseline."""
+    protocol: dict[str, Any]
+    """Level, rule, reset, segment and the protocol in words, as far as the score file tells them."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Figures of all arms on one text."""
+
+    arms: list[ArmFigures]
+    baseline: int
+    """Index into ``arms``."""
+    tokens: int
+    words: int
+    """Words that start in the text, an end of line counted as one."""
+    bytes: int
+    split: str | None
+    corpus: Any
+    articles: list[dict[str, Any]]
+    """Index in the split (from 0) and title of each article read."""
+    resamples: int
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        return asdict(self)
+
+    def to_text(self) -> str:
+        """A table of at most 100 columns, with the protocol in words below it."""
+        return text_table(self)
+
+    def to_markdown(self) -> str:
+        """The same as a Markdown table."""
+        return markdown_table(self)
+
+
+def compare(scores: Sequence[Scores], baseline: int | None = None, resamples: int = 2000, seed: int = 0) -> Comparison:
+    """Compare arms that read the same tokens.
+
+    ``baseline`` is an index into ``scores``; unset, it is the level-1 arm, else the first. A gain's interval is the
+    95 % percentile interval of a bootstrap that draws articles with replacement, the same ones for both arms, and
+    divides the drawn articles' sums; there is none with fewer than two articles.
+    Raises UserError where two files are of different texts or tokenizers, naming both.
+    """
+    if not scores:
+        raise UserError("nothing to compare", do="name at least one score file")
+    check_same_text(scores)
+    base = baseline_of(scores) if baseline is None else baseline
+    first = scores[0]
+    tokens, words, size = len(first), int(first.words.sum(dtype=np.int64)), int(first.bytes.sum())
+    drawn = _drawn_articles(len(first.articles), resamples, seed)
+    labels = unique_labels(scores)
+    arms = []
+    for index, arm in enumerate(scores):
+        nats = float(arm.nats.sum(dtype=np.float64))
+        arms.append(
+            ArmFigures(
+                arm=labels[index],
+                nats=nats,
+                nats_per_token=nats / tokens,
+                perplexity_per_token=_exp(nats, tokens),
+                perplexity_per_word=_exp(nats, words),
+                bits_per_byte=nats / math.log(2) / size if size else None,
+                gain=None if index == base else _gain(scores[base], arm, drawn),
+                protocol={key: arm.protocol[key] for key in _PER_ARM if key in arm.protocol},
+            )
+        )
+    return Comparison(
+        arms=arms,
+        baseline=base,
+        tokens=tokens,
+        words=words,
+        bytes=size,
+        split=first.protocol.get("split"),
+        corpus=first.protocol.get("corpus"),
+        articles=[{"index": int(index), "title": first.title(int(index))} for index in first.articles],
+        resamples=resamples,
+        seed=seed,
+    )
+
+
+def check_same_text(scores: Sequence[Scores]) -> None:
+    """Raise UserError, naming both files, unless all ``scores`` are of the same tokens of the same text."""
+    first = scores[0]
+    for other in scores[1:]:
+        difference = _difference(first, other)
+        if difference:
+            raise UserError(
+                f"{first.name} and {other.name} cannot be compared: {difference}",
+                do="score the same articles with both arms, and the same tokenizer",
+            )
+
+
+def baseline_of(scores: Sequence[Scores]) -> int:
+    """Index of the plain level-1 arm (rule ``none``, no cache), else of any level-1 arm, else 0."""
+
+    def rank(index: int) -> tuple[bool, bool]:
+        protocol = scores[index].protocol
+        rule = protocol.get("rule")
+        rule_name = rule.get("name") if isinstance(rule, dict) else rule
+        return not (protocol.get("level") == 1 or rule_name == "none"), bool(protocol.get("cache"))
+
+    return min(range(len(scores)), key=rank)
+
+
+def unique_labels(scores: Sequence[Scores]) -> list[str]:
+    """The arms' labels, with the run's name before those that occur twice, and a number where that is not enough."""
+    labels = [_printable(arm.arm) for arm in scores]
+    counts = Counter(labels)
+    labels = [
+        f"{_printable(str(arm.protocol['run']))}: {label}" if counts[label] > 1 and arm.protocol.get("run") else label
+        for arm, label in zip(scores, labels, strict=True)
+    ]
+    counts = Counter(labels)
+    seen: Counter[str] = Counter()
+    for index, label in enumerate(labels):
+        if counts[label] > 1:
+            seen[label] += 1
+            labels[index] = f"{label} #{seen[label]}"
+    return labels
+
+
+def _difference(first: Scores, other: Scores) -> str | None:
+    for key, what in (("tokenizer", "tokenizers"), ("text", "texts")):
+        if first.protocol[key] != other.protocol[key]:
+            return f"their {what} differ"
+    if len(first) != len(other):
+        return f"they hold {len(first)} and {len(other)} tokens"
+    for column, what in (("article", "articles"), ("position", "positions"), ("token", "tokens"), ("words", "words")):
+        rows = np.flatnonzero(getattr(first, column) != getattr(other, column))
+        if len(rows):
+            return f"their {what} differ from row {rows[0]} on"
+    if not np.array_equal(first.bytes, other.bytes):
+        return "their tokens differ in length"
+    return None
+
+
+def _drawn_articles(articles: int, resamples: int, seed: int) -> np.ndarray | None:
+    """How often each article is drawn in each resample, or None where there is nothing to draw."""
+    if articles < 2 or resamples < 1:
+        return None
+    return np.random.default_rng(seed).multinomial(articles, np.full(articles, 1 / articles), size=resamples)
+
+
+def _gain(base: Scores, arm: Scores, drawn: np.ndarray | None) -> Gain:
+    saved = base.sums(base.nats) - arm.sums(arm.nats)
+    tokens = np.diff(base.starts)
+    nats = float(saved.sum() / tokens.sum())
+    if drawn is None:
+        return Gain(nats, None, None)
+    low, high = np.percentile((drawn @ saved) / (drawn @ tokens), [2.5, 97.5])
+    return Gain(nats, float(low), float(high))
+
+
+def _exp(nats: float, count: int) -> float | None:
+    if not count:
+        return None
+    try:
+        return math.exp(nats / count)
+    except OverflowError:
+        return None
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in " ".join(text.split()))

@@ -1,0 +1,118 @@
+"""A comparison as a table: plain text for the terminal, Markdown for a page."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dynlm.evaluation.compare import ArmFigures, Comparison
+
+WIDTH = 100
+_HEADINGS = ("arm", "nats/token", "ppl/token", "ppl/word", "bits/byte", "gain, nats/token [95 %]")
+
+
+def text_table(comparison: Comparison) -> str:
+    """The comparison in at most 100 columns; a long label goes on in the next line."""
+    rows = [(arm.arm, *_figures(arm)) for arm in comparison.arms]
+    widths = [max(len(row[column]) for row in (_HEADINGS, *rows)) for column in range(len(_HEADINGS))]
+    widths[0] = min(widths[0], WIDTH - sum(widths[1:]) - 2 * (len(widths) - 1))
+    lines = []
+    for row in (_HEADINGS, *rows):
+        label = textwrap.wrap(row[0], widths[0]) or [""]
+        cells = [label[0].ljust(widths[0])] + [
+            cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)
+        ]
+        lines.append("  ".join(cells).rstrip())
+        lines.extend(label[1:])
+        if row is _HEADINGS:
+            lines.append("  ".join("-" * width for width in widths))
+    notes = [textwrap.fill(note, WIDTH) for note in _notes(comparison)]
+    return "\n".join([*lines, "", *notes]) + "\n"
+
+
+def markdown_table(comparison: Comparison) -> str:
+    """The comparison as a Markdown table, the baseline's label in italics."""
+    lines = [
+        "| " + " | ".join(_HEADINGS) + " |",
+        "| --- | " + " | ".join(["---:"] * (len(_HEADINGS) - 1)) + " |",
+    ]
+    for index, arm in enumerate(comparison.arms):
+        label = _escaped(arm.arm)
+        label = f"*{label}*" if index == comparison.baseline and len(comparison.arms) > 1 else label
+        lines.append("| " + " | ".join((label, *_figures(arm))) + " |")
+    notes = [_escaped(note) for note in _notes(comparison)]
+    return "\n".join([*lines, "", "  \n".join(notes)]) + "\n"
+
+
+def _figures(arm: ArmFigures) -> tuple[str, ...]:
+    return (
+        f"{arm.nats_per_token:.4f}",
+        _perplexity(arm.perplexity_per_token),
+        _perplexity(arm.perplexity_per_word),
+        "-" if arm.bits_per_byte is None else f"{arm.bits_per_byte:.4f}",
+        _gain(arm),
+    )
+
+
+def _perplexity(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.1f}" if value < 1e7 else f"{value:.1e}"
+
+
+def _gain(arm: ArmFigures) -> str:
+    if arm.gain is None:
+        return "-"
+    if arm.gain.low is None or arm.gain.high is None:
+        return f"{arm.gain.nats:+.4f}"
+    return f"{arm.gain.nats:+.4f} [{arm.gain.low:+.4f}, {arm.gain.high:+.4f}]"
+
+
+def _notes(comparison: Comparison) -> list[str]:
+    """The protocol in words: what was read, what the gain is, and how each arm read."""
+    count = len(comparison.articles)
+    split = f"{comparison.split}, " if comparison.split else ""
+    notes = [
+        f"Text: {split}{count} article{'s' * (count != 1)} ({_ranges(comparison.articles)}), "
+        f"{comparison.tokens:,} tokens, {comparison.words:,} words with ends of line, {comparison.bytes:,} bytes."
+    ]
+    if len(comparison.arms) > 1:
+        base = comparison.arms[comparison.baseline].arm
+        interval = (
+            f"; paired bootstrap over articles, {comparison.resamples:,} resamples, seed {comparison.seed}"
+            if any(arm.gain and arm.gain.low is not None for arm in comparison.arms)
+            else "; no interval: it takes two articles"
+        )
+        notes.append(f"Gain: nats per token below {base}{interval}.")
+    readings: dict[str, list[str]] = {}
+    for arm in comparison.arms:
+        readings.setdefault(_reading(arm.protocol), []).append(arm.arm)
+    for reading, arms in readings.items():
+        if reading:
+            notes.append(reading if len(readings) == 1 else f"{', '.join(arms)}: {reading}")
+    return notes
+
+
+def _reading(protocol: dict[str, Any]) -> str:
+    facts = [f"{key} {protocol[key]}" for key in ("reset", "segment") if protocol.get(key) is not None]
+    statement = " ".join(str(protocol.get("statement") or "").split())
+    return " ".join(part for part in (", ".join(facts).capitalize() + "." if facts else "", statement) if part)
+
+
+def _ranges(articles: list[dict[str, Any]]) -> str:
+    """Articles counted from 1, as ``31-60, 62``."""
+    ranges: list[list[int]] = []
+    for number in (article["index"] + 1 for article in articles):
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    shown = [f"{low}-{high}" if high > low else str(low) for low, high in ranges]
+    return ", ".join(shown if len(shown) <= 6 else [*shown[:5], "...", shown[-1]])
+
+
+def _escaped(text: str) -> str:
+    for mark in "\\`*_|<>[]":
+        text = text.replace(mark, "\\" + mark)
+    return text

@@ -1,0 +1,43 @@
+"""What a reader carries from segment to segment, as a value.
+
+Static parameters theta_0 (long-term), dynamic weights theta_t (medium-term) and the LSTM's state (short-term) have
+three names here and are never mixed: only the tensors of ``dynamic`` have a copy that moves.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from dynlm.errors import UserError
+from dynlm.model.lstm import Hidden, LSTMLanguageModel, Params
+
+
+class Memory(NamedTuple):
+    """The state of one reading: dynamic weights, and the LSTM's state of one lane."""
+
+    weights: Params
+    hidden: Hidden
+
+    def copy(self) -> Memory:
+        """A memory that further reading of this one leaves as it is."""
+        weights = {name: tensor.clone() for name, tensor in self.weights.items()}
+        return Memory(weights, tuple((h.clone(), c.clone()) for h, c in self.hidden))
+
+
+def dynamic_tensors(model: LSTMLanguageModel, patterns: Sequence[str]) -> tuple[str, ...]:
+    """Names of the tensors that move. Raises UserError for a pattern that fits none."""
+    names = tuple(model.shapes())
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise UserError(
+                f"memory.dynamic has {pattern!r}, which fits no tensor", do=f"the tensors are {', '.join(names)}"
+            )
+    return tuple(name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
+
+
+def fresh_memory(model: LSTMLanguageModel, static: Params, dynamic: Sequence[str], lanes: int = 1) -> Memory:
+    """The memory before anything is read: the dynamic weights are copies of the static parameters."""
+    weights = {name: static[name].detach().clone() for name in dynamic}
+    return Memory(weights, model.initial_hidden(lanes, static["embedding"].detach()))

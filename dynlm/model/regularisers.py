@@ -1,0 +1,54 @@
+"""The AWD-LSTM's regularisers (Merity, Keskar & Socher 2018, arXiv 1708.02182) as functions of a generator.
+
+Legend: T steps, B lanes, H width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dynlm.config import RegularisationConfig
+
+
+@dataclass(frozen=True)
+class Regularisers:
+    """The regularisers of one training run and the generator that draws their masks."""
+
+    config: RegularisationConfig
+    generator: torch.Generator
+
+    def variational(self, x_TBH: Tensor, probability: float) -> Tensor:
+        """Drop the same features at every step (Gal & Ghahramani 2016)."""
+        if not probability:
+            return x_TBH
+        return x_TBH * self._mask((1, *x_TBH.shape[1:]), probability, x_TBH)
+
+    def embedding(self, embedded_TBH: Tensor, tokens_TB: Tensor, vocabulary: int) -> Tensor:
+        """Drop whole types: every occurrence of a token in the batch, or none."""
+        if not self.config.embedding:
+            return embedded_TBH
+        mask_V = self._mask((vocabulary,), self.config.embedding, embedded_TBH)
+        return embedded_TBH * mask_V[tokens_TB, None]
+
+    def weight_drop(self, recurrent: Tensor) -> Tensor:
+        """Drop single hidden-to-hidden weights, the same at every step (Wan et al. 2013)."""
+        if not self.config.weight:
+            return recurrent
+        return recurrent * self._mask(recurrent.shape, self.config.weight, recurrent)
+
+    def penalty(self, dropped_TBH: Tensor, raw_TBH: Tensor) -> Tensor:
+        """Activation penalties of the last layer, on the scale of nats per token (Merity et al. 2017)."""
+        total = dropped_TBH.new_zeros((), dtype=torch.float32)
+        if self.config.activation:
+            total = total + self.config.activation * dropped_TBH.float().square().mean()
+        if self.config.temporal_activation and len(raw_TBH) > 1:
+            change = (raw_TBH[1:] - raw_TBH[:-1]).float()
+            total = total + self.config.temporal_activation * change.square().mean()
+        return total
+
+    def _mask(self, shape: tuple[int, ...], probability: float, like: Tensor) -> Tensor:
+        kept = torch.rand(shape, generator=self.generator, device=like.device) >= probability
+        return kept.to(like.dtype) / (1 - probability)

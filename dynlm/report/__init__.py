@@ -1,0 +1,1 @@
+"""Pictures and pages made from score files; nothing here knows a model."""

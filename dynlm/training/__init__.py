@@ -1,0 +1,1 @@
+"""Level-1 training, the tuning of hand-made rules, and the meta-training of g."""

@@ -1,0 +1,197 @@
+"""The run folder and its one owner.
+
+    runs/NAME/config.yaml            every option
+              tokenizer/             the tokenizer and its card
+              model.safetensors      the static parameters theta_0
+              model.json             what they are: shape, tokenizer, how they were trained
+              memory/                statistics.safetensors (R), tuned.json, meta.safetensors and .json (phi)
+              checkpoints/           training under way, newest last
+              log.jsonl              one JSON object a line
+              scores/*.parquet       what each arm's reading cost, token by token
+              figures/               pictures
+
+Tensors are safetensors, everything else JSON or YAML: opening a run runs no code of the run's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+import yaml
+from torch import Tensor
+
+from dynlm.config import Config, ModelConfig
+from dynlm.corpus.tokenizer import Tokenizer, load_tokenizer
+from dynlm.errors import UserError
+from dynlm.files import cannot_write, fingerprint, read_json, write_json, written_whole
+from dynlm.model.lstm import LSTMLanguageModel, Params
+
+CHECKPOINTS_KEPT = 2
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What level-1 training leaves behind."""
+
+    model: LSTMLanguageModel
+    params: Params
+    tokenizer: Tokenizer
+    card: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        return str(self.card["fingerprint"])
+
+
+def run_path(config: Config) -> Path:
+    """The folder of a config's run."""
+    return Path(config.run.folder) / config.run.name
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any] | None = None) -> None:
+    """Write tensors and a JSON value beside them as one safetensors file, whole or not at all."""
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with written_whole(path) as aside:
+        try:
+            safetensors.torch.save_file(held, aside, metadata={"about": json.dumps(about or {})})
+        except safetensors.SafetensorError as error:
+            raise UserError(f"cannot write ({error})", path, "free some space and start again") from error
+
+
+def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what ``save_tensors`` wrote. Raises UserError where the file is missing, cut short or something else."""
+    if not path.exists():
+        raise UserError("no such file", path)
+    try:
+        with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
+            about = json.loads((file.metadata() or {}).get("about", "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, about
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise UserError(
+            f"not a whole safetensors file ({error})", path, "it may be cut short; restore it or train again"
+        ) from error
+
+
+def params_fingerprint(params: Params) -> str:
+    """What tells one set of parameters from another."""
+    parts: list[bytes | str] = []
+    for name in sorted(params):
+        parts += [name, params[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()]
+    return fingerprint(*parts)
+
+
+def save_config(folder: Path, config: Config) -> None:
+    """Keep every option of the run."""
+    with written_whole(folder / "config.yaml") as aside:
+        aside.write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False), encoding="utf-8")
+
+
+def save_model(
+    folder: Path, model: LSTMLanguageModel, params: Params, tokenizer: Tokenizer, about: dict[str, Any]
+) -> None:
+    """Write the static parameters and their card."""
+    save_tensors(folder / "model.safetensors", params)
+    card = {
+        "model": dataclasses.asdict(model.config),
+        "vocabulary": model.vocabulary,
+        "tensors": {name: list(shape) for name, shape in model.shapes().items()},
+        "parameters": sum(tensor.numel() for tensor in params.values()),
+        "tokenizer": tokenizer.fingerprint,
+        "fingerprint": params_fingerprint(params),
+        **about,
+    }
+    write_json(folder / "model.json", card)
+
+
+def load_model(folder: Path, device: torch.device | str = "cpu") -> TrainedModel:
+    """Load a run's model and tokenizer.
+
+    Raises UserError where the folder holds no trained model, or where weights, card and tokenizer do not fit.
+    """
+    if not folder.is_dir():
+        raise UserError("no such run folder", folder, "run `dynlm pretrain` first")
+    if not (folder / "model.json").exists():
+        raise UserError("no trained model in this run folder", folder, "run `dynlm pretrain` to its end first")
+    card = read_json(folder / "model.json")
+    try:
+        model = LSTMLanguageModel(ModelConfig(**card["model"]), card["vocabulary"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"not a model card ({error})", folder / "model.json") from error
+    params, _ = load_tensors(folder / "model.safetensors", device)
+    check_shapes(params, model, folder / "model.safetensors")
+    if params_fingerprint(params) != card["fingerprint"]:
+        raise UserError("the weights are not those that model.json describes", folder / "model.safetensors")
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    if tokenizer.fingerprint != card["tokenizer"] or tokenizer.size != model.vocabulary:
+        raise UserError(
+            f"the tokenizer ({tokenizer.size} tokens, {tokenizer.fingerprint}) does not fit the model "
+            f"({model.vocabulary} tokens, {card['tokenizer']})",
+            folder / "tokenizer",
+            "put back the tokenizer that the model was trained with",
+        )
+    return TrainedModel(model, {name: params[name] for name in model.shapes()}, tokenizer, card)
+
+
+def check_shapes(tensors: dict[str, Tensor], model: LSTMLanguageModel, where: Path) -> None:
+    """Raise UserError unless ``tensors`` holds just the model's parameters."""
+    for name, shape in model.shapes().items():
+        found = tuple(tensors[name].shape) if name in tensors else None
+        if found != shape:
+            raise UserError(f"tensor {name} is {found}, the model needs {shape}", where)
+    if extra := set(tensors) - set(model.shapes()):
+        raise UserError(f"tensors that the model does not know: {', '.join(sorted(extra))}", where)
+
+
+def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    """Keep training under way, and drop all but the newest checkpoints."""
+    save_tensors(folder / "checkpoints" / f"step-{step:08d}.safetensors", tensors, state)
+    for old in _checkpoints(folder)[:-CHECKPOINTS_KEPT]:
+        old.unlink()
+
+
+def newest_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The newest checkpoint. Raises UserError where it is cut short: removing it falls back on the one before."""
+    paths = _checkpoints(folder)
+    return load_tensors(paths[-1]) if paths else None
+
+
+def drop_checkpoints(folder: Path) -> None:
+    """Remove what only an unfinished training needs."""
+    for path in _checkpoints(folder):
+        path.unlink()
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted((folder / "checkpoints").glob("step-*.safetensors"))
+
+
+def log_line(folder: Path, **fields: Any) -> None:
+    """Append one JSON object to the run's log."""
+    path = folder / "log.jsonl"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **fields}) + "\n")
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def load_config(folder: Path) -> Config:
+    """The options that a run was made with. Raises UserError where they are missing or not understood."""
+    path = folder / "config.yaml"
+    if not folder.is_dir() or not path.exists():
+        raise UserError("no such run", folder, "name a folder that `dynlm pretrain` made")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        sections = {item.name: item.default_factory for item in dataclasses.fields(Config)}
+        return Config(**{name: sections[name](**values) for name, values in content.items()})  # type: ignore[operator]
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"not a config that dynlm can read ({error})", path) from error

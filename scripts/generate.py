@@ -1,0 +1,11 @@
+"""Write on from a prompt with a model that goes on learning.
+
+Example: ``python scripts/generate.py --run.name wikitext-2-small``
+"""
+
+import sys
+
+from dynlm.cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main(["generate", *sys.argv[1:]]))

@@ -1,0 +1,11 @@
+"""Draw a passage's tokens by what the higher level gains on each, from score files.
+
+Example: ``python scripts/heatmap.py --run.name wikitext-2-small``
+"""
+
+import sys
+
+from dynlm.cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main(["heatmap", *sys.argv[1:]]))

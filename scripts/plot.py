@@ -1,0 +1,11 @@
+"""Draw the curves of a run, from score files.
+
+Example: ``python scripts/plot.py --run.name wikitext-2-small``
+"""
+
+import sys
+
+from dynlm.cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main(["plot", *sys.argv[1:]]))

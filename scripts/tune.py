@@ -1,0 +1,11 @@
+"""Search the rates of the hand-made rule on articles that no figure is reported on.
+
+Example: ``python scripts/tune.py --run.name wikitext-2-small``
+"""
+
+import sys
+
+from dynlm.cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main(["tune", *sys.argv[1:]]))

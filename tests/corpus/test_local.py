@@ -1,0 +1,175 @@
+"""Local files and folders: formats are told apart, splits found, and what is unclear or broken is named."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dynlm.config import CorpusConfig
+from dynlm.corpus.articles import iter_articles, load_articles
+from dynlm.corpus.local import local_source
+from dynlm.errors import UserError
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8", newline="")
+    return path
+
+
+def wiki(*titles: str) -> str:
+    return "".join(f" \n = {title} = \n \n text of {title} . \n" for title in titles)
+
+
+def corpus(path: Path, **options: object) -> CorpusConfig:
+    return CorpusConfig(path=str(path), hold_out_every=3, **options)
+
+
+def titles(config: CorpusConfig, split: str = "train+meta") -> list[str]:
+    return [article.title for article in iter_articles(config, split)]
+
+
+def complaint(config: CorpusConfig, split: str = "train+meta") -> str:
+    with pytest.raises(UserError) as caught:
+        load_articles(config, split)
+    return str(caught.value)
+
+
+def test_wikitext_files_named_like_splits(tmp_path):
+    write(tmp_path / "wiki.train.tokens", wiki("A", "B"))
+    write(tmp_path / "wiki.valid.tokens", wiki("C"))
+    write(tmp_path / "README.md", "not read")
+    (tmp_path / "wiki.test.tokens.gz").write_bytes(gzip.compress(wiki("D").encode()))
+    config = corpus(tmp_path)
+    assert {split: titles(config, split) for split in local_source(config).splits} == {
+        "train": ["A", "B"],
+        "valid": ["C"],
+        "test": ["D"],
+    }
+    assert next(iter_articles(config, "valid")).where == f"{tmp_path / 'wiki.valid.tokens'}:2"
+
+
+def test_a_wikitext_file_is_known_by_its_content_and_held_out_from(tmp_path):
+    config = corpus(write(tmp_path / "any.txt", wiki(*"ABCDEF")))
+    assert [titles(config, split) for split in ("train+meta", "test", "valid")] == [["A", "D"], ["B", "E"], ["C", "F"]]
+
+
+def test_a_folder_of_texts_has_an_article_a_file(tmp_path):
+    write(tmp_path / "b.md", "bee\r\nline\r")
+    write(tmp_path / "a" / "c.txt", "sea")
+    write(tmp_path / "a.txt", "ay")
+    write(tmp_path / "d.txt", " \n")
+    write(tmp_path / ".hidden.txt", "hidden")
+    write(tmp_path / "picture.png", "not text")
+    config = corpus(tmp_path)
+    articles = [a for split in ("train", "test", "valid") for a in iter_articles(config, split)]
+    assert [(a.title, a.text) for a in articles] == [("a/c", "sea"), ("a", "ay"), ("b", "bee\r\nline\r")]
+    assert articles[0].where == str(tmp_path / "a" / "c.txt")
+
+
+def test_subfolders_named_like_splits_are_the_splits(tmp_path):
+    for name in ("train/x", "train/sub/test", "validation/y", "other/z"):
+        write(tmp_path / f"{name}.txt", name)
+    config = corpus(tmp_path)
+    assert titles(config) == ["train/sub/test", "train/x"]
+    assert titles(config, "valid") == ["validation/y"]
+    assert "test" not in local_source(config).splits
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json.gz"])
+def test_json_lines(tmp_path, suffix):
+    records = [{"title": "A", "text": "one\u2028\r\n"}, {"text": "two"}, {"title": 3, "text": "three"}, {"text": ""}]
+    data = ("\n".join(map(json.dumps, records)) + "\n\n").encode()
+    train, valid = tmp_path / f"train{suffix}", tmp_path / "valid.jsonl"
+    train.write_bytes(gzip.compress(data) if suffix.endswith(".gz") else data)
+    write(valid, '{"title": "V", "text": "v"}')
+    articles = load_articles(corpus(tmp_path), "train")
+    assert [a.title for a in articles] == ["A", f"{train}:2", "3"]
+    assert [a.text for a in articles] == ["one\u2028\r\n", "two", "three"]
+    assert titles(corpus(tmp_path), "valid") == ["V"]
+
+
+def test_parquet_in_several_batches_and_shards(tmp_path):
+    for shard in range(2):
+        table = {"heading": [f"{shard}/{i}" for i in range(300)], "body": ["text"] * 300, "other": [None] * 300}
+        pq.write_table(pa.table(table), tmp_path / f"train-{shard:05}-of-00002.parquet", row_group_size=70)
+    config = corpus(tmp_path, text_field="body", title_field="heading", hold_out_every=3)
+    read = sorted(titles(config) + titles(config, "valid") + titles(config, "test"))
+    assert read == sorted(f"{shard}/{i}" for shard in range(2) for i in range(300))
+    first = next(iter_articles(config, "train"))
+    assert first.where.endswith("train-00000-of-00002.parquet:1")
+
+
+def test_a_format_can_be_forced(tmp_path):
+    write(tmp_path / "train.txt", wiki("A"))
+    write(tmp_path / "x.txt", "x")
+    assert titles(corpus(tmp_path, format="text"), "train+meta") == ["train"]
+    assert titles(corpus(tmp_path, format="wikitext")) == ["A"]
+    one = write(tmp_path / "one.log", '{"text": "t", "title": "T"}')
+    assert titles(corpus(one, format="jsonl")) == ["T"]
+
+
+def test_the_limit_does_not_read_on(tmp_path):
+    lines = [json.dumps({"title": f"{i}", "text": "t"}) for i in range(6)]
+    config = corpus(write(tmp_path / "a.jsonl", "\n".join([*lines, "broken"])), limit=2)
+    assert titles(config) == ["0", "3"]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('{"text": "cut sho', "broken JSON"),
+        ('["a", "list"]', "no object"),
+        ('{"body": "x"}', "no field 'text' among body"),
+        ('{"text": 3}', "holds int"),
+        ('{"text": "a\\u0000b"}', "NUL character at character 1"),
+        ('{"text": "ab\\ud800"}', "half a character at character 2"),
+    ],
+)
+def test_a_bad_json_line_is_named(tmp_path, line, says):
+    path = write(tmp_path / "a.jsonl", '{"text": "fine"}\n\n' + line)
+    message = complaint(corpus(path))
+    assert message.startswith(f"{path}:3: ")
+    assert says in message
+
+
+def test_bad_parquet_is_named(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"body": ["x"]}), path)
+    assert f"{path}: no field 'text' among body" in complaint(corpus(path))
+    pq.write_table(pa.table({"text": ["x", None]}), path)
+    assert f"{path}:2: field 'text' holds NoneType" in complaint(corpus(path))
+    not_utf8 = pa.Array.from_buffers(pa.string(), 1, pa.array([b"fi\xffne"], pa.binary()).buffers())
+    pq.write_table(pa.table({"text": pa.concat_arrays([pa.array(["x"]), not_utf8])}), path)
+    assert f"{path}:2: no UTF-8 at byte 2" in complaint(corpus(path))
+    path.write_bytes(path.read_bytes()[:-7])
+    assert f"{path}: no readable Parquet file" in complaint(corpus(path))
+
+
+def test_what_is_not_there(tmp_path):
+    assert "no such file or folder" in complaint(corpus(tmp_path / "none"))
+    assert "no text, JSON lines or Parquet files" in complaint(corpus(tmp_path))
+    write(tmp_path / "a.txt", "text")
+    assert "no jsonl files" in complaint(corpus(tmp_path, format="jsonl"))
+
+
+def test_what_is_unclear(tmp_path):
+    write(tmp_path / "mixed" / "a.txt", "text")
+    write(tmp_path / "mixed" / "a.jsonl", '{"text": "t"}')
+    assert "holds jsonl and text files" in complaint(corpus(tmp_path / "mixed"))
+    write(tmp_path / "twice" / "train.txt", wiki("A"))
+    (tmp_path / "twice" / "train.txt.gz").write_bytes(gzip.compress(wiki("A").encode()))
+    assert "which is to be read?" in complaint(corpus(tmp_path / "twice"))
+    write(tmp_path / "untitled" / "train.txt", "text")
+    assert "--corpus.format text" in complaint(corpus(tmp_path / "untitled"))
+
+
+def test_a_single_article_cannot_be_split(tmp_path):
+    config = corpus(write(tmp_path / "book.txt", "It was a dark night."))
+    assert titles(config) == ["book"]
+    message = complaint(config, "valid")
+    assert "no articles in split 'valid'" in message
+    assert str(tmp_path / "book.txt") in message
