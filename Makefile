@@ -14,7 +14,7 @@ help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name about; do printf 'make %-8s %s\n' "$$name" "$$about"; done
 
 demo: $(VENV)/.installed ## install once, then run the main job on the embedded corpus
-	@$(BIN)/dynlm demo
+	@$(BIN)/dynlm demo --config configs/demo.yaml
 
 test: $(VENV)/.installed-dev chromium lint ## install once, then check style, types and imports, and run all tests
 	@$(BIN)/python -m pytest

@@ -1,6 +1,6 @@
 """Check on a run that no later token changes an earlier loss.
 
-Example: ``python scripts/audit.py --run.name wikitext-2-small``
+Example: ``python scripts/audit.py runs/wikitext-2-small``
 """
 
 import sys

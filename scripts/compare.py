@@ -1,6 +1,6 @@
 """Print one table of what the levels cost and gain, from score files.
 
-Example: ``python scripts/compare.py --run.name wikitext-2-small``
+Example: ``python scripts/compare.py runs/wikitext-2-small``
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Write on from a prompt with a model that goes on learning.
 
-Example: ``python scripts/generate.py --run.name wikitext-2-small``
+Example: ``python scripts/generate.py runs/wikitext-2-small``
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Draw a passage's tokens by what the higher level gains on each, from score files.
 
-Example: ``python scripts/heatmap.py --run.name wikitext-2-small``
+Example: ``python scripts/heatmap.py runs/wikitext-2-small``
 """
 
 import sys

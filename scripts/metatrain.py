@@ -1,6 +1,6 @@
 """Meta-train the memory's rates on articles that the LSTM has not seen.
 
-Example: ``python scripts/metatrain.py --run.name wikitext-2-small``
+Example: ``python scripts/metatrain.py runs/wikitext-2-small``
 """
 
 import sys

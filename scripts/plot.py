@@ -1,6 +1,6 @@
 """Draw the curves of a run, from score files.
 
-Example: ``python scripts/plot.py --run.name wikitext-2-small``
+Example: ``python scripts/plot.py runs/wikitext-2-small``
 """
 
 import sys

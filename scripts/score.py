@@ -1,6 +1,6 @@
 """Read articles and write each token's loss.
 
-Example: ``python scripts/score.py --run.name wikitext-2-small --memory.rule rms``
+Example: ``python scripts/score.py runs/wikitext-2-small --memory.rule rms``
 """
 
 import sys

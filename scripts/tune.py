@@ -1,6 +1,6 @@
 """Search the rates of the hand-made rule on articles that no figure is reported on.
 
-Example: ``python scripts/tune.py --run.name wikitext-2-small``
+Example: ``python scripts/tune.py runs/wikitext-2-small``
 """
 
 import sys

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dynlm.cli import load_config, main
+from dynlm.cli import VERBS, load_config, main
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -115,6 +115,10 @@ def test_script_calls_the_verb_it_is_named_after(script: Path, capsys: pytest.Ca
     assert exit_code([verb, "--help"]) == 0
     assert verb in capsys.readouterr().out
     assert f"python scripts/{script.name}" in (ast.get_docstring(ast.parse(script.read_text())) or "")
+
+
+def test_every_verb_has_its_script() -> None:
+    assert {path.stem for path in SCRIPTS} == set(VERBS)
 
 
 def test_unknown_verb_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -97,13 +97,18 @@ def _of_split(source: Source, corpus: CorpusConfig, split: str) -> Iterator[Arti
 
 
 def _counts(articles: Iterator[Article]) -> dict[str, Any]:
-    number = words = 0
+    number = words = longest = 0
+    longest_title = ""
     types: set[str] = set()
-    longest = {"title": "", "words": 0}
     for article in articles:
         count = word_count(article.text)
         number, words = number + 1, words + count
         types.update(article.text.split())
-        if count > longest["words"]:
-            longest = {"title": article.title, "words": count}
-    return {"articles": number, "words": words, "types": len(types) + 1, "longest": longest}
+        if count > longest:
+            longest, longest_title = count, article.title
+    return {
+        "articles": number,
+        "words": words,
+        "types": len(types) + 1,
+        "longest": {"title": longest_title, "words": longest},
+    }

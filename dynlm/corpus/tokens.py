@@ -115,3 +115,27 @@ def _mapped(folder: Path, tokenizer: Tokenizer) -> TokenisedSplit:
 def corpus_fingerprint(articles: Iterable[Article]) -> str:
     """What tells one set of articles from another: their texts and their borders."""
     return fingerprint(json.dumps([fingerprint(article.text) for article in articles]))
+
+
+def split_of_text(text: str, tokenizer: Tokenizer, title: str = "") -> TokenisedSplit:
+    """One text as a split of one article, in memory; an empty text has no tokens."""
+    encoding = tokenizer.encode(text)
+    data = np.frombuffer(text.encode(), dtype=np.uint8)
+    words = words_starting(text, encoding.lengths) if len(encoding.ids) else np.zeros(0, dtype=np.int16)
+    starts = np.array([0, len(encoding.ids)], dtype=np.int64)
+    mark = fingerprint(encoding.ids.tobytes(), data.tobytes())
+    return TokenisedSplit(encoding.ids, encoding.lengths, words, data, starts, [title], tokenizer.start, mark)
+
+
+def excerpt(split: TokenisedSplit, articles: int, tokens: int) -> TokenisedSplit:
+    """The first ``tokens`` tokens of each of the first ``articles`` articles, in memory, to be changed at will."""
+    kept = range(min(articles, split.articles))
+    parts = [slice(int(split.starts[a]), min(int(split.starts[a]) + tokens, int(split.starts[a + 1]))) for a in kept]
+    ids = np.concatenate([split.ids_N[part] for part in parts])
+    lengths = np.concatenate([split.lengths_N[part] for part in parts])
+    words = np.concatenate([split.words_N[part] for part in parts])
+    surfaces = [surface for a, part in zip(kept, parts, strict=True) for surface in split.surfaces(a)[: part.stop - part.start]]
+    text = np.frombuffer(b"".join(surfaces), dtype=np.uint8)
+    starts = np.cumsum([0] + [part.stop - part.start for part in parts]).astype(np.int64)
+    mark = fingerprint(ids.tobytes(), starts.tobytes())
+    return TokenisedSplit(ids, lengths, words, text, starts, [split.titles[a] for a in kept], split.start_token, mark)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dynlm.errors import UserError
-from dynlm.evaluation.scores_file import Scores
+from dynlm.evaluation.scores_file import Scores, printable
 from dynlm.evaluation.tables import markdown_table, text_table
 
 _PER_ARM = ("level", "rule", "reset", "segment", "statement", "run", "model")
@@ -144,10 +144,10 @@ def baseline_of(scores: Sequence[Scores]) -> int:
 
 def unique_labels(scores: Sequence[Scores]) -> list[str]:
     """The arms' labels, with the run's name before those that occur twice, and a number where that is not enough."""
-    labels = [_printable(arm.arm) for arm in scores]
+    labels = [printable(arm.arm) for arm in scores]
     counts = Counter(labels)
     labels = [
-        f"{_printable(str(arm.protocol['run']))}: {label}" if counts[label] > 1 and arm.protocol.get("run") else label
+        f"{printable(str(arm.protocol['run']))}: {label}" if counts[label] > 1 and arm.protocol.get("run") else label
         for arm, label in zip(scores, labels, strict=True)
     ]
     counts = Counter(labels)
@@ -198,7 +198,3 @@ def _exp(nats: float, count: int) -> float | None:
         return math.exp(nats / count)
     except OverflowError:
         return None
-
-
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in " ".join(text.split()))

@@ -105,10 +105,10 @@ class Scores:
         return np.add.reduceat(values.astype(kind), self.starts[:-1])
 
     def title(self, article: int) -> str:
-        """The title of the article with this index in the split; a made-up one where the protocol has none."""
+        """The title of the article with this index, as one printable line; ``article N`` where there is none."""
         for entry in self.protocol["articles"]:
             if entry["index"] == article:
-                return " ".join(str(entry.get("title") or f"article {article + 1}").split())
+                return printable(str(entry.get("title") or f"article {article + 1}"))
         return f"article {article + 1}"
 
 
@@ -135,7 +135,7 @@ def read_scores(path: Path) -> Scores:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError("no such score file", path, "write it with `dynlm evaluate`")
+        raise UserError("no such score file", path, "write it with `dynlm score`")
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             schema = file.schema_arrow
@@ -160,6 +160,11 @@ def read_scores(path: Path) -> Scores:
 def scores_of_run(folder: Path) -> list[Path]:
     """The score files in ``folder/scores``, sorted by name; none where nothing was scored yet."""
     return sorted(path for path in (Path(folder) / FOLDER).glob("*.parquet") if not path.name.startswith("."))
+
+
+def printable(text: str) -> str:
+    """``text`` of a protocol as one line that can steer neither a terminal nor a page."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in " ".join(text.split()))
 
 
 def _protocol(schema: pa.Schema, path: Path) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING, Any
 
+from dynlm.evaluation.scores_file import printable
+
 if TYPE_CHECKING:
     from dynlm.evaluation.compare import ArmFigures, Comparison
 
@@ -72,7 +74,7 @@ def _gain(arm: ArmFigures) -> str:
 def _notes(comparison: Comparison) -> list[str]:
     """The protocol in words: what was read, what the gain is, and how each arm read."""
     count = len(comparison.articles)
-    split = f"{comparison.split}, " if comparison.split else ""
+    split = f"{printable(str(comparison.split))}, " if comparison.split else ""
     notes = [
         f"Text: {split}{count} article{'s' * (count != 1)} ({_ranges(comparison.articles)}), "
         f"{comparison.tokens:,} tokens, {comparison.words:,} words with ends of line, {comparison.bytes:,} bytes."
@@ -95,8 +97,8 @@ def _notes(comparison: Comparison) -> list[str]:
 
 
 def _reading(protocol: dict[str, Any]) -> str:
-    facts = [f"{key} {protocol[key]}" for key in ("reset", "segment") if protocol.get(key) is not None]
-    statement = " ".join(str(protocol.get("statement") or "").split())
+    facts = [printable(f"{key} {protocol[key]}") for key in ("reset", "segment") if protocol.get(key) is not None]
+    statement = printable(str(protocol.get("statement") or ""))
     return " ".join(part for part in (", ".join(facts).capitalize() + "." if facts else "", statement) if part)
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dynlm.corpus.streams import Place, Segment, Stream
+from dynlm.memory.batches import to_batch
 from dynlm.memory.rules import Rule, Statistics
 from dynlm.memory.state import Memory, fresh_memory
 from dynlm.model.lstm import LSTMLanguageModel, Params, detached, restarted
@@ -60,19 +61,19 @@ def read_segment(
 
     ``memory`` is used up where ``reader.in_place``: copy it first to keep it.
     """
-    device = reader.static["embedding"].device
-    inputs_BT = torch.from_numpy(segment.inputs_BT).to(device)
-    targets_BT = torch.from_numpy(segment.targets_BT).to(device)
-    share_BT = torch.from_numpy(segment.mask_BT / max(1, segment.tokens)).to(device, reader.static["embedding"].dtype)
+    batch = to_batch(segment, reader.static["embedding"])
+    share_BT = batch.mask_BT / max(1, segment.tokens)
     if segment.starts_B.any():
-        memory = _begin_article(reader, memory, torch.from_numpy(segment.starts_B).to(device))
+        memory = _begin_article(reader, memory, batch.starts_B)
     if not reader.rule.learns and observe is None:
         with torch.no_grad():
-            _, nats_BT, hidden = reader.model.loss(reader.static, inputs_BT, targets_BT, share_BT, memory.hidden)
+            _, nats_BT, hidden = reader.model.loss(
+                reader.static, batch.inputs_BT, batch.targets_BT, share_BT, memory.hidden
+            )
         return nats_BT[0], Memory(memory.weights, hidden)
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in memory.weights.items()}
     total, nats_BT, hidden = reader.model.loss(
-        {**reader.static, **leaves}, inputs_BT, targets_BT, share_BT, memory.hidden
+        {**reader.static, **leaves}, batch.inputs_BT, batch.targets_BT, share_BT, memory.hidden
     )
     gradients = dict(zip(leaves, torch.autograd.grad(total, list(leaves.values())), strict=True))
     if observe is not None:

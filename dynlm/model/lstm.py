@@ -33,7 +33,15 @@ def fused_layer(
     """One LSTM layer by torch's own kernel (oneDNN, cuDNN); differentiable once."""
     h_BH, c_BH = state
     weights = [w_input, w_recurrent, bias, torch.zeros_like(bias)]
-    out_TBH, h_1BH, c_1BH = torch.lstm(x_TBE, [h_BH[None], c_BH[None]], weights, True, 1, 0.0, True, False, False)
+    # oneDNN rounds otherwise where no gradient is asked for. A level that stands still must give a learning one's
+    # losses bit for bit, so the training kernel is asked for always.
+    wants_gradient = torch.is_grad_enabled()
+    with torch.enable_grad():
+        if not any(tensor.requires_grad for tensor in (x_TBE, h_BH, c_BH, *weights)):
+            x_TBE, wants_gradient = x_TBE.detach().requires_grad_(), False
+        out_TBH, h_1BH, c_1BH = torch.lstm(x_TBE, [h_BH[None], c_BH[None]], weights, True, 1, 0.0, True, False, False)
+    if not wants_gradient:
+        out_TBH, h_1BH, c_1BH = out_TBH.detach(), h_1BH.detach(), c_1BH.detach()
     return out_TBH, (h_1BH[0], c_1BH[0])
 
 

@@ -23,6 +23,7 @@ from dynlm.report.drawing import COLOURS, FAINT, GRID, INK, drawing, line_style,
 _POINTS = 1500
 _ROTATED_AT_MOST = 12
 _KEY_ENTRIES = 8
+_LETTER_ROWS = 3
 _TITLE_LETTERS = 26
 
 
@@ -98,7 +99,7 @@ def plot_difference(
             below = _legend_below(axes, len(couples), below)
         top = _mark_articles(figure, axes, first)
         if len(first.articles) > _ROTATED_AT_MOST:
-            _key_of_articles(axes, *couples[0], below)
+            _key_of_articles(axes, *couples[0], short(pairs[0][1]), below)
         better = higher_name if len(pairs) == 1 else "the higher level"
         subtitle = f"Above zero {short(better)} predicts better. "
         subtitle += f"Perplexity of the mean loss over {window:,} tokens; letters are articles."
@@ -200,7 +201,7 @@ def _mark_articles(figure: Figure, axes: Axes, scores: Scores) -> float:
     """Draw the articles' borders and name them along the top; the labels' height above the axes, in points.
 
     Few articles get their titles beside the letters. A letter that would touch its neighbour moves up a row; where
-    both rows are taken it is left out.
+    all rows are taken it is left out.
     """
     starts = scores.starts
     for border in starts[1:-1]:
@@ -214,10 +215,10 @@ def _mark_articles(figure: Figure, axes: Axes, scores: Scores) -> float:
             for name, article in zip(names, scores.articles, strict=True)
         ]
         return _titles_above(figure, axes, titles, centres, np.diff(starts) / starts[-1] * width)
-    taken, rows_used = [-np.inf, -np.inf], 1
+    taken, rows_used = [-np.inf] * _LETTER_ROWS, 1
     for name, x in zip(names, centres, strict=True):
         half = 2.6 * len(name)
-        row = next((row for row in (0, 1) if taken[row] + 2.5 <= x - half), None)
+        row = next((row for row in range(_LETTER_ROWS) if taken[row] + 2.5 <= x - half), None)
         if row is not None:
             axes.annotate(
                 name,
@@ -258,7 +259,7 @@ def _titles_above(figure: Figure, axes: Axes, titles: list[str], centres: np.nda
     return float((highest - axes.get_window_extent().y1) * scale)
 
 
-def _key_of_articles(axes: Axes, lower: Scores, higher: Scores, below: float) -> None:
+def _key_of_articles(axes: Axes, lower: Scores, higher: Scores, name: str, below: float) -> None:
     """Name the articles with the largest gain, in two columns ``below`` points under the axes."""
     gains = series.article_gains(lower, higher)
     largest = sorted(np.argsort(-gains, kind="stable")[:_KEY_ENTRIES].tolist())
@@ -270,7 +271,7 @@ def _key_of_articles(axes: Axes, lower: Scores, higher: Scores, below: float) ->
         "annotation_clip": False,
         "fontsize": 8,
     }
-    heading = f"Largest gains of {short(higher.arm)} (nats per token):"
+    heading = f"Largest total gains of {name}, with nats per token:"
     axes.annotate(heading, (0, 0), (0, -below), va="top", color=FAINT, **style)
     rows = -(-len(largest) // 2)
     for place, article in enumerate(largest):

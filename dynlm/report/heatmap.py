@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 
 from dynlm.errors import UserError
 from dynlm.evaluation.compare import check_same_text, unique_labels
-from dynlm.evaluation.scores_file import Scores, read_scores
+from dynlm.evaluation.scores_file import Scores, printable, read_scores
 from dynlm.files import written_whole
 from dynlm.report.cells import Cell, cells_of, lay_out
 from dynlm.report.drawing import FAINT, INK, drawable, drawing, monospace, save_figure, short
@@ -172,7 +172,7 @@ def _statements(lower: Scores, higher: Scores, labels: list[str]) -> list[str]:
         parts = [
             f"{key} {arm.protocol[key]}" for key in ("split", "reset", "segment") if arm.protocol.get(key) is not None
         ]
-        facts.append(f"{label}: {', '.join(parts)}. {arm.protocol.get('statement') or ''}".strip())
+        facts.append(printable(f"{label}: {', '.join(parts)}. {arm.protocol.get('statement') or ''}"))
     return facts
 
 

@@ -62,7 +62,7 @@ def colour_map(dark: bool = False) -> LinearSegmentedColormap:
 
 def letters_on(background: str | tuple[float, float, float]) -> str:
     """Black or white, whichever contrasts more with ``background``; at least 4.5 to 1 on any colour."""
-    return max(("#111111", "#ffffff"), key=lambda letters: contrast(letters, background))
+    return max(("#000000", "#ffffff"), key=lambda letters: contrast(letters, background))
 
 
 def contrast(one: str | tuple[float, float, float], other: str | tuple[float, float, float]) -> float:

@@ -17,16 +17,18 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import set_seed
 from torch import Tensor
 from tqdm import tqdm
 
 from dynlm.config import Config
 from dynlm.corpus.articles import load_articles, source_name
-from dynlm.corpus.streams import Place, Segment, Stream
+from dynlm.corpus.streams import Place, Stream
 from dynlm.corpus.tokenizer import Tokenizer, train_tokenizer
 from dynlm.corpus.tokens import TokenisedSplit, corpus_fingerprint, tokenise
 from dynlm.errors import UserError
+from dynlm.memory.batches import to_batch
 from dynlm.model.lstm import Hidden, LSTMLanguageModel, Params, detached, restarted
 from dynlm.model.regularisers import Regularisers
 from dynlm.training import run_folder
@@ -50,15 +52,6 @@ def load_corpus(config: Config) -> Corpus:
     return Corpus(tokenizer, tokenise(train, tokenizer), tokenise(valid, tokenizer))
 
 
-def segment_tensors(segment: Segment, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(inputs_BT, targets_BT, mask_BT as float, starts_B) on ``device``."""
-    inputs_BT = torch.from_numpy(segment.inputs_BT).to(device, non_blocking=True)
-    targets_BT = torch.from_numpy(segment.targets_BT).to(device, non_blocking=True)
-    mask_BT = torch.from_numpy(segment.mask_BT).to(device, torch.float32, non_blocking=True)
-    starts_B = torch.from_numpy(segment.starts_B).to(device, non_blocking=True)
-    return inputs_BT, targets_BT, mask_BT, starts_B
-
-
 @torch.no_grad()
 def validate(
     model: LSTMLanguageModel, params: Params, split: TokenisedSplit, tokens: int, lanes: int = 8, width: int = 128
@@ -68,15 +61,16 @@ def validate(
     Articles are independent at level 1, so reading several at once changes no loss but for rounding.
     """
     stream = Stream(split, lanes, width, range(split.articles))
-    device = params["embedding"].device
-    place, hidden = stream.begin(), model.initial_hidden(lanes, params["embedding"])
-    nats = torch.zeros((), dtype=torch.float64, device=device)
+    like = params["embedding"]
+    place, hidden = stream.begin(), model.initial_hidden(lanes, like)
+    nats = torch.zeros((), dtype=torch.float64, device=like.device)
     while True:
         segment, place = stream.next(place)
         if segment is None:
             break
-        inputs_BT, targets_BT, mask_BT, starts_B = segment_tensors(segment, device)
-        total, _, hidden = model.loss(params, inputs_BT, targets_BT, mask_BT, restarted(hidden, starts_B))
+        batch = to_batch(segment, like)
+        hidden = restarted(hidden, batch.starts_B)
+        total, _, hidden = model.loss(params, batch.inputs_BT, batch.targets_BT, batch.mask_BT, hidden)
         nats += total
         if tokens and place.tokens >= tokens:
             break
@@ -99,6 +93,7 @@ def pretrain(config: Config, quiet: bool = False) -> dict[str, Any]:
     Raises UserError for a corpus that cannot be read, a run folder that was made with other options, or a training
     that diverges.
     """
+    _check_tracker(config.run.tracker)
     accelerator = Accelerator(
         cpu=config.run.cpu,
         mixed_precision=config.run.precision,
@@ -219,14 +214,15 @@ def _accumulate(
     for _ in range(batches):
         segment, at.place = stream.next(at.place)
         assert segment is not None, "a repeating stream has no end"
-        inputs_BT, targets_BT, mask_BT, starts_B = segment_tensors(segment, accelerator.device)
+        batch = to_batch(segment, params["embedding"])
+        hidden = restarted(at.hidden, batch.starts_B)
         with accelerator.autocast():
             total, nats_BT, hidden = model.loss(
-                params, inputs_BT, targets_BT, mask_BT, restarted(at.hidden, starts_B), regularisers
+                params, batch.inputs_BT, batch.targets_BT, batch.mask_BT, hidden, regularisers
             )
         total.backward()
         at.hidden = detached(hidden)
-        nats += (nats_BT * mask_BT).sum()
+        nats += (nats_BT * batch.mask_BT).sum()
     return nats
 
 
@@ -280,12 +276,26 @@ def _resume(
     at.place, at.step, at.seconds = Place.from_dict(state["place"]), state["step"], state["seconds"]
 
 
+def _check_tracker(tracker: str | None) -> None:
+    installed = sorted(str(name) for name in get_available_trackers())
+    if tracker is not None and tracker not in installed:
+        raise UserError(
+            f"run.tracker is {tracker!r}, which is not installed", do=f"choose among {', '.join(installed) or 'none'}"
+        )
+
+
 def _refuse_another_run(folder: Path, config: Config) -> None:
     """A run folder is continued with the options it was begun with, and never trained over."""
     if (folder / "model.json").exists():
         raise UserError("this run is trained already", folder, "choose another --run.name or remove the folder")
     if (folder / "config.yaml").exists():
         earlier = run_folder.load_config(folder)
+        if earlier.run.seed != config.run.seed:
+            raise UserError(
+                f"this run was begun with run.seed {earlier.run.seed}, not {config.run.seed}",
+                folder,
+                "choose another --run.name or remove the folder",
+            )
         for section in ("corpus", "tokenizer", "model", "regularisation", "pretrain"):
             for name, value in vars(getattr(config, section)).items():
                 if (before := getattr(getattr(earlier, section), name)) != value:

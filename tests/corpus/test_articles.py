@@ -61,7 +61,7 @@ def test_missing_and_empty_splits_are_named(folder):
     for read in (iter_articles, load_articles):
         with pytest.raises(UserError, match="no split 'test'; choose among train, valid"):
             read(config, "test")
-    with pytest.raises(UserError, match="no articles in split 'meta'; lower --corpus.meta_every"):
+    with pytest.raises(UserError, match=r"no articles in split 'meta'; lower --corpus.meta_every"):
         load_articles(config, "meta")
     (folder / "valid.jsonl").write_text("")
     with pytest.raises(UserError, match="no articles in split 'valid'"):
@@ -72,7 +72,7 @@ def test_missing_and_empty_splits_are_named(folder):
 
 
 def test_an_unknown_source_lists_the_known():
-    with pytest.raises(UserError, match="stdlib, wikitext-2, .*owner/name"):
+    with pytest.raises(UserError, match=r"stdlib, wikitext-2, .*owner/name"):
         open_source(CorpusConfig(source="wikitext2"))
 
 

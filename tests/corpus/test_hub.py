@@ -1,7 +1,5 @@
 """The hub's data sets, without a network: fakes for what the hub gives, and real refusals."""
 
-import time
-
 import datasets
 import pytest
 
@@ -18,7 +16,7 @@ def hub(monkeypatch):
     """A hub that serves what is put into it, and keeps what it was asked for."""
 
     class Hub:
-        splits: dict[str, object] = {}
+        splits: object = None
         asked: tuple[object, ...] = ()
 
         def load(self, path, subset, streaming):
@@ -103,10 +101,9 @@ def test_without_a_network_the_other_ways_are_named_soon(source, monkeypatch, tm
     monkeypatch.setattr(datasets.config, "HF_ENDPOINT", CLOSED)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
-    began = time.monotonic()
     with pytest.raises(UserError) as caught:
         open_source(CorpusConfig(source))
-    assert time.monotonic() - began < 5
+    assert datasets.config.HF_HUB_OFFLINE, "or else the client retries for half a minute"
     message = str(caught.value)
     assert "--corpus.path" in message
     assert "--corpus.source stdlib" in message

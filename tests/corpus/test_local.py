@@ -96,7 +96,7 @@ def test_parquet_in_several_batches_and_shards(tmp_path):
     for shard in range(2):
         table = {"heading": [f"{shard}/{i}" for i in range(300)], "body": ["text"] * 300, "other": [None] * 300}
         pq.write_table(pa.table(table), tmp_path / f"train-{shard:05}-of-00002.parquet", row_group_size=70)
-    config = corpus(tmp_path, text_field="body", title_field="heading", hold_out_every=3)
+    config = corpus(tmp_path, text_field="body", title_field="heading")
     read = sorted(titles(config) + titles(config, "valid") + titles(config, "test"))
     assert read == sorted(f"{shard}/{i}" for shard in range(2) for i in range(300))
     first = next(iter_articles(config, "train"))

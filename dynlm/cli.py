@@ -1,0 +1,476 @@
+"""The command line: one verb, one function call. torch is imported only by verbs that compute.
+
+Options are the dataclasses of ``dynlm.config``, read by jsonargparse from YAML (``--config``) and dotted options. A
+verb that works on a run takes the run's own config as its defaults.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from dynlm.errors import UserError
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+    from dynlm.config import Config
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb of the command line: what it does, its own options, and the call."""
+
+    about: str
+    examples: tuple[str, str]
+    run: Callable[[Namespace, Config], int]
+    add_options: Callable[[ArgumentParser], None] = lambda parser: None
+    takes_run: bool = False
+    takes_config: bool = True
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 2 for what the user can mend, said in one line."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        if not argv or argv[0] in ("-h", "--help"):
+            print(_overview())
+            return 0
+        if argv[0] == "--version":
+            import dynlm
+
+            print(f"dynlm {dynlm.__version__}")
+            return 0
+        if argv[0] not in VERBS:
+            raise UserError(f"there is no verb {argv[0]!r}", do=f"choose one of {', '.join(VERBS)}")
+        return _call(argv[0], VERBS[argv[0]], argv[1:])
+    except UserError as error:
+        print(f"dynlm: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno is None or error.filename is None:
+            raise
+        print(f"dynlm: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("dynlm: stopped; the same command goes on from the newest checkpoint", file=sys.stderr)
+        return 130
+
+
+def load_config(path: str | Path) -> Config:
+    """A config file with its options checked; what it leaves out has its default. Raises UserError."""
+    parser = _config_parser("dynlm", "")
+    return _instantiate(parser, parser.parse_args(["--config", str(path)]))
+
+
+def _call(name: str, verb: Verb, argv: list[str]) -> int:
+    parser = _config_parser(name, verb.about) if verb.takes_config else _bare_parser(name, verb.about)
+    if verb.takes_run:
+        parser.add_argument("folder", type=str, metavar="RUN", help="the run's folder, such as runs/demo")
+    verb.add_options(parser)
+    parser.epilog = "examples:\n" + "\n".join(f"  {example}" for example in verb.examples)
+    if verb.takes_run and (folder := _first_positional(argv)) is not None:
+        import dataclasses
+
+        from dynlm.training.run_folder import load_config as load_run_config
+
+        parser.set_defaults(dataclasses.asdict(load_run_config(Path(folder))))
+    options = parser.parse_args(argv)
+    if not verb.takes_config:
+        from dynlm.config import Config
+
+        return verb.run(options, Config())
+    return verb.run(options, _instantiate(parser, options))
+
+
+def _bare_parser(name: str, about: str) -> ArgumentParser:
+    import argparse
+
+    import jsonargparse
+
+    class Parser(jsonargparse.ArgumentParser):
+        def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
+            raise UserError(_one_line(message), do=f"see `dynlm {name} --help`") from ex
+
+    class Help(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+        pass
+
+    parser: ArgumentParser = Parser(
+        prog=f"dynlm {name}", description=about, formatter_class=Help, allow_abbrev=False
+    )
+    return parser
+
+
+def _config_parser(name: str, about: str) -> ArgumentParser:
+    import jsonargparse
+
+    from dynlm.config import Config
+
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = _bare_parser(name, about)
+    parser.add_argument("--config", action="config", help="a YAML file with options; see configs/")
+    parser.add_class_arguments(Config)
+    return parser
+
+
+def _instantiate(parser: ArgumentParser, options: Namespace) -> Config:
+    from dynlm.config import Config
+
+    made = parser.instantiate(options)
+    return Config(**{name: getattr(made, name) for name in Config.__dataclass_fields__})
+
+
+def _first_positional(argv: list[str]) -> str | None:
+    """The run's folder, which stands first after the verb (or behind options written --name=value)."""
+    return next((word for word in argv if not word.startswith("-")), None)
+
+
+def _one_line(message: str) -> str:
+    return " ".join(str(message).split())
+
+
+def _overview() -> str:
+    width = max(map(len, VERBS))
+    lines = [f"  {name:{width}}  {verb.about}" for name, verb in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: dynlm VERB [options]",
+            "",
+            "LSTM language models whose weights change while they read.",
+            "",
+            *lines,
+            "",
+            "`dynlm VERB --help` lists a verb's options.",
+            "",
+            "examples:",
+            "  dynlm demo",
+            "  dynlm pretrain --config configs/wikitext-2-small.yaml --corpus.path DIR",
+        ]
+    )
+
+
+def _print(options: Namespace, content: Any, text: str) -> None:
+    print(json.dumps(content, indent=2, ensure_ascii=False) if options.json else text)
+
+
+def _quiet(options: Namespace) -> bool:
+    return options.json or not sys.stderr.isatty()
+
+
+def _add_json(parser: ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON, and nothing else on standard output")
+
+
+def _corpus(options: Namespace, config: Config) -> int:
+    from dynlm.corpus.articles import describe, source_name
+
+    counts = describe(config.corpus)
+    rows = [f"{source_name(config.corpus)}", f"{'split':8}{'articles':>10}{'words':>12}{'types':>10}  longest article"]
+    for split, count in counts.items():
+        longest = count["longest"]
+        rows.append(
+            f"{split:8}{count['articles']:>10,}{count['words']:>12,}{count['types']:>10,}  "
+            f"{longest['title']} ({longest['words']:,} words)"
+        )
+    _print(options, counts, "\n".join([*rows, "words and types count each end of line as one, as the literature does"]))
+    return 0
+
+
+def _pretrain(options: Namespace, config: Config) -> int:
+    from dynlm.training.pretrain import pretrain
+
+    done = pretrain(config, _quiet(options))
+    _print(
+        options,
+        done,
+        f"level 1 on valid: {done['valid_nats_per_token']:.4f} nats per token, perplexity "
+        f"{done['valid_perplexity_per_word']:.1f} per word, after {done['tokens']:,} tokens in {done['seconds']:.0f} s",
+    )
+    return 0
+
+
+def _tune(options: Namespace, config: Config) -> int:
+    from dynlm.training.tune import tune
+
+    done = tune(Path(options.folder), config, _quiet(options))
+    values = ", ".join(f"{name} {done[name]:g}" for name in ("rate", "pull", "epsilon") if name in done)
+    _print(
+        options,
+        done,
+        f"{done['rule']} ({done['reset']}): {values}: {done['nats_per_token']:.4f} nats per token, level 1 "
+        f"{done['level_1_nats_per_token']:.4f}, on {len(done['articles'])} articles of {done['split']}",
+    )
+    return 0
+
+
+def _metatrain(options: Namespace, config: Config) -> int:
+    from dynlm.training.metatrain import metatrain
+
+    done = metatrain(Path(options.folder), config, _quiet(options))
+    nats = done["tuning_nats_per_token"]
+    rows = [f"{'tensor':20}{'rate':>12}{'pull':>12}"]
+    rows += [f"{name:20}{rates['alpha']:>12.3g}{rates['pull']:>12.3g}" for name, rates in done["rates"].items()]
+    rows.append(
+        f"on the tuning articles: {nats['start']:.4f} nats per token at the start (rms), "
+        f"{nats['learned']:.4f} as learned; kept: {done['kept']}"
+    )
+    _print(options, done, "\n".join(rows))
+    return 0
+
+
+def _add_text_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--split", type=str, default="valid", help="split to read: train, meta, valid or test")
+    parser.add_argument("--articles", type=str | None, default=None, help="which of its articles, such as 31-60")
+
+
+def _add_score_options(parser: ArgumentParser) -> None:
+    _add_text_options(parser)
+    _add_json(parser)
+
+
+def _score(options: Namespace, config: Config) -> int:
+    from dynlm.evaluation.compare import compare
+    from dynlm.evaluation.score import score
+
+    path, scores = score(Path(options.folder), config, options.split, options.articles, _quiet(options))
+    comparison = compare([scores])
+    _print(options, {"file": str(path), **comparison.to_dict()}, f"{comparison.to_text()}\nwrote {path}")
+    return 0
+
+
+def _score_files(words: list[str]) -> list[Path]:
+    """Score files named one by one, or all those of a run that read the same text as its first."""
+    from dynlm.evaluation.scores_file import read_scores, scores_of_run
+
+    paths: list[Path] = []
+    for word in words:
+        path = Path(word)
+        if not path.is_dir():
+            paths.append(path)
+            continue
+        found = scores_of_run(path)
+        if not found:
+            raise UserError("no score files in this run", path, f"run `dynlm score {path}` first")
+        texts = {each: read_scores(each).protocol["text"] for each in found}
+        if len(set(texts.values())) > 1:
+            raise UserError(
+                "this run's score files are of several texts", path, f"name files: {' '.join(map(str, found))}"
+            )
+        paths += found
+    return sorted(paths, key=lambda path: int(read_scores(path).protocol.get("level", 9)))
+
+
+def _add_files(parser: ArgumentParser) -> None:
+    parser.add_argument("files", type=str, nargs="+", metavar="FILE", help="score files, or a run whose files to take")
+
+
+def _add_compare_options(parser: ArgumentParser) -> None:
+    _add_files(parser)
+    parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
+    parser.add_argument("--resamples", type=int, default=2000, help="bootstrap resamples of the articles")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
+    _add_json(parser)
+
+
+def _compare(options: Namespace, config: Config) -> int:
+    from dynlm.evaluation.compare import compare
+    from dynlm.evaluation.scores_file import read_scores
+
+    comparison = compare(
+        [read_scores(path) for path in _score_files(options.files)], resamples=options.resamples, seed=options.seed
+    )
+    _print(options, comparison.to_dict(), comparison.to_markdown() if options.markdown else comparison.to_text())
+    return 0
+
+
+def _add_picture_options(parser: ArgumentParser) -> None:
+    _add_files(parser)
+    parser.add_argument("--out", type=str | None, default=None, help="folder to write to; unset: the run's figures/")
+    _add_json(parser)
+
+
+def _add_plot_options(parser: ArgumentParser) -> None:
+    _add_picture_options(parser)
+    parser.add_argument("--window", type=int | None, default=None, help="tokens that the curve is smoothed over")
+    parser.add_argument("--pairs", type=str | None, default=None, help="pairs of arms, such as 'level 1:rms,rms:meta'")
+
+
+def _figures(options: Namespace, paths: list[Path]) -> Path:
+    return Path(options.out) if options.out else paths[0].parent.parent / "figures"
+
+
+def _print_written(options: Namespace, written: list[Path]) -> None:
+    _print(options, {"files": [str(path) for path in written]}, "\n".join(f"wrote {path}" for path in written))
+
+
+def _plot(options: Namespace, config: Config) -> int:
+    from dynlm.report.curves import plot_run
+
+    paths = _score_files(options.files)
+    pairs = None
+    if options.pairs:
+        pairs = []
+        for pair in options.pairs.split(","):
+            lower, separator, higher = pair.partition(":")
+            if not separator:
+                raise UserError(f"--pairs has {pair!r}", do="write LOWER:HIGHER, with commas between pairs")
+            pairs.append((lower.strip(), higher.strip()))
+    _print_written(options, plot_run(paths, _figures(options, paths), options.window, pairs))
+    return 0
+
+
+def _add_heatmap_options(parser: ArgumentParser) -> None:
+    _add_picture_options(parser)
+    parser.add_argument("--article", type=int | None, default=None, help="article of the split, counted from 1")
+    parser.add_argument("--start", type=int, default=0, help="the passage's first token in the article")
+    parser.add_argument("--length", type=int, default=180, help="tokens shown")
+
+
+def _heatmap(options: Namespace, config: Config) -> int:
+    from dynlm.report.heatmap import heatmap_run
+
+    paths = _score_files(options.files)
+    if len(paths) < 2:
+        raise UserError("a heat map needs two score files", do="name the lower and the higher level's")
+    passage = None if options.article is None else (options.article, options.start, options.length)
+    _print_written(options, heatmap_run([paths[0], paths[-1]], _figures(options, paths), passage))
+    return 0
+
+
+def _add_generate_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--prompt", type=str, default="", help="text to read first; - reads standard input")
+    parser.add_argument("--tokens", type=int, default=200, help="tokens to generate")
+    parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token each time")
+    parser.add_argument("--top", type=int, default=40, help="draw among this many likeliest tokens; 0: all")
+    _add_json(parser)
+
+
+def _generate(options: Namespace, config: Config) -> int:
+    from dynlm.evaluation.generate import generate
+
+    prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
+    text = generate(Path(options.folder), config, prompt, options.tokens, options.temperature, options.top)
+    _print(options, {"prompt": prompt, "generated": text}, prompt + text)
+    return 0
+
+
+def _add_audit_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--split", type=str, default="valid", help="split whose opening is read")
+    parser.add_argument("--places", type=int, default=20, help="tokens to change, one at a time")
+    _add_json(parser)
+
+
+def _audit(options: Namespace, config: Config) -> int:
+    from dynlm.evaluation.audit import audit, to_dict, to_text
+
+    checks = audit(Path(options.folder), config, options.split, options.places)
+    _print(options, to_dict(checks), to_text(checks))
+    return 0 if all(check.kept for check in checks) else 1
+
+
+def _demo(options: Namespace, config: Config) -> int:
+    from dynlm.demo import demo
+
+    comparison, written = demo(config, quiet=options.json, progress=sys.stderr.isatty() and not options.json)
+    files = [str(path) for path in written]
+    _print(
+        options,
+        {**comparison.to_dict(), "files": files},
+        "\n".join(["", comparison.to_text(), "", *(f"wrote {file}" for file in files)]),
+    )
+    return 0
+
+
+VERBS: dict[str, Verb] = {
+    "demo": Verb(
+        "the main job on the embedded corpus: train, tune, meta-train, read, compare, draw",
+        ("dynlm demo", "dynlm demo --run.name quick --pretrain.epochs 1"),
+        _demo,
+        _add_json,
+    ),
+    "corpus": Verb(
+        "tell what a corpus holds: articles, words, types, longest article of each split",
+        ("dynlm corpus", "dynlm corpus --corpus.path wikitext-2/ --json"),
+        _corpus,
+        _add_json,
+    ),
+    "pretrain": Verb(
+        "train level 1: the tokenizer and the static parameters",
+        (
+            "dynlm pretrain --config configs/wikitext-2-small.yaml --corpus.path DIR",
+            "dynlm pretrain --run.name mine --corpus.path book.txt --print_config",
+        ),
+        _pretrain,
+        _add_json,
+    ),
+    "tune": Verb(
+        "tune a hand-made rule's rates on articles that no figure is reported on",
+        ("dynlm tune runs/demo", "dynlm tune runs/demo --memory.rule sgd --memory.reset article"),
+        _tune,
+        _add_json,
+        takes_run=True,
+    ),
+    "metatrain": Verb(
+        "learn the memory's rates on training articles that the LSTM has not seen",
+        ("dynlm metatrain runs/demo", "dynlm metatrain runs/demo --metatrain.tokens 200000 --json"),
+        _metatrain,
+        _add_json,
+        takes_run=True,
+    ),
+    "score": Verb(
+        "read articles with a memory and write what every token cost",
+        (
+            "dynlm score runs/demo --memory.rule none",
+            "dynlm score runs/demo --memory.rule meta --split valid --articles 31-60",
+        ),
+        _score,
+        _add_score_options,
+        takes_run=True,
+    ),
+    "compare": Verb(
+        "one table of several score files of the same text",
+        ("dynlm compare runs/demo", "dynlm compare a.parquet b.parquet --markdown"),
+        _compare,
+        _add_compare_options,
+        takes_config=False,
+    ),
+    "plot": Verb(
+        "draw the perplexity difference over articles, and loss against position",
+        ("dynlm plot runs/demo", "dynlm plot runs/demo --pairs 'level 1:meta' --window 2000"),
+        _plot,
+        _add_plot_options,
+        takes_config=False,
+    ),
+    "heatmap": Verb(
+        "show token by token where the memory helped and where it hurt",
+        ("dynlm heatmap runs/demo", "dynlm heatmap a.parquet b.parquet --article 7 --start 0 --length 300"),
+        _heatmap,
+        _add_heatmap_options,
+        takes_config=False,
+    ),
+    "generate": Verb(
+        "read a prompt, learn from it, and go on writing",
+        (
+            "dynlm generate runs/demo --prompt 'Return the'",
+            "dynlm generate runs/demo --memory.rule meta --prompt - < notes.txt",
+        ),
+        _generate,
+        _add_generate_options,
+        takes_run=True,
+    ),
+    "audit": Verb(
+        "try the protocol's promises on a run, bit for bit",
+        ("dynlm audit runs/demo", "dynlm audit runs/demo --memory.rule meta --places 50 --json"),
+        _audit,
+        _add_audit_options,
+        takes_run=True,
+    ),
+}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

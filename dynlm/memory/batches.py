@@ -1,0 +1,30 @@
+"""A segment's arrays as tensors on a device, the one way from the corpus to the model."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dynlm.corpus.streams import Segment
+
+
+class Batch(NamedTuple):
+    """One segment of B lanes and T tokens; ``mask_BT`` is 1 where there is a token to score, else 0."""
+
+    inputs_BT: Tensor
+    targets_BT: Tensor
+    mask_BT: Tensor
+    starts_B: Tensor
+
+
+def to_batch(segment: Segment, like: Tensor) -> Batch:
+    """``segment`` on the device of ``like`` and with its floating-point type."""
+
+    def move(array: object, dtype: torch.dtype | None = None) -> Tensor:
+        return torch.from_numpy(array).to(like.device, dtype, non_blocking=True)
+
+    return Batch(
+        move(segment.inputs_BT), move(segment.targets_BT), move(segment.mask_BT, like.dtype), move(segment.starts_B)
+    )

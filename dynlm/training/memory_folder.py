@@ -1,0 +1,146 @@
+"""What a run knows of its memory: the statistics R, the tuned rates and the learned phi, in ``runs/NAME/memory``.
+
+``open_reader`` is the one way from a run folder and ``MemoryConfig`` to something that reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dynlm.config import MemoryConfig
+from dynlm.errors import UserError
+from dynlm.files import read_json, write_json
+from dynlm.memory.rules import LEVEL_1, Rates, Rule, Statistics, uniform_rule
+from dynlm.memory.state import dynamic_tensors
+from dynlm.memory.unroll import Reader
+from dynlm.training.run_folder import TrainedModel, load_tensors, save_tensors
+
+HAND_MADE = ("sgd", "sgd+decay", "rms")
+
+
+def save_statistics(folder: Path, statistics: Statistics, trained: TrainedModel, tokens: int) -> None:
+    """Keep R beside the model it belongs to."""
+    about = {"model": trained.fingerprint, "tokens": tokens}
+    save_tensors(folder / "memory" / "statistics.safetensors", statistics.rms, about)
+
+
+def load_statistics(folder: Path, trained: TrainedModel, device: torch.device | str = "cpu") -> Statistics | None:
+    """R of a run, or None where it was not gathered yet. Raises UserError where it is another model's."""
+    path = folder / "memory" / "statistics.safetensors"
+    if not path.exists():
+        return None
+    tensors, about = load_tensors(path, device)
+    _check_model(path, about, trained)
+    return Statistics(tensors)
+
+
+def save_tuned(folder: Path, rule: str, reset: str, tuned: Mapping[str, Any], trained: TrainedModel) -> None:
+    """Keep a hand-made rule's tuned rates beside those of the others."""
+    path = folder / "memory" / "tuned.json"
+    content = read_json(path) if path.exists() else {}
+    if content.get("model") != trained.fingerprint:
+        content = {"model": trained.fingerprint}
+    content.setdefault(rule, {})[reset] = dict(tuned)
+    write_json(path, content)
+
+
+def load_tuned(folder: Path, rule: str, reset: str, trained: TrainedModel) -> dict[str, Any] | None:
+    """A hand-made rule's tuned rates, or None where it was not tuned under this reset policy."""
+    path = folder / "memory" / "tuned.json"
+    if not path.exists():
+        return None
+    content = read_json(path)
+    _check_model(path, content, trained)
+    return content.get(rule, {}).get(reset)
+
+
+def save_learned(folder: Path, reset: str, rule: Rule, about: Mapping[str, Any], trained: TrainedModel) -> None:
+    """Keep phi: every tensor's learned rates, as tensors and as readable JSON."""
+    phi = {
+        f"{kind}/{name}": torch.tensor(getattr(rates, kind), dtype=torch.float64)
+        for name, rates in rule.rates.items()
+        for kind in ("alpha", "pull")
+    }
+    about = {"model": trained.fingerprint, **about}
+    save_tensors(folder / "memory" / f"meta-{reset}.safetensors", phi, about)
+    rates = {name: rates._asdict() for name, rates in rule.rates.items()}
+    write_json(folder / "memory" / f"meta-{reset}.json", {**about, "rates": rates})
+
+
+def load_learned(
+    folder: Path, reset: str, trained: TrainedModel
+) -> tuple[dict[str, Rates], dict[str, Any]] | None:
+    """(each tensor's learned rates, how they were learned), or None where they were not learned yet."""
+    path = folder / "memory" / f"meta-{reset}.safetensors"
+    if not path.exists():
+        return None
+    tensors, about = load_tensors(path)
+    _check_model(path, about, trained)
+    names = [key.removeprefix("alpha/") for key in tensors if key.startswith("alpha/")]
+    rates = {name: Rates(float(tensors[f"alpha/{name}"]), float(tensors[f"pull/{name}"])) for name in names}
+    return rates, about
+
+
+def rms_family_rule(name: str, rates: Mapping[str, Rates], statistics: Statistics, epsilon: float) -> Rule:
+    """A rule on the statistics' scale with each tensor's own rates."""
+    held = Statistics({tensor: statistics.rms[tensor] for tensor in rates})
+    return Rule(name, dict(rates), held.scale(epsilon), held.shape())
+
+
+def open_reader(folder: Path, trained: TrainedModel, memory: MemoryConfig) -> Reader:
+    """A reader by ``memory``'s options, with the run's tuned or learned rates where an option does not set them.
+
+    Raises UserError where the rates are neither given nor tuned, or the statistics or phi are missing.
+    """
+    dynamic = dynamic_tensors(trained.model, memory.dynamic)
+    rule = _open_rule(folder, trained, memory, dynamic)
+    return Reader(trained.model, trained.params, rule, dynamic, memory.reset)
+
+
+def _open_rule(folder: Path, trained: TrainedModel, memory: MemoryConfig, dynamic: tuple[str, ...]) -> Rule:
+    if memory.rule == "none":
+        return LEVEL_1
+    device = trained.params["embedding"].device
+    if memory.rule == "meta":
+        for option in ("rate", "pull", "epsilon"):
+            if getattr(memory, option) is not None:
+                raise UserError(f"memory.{option} does not go with memory.rule meta, whose rates are learned")
+        learned = load_learned(folder, memory.reset, trained)
+        statistics = load_statistics(folder, trained, device)
+        if learned is None or statistics is None:
+            raise UserError(
+                f"no learned memory for reset {memory.reset!r}",
+                folder,
+                f"run `dynlm metatrain {folder} --memory.reset {memory.reset}` first",
+            )
+        rates, about = learned
+        kept = {name: rates[name] for name in dynamic if name in rates}
+        return rms_family_rule("meta", kept, statistics, about["epsilon"])
+    tuned = load_tuned(folder, memory.rule, memory.reset, trained) or {}
+    values = {}
+    for option in {"sgd": ("rate",), "sgd+decay": ("rate", "pull"), "rms": ("rate", "pull", "epsilon")}[memory.rule]:
+        value = getattr(memory, option)
+        value = tuned.get(option) if value is None else value
+        if value is None:
+            raise UserError(
+                f"{memory.rule} has no memory.{option} and was not tuned for reset {memory.reset!r}",
+                folder,
+                f"give --memory.{option} or run `dynlm tune {folder} --memory.rule {memory.rule}` first",
+            )
+        values[option] = value
+    statistics = None
+    if memory.rule == "rms":
+        statistics = load_statistics(folder, trained, device)
+        if statistics is None:
+            raise UserError("no gradient statistics yet", folder, f"run `dynlm tune {folder}` first")
+        statistics = Statistics({name: statistics.rms[name] for name in dynamic})
+    return uniform_rule(memory.rule, dynamic, values["rate"], values.get("pull", 0.0), statistics, values.get("epsilon", 0.0))
+
+
+def _check_model(path: Path, about: Mapping[str, Any], trained: TrainedModel) -> None:
+    if about.get("model") != trained.fingerprint:
+        raise UserError("this belongs to another model", path, "remove it and run tune and metatrain again")

@@ -1,0 +1,144 @@
+"""The hand-made rules' rates, tuned by reading articles that no figure is reported on.
+
+A coordinate search over factors: each of a rule's options is moved up or down by its factor for as long as the
+articles' nats per token fall. Every arm is tuned by the same search on the same tokens.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from dynlm.config import Config, MemoryConfig, article_range
+from dynlm.corpus.articles import load_articles
+from dynlm.corpus.streams import Stream, read_in_order
+from dynlm.corpus.tokens import TokenisedSplit, tokenise
+from dynlm.errors import UserError
+from dynlm.memory.rules import Statistics, uniform_rule
+from dynlm.memory.state import dynamic_tensors
+from dynlm.memory.unroll import Reader, gradient_statistics, mean_nats
+from dynlm.training import memory_folder
+from dynlm.training.run_folder import TrainedModel, load_model, log_line
+
+_START = {
+    "sgd": {"rate": 0.3},
+    "sgd+decay": {"rate": 0.3, "pull": 1e-3},
+    "rms": {"rate": 1.5e-3, "pull": 2e-3, "epsilon": 1e-3},
+}
+_FACTOR = {"rate": 1.6, "pull": 3.0, "epsilon": 4.0}
+# Among settings that differ by less than this, the search stays where it is.
+_NOTICEABLE = 2e-4
+
+
+def tuning_stream(split: TokenisedSplit, config: Config) -> Stream:
+    """The articles to tune on: all that ``tune.articles`` names, or evenly many of them up to ``tune.tokens``."""
+    named = article_range(config.tune.articles, split.articles, "tune.articles") if config.tune.articles else range(0)
+    sizes = [len(split.article(index)) for index in named]
+    kept = list(named)
+    if config.tune.tokens and sum(sizes) > config.tune.tokens:
+        count = max(1, round(len(named) * config.tune.tokens / sum(sizes)))
+        kept = [named[index * len(named) // count] for index in range(count)]
+    return read_in_order(split, config.memory.segment, kept)
+
+
+def ensure_statistics(folder: Path, trained: TrainedModel, config: Config) -> Statistics:
+    """The run's R over all its tensors, gathered on training articles if it was not before."""
+    statistics = memory_folder.load_statistics(folder, trained, trained.params["embedding"].device)
+    if statistics is None:
+        train = tokenise(load_articles(config.corpus, "train"), trained.tokenizer)
+        stream = Stream(train, 1, config.memory.segment, range(train.articles), seed=config.run.seed)
+        dynamic = tuple(trained.model.shapes())
+        statistics = gradient_statistics(
+            trained.model, trained.params, dynamic, stream, config.tune.statistics_tokens
+        )
+        memory_folder.save_statistics(folder, statistics, trained, config.tune.statistics_tokens)
+    return statistics
+
+
+def tune(folder: Path, config: Config, quiet: bool = False) -> dict[str, Any]:
+    """Tune ``config.memory.rule`` for ``config.memory.reset`` and keep the rates in the run.
+
+    Returns the rates, their nats per token and level 1's, and how many settings were read. Raises UserError for a
+    rule that has nothing to tune by hand.
+    """
+    memory = config.memory
+    if memory.rule not in memory_folder.HAND_MADE:
+        raise UserError(
+            f"memory.rule {memory.rule!r} is not tuned by hand", do=f"choose {', '.join(memory_folder.HAND_MADE)}"
+        )
+    trained = load_model(folder)
+    split = tokenise(load_articles(config.corpus, config.tune.split), trained.tokenizer)
+    stream = tuning_stream(split, config)
+    statistics = ensure_statistics(folder, trained, config) if memory.rule == "rms" else None
+    dynamic = dynamic_tensors(trained.model, memory.dynamic)
+    if statistics is not None:
+        statistics = Statistics({name: statistics.rms[name] for name in dynamic})
+    bar = tqdm(desc=f"tune {memory.rule}", unit="setting", disable=quiet)
+
+    def nats_of(values: dict[str, float]) -> float:
+        rule = uniform_rule(
+            memory.rule, dynamic, values["rate"], values.get("pull", 0.0), statistics, values.get("epsilon", 0.0)
+        )
+        nats = mean_nats(Reader(trained.model, trained.params, rule, dynamic, memory.reset), stream)
+        bar.update()
+        bar.set_postfix(nats=f"{nats:.4f}", **{name: f"{value:.1e}" for name, value in values.items()})
+        log_line(folder, event="tune", rule=memory.rule, reset=memory.reset, nats=nats, **values)
+        return nats
+
+    start = _given_or_start(memory)
+    best, nats, settings = coordinate_search(nats_of, start, config.tune.rounds)
+    bar.close()
+    level_1 = mean_nats(
+        Reader(trained.model, trained.params, uniform_rule("none", (), 0.0), dynamic, memory.reset), stream
+    )
+    tuned: dict[str, Any] = {
+        **best,
+        "nats_per_token": nats,
+        "level_1_nats_per_token": level_1,
+        "settings": settings,
+        "split": config.tune.split,
+        "articles": [int(index) + 1 for index in stream.order],
+        "segment": memory.segment,
+    }
+    memory_folder.save_tuned(folder, memory.rule, memory.reset, tuned, trained)
+    return {"rule": memory.rule, "reset": memory.reset, **tuned}
+
+
+def coordinate_search(
+    measure: Callable[[dict[str, float]], float], start: dict[str, float], rounds: int
+) -> tuple[dict[str, float], float, int]:
+    """(best setting, its value, settings measured): the lowest ``measure`` that steps by factors find from ``start``."""
+    known: dict[tuple[float, ...], float] = {}
+
+    def value_of(setting: dict[str, float]) -> float:
+        key = tuple(setting.values())
+        if key not in known:
+            known[key] = measure(setting)
+        return known[key]
+
+    best, lowest = dict(start), value_of(start)
+    for _, name in itertools.product(range(rounds), start):
+        for factor in (_FACTOR[name], 1 / _FACTOR[name]):
+            moved = False
+            while True:
+                # Rounding keeps a way up and back down on the same grid.
+                trial = {**best, name: float(f"{best[name] * factor:.4g}")}
+                value = value_of(trial)
+                if not value < lowest - _NOTICEABLE:
+                    break
+                best, lowest, moved = trial, value, True
+            if moved:
+                break
+    return best, lowest, len(known)
+
+
+def _given_or_start(memory: MemoryConfig) -> dict[str, float]:
+    start = dict(_START[memory.rule])
+    for name in start:
+        if (given := getattr(memory, name)) is not None:
+            start[name] = given
+    return start

@@ -1,0 +1,110 @@
+"""Streams: every token is read once, in order, and a stream can be taken up where it was left."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dynlm.corpus.streams import Place, Stream, read_in_order
+from dynlm.corpus.tokens import TokenisedSplit
+
+START = 99_999
+
+
+def split_of(lengths):
+    """Articles whose token ids count up through the whole split, so that a token tells its place."""
+    starts = np.cumsum([0, *lengths])
+    ids = np.arange(starts[-1], dtype=np.int32)
+    ones = np.ones(len(ids), dtype=np.int32)
+    text = np.zeros(len(ids), dtype=np.uint8)
+    return TokenisedSplit(ids, ones, ones.astype(np.int16), text, starts, [str(n) for n in lengths], START, "")
+
+
+def all_segments(stream, place=None, limit=10_000):
+    place = stream.begin() if place is None else place
+    for _ in range(limit):
+        segment, place = stream.next(place)
+        if segment is None:
+            return
+        yield segment, place
+
+
+LENGTHS = st.lists(st.integers(2, 40), min_size=1, max_size=8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths=LENGTHS, lanes=st.integers(1, 5), segment=st.integers(1, 16))
+def test_one_pass_reads_every_token_once_after_the_one_before_it(lengths, lanes, segment):
+    split = split_of(lengths)
+    seen = []
+    for read, _ in all_segments(Stream(split, lanes, segment, range(len(lengths)))):
+        for row in range(lanes):
+            targets = read.targets_BT[row][read.mask_BT[row]]
+            inputs = read.inputs_BT[row][read.mask_BT[row]]
+            if not len(targets):
+                continue
+            article = read.article_B[row]
+            assert read.position_B[row] == targets[0] - split.starts[article]
+            assert read.starts_B[row] == (targets[0] == split.starts[article])
+            assert inputs[0] == (START if read.starts_B[row] else targets[0] - 1)
+            assert (inputs[1:] == targets[:-1]).all()
+            assert (targets < split.starts[article + 1]).all()
+            seen.extend(targets.tolist())
+    assert sorted(seen) == split.ids_N.tolist()
+
+
+@settings(max_examples=30, deadline=None)
+@given(lengths=LENGTHS, segment=st.integers(1, 16))
+def test_one_lane_reads_in_order_without_filling(lengths, segment):
+    split = split_of(lengths)
+    reads = [read for read, _ in all_segments(read_in_order(split, segment, range(len(lengths))))]
+    assert np.concatenate([read.targets_BT[0] for read in reads]).tolist() == split.ids_N.tolist()
+    assert all(read.mask_BT.all() for read in reads)
+
+
+@settings(max_examples=30, deadline=None)
+@given(lengths=LENGTHS, lanes=st.integers(1, 4), stop=st.integers(1, 12))
+def test_a_saved_place_goes_on_exactly(lengths, lanes, stop):
+    stream = Stream(split_of(lengths), lanes, 5, range(len(lengths)), seed=3, repeat=True)
+    whole = list(all_segments(stream, limit=24))
+    place = Place.from_dict(json.loads(json.dumps(whole[stop - 1][1].to_dict())))
+    for (resumed, _), (read, _) in zip(all_segments(stream, place, limit=24 - stop), whole[stop:], strict=True):
+        assert np.array_equal(resumed.targets_BT, read.targets_BT)
+        assert np.array_equal(resumed.inputs_BT, read.inputs_BT)
+        assert np.array_equal(resumed.mask_BT, read.mask_BT)
+
+
+def test_epochs_are_shuffled_anew_and_complete():
+    stream = Stream(split_of([3] * 12), 1, 3, range(12), seed=0, repeat=True)
+    order = [int(read.article_B[0]) for read, _ in all_segments(stream, limit=24)]
+    assert sorted(order[:12]) == sorted(order[12:]) == list(range(12))
+    assert order[:12] != order[12:]
+
+
+def test_ranks_together_read_what_one_process_reads():
+    split = split_of([7, 9, 4, 12, 6])
+    options = {"lanes": 4, "segment": 4, "order": range(5), "seed": 1, "repeat": True}
+    whole = [read for read, _ in all_segments(Stream(split, **options), limit=10)]
+    ranks = [
+        [read for read, _ in all_segments(Stream(split, **options, rank=rank, world=2), limit=10)] for rank in range(2)
+    ]
+    for step, read in enumerate(whole):
+        for lane in range(4):
+            part = ranks[lane % 2][step]
+            assert np.array_equal(part.targets_BT[lane // 2], read.targets_BT[lane])
+
+
+def test_lanes_that_wait_are_masked():
+    reads = [read for read, _ in all_segments(Stream(split_of([2, 9]), 3, 4, range(2)))]
+    assert reads[0].mask_BT.sum(axis=1).tolist() == [2, 4, 0]
+    assert reads[0].article_B.tolist() == [0, 1, -1]
+    assert not reads[0].starts_B[2]
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_a_place_counts_the_tokens_of_all_lanes(lanes):
+    stream = Stream(split_of([5, 6, 7]), lanes, 4, range(3))
+    *_, (_, place) = all_segments(stream)
+    assert place.tokens == 18

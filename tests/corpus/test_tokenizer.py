@@ -1,0 +1,116 @@
+"""Tokenizers: nothing is lost, surfaces are exact, words are counted as the literature counts them."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dynlm.config import TokenizerConfig
+from dynlm.corpus.tokenizer import PieceTokenizer, WordTokenizer, load_tokenizer, train_tokenizer, words_starting
+from dynlm.errors import UserError
+
+TEXT = [
+    " = The harbour = \n \n The ships come in at dawn , and the ships go out at dusk . \n",
+    "def harbour(ships):\n    return [ship for ship in ships if ship.in_harbour]\n",
+    "Über die Brücke gehen – 12 345 Schiffe.\n",
+] * 4
+# Everything that a str can hold and UTF-8 can say, and beside it what SentencePiece treats apart.
+ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+SPECIAL = st.lists(
+    st.sampled_from(["\u2581", "\n", " ", "  ", "\t", "\x00", "\r\n", "<s>", "</s>", "<unk>", "<0x0A>", "\u3000", "the"])
+).map("".join)
+
+
+@pytest.fixture(scope="module", params=["bpe", "unigram"])
+def pieces(request):
+    return PieceTokenizer.train(TokenizerConfig(request.param, 305, 0.99), TEXT)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.one_of(ANY_TEXT, SPECIAL, st.builds(str.__add__, SPECIAL, ANY_TEXT)))
+def test_any_text_round_trips(pieces, text):
+    encoding = pieces.encode(text)
+    assert pieces.decode(encoding.ids) == text
+    assert encoding.lengths.sum() == len(text.encode())
+    assert (encoding.lengths > 0).all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.one_of(ANY_TEXT, SPECIAL))
+def test_every_word_and_end_of_line_starts_in_one_token(pieces, text):
+    counted = words_starting(text, pieces.encode(text).lengths)
+    assert counted.sum() == len(text.split()) + text.count("\n")
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.one_of(ANY_TEXT, SPECIAL))
+def test_words_keep_every_byte(text):
+    tokenizer = WordTokenizer.train(TokenizerConfig("word", 0), TEXT)
+    encoding = tokenizer.encode(text)
+    assert encoding.lengths.sum() == len(text.encode())
+    assert words_starting(text, encoding.lengths).sum() == len(text.split()) + text.count("\n")
+
+
+def test_word_counts_of_known_tokens():
+    text = "The cat\nsat  \n"
+    lengths = np.array([3, 4, 1, 2, 1, 3])  # The| cat|\n|sa|t|  \n
+    assert words_starting(text, lengths).tolist() == [1, 1, 1, 1, 0, 1]
+
+
+def test_words_are_those_of_the_literature():
+    tokenizer = WordTokenizer.train(TokenizerConfig("word", 0), [" a b a \n \n c <unk> \n"])
+    assert sorted(tokenizer.types) == ["<eos>", "<unk>", "a", "b", "c"]
+    encoding = tokenizer.encode(" a z \n \n")
+    assert [tokenizer.types[index] for index in encoding.ids] == ["a", "<unk>", "<eos>", "<eos>"]
+    assert encoding.lengths.tolist() == [2, 2, 2, 2]
+
+
+def test_the_word_vocabulary_keeps_the_most_frequent():
+    tokenizer = WordTokenizer.train(TokenizerConfig("word", 4), ["a b b c c c"])
+    assert set(tokenizer.types) == {"<unk>", "<eos>", "b", "c"}
+
+
+def test_the_end_of_a_line_is_one_token(pieces):
+    assert len(pieces.encode(" \n").ids) == 1
+    assert len(pieces.encode("\n").ids) == 1
+
+
+def test_saved_and_loaded_is_the_same(pieces, tmp_path):
+    pieces.save(tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.fingerprint == pieces.fingerprint
+    assert loaded.encode(TEXT[0]).ids.tolist() == pieces.encode(TEXT[0]).ids.tolist()
+
+
+def test_a_changed_tokenizer_is_refused(pieces, tmp_path):
+    pieces.save(tmp_path)
+    card = json.loads((tmp_path / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**card, "fingerprint": "0" * 16}))
+    with pytest.raises(UserError, match="not the one its card describes"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_cut_tokenizer_is_refused(pieces, tmp_path):
+    pieces.save(tmp_path)
+    model = (tmp_path / "tokenizer.model").read_bytes()
+    (tmp_path / "tokenizer.model").write_bytes(model[: len(model) // 2])
+    with pytest.raises(UserError, match=str(tmp_path)):
+        load_tokenizer(tmp_path)
+
+
+def test_too_little_text_is_said_in_one_line():
+    with pytest.raises(UserError, match=r"tokenizer\.vocab_size") as error:
+        PieceTokenizer.train(TokenizerConfig("bpe", 5000), ["a b c"])
+    assert "\n" not in str(error.value)
+
+
+def test_trained_once_and_then_taken_from_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DYNLM_CACHE", str(tmp_path))
+    config = TokenizerConfig("bpe", 305, 0.99)
+    first = train_tokenizer(config, TEXT, "corpus-1")
+    monkeypatch.setattr(PieceTokenizer, "train", None)
+    assert train_tokenizer(config, [], "corpus-1").fingerprint == first.fingerprint
+    with pytest.raises(TypeError):  # Another corpus has another place in the cache.
+        train_tokenizer(config, TEXT, "corpus-2")

@@ -1,0 +1,177 @@
+"""Comparisons: known values, the interval's meaning, and texts that do not match."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dynlm.errors import UserError
+from dynlm.evaluation.compare import baseline_of, compare, unique_labels
+from dynlm.evaluation.scores_file import Scores
+from tests.readings import reading
+
+
+def small(arm: str, nats: list[float], level: int = 1) -> Scores:
+    """Six tokens in two articles: 4 words, 10 bytes."""
+    protocol = {
+        "arm": arm,
+        "level": level,
+        "rule": {"name": "none" if level == 1 else "rms"},
+        "articles": [{"index": 4, "title": "E"}, {"index": 5, "title": "F"}],
+        "text": "t",
+        "tokenizer": "k",
+    }
+    article = np.array([4, 4, 4, 4, 5, 5], dtype=np.int32)
+    position = np.array([0, 1, 2, 3, 0, 1], dtype=np.int32)
+    words = np.array([1, 0, 1, 0, 1, 1], dtype=np.int16)
+    surface = [b"a", b"bc", b" d", b"ef", b"gh", b"\n"]
+    token = np.arange(6, dtype=np.int32)
+    return Scores(protocol, article, position, position, token, words, np.array(nats, dtype=np.float32), surface)
+
+
+def relabelled(scores: Scores, **protocol: object) -> Scores:
+    return replace(scores, protocol={**scores.protocol, **protocol})
+
+
+def test_known_figures():
+    result = compare([small("level 1", [1, 2, 3, 2, 1, 3]), small("rms", [1, 2, 2, 1, 1, 2], level=2)])
+    one, two = result.arms
+    assert (result.tokens, result.words, result.bytes) == (6, 4, 10)
+    assert (one.nats, two.nats) == (12, 9)
+    assert one.nats_per_token == 2
+    assert one.perplexity_per_token == pytest.approx(math.exp(2))
+    assert one.perplexity_per_word == pytest.approx(math.exp(3))
+    assert one.bits_per_byte == pytest.approx(12 / math.log(2) / 10)
+    assert one.gain is None
+    assert two.gain is not None and two.gain.nats == pytest.approx(0.5)
+    # Both articles gain 0.5 nats per token, so every resample does.
+    assert (two.gain.low, two.gain.high) == (pytest.approx(0.5), pytest.approx(0.5))
+
+
+def test_the_interval_spans_what_resampled_articles_can_give():
+    result = compare([small("level 1", [2] * 6), small("rms", [1, 1, 1, 1, 2, 2], level=2)], resamples=4000)
+    gain = result.arms[1].gain
+    # Drawn twice, article E gives 1 and F gives 0; both happen in a quarter of the draws.
+    assert gain is not None and (gain.low, gain.high) == (0, 1)
+    assert gain.nats == pytest.approx(4 / 6)
+
+
+def test_figures_are_sums_divided_once_and_not_means_of_articles():
+    result = compare([small("level 1", [4, 4, 4, 4, 1, 1])])
+    assert result.arms[0].nats_per_token == pytest.approx(18 / 6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 5), shift=st.floats(-0.5, 0.5))
+def test_a_constant_shift_is_the_gain_and_its_own_interval(seed, shift):
+    base = reading(articles=5, arms=("level 1",), seed=seed, tokens=50)[0]
+    nats = (base.nats.astype(np.float64) - shift).astype(np.float32)
+    other = replace(base, protocol={**base.protocol, "arm": "rms", "level": 2, "rule": {"name": "rms"}}, nats=nats)
+    gain = compare([base, other], resamples=50).arms[1].gain
+    assert gain is not None
+    assert (gain.nats, gain.low, gain.high) == pytest.approx((shift, shift, shift), abs=1e-5)
+
+
+def test_the_interval_contains_the_gain_and_the_same_seed_repeats_it():
+    arms = reading(articles=12, tokens=80)
+    first, again, other = (compare(arms, seed=seed).arms[1].gain for seed in (0, 0, 1))
+    assert first is not None and first.low is not None and first.high is not None
+    assert first.low < first.nats < first.high
+    assert first == again
+    assert first != other
+
+
+def test_one_article_has_no_interval():
+    arms = reading(articles=1, tokens=60)
+    result = compare(arms)
+    gain = result.arms[1].gain
+    assert gain is not None and gain.low is None and gain.high is None
+    assert "two articles" in result.to_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda one: relabelled(one, text="another"), "texts differ"),
+        (lambda one: relabelled(one, tokenizer="another"), "tokenizers differ"),
+        (lambda one: replace(one, token=one.token[::-1].copy()), "tokens differ from row 0"),
+        (lambda one: replace(one, surface=[*one.surface[:-1], b"xyz"]), "length"),
+        (lambda one: replace(one, article=one.article + 1), "articles differ"),
+        (
+            lambda one: replace(one, surface=one.surface[:-1], **{name: getattr(one, name)[:-1] for name in COLUMNS}),
+            "6 and 5 tokens",
+        ),
+    ],
+)
+def test_readings_of_other_texts_are_refused_naming_both(change, message):
+    other = change(small("rms", [1] * 6, level=2))
+    with pytest.raises(UserError, match=message) as caught:
+        compare([small("level 1", [1] * 6), other])
+    assert "'level 1'" in str(caught.value) and "'rms'" in str(caught.value)
+
+
+COLUMNS = ("article", "position", "segment", "token", "words", "nats")
+
+
+def test_the_baseline_is_the_plain_level_1_arm_wherever_it_stands():
+    rms, plain = small("rms", [1] * 6, level=2), small("level 1", [1] * 6)
+    cached = relabelled(plain, arm="level 1 + cache", cache={"share": 0.1})
+    assert baseline_of([rms, cached, plain]) == 2
+    assert baseline_of([rms, rms]) == 0
+    assert compare([rms, plain]).baseline == 1
+    assert compare([rms, plain], baseline=0).arms[0].gain is None
+
+
+def test_labels_are_told_apart():
+    one = small("rms", [1] * 6)
+    labels = unique_labels([one, relabelled(one, run="a"), relabelled(one, run="b"), relabelled(one, run="b")])
+    assert labels == ["rms", "a: rms", "b: rms #1", "b: rms #2"]
+
+
+def test_the_table_fits_100_columns_and_tells_the_protocol():
+    arms = reading(articles=4, arms=("level 1", "rms", "a label that is far too long for " * 3), tokens=80)
+    arms[0] = relabelled(arms[0], statement="word " * 100)
+    text = compare(arms).to_text()
+    assert max(map(len, text.splitlines())) <= 100
+    assert text.count("far too long") >= 2
+    unwrapped = " ".join(text.split())
+    for fact in ("valid, 4 articles (1-4)", "ends of line", "eset stream, segment 20", "nothing is rescored"):
+        assert fact in unwrapped
+    lines = text.splitlines()
+    assert lines[2].split()[:3] == ["level", "1", f"{compare(arms).arms[0].nats_per_token:.4f}"]
+
+
+def test_markdown_is_one_table_whatever_the_labels_hold():
+    arms = reading(articles=2, arms=("level 1", "a|b <c>\nd"), tokens=60)
+    lines = compare(arms).to_markdown().splitlines()
+    table = [line for line in lines if line.startswith("|")]
+    assert len(table) == 4
+    assert r"a\|b \<c\> d" in table[3]
+    assert all(line.replace(r"\|", "").count("|") == 7 for line in table)
+
+
+def test_the_dictionary_is_json_with_the_protocol():
+    result = compare(reading(articles=3, tokens=60, first_article=30)).to_dict()
+    again = json.loads(json.dumps(result, allow_nan=False))
+    assert [article["index"] for article in again["articles"]] == [30, 31, 32]
+    assert again["split"] == "valid"
+    assert again["arms"][1]["protocol"]["reset"] == "stream"
+    assert again["arms"][0]["gain"] is None
+
+
+def test_a_text_without_words_or_bytes_has_no_such_figures():
+    one = small("level 1", [1] * 6)
+    result = compare([replace(one, words=np.zeros(6, dtype=np.int16), surface=[b""] * 6)])
+    assert result.arms[0].perplexity_per_word is None and result.arms[0].bits_per_byte is None
+    assert "-" in result.to_text()
+
+
+def test_nothing_to_compare_is_an_error():
+    with pytest.raises(UserError, match="nothing to compare"):
+        compare([])

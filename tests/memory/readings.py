@@ -1,0 +1,60 @@
+"""Small readers in float64 for the memory's tests."""
+
+import numpy as np
+import torch
+
+from dynlm.config import ModelConfig
+from dynlm.corpus.streams import read_in_order
+from dynlm.corpus.tokens import TokenisedSplit
+from dynlm.memory.rules import Rates, Rule, Statistics
+from dynlm.memory.unroll import Reader
+from dynlm.model.lstm import LSTMLanguageModel
+
+VOCABULARY = 17
+MODEL = LSTMLanguageModel(ModelConfig(embedding=6, hidden=6, layers=1), VOCABULARY)
+NAMES = tuple(MODEL.shapes())
+
+
+def static_params(dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(shape, generator=generator, dtype=dtype) * 0.3 for name, shape in MODEL.shapes().items()}
+
+
+def statistics(dtype=torch.float64):
+    generator = torch.Generator().manual_seed(5)
+    return Statistics(
+        {name: torch.rand(shape, generator=generator, dtype=dtype) * 0.1 for name, shape in MODEL.shapes().items()}
+    )
+
+
+def text(lengths=(23, 31, 8), seed=0):
+    ids = np.random.default_rng(seed).integers(0, VOCABULARY, sum(lengths)).astype(np.int32)
+    ones = np.ones(len(ids), dtype=np.int32)
+    starts = np.cumsum([0, *lengths])
+    titles = [f"article {n}" for n in range(len(lengths))]
+    return TokenisedSplit(ids, ones, ones.astype(np.int16), ids.astype(np.uint8), starts, titles, 0, "")
+
+
+def stream(split=None, segment=5):
+    split = text() if split is None else split
+    return read_in_order(split, segment, range(split.articles))
+
+
+def rule(name, rate=0.02, pull=0.05, dtype=torch.float64):
+    rates = {tensor: Rates(rate * (1 + index), pull * (1 + index)) for index, tensor in enumerate(NAMES)}
+    if name == "none":
+        return Rule("none")
+    if name == "sgd":
+        return Rule(name, {tensor: Rates(r.alpha, 0.0) for tensor, r in rates.items()})
+    if name == "sgd+decay":
+        return Rule(name, rates)
+    held = statistics(dtype)
+    return Rule(name, rates, held.scale(1e-2), held.shape())
+
+
+RULES = ("none", "sgd", "sgd+decay", "rms", "meta")
+
+
+def reader(name="rms", reset="stream", in_place=True, dtype=torch.float64, **rates):
+    made = rule(name, dtype=dtype, **rates)
+    return Reader(MODEL, static_params(dtype), made, NAMES if made.learns else (), reset, in_place)

@@ -1,0 +1,197 @@
+"""THE loop: the protocol that makes a figure honest, promise by promise."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dynlm.config import ModelConfig
+from dynlm.corpus.streams import read_in_order
+from dynlm.errors import UserError
+from dynlm.memory.rules import Rates
+from dynlm.memory.state import dynamic_tensors
+from dynlm.memory.unroll import gradient_statistics, mean_nats, unroll
+from dynlm.model.lstm import LSTMLanguageModel
+from tests.memory.readings import MODEL, NAMES, RULES, reader, static_params, statistics, stream, text
+
+
+def nats_of(chosen, split=None, segment=5):
+    return torch.cat([read.nats_T for read in unroll(chosen, stream(split, segment))])
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
+def plain_python_rms(split, segment, eta, lam, epsilon, scale_of_tensor):
+    """Dynamic evaluation with no torch but for the gradient's finite precision: loops over lists of floats.
+
+    The gradient is by the chain rule, written out by hand for one tied LSTM layer.
+    """
+    theta_0 = {name: tensor.numpy().copy() for name, tensor in static_params().items()}
+    theta = {name: array.copy() for name, array in theta_0.items()}
+    R = {name: tensor.numpy() for name, tensor in statistics().rms.items()}
+    mean = sum(array.mean() for array in R.values()) / len(R)
+    losses = []
+    width = 6
+    for article in range(split.articles):
+        ids, inputs = split.article(article), split.inputs(article)
+        h, c = np.zeros(width), np.zeros(width)
+        for begin in range(0, len(ids), segment):
+            E, W, U = theta["embedding"], theta["lstm.0.input"], theta["lstm.0.recurrent"]
+            b, bias = theta["lstm.0.bias"], theta["output.bias"]
+            steps = []
+            for fed, target in zip(inputs[begin : begin + segment], ids[begin : begin + segment], strict=True):
+                z = W @ E[fed] + U @ h + b
+                i, f, o = (np.array([sigmoid(v) for v in z[k * width : (k + 1) * width]]) for k in (0, 1, 3))
+                g = np.tanh(z[2 * width : 3 * width])
+                new_c = f * c + i * g
+                new_h = o * np.tanh(new_c)
+                logits = E @ new_h + bias
+                p = np.exp(logits - logits.max())
+                p /= p.sum()
+                losses.append(-math.log(p[target]))
+                steps.append((fed, target, h, c, i, f, g, o, new_c, new_h, p))
+                h, c = new_h, new_c
+            u = {name: np.zeros_like(array) for name, array in theta.items()}
+            d_h, d_c = np.zeros(width), np.zeros(width)
+            for fed, target, h_0, c_0, i, f, g, o, c_1, h_1, p in reversed(steps):
+                d_logits = p.copy()
+                d_logits[target] -= 1
+                d_logits /= len(steps)
+                u["embedding"] += np.outer(d_logits, h_1)
+                u["output.bias"] += d_logits
+                d_h = d_h + E.T @ d_logits
+                d_c = d_c + d_h * o * (1 - np.tanh(c_1) ** 2)
+                d_z = np.concatenate(
+                    [d_c * g * i * (1 - i), d_c * c_0 * f * (1 - f), d_c * i * (1 - g**2),
+                     d_h * np.tanh(c_1) * o * (1 - o)]
+                )
+                u["lstm.0.input"] += np.outer(d_z, E[fed])
+                u["lstm.0.recurrent"] += np.outer(d_z, h_0)
+                u["lstm.0.bias"] += d_z
+                u["embedding"][fed] += W.T @ d_z
+                d_h, d_c = U.T @ d_z, d_c * f
+            for name in theta:
+                rate, pull = eta * scale_of_tensor[name], lam * scale_of_tensor[name]
+                r = np.minimum(R[name] / mean, 1 / pull)
+                theta[name] = (
+                    theta[name] + pull * r * (theta_0[name] - theta[name]) - rate * u[name] / (R[name] + epsilon)
+                )
+    return np.array(losses)
+
+
+def test_rms_is_an_independent_plain_implementation():
+    split = text()
+    factors = {name: 1 + index for index, name in enumerate(NAMES)}
+    wanted = plain_python_rms(split, 5, eta=0.02, lam=0.05, epsilon=1e-2, scale_of_tensor=factors)
+    found = nats_of(reader("rms"), split).numpy()
+    np.testing.assert_allclose(found, wanted, atol=1e-6, rtol=0)
+    assert np.abs(found - nats_of(reader("none"), split).numpy()).max() > 0.1  # The memory did something.
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("reset", ["stream", "article"])
+def test_in_place_is_the_reference(name, reset):
+    fast, slow = (nats_of(reader(name, reset, in_place)) for in_place in (True, False))
+    torch.testing.assert_close(fast, slow, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", RULES[1:])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rates_of_zero_are_level_1_bit_for_bit(name, dtype):
+    chosen = reader(name, dtype=dtype)
+    still = dataclasses.replace(chosen.rule, rates=dict.fromkeys(NAMES, Rates(0.0, 0.0)))
+    assert torch.equal(nats_of(dataclasses.replace(chosen, rule=still)), nats_of(reader("none", dtype=dtype)))
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("reset", ["stream", "article"])
+def test_no_loss_depends_on_a_later_token(name, reset):
+    split, chosen = text(), reader(name, reset)
+    before = nats_of(chosen, split)
+    for place in range(0, len(split.ids_N), 3):
+        ids = split.ids_N.copy()
+        ids[place] = (ids[place] + 1) % MODEL.vocabulary
+        after = nats_of(chosen, dataclasses.replace(split, ids_N=ids))
+        assert torch.equal(after[:place], before[:place])
+        assert after[place] != before[place]
+
+
+@settings(max_examples=25, deadline=None)
+@given(name=st.sampled_from(RULES), stop=st.integers(1, 12), reset=st.sampled_from(["stream", "article"]))
+def test_reading_in_two_sittings_is_reading_in_one(name, stop, reset):
+    chosen = reader(name, reset)
+    whole = nats_of(chosen)
+    sitting = unroll(chosen, stream())
+    reads = [next(sitting) for _ in range(stop)]
+    rest = [read.nats_T for read in unroll(chosen, stream(), reads[-1].memory, reads[-1].place)]
+    assert torch.equal(torch.cat([*(read.nats_T for read in reads), *rest]), whole)
+
+
+def test_fresh_memory_with_each_article_makes_articles_independent():
+    split, chosen = text(), reader("rms", "article")
+    whole = nats_of(chosen, split)
+    for article in range(split.articles):
+        alone = torch.cat([read.nats_T for read in unroll(chosen, read_in_order(split, 5, [article]))])
+        assert torch.equal(alone, whole[split.starts[article] : split.starts[article + 1]])
+    ran_through = nats_of(reader("rms", "stream"), split)
+    assert torch.equal(ran_through[: split.starts[1]], whole[: split.starts[1]])
+    assert not torch.equal(ran_through[split.starts[1] :], whole[split.starts[1] :])
+
+
+def test_static_parameters_never_change():
+    chosen = reader("rms")
+    before = {name: tensor.clone() for name, tensor in chosen.static.items()}
+    nats_of(chosen)
+    assert all(torch.equal(before[name], chosen.static[name]) for name in NAMES)
+
+
+def test_only_dynamic_tensors_move():
+    made = reader("sgd")
+    names = dynamic_tensors(MODEL, ["lstm.*"])
+    assert names == ("lstm.0.input", "lstm.0.recurrent", "lstm.0.bias")
+    only = dataclasses.replace(made.rule, rates={name: made.rule.rates[name] for name in names})
+    *_, last = unroll(dataclasses.replace(made, rule=only, dynamic=names), stream())
+    assert set(last.memory.weights) == set(names)
+    assert all(not torch.equal(last.memory.weights[name], made.static[name]) for name in names)
+
+
+def test_an_unknown_tensor_is_named_with_those_there_are():
+    with pytest.raises(UserError, match=r"'gru\.\*'.*embedding, lstm\.0\.input"):
+        dynamic_tensors(LSTMLanguageModel(ModelConfig(), 10), ["gru.*"])
+
+
+def test_learning_helps_on_a_text_that_repeats_itself():
+    split = text((120,))
+    split.ids_N[:] = np.tile(split.ids_N[:6], 20)
+    level_1, sgd = (mean_nats(reader(name, rate=0.2, pull=0.0), stream(split)) for name in ("none", "sgd"))
+    assert sgd < level_1 - 0.3
+
+
+def test_a_copied_memory_is_left_as_it_is():
+    chosen = reader("sgd")
+    sitting = unroll(chosen, stream())
+    kept = next(sitting).memory.copy()
+    before = {name: tensor.clone() for name, tensor in kept.weights.items()}
+    list(sitting)
+    assert all(torch.equal(before[name], kept.weights[name]) for name in NAMES)
+
+
+def test_statistics_are_the_root_mean_square_of_segment_gradients():
+    static, split = static_params(), text((20,))
+    found = gradient_statistics(MODEL, static, ("output.bias",), stream(split), tokens=20).rms["output.bias"]
+    squares, hidden = [], MODEL.initial_hidden(1, static["embedding"])
+    for begin in range(0, 20, 5):
+        bias = static["output.bias"].clone().requires_grad_()
+        inputs = torch.from_numpy(split.inputs(0)[begin : begin + 5]).long()[None]
+        targets = torch.from_numpy(split.ids_N[begin : begin + 5]).long()[None]
+        params = {**static, "output.bias": bias}
+        total, _, hidden = MODEL.naive_loss(params, inputs, targets, torch.full((1, 5), 0.2).double(), hidden)
+        squares.append(torch.autograd.grad(total, bias)[0] ** 2)
+        hidden = tuple((h.detach(), c.detach()) for h, c in hidden)
+    torch.testing.assert_close(found, torch.stack(squares).mean(0).sqrt())

@@ -1,0 +1,89 @@
+"""A made-up corpus and a configuration small enough to train in seconds.
+
+Each article has words of its own that keep coming back in it, so that reading with a memory gains.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dynlm.config import Config, CorpusConfig, PretrainConfig, RunConfig, TokenizerConfig, TuneConfig
+from dynlm.config import MemoryConfig, MetatrainConfig, ModelConfig
+
+ARTICLES = {"train": 18, "valid": 6, "test": 4}
+_SYLLABLES = "ba de fi go ku la me ni po ru sa te vi zo".split()
+_SENTENCES = (
+    "the {} of the {} was seen near a {} .",
+    "in the old town a {} came to the {} .",
+    "they built the {} with a {} and it was good .",
+    "after the war the {} was given to the {} .",
+    "a {} is not the same as a {} , said the {} .",
+)
+
+
+class Run(NamedTuple):
+    """A trained run, the configuration that it was made with, and its corpus."""
+
+    folder: Path
+    config: Config
+    corpus: Path
+
+
+def article(rng: np.random.Generator, sentences: int) -> str:
+    """One article in the WikiText format."""
+    topics = ["".join(rng.choice(_SYLLABLES, 4)) for _ in range(3)]
+    lines = ["", f" = {topics[0].title()} = ", ""]
+    for _ in range(sentences):
+        sentence = _SENTENCES[rng.integers(len(_SENTENCES))]
+        lines.append(" " + sentence.format(*rng.choice(topics, sentence.count("{}"))) + " ")
+    return "\n".join([*lines, ""])
+
+
+def write_corpus(folder: Path, seed: int = 0, sentences: int = 10) -> Path:
+    """Write train.txt, valid.txt and test.txt into ``folder``; the same seed gives the same bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    for split, count in ARTICLES.items():
+        text = "".join(article(rng, sentences) for _ in range(count))
+        (folder / f"{split}.txt").write_text(text, encoding="utf-8")
+    return folder
+
+
+def tiny_config(corpus: Path, runs: Path, **options: Any) -> Config:
+    """A configuration that trains in seconds; ``pretrain={"epochs": 1}`` and the like change it."""
+    config = Config(
+        run=RunConfig(name="tiny", folder=str(runs), cpu=True),
+        corpus=CorpusConfig(path=str(corpus), meta_every=6),
+        tokenizer=TokenizerConfig(vocab_size=340),
+        model=ModelConfig(embedding=24),
+        pretrain=PretrainConfig(
+            epochs=3,
+            lanes=4,
+            segment=24,
+            rate=0.02,
+            warmup_steps=10,
+            validate_every=50,
+            validate_tokens=500,
+            checkpoint_every=50,
+            log_every=10,
+        ),
+        memory=MemoryConfig(segment=20),
+        tune=TuneConfig(articles="1-3", tokens=800, statistics_tokens=1200, rounds=1),
+        metatrain=MetatrainConfig(tokens=1200, window=10),
+    )
+    changed = {name: dataclasses.replace(getattr(config, name), **values) for name, values in options.items()}
+    return dataclasses.replace(config, **changed)
+
+
+def with_memory(config: Config, **options: Any) -> Config:
+    """``config`` with other options of the memory."""
+    return dataclasses.replace(config, memory=dataclasses.replace(config.memory, **options))
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    """Every file below ``folder`` with its content, hidden ones too."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
