@@ -99,9 +99,7 @@ def _bare_parser(name: str, about: str) -> ArgumentParser:
     class Help(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
         pass
 
-    parser: ArgumentParser = Parser(
-        prog=f"dynlm {name}", description=about, formatter_class=Help, allow_abbrev=False
-    )
+    parser: ArgumentParser = Parser(prog=f"dynlm {name}", description=about, formatter_class=Help, allow_abbrev=False)
     return parser
 
 
@@ -349,10 +347,21 @@ def _add_generate_options(parser: ArgumentParser) -> None:
     _add_json(parser)
 
 
+def _prompt(given: str) -> str:
+    """The prompt, or standard input's text for ``-``. Raises UserError where it is not UTF-8."""
+    where = "standard input" if given == "-" else "--prompt"
+    try:
+        prompt = sys.stdin.read() if given == "-" else given
+        prompt.encode()
+    except UnicodeError as error:
+        raise UserError("the prompt is not UTF-8", where, "convert it") from error
+    return prompt
+
+
 def _generate(options: Namespace, config: Config) -> int:
     from dynlm.evaluation.generate import generate
 
-    prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
+    prompt = _prompt(options.prompt)
     text = generate(Path(options.folder), config, prompt, options.tokens, options.temperature, options.top)
     _print(options, {"prompt": prompt, "generated": text}, prompt + text)
     return 0

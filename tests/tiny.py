@@ -11,8 +11,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dynlm.config import Config, CorpusConfig, PretrainConfig, RunConfig, TokenizerConfig, TuneConfig
-from dynlm.config import MemoryConfig, MetatrainConfig, ModelConfig
+from dynlm.config import (
+    Config,
+    CorpusConfig,
+    MemoryConfig,
+    MetatrainConfig,
+    ModelConfig,
+    PretrainConfig,
+    RunConfig,
+    TokenizerConfig,
+    TuneConfig,
+)
 
 ARTICLES = {"train": 18, "valid": 6, "test": 4}
 _SYLLABLES = "ba de fi go ku la me ni po ru sa te vi zo".split()
@@ -58,10 +67,10 @@ def tiny_config(corpus: Path, runs: Path, **options: Any) -> Config:
     config = Config(
         run=RunConfig(name="tiny", folder=str(runs), cpu=True),
         corpus=CorpusConfig(path=str(corpus), meta_every=6),
-        tokenizer=TokenizerConfig(vocab_size=340),
-        model=ModelConfig(embedding=24),
+        tokenizer=TokenizerConfig(vocab_size=420),
+        model=ModelConfig(embedding=32),
         pretrain=PretrainConfig(
-            epochs=3,
+            epochs=8,
             lanes=4,
             segment=24,
             rate=0.02,

@@ -7,6 +7,7 @@ Another Python version is another corpus: figures on it name the version.
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import platform
 import sysconfig
@@ -35,7 +36,13 @@ def stdlib_source(hold_out_every: int, folder: Path | None = None) -> Source:
     if not (folder / "abc.py").is_file():
         raise UserError("holds no source of the standard library", folder, "give your own text with --corpus.path")
     name = f"standard library of Python {platform.python_version()}"
-    return Source(name, with_held_out({"train": lambda: stdlib_articles(folder)}, hold_out_every))
+    return Source(name, with_held_out({"train": lambda: iter(_all_articles(folder))}, hold_out_every))
+
+
+@functools.cache
+def _all_articles(folder: Path) -> tuple[Article, ...]:
+    """Parsing every module takes seconds, and every split needs it: once a process."""
+    return tuple(stdlib_articles(folder))
 
 
 def stdlib_articles(folder: Path) -> Iterator[Article]:

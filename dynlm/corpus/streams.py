@@ -95,9 +95,7 @@ class Stream:
         width = self.segment if self.lanes > 1 else lengths[0]
         segment = self._cut(place, lengths, width)
         position = [p + n for p, n in zip(place.position, lengths, strict=True)]
-        article = [
-            -1 if a < 0 or p >= self._length(a) else a for a, p in zip(place.article, position, strict=True)
-        ]
+        article = [-1 if a < 0 or p >= self._length(a) else a for a, p in zip(place.article, position, strict=True)]
         return segment, replace(
             place, article=tuple(article), position=tuple(position), tokens=place.tokens + sum(lengths)
         )

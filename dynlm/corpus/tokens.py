@@ -134,7 +134,9 @@ def excerpt(split: TokenisedSplit, articles: int, tokens: int) -> TokenisedSplit
     ids = np.concatenate([split.ids_N[part] for part in parts])
     lengths = np.concatenate([split.lengths_N[part] for part in parts])
     words = np.concatenate([split.words_N[part] for part in parts])
-    surfaces = [surface for a, part in zip(kept, parts, strict=True) for surface in split.surfaces(a)[: part.stop - part.start]]
+    surfaces = [
+        surface for a, part in zip(kept, parts, strict=True) for surface in split.surfaces(a)[: part.stop - part.start]
+    ]
     text = np.frombuffer(b"".join(surfaces), dtype=np.uint8)
     starts = np.cumsum([0] + [part.stop - part.start for part in parts]).astype(np.int64)
     mark = fingerprint(ids.tobytes(), starts.tobytes())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +12,9 @@ import torch
 
 from dynlm.config import Config
 from dynlm.corpus.articles import load_articles
-from dynlm.corpus.streams import read_in_order
+from dynlm.corpus.streams import Place, read_in_order
 from dynlm.corpus.tokens import TokenisedSplit, excerpt, tokenise
+from dynlm.errors import UserError
 from dynlm.memory.rules import Rates
 from dynlm.memory.unroll import Reader, unroll
 from dynlm.training.memory_folder import open_reader
@@ -28,7 +30,12 @@ class Check(NamedTuple):
 
 
 def audit(folder: Path, config: Config, split: str, places: int = 20, tokens: int = 300) -> list[Check]:
-    """Try each promise of the protocol with ``config.memory`` on the opening of three articles of ``split``."""
+    """Try each promise of the protocol with ``config.memory`` on the opening of three articles of ``split``.
+
+    Raises UserError where there is no place to try.
+    """
+    if places < 1:
+        raise UserError(f"places is {places}", do="choose at least 1")
     trained = load_model(folder)
     whole = tokenise(load_articles(config.corpus, split), trained.tokenizer)
     text = excerpt(whole, articles=3, tokens=tokens)
@@ -53,10 +60,10 @@ def audit_reader(reader: Reader, text: TokenisedSplit, segment: int, places: int
     stream = read_in_order(text, segment, articles)
     first = list(unroll(reader, stream))
     halfway = len(first) // 2
-    sitting = unroll(reader, stream)
-    for _ in range(halfway):
-        paused = next(sitting)
-    rest = unroll(reader, stream, paused.memory.copy(), type(paused.place).from_dict(paused.place.to_dict()))
+    memory, place = reader.fresh_memory(), stream.begin()
+    for read in itertools.islice(unroll(reader, stream), halfway):
+        memory, place = read.memory, read.place
+    rest = unroll(reader, stream, memory.copy(), Place.from_dict(place.to_dict()))
     second = torch.cat([read.nats_T for read in rest]).cpu().numpy()
     checks.append(
         Check(
@@ -74,9 +81,7 @@ def nats_of(reader: Reader, text: TokenisedSplit, segment: int) -> np.ndarray:
     return torch.cat([read.nats_T for read in unroll(reader, stream)]).cpu().numpy()
 
 
-def _causality(
-    reader: Reader, text: TokenisedSplit, segment: int, nats: np.ndarray, places: int, seed: int
-) -> Check:
+def _causality(reader: Reader, text: TokenisedSplit, segment: int, nats: np.ndarray, places: int, seed: int) -> Check:
     generator = np.random.default_rng(seed)
     changed: dict[str, Any] = {"leaks": 0, "felt": 0}
     count = len(text.ids_N)
@@ -86,7 +91,10 @@ def _causality(
         other = nats_of(reader, dataclasses.replace(text, ids_N=ids), segment)
         changed["leaks"] += not np.array_equal(other[:place], nats[:place])
         changed["felt"] += bool(other[place] != nats[place])
-    tried = f"{places} tokens changed, {changed['felt']} of them felt at their own place, {changed['leaks']} before it"
+    tried = (
+        f"{min(places, count)} tokens changed, {changed['felt']} of them felt at their own place, "
+        f"{changed['leaks']} before it"
+    )
     # A change that is not even felt where it was made would mean that nothing was tried.
     return Check("no loss depends on a later token", changed["leaks"] == 0 and changed["felt"] > 0, tried)
 

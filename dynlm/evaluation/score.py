@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 import subprocess
 import time
@@ -43,7 +44,7 @@ def score(
     reader = open_reader(folder, trained, config.memory)
     scores = read_scored(reader, text, chosen, config.memory.segment, quiet)
     protocol = _protocol(folder, config, trained, reader, split, text, chosen)
-    scores = Scores(**{**vars(scores), "protocol": protocol})
+    scores = dataclasses.replace(scores, protocol=protocol)
     path = folder / FOLDER / f"{file_stem(config.memory, split, articles)}.parquet"
     write_scores(path, scores)
     return path, scores

@@ -8,6 +8,7 @@ weights and a meta-trained start are the same kind of value and go through the s
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ class LSTMLanguageModel:
         widths = [self.config.embedding] + [self.config.hidden] * self.config.layers
         if self.config.tied:
             widths[-1] = self.config.embedding
-        return list(zip(widths[:-1], widths[1:], strict=True))
+        return list(itertools.pairwise(widths))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every parameter, in a fixed order."""
@@ -88,7 +89,7 @@ class LSTMLanguageModel:
         return shapes
 
     def initial_params(self, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Params:
-        """Fresh parameters: uniform as in torch's LSTM, a small normal embedding, forget gates opened by a bias of 1."""
+        """Fresh parameters: uniform as in torch's LSTM, a small normal embedding, forget gates opened by a bias."""
         params: Params = {}
         for name, shape in self.shapes().items():
             if name == "embedding":

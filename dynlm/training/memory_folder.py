@@ -71,9 +71,7 @@ def save_learned(folder: Path, reset: str, rule: Rule, about: Mapping[str, Any],
     write_json(folder / "memory" / f"meta-{reset}.json", {**about, "rates": rates})
 
 
-def load_learned(
-    folder: Path, reset: str, trained: TrainedModel
-) -> tuple[dict[str, Rates], dict[str, Any]] | None:
+def load_learned(folder: Path, reset: str, trained: TrainedModel) -> tuple[dict[str, Rates], dict[str, Any]] | None:
     """(each tensor's learned rates, how they were learned), or None where they were not learned yet."""
     path = folder / "memory" / f"meta-{reset}.safetensors"
     if not path.exists():
@@ -138,7 +136,9 @@ def _open_rule(folder: Path, trained: TrainedModel, memory: MemoryConfig, dynami
         if statistics is None:
             raise UserError("no gradient statistics yet", folder, f"run `dynlm tune {folder}` first")
         statistics = Statistics({name: statistics.rms[name] for name in dynamic})
-    return uniform_rule(memory.rule, dynamic, values["rate"], values.get("pull", 0.0), statistics, values.get("epsilon", 0.0))
+    return uniform_rule(
+        memory.rule, dynamic, values["rate"], values.get("pull", 0.0), statistics, values.get("epsilon", 0.0)
+    )
 
 
 def _check_model(path: Path, about: Mapping[str, Any], trained: TrainedModel) -> None:

@@ -133,7 +133,12 @@ def _learn(
         rule = with_rates(template, _rates(names, phi_K2))
         reader = dataclasses.replace(reader, rule=rule)
         log_line(
-            folder, event="metatrain", tokens=place.tokens, nats_of_window=float(window_nats), phi=phi_K2.tolist()
+            folder,
+            event="metatrain",
+            reset=config.memory.reset,
+            tokens=place.tokens,
+            nats_of_window=float(window_nats),
+            phi=phi_K2.tolist(),
         )
         gradient_K2.zero_()
         window_nats.zero_()

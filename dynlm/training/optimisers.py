@@ -62,12 +62,7 @@ class Optimiser:
     def after_validation(self, nats: float) -> bool:
         """Note a validation; True where averaging begins with it."""
         stale = self.validations[: -self.config.patience]
-        begins = (
-            self.config.optimizer == "nt-asgd"
-            and not self.averaged_steps
-            and bool(stale)
-            and nats > min(stale)
-        )
+        begins = self.config.optimizer == "nt-asgd" and not self.averaged_steps and bool(stale) and nats > min(stale)
         self.validations.append(nats)
         if begins:
             self.averaged = {name: p.detach().clone() for name, p in self.params.items()}

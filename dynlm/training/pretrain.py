@@ -88,8 +88,9 @@ class _Progress:
 
 
 def pretrain(config: Config, quiet: bool = False) -> dict[str, Any]:
-    """Train level 1 into the run's folder, resuming from its newest checkpoint; returns the model card.
+    """Train level 1 into the run's folder, resuming from its newest checkpoint.
 
+    Returns what the model's card says of the training: steps, tokens, seconds and the whole validation split's loss.
     Raises UserError for a corpus that cannot be read, a run folder that was made with other options, or a training
     that diverges.
     """
@@ -151,7 +152,9 @@ def _train(
     begun, window_nats, window_tokens = time.monotonic() - at.seconds, torch.zeros((), device=device), 0
     # Batches shrink a little where articles end, so the number of steps is foreseen from the tokens, not counted.
     while at.place.tokens < goal:
-        rate = rate_at(at.step, _steps_foreseen(at, goal, options.lanes * options.segment * options.accumulate), options)
+        rate = rate_at(
+            at.step, _steps_foreseen(at, goal, options.lanes * options.segment * options.accumulate), options
+        )
         before = at.place.tokens
         nats = _accumulate(model, params, stream, at, regularisers, accelerator, options.accumulate)
         tokens = at.place.tokens - before
@@ -245,9 +248,7 @@ def _log(accelerator: Accelerator, folder: Path, config: Config, step: int, fiel
         accelerator.log(fields, step=step)
 
 
-def _checkpoint(
-    folder: Path, params: Params, optimiser: Optimiser, generator: torch.Generator, at: _Progress
-) -> None:
+def _checkpoint(folder: Path, params: Params, optimiser: Optimiser, generator: torch.Generator, at: _Progress) -> None:
     tensors, state = optimiser.state()
     tensors |= {f"params/{name}": tensor for name, tensor in params.items()}
     tensors["generator"] = generator.get_state()
@@ -257,9 +258,7 @@ def _checkpoint(
     run_folder.save_checkpoint(folder, at.step, tensors, state)
 
 
-def _resume(
-    folder: Path, params: Params, optimiser: Optimiser, generator: torch.Generator, at: _Progress
-) -> None:
+def _resume(folder: Path, params: Params, optimiser: Optimiser, generator: torch.Generator, at: _Progress) -> None:
     found = run_folder.newest_checkpoint(folder)
     if found is None:
         return

@@ -73,7 +73,7 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[s
     try:
         with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
             about = json.loads((file.metadata() or {}).get("about", "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, about
+            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118 - it is no dict
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise UserError(
             f"not a whole safetensors file ({error})", path, "it may be cut short; restore it or train again"

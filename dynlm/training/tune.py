@@ -36,7 +36,7 @@ _NOTICEABLE = 2e-4
 
 def tuning_stream(split: TokenisedSplit, config: Config) -> Stream:
     """The articles to tune on: all that ``tune.articles`` names, or evenly many of them up to ``tune.tokens``."""
-    named = article_range(config.tune.articles, split.articles, "tune.articles") if config.tune.articles else range(0)
+    named = article_range(config.tune.articles, split.articles, "tune.articles")
     sizes = [len(split.article(index)) for index in named]
     kept = list(named)
     if config.tune.tokens and sum(sizes) > config.tune.tokens:
@@ -52,9 +52,7 @@ def ensure_statistics(folder: Path, trained: TrainedModel, config: Config) -> St
         train = tokenise(load_articles(config.corpus, "train"), trained.tokenizer)
         stream = Stream(train, 1, config.memory.segment, range(train.articles), seed=config.run.seed)
         dynamic = tuple(trained.model.shapes())
-        statistics = gradient_statistics(
-            trained.model, trained.params, dynamic, stream, config.tune.statistics_tokens
-        )
+        statistics = gradient_statistics(trained.model, trained.params, dynamic, stream, config.tune.statistics_tokens)
         memory_folder.save_statistics(folder, statistics, trained, config.tune.statistics_tokens)
     return statistics
 
@@ -111,7 +109,7 @@ def tune(folder: Path, config: Config, quiet: bool = False) -> dict[str, Any]:
 def coordinate_search(
     measure: Callable[[dict[str, float]], float], start: dict[str, float], rounds: int
 ) -> tuple[dict[str, float], float, int]:
-    """(best setting, its value, settings measured): the lowest ``measure`` that steps by factors find from ``start``."""
+    """(best setting, its value, settings measured): the lowest ``measure`` that steps by factors find."""
     known: dict[tuple[float, ...], float] = {}
 
     def value_of(setting: dict[str, float]) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynlm.corpus import lines
@@ -127,6 +127,7 @@ def test_a_missing_file_is_named(tmp_path):
     assert re.search("no such file", complaint(tmp_path / "none.txt"))
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
 def test_lines_joined_are_the_file(tmp_path_factory, text):
     path = tmp_path_factory.getbasetemp() / "any.txt"

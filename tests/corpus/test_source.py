@@ -1,6 +1,6 @@
 """The hold-out rule: a partition that splits neighbours and leaves given splits alone."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynlm.corpus.article import Article
@@ -21,6 +21,7 @@ def test_the_rule():
     assert read(splits) == read(splits), "each call must start afresh"
 
 
+@settings(deadline=None)
 @given(st.integers(0, 60), st.integers(3, 20))
 def test_held_out_splits_are_a_partition(count, every):
     parts = read(with_held_out({"train": numbered(count)}, every))

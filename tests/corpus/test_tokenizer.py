@@ -14,12 +14,14 @@ from dynlm.errors import UserError
 TEXT = [
     " = The harbour = \n \n The ships come in at dawn , and the ships go out at dusk . \n",
     "def harbour(ships):\n    return [ship for ship in ships if ship.in_harbour]\n",
-    "Über die Brücke gehen – 12 345 Schiffe.\n",
+    "Über die Brücke gehen \u2013 12 345 Schiffe.\n",
 ] * 4
 # Everything that a str can hold and UTF-8 can say, and beside it what SentencePiece treats apart.
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 SPECIAL = st.lists(
-    st.sampled_from(["\u2581", "\n", " ", "  ", "\t", "\x00", "\r\n", "<s>", "</s>", "<unk>", "<0x0A>", "\u3000", "the"])
+    st.sampled_from(
+        ["\u2581", "\n", " ", "  ", "\t", "\x00", "\r\n", "<s>", "</s>", "<unk>", "<0x0A>", "\u3000", "the"]
+    )
 ).map("".join)
 
 

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynlm.corpus.lines import text_lines
@@ -76,6 +76,7 @@ def test_what_looks_like_a_title(line, title):
 pieces = st.sampled_from([EMPTY, "\n", " = A = \n", " = = B = = \n", " text \n", " = C = \r\n", "\r\n", "end"])
 
 
+@settings(deadline=None)
 @given(st.lists(pieces, max_size=30))
 def test_articles_joined_are_the_file(lines):
     articles = list(wikitext_articles(lines, "x"))

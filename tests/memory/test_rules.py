@@ -70,7 +70,9 @@ def test_flush_update_and_copy_are_corners_of_one_step():
 def test_a_step_can_be_differentiated_through():
     theta = torch.tensor([1.0], dtype=torch.float64, requires_grad=True)
     alpha = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda t, a: gradient_step(t, t**3, a, 2.0, torch.ones(1).double(), 0.3), (theta, alpha))
+    assert torch.autograd.gradcheck(
+        lambda t, a: gradient_step(t, t**3, a, 2.0, torch.ones(1).double(), 0.3), (theta, alpha)
+    )
 
 
 def test_levels():

@@ -68,8 +68,12 @@ def plain_python_rms(split, segment, eta, lam, epsilon, scale_of_tensor):
                 d_h = d_h + E.T @ d_logits
                 d_c = d_c + d_h * o * (1 - np.tanh(c_1) ** 2)
                 d_z = np.concatenate(
-                    [d_c * g * i * (1 - i), d_c * c_0 * f * (1 - f), d_c * i * (1 - g**2),
-                     d_h * np.tanh(c_1) * o * (1 - o)]
+                    [
+                        d_c * g * i * (1 - i),
+                        d_c * c_0 * f * (1 - f),
+                        d_c * i * (1 - g**2),
+                        d_h * np.tanh(c_1) * o * (1 - o),
+                    ]
                 )
                 u["lstm.0.input"] += np.outer(d_z, E[fed])
                 u["lstm.0.recurrent"] += np.outer(d_z, h_0)

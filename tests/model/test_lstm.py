@@ -124,7 +124,10 @@ def test_the_naive_way_has_second_derivatives():
 
     def loss_of(bias):
         total, _, _ = model.naive_loss(
-            {**params, "lstm.0.bias": bias}, tokens[:, :-1], tokens[:, 1:], torch.ones(1, 3).double(),
+            {**params, "lstm.0.bias": bias},
+            tokens[:, :-1],
+            tokens[:, 1:],
+            torch.ones(1, 3).double(),
             model.initial_hidden(1, params["embedding"]),
         )
         return total

@@ -64,7 +64,7 @@ def test_training_lowers_the_loss_and_says_so(trained_run: Run) -> None:
     lines = log(trained_run.config)
     steps = [line for line in lines if "loss" in line]
     valid = [line["valid"] for line in lines if "valid" in line]
-    assert steps[0]["loss"] < 1.05 * math.log(340)
+    assert steps[0]["loss"] < 1.05 * math.log(420)
     assert steps[-1]["loss"] < steps[0]["loss"] - 1
     assert valid[-1] < valid[0]
     assert [line["tokens"] for line in steps] == sorted(line["tokens"] for line in steps)
@@ -93,7 +93,7 @@ def test_stopped_and_run_again_is_never_stopped(
 
 
 def test_averaging_is_resumed_too(tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A rate of nothing stalls validation at once; the averaged and the last weights then differ by the decay alone.
+    # A rate this large makes validation worse now and then, which is what averaging waits for.
     options = {**SHORT, "optimizer": "nt-asgd", "rate": 30.0, "clip": 0.25, "validate_every": 1, "patience": 1}
     whole = tiny_config(tiny_corpus, tmp_path / "whole", pretrain=options)
     pretrain(whole, quiet=True)
@@ -151,7 +151,7 @@ def test_a_step_is_that_of_all_its_tokens_weighted_alike(accumulate: int, tiny_c
     (total / tokens).backward()
     norm = torch.stack([param.grad.norm() for param in params.values() if param.grad is not None]).norm()
     assert log(config)[0]["norm"] == pytest.approx(float(norm), rel=1e-4)
-    assert log(config)[0]["loss"] == pytest.approx(float(total) / tokens, rel=1e-5)
+    assert log(config)[0]["loss"] == pytest.approx(total.item() / tokens, rel=1e-5)
     rate = rate_at(0, 1, config.pretrain)
     Optimiser(params, config.pretrain).step(rate)
     for name, tensor in weights(config).items():
@@ -161,7 +161,14 @@ def test_a_step_is_that_of_all_its_tokens_weighted_alike(accumulate: int, tiny_c
 
 
 def test_clipping_is_of_the_mean_gradient(tiny_corpus: Path, tmp_path: Path) -> None:
-    options = {"optimizer": "nt-asgd", "rate": 1.0, "warmup_steps": 0, "weight_decay": 0.0, "clip": 0.01, "epochs": 1e-6}
+    options = {
+        "optimizer": "nt-asgd",
+        "rate": 1.0,
+        "warmup_steps": 0,
+        "weight_decay": 0.0,
+        "clip": 0.01,
+        "epochs": 1e-6,
+    }
     config = tiny_config(tiny_corpus, tmp_path, pretrain=options)
     pretrain(config, quiet=True)
     assert log(config)[0]["norm"] > 0.02
@@ -211,8 +218,9 @@ def test_other_options_do_not_go_on_with_a_run(
         with pytest.raises(KeyboardInterrupt):
             pretrain(config, quiet=True)
     before = listing(run_path(config))
+    other = dataclasses.replace(getattr(config, section), **{option: value})
     with pytest.raises(UserError, match=rf"begun with {section}\.{option}"):
-        pretrain(tiny_config(tiny_corpus, tmp_path, **{"pretrain": SHORT, section: {**(SHORT if section == "pretrain" else {}), option: value}}), quiet=True)
+        pretrain(dataclasses.replace(config, **{section: other}), quiet=True)
     assert listing(run_path(config)) == before
 
 

@@ -123,7 +123,7 @@ def test_a_card_of_another_width_is_refused(run_copy: Run) -> None:
     card = json.loads(path.read_text())
     card["model"]["embedding"] += 1
     path.write_text(json.dumps(card))
-    with pytest.raises(UserError, match=r"tensor embedding is \(340, 24\), the model needs \(340, 25\)"):
+    with pytest.raises(UserError, match=r"tensor embedding is \(420, 32\), the model needs \(420, 33\)"):
         load_model(run_copy.folder)
 
 
@@ -135,19 +135,19 @@ def test_a_card_cut_short_is_refused(run_copy: Run, name: str) -> None:
         load_model(run_copy.folder)
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", '{"model": {"depth": 3}, "vocabulary": 340}'])
+@pytest.mark.parametrize("content", ["{}", "[]", '{"model": {"depth": 3}, "vocabulary": 420}'])
 def test_a_card_of_something_else_is_refused(run_copy: Run, content: str) -> None:
     (run_copy.folder / "model.json").write_text(content)
     with pytest.raises(UserError, match=r"model\.json"):
         load_model(run_copy.folder)
 
 
-@pytest.mark.parametrize("size", [340, 330])
+@pytest.mark.parametrize("size", [420, 330])
 def test_another_models_tokenizer_is_refused(run_copy: Run, size: int) -> None:
     shutil.rmtree(run_copy.folder / "tokenizer")
     other = PieceTokenizer.train(TokenizerConfig(vocab_size=size), ["colourless green ideas sleep furiously\n" * 9])
     other.save(run_copy.folder / "tokenizer")
-    with pytest.raises(UserError, match=rf"tokenizer \({size} tokens, .* does not fit the model \(340 tokens"):
+    with pytest.raises(UserError, match=rf"tokenizer \({size} tokens, .* does not fit the model \(420 tokens"):
         load_model(run_copy.folder)
 
 

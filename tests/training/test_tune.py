@@ -64,7 +64,10 @@ def test_tuned_rates_gain_over_level_1(tuned_run: Run, rule: str, reset: str) ->
     valid = tokenise(load_articles(config.corpus, "valid"), trained.tokenizer)
     stream = tuning_stream(valid, config)
     assert tuned["articles"] == [index + 1 for index in stream.order]
-    for name, memory in (("nats_per_token", config.memory), ("level_1_nats_per_token", with_memory(config, rule="none").memory)):
+    for name, memory in (
+        ("nats_per_token", config.memory),
+        ("level_1_nats_per_token", with_memory(config, rule="none").memory),
+    ):
         assert mean_nats(open_reader(tuned_run.folder, trained, memory), stream) == pytest.approx(tuned[name], abs=1e-6)
 
 

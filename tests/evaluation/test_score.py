@@ -1,0 +1,172 @@
+"""Scoring: one row a token, level 1 as the model itself has it, and the same figures however the text is read."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dynlm.config import Config
+from dynlm.corpus.articles import load_articles
+from dynlm.corpus.tokens import TokenisedSplit, tokenise
+from dynlm.errors import UserError
+from dynlm.evaluation.score import file_stem, read_scored, score
+from dynlm.evaluation.scores_file import Scores, read_scores
+from dynlm.training.memory_folder import open_reader
+from dynlm.training.run_folder import TrainedModel, load_model
+from tests.tiny import Run, listing, with_memory
+
+ARMS = [("none", "stream"), ("sgd", "stream"), ("rms", "stream"), ("rms", "article"), ("meta", "article")]
+
+
+@pytest.fixture(scope="module")
+def trained(tuned_run: Run) -> TrainedModel:
+    return load_model(tuned_run.folder)
+
+
+@pytest.fixture(scope="module")
+def valid(tuned_run: Run, trained: TrainedModel) -> TokenisedSplit:
+    return tokenise(load_articles(tuned_run.config.corpus, "valid"), trained.tokenizer)
+
+
+def scored(run: Run, config: Config, split: str = "valid", articles: str | None = None) -> tuple[Path, Scores]:
+    return score(run.folder, config, split, articles, quiet=True)
+
+
+@pytest.mark.parametrize("rule, reset", ARMS)
+def test_the_file_has_a_row_for_each_token(rule: str, reset: str, tuned_copy: Run, valid: TokenisedSplit) -> None:
+    path, scores = scored(tuned_copy, with_memory(tuned_copy.config, rule=rule, reset=reset))
+    assert path == tuned_copy.folder / "scores" / f"valid-{rule}{'' if rule == 'none' else '-' + reset}.parquet"
+    read = read_scores(path)
+    assert read.token.tolist() == valid.ids_N.tolist()
+    assert read.words.sum() == valid.words_N.sum()
+    assert b"".join(read.surface) == valid.text.tobytes()
+    assert read.article.tolist() == [a for a in range(valid.articles) for _ in valid.article(a)]
+    assert read.position.tolist() == [p for a in range(valid.articles) for p in range(len(valid.article(a)))]
+    assert np.array_equal(read.nats, scores.nats)
+    assert {name: read.protocol[name] for name in scores.protocol} == scores.protocol
+
+
+def test_a_segment_is_of_one_article_and_no_longer_than_asked(
+    tuned_run: Run, trained: TrainedModel, valid: TokenisedSplit
+) -> None:
+    reader = open_reader(tuned_run.folder, trained, with_memory(tuned_run.config, rule="none").memory)
+    scores = read_scored(reader, valid, range(valid.articles), 20)
+    for segment in np.unique(scores.segment):
+        rows = np.flatnonzero(scores.segment == segment)
+        assert len(rows) <= 20
+        assert len(set(scores.article[rows])) == 1
+        assert scores.position[rows[0]] % 20 == 0
+
+
+def test_level_1_is_the_models_own_loss(tuned_copy: Run, trained: TrainedModel, valid: TokenisedSplit) -> None:
+    """Each article read at once by the reference loss, without the loop that scores."""
+    _, scores = scored(tuned_copy, with_memory(tuned_copy.config, rule="none"))
+    for article in range(valid.articles):
+        inputs_BT = torch.from_numpy(valid.inputs(article).astype(np.int64))[None]
+        targets_BT = torch.from_numpy(np.array(valid.article(article), dtype=np.int64))[None]
+        hidden = trained.model.initial_hidden(1, trained.params["embedding"])
+        _, nats_BT, _ = trained.model.naive_loss(
+            trained.params, inputs_BT, targets_BT, torch.ones(targets_BT.shape), hidden
+        )
+        np.testing.assert_allclose(scores.nats[scores.rows(article)], nats_BT[0].numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_reading_with_a_memory_gains(tuned_copy: Run) -> None:
+    """The made-up articles repeat their own words, so learning while reading must pay."""
+    means = {}
+    for rule in ("none", "sgd", "rms", "meta"):
+        _, scores = scored(tuned_copy, with_memory(tuned_copy.config, rule=rule), split="test")
+        means[rule] = float(scores.nats.astype(np.float64).mean())
+    assert all(means[rule] < means["none"] - 0.02 for rule in ("sgd", "rms", "meta")), means
+
+
+@pytest.mark.parametrize("rule, reset", ARMS)
+def test_scoring_twice_gives_the_same(rule: str, reset: str, tuned_copy: Run) -> None:
+    config = with_memory(tuned_copy.config, rule=rule, reset=reset)
+    first = scored(tuned_copy, config)[1]
+    again = scored(tuned_copy, config)[1]
+    assert np.array_equal(first.nats, again.nats)
+    assert {**first.protocol, "date": None} == {**again.protocol, "date": None}
+
+
+@pytest.mark.parametrize("options", [{"rule": "sgd"}, {"rule": "sgd+decay", "pull": 0.0}, {"rule": "rms", "pull": 0.0}])
+def test_a_rate_of_zero_is_level_1_bit_for_bit(options: dict[str, object], tuned_copy: Run) -> None:
+    level_1 = scored(tuned_copy, with_memory(tuned_copy.config, rule="none"))[1]
+    zero = scored(tuned_copy, with_memory(tuned_copy.config, rate=0.0, **options))[1]
+    assert np.array_equal(level_1.nats, zero.nats)
+
+
+def test_articles_under_article_resets_do_not_depend_on_their_neighbours(tuned_copy: Run) -> None:
+    config = with_memory(tuned_copy.config, rule="rms", reset="article")
+    whole = scored(tuned_copy, config)[1]
+    path, part = scored(tuned_copy, config, articles="2-3")
+    assert path.name == "valid-2-3-rms-article.parquet"
+    assert part.articles.tolist() == [1, 2]
+    rows = np.isin(whole.article, [1, 2])
+    assert np.array_equal(part.nats, whole.nats[rows])
+    assert np.array_equal(part.token, whole.token[rows])
+    assert part.surface == [surface for surface, kept in zip(whole.surface, rows, strict=True) if kept]
+
+
+def test_under_stream_resets_they_do(tuned_copy: Run) -> None:
+    config = with_memory(tuned_copy.config, rule="rms", reset="stream")
+    whole = scored(tuned_copy, config)[1]
+    part = scored(tuned_copy, config, articles="2-3")[1]
+    assert not np.array_equal(part.nats, whole.nats[np.isin(whole.article, [1, 2])])
+
+
+def test_both_policies_read_the_first_article_alike(tuned_copy: Run) -> None:
+    rates = {"rule": "rms", "rate": 0.01, "pull": 0.001, "epsilon": 0.001}
+    stream, article = (
+        scored(tuned_copy, with_memory(tuned_copy.config, reset=reset, **rates))[1] for reset in ("stream", "article")
+    )
+    first = stream.rows(0)
+    assert np.array_equal(stream.nats[first], article.nats[first])
+    assert not np.array_equal(stream.nats, article.nats)
+
+
+def test_protocol_says_what_was_done(tuned_copy: Run, trained: TrainedModel) -> None:
+    _, scores = scored(tuned_copy, with_memory(tuned_copy.config, rule="rms", reset="article"), articles="2-3")
+    said = scores.protocol
+    assert (said["arm"], said["level"], said["reset"], said["segment"], said["split"]) == (
+        "rms",
+        3,
+        "article",
+        20,
+        "valid",
+    )
+    assert [article["index"] for article in said["articles"]] == [1, 2]
+    assert said["model"] == trained.fingerprint
+    assert said["tuned_on"] == {"split": "valid", "articles": "1-3"}
+    assert "score, then learn" in said["statement"]
+    assert "start afresh with each article" in said["statement"]
+    assert said["rule"]["rates"].keys() == trained.params.keys()
+    level_1 = scored(tuned_copy, with_memory(tuned_copy.config, rule="none"), articles="2-3")[1].protocol
+    assert (level_1["arm"], level_1["level"]) == ("level 1", 1)
+    assert level_1["text"] == said["text"]
+    assert scored(tuned_copy, with_memory(tuned_copy.config, rule="none"))[1].protocol["text"] != said["text"]
+
+
+def test_an_article_that_is_not_there_is_refused(tuned_copy: Run) -> None:
+    before = listing(tuned_copy.folder)
+    for articles in ("7", "0", "3-2", "a-b", "2-b", ""):
+        with pytest.raises(UserError, match="articles is"):
+            scored(tuned_copy, tuned_copy.config, articles=articles)
+    assert listing(tuned_copy.folder) == before
+
+
+def test_file_names_tell_readings_apart(tuned_run: Run) -> None:
+    memory = tuned_run.config.memory
+    stems = {
+        file_stem(dataclasses.replace(memory, rule=rule, reset=reset), split, articles)
+        for rule in ("none", "sgd", "sgd+decay", "rms", "meta")
+        for reset in ("stream", "article")
+        for split in ("valid", "test")
+        for articles in (None, "1-3")
+    }
+    assert len(stems) == (1 + 4 * 2) * 2 * 2
+    assert not any("+" in stem or "/" in stem for stem in stems)

@@ -1,0 +1,473 @@
+"""The command line: every verb's happy path on a tiny run, and bad input said in one line with nothing half-written."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dynlm.cli import main
+from dynlm.config import TokenizerConfig
+from dynlm.evaluation.scores_file import read_scores
+from dynlm.training.run_folder import load_tensors
+from tests.tiny import Run, listing, tiny_config, write_corpus
+
+ROOT = Path(__file__).resolve().parents[1]
+Capture = pytest.CaptureFixture[str]
+
+
+def answer(capsys: Capture, *arguments: object) -> str:
+    """What ``dynlm`` prints on standard output, having ended well."""
+    capsys.readouterr()
+    code = main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    return out
+
+
+def answer_json(capsys: Capture, *arguments: object) -> Any:
+    """The same with --json, parsed: nothing else may be on standard output."""
+    return json.loads(answer(capsys, *arguments, "--json"))
+
+
+def refused(capsys: Capture, *arguments: object) -> str:
+    """The one line that ``dynlm`` says of what the user can mend, having ended with 2."""
+    capsys.readouterr()
+    code = main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    assert code == 2, f"ended with {code}: {out}{err}"
+    assert out == ""
+    assert err.startswith("dynlm: error: ")
+    assert err.endswith("\n") and err.count("\n") == 1, err
+    return err
+
+
+def tiny_options(corpus: Path, runs: Path, tmp_path: Path, **options: Any) -> list[str]:
+    """Options that train a tiny run on ``corpus`` into ``runs``, by way of a YAML file."""
+    from dataclasses import asdict
+
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(asdict(tiny_config(corpus, runs, pretrain={"epochs": 0.2}, **options))))
+    return ["--config", str(path)]
+
+
+def process(*arguments: object, folder: Path, timeout: int = 120) -> subprocess.CompletedProcess[str]:
+    """Run a command with the checkout's dynlm, from ``folder``."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [str(argument) for argument in arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout)
+
+
+# --- Every verb does what it is for ---------------------------------------------------------------------------------
+
+
+def test_corpus_tells_what_is_there(tiny_corpus: Path, capsys: Capture) -> None:
+    counts = answer_json(capsys, "corpus", "--corpus.path", tiny_corpus)
+    assert {split: count["articles"] for split, count in counts.items()} == {"train": 18, "valid": 6, "test": 4}
+    text = (tiny_corpus / "valid.txt").read_text()
+    assert counts["valid"]["words"] == len(text.split()) + text.count("\n")
+    assert counts["valid"]["types"] == len(set(text.split())) + 1
+    said = answer(capsys, "corpus", "--corpus.path", tiny_corpus)
+    assert f"{counts['valid']['words']:,}" in said
+    assert str(tiny_corpus) in said
+
+
+def test_pretrain_trains(tiny_corpus: Path, tmp_path: Path, capsys: Capture) -> None:
+    options = tiny_options(tiny_corpus, tmp_path / "runs", tmp_path)
+    done = answer_json(capsys, "pretrain", *options, "--pretrain.epochs", "0.1")
+    card = json.loads((tmp_path / "runs" / "tiny" / "model.json").read_text())
+    assert done["valid_nats_per_token"] == card["valid_nats_per_token"]
+    assert "perplexity" in answer(capsys, "pretrain", *options, "--run.name", "other")
+    assert (tmp_path / "runs" / "other" / "model.safetensors").exists()
+
+
+def test_tune_and_metatrain_keep_what_they_find(run_copy: Run, capsys: Capture) -> None:
+    tuned = answer_json(capsys, "tune", run_copy.folder, "--memory.rule", "sgd", "--memory.reset", "article")
+    kept = json.loads((run_copy.folder / "memory" / "tuned.json").read_text())
+    assert kept["sgd"]["article"]["rate"] == tuned["rate"]
+    learned = answer_json(capsys, "metatrain", run_copy.folder)
+    assert learned["rates"].keys() == load_tensors(run_copy.folder / "model.safetensors")[0].keys()
+    assert "level 1" in answer(capsys, "tune", run_copy.folder)
+    assert f"kept: {learned['kept']}" in answer(capsys, "metatrain", run_copy.folder)
+
+
+def test_score_compare_and_pictures(tuned_copy: Run, tmp_path: Path, capsys: Capture) -> None:
+    folder = tuned_copy.folder
+    for rule in ("none", "rms"):
+        scored = answer_json(capsys, "score", folder, "--memory.rule", rule, "--articles", "4-6")
+        assert Path(scored["file"]).parent == folder / "scores"
+        scores = read_scores(Path(scored["file"]))
+        assert scores.articles.tolist() == [3, 4, 5]
+    compared = json.dumps(answer_json(capsys, "compare", folder, "--resamples", "50"))
+    assert '"rms"' in compared and '"level 1"' in compared
+    said = answer(capsys, "compare", folder, "--resamples", "50")
+    assert said.index("level 1") < said.index("rms")
+    assert "|" in answer(capsys, "compare", folder, "--resamples", "50", "--markdown")
+    assert answer(capsys, "compare", *(folder / "scores").iterdir(), "--resamples", "50") == said
+    plotted = answer_json(capsys, "plot", folder, "--window", "100", "--out", tmp_path / "out")["files"]
+    mapped = answer_json(capsys, "heatmap", folder, "--article", "5", "--length", "40", "--out", tmp_path / "out")
+    files = [Path(name) for name in (*plotted, *mapped["files"])]
+    assert {path.suffix for path in files} == {".png", ".svg", ".html"}
+    assert all(path.parent == tmp_path / "out" and path.stat().st_size > 500 for path in files)
+    assert sorted(files) == sorted((tmp_path / "out").iterdir())
+
+
+def test_generate_goes_on_from_the_prompt(tuned_run: Run, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    options = ["generate", tuned_run.folder, "--tokens", "12", "--memory.rule", "none"]
+    made = answer_json(capsys, *options, "--prompt", " the town")
+    assert made["prompt"] == " the town" and made["generated"]
+    assert answer(capsys, *options, "--prompt", " the town") == " the town" + made["generated"] + "\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b" the town"), "utf-8"))
+    assert answer_json(capsys, *options, "--prompt", "-") == made
+
+
+def test_audit_says_what_is_kept(tuned_run: Run, capsys: Capture) -> None:
+    checks = answer_json(capsys, "audit", tuned_run.folder, "--places", "2")
+    assert checks["kept"] and len(checks["checks"]) == 4
+    said = answer(capsys, "audit", tuned_run.folder, "--memory.rule", "none", "--places", "2")
+    assert all(line.startswith("kept") for line in said.splitlines())
+
+
+def test_audit_of_a_broken_promise_ends_with_1(
+    tuned_run: Run, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    from dynlm.evaluation import audit
+
+    monkeypatch.setattr(audit, "audit_reader", lambda *_: [audit.Check("a promise", False, "once")])
+    assert main(["audit", str(tuned_run.folder)]) == 1
+    assert "BROKEN  a promise (once)" in capsys.readouterr().out
+
+
+def test_demo_does_the_whole_job_and_not_twice(tiny_corpus: Path, tmp_path: Path, capsys: Capture) -> None:
+    options = tiny_options(tiny_corpus, tmp_path / "runs", tmp_path)
+    said = answer(capsys, "demo", *options)
+    folder = tmp_path / "runs" / "tiny"
+    assert {path.name for path in (folder / "scores").iterdir()} == {
+        "test-none.parquet",
+        "test-rms-stream.parquet",
+        "test-meta-stream.parquet",
+    }
+    assert all(arm in said for arm in ("level 1", "rms", "meta"))
+    assert all(str(path) in said for path in (folder / "figures").iterdir())
+    weights = (folder / "model.safetensors").stat().st_mtime_ns
+    again = answer_json(capsys, "demo", *options)
+    assert (folder / "model.safetensors").stat().st_mtime_ns == weights
+    assert sorted(again["files"]) == sorted(str(path) for path in (folder / "figures").iterdir())
+
+
+def test_a_runs_own_options_are_the_defaults(tuned_run: Run, capsys: Capture) -> None:
+    printed = yaml.safe_load(printed_config(capsys, "score", tuned_run.folder, "--memory.rule", "sgd"))
+    assert printed["corpus"]["path"] == str(tuned_run.corpus)
+    assert printed["memory"]["segment"] == 20
+    assert printed["memory"]["rule"] == "sgd"
+
+
+def printed_config(capsys: Capture, *arguments: object) -> str:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main([*map(str, arguments), "--print_config"])
+    assert not stop.value.code
+    return capsys.readouterr().out
+
+
+def test_a_printed_config_is_one_to_start_from(tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(printed_config(capsys, "pretrain", "--pretrain.lanes", "3", "--run.name", "mine"))
+    printed = yaml.safe_load(printed_config(capsys, "pretrain", "--config", path))
+    assert printed == yaml.safe_load(path.read_text())
+    assert (printed["pretrain"]["lanes"], printed["run"]["name"]) == (3, "mine")
+
+
+def test_help_ends_with_two_examples(capsys: Capture) -> None:
+    from dynlm.cli import VERBS
+
+    for verb in VERBS:
+        with pytest.raises(SystemExit) as stop:
+            main([verb, "--help"])
+        assert not stop.value.code
+        lines = capsys.readouterr().out.rstrip().splitlines()
+        assert lines[-3] == "examples:"
+        assert all(line.startswith(f"  dynlm {verb}") for line in lines[-2:])
+
+
+# --- Bad input -------------------------------------------------------------------------------------------------------
+
+
+def write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def damaged(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    return lambda corpus: write(corpus / name, change((corpus / name).read_bytes()))
+
+
+def one_token_article(corpus: Path) -> None:
+    shutil.rmtree(corpus)
+    corpus.mkdir()
+    good = [{"title": f"Good {k}", "text": " the town is not the same as the town . \n" * 40} for k in range(8)]
+    write(corpus / "train.jsonl", b"".join(json.dumps(record).encode() + b"\n" for record in good))
+    write(corpus / "valid.jsonl", b'{"title": "Good", "text": "the town is old"}\n{"title": "Dot", "text": "."}\n')
+
+
+BAD_CORPORA: list[tuple[str, Callable[[Path], None], list[str]]] = [
+    ("missing folder", shutil.rmtree, ["no such file or folder"]),
+    ("empty folder", lambda corpus: [path.unlink() for path in corpus.iterdir()], ["no "]),  # type: ignore[arg-type, return-value]
+    ("empty train", damaged("train.txt", lambda _: b""), ["no articles", "train"]),
+    ("empty valid", damaged("valid.txt", lambda _: b""), ["no articles", "valid"]),
+    ("blank valid", damaged("valid.txt", lambda _: b" \n \n"), ["no articles", "valid"]),
+    ("no UTF-8", damaged("train.txt", lambda b: b[:500] + b"\xff" + b[500:]), ["train.txt:", "byte 500 (0xff)"]),
+    ("NUL", damaged("valid.txt", lambda b: b[:600] + b"\0" + b[600:]), ["valid.txt:", "NUL character at byte 600"]),
+    ("long line", damaged("train.txt", lambda b: b + b"word " * (17 * 2**18)), ["train.txt:", "longer than 16 MiB"]),
+    ("one token", one_token_article, ["valid.jsonl", "'Dot' has 1 token"]),
+]
+
+
+@pytest.mark.parametrize("damage, said", [pytest.param(d, s, id=name) for name, d, s in BAD_CORPORA])
+def test_a_bad_corpus_is_refused_by_its_place(
+    damage: Callable[[Path], None],
+    said: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Capture,
+) -> None:
+    corpus = write_corpus(tmp_path / "corpus")
+    damage(corpus)
+    monkeypatch.setenv("DYNLM_CACHE", str(tmp_path / "cache"))
+    line = refused(capsys, "pretrain", *tiny_options(corpus, tmp_path / "runs", tmp_path))
+    assert str(corpus) in line
+    assert all(part in line for part in said), line
+    assert not (tmp_path / "runs").exists()
+    assert not hidden_files(tmp_path)
+
+
+def hidden_files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob(".*") if path.is_file()]
+
+
+def test_a_line_of_50_mb_does_not_fill_the_memory(tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "book.txt"
+    with path.open("wb") as file:
+        file.truncate(50 * 2**20)
+    assert "book.txt:1" in refused(capsys, "corpus", "--corpus.path", path)
+
+
+BAD_OPTIONS: list[tuple[list[str], list[str]]] = [
+    (["sing"], ["no verb 'sing'"]),
+    (["pretrain", "--pretrain.depth", "3"], ["pretrain.depth"]),
+    (["pretrain", "--pretrain.lanes", "many"], ["pretrain.lanes"]),
+    (["pretrain", "--pretrain.lanes", "0"], ["pretrain.lanes is 0"]),
+    (["pretrain", "--tokenizer.kind", "letters"], ["tokenizer.kind is 'letters'"]),
+    (["pretrain", "--config", "no-such.yaml"], ["no-such.yaml"]),
+    (["pretrain", "--run.name", "../elsewhere"], ["run.name"]),
+    (["corpus", "--corpus.source", "library"], ["corpus.source is 'library'"]),
+    (["tune"], ["folder"]),
+    (["tune", "no-such-run"], ["no-such-run: no such run"]),
+    (["compare", "no-such.parquet"], ["no-such.parquet"]),
+    (["heatmap", "no-such.parquet"], ["no-such.parquet"]),
+    (["compare"], ["FILE"]),
+]
+
+
+@pytest.mark.parametrize("arguments, said", BAD_OPTIONS, ids=lambda value: " ".join(value) if value else "")
+def test_bad_options_are_refused(
+    arguments: list[str], said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = refused(capsys, *arguments)
+    assert all(part in line for part in said), line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [("pretrain:\n  lane: 3\n", "lane"), ("prtrain:\n  lanes: 3\n", "prtrain"), ("run: [\n", "tiny.yaml"), ("3\n", "")],
+)
+def test_an_unknown_key_of_a_config_file_is_refused(content: str, said: str, tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(content)
+    assert said in refused(capsys, "pretrain", "--config", path)
+
+
+def cut(path: Path, share: float = 0.5) -> None:
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+
+
+@pytest.mark.parametrize("verb", ["score", "tune", "metatrain", "generate", "audit"])
+@pytest.mark.parametrize("name", ["model.safetensors", "model.json", "tokenizer/tokenizer.model", "config.yaml"])
+def test_a_run_cut_short_is_refused_by_every_verb(verb: str, name: str, tuned_copy: Run, capsys: Capture) -> None:
+    cut(tuned_copy.folder / name)
+    before = listing(tuned_copy.folder)
+    assert name.partition("/")[0] in refused(capsys, verb, tuned_copy.folder)
+    assert listing(tuned_copy.folder) == before
+
+
+def test_a_checkpoint_cut_short_is_refused(
+    tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    from dynlm.training import pretrain
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    options = tiny_options(tiny_corpus, tmp_path / "runs", tmp_path)
+    options += ["--pretrain.checkpoint_every", "2", "--pretrain.validate_every", "3"]
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain, "validate", stopped)
+        assert main(["pretrain", *options]) == 130
+    assert "goes on from the newest checkpoint" in capsys.readouterr().err
+    checkpoint = tmp_path / "runs" / "tiny" / "checkpoints" / "step-00000002.safetensors"
+    cut(checkpoint, 0.9)
+    before = listing(tmp_path / "runs")
+    assert str(checkpoint) in refused(capsys, "pretrain", *options)
+    assert listing(tmp_path / "runs") == before
+
+
+def test_a_tokenizer_that_does_not_fit_is_refused(tuned_copy: Run, capsys: Capture) -> None:
+    from dynlm.corpus.tokenizer import PieceTokenizer
+
+    shutil.rmtree(tuned_copy.folder / "tokenizer")
+    other = PieceTokenizer.train(TokenizerConfig(vocab_size=330), ["colourless green ideas sleep furiously\n" * 9])
+    other.save(tuned_copy.folder / "tokenizer")
+    before = listing(tuned_copy.folder)
+    line = refused(capsys, "score", tuned_copy.folder)
+    assert "tokenizer (330 tokens" in line and "does not fit the model" in line
+    assert listing(tuned_copy.folder) == before
+
+
+def test_a_corpus_that_moved_away_is_refused(tuned_copy: Run, tmp_path: Path, capsys: Capture) -> None:
+    before = listing(tuned_copy.folder)
+    assert "gone: no such file or folder" in refused(
+        capsys, "score", tuned_copy.folder, "--corpus.path", tmp_path / "gone"
+    )
+    assert "no split 'dev'" in refused(capsys, "score", tuned_copy.folder, "--split", "dev")
+    assert listing(tuned_copy.folder) == before
+
+
+def test_a_score_file_cut_short_is_refused(tuned_copy: Run, capsys: Capture) -> None:
+    scored = answer_json(capsys, "score", tuned_copy.folder, "--memory.rule", "none", "--articles", "1")
+    cut(Path(scored["file"]), 0.8)
+    before = listing(tuned_copy.folder)
+    for verb in ("compare", "plot", "heatmap"):
+        assert scored["file"] in refused(capsys, verb, scored["file"])
+    assert listing(tuned_copy.folder) == before
+
+
+def test_a_prompt_that_is_no_text_is_refused(tuned_run: Run, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    assert "--prompt" in refused(capsys, "generate", tuned_run.folder, "--prompt", "caf\udce9")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9"), "utf-8"))
+    assert "standard input" in refused(capsys, "generate", tuned_run.folder, "--prompt", "-")
+
+
+VERBS_THAT_WRITE: dict[str, list[str]] = {
+    "pretrain": [],
+    "tune": ["--memory.rule", "rms"],
+    "metatrain": [],
+    "score": ["--memory.rule", "none"],
+}
+
+
+def what_writes(verb: str, run: Run, tmp_path: Path) -> list[str]:
+    if verb == "pretrain":
+        return [verb, *tiny_options(run.corpus, run.folder.parent, tmp_path), "--run.name", "other"]
+    return [verb, str(run.folder), *VERBS_THAT_WRITE[verb]]
+
+
+@pytest.mark.parametrize("verb", VERBS_THAT_WRITE)
+def test_a_full_disk_is_said_and_nothing_is_half_written(
+    verb: str, tuned_copy: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    before = listing(tuned_copy.folder.parent)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    arguments = what_writes(verb, tuned_copy, tmp_path)
+    monkeypatch.setattr(os, "fsync", full)
+    line = refused(capsys, *arguments)
+    assert "No space left on device; free some space" in line
+    after = listing(tuned_copy.folder.parent)
+    del before["tiny/log.jsonl"], after["tiny/log.jsonl"]  # What was measured till then stays in the log.
+    assert after == before
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own with room for little more than a run."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = shutil.which("mount")
+    done = mount and subprocess.run(
+        [mount, "-t", "tmpfs", "-o", "size=96k", "dynlm-tests", str(folder)], capture_output=True
+    )
+    if not done or done.returncode:
+        pytest.skip("may not mount a small file system here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_is_really_full(tiny_corpus: Path, small_disk: Path, tmp_path: Path, capsys: Capture) -> None:
+    """The weights, and then the token arrays, are larger than what room there is."""
+    options = tiny_options(tiny_corpus, small_disk, tmp_path)
+    line = refused(capsys, "pretrain", *options)
+    assert "free some space" in line
+    assert str(small_disk) in line
+    assert not hidden_files(small_disk)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DYNLM_CACHE", str(small_disk / "cache"))
+        line = refused(capsys, "pretrain", *tiny_options(tiny_corpus, tmp_path / "runs", tmp_path))
+    assert "free some space" in line
+    assert not hidden_files(small_disk)
+    assert not (tmp_path / "runs").exists()
+
+
+# --- As real processes -----------------------------------------------------------------------------------------------
+
+
+def test_the_corpus_script_runs(tiny_corpus: Path, tmp_path: Path) -> None:
+    done = process(
+        sys.executable, ROOT / "scripts" / "corpus.py", "--corpus.path", tiny_corpus, "--json", folder=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["train"]["articles"] == 18
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_overview_imports_nothing_heavy(tmp_path: Path) -> None:
+    code = "import sys; from dynlm.cli import main; main([]); sys.exit('torch' in sys.modules)"
+    done = process(sys.executable, "-c", code, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: dynlm VERB")
+
+
+def test_a_refusal_is_one_line_of_a_real_process(tmp_path: Path) -> None:
+    done = process(sys.executable, "-m", "dynlm.cli", "score", "no-such-run", folder=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "dynlm: error: no-such-run: no such run; name a folder that `dynlm pretrain` made\n"
+    assert done.stdout == ""
+
+
+def test_two_processes_train_as_one(tiny_corpus: Path, tmp_path: Path) -> None:
+    """``accelerate launch`` with two processes on the CPU: half the lanes each, the same steps up to rounding."""
+    losses = {}
+    for count in (1, 2):
+        options = tiny_options(tiny_corpus, tmp_path / f"runs-{count}", tmp_path)
+        options += ["--pretrain.log_every", "1", "--pretrain.optimizer", "nt-asgd", "--pretrain.rate", "5"]
+        launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", count]
+        launcher += ["--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no"]
+        launcher += ["--num_cpu_threads_per_process", 1, "--main_process_port", 0]
+        done = process(*launcher, ROOT / "scripts" / "pretrain.py", *options, folder=tmp_path)
+        assert done.returncode == 0, done.stderr[-3000:]
+        log = (tmp_path / f"runs-{count}" / "tiny" / "log.jsonl").read_text().splitlines()
+        losses[count] = [line["loss"] for line in map(json.loads, log) if "loss" in line]
+    assert losses[1][-1] < losses[1][0] - 0.3
+    assert losses[2] == pytest.approx(losses[1], abs=1e-4)
