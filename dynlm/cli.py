@@ -259,7 +259,15 @@ def _score_files(words: list[str]) -> list[Path]:
                 "this run's score files are of several texts", path, f"name files: {' '.join(map(str, found))}"
             )
         paths += found
-    return sorted(paths, key=lambda path: int(read_scores(path).protocol.get("level", 9)))
+    return sorted(paths, key=lambda path: _place_of(read_scores(path).protocol))
+
+
+def _place_of(protocol: dict[str, Any]) -> tuple[int, int]:
+    """From the plain LSTM up: by level, and within one by the rules' own order."""
+    from dynlm.config import RULES
+
+    name = protocol.get("rule", {}).get("name")
+    return int(protocol.get("level", 9)), RULES.index(name) if name in RULES else len(RULES)
 
 
 def _add_files(parser: ArgumentParser) -> None:
