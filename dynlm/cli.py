@@ -6,6 +6,7 @@ verb that works on a run takes the run's own config as its defaults.
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Callable
@@ -64,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
 def load_config(path: str | Path) -> Config:
     """A config file with its options checked; what it leaves out has its default. Raises UserError."""
     parser = _config_parser("dynlm", "")
-    return _instantiate(parser, parser.parse_args(["--config", str(path)]))
+    return _options(parser, ["--config", str(path)])[1]
 
 
 def _call(name: str, verb: Verb, argv: list[str]) -> int:
@@ -79,12 +80,32 @@ def _call(name: str, verb: Verb, argv: list[str]) -> int:
         from dynlm.training.run_folder import load_config as load_run_config
 
         parser.set_defaults(dataclasses.asdict(load_run_config(Path(folder))))
-    options = parser.parse_args(argv)
     if not verb.takes_config:
         from dynlm.config import Config
 
-        return verb.run(options, Config())
-    return verb.run(options, _instantiate(parser, options))
+        return verb.run(parser.parse_args(argv), Config())
+    return verb.run(*_options(parser, argv))
+
+
+def _options(parser: ArgumentParser, argv: list[str]) -> tuple[Namespace, Config]:
+    """The options of ``argv``, checked. Raises UserError, which names the config file where that is what is wrong."""
+    try:
+        options = parser.parse_args(argv)
+        return options, _instantiate(parser, options)
+    except UserError:
+        alone = _config_parser("dynlm", "")
+        for path in _config_files(argv):
+            try:
+                _instantiate(alone, alone.parse_args(["--config", path]))
+            except UserError as error:
+                what = str(error).partition("; see `dynlm")[0]
+                raise UserError(what, None if path in what else path) from error
+        raise
+
+
+def _config_files(argv: list[str]) -> list[str]:
+    files = [word.partition("=")[2] for word in argv if word.startswith("--config=")]
+    return files + [path for option, path in itertools.pairwise(argv) if option == "--config"]
 
 
 def _bare_parser(name: str, about: str) -> ArgumentParser:

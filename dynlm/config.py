@@ -230,9 +230,11 @@ class MetatrainConfig:
     """Largest distance of a log-rate from its start, in nats."""
     average: float = 0.98
     """Decay of the Polyak average of phi."""
+    pick_tokens: int = 40000
+    """Tokens of the tuning articles that decide between the start and what was learned; 0 reads all of them."""
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "rate", "bound"):
+        for name in ("tokens", "rate", "bound", "pick_tokens"):
             _within(f"metatrain.{name}", getattr(self, name), 0)
         _within("metatrain.window", self.window, 1)
         _within("metatrain.average", self.average, 0, 0.9999)

@@ -43,7 +43,10 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 def cannot_write(path: str | os.PathLike[str], error: OSError) -> UserError:
     """The user's error for an operating system's refusal to write ``path``."""
-    do = "free some space and start again" if error.errno == errno.ENOSPC else "choose a place you may write to"
+    do = "choose a place you may write to"
+    # numpy says only how much of an array was written, without the system's number: the disk is full.
+    if error.errno in (errno.ENOSPC, None):
+        do = "free some space and start again"
     return UserError(f"cannot write: {error.strerror or error}", path, do)
 
 

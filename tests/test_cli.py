@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import io
 import json
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -20,7 +22,7 @@ from dynlm.cli import main
 from dynlm.config import TokenizerConfig
 from dynlm.evaluation.scores_file import read_scores
 from dynlm.training.run_folder import load_tensors
-from tests.tiny import Run, listing, tiny_config, write_corpus
+from tests.tiny import Run, article, listing, tiny_config, write_corpus
 
 ROOT = Path(__file__).resolve().parents[1]
 Capture = pytest.CaptureFixture[str]
@@ -54,10 +56,8 @@ def refused(capsys: Capture, *arguments: object) -> str:
 
 def tiny_options(corpus: Path, runs: Path, tmp_path: Path, **options: Any) -> list[str]:
     """Options that train a tiny run on ``corpus`` into ``runs``, by way of a YAML file."""
-    from dataclasses import asdict
-
     path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump(asdict(tiny_config(corpus, runs, pretrain={"epochs": 0.2}, **options))))
+    path.write_text(yaml.safe_dump(dataclasses.asdict(tiny_config(corpus, runs, pretrain={"epochs": 0.2}, **options))))
     return ["--config", str(path)]
 
 
@@ -214,7 +214,8 @@ def damaged(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], Non
 def one_token_article(corpus: Path) -> None:
     shutil.rmtree(corpus)
     corpus.mkdir()
-    good = [{"title": f"Good {k}", "text": " the town is not the same as the town . \n" * 40} for k in range(8)]
+    rng = np.random.default_rng(0)
+    good = [{"title": f"Good {k}", "text": article(rng, 10)} for k in range(12)]
     write(corpus / "train.jsonl", b"".join(json.dumps(record).encode() + b"\n" for record in good))
     write(corpus / "valid.jsonl", b'{"title": "Good", "text": "the town is old"}\n{"title": "Dot", "text": "."}\n')
 
@@ -274,7 +275,7 @@ BAD_OPTIONS: list[tuple[list[str], list[str]]] = [
     (["tune", "no-such-run"], ["no-such-run: no such run"]),
     (["compare", "no-such.parquet"], ["no-such.parquet"]),
     (["heatmap", "no-such.parquet"], ["no-such.parquet"]),
-    (["compare"], ["FILE"]),
+    (["compare"], ["files"]),
 ]
 
 
@@ -290,12 +291,19 @@ def test_bad_options_are_refused(
 
 @pytest.mark.parametrize(
     "content, said",
-    [("pretrain:\n  lane: 3\n", "lane"), ("prtrain:\n  lanes: 3\n", "prtrain"), ("run: [\n", "tiny.yaml"), ("3\n", "")],
+    [
+        ("pretrain:\n  lane: 3\n", "lane"),
+        ("prtrain:\n  lanes: 3\n", "prtrain"),
+        ("run: [\n", "tiny.yaml"),
+        ("3\n", "tiny.yaml"),
+    ],
 )
 def test_an_unknown_key_of_a_config_file_is_refused(content: str, said: str, tmp_path: Path, capsys: Capture) -> None:
     path = tmp_path / "tiny.yaml"
     path.write_text(content)
-    assert said in refused(capsys, "pretrain", "--config", path)
+    for options in (["--config", path], [f"--config={path}", "--run.name", "other"]):
+        line = refused(capsys, "pretrain", *options)
+        assert said in line and str(path) in line
 
 
 def cut(path: Path, share: float = 0.5) -> None:
@@ -458,16 +466,21 @@ def test_a_refusal_is_one_line_of_a_real_process(tmp_path: Path) -> None:
 
 def test_two_processes_train_as_one(tiny_corpus: Path, tmp_path: Path) -> None:
     """``accelerate launch`` with two processes on the CPU: half the lanes each, the same steps up to rounding."""
-    losses = {}
-    for count in (1, 2):
-        options = tiny_options(tiny_corpus, tmp_path / f"runs-{count}", tmp_path)
-        options += ["--pretrain.log_every", "1", "--pretrain.optimizer", "nt-asgd", "--pretrain.rate", "5"]
-        launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", count]
-        launcher += ["--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no"]
-        launcher += ["--num_cpu_threads_per_process", 1, "--main_process_port", 0]
-        done = process(*launcher, ROOT / "scripts" / "pretrain.py", *options, folder=tmp_path)
-        assert done.returncode == 0, done.stderr[-3000:]
-        log = (tmp_path / f"runs-{count}" / "tiny" / "log.jsonl").read_text().splitlines()
-        losses[count] = [line["loss"] for line in map(json.loads, log) if "loss" in line]
-    assert losses[1][-1] < losses[1][0] - 0.3
-    assert losses[2] == pytest.approx(losses[1], abs=1e-4)
+    from dynlm.training.pretrain import pretrain
+
+    steps = {"epochs": 0.4, "log_every": 1, "optimizer": "nt-asgd", "rate": 5.0}
+    one = tiny_config(tiny_corpus, tmp_path / "one", pretrain=steps)
+    pretrain(one, quiet=True)
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(dataclasses.asdict(tiny_config(tiny_corpus, tmp_path / "two", pretrain=steps))))
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", 2]
+    launcher += ["--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no"]
+    launcher += ["--num_cpu_threads_per_process", 1, "--main_process_port", 0]
+    done = process(*launcher, ROOT / "scripts" / "pretrain.py", "--config", path, folder=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    losses = []
+    for name in ("one", "two"):
+        log = (tmp_path / name / "tiny" / "log.jsonl").read_text().splitlines()
+        losses.append([line["loss"] for line in map(json.loads, log) if "loss" in line])
+    assert losses[0][-1] < losses[0][0] - 0.2
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)

@@ -59,7 +59,8 @@ def metatrain(folder: Path, config: Config, quiet: bool = False) -> dict[str, An
     learned = _learn(folder, config, trained, statistics, start, tuned["epsilon"], quiet)
 
     valid = tokenise(load_articles(config.corpus, config.tune.split), trained.tokenizer)
-    stream = tuning_stream(valid, config)
+    # More than the start was tuned on, where there is more: on those articles the start is at its best.
+    stream = tuning_stream(valid, config, config.metatrain.pick_tokens)
     nats = {}
     for name, rates in (("start", start), ("learned", learned)):
         rule = memory_folder.rms_family_rule("meta", rates, statistics, tuned["epsilon"])

@@ -34,13 +34,13 @@ _FACTOR = {"rate": 1.6, "pull": 3.0, "epsilon": 4.0}
 _NOTICEABLE = 2e-4
 
 
-def tuning_stream(split: TokenisedSplit, config: Config) -> Stream:
-    """The articles to tune on: all that ``tune.articles`` names, or evenly many of them up to ``tune.tokens``."""
+def tuning_stream(split: TokenisedSplit, config: Config, tokens: int) -> Stream:
+    """The articles that ``tune.articles`` names: all (``tokens`` 0), or evenly many of them up to about ``tokens``."""
     named = article_range(config.tune.articles, split.articles, "tune.articles")
     sizes = [len(split.article(index)) for index in named]
     kept = list(named)
-    if config.tune.tokens and sum(sizes) > config.tune.tokens:
-        count = max(1, round(len(named) * config.tune.tokens / sum(sizes)))
+    if tokens and sum(sizes) > tokens:
+        count = max(1, round(len(named) * tokens / sum(sizes)))
         kept = [named[index * len(named) // count] for index in range(count)]
     return read_in_order(split, config.memory.segment, kept)
 
@@ -70,7 +70,7 @@ def tune(folder: Path, config: Config, quiet: bool = False) -> dict[str, Any]:
         )
     trained = load_model(folder)
     split = tokenise(load_articles(config.corpus, config.tune.split), trained.tokenizer)
-    stream = tuning_stream(split, config)
+    stream = tuning_stream(split, config, config.tune.tokens)
     statistics = ensure_statistics(folder, trained, config) if memory.rule == "rms" else None
     dynamic = dynamic_tensors(trained.model, memory.dynamic)
     if statistics is not None:

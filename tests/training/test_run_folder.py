@@ -9,6 +9,7 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -26,7 +27,7 @@ from dynlm.training.run_folder import (
     save_checkpoint,
     save_tensors,
 )
-from tests.tiny import Run, listing
+from tests.tiny import Run, article, listing
 
 ABOUT = {"step": 3, "name": "Straße", "rates": [0.1, 1e-9]}
 
@@ -145,7 +146,7 @@ def test_a_card_of_something_else_is_refused(run_copy: Run, content: str) -> Non
 @pytest.mark.parametrize("size", [420, 330])
 def test_another_models_tokenizer_is_refused(run_copy: Run, size: int) -> None:
     shutil.rmtree(run_copy.folder / "tokenizer")
-    other = PieceTokenizer.train(TokenizerConfig(vocab_size=size), ["colourless green ideas sleep furiously\n" * 9])
+    other = PieceTokenizer.train(TokenizerConfig(vocab_size=size), [article(np.random.default_rng(9), 60)])
     other.save(run_copy.folder / "tokenizer")
     with pytest.raises(UserError, match=rf"tokenizer \({size} tokens, .* does not fit the model \(420 tokens"):
         load_model(run_copy.folder)

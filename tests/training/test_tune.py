@@ -62,7 +62,7 @@ def test_tuned_rates_gain_over_level_1(tuned_run: Run, rule: str, reset: str) ->
     config = with_memory(tuned_run.config, rule=rule, reset=reset)
     trained = load_model(tuned_run.folder)
     valid = tokenise(load_articles(config.corpus, "valid"), trained.tokenizer)
-    stream = tuning_stream(valid, config)
+    stream = tuning_stream(valid, config, config.tune.tokens)
     assert tuned["articles"] == [index + 1 for index in stream.order]
     for name, memory in (
         ("nats_per_token", config.memory),
@@ -94,8 +94,8 @@ def test_articles_tuned_on_are_the_ones_named(trained_run: Run) -> None:
     total = len(valid.ids_N)
 
     def order(articles: str, tokens: int) -> list[int]:
-        config = tiny_config(trained_run.corpus, trained_run.folder, tune={"articles": articles, "tokens": tokens})
-        return list(tuning_stream(valid, config).order)
+        config = tiny_config(trained_run.corpus, trained_run.folder, tune={"articles": articles})
+        return list(tuning_stream(valid, config, tokens).order)
 
     assert order("2-4", 0) == [1, 2, 3]
     assert order("all", total) == [0, 1, 2, 3, 4, 5]
