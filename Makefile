@@ -50,7 +50,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/.made
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/.made
 	@echo "installing dynlm and its tools into $(VENV) (once; a few minutes, most of it PyTorch)"
-	@$(PIP) -e '.[dev,zstd]'
+	@$(PIP) -e '.[dev]'
 	@touch $(VENV)/.installed $@
 
 # A virtual environment that works is kept; one whose making was broken off is made anew.

@@ -83,7 +83,7 @@ def tune(folder: Path, config: Config, quiet: bool = False) -> dict[str, Any]:
         )
         nats = mean_nats(Reader(trained.model, trained.params, rule, dynamic, memory.reset), stream)
         bar.update()
-        bar.set_postfix(nats=f"{nats:.4f}", **{name: f"{value:.1e}" for name, value in values.items()})
+        bar.set_postfix({"nats": f"{nats:.4f}", **{name: f"{value:.1e}" for name, value in values.items()}})
         log_line(folder, event="tune", rule=memory.rule, reset=memory.reset, nats=nats, **values)
         return nats
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -58,6 +59,23 @@ def test_phi_is_kept_as_tensors_and_as_readable_json(tuned_run: Run) -> None:
     for name, rates in card["rates"].items():
         assert float(tensors[f"alpha/{name}"]) == rates["alpha"]
         assert float(tensors[f"pull/{name}"]) == rates["pull"]
+
+
+def test_more_articles_than_were_tuned_on_may_pick(tuned_copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``metatrain.pick_tokens`` 0 reads all that ``tune.articles`` names, not the few that tuning read of them."""
+    seen: list[list[int]] = []
+    whole = module.mean_nats
+    monkeypatch.setattr(
+        module, "mean_nats", lambda reader, stream: (seen.append(list(stream.order)), whole(reader, stream))[1]
+    )
+    have_learned(Rates(0.001, 0.001), monkeypatch)
+    config = with_memory(tuned_copy.config, rule="meta")
+    picking = dataclasses.replace(config, metatrain=dataclasses.replace(config.metatrain, pick_tokens=0))
+    metatrain(tuned_copy.folder, picking, quiet=True)
+    metatrain(tuned_copy.folder, config, quiet=True)
+    tuned_on = [index - 1 for index in tuned_card(tuned_copy, "stream")["articles"]]
+    assert seen == [[0, 1, 2], [0, 1, 2], tuned_on, tuned_on]
+    assert len(tuned_on) < 3
 
 
 @pytest.mark.parametrize("rates", [Rates(5.0, 1e-6), Rates(math.inf, 1.0)])
