@@ -81,8 +81,8 @@ def tiny_config(corpus: Path, runs: Path, **options: Any) -> Config:
             log_every=10,
         ),
         memory=MemoryConfig(segment=20),
-        tune=TuneConfig(articles="1-3", tokens=600, statistics_tokens=1200, rounds=1),
-        metatrain=MetatrainConfig(tokens=1200, window=10, pick_tokens=600),
+        tune=TuneConfig(articles="1-3", tokens=350, statistics_tokens=1200, rounds=1),
+        metatrain=MetatrainConfig(tokens=1200, window=10, pick_tokens=350),
     )
     changed = {name: dataclasses.replace(getattr(config, name), **values) for name, values in options.items()}
     return dataclasses.replace(config, **changed)
