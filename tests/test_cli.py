@@ -464,23 +464,28 @@ def test_a_refusal_is_one_line_of_a_real_process(tmp_path: Path) -> None:
     assert done.stdout == ""
 
 
-def test_two_processes_train_as_one(tiny_corpus: Path, tmp_path: Path) -> None:
-    """``accelerate launch`` with two processes on the CPU: half the lanes each, the same steps up to rounding."""
+@pytest.mark.parametrize("processes", [1, 2])
+def test_launched_processes_train_as_one_called(processes: int, tiny_corpus: Path, tmp_path: Path) -> None:
+    """One under ``accelerate launch``, or two by torchrun (accelerate launches several on a CPU by MPI alone)."""
     from dynlm.training.pretrain import pretrain
 
     steps = {"epochs": 0.4, "log_every": 1, "optimizer": "nt-asgd", "rate": 5.0}
-    one = tiny_config(tiny_corpus, tmp_path / "one", pretrain=steps)
-    pretrain(one, quiet=True)
+    called = tiny_config(tiny_corpus, tmp_path / "called", pretrain=steps)
+    pretrain(called, quiet=True)
     path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump(dataclasses.asdict(tiny_config(tiny_corpus, tmp_path / "two", pretrain=steps))))
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", 2]
-    launcher += ["--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no"]
-    launcher += ["--num_cpu_threads_per_process", 1, "--main_process_port", 0]
-    done = process(*launcher, ROOT / "scripts" / "pretrain.py", "--config", path, folder=tmp_path)
+    path.write_text(yaml.safe_dump(dataclasses.asdict(tiny_config(tiny_corpus, tmp_path / "launched", pretrain=steps))))
+    if processes == 1:
+        launcher = ["accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1"]
+        launcher += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    else:
+        launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    script = ROOT / "scripts" / "pretrain.py"
+    done = process(sys.executable, "-m", *launcher, script, "--config", path, folder=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    losses = []
-    for name in ("one", "two"):
+    assert json.loads((tmp_path / "launched" / "tiny" / "model.json").read_text())["processes"] == processes
+    losses = {}
+    for name in ("called", "launched"):
         log = (tmp_path / name / "tiny" / "log.jsonl").read_text().splitlines()
-        losses.append([line["loss"] for line in map(json.loads, log) if "loss" in line])
-    assert losses[0][-1] < losses[0][0] - 0.2
-    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+        losses[name] = [line["loss"] for line in map(json.loads, log) if "loss" in line]
+    assert losses["called"][-1] < losses["called"][0] - 0.2
+    assert losses["launched"] == pytest.approx(losses["called"], abs=1e-5)

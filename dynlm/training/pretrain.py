@@ -187,6 +187,7 @@ def _train(
         "steps": at.step,
         "tokens": at.place.tokens,
         "seconds": round(at.seconds, 1),
+        "processes": world,
         "valid_nats_per_token": valid_nats / valid_tokens,
         "valid_perplexity_per_word": math.exp(valid_nats / words),
     }
