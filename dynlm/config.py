@@ -185,6 +185,9 @@ class MemoryConfig:
     precision: str = "float32"
     """Type of matrix products' operands: float32, or bfloat16 (weights, updates and losses stay float32)."""
 
+    kernels: str = "torch"
+    """torch, or native: C++ compiled on first use, for a CPU (needs g++ and pip install dynlm[native])."""
+
     def __post_init__(self) -> None:
         _one_of("memory.rule", self.rule, RULES)
         _one_of("memory.reset", self.reset, RESETS)
@@ -194,6 +197,12 @@ class MemoryConfig:
             raise UserError(
                 f"memory.lanes is {self.lanes}, but under memory.reset 'stream' each article is read after the last",
                 do="choose --memory.reset article, or --memory.lanes 1",
+            )
+        _one_of("memory.kernels", self.kernels, ("torch", "native"))
+        if self.kernels == "native" and self.precision != "float32":
+            raise UserError(
+                f"memory.kernels is 'native', whose products are not in memory.precision {self.precision!r}",
+                do="choose --memory.precision float32, or --memory.kernels torch",
             )
         _one_of("memory.precision", self.precision, ("float32", "bfloat16"))
         for name in ("rate", "pull"):

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from dynlm.model.lanes import Gradient
 from dynlm.model.lstm import Params
+from dynlm.model.native import NativeKernels
 
 
 class Rates(NamedTuple):
@@ -106,24 +107,27 @@ class Rule:
         }
 
     @torch.no_grad()
-    def step_(self, theta: Tensor, gradient: Gradient, theta_0: Tensor) -> None:
+    def step_(self, theta: Tensor, gradient: Gradient, theta_0: Tensor, native: NativeKernels | None = None) -> None:
         """``gradient_step`` written over ``theta``, the weights of B lanes: (B, ...), as the gradient's name says.
 
-        ``theta_0`` is shared by the lanes. Only the gradient's part is moved, in two passes and without a copy.
+        ``theta_0`` is shared by the lanes. Only the gradient's part is moved, in two passes and without a copy, or in
+        one pass by the ``native`` kernel.
         """
-        rates, beta = self.rates[gradient.name], self.beta[gradient.name]
+        rates, beta, part = self.rates[gradient.name], self.beta[gradient.name], gradient.part
         scale = None if self.scale is None else self.scale[gradient.name]
-        theta, theta_0 = theta[:, gradient.part], theta_0[gradient.part]
-        if isinstance(beta, Tensor):
-            theta.lerp_(theta_0, beta[gradient.part])
-        elif beta:
+        theta, theta_0 = theta[:, part], theta_0[part]
+        beta = beta[part] if isinstance(beta, Tensor) else beta
+        if native is not None and gradient.rows_BT is None:
+            native.step_(theta, theta_0, gradient.tensor, beta, None if scale is None else scale[part], rates.alpha)
+            return
+        if isinstance(beta, Tensor) or beta:
             theta.lerp_(theta_0, beta)
         if gradient.rows_BT is not None:
             _step_of_rows_(theta, gradient.tensor, gradient.rows_BT, rates.alpha, scale)
         elif scale is None:
             theta.sub_(gradient.tensor, alpha=rates.alpha)
         else:
-            theta.addcmul_(gradient.tensor, scale[gradient.part], value=-rates.alpha)
+            theta.addcmul_(gradient.tensor, scale[part], value=-rates.alpha)
 
 
 def _step_of_rows_(theta_BVE: Tensor, u_BVE: Tensor, rows_BT: Tensor, alpha: float, scale: Tensor | None) -> None:

@@ -25,6 +25,7 @@ from dynlm.memory.rules import Rule
 from dynlm.memory.state import Memory
 from dynlm.model.lanes import Gradient
 from dynlm.model.lstm import Params
+from dynlm.model.native import NativeKernels
 from dynlm.model.scratch import Scratch
 
 
@@ -34,14 +35,14 @@ class Sensitivities:
     An ``Observer`` of the reading that ``rule`` does from ``memory``; ``rule`` is set anew when its rates change.
     """
 
-    def __init__(self, rule: Rule, memory: Memory, static: Params):
+    def __init__(self, rule: Rule, memory: Memory, static: Params, native: NativeKernels | None = None):
         self.rule = rule
         self.names = list(memory.weights)
         self.pull: Params = {name: torch.zeros_like(tensor) for name, tensor in memory.weights.items()}
         like = next(iter(self.pull.values()))
         self.gathered_K2 = torch.zeros(len(self.names), 2, dtype=torch.float64, device=like.device)
         """Sum over segments and lanes of dL / d (log alpha, log pull); zero it after taking it."""
-        self._static = static
+        self._static, self._native = static, native
         self._scratch = Scratch()
 
     def restart(self, lanes: Iterable[int]) -> None:
@@ -54,19 +55,17 @@ class Sensitivities:
     def __call__(self, gradient: Gradient, theta: Tensor, lanes: slice) -> None:
         """Gather the meta-gradients of a segment at theta_t, then carry the sensitivities over the coming step."""
         name, part = gradient.name, gradient.part
-        beta, theta, s_pull = self.rule.beta[name], theta[:, part], self.pull[name][lanes, part]
-        home = torch.sub(
-            self._static[name][part], theta, out=self._scratch.take("home", tuple(theta.shape), gradient.tensor)
-        )
+        beta, theta_0 = self.rule.beta[name], self._static[name][part]
+        beta = beta[part] if isinstance(beta, Tensor) else beta
+        theta, s_pull = theta[:, part], self.pull[name][lanes, part]
         sums = self.gathered_K2[self.names.index(name)]
+        if self._native is not None and gradient.rows_BT is None:
+            sums += torch.tensor(self._native.sense_(s_pull, theta, theta_0, gradient.tensor, beta)).to(sums)
+            return
+        home = torch.sub(theta_0, theta, out=self._scratch.take("home", tuple(theta.shape), gradient.tensor))
         for lane, u in enumerate(gradient.tensor):
             sums[0] -= torch.dot(u.flatten(), home[lane].flatten())
             sums[1] += torch.dot(u.flatten(), s_pull[lane].flatten())
-        if isinstance(beta, Tensor):
-            s_pull.lerp_(home, beta[part])
-            if self.rule.clamps[name]:
-                s_pull.mul_(beta[part] < 1)
-        elif beta < 1:
-            s_pull.lerp_(home, beta)
-        else:
-            s_pull.zero_()
+        s_pull.lerp_(home, beta)
+        if self.rule.clamps[name]:
+            s_pull.mul_(torch.as_tensor(beta) < 1)

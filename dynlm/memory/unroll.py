@@ -23,6 +23,7 @@ from dynlm.memory.rules import LEVEL_1, Rule, Statistics
 from dynlm.memory.state import Memory, fresh_memory
 from dynlm.model.lanes import Gradient, Scored, forward, gradients
 from dynlm.model.lstm import Hidden, LSTMLanguageModel, Params, detached, restarted
+from dynlm.model.native import NativeKernels
 from dynlm.model.scratch import Scratch
 
 Observer = Callable[[Gradient, Tensor, slice], None]
@@ -40,6 +41,7 @@ class Reader:
     ``reset``: under "stream" the dynamic weights run through the whole text, under "article" they start afresh with
     each article. The LSTM's state starts afresh with each article under both, as in level-1 training.
     ``precision``: type of the operands of matrix products, the weights' own where None.
+    ``native``: compiled kernels for what they serve.
     ``reference``: read by autograd and the rule's formula, a lane at a time, instead of the fast way.
     """
 
@@ -49,6 +51,7 @@ class Reader:
     dynamic: tuple[str, ...]
     reset: str = "stream"
     precision: torch.dtype | None = None
+    native: NativeKernels | None = None
     reference: bool = False
     scratch: Scratch = field(default_factory=Scratch, repr=False, compare=False)
 
@@ -189,6 +192,7 @@ def _read_block(
         _of_lanes(memory.hidden, lanes),
         reader.scratch,
         reader.precision,
+        reader.native,
     )
     if reader.rule.learns or observe is not None:
         learn_from(reader, own, scored, share_BT[lanes], lanes, observe, whole)
@@ -207,13 +211,13 @@ def learn_from(
     """Take the rule's step in the weights ``own`` of ``lanes``, a gradient at a time."""
     rule = reader.rule
     wanted = rule.rates if rule.learns else reader.dynamic
-    for gradient in gradients(reader.model, scored, share_BT, wanted, reader.scratch, whole):
+    for gradient in gradients(reader.model, scored, share_BT, wanted, reader.scratch, whole, reader.native):
         static = reader.static[gradient.name]
         theta = own[gradient.name] if gradient.name in own else static.expand(len(share_BT), *static.shape)
         if observe is not None:
             observe(gradient, theta, lanes)
         if rule.learns:
-            rule.step_(theta, gradient, static)
+            rule.step_(theta, gradient, static, reader.native)
 
 
 def _read_by_autograd(

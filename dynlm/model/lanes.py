@@ -1,6 +1,7 @@
 """The language model read by many lanes at once, each with weights of its own, and its backward pass by hand.
 
-Legend: B lanes, T tokens of a segment, E width in, H width out of a layer, V vocabulary, I and O a product's widths.
+Legend: B lanes, T tokens of a segment, S = 1 + T states, E width in, H width out of a layer, V vocabulary, I and O the
+widths that a product takes and makes.
 
 Autograd would make the gradient of the embedding as a dense matrix of zeros with a few rows set, add it to that of the
 tied output layer, and allocate everything anew for each segment. Here the products are the same and the rest is not
@@ -12,13 +13,14 @@ time, so that whoever learns writes over the weights while their gradient is in 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dynlm.model.lstm import Hidden, LSTMLanguageModel, Params
+from dynlm.model.native import NativeKernels
 from dynlm.model.scratch import Scratch
 
 _EVERYTHING = slice(None)
@@ -40,14 +42,20 @@ class Gradient(NamedTuple):
 
 
 class _LayerTape(NamedTuple):
-    """What a layer's backward pass needs of its forward pass; gates are after their non-linearities."""
+    """What a layer's backward pass needs of its forward pass; gates are after their non-linearities.
+
+    In the tensors of 1 + T steps the state before the segment comes first.
+    """
 
     x_BTE: Tensor
-    state: tuple[Tensor, Tensor]
     gates_BT4H: Tensor
-    cells_BTH: Tensor
+    cells_BSH: Tensor
     tanh_cells_BTH: Tensor
-    outputs_BTH: Tensor
+    outputs_BSH: Tensor
+
+    @property
+    def outputs_BTH(self) -> Tensor:
+        return self.outputs_BSH[:, 1:]
 
 
 class Scored(NamedTuple):
@@ -74,10 +82,12 @@ def forward(
     hidden: Hidden,
     scratch: Scratch,
     precision: torch.dtype | None = None,
+    native: NativeKernels | None = None,
 ) -> Scored:
     """Read a segment. ``own`` tensors have a first dimension of B and stand in for the ``static`` ones.
 
-    ``precision``: type of the matrix products' operands, the weights' own where None.
+    ``precision``: type of the matrix products' operands, the weights' own where None. ``native``: kernels to use where
+    they serve.
     """
     lanes, length = inputs_BT.shape
     weights = {
@@ -95,19 +105,18 @@ def forward(
     torch.index_select(embedding.view(-1, width), 0, rows_N, out=x_BTE.view(-1, width))
     layers, after = [], []
     for index in range(model.config.layers):
-        tape = _read_layer(x_BTE, hidden[index], weights, index, like, scratch)
+        tape = _read_layer(x_BTE, hidden[index], weights, index, like, scratch, native)
         layers.append(tape)
-        after.append((tape.outputs_BTH[:, -1].clone(), tape.cells_BTH[:, -1].clone()))
+        after.append((tape.outputs_BSH[:, -1].clone(), tape.cells_BSH[:, -1].clone()))
         x_BTE = tape.outputs_BTH
     logits_BTV = scratch.take("logits", (lanes, length, model.vocabulary), like)
     _affine(x_BTE, model.output_weight(weights), weights["output.bias"], logits_BTV)
     places_N = _below_one_another(targets_BT.reshape(-1, 1), model.vocabulary)
     of_target_BT = logits_BTV.view(-1)[places_N].view(lanes, length)
     top_BT1 = logits_BTV.amax(2, keepdim=True)
-    scaled_BTV = logits_BTV.sub_(top_BT1).exp_()
-    total_BT1 = scaled_BTV.sum(2, keepdim=True)
+    total_BT1 = logits_BTV.sub_(top_BT1).exp_().sum(2, keepdim=True)
     nats_BT = (total_BT1.log() + top_BT1).squeeze(2) - of_target_BT
-    return Scored(nats_BT, tuple(after), weights, inputs_BT, layers, scaled_BTV, total_BT1, places_N)
+    return Scored(nats_BT, tuple(after), weights, inputs_BT, layers, logits_BTV, total_BT1, places_N)
 
 
 @torch.no_grad()
@@ -118,6 +127,7 @@ def gradients(
     wanted: Collection[str],
     scratch: Scratch,
     whole: bool = False,
+    native: NativeKernels | None = None,
 ) -> Iterator[Gradient]:
     """The gradient of each lane's sum of share * nats by each of its ``wanted`` tensors.
 
@@ -144,10 +154,9 @@ def gradients(
             weights[f"lstm.{index}.recurrent"],
             weights[f"lstm.{index}.input"],
         )
-        d_gates_BT4H = _through_time(tape, d_x, recurrent, scratch)
+        d_gates_BT4H = _through_time(tape, d_x, recurrent, scratch, native)
         if (name := f"lstm.{index}.recurrent") in wanted:
-            before_BTH = torch.cat([tape.state[0][:, None], tape.outputs_BTH[:, :-1]], 1)
-            yield Gradient(name, _outer(d_gates_BT4H, before_BTH, recurrent.dtype, scratch))
+            yield Gradient(name, _outer(d_gates_BT4H, tape.outputs_BSH[:, :-1], recurrent.dtype, scratch))
         if (name := f"lstm.{index}.bias") in wanted:
             yield Gradient(name, d_gates_BT4H.sum(1))
         d_x = scratch.take("d_input", tuple(tape.x_BTE.shape), d_gates_BT4H)
@@ -172,40 +181,66 @@ def gradients(
 
 
 def _read_layer(
-    x_BTE: Tensor, state: tuple[Tensor, Tensor], weights: Params, index: int, like: Tensor, scratch: Scratch
+    x_BTE: Tensor,
+    state: tuple[Tensor, Tensor],
+    weights: Params,
+    index: int,
+    like: Tensor,
+    scratch: Scratch,
+    native: NativeKernels | None,
 ) -> _LayerTape:
     """One LSTM layer, step by step; the gates are in torch's order: input, forget, cell, output."""
     lanes, length, _ = x_BTE.shape
     recurrent = weights[f"lstm.{index}.recurrent"]
     width = recurrent.shape[-1]
+    before_BT4H = scratch.take("gates before", (lanes, length, 4 * width), like)
     gates_BT4H = scratch.take(f"gates.{index}", (lanes, length, 4 * width), like)
-    cells_BTH = scratch.take(f"cells.{index}", (lanes, length, width), like)
+    cells_BSH = scratch.take(f"cells.{index}", (lanes, 1 + length, width), like)
     tanh_cells_BTH = scratch.take(f"tanh_cells.{index}", (lanes, length, width), like)
-    outputs_BTH = scratch.take(f"outputs.{index}", (lanes, length, width), like)
-    _affine(x_BTE, weights[f"lstm.{index}.input"], weights[f"lstm.{index}.bias"], gates_BT4H)
+    outputs_BSH = scratch.take(f"outputs.{index}", (lanes, 1 + length, width), like)
+    outputs_BSH[:, 0], cells_BSH[:, 0] = state
+    _affine(x_BTE, weights[f"lstm.{index}.input"], weights[f"lstm.{index}.bias"], before_BT4H)
+    product = _StepProduct(recurrent.transpose(-1, -2), lanes)
+    if native is not None and product.one_by_one:
+        native.lstm_forward(before_BT4H, recurrent, gates_BT4H, cells_BSH, tanh_cells_BTH, outputs_BSH)
+        return _LayerTape(x_BTE, gates_BT4H, cells_BSH, tanh_cells_BTH, outputs_BSH)
 
     def steps() -> list[tuple[Tensor, ...]]:
-        parts = [part.unbind(1) for part in gates_BT4H.split(width, 2)]
-        of_each = (gates_BT4H, gates_BT4H[..., : 2 * width], cells_BTH, tanh_cells_BTH, outputs_BTH)
-        return list(zip(*parts, *(tensor.unbind(1) for tensor in of_each), strict=True))
+        cell = slice(2 * width, 3 * width)
+        parts = (before_BT4H, before_BT4H[..., cell], gates_BT4H, *gates_BT4H.split(width, 2))
+        cells = (cells_BSH[:, :-1], cells_BSH[:, 1:], tanh_cells_BTH, outputs_BSH[:, 1:])
+        operands = (product.sums(before_BT4H), product.factors(outputs_BSH[:, :-1]))
+        return list(zip(*operands, *(tensor.unbind(1) for tensor in (*parts, *cells)), strict=True))
 
-    add_recurrent = _StepProduct(recurrent.transpose(-1, -2), lanes)
-    h_BH, c_BH = state
-    for i_BH, f_BH, g_BH, o_BH, gates_B4H, if_B2H, next_c_BH, tanh_c_BH, next_h_BH in scratch.once(
-        ("steps", index, lanes, length), steps
-    ):
-        add_recurrent(gates_B4H, h_BH)
-        if_B2H.sigmoid_()
-        g_BH.tanh_()
-        o_BH.sigmoid_()
+    for (
+        summed,
+        factor,
+        before_B4H,
+        before_g_BH,
+        gates_B4H,
+        i_BH,
+        f_BH,
+        g_BH,
+        o_BH,
+        c_BH,
+        next_c_BH,
+        tanh_c_BH,
+        h_BH,
+    ) in scratch.once(("steps", index, lanes, length, product.key), steps):
+        product.add(summed, factor)
+        # The cell's part is done twice, which takes less time than one more call.
+        torch.sigmoid(before_B4H, out=gates_B4H)
+        torch.tanh(before_g_BH, out=g_BH)
         torch.mul(f_BH, c_BH, out=next_c_BH)
-        c_BH = next_c_BH.addcmul_(i_BH, g_BH)
-        torch.tanh(c_BH, out=tanh_c_BH)
-        h_BH = torch.mul(o_BH, tanh_c_BH, out=next_h_BH)
-    return _LayerTape(x_BTE, state, gates_BT4H, cells_BTH, tanh_cells_BTH, outputs_BTH)
+        next_c_BH.addcmul_(i_BH, g_BH)
+        torch.tanh(next_c_BH, out=tanh_c_BH)
+        torch.mul(o_BH, tanh_c_BH, out=h_BH)
+    return _LayerTape(x_BTE, gates_BT4H, cells_BSH, tanh_cells_BTH, outputs_BSH)
 
 
-def _through_time(tape: _LayerTape, d_outputs_BTH: Tensor, recurrent: Tensor, scratch: Scratch) -> Tensor:
+def _through_time(
+    tape: _LayerTape, d_outputs_BTH: Tensor, recurrent: Tensor, scratch: Scratch, native: NativeKernels | None
+) -> Tensor:
     """The gradient of the gates before their non-linearities; ``d_outputs_BTH`` is written over.
 
     What does not wait for the step after it is worked out for all steps at once.
@@ -213,61 +248,90 @@ def _through_time(tape: _LayerTape, d_outputs_BTH: Tensor, recurrent: Tensor, sc
     lanes, length, width = d_outputs_BTH.shape
     gates = tape.gates_BT4H.view(lanes, length, 4, width)
     i, f, g, o = gates.unbind(2)
-    before_BTH = torch.cat([tape.state[1][:, None], tape.cells_BTH[:, :-1]], 1)
     d_gates = scratch.take("d_gates", (lanes, length, 4, width), gates)
-    torch.mul(gates, 1 - gates, out=d_gates)
+    d_gates_BT4H = d_gates.view(lanes, length, 4 * width)
+    d_c_B1H = scratch.take("d_cell", (lanes, 1, width), gates)
+    product = _StepProduct(recurrent, lanes)
+    if native is not None and product.one_by_one:
+        rest = (tape.gates_BT4H, tape.cells_BSH, tape.tanh_cells_BTH, d_gates_BT4H, d_c_B1H[:, 0])
+        native.lstm_backward(d_outputs_BTH, recurrent, *rest)
+        return d_gates_BT4H
+    torch.sub(1, gates, out=d_gates).mul_(gates)
     d_gates[:, :, 0].mul_(g)
-    d_gates[:, :, 1].mul_(before_BTH)
-    torch.mul(i, 1 - g * g, out=d_gates[:, :, 2])
+    d_gates[:, :, 1].mul_(tape.cells_BSH[:, :-1])
+    torch.mul(g, g, out=d_gates[:, :, 2]).neg_().add_(1).mul_(i)
     d_gates[:, :, 3].mul_(tape.tanh_cells_BTH)
     to_cell_BTH = scratch.take("to_cell", (lanes, length, width), gates)
-    torch.mul(o, 1 - tape.tanh_cells_BTH * tape.tanh_cells_BTH, out=to_cell_BTH)
+    torch.mul(tape.tanh_cells_BTH, tape.tanh_cells_BTH, out=to_cell_BTH).neg_().add_(1).mul_(o)
     forget_BTH = scratch.take("forget", (lanes, length, width), gates).copy_(f)
-    d_gates_BT4H = d_gates.view(lanes, length, 4 * width)
+    d_c_BH = d_c_B1H.zero_()[:, 0]
 
     def steps() -> list[tuple[Tensor, ...]]:
-        of_each = (d_gates_BT4H, d_gates[:, :, :3], d_gates[:, :, 3], d_outputs_BTH, to_cell_BTH, forget_BTH)
-        return list(zip(*(tensor.unbind(1) for tensor in of_each), strict=True))[::-1]
+        """From the last step to the first."""
+        of_each = (d_outputs_BTH, d_gates[:, :, :3], d_gates[:, :, 3], to_cell_BTH, forget_BTH)
+        operands = (product.sums(d_outputs_BTH), product.factors(d_gates_BT4H))
+        return list(zip(*operands, *(tensor.unbind(1) for tensor in of_each), strict=True))[::-1]
 
-    add_recurrent = _StepProduct(recurrent, lanes)
-    d_c_B1H = torch.zeros_like(d_outputs_BTH[:, :1])
-    d_c_BH = d_c_B1H[:, 0]
-    later_B4H: Tensor | None = None
-    for all_B4H, ifg_B3H, o_BH, d_h_BH, to_cell_BH, f_BH in scratch.once(
-        ("steps back", d_outputs_BTH.data_ptr(), lanes, length, width), steps
+    later: Tensor | None = None
+    for summed, factor, d_h_BH, ifg_B3H, o_BH, to_cell_BH, f_BH in scratch.once(
+        ("steps back", d_outputs_BTH.data_ptr(), lanes, length, width, product.key), steps
     ):
-        if later_B4H is not None:
-            add_recurrent(d_h_BH, later_B4H)
+        if later is not None:
+            product.add(summed, later)
         d_c_BH.addcmul_(d_h_BH, to_cell_BH)
         ifg_B3H.mul_(d_c_B1H)
         o_BH.mul_(d_h_BH)
         d_c_BH.mul_(f_BH)
-        later_B4H = all_B4H
+        later = factor
     return d_gates_BT4H
 
 
 class _StepProduct:
-    """sum += x weight for one step after another; weight is (I, O), shared by the lanes, or (B, I, O)."""
+    """sum += x weight for one step after another; weight is (I, O), shared by the lanes, or (B, I, O).
+
+    ``sums`` and ``factors`` give each step's operands as the product takes them, to be made once and used again.
+    """
 
     def __init__(self, weight: Tensor, lanes: int):
         self.weight = weight
         # A product of one row keeps one core busy; cut by columns into a batch of products, it keeps all of them.
-        self.cuts = torch.get_num_threads() if lanes == 1 and weight.device.type == "cpu" else 1
-        if weight.shape[-1] % self.cuts:
-            self.cuts = 1
-        if self.cuts > 1:
+        self.cuts = torch.get_num_threads() if weight.device.type == "cpu" else 1
+        if weight.dtype.itemsize < 4:
+            self.form = "rounded"
+        elif weight.dim() == 3:
+            self.form = "own"
+        elif lanes > 1 or weight.device.type != "cpu" or weight.shape[1] % self.cuts:
+            self.form = "shared"
+        else:
+            self.form = "cut"
             self.weight = weight.unflatten(1, (self.cuts, -1)).permute(1, 0, 2)
 
-    def __call__(self, sum_BO: Tensor, x_BI: Tensor) -> None:
-        weight = self.weight
-        if self.cuts > 1:
-            sum_BO, x_BI = sum_BO.view(self.cuts, -1), x_BI.expand(self.cuts, -1)
-        if weight.dtype != sum_BO.dtype:
-            sum_BO.add_((x_BI.to(weight.dtype)[:, None] @ weight).squeeze(1))
-        elif weight.dim() == 2:
-            sum_BO.addmm_(x_BI, weight)
+    @property
+    def key(self) -> tuple[str, int]:
+        """Operands may be used again by a product of the same key."""
+        return self.form, self.cuts
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether each product is of one row and a matrix of its own."""
+        return self.form in ("own", "cut")
+
+    def sums(self, sums_BTO: Tensor) -> list[Tensor]:
+        return [self._operand(sum_BO, lambda x: x.view(self.cuts, 1, -1)) for sum_BO in sums_BTO.unbind(1)]
+
+    def factors(self, x_BTI: Tensor) -> list[Tensor]:
+        return [self._operand(x_BI, lambda x: x.expand(self.cuts, 1, -1)) for x_BI in x_BTI.unbind(1)]
+
+    def _operand(self, step: Tensor, cut: Callable[[Tensor], Tensor]) -> Tensor:
+        return cut(step) if self.form == "cut" else step[:, None] if self.form == "own" else step
+
+    def add(self, summed: Tensor, factor: Tensor) -> None:
+        if self.form == "rounded":
+            summed.add_((factor.to(self.weight.dtype)[:, None] @ self.weight).squeeze(1))
+        elif self.form == "shared":
+            summed.addmm_(factor, self.weight)
         else:
-            sum_BO[:, None].baddbmm_(x_BI[:, None], weight)
+            summed.baddbmm_(factor, self.weight)
 
 
 class _ByRow:

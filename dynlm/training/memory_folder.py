@@ -18,6 +18,7 @@ from dynlm.files import read_json, write_json
 from dynlm.memory.rules import LEVEL_1, Rates, Rule, Statistics, uniform_rule
 from dynlm.memory.state import dynamic_tensors
 from dynlm.memory.unroll import Reader
+from dynlm.model.native import native_kernels
 from dynlm.training.run_folder import TrainedModel, load_tensors, save_tensors
 
 HAND_MADE = ("sgd", "sgd+decay", "rms")
@@ -100,9 +101,17 @@ def open_reader(folder: Path, trained: TrainedModel, memory: MemoryConfig) -> Re
 
 
 def reader_of(trained: TrainedModel, memory: MemoryConfig, rule: Rule, dynamic: tuple[str, ...]) -> Reader:
-    """A reader by ``memory``'s options with another rule than they name."""
+    """A reader by ``memory``'s options with another rule than they name.
+
+    Raises UserError where native kernels are asked for and cannot be had.
+    """
     precision = None if memory.precision == "float32" else getattr(torch, memory.precision)
-    return Reader(trained.model, trained.params, rule, dynamic, memory.reset, precision)
+    native = None
+    if memory.kernels == "native":
+        if trained.params["embedding"].device.type != "cpu":
+            raise UserError("memory.kernels is 'native', which is for a CPU", do="choose --memory.kernels torch")
+        native = native_kernels()
+    return Reader(trained.model, trained.params, rule, dynamic, memory.reset, precision, native)
 
 
 def _open_rule(folder: Path, trained: TrainedModel, memory: MemoryConfig, dynamic: tuple[str, ...]) -> Rule:

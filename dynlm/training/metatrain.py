@@ -106,7 +106,7 @@ def _learn(
     template = memory_folder.rms_family_rule("meta", start, statistics, epsilon)
     reader = memory_folder.reader_of(trained, config.memory, template, tuple(names))
     memory, place = reader.fresh_memory(stream.own_lanes), stream.begin()
-    sensitivities = Sensitivities(template, memory, trained.params)
+    sensitivities = Sensitivities(template, memory, trained.params, reader.native)
     steps = 0
     # Of this process, since phi's last step: segments that were read, and their nats.
     window = torch.zeros(2, dtype=torch.float64, device=processes.device)

@@ -12,6 +12,7 @@ from dynlm.config import ModelConfig
 from dynlm.model import lanes as module
 from dynlm.model.lanes import forward, gradients
 from dynlm.model.lstm import Hidden, LSTMLanguageModel, Params
+from dynlm.model.native import NativeKernels
 from dynlm.model.scratch import Scratch
 
 VOCABULARY = 23
@@ -64,13 +65,20 @@ class Case:
         return torch.cat(nats), hidden, u
 
     def fast(
-        self, names: set[str], scratch: Scratch, precision: torch.dtype | None = None, whole: bool = False
+        self,
+        names: set[str],
+        scratch: Scratch,
+        precision: torch.dtype | None = None,
+        whole: bool = False,
+        native: NativeKernels | None = None,
     ) -> tuple[Tensor, Hidden, Params]:
         """The same by the code under test, the parts of each gradient put together."""
         own = {name: self.own[name] for name in names}
-        scored = forward(self.model, self.static, own, self.inputs_BT, self.targets_BT, self.hidden, scratch, precision)
+        scored = forward(
+            self.model, self.static, own, self.inputs_BT, self.targets_BT, self.hidden, scratch, precision, native
+        )
         u = {name: torch.full_like(tensor, math.nan) for name, tensor in self.own.items()}
-        for gradient in gradients(self.model, scored, self.share_BT, set(u), scratch, whole):
+        for gradient in gradients(self.model, scored, self.share_BT, set(u), scratch, whole, native):
             assert u[gradient.name][:, gradient.part].isnan().all(), "a part came twice"
             u[gradient.name][:, gradient.part] = gradient.tensor
             if gradient.rows_BT is not None:

@@ -1,0 +1,64 @@
+"""What the machine does at best (matrix products, copies), and the timing that all benchmarks share."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Measured on all of torch's threads."""
+
+    threads: int
+    product_rate: float
+    """Operations a second of a large float32 matrix product, two for each multiplication with its addition."""
+    copy_rate: float
+    """Bytes a second, read and written together, of a large copy: what the memory gives, past all caches."""
+
+    def least_seconds(self, operations: float, moved_bytes: float) -> float:
+        """Operations at the product rate, then bytes at the copy rate: no work is hidden behind other work."""
+        return operations / self.product_rate + moved_bytes / self.copy_rate
+
+
+def measure_machine(seconds: float = 3.0, size: int = 2048, copied_bytes: int = 1 << 28) -> Machine:
+    """Each rate is the best of many tries of its kind, so that what is compared with it looks no better for noise."""
+    a, b, out = (torch.rand(size, size) for _ in range(3))
+    source, target = (torch.rand(copied_bytes // 4) for _ in range(2))
+    product = fastest(lambda: torch.mm(a, b, out=out), seconds / 2)
+    copy = fastest(lambda: target.copy_(source), seconds / 2)
+    return Machine(torch.get_num_threads(), 2 * size**3 / product, 2 * copied_bytes / copy)
+
+
+def fastest(call: Callable[[], object], seconds: float) -> float:
+    """The shortest time of a call, of as many as fit into ``seconds``, after two to warm up."""
+    call()
+    call()
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        begun = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - begun)
+    return best
+
+
+def side_by_side(calls: dict[str, Callable[[], object]], seconds: float, burst: int = 8) -> dict[str, float]:
+    """The median time of each call; bursts of one kind after another, so that a slow spell slows all of them.
+
+    The first two calls of a burst are not counted: they find the caches as the other calls left them.
+    """
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times[next(iter(calls))]) < 3 * burst:
+        for name, call in calls.items():
+            call()
+            call()
+            for _ in range(burst):
+                begun = time.perf_counter()
+                call()
+                times[name].append(time.perf_counter() - begun)
+    return {name: statistics.median(of_call) for name, of_call in times.items()}

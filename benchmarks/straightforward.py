@@ -1,0 +1,57 @@
+"""Dynamic evaluation as it is usually written: ``nn.LSTM`` under autograd, then a loop over tensors with temporaries.
+
+The reference that `benchmarks/reading.py` compares with, in losses and in time. Krause et al. 2018's rule.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dynlm.model.lstm import LSTMLanguageModel, Params
+
+
+class StraightforwardReader(nn.Module):
+    """One stream read segment by segment; the parameters are the dynamic weights."""
+
+    def __init__(self, model: LSTMLanguageModel, static: Params, rms: Params, rate: float, pull: float, epsilon: float):
+        super().__init__()
+        config = model.config
+        assert config.tied and config.layers == 1 and config.hidden == config.embedding
+        self.embedding = nn.Embedding(model.vocabulary, config.embedding)
+        self.lstm = nn.LSTM(config.embedding, config.hidden, batch_first=True)
+        self.bias = nn.Parameter(torch.zeros(model.vocabulary))
+        pairs = {
+            "embedding": self.embedding.weight,
+            "lstm.0.input": self.lstm.weight_ih_l0,
+            "lstm.0.recurrent": self.lstm.weight_hh_l0,
+            "lstm.0.bias": self.lstm.bias_ih_l0,
+            "output.bias": self.bias,
+        }
+        with torch.no_grad():
+            for name, parameter in pairs.items():
+                parameter.copy_(static[name])
+            self.lstm.bias_hh_l0.zero_()
+        # torch's LSTM has a second bias, which dynlm's has not: it stays at zero.
+        self.lstm.bias_hh_l0.requires_grad_(False)
+        self.moving = pairs
+        self.static, self.rms = static, rms
+        self.rate, self.pull, self.epsilon = rate, pull, epsilon
+        self.hidden: tuple[Tensor, Tensor] | None = None
+
+    def read(self, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        """The nats of each token; then learn from them."""
+        features_BTH, hidden = self.lstm(self.embedding(inputs_BT), self.hidden)
+        logits_BTV = F.linear(features_BTH, self.embedding.weight, self.bias)
+        nats_BT = F.cross_entropy(logits_BTV.transpose(1, 2), targets_BT, reduction="none")
+        self.zero_grad()
+        nats_BT.mean().backward()
+        self.hidden = tuple(state.detach() for state in hidden)
+        mean = torch.stack([rms.mean() for rms in self.rms.values()]).mean()
+        with torch.no_grad():
+            for name, parameter in self.moving.items():
+                ratio = self.rms[name] / mean
+                toward = self.pull * ratio.clamp(max=1 / self.pull) * (self.static[name] - parameter)
+                parameter += toward - self.rate * parameter.grad / (self.rms[name] + self.epsilon)
+        return nats_BT.detach()
