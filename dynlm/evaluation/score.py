@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 import dynlm
 from dynlm.config import Config, MemoryConfig, article_range
-from dynlm.corpus.articles import load_articles, source_name
+from dynlm.corpus.articles import iter_articles, source_name
 from dynlm.corpus.streams import read_in_order
 from dynlm.corpus.tokens import TokenisedSplit, tokenise
 from dynlm.evaluation.scores_file import FOLDER, Scores, write_scores
@@ -39,7 +39,7 @@ def score(
     Raises UserError for what cannot be read, and where the rule was never tuned.
     """
     trained = load_model(folder)
-    text = tokenise(load_articles(config.corpus, split), trained.tokenizer)
+    text = tokenise(iter_articles(config.corpus, split), trained.tokenizer, config.corpus.num_proc)
     chosen = article_range(articles, text.articles)
     reader = open_reader(folder, trained, config.memory)
     scores = read_scored(reader, text, chosen, config.memory.segment, quiet)

@@ -19,7 +19,7 @@ def split_of(lengths):
     ids = np.arange(starts[-1], dtype=np.int32)
     ones = np.ones(len(ids), dtype=np.int32)
     text = np.zeros(len(ids), dtype=np.uint8)
-    return TokenisedSplit(ids, ones, ones.astype(np.int16), text, starts, [str(n) for n in lengths], START, "")
+    return TokenisedSplit(ids, ones, ones.astype(np.int16), text, starts, starts, [str(n) for n in lengths], START, "")
 
 
 def all_segments(stream, place=None, limit=10_000):

@@ -5,7 +5,7 @@ import pytest
 from dynlm.config import TokenizerConfig
 from dynlm.corpus.article import Article
 from dynlm.corpus.tokenizer import PieceTokenizer
-from dynlm.corpus.tokens import corpus_fingerprint, excerpt, split_of_text, tokenise
+from dynlm.corpus.tokens import excerpt, split_of_text, tokenise
 from dynlm.errors import UserError
 
 ARTICLES = [
@@ -60,12 +60,6 @@ def test_nothing_is_cached_of_a_refused_corpus(tokenizer, tmp_path):
     with pytest.raises(UserError):
         tokenise([*ARTICLES, Article("Empty", "", "c:7")], tokenizer)
     assert not list(tmp_path.rglob("*.npy"))
-
-
-def test_borders_of_articles_tell_corpora_apart():
-    one = [Article("", "ab", ""), Article("", "c", "")]
-    other = [Article("", "a", ""), Article("", "bc", "")]
-    assert corpus_fingerprint(one) != corpus_fingerprint(other)
 
 
 def test_an_excerpt_is_each_articles_opening(tokenizer):
