@@ -1,6 +1,7 @@
 """Tokenizers: nothing is lost, surfaces are exact, words are counted as the literature counts them."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -37,6 +38,49 @@ def test_any_text_round_trips(pieces, text):
     assert pieces.decode(encoding.ids) == text
     assert encoding.lengths.sum() == len(text.encode())
     assert (encoding.lengths > 0).all()
+
+
+# Spaces and ends of line in all positions, between what merges, what is spelt in bytes and what is no text.
+WORDS = st.lists(st.sampled_from([" ", "  ", "\n", " \n", "the", "ships", "in", "x", "\u2581", "\u4e2d", "\t"])).map(
+    "".join
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.one_of(WORDS, ANY_TEXT, SPECIAL))
+def test_remembered_units_are_sentencepieces_own_tokens(pieces, text):
+    encoding, reference = pieces.encode(text), pieces.encode_lines(text)
+    assert encoding.ids.tolist() == reference.ids.tolist()
+    assert encoding.lengths.tolist() == reference.lengths.tolist()
+
+
+def test_units_that_are_forgotten_are_found_again(monkeypatch):
+    monkeypatch.setattr("dynlm.corpus.tokenizer._MEMO_CHARACTERS", 10)
+    pieces = PieceTokenizer.train(TokenizerConfig("bpe", 305, 0.99), TEXT)
+    for _ in range(2):
+        for text in TEXT:
+            assert pieces.encode(text).ids.tolist() == pieces.encode_lines(text).ids.tolist()
+
+
+def test_a_tokenizer_can_be_sent_to_a_process(pieces):
+    sent = pickle.loads(pickle.dumps(pieces))
+    assert sent.fingerprint == pieces.fingerprint
+    assert sent.encode(TEXT[0]).ids.tolist() == pieces.encode(TEXT[0]).ids.tolist()
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.one_of(WORDS, ANY_TEXT, SPECIAL), cuts=st.lists(st.integers(0, 40)))
+def test_words_start_where_str_split_finds_them(text, cuts):
+    size = len(text.encode())
+    lengths = np.diff([0, *sorted(min(cut, size) for cut in cuts), size])
+    before = ["", *text]
+    begins = [c == "\n" or (not c.isspace() and (b.isspace() or not b)) for b, c in zip(before, text, strict=False)]
+    at_byte = np.cumsum([0, *(len(character.encode()) for character in text)])[:-1]
+    ends = np.cumsum(lengths)
+    expected = [0] * len(lengths)
+    for place in at_byte[np.array(begins, dtype=bool)]:
+        expected[int(np.searchsorted(ends, place, side="right"))] += 1
+    assert words_starting(text, lengths).tolist() == expected
 
 
 @settings(max_examples=200, deadline=None)
@@ -100,6 +144,15 @@ def test_a_cut_tokenizer_is_refused(pieces, tmp_path):
     (tmp_path / "tokenizer.model").write_bytes(model[: len(model) // 2])
     with pytest.raises(UserError, match=str(tmp_path)):
         load_tokenizer(tmp_path)
+
+
+def test_pieces_are_learned_from_the_first_characters_alone():
+    def texts():
+        yield from TEXT
+        raise AssertionError("read on")
+
+    config = TokenizerConfig("bpe", 305, 0.99, training_characters=sum(map(len, TEXT)) - 1)
+    assert PieceTokenizer.train(config, texts()).model == PieceTokenizer.train(config, TEXT).model
 
 
 def test_too_little_text_is_said_in_one_line():
