@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -42,7 +43,7 @@ class Chunk:
 def encoded(texts: Gathered, tokenizer: Tokenizer, num_proc: int) -> Iterator[Chunk]:
     """The chunks of ``texts`` in order, by up to ``num_proc`` processes (a tokenizer must be fit for pickling then).
 
-    Raises UserError where one of the processes is killed.
+    Raises UserError where one of the processes is killed or cannot start.
     """
     ranges = list(_ranges(texts))
     if num_proc == 1 or len(ranges) < 2:
@@ -85,7 +86,8 @@ def _by_processes(folder: Path, ranges: list[tuple[int, int]], tokenizer: Tokeni
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool as error:
-        raise UserError("a process that tokenised was killed", "corpus.num_proc", "choose fewer processes") from error
+        what = "a process that tokenised was killed or could not start"
+        raise UserError(what, "corpus.num_proc", "choose 1, or free some memory") from error
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -97,6 +99,7 @@ _here: tuple[Path, Tokenizer]
 def _begin(folder: Path, tokenizer: Tokenizer) -> None:
     global _here
     _here = folder, tokenizer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process hears of it too, and ends the others
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -108,3 +108,15 @@ def test_a_place_counts_the_tokens_of_all_lanes(lanes):
     stream = Stream(split_of([5, 6, 7]), lanes, 4, range(3))
     *_, (_, place) = all_segments(stream)
     assert place.tokens == 18
+
+
+def test_an_epochs_order_is_drawn_once(monkeypatch):
+    split = split_of([3] * 20)
+    stream = Stream(split, 2, 4, range(20), seed=11, repeat=True)
+    drawn = [segment.article_B.tolist() for segment, _ in all_segments(stream, limit=15)]
+    expected = np.concatenate([np.random.default_rng([11, epoch]).permutation(np.arange(20)) for epoch in (0, 1)])
+    assert np.concatenate(drawn).tolist() == expected[:30].tolist()
+    seen = []
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: seen.append(seed))
+    assert [segment.article_B.tolist() for segment, _ in all_segments(stream, limit=15)] == drawn
+    assert not seen

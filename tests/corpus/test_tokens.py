@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -168,9 +169,15 @@ def test_encoding_that_is_interrupted_leaves_nothing(tokenizer, tmp_path, monkey
 
 def child(code, *arguments):
     """Run ``code`` in a process of its own, under this process's cache folder."""
-    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True)
+    return subprocess.run(child_command(code, *arguments), env=child_environment(), capture_output=True, text=True)
+
+
+def child_command(code, *arguments):
+    return [sys.executable, "-c", code, *map(str, arguments)]
+
+
+def child_environment():
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
 
 
 def test_a_killed_run_leaves_nothing_that_passes_for_whole(tokenizer, tmp_path):
@@ -191,6 +198,52 @@ tokens.tokenise(ARTICLES, load_tokenizer(Path(sys.argv[1])))
     assert all(folder.name.startswith(".aside-") for folder in left)
     split = tokenise(ARTICLES, tokenizer)
     assert b"".join(split.surfaces(2)).decode() == ARTICLES[2].text
+
+
+class Slow(Deadly):
+    """Tells its process by a file in the cache folder, and never ends."""
+
+    def encode(self, text):
+        Path(os.environ["DYNLM_CACHE"], f"{os.getpid()}.pid").touch()
+        time.sleep(60)
+
+    def __reduce__(self):
+        return Slow, (self.config, self.model)
+
+
+def until(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
+def test_processes_end_with_the_one_that_began_them(tokenizer, tmp_path):
+    def alive(process):
+        try:
+            return Path("/proc", process, "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        except OSError:
+            return False
+
+    tokenizer.save(tmp_path / "tokenizer")
+    code = """
+import sys
+from pathlib import Path
+from dynlm.corpus import encoding, tokens
+from dynlm.corpus.tokenizer import load_tokenizer
+from tests.corpus.test_tokens import ARTICLES, Slow
+encoding.CHUNK_BYTES = 1
+made = load_tokenizer(Path(sys.argv[1]))
+tokens.tokenise(ARTICLES, Slow(made.config, made.model), num_proc=2)
+"""
+    parent = subprocess.Popen(child_command(code, tmp_path / "tokenizer"), env=child_environment())
+    pools = until(lambda: (found := [path.stem for path in tmp_path.glob("*.pid")])[1:] and found)
+    parent.kill()
+    parent.wait()
+    assert str(parent.pid) not in pools
+    until(lambda: not any(map(alive, pools)))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is measured as Linux counts it")
