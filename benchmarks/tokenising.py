@@ -30,7 +30,7 @@ KINDS = ("bpe", "unigram")
 PROCESSES = (1, 2)
 
 
-def measure(repeat: int = 4, rounds: int = 3) -> dict[str, float]:
+def measure(repeat: int = 4, rounds: int = 2) -> dict[str, float]:
     """MB a second and core by kind and number of processes, the best of ``rounds``, and the MB of text read."""
     articles = load_articles(_corpus(), WHOLE_TRAIN)
     text_bytes = repeat * sum(len(article.text.encode()) for article in articles)
