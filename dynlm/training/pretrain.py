@@ -27,7 +27,7 @@ from dynlm.corpus.articles import iter_articles, source_name
 from dynlm.corpus.gathered import gathered
 from dynlm.corpus.streams import Place, Stream
 from dynlm.corpus.tokenizer import Tokenizer, train_tokenizer
-from dynlm.corpus.tokens import TokenisedSplit, tokenise, tokenise_gathered
+from dynlm.corpus.tokens import TokenisedSplit, tokenise_gathered
 from dynlm.errors import UserError
 from dynlm.memory.batches import to_batch
 from dynlm.model.lstm import Hidden, LSTMLanguageModel, Params, detached, restarted
@@ -47,12 +47,10 @@ class Corpus:
 
 def load_corpus(config: Config) -> Corpus:
     """Read the training and validation articles, training a tokenizer on the former (or taking it from the cache)."""
-    num_proc = config.corpus.num_proc
-    valid = iter_articles(config.corpus, "valid")  # first, so that a corpus without it is refused at once
-    with gathered(iter_articles(config.corpus, "train")) as texts:
-        tokenizer = train_tokenizer(config.tokenizer, texts.texts(), texts.fingerprint)
-        train = tokenise_gathered(texts, tokenizer, num_proc)
-    return Corpus(tokenizer, train, tokenise(valid, tokenizer, num_proc))
+    corpus = config.corpus
+    with gathered(iter_articles(corpus, "train")) as train, gathered(iter_articles(corpus, "valid")) as valid:
+        tokenizer = train_tokenizer(config.tokenizer, train.texts(), train.fingerprint)
+        return Corpus(tokenizer, *(tokenise_gathered(texts, tokenizer, corpus.num_proc) for texts in (train, valid)))
 
 
 @torch.no_grad()

@@ -167,6 +167,30 @@ def test_encoding_that_is_interrupted_leaves_nothing(tokenizer, tmp_path, monkey
     assert tokenise(ARTICLES, tokenizer).articles == 3
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no limit to set")
+@pytest.mark.parametrize("limit", [60_000, 200_000])  # of a file: the text's is met first, then the tokens'
+def test_a_full_disk_is_said_in_one_line_and_leaves_nothing(tokenizer, tmp_path, limit):
+    tokenizer.save(tmp_path / "tokenizer")
+    code = """
+import resource, sys
+from pathlib import Path
+from dynlm.corpus.article import Article
+from dynlm.corpus.tokenizer import load_tokenizer
+from dynlm.corpus.tokens import tokenise
+from dynlm.errors import UserError
+made = load_tokenizer(Path(sys.argv[1]))
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+try:
+    tokenise([Article("a", "x" * 100_000, "")], made)
+except UserError as error:
+    print(error)
+"""
+    said = child(code, tmp_path / "tokenizer", limit).stdout
+    assert f"{tmp_path / 'tokens'}" in said
+    assert "cannot write" in said
+    assert not list((tmp_path / "tokens").iterdir())
+
+
 def child(code, *arguments):
     """Run ``code`` in a process of its own, under this process's cache folder."""
     return subprocess.run(child_command(code, *arguments), env=child_environment(), capture_output=True, text=True)
