@@ -22,7 +22,8 @@ import numpy as np
 
 from dynlm.corpus.arrays import Strings
 from dynlm.corpus.gathered import TEXT, Gathered
-from dynlm.corpus.tokenizer import Tokenizer, words_starting
+from dynlm.corpus.tokenizer import Tokenizer
+from dynlm.corpus.words import words_starting
 from dynlm.errors import UserError
 
 CHUNK_BYTES = 1 << 20

@@ -35,8 +35,6 @@ _WORD = re.compile(r"[^\S\n]*\n|\s*[^\s]+|[^\S\n]+")
 _UNIT = re.compile(r" *[^ \n]+| *\n| +")
 _MEMO_CHARACTERS = 4_000_000
 """Of the units whose tokens are remembered."""
-_ASCII_SPACE = np.array([chr(byte).isspace() and byte < 0x80 for byte in range(256)])
-_WIDE_SPACE = re.compile(b"|".join(chr(n).encode() for n in range(0x80, 0x3001) if chr(n).isspace()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,26 +267,6 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     if not intact:
         raise UserError("the tokenizer is not the one its card describes", folder, "restore the file or train again")
     return tokenizer
-
-
-def words_starting(text: str, lengths: np.ndarray) -> np.ndarray:
-    """How many words start in each token of ``text`` (tokens of ``lengths`` bytes); an end of line counts as one.
-
-    Words are runs without white space, as ``str.split`` finds them: the sum over a text is the literature's count
-    of words with end of line.
-    """
-    data = text.encode()
-    space = _ASCII_SPACE[np.frombuffer(data, dtype=np.uint8)]
-    if len(data) > len(text):
-        for found in _WIDE_SPACE.finditer(data):
-            space[found.start() : found.end()] = True
-    starts = ~space
-    starts[1:] &= space[:-1]
-    starts |= np.frombuffer(data, dtype=np.uint8) == ord("\n")
-    before = np.zeros(len(data) + 1, dtype=np.int64)
-    np.cumsum(starts, out=before[1:])
-    ends = np.cumsum(lengths, dtype=np.int64)
-    return (before[ends] - before[ends - lengths]).astype(np.int16)
 
 
 def _within_unit(surface: bytes) -> bool:

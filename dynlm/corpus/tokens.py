@@ -16,7 +16,8 @@ from dynlm.corpus.arrays import ArrayFile, Strings, add_array, mapped
 from dynlm.corpus.article import Article
 from dynlm.corpus.encoding import encoded
 from dynlm.corpus.gathered import TEXT, TITLES, Gathered, gathered
-from dynlm.corpus.tokenizer import Tokenizer, words_starting
+from dynlm.corpus.tokenizer import Tokenizer
+from dynlm.corpus.words import words_starting
 from dynlm.errors import UserError
 from dynlm.files import (
     Fingerprint,
