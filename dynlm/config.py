@@ -178,6 +178,8 @@ class MemoryConfig:
     """stream: the dynamic weights run through the whole text; article: they start afresh with each article."""
     segment: int = 20
     """Tokens read between two updates."""
+    lanes: int = 1
+    """Articles read side by side, each with weights of its own; more than 1 needs reset article or rule none."""
     dynamic: list[str] = field(default_factory=lambda: ["*"])
     """Patterns of the tensors that move (see dynlm compare --json or the run's model.json for their names)."""
     rate: float | None = None
@@ -186,11 +188,20 @@ class MemoryConfig:
     """Pull lambda toward the static parameters; unset: the tuned one of the run."""
     epsilon: float | None = None
     """rms: what is added to the root mean square of the gradients; unset: the tuned one of the run."""
+    precision: str = "float32"
+    """Type of matrix products' operands: float32, or bfloat16 (weights, updates and losses stay float32)."""
 
     def __post_init__(self) -> None:
         _one_of("memory.rule", self.rule, RULES)
         _one_of("memory.reset", self.reset, RESETS)
         _within("memory.segment", self.segment, 1)
+        _within("memory.lanes", self.lanes, 1)
+        if self.lanes > 1 and self.rule != "none" and self.reset == "stream":
+            raise UserError(
+                f"memory.lanes is {self.lanes}, but under memory.reset 'stream' each article is read after the last",
+                do="choose --memory.reset article, or --memory.lanes 1",
+            )
+        _one_of("memory.precision", self.precision, ("float32", "bfloat16"))
         for name in ("rate", "pull"):
             if (value := getattr(self, name)) is not None:
                 _within(f"memory.{name}", value, 0)
@@ -228,8 +239,10 @@ class MetatrainConfig:
 
     tokens: int = 100000
     """Tokens read; the articles are read again from the first when they end."""
+    lanes: int = 1
+    """Articles read side by side, over all processes; each lane has weights of its own."""
     window: int = 50
-    """Segments whose meta-gradients are summed for one step of phi."""
+    """Segments of all lanes whose meta-gradients are averaged for one step of phi."""
     rate: float = 0.02
     """Adam's learning rate for the logarithms of the rates."""
     bound: float = 2.0
@@ -243,6 +256,7 @@ class MetatrainConfig:
         for name in ("tokens", "rate", "bound", "pick_tokens"):
             _within(f"metatrain.{name}", getattr(self, name), 0)
         _within("metatrain.window", self.window, 1)
+        _within("metatrain.lanes", self.lanes, 1)
         _within("metatrain.average", self.average, 0, 0.9999)
 
 

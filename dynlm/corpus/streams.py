@@ -80,6 +80,11 @@ class Stream:
     rank: int = 0
     world: int = 1
 
+    @property
+    def own_lanes(self) -> int:
+        """How many of the lanes this process reads."""
+        return len(range(self.rank, self.lanes, self.world))
+
     def begin(self) -> Place:
         return Place(0, 0, (-1,) * self.lanes, (0,) * self.lanes)
 
@@ -154,3 +159,15 @@ def _permutation(seed: int, epoch: int, articles: int) -> np.ndarray:
 def read_in_order(split: TokenisedSplit, segment: int, articles: Sequence[int]) -> Stream:
     """One lane, one pass over ``articles`` in the order given: the stream of every evaluation."""
     return Stream(split, lanes=1, segment=segment, order=articles)
+
+
+def read_side_by_side(
+    split: TokenisedSplit, segment: int, articles: Sequence[int], lanes: int, rank: int = 0, world: int = 1
+) -> Stream:
+    """One pass over ``articles`` in ``lanes`` lanes of each of ``world`` processes; in one lane, in the order given.
+
+    Several lanes begin with the longest articles, so that they finish at about the same time.
+    """
+    if lanes * world > 1:
+        articles = sorted(articles, key=lambda index: int(split.starts[index] - split.starts[index + 1]))
+    return Stream(split, lanes * world, segment, articles, rank=rank, world=world)

@@ -18,6 +18,7 @@ from dynlm.errors import UserError
 from dynlm.memory.rules import Rates
 from dynlm.memory.unroll import Reader, unroll
 from dynlm.training.memory_folder import open_reader
+from dynlm.training.processes import Processes
 from dynlm.training.run_folder import load_model, params_fingerprint
 
 
@@ -36,7 +37,7 @@ def audit(folder: Path, config: Config, split: str, places: int = 20, tokens: in
     """
     if places < 1:
         raise UserError(f"places is {places}", do="choose at least 1")
-    trained = load_model(folder)
+    trained = load_model(folder, Processes.start(config.run.cpu).device)
     whole = tokenise(iter_articles(config.corpus, split), trained.tokenizer, config.corpus.num_proc)
     text = excerpt(whole, articles=3, tokens=tokens)
     reader = open_reader(folder, trained, config.memory)

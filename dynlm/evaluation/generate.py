@@ -12,6 +12,7 @@ from dynlm.corpus.tokens import split_of_text
 from dynlm.errors import UserError
 from dynlm.memory.unroll import unroll
 from dynlm.training.memory_folder import open_reader
+from dynlm.training.processes import Processes
 from dynlm.training.run_folder import load_model
 
 
@@ -24,17 +25,16 @@ def generate(folder: Path, config: Config, prompt: str, tokens: int, temperature
     """
     if tokens < 1 or temperature < 0 or top < 0:
         raise UserError("generate needs tokens of at least 1, and temperature and top of at least 0")
-    trained = load_model(folder)
+    trained = load_model(folder, Processes.start(config.run.cpu).device)
     reader = open_reader(folder, trained, config.memory)
     memory = reader.fresh_memory()
     text = split_of_text(prompt, trained.tokenizer)
     last = trained.tokenizer.start
     if len(text.ids_N):
-        with torch.enable_grad():
-            for read in unroll(reader, read_in_order(text, config.memory.segment, [0])):
-                memory = read.memory
+        for read in unroll(reader, read_in_order(text, config.memory.segment, [0])):
+            memory = read.memory
         last = int(text.ids_N[-1])
-    params = {**trained.params, **memory.weights}
+    params = {**trained.params, **memory.of_lane(0)}
     device = params["embedding"].device
     generator = torch.Generator(device).manual_seed(config.run.seed)
     hidden, generated = memory.hidden, []

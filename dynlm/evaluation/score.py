@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,17 +13,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 import dynlm
 from dynlm.config import Config, MemoryConfig, article_range
 from dynlm.corpus.articles import iter_articles, source_name
-from dynlm.corpus.streams import read_in_order
+from dynlm.corpus.streams import read_side_by_side
 from dynlm.corpus.tokens import TokenisedSplit, tokenise
+from dynlm.errors import UserError
 from dynlm.evaluation.scores_file import FOLDER, Scores, write_scores
 from dynlm.files import fingerprint
+from dynlm.memory.footprint import foretold_bytes, held_bytes, refuse_what_does_not_fit
 from dynlm.memory.unroll import Reader, unroll
 from dynlm.training.memory_folder import open_reader
+from dynlm.training.processes import Processes
 from dynlm.training.run_folder import TrainedModel, load_model
 
 _RESETS = {
@@ -36,17 +41,25 @@ def score(
 ) -> tuple[Path, Scores]:
     """Read ``articles`` (``"31-60"``, None: all) of a split by ``config.memory`` and write the score file.
 
-    Raises UserError for what cannot be read, and where the rule was never tuned.
+    Several processes share the articles. Raises UserError for what cannot be read or does not fit in memory, where the
+    rule was never tuned, and where several processes are to read one stream.
     """
-    trained = load_model(folder)
+    memory, processes = config.memory, Processes.start(config.run.cpu)
+    if processes.world > 1 and memory.rule != "none" and memory.reset == "stream":
+        raise UserError(
+            f"{processes.world} processes cannot share the one stream of memory.reset 'stream'",
+            do="start one process, or choose --memory.reset article",
+        )
+    trained = load_model(folder, processes.device)
     text = tokenise(iter_articles(config.corpus, split), trained.tokenizer, config.corpus.num_proc)
     chosen = article_range(articles, text.articles)
-    reader = open_reader(folder, trained, config.memory)
-    scores = read_scored(reader, text, chosen, config.memory.segment, quiet)
+    reader = open_reader(folder, trained, memory)
+    scores = read_scored(reader, text, chosen, memory.segment, memory.lanes, processes, quiet)
     protocol = _protocol(folder, config, trained, reader, split, text, chosen)
-    scores = dataclasses.replace(scores, protocol=protocol)
-    path = folder / FOLDER / f"{file_stem(config.memory, split, articles)}.parquet"
-    write_scores(path, scores)
+    scores = dataclasses.replace(scores, protocol={**scores.protocol, **protocol})
+    path = folder / FOLDER / f"{file_stem(memory, split, articles)}.parquet"
+    if processes.first:
+        write_scores(path, scores)
     return path, scores
 
 
@@ -57,30 +70,68 @@ def file_stem(memory: MemoryConfig, split: str, articles: str | None) -> str:
 
 
 def read_scored(
-    reader: Reader, text: TokenisedSplit, articles: Sequence[int], segment: int, quiet: bool = True
+    reader: Reader,
+    text: TokenisedSplit,
+    articles: Sequence[int],
+    segment: int,
+    lanes: int = 1,
+    processes: Processes | None = None,
+    quiet: bool = True,
 ) -> Scores:
-    """One pass over ``articles``; a Scores with an empty protocol."""
-    stream = read_in_order(text, segment, articles)
-    total = sum(len(text.article(index)) for index in articles)
-    bar = tqdm(total=total, desc=f"score {reader.rule.name}", unit="tok", unit_scale=True, disable=quiet)
-    nats, sizes = [], []
-    for read in unroll(reader, stream):
-        nats.append(read.nats_T)
-        sizes.append(read.segment.tokens)
-        bar.update(read.segment.tokens)
+    """One pass over ``articles``; the protocol says only what the reading itself knows."""
+    lengths = [len(text.article(index)) for index in articles]
+    rank, world = (0, 1) if processes is None else (processes.rank, processes.world)
+    stream = read_side_by_side(text, segment, articles, lanes, rank, world)
+    foretold = _foretell(reader, lanes, segment, quiet) if lanes > 1 else None
+    bar = tqdm(total=sum(lengths), desc=f"score {reader.rule.name}", unit="tok", unit_scale=True, disable=quiet)
+    memory = reader.fresh_memory(stream.own_lanes)
+    # Each token's place among those of ``articles``, and what it cost; the latter stay on the device until the end.
+    first = dict(zip(articles, np.cumsum([0, *lengths]).tolist(), strict=False))
+    places: list[np.ndarray] = []
+    costs: list[Tensor] = []
+    for read in unroll(reader, stream, memory):
+        begins_B = [first.get(int(article), 0) for article in read.segment.article_B]
+        places_BT = (begins_B + read.segment.position_B)[:, None] + np.arange(read.segment.mask_BT.shape[1])
+        places.append(np.where(read.segment.mask_BT, places_BT, -1).ravel())
+        costs.append(read.nats_BT.flatten())
+        memory = read.memory
+        bar.update(read.place.tokens - bar.n)
     bar.close()
+    mine = (np.concatenate(places), torch.cat(costs).float().cpu().numpy()) if places else None
+    nats = np.full(sum(lengths), np.nan, dtype=np.float32)
+    for part in [mine] if processes is None else processes.of_all(mine):
+        if part is not None:
+            places_N, nats_N = part
+            nats[places_N[places_N >= 0]] = nats_N[places_N >= 0]
     rows = np.concatenate([np.arange(text.starts[a], text.starts[a + 1]) for a in articles])
-    lengths = [int(text.starts[a + 1] - text.starts[a]) for a in articles]
+    segments = [np.arange(length) // segment for length in lengths]
+    begun = np.cumsum([0, *(int(numbers[-1]) + 1 for numbers in segments)])
+    held = held_bytes(reader, memory)
     return Scores(
-        protocol={"arm": arm_name(reader)},
+        protocol={
+            "arm": arm_name(reader),
+            "lanes": lanes,
+            "processes": world,
+            "memory_bytes_a_lane": {"foretold": foretold and foretold // lanes, "held": held // lanes},
+        },
         article=np.repeat(np.array(articles, dtype=np.int32), lengths),
         position=np.concatenate([np.arange(length, dtype=np.int32) for length in lengths]),
-        segment=np.repeat(np.arange(len(sizes), dtype=np.int32), sizes),
+        segment=np.concatenate([numbers + at for numbers, at in zip(segments, begun, strict=False)]).astype(np.int32),
         token=text.ids_N[rows],
         words=text.words_N[rows],
-        nats=torch.cat(nats).float().cpu().numpy(),
+        nats=nats,
         surface=[surface for a in articles for surface in text.surfaces(a)],
     )
+
+
+def _foretell(reader: Reader, lanes: int, segment: int, quiet: bool) -> int:
+    """Say how much memory the lanes will take, before any of it is taken. Raises UserError where it is not there."""
+    needed = foretold_bytes(reader, lanes, segment)
+    refuse_what_does_not_fit(needed, lanes, reader.static["embedding"].device)
+    if not quiet:
+        each = needed / lanes / 1e6
+        print(f"{lanes} lanes will take {needed / 1e6:.1f} MB of memory, {each:.1f} MB a lane", file=sys.stderr)
+    return needed
 
 
 def arm_name(reader: Reader) -> str:

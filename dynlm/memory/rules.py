@@ -6,7 +6,7 @@ Every rule is one step, with alpha and lambda of each tensor (method: Krause et 
 
 with u_t the gradient of the mean nats of segment t. scale and shape are 1 for sgd; for rms and meta scale is
 1 / (R + epsilon) and shape is R / (mean over tensors of mean(R)), R the root mean square of training gradients.
-``gradient_step`` is the step as a formula, differentiable; ``gradient_step_`` is the same in two passes, in place.
+``gradient_step`` is the step as a formula, differentiable; ``Rule.step_`` is the same in two passes, in place.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dynlm.model.lanes import Gradient
 from dynlm.model.lstm import Params
 
 
@@ -39,18 +40,6 @@ def gradient_step(
     """The next weights as a new tensor: the reference, and the step of whoever differentiates through it."""
     moved = theta if theta_0 is None else theta + beta * (theta_0 - theta)
     return moved - alpha * scale * gradient
-
-
-def gradient_step_(
-    theta: Tensor, gradient: Tensor, alpha: float, scale: Tensor | None, theta_0: Tensor, beta: Tensor | float
-) -> None:
-    """``gradient_step`` written over ``theta``."""
-    if isinstance(beta, Tensor) or beta:
-        theta.lerp_(theta_0, beta)
-    if scale is None:
-        theta.sub_(gradient, alpha=alpha)
-    else:
-        theta.addcmul_(gradient, scale, value=-alpha)
 
 
 @dataclass(frozen=True)
@@ -78,6 +67,8 @@ class Rule:
     scale: Params | None = None
     shape: Params | None = None
     beta: Mapping[str, Tensor | float] = field(init=False)
+    clamps: Mapping[str, bool] = field(init=False)
+    """Whether some weight of a tensor has a beta that would pass 1."""
 
     def __post_init__(self) -> None:
         beta: dict[str, Tensor | float] = {}
@@ -85,6 +76,8 @@ class Rule:
             shape = 1.0 if self.shape is None else self.shape[name]
             beta[name] = (shape * rates.pull).clamp(max=1) if isinstance(shape, Tensor) else min(rates.pull, 1.0)
         object.__setattr__(self, "beta", beta)
+        clamps = {name: bool((b >= 1).any()) if isinstance(b, Tensor) else b >= 1 for name, b in beta.items()}
+        object.__setattr__(self, "clamps", clamps)
 
     @property
     def learns(self) -> bool:
@@ -99,7 +92,7 @@ class Rule:
         return 3 if any(rates.pull for rates in self.rates.values()) else 2
 
     def step(self, weights: Params, gradients: Params, static: Params) -> Params:
-        """The next dynamic weights; ``weights`` stay as they are."""
+        """The next dynamic weights, by the formula; ``weights`` stay as they are."""
         return {
             name: gradient_step(
                 weights[name],
@@ -113,12 +106,33 @@ class Rule:
         }
 
     @torch.no_grad()
-    def step_(self, weights: Params, gradients: Params, static: Params) -> Params:
-        """The next dynamic weights, written over ``weights``."""
-        for name, rates in self.rates.items():
-            scale = None if self.scale is None else self.scale[name]
-            gradient_step_(weights[name], gradients[name], rates.alpha, scale, static[name], self.beta[name])
-        return weights
+    def step_(self, theta: Tensor, gradient: Gradient, theta_0: Tensor) -> None:
+        """``gradient_step`` written over ``theta``, the weights of B lanes: (B, ...), as the gradient's name says.
+
+        ``theta_0`` is shared by the lanes. Only the gradient's part is moved, in two passes and without a copy.
+        """
+        rates, beta = self.rates[gradient.name], self.beta[gradient.name]
+        scale = None if self.scale is None else self.scale[gradient.name]
+        theta, theta_0 = theta[:, gradient.part], theta_0[gradient.part]
+        if isinstance(beta, Tensor):
+            theta.lerp_(theta_0, beta[gradient.part])
+        elif beta:
+            theta.lerp_(theta_0, beta)
+        if gradient.rows_BT is not None:
+            _step_of_rows_(theta, gradient.tensor, gradient.rows_BT, rates.alpha, scale)
+        elif scale is None:
+            theta.sub_(gradient.tensor, alpha=rates.alpha)
+        else:
+            theta.addcmul_(gradient.tensor, scale[gradient.part], value=-rates.alpha)
+
+
+def _step_of_rows_(theta_BVE: Tensor, u_BVE: Tensor, rows_BT: Tensor, alpha: float, scale: Tensor | None) -> None:
+    """theta - alpha * scale * u where u is not zero; a row that is named twice is given the same value twice."""
+    index_BTE = rows_BT[..., None].expand(-1, -1, theta_BVE.shape[-1])
+    moved_BTE = alpha * u_BVE.gather(1, index_BTE)
+    if scale is not None:
+        moved_BTE *= scale[rows_BT]
+    theta_BVE.scatter_(1, index_BTE, theta_BVE.gather(1, index_BTE) - moved_BTE)
 
 
 LEVEL_1 = Rule("none")

@@ -1,67 +1,72 @@
 """Exact first-order meta-gradients of the rates, forward in time, at a cost that does not grow with the horizon.
 
+Legend: B lanes, K dynamic tensors.
+
 With u_t taken as a constant (first order, as in Andrychowicz et al. 2016) a step's Jacobian d theta_{t+1} / d theta_t
-is the diagonal 1 - beta, so the sensitivities s = d theta / d rate obey, weight by weight,
+is the diagonal 1 - beta. The sensitivities to the logarithms of a tensor's rate and pull obey, weight by weight,
 
-    s_alpha <- (1 - beta) s_alpha - scale * u_t
-    s_pull  <- (1 - beta) s_pull  + shape * (theta_0 - theta_t)      (0 where beta is clamped at 1)
+    s_alpha <- (1 - beta) s_alpha - alpha * scale * u_t
+    s_pull  <- (1 - beta) s_pull  + beta * (theta_0 - theta_t)       (0 where beta is clamped at 1)
 
-and dL_t / d rate = <u_t, s>, summed over the tensor that shares the rate.
+and dL_t / d log rate = <u_t, s>, summed over whatever shares the rate. The first recurrence is the one that
+theta_t - theta_0 itself obeys, from the same zero: s_alpha is the distance from home and need not be kept, and one
+tensor beside the weights is all that meta-training costs. Where the rates themselves move while the text is read, both
+are derivatives by a constant added to the logarithm at all times.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
 
 import torch
+from torch import Tensor
 
 from dynlm.memory.rules import Rule
+from dynlm.memory.state import Memory
+from dynlm.model.lanes import Gradient
 from dynlm.model.lstm import Params
+from dynlm.model.scratch import Scratch
 
 
-class Sensitivities(NamedTuple):
-    """Derivatives of the dynamic weights by their tensor's alpha and pull."""
+class Sensitivities:
+    """d theta_t / d log pull of every lane and weight, and the meta-gradients gathered so far.
 
-    alpha: Params
-    pull: Params
+    An ``Observer`` of the reading that ``rule`` does from ``memory``; ``rule`` is set anew when its rates change.
+    """
 
+    def __init__(self, rule: Rule, memory: Memory, static: Params):
+        self.rule = rule
+        self.names = list(memory.weights)
+        self.pull: Params = {name: torch.zeros_like(tensor) for name, tensor in memory.weights.items()}
+        like = next(iter(self.pull.values()))
+        self.gathered_K2 = torch.zeros(len(self.names), 2, dtype=torch.float64, device=like.device)
+        """Sum over segments and lanes of dL / d (log alpha, log pull); zero it after taking it."""
+        self._static = static
+        self._scratch = Scratch()
 
-def no_sensitivities(weights: Params) -> Sensitivities:
-    """Of weights that no rate has moved yet: zeros."""
-    return Sensitivities(
-        {name: torch.zeros_like(tensor) for name, tensor in weights.items()},
-        {name: torch.zeros_like(tensor) for name, tensor in weights.items()},
-    )
+    def restart(self, lanes: Iterable[int]) -> None:
+        """These lanes' weights go home, where no rate has moved them."""
+        for tensor in self.pull.values():
+            for lane in lanes:
+                tensor[lane].zero_()
 
-
-@torch.no_grad()
-def meta_gradients(sensitivities: Sensitivities, gradients: Params) -> dict[str, tuple[float, float]]:
-    """(dL / d alpha, dL / d pull) of each tensor, for the segment whose gradient at theta_t is ``gradients``."""
-    return {
-        name: (
-            float(torch.dot(gradient.flatten(), sensitivities.alpha[name].flatten())),
-            float(torch.dot(gradient.flatten(), sensitivities.pull[name].flatten())),
+    @torch.no_grad()
+    def __call__(self, gradient: Gradient, theta: Tensor, lanes: slice) -> None:
+        """Gather the meta-gradients of a segment at theta_t, then carry the sensitivities over the coming step."""
+        name, part = gradient.name, gradient.part
+        beta, theta, s_pull = self.rule.beta[name], theta[:, part], self.pull[name][lanes, part]
+        home = torch.sub(
+            self._static[name][part], theta, out=self._scratch.take("home", tuple(theta.shape), gradient.tensor)
         )
-        for name, gradient in gradients.items()
-    }
-
-
-@torch.no_grad()
-def advance_(sensitivities: Sensitivities, rule: Rule, weights: Params, gradients: Params, static: Params) -> None:
-    """Carry ``sensitivities`` over the step that ``rule`` is about to take from ``weights``; written over them."""
-    for name in rule.rates:
-        beta = rule.beta[name]
-        free = 1 - beta
-        s_alpha, s_pull = sensitivities.alpha[name], sensitivities.pull[name]
-        s_alpha.mul_(free)
-        if rule.scale is None:
-            s_alpha.sub_(gradients[name])
+        sums = self.gathered_K2[self.names.index(name)]
+        for lane, u in enumerate(gradient.tensor):
+            sums[0] -= torch.dot(u.flatten(), home[lane].flatten())
+            sums[1] += torch.dot(u.flatten(), s_pull[lane].flatten())
+        if isinstance(beta, Tensor):
+            s_pull.lerp_(home, beta[part])
+            if self.rule.clamps[name]:
+                s_pull.mul_(beta[part] < 1)
+        elif beta < 1:
+            s_pull.lerp_(home, beta)
         else:
-            s_alpha.addcmul_(gradients[name], rule.scale[name], value=-1)
-        s_pull.mul_(free)
-        toward = static[name] - weights[name]
-        if rule.shape is None:
-            if beta < 1:
-                s_pull.add_(toward)
-        else:
-            s_pull.addcmul_(toward, rule.shape[name] * (free > 0))
+            s_pull.zero_()

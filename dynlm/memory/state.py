@@ -1,7 +1,7 @@
 """What a reader carries from segment to segment, as a value.
 
 Static parameters theta_0 (long-term), dynamic weights theta_t (medium-term) and the LSTM's state (short-term) have
-three names here and are never mixed: only the tensors of ``dynamic`` have a copy that moves.
+three names here and are never mixed: only the tensors of ``dynamic`` have copies that move, one for each lane.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dynlm.model.lstm import Hidden, LSTMLanguageModel, Params
 
 
 class Memory(NamedTuple):
-    """The state of one reading: dynamic weights, and the LSTM's state of one lane."""
+    """The state of a reading in B lanes: each lane's dynamic weights (B, ...) and LSTM state (B, H)."""
 
     weights: Params
     hidden: Hidden
@@ -24,6 +24,10 @@ class Memory(NamedTuple):
         """A memory that further reading of this one leaves as it is."""
         weights = {name: tensor.clone() for name, tensor in self.weights.items()}
         return Memory(weights, tuple((h.clone(), c.clone()) for h, c in self.hidden))
+
+    def of_lane(self, lane: int) -> Params:
+        """One lane's dynamic weights, shaped as the static parameters are."""
+        return {name: tensor[lane] for name, tensor in self.weights.items()}
 
 
 def dynamic_tensors(model: LSTMLanguageModel, patterns: Sequence[str]) -> tuple[str, ...]:
@@ -38,6 +42,9 @@ def dynamic_tensors(model: LSTMLanguageModel, patterns: Sequence[str]) -> tuple[
 
 
 def fresh_memory(model: LSTMLanguageModel, static: Params, dynamic: Sequence[str], lanes: int = 1) -> Memory:
-    """The memory before anything is read: the dynamic weights are copies of the static parameters."""
-    weights = {name: static[name].detach().clone() for name in dynamic}
+    """The memory before anything is read: every lane's dynamic weights are copies of the static parameters."""
+    weights = {}
+    for name in dynamic:
+        tensor = static[name].detach()
+        weights[name] = tensor.new_empty(lanes, *tensor.shape).copy_(tensor)
     return Memory(weights, model.initial_hidden(lanes, static["embedding"].detach()))

@@ -3,26 +3,34 @@
 Legend: B lanes, T tokens of a segment.
 
 Tuning, meta-training, evaluation, generation and the audit all read through ``read_segment``; only what they do with
-its losses differs. The losses of segment t are those of theta_t, made before segment t is learned from.
+its losses differs. The losses of segment t are those of theta_t, made before segment t is learned from. Lanes read
+articles side by side, each with dynamic weights and a state of its own: nothing passes from one to another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dynlm.corpus.streams import Place, Segment, Stream
-from dynlm.memory.batches import to_batch
-from dynlm.memory.rules import Rule, Statistics
+from dynlm.memory.batches import Batch, to_batch
+from dynlm.memory.rules import LEVEL_1, Rule, Statistics
 from dynlm.memory.state import Memory, fresh_memory
-from dynlm.model.lstm import LSTMLanguageModel, Params, detached, restarted
+from dynlm.model.lanes import Gradient, Scored, forward, gradients
+from dynlm.model.lstm import Hidden, LSTMLanguageModel, Params, detached, restarted
+from dynlm.model.scratch import Scratch
 
-Observer = Callable[[Params, Params], None]
-"""Is shown (theta_t, u_t) of each segment, between scoring and learning."""
+Observer = Callable[[Gradient, Tensor, slice], None]
+"""Is shown each gradient u_t, the theta_t (lanes, ...) of its tensor, and the lanes: between scoring and learning."""
+
+# Lanes that read with weights of their own at a time: a few keep all cores at work and their data in cache.
+_LANES_AT_A_TIME_ON_CPU = 4
+_LOGITS_BYTES_AT_A_TIME = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -31,7 +39,8 @@ class Reader:
 
     ``reset``: under "stream" the dynamic weights run through the whole text, under "article" they start afresh with
     each article. The LSTM's state starts afresh with each article under both, as in level-1 training.
-    ``in_place``: whether a step writes over the memory's weights (fast) or makes new ones (the reference).
+    ``precision``: type of the operands of matrix products, the weights' own where None.
+    ``reference``: read by autograd and the rule's formula, a lane at a time, instead of the fast way.
     """
 
     model: LSTMLanguageModel
@@ -39,66 +48,91 @@ class Reader:
     rule: Rule
     dynamic: tuple[str, ...]
     reset: str = "stream"
-    in_place: bool = True
+    precision: torch.dtype | None = None
+    reference: bool = False
+    scratch: Scratch = field(default_factory=Scratch, repr=False, compare=False)
 
-    def fresh_memory(self) -> Memory:
-        return fresh_memory(self.model, self.static, self.dynamic if self.rule.learns else ())
+    def fresh_memory(self, lanes: int = 1) -> Memory:
+        return fresh_memory(self.model, self.static, self.dynamic if self.rule.learns else (), lanes)
 
 
 class ReadSegment(NamedTuple):
-    """One segment's outcome; ``place`` is where the stream goes on."""
+    """One segment's outcome: nats (that mean something under its mask) and ``place``, where the stream goes on."""
 
     segment: Segment
-    nats_T: Tensor
+    nats_BT: Tensor
     memory: Memory
     place: Place
 
+    @property
+    def nats_T(self) -> Tensor:
+        """The nats of a reading in one lane."""
+        (nats_T,) = self.nats_BT
+        return nats_T
+
 
 def read_segment(
-    reader: Reader, memory: Memory, segment: Segment, observe: Observer | None = None
+    reader: Reader, memory: Memory, segment: Segment, observe: Observer | None = None, whole: bool = False
 ) -> tuple[Tensor, Memory]:
-    """Score one lane's segment, then learn from it: (nats_T, the next memory).
+    """Score a segment, then learn from it: (nats_BT, the next memory).
 
-    ``memory`` is used up where ``reader.in_place``: copy it first to keep it.
+    Each lane learns from the mean of its own nats. ``memory`` is used up (its weights are written over): copy it first
+    to keep it. ``observe`` is shown gradients in parts, or whole tensors' where ``whole``.
     """
     batch = to_batch(segment, reader.static["embedding"])
-    share_BT = batch.mask_BT / max(1, segment.tokens)
+    share_BT = batch.mask_BT / batch.mask_BT.sum(1, keepdim=True).clamp(min=1)
     if segment.starts_B.any():
-        memory = _begin_article(reader, memory, batch.starts_B)
-    if not reader.rule.learns and observe is None:
-        with torch.no_grad():
-            _, nats_BT, hidden = reader.model.loss(
-                reader.static, batch.inputs_BT, batch.targets_BT, share_BT, memory.hidden
-            )
-        return nats_BT[0], Memory(memory.weights, hidden)
-    leaves = {name: tensor.detach().requires_grad_() for name, tensor in memory.weights.items()}
-    total, nats_BT, hidden = reader.model.loss(
-        {**reader.static, **leaves}, batch.inputs_BT, batch.targets_BT, share_BT, memory.hidden
+        memory = begin_articles(reader, memory, segment.starts_B, batch.starts_B)
+    if reader.reference:
+        return _read_by_autograd(reader, memory, batch, share_BT, observe)
+    # What a lane without an article reads and learns means nothing; a block of such lanes is passed over.
+    busy_B = np.any(segment.mask_BT, axis=1)
+    done = [
+        _read_block(reader, memory, batch, share_BT, lanes, observe, whole)
+        if busy_B[lanes].any()
+        else (torch.zeros_like(share_BT[lanes]), _of_lanes(memory.hidden, lanes))
+        for lanes in _blocks(reader, batch)
+    ]
+    if len(done) == 1:
+        nats_BT, hidden = done[0]
+        return nats_BT, Memory(memory.weights, hidden)
+    hidden = tuple(
+        (torch.cat([h for h, _ in layer]), torch.cat([c for _, c in layer]))
+        for layer in zip(*(hidden for _, hidden in done), strict=True)
     )
-    gradients = dict(zip(leaves, torch.autograd.grad(total, list(leaves.values())), strict=True))
-    if observe is not None:
-        observe(memory.weights, gradients)
-    learn = reader.rule.step_ if reader.in_place else reader.rule.step
-    return nats_BT[0].detach(), Memory(learn(memory.weights, gradients, reader.static), detached(hidden))
+    return torch.cat([nats_BT for nats_BT, _ in done]), Memory(memory.weights, hidden)
+
+
+def begin_articles(reader: Reader, memory: Memory, starts: np.ndarray, starts_B: Tensor) -> Memory:
+    """Forget what is not to be carried into the articles that ``starts`` marks (``starts_B`` on the device)."""
+    if reader.reset == "article":
+        for name, tensor in memory.weights.items():
+            for lane in starts.nonzero()[0]:
+                tensor[lane].copy_(reader.static[name])
+    return Memory(memory.weights, restarted(memory.hidden, starts_B))
 
 
 def unroll(
-    reader: Reader, stream: Stream, memory: Memory | None = None, place: Place | None = None
+    reader: Reader,
+    stream: Stream,
+    memory: Memory | None = None,
+    place: Place | None = None,
+    observe: Observer | None = None,
 ) -> Iterator[ReadSegment]:
-    """Read a one-lane stream from ``place`` (its beginning) with ``memory`` (a fresh one)."""
-    memory = reader.fresh_memory() if memory is None else memory
+    """Read a stream from ``place`` (its beginning) with ``memory`` (a fresh one), in the stream's lanes."""
+    memory = reader.fresh_memory(stream.own_lanes) if memory is None else memory
     place = stream.begin() if place is None else place
     while True:
         segment, place = stream.next(place)
         if segment is None:
             return
-        nats_T, memory = read_segment(reader, memory, segment)
-        yield ReadSegment(segment, nats_T, memory, place)
+        nats_BT, memory = read_segment(reader, memory, segment, observe)
+        yield ReadSegment(segment, nats_BT, memory, place)
 
 
 def mean_nats(reader: Reader, stream: Stream) -> float:
     """Nats per token of a whole stream: a sum, divided once."""
-    nats = [read.nats_T for read in unroll(reader, stream)]
+    nats = [read.nats_BT[torch.from_numpy(read.segment.mask_BT)] for read in unroll(reader, stream)]
     flat = torch.cat(nats)
     return float(flat.double().sum()) / len(flat)
 
@@ -110,27 +144,105 @@ def gradient_statistics(
     squares = {name: torch.zeros_like(static[name]) for name in dynamic}
     count = 0
 
-    def observe(_: Params, gradients: Params) -> None:
-        nonlocal count
-        count += 1
-        for name, gradient in gradients.items():
-            squares[name].addcmul_(gradient, gradient)
+    def observe(gradient: Gradient, _: Tensor, lanes: slice) -> None:
+        for u in gradient.tensor:
+            squares[gradient.name][gradient.part].addcmul_(u, u)
 
-    reader = Reader(model, static, Rule("none"), dynamic)
-    memory, place = fresh_memory(model, static, dynamic), stream.begin()
-    while place.tokens < tokens:
-        segment, place = stream.next(place)
-        if segment is None:
+    reader = Reader(model, static, LEVEL_1, dynamic)
+    for read in unroll(reader, stream, observe=observe):
+        count += int(read.segment.mask_BT.any(1).sum())
+        if read.place.tokens >= tokens:
             break
-        _, memory = read_segment(reader, memory, segment, observe)
     return Statistics({name: (square / max(1, count)).sqrt() for name, square in squares.items()})
 
 
-def _begin_article(reader: Reader, memory: Memory, starts_B: Tensor) -> Memory:
-    if reader.reset == "article":
-        if reader.in_place:
-            for name, tensor in memory.weights.items():
-                tensor.copy_(reader.static[name])
-        else:
-            memory = Memory({name: reader.static[name].clone() for name in memory.weights}, memory.hidden)
-    return Memory(memory.weights, restarted(memory.hidden, starts_B))
+def _blocks(reader: Reader, batch: Batch) -> Iterable[slice]:
+    """The lanes to be read at a time."""
+    lanes, length = batch.inputs_BT.shape
+    embedding = reader.static["embedding"]
+    at_a_time = _LOGITS_BYTES_AT_A_TIME // (length * reader.model.vocabulary * embedding.element_size())
+    if reader.rule.learns and not embedding.is_cuda:
+        at_a_time = min(at_a_time, _LANES_AT_A_TIME_ON_CPU)
+    return [slice(begin, min(begin + at_a_time, lanes)) for begin in range(0, lanes, max(1, at_a_time))]
+
+
+def _of_lanes(hidden: Hidden, lanes: slice) -> Hidden:
+    return tuple((h[lanes], c[lanes]) for h, c in hidden)
+
+
+def _read_block(
+    reader: Reader,
+    memory: Memory,
+    batch: Batch,
+    share_BT: Tensor,
+    lanes: slice,
+    observe: Observer | None,
+    whole: bool,
+) -> tuple[Tensor, Hidden]:
+    own = {name: tensor[lanes] for name, tensor in memory.weights.items()}
+    scored = forward(
+        reader.model,
+        reader.static,
+        own,
+        batch.inputs_BT[lanes],
+        batch.targets_BT[lanes],
+        _of_lanes(memory.hidden, lanes),
+        reader.scratch,
+        reader.precision,
+    )
+    if reader.rule.learns or observe is not None:
+        learn_from(reader, own, scored, share_BT[lanes], lanes, observe, whole)
+    return scored.nats_BT, scored.hidden
+
+
+def learn_from(
+    reader: Reader,
+    own: Params,
+    scored: Scored,
+    share_BT: Tensor,
+    lanes: slice,
+    observe: Observer | None = None,
+    whole: bool = False,
+) -> None:
+    """Take the rule's step in the weights ``own`` of ``lanes``, a gradient at a time."""
+    rule = reader.rule
+    wanted = rule.rates if rule.learns else reader.dynamic
+    for gradient in gradients(reader.model, scored, share_BT, wanted, reader.scratch, whole):
+        static = reader.static[gradient.name]
+        theta = own[gradient.name] if gradient.name in own else static.expand(len(share_BT), *static.shape)
+        if observe is not None:
+            observe(gradient, theta, lanes)
+        if rule.learns:
+            rule.step_(theta, gradient, static)
+
+
+def _read_by_autograd(
+    reader: Reader, memory: Memory, batch: Batch, share_BT: Tensor, observe: Observer | None
+) -> tuple[Tensor, Memory]:
+    """The reference: plain operations under autograd and the rule's formula, a lane at a time."""
+    rule, nats, weights, after = reader.rule, [], [], []
+    for lane in range(len(share_BT)):
+        one = slice(lane, lane + 1)
+        theta = memory.of_lane(lane)
+        leaves = {name: theta.get(name, reader.static[name]).detach().requires_grad_() for name in reader.dynamic}
+        total, nats_1T, hidden = reader.model.naive_loss(
+            {**reader.static, **leaves},
+            batch.inputs_BT[one],
+            batch.targets_BT[one],
+            share_BT[one],
+            _of_lanes(memory.hidden, one),
+        )
+        if leaves:
+            u = dict(zip(leaves, torch.autograd.grad(total, list(leaves.values())), strict=True))
+            if observe is not None:
+                for name, gradient in u.items():
+                    observe(Gradient(name, gradient[None]), leaves[name].detach()[None], one)
+            theta = {**theta, **rule.step(theta, u, reader.static)} if rule.learns else theta
+        nats.append(nats_1T.detach())
+        weights.append(theta)
+        after.append(detached(hidden))
+    hidden = tuple(
+        (torch.cat([h for h, _ in layer]), torch.cat([c for _, c in layer])) for layer in zip(*after, strict=True)
+    )
+    stacked = {name: torch.stack([theta[name] for theta in weights]) for name in memory.weights}
+    return torch.cat(nats), Memory(stacked, hidden)

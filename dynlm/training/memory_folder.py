@@ -1,6 +1,7 @@
 """What a run knows of its memory: the statistics R, the tuned rates and the learned phi, in ``runs/NAME/memory``.
 
-``open_reader`` is the one way from a run folder and ``MemoryConfig`` to something that reads.
+``open_reader`` is the one way from a run folder and ``MemoryConfig`` to something that reads; who searches for rates
+takes ``reader_of``.
 """
 
 from __future__ import annotations
@@ -95,8 +96,13 @@ def open_reader(folder: Path, trained: TrainedModel, memory: MemoryConfig) -> Re
     Raises UserError where the rates are neither given nor tuned, or the statistics or phi are missing.
     """
     dynamic = dynamic_tensors(trained.model, memory.dynamic)
-    rule = _open_rule(folder, trained, memory, dynamic)
-    return Reader(trained.model, trained.params, rule, dynamic, memory.reset)
+    return reader_of(trained, memory, _open_rule(folder, trained, memory, dynamic), dynamic)
+
+
+def reader_of(trained: TrainedModel, memory: MemoryConfig, rule: Rule, dynamic: tuple[str, ...]) -> Reader:
+    """A reader by ``memory``'s options with another rule than they name."""
+    precision = None if memory.precision == "float32" else getattr(torch, memory.precision)
+    return Reader(trained.model, trained.params, rule, dynamic, memory.reset, precision)
 
 
 def _open_rule(folder: Path, trained: TrainedModel, memory: MemoryConfig, dynamic: tuple[str, ...]) -> Rule:

@@ -15,13 +15,14 @@ from tqdm import tqdm
 
 from dynlm.config import Config, MemoryConfig, article_range
 from dynlm.corpus.articles import iter_articles
-from dynlm.corpus.streams import Stream, read_in_order
+from dynlm.corpus.streams import Stream, read_side_by_side
 from dynlm.corpus.tokens import TokenisedSplit, tokenise
 from dynlm.errors import UserError
-from dynlm.memory.rules import Statistics, uniform_rule
+from dynlm.memory.rules import LEVEL_1, Statistics, uniform_rule
 from dynlm.memory.state import dynamic_tensors
-from dynlm.memory.unroll import Reader, gradient_statistics, mean_nats
+from dynlm.memory.unroll import gradient_statistics, mean_nats
 from dynlm.training import memory_folder
+from dynlm.training.processes import Processes
 from dynlm.training.run_folder import TrainedModel, load_model, log_line
 
 _START = {
@@ -42,7 +43,7 @@ def tuning_stream(split: TokenisedSplit, config: Config, tokens: int) -> Stream:
     if tokens and sum(sizes) > tokens:
         count = max(1, round(len(named) * tokens / sum(sizes)))
         kept = [named[index * len(named) // count] for index in range(count)]
-    return read_in_order(split, config.memory.segment, kept)
+    return read_side_by_side(split, config.memory.segment, kept, config.memory.lanes)
 
 
 def ensure_statistics(folder: Path, trained: TrainedModel, config: Config) -> Statistics:
@@ -68,7 +69,7 @@ def tune(folder: Path, config: Config, quiet: bool = False) -> dict[str, Any]:
         raise UserError(
             f"memory.rule {memory.rule!r} is not tuned by hand", do=f"choose {', '.join(memory_folder.HAND_MADE)}"
         )
-    trained = load_model(folder)
+    trained = load_model(folder, Processes.start(config.run.cpu).device)
     split = tokenise(iter_articles(config.corpus, config.tune.split), trained.tokenizer, config.corpus.num_proc)
     stream = tuning_stream(split, config, config.tune.tokens)
     statistics = ensure_statistics(folder, trained, config) if memory.rule == "rms" else None
@@ -81,7 +82,7 @@ def tune(folder: Path, config: Config, quiet: bool = False) -> dict[str, Any]:
         rule = uniform_rule(
             memory.rule, dynamic, values["rate"], values.get("pull", 0.0), statistics, values.get("epsilon", 0.0)
         )
-        nats = mean_nats(Reader(trained.model, trained.params, rule, dynamic, memory.reset), stream)
+        nats = mean_nats(memory_folder.reader_of(trained, memory, rule, dynamic), stream)
         bar.update()
         bar.set_postfix({"nats": f"{nats:.4f}", **{name: f"{value:.1e}" for name, value in values.items()}})
         log_line(folder, event="tune", rule=memory.rule, reset=memory.reset, nats=nats, **values)
@@ -90,16 +91,14 @@ def tune(folder: Path, config: Config, quiet: bool = False) -> dict[str, Any]:
     start = _given_or_start(memory)
     best, nats, settings = coordinate_search(nats_of, start, config.tune.rounds)
     bar.close()
-    level_1 = mean_nats(
-        Reader(trained.model, trained.params, uniform_rule("none", (), 0.0), dynamic, memory.reset), stream
-    )
+    level_1 = mean_nats(memory_folder.reader_of(trained, memory, LEVEL_1, dynamic), stream)
     tuned: dict[str, Any] = {
         **best,
         "nats_per_token": nats,
         "level_1_nats_per_token": level_1,
         "settings": settings,
         "split": config.tune.split,
-        "articles": [int(index) + 1 for index in stream.order],
+        "articles": sorted(int(index) + 1 for index in stream.order),
         "segment": memory.segment,
     }
     memory_folder.save_tuned(folder, memory.rule, memory.reset, tuned, trained)

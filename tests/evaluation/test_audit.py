@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +17,9 @@ from dynlm.errors import UserError
 from dynlm.evaluation import audit as module
 from dynlm.evaluation.audit import Check, audit, audit_reader, to_dict, to_text
 from dynlm.memory import unroll as loop
-from dynlm.memory.rules import LEVEL_1, Rule
+from dynlm.memory.rules import Rule
 from dynlm.memory.unroll import Reader
-from dynlm.model.lstm import Hidden, LSTMLanguageModel, Params
+from dynlm.model.lanes import Gradient, Scored
 from dynlm.training.memory_folder import open_reader
 from dynlm.training.run_folder import load_model
 from tests.tiny import Run, with_memory
@@ -42,28 +44,20 @@ def broken(checks: list[Check]) -> set[str]:
     return {check.promise for check in checks if not check.kept}
 
 
-class PeekingModel(LSTMLanguageModel):
+def have_losses(change: Callable[[Tensor, Tensor, Tensor], Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every loss read is ``change(nats_BT, inputs_BT, targets_BT)`` from here on."""
+    whole = loop.forward
+
+    def forward(model: Any, static: Any, own: Any, inputs_BT: Tensor, targets_BT: Tensor, *rest: Any) -> Scored:
+        scored = whole(model, static, own, inputs_BT, targets_BT, *rest)
+        return scored._replace(nats_BT=change(scored.nats_BT, inputs_BT, targets_BT))
+
+    monkeypatch.setattr(loop, "forward", forward)
+
+
+def peek(nats_BT: Tensor, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
     """Each token's loss depends a little on the target after it."""
-
-    def loss(  # type: ignore[override]
-        self, params: Params, inputs_BT: Tensor, targets_BT: Tensor, share_BT: Tensor, hidden: Hidden
-    ) -> tuple[Tensor, Tensor, Hidden]:
-        total, nats_BT, hidden = super().loss(params, inputs_BT, targets_BT, share_BT, hidden)
-        return total, nats_BT + 1e-3 * (targets_BT.roll(-1, 1) % 7), hidden
-
-
-class DeafModel(LSTMLanguageModel):
-    """Every loss is the same, whatever is read."""
-
-    def loss(  # type: ignore[override]
-        self, params: Params, inputs_BT: Tensor, targets_BT: Tensor, share_BT: Tensor, hidden: Hidden
-    ) -> tuple[Tensor, Tensor, Hidden]:
-        total, nats_BT, hidden = super().loss(params, inputs_BT, targets_BT, share_BT, hidden)
-        return total, torch.ones_like(nats_BT), hidden
-
-
-def with_model(reader: Reader, kind: type[LSTMLanguageModel]) -> Reader:
-    return dataclasses.replace(reader, model=kind(reader.model.config, reader.model.vocabulary))
+    return nats_BT + 1e-3 * (targets_BT.roll(-1, 1) % 7)
 
 
 @pytest.mark.parametrize("reset", ["stream", "article"])
@@ -76,8 +70,11 @@ def test_every_rule_keeps_every_promise(rule: str, reset: str, tuned_run: Run) -
 
 
 @pytest.mark.parametrize("rule", ["none", "rms"])
-def test_a_loss_that_peeks_at_the_next_target_is_caught(rule: str, tuned_run: Run, text: TokenisedSplit) -> None:
-    checks = audit_reader(with_model(honest(tuned_run, rule), PeekingModel), text, 20, places=10, seed=0)
+def test_a_loss_that_peeks_at_the_next_target_is_caught(
+    rule: str, tuned_run: Run, text: TokenisedSplit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    have_losses(peek, monkeypatch)
+    checks = audit_reader(honest(tuned_run, rule), text, 20, places=10, seed=0)
     assert CAUSAL in broken(checks)
     assert f"BROKEN  {CAUSAL}" in to_text(checks)
     assert to_dict(checks)["kept"] is False
@@ -91,22 +88,25 @@ def test_learning_before_scoring_is_caught(
 
     def adapted_first(reader, memory, segment, observe=None):  # type: ignore[no-untyped-def]
         _, learned = whole(reader, memory.copy(), segment)
-        nats_T, _ = whole(reader, loop.Memory(learned.weights, memory.hidden), segment)
-        return nats_T, learned
+        nats_BT, _ = whole(reader, loop.Memory(learned.copy().weights, memory.hidden), segment)
+        return nats_BT, learned
 
     monkeypatch.setattr(loop, "read_segment", adapted_first)
     assert broken(audit_reader(honest(tuned_run), text, 20, places=10, seed=0)) == {CAUSAL}
 
 
-def test_a_reader_that_feels_nothing_is_not_called_causal(tuned_run: Run, text: TokenisedSplit) -> None:
-    checks = audit_reader(with_model(honest(tuned_run, "none"), DeafModel), text, 20, places=5, seed=0)
+def test_a_reader_that_feels_nothing_is_not_called_causal(
+    tuned_run: Run, text: TokenisedSplit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    have_losses(lambda nats_BT, *_: torch.ones_like(nats_BT), monkeypatch)
+    checks = audit_reader(honest(tuned_run, "none"), text, 20, places=5, seed=0)
     assert broken(checks) == {CAUSAL}
 
 
 def test_a_rule_that_moves_at_rate_zero_is_caught(tuned_run: Run, text: TokenisedSplit) -> None:
     class Restless(Rule):
-        def step_(self, weights: Params, gradients: Params, static: Params) -> Params:
-            return {name: tensor + 1e-4 for name, tensor in weights.items()}
+        def step_(self, theta: Tensor, gradient: Gradient, theta_0: Tensor) -> None:
+            theta += 1e-4
 
     rule = honest(tuned_run, "sgd").rule
     reader = dataclasses.replace(honest(tuned_run), rule=Restless(rule.name, rule.rates))
@@ -119,9 +119,9 @@ def test_state_outside_the_memory_is_caught(tuned_run: Run, text: TokenisedSplit
     class Counting(Rule):
         seen = 0
 
-        def step_(self, weights: Params, gradients: Params, static: Params) -> Params:
+        def step_(self, theta: Tensor, gradient: Gradient, theta_0: Tensor) -> None:
             Counting.seen += 1
-            return {name: tensor + 1e-4 * Counting.seen for name, tensor in weights.items()}
+            theta += 1e-4 * Counting.seen
 
     rule = honest(tuned_run, "sgd").rule
     reader = dataclasses.replace(honest(tuned_run), rule=Counting(rule.name, rule.rates))
@@ -153,19 +153,17 @@ def test_trying_nothing_is_refused(tuned_run: Run) -> None:
         audit(tuned_run.folder, with_memory(tuned_run.config, rule="none"), "valid", places=0)
 
 
-def test_places_are_tried_all_over_the_text(tuned_run: Run, text: TokenisedSplit) -> None:
+def test_places_are_tried_all_over_the_text(
+    tuned_run: Run, text: TokenisedSplit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A leak of a single place is found when every place is tried."""
-
-    class LeakAtOneToken(PeekingModel):
-        def loss(  # type: ignore[override]
-            self, params: Params, inputs_BT: Tensor, targets_BT: Tensor, share_BT: Tensor, hidden: Hidden
-        ) -> tuple[Tensor, Tensor, Hidden]:
-            total, nats_BT, hidden = LSTMLanguageModel.loss(self, params, inputs_BT, targets_BT, share_BT, hidden)
-            if torch.equal(inputs_BT[0, :3], opening):
-                nats_BT = nats_BT + 1e-3 * (targets_BT[:, -1:] % 7)
-            return total, nats_BT, hidden
-
     short = excerpt(text, articles=2, tokens=12)
     opening = torch.from_numpy(short.inputs(1)[6:9].astype(np.int64))
-    reader = Reader(LeakAtOneToken(honest(tuned_run).model.config, 420), honest(tuned_run).static, LEVEL_1, ())
-    assert broken(audit_reader(reader, short, 6, places=24, seed=0)) == {CAUSAL}
+
+    def leak_at_one_token(nats_BT: Tensor, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        if torch.equal(inputs_BT[0, :3], opening):
+            return nats_BT + 1e-3 * (targets_BT[:, -1:] % 7)
+        return nats_BT
+
+    have_losses(leak_at_one_token, monkeypatch)
+    assert broken(audit_reader(honest(tuned_run, "none"), short, 6, places=24, seed=0)) == {CAUSAL}

@@ -55,6 +55,6 @@ def rule(name, rate=0.02, pull=0.05, dtype=torch.float64):
 RULES = ("none", "sgd", "sgd+decay", "rms", "meta")
 
 
-def reader(name="rms", reset="stream", in_place=True, dtype=torch.float64, **rates):
+def reader(name="rms", reset="stream", reference=False, dtype=torch.float64, **rates):
     made = rule(name, dtype=dtype, **rates)
-    return Reader(MODEL, static_params(dtype), made, NAMES if made.learns else (), reset, in_place)
+    return Reader(MODEL, static_params(dtype), made, NAMES if made.learns else (), reset, reference=reference)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynlm.memory.rules import LEVEL_1, Rates, Rule, Statistics, gradient_step, uniform_rule
+from dynlm.model.lanes import Gradient
 from tests.memory.readings import NAMES, rule, static_params, statistics
 
 
@@ -38,18 +39,35 @@ def test_rms_is_the_published_formula():
     assert clipped
 
 
+@pytest.mark.parametrize("lanes", [1, 3])
 @pytest.mark.parametrize("name", ["sgd", "sgd+decay", "rms", "meta"])
-def test_in_place_is_the_reference(name):
-    theta_0, u = static_params(), static_params(seed=9)
-    theta = static_params(seed=3)
-    made = rule(name)
-    wanted = made.step(theta, u, theta_0)
-    untouched = static_params(seed=3)
-    assert all(torch.equal(theta[tensor], untouched[tensor]) for tensor in NAMES)
-    found = made.step_(theta, u, theta_0)
+def test_in_place_is_the_reference(name, lanes):
+    theta_0, made = static_params(), rule(name)
+    u, theta = ([static_params(seed=seed + lane) for lane in range(lanes)] for seed in (9, 30))
+    wanted = [made.step(theta[lane], u[lane], theta_0) for lane in range(lanes)]
+    assert all(torch.equal(theta[0][tensor], static_params(seed=30)[tensor]) for tensor in NAMES)
     for tensor in NAMES:
-        torch.testing.assert_close(found[tensor], wanted[tensor], rtol=1e-13, atol=1e-15)
-        assert found[tensor] is theta[tensor]
+        stepped = torch.stack([weights[tensor] for weights in theta])
+        rows = len(theta_0[tensor])
+        for part in (slice(0, rows // 2), slice(rows // 2, rows)):
+            part_of_u = torch.stack([gradients[tensor][part] for gradients in u])
+            made.step_(stepped, Gradient(tensor, part_of_u, part), theta_0[tensor])
+        torch.testing.assert_close(stepped, torch.stack([w[tensor] for w in wanted]), rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", ["sgd", "sgd+decay", "rms"])
+def test_a_step_of_some_rows_is_the_step_of_all(name):
+    """Rows that are named twice take one step; rows that are not named are pulled all the same."""
+    theta_0, made = static_params()["embedding"], rule(name)
+    theta_BVE = torch.stack([static_params(seed=seed)["embedding"] for seed in (3, 4)])
+    rows_BT = torch.tensor([[4, 2, 4], [0, 0, 9]])
+    u_BVE = torch.zeros_like(theta_BVE)
+    for lane, rows_T in enumerate(rows_BT):
+        u_BVE[lane, rows_T] = static_params(seed=9)["embedding"][rows_T]
+    wanted = theta_BVE.clone()
+    made.step_(wanted, Gradient("embedding", u_BVE), theta_0)
+    made.step_(theta_BVE, Gradient("embedding", u_BVE, rows_BT=rows_BT), theta_0)
+    torch.testing.assert_close(theta_BVE, wanted, rtol=1e-13, atol=1e-15)
 
 
 @given(alpha=st.floats(0, 10), beta=st.floats(0, 1))

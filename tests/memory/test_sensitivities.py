@@ -5,45 +5,43 @@ import dataclasses
 import pytest
 import torch
 
+from dynlm.corpus.streams import Stream, read_in_order
 from dynlm.memory.batches import to_batch
 from dynlm.memory.rules import Rates, gradient_step
-from dynlm.memory.sensitivities import advance_, meta_gradients, no_sensitivities
+from dynlm.memory.sensitivities import Sensitivities
 from dynlm.memory.unroll import read_segment
-from tests.memory.readings import MODEL, NAMES, reader, stream
+from tests.memory.readings import MODEL, NAMES, reader, stream, text
 
 
-def forward_mode(chosen, segments):
-    """Sum over segments of (dL / d alpha, dL / d pull) of each tensor."""
-    memory = chosen.fresh_memory()
-    sensitivities = no_sensitivities(memory.weights)
-    totals = {name: torch.zeros(2, dtype=torch.float64) for name in NAMES}
-
-    def observe(weights, gradients):
-        for name, pair in meta_gradients(sensitivities, gradients).items():
-            totals[name] += torch.tensor(pair, dtype=torch.float64)
-        advance_(sensitivities, chosen.rule, weights, gradients, chosen.static)
-
-    place, source = stream().begin(), stream()
+def forward_mode(chosen, segments, source=None):
+    """Sum over segments of (dL / d log alpha, dL / d log pull) of each tensor."""
+    source = stream() if source is None else source
+    memory, place = chosen.fresh_memory(source.own_lanes), source.begin()
+    sensitivities = Sensitivities(chosen.rule, memory, chosen.static)
     for _ in range(segments):
         segment, place = source.next(place)
-        _, memory = read_segment(chosen, memory, segment, observe)
-    return totals
+        if chosen.reset == "article":
+            sensitivities.restart(segment.starts_B.nonzero()[0])
+        _, memory = read_segment(chosen, memory, segment, sensitivities)
+    return dict(zip(sensitivities.names, sensitivities.gathered_K2, strict=True))
 
 
-def reverse_mode(chosen, segments):
-    """The same by autograd, u_t taken as a constant."""
+def reverse_mode(chosen, segments, source=None):
+    """The same by autograd in one lane, u_t taken as a constant."""
     like = chosen.static["embedding"]
     alphas = {n: torch.tensor(r.alpha, dtype=torch.float64, requires_grad=True) for n, r in chosen.rule.rates.items()}
     pulls = {n: torch.tensor(r.pull, dtype=torch.float64, requires_grad=True) for n, r in chosen.rule.rates.items()}
     theta = {name: chosen.static[name].clone() for name in NAMES}
     hidden, total = MODEL.initial_hidden(1, like), 0.0
-    source = stream()
+    source = stream() if source is None else source
     place = source.begin()
     for _ in range(segments):
         segment, place = source.next(place)
         batch = to_batch(segment, like)
         if segment.starts_B[0]:
             hidden = MODEL.initial_hidden(1, like)
+            if chosen.reset == "article":
+                theta = {name: chosen.static[name].clone() for name in NAMES}
         share = batch.mask_BT / segment.tokens
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in theta.items()}
         at_leaves, _, after = MODEL.loss(leaves, batch.inputs_BT, batch.targets_BT, share, hidden)
@@ -57,17 +55,30 @@ def reverse_mode(chosen, segments):
             theta[name] = gradient_step(theta[name], u[name], alphas[name], scale, chosen.static[name], beta)
         hidden = tuple((h.detach(), c.detach()) for h, c in after)
     found = torch.autograd.grad(total, [*alphas.values(), *pulls.values()])
-    return {name: torch.stack([found[k], found[k + len(NAMES)]]) for k, name in enumerate(NAMES)}
+    # By the chain rule, d / d log rate = rate * d / d rate.
+    pairs = [(found[k] * alphas[name], found[k + len(NAMES)] * pulls[name]) for k, name in enumerate(NAMES)]
+    return {name: torch.stack(pair).detach() for name, pair in zip(NAMES, pairs, strict=True)}
 
 
 @pytest.mark.parametrize("name", ["sgd+decay", "rms", "meta"])
+@pytest.mark.parametrize("reset", ["stream", "article"])
 @pytest.mark.parametrize("pull", [0.01, 0.18])
-def test_forward_is_reverse_to_rounding(name, pull):
-    chosen = reader(name, pull=pull)
+def test_forward_is_reverse_to_rounding(name, reset, pull):
+    chosen = reader(name, reset, pull=pull)
     wanted = reverse_mode(chosen, segments=11)
     for tensor, found in forward_mode(chosen, segments=11).items():
         torch.testing.assert_close(found, wanted[tensor], rtol=1e-9, atol=1e-12)
         assert found.abs().min() > 0
+
+
+def test_lanes_gather_the_sum_of_what_each_would():
+    chosen = reader("rms", "article", pull=0.05)
+    split = text((20, 20, 20, 20, 20))
+    together = forward_mode(chosen, 4, Stream(split, 5, 5, range(5)))
+    alone = [forward_mode(chosen, 4, read_in_order(split, 5, [article])) for article in range(5)]
+    for tensor, found in together.items():
+        wanted = torch.stack([one[tensor] for one in alone]).sum(0)
+        torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-13)
 
 
 def test_the_gradient_of_one_step_is_a_finite_difference():
@@ -81,8 +92,8 @@ def test_the_gradient_of_one_step_is_a_finite_difference():
         place = source.begin()
         for _ in range(2):
             segment, place = source.next(place)
-            nats_T, memory = read_segment(moved, memory, segment)
-        return float(nats_T.mean())
+            nats_BT, memory = read_segment(moved, memory, segment)
+        return float(nats_BT.mean())
 
     for tensor in NAMES:
         rates = chosen.rule.rates
@@ -90,7 +101,7 @@ def test_the_gradient_of_one_step_is_a_finite_difference():
         down = {**rates, tensor: Rates(rates[tensor].alpha - step, rates[tensor].pull)}
         # The LSTM's state was made by the static weights, as it was for the sensitivities.
         difference = (second_loss(up) - second_loss(down)) / (2 * step)
-        assert forward[tensor][0].item() == pytest.approx(difference, rel=1e-4, abs=1e-8)
+        assert forward[tensor][0].item() == pytest.approx(rates[tensor].alpha * difference, rel=1e-4, abs=1e-9)
 
 
 def test_pulls_that_are_clamped_have_no_gradient():

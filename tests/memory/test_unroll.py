@@ -1,6 +1,7 @@
 """THE loop: the protocol that makes a figure honest, promise by promise."""
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynlm.config import ModelConfig
-from dynlm.corpus.streams import read_in_order
+from dynlm.corpus.streams import Stream, read_in_order, read_side_by_side
 from dynlm.errors import UserError
 from dynlm.memory.rules import Rates
 from dynlm.memory.state import dynamic_tensors
@@ -100,9 +101,50 @@ def test_rms_is_an_independent_plain_implementation():
 
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("reset", ["stream", "article"])
-def test_in_place_is_the_reference(name, reset):
-    fast, slow = (nats_of(reader(name, reset, in_place)) for in_place in (True, False))
+def test_the_fast_way_is_the_reference(name, reset):
+    fast, slow = (nats_of(reader(name, reset, reference)) for reference in (False, True))
     torch.testing.assert_close(fast, slow, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("lanes", [2, 3, 7])
+@pytest.mark.parametrize("name", RULES)
+def test_lanes_are_one_lane_at_a_time(name, lanes):
+    """Articles of all lengths, also more of them than lanes and more lanes than are read at a time."""
+    split = text((23, 31, 8, 2, 17, 40, 5, 12, 9))
+    chosen = reader(name, "article")
+    wanted = nats_of(chosen, split)
+    found = torch.full_like(wanted, math.nan)
+    for read in unroll(chosen, read_side_by_side(split, 5, range(split.articles), lanes)):
+        for nats_T, mask_T, article, position in zip(
+            read.nats_BT, read.segment.mask_BT, read.segment.article_B, read.segment.position_B, strict=True
+        ):
+            at = int(split.starts[article] + position)
+            found[at : at + mask_T.sum()] = nats_T[torch.from_numpy(mask_T)]
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", RULES[1:])
+@pytest.mark.parametrize("reset", ["stream", "article"])
+def test_lanes_by_the_reference_leave_the_same_weights(name, reset):
+    split = text((23, 31, 8, 2, 17, 40, 5))
+    last = {}
+    for reference in (False, True):
+        endless = Stream(split, 5, 5, range(split.articles), seed=1, repeat=True)
+        *_, last[reference] = itertools.islice(unroll(reader(name, reset, reference), endless), 12)
+    fast, slow = last[False].memory.weights, last[True].memory.weights
+    for tensor in NAMES:
+        assert fast[tensor].shape == (5, *MODEL.shapes()[tensor])
+        torch.testing.assert_close(fast[tensor], slow[tensor], rtol=1e-10, atol=1e-12)
+
+
+def test_in_bfloat16_only_products_are_rounded():
+    exact = reader("rms", dtype=torch.float32)
+    rough = dataclasses.replace(exact, precision=torch.bfloat16)
+    *_, last = unroll(rough, stream())
+    assert all(tensor.dtype == torch.float32 for tensor in last.memory.weights.values())
+    wanted, found = nats_of(exact), nats_of(rough)
+    assert found.dtype == torch.float32
+    assert 0 < (found - wanted).abs().max() < 0.1
 
 
 @pytest.mark.parametrize("name", RULES[1:])

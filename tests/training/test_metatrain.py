@@ -28,7 +28,7 @@ def tuned_card(run: Run, reset: str) -> dict[str, Any]:
 
 
 def have_learned(rates: Rates, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_learn", lambda *arguments: dict.fromkeys(arguments[4], rates))
+    monkeypatch.setattr(module, "_learn", lambda *arguments: dict.fromkeys(arguments[5], rates))
 
 
 @pytest.mark.parametrize("reset", ["stream", "article"])

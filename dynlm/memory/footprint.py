@@ -1,0 +1,52 @@
+"""How much memory a reading needs: foretold before it starts, counted after."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import numpy as np
+import torch
+
+from dynlm.corpus.streams import Segment
+from dynlm.errors import UserError
+from dynlm.memory.state import Memory
+from dynlm.memory.unroll import Reader, read_segment
+from dynlm.model.scratch import Scratch
+
+
+def held_bytes(reader: Reader, memory: Memory) -> int:
+    """Bytes of a reading's lanes (dynamic weights, LSTM state) and of the working space that they share."""
+    state = [*memory.weights.values(), *(tensor for layer in memory.hidden for tensor in layer)]
+    return sum(tensor.nbytes for tensor in state) + reader.scratch.bytes()
+
+
+def foretold_bytes(reader: Reader, lanes: int, segment: int) -> int:
+    """``held_bytes`` of a reading in ``lanes`` lanes by segments of ``segment`` tokens, with none of it allocated.
+
+    The very code that reads is run once on torch's meta device, whose tensors have shapes and no data.
+    """
+    static = {name: tensor.to("meta") for name, tensor in reader.static.items()}
+    rule = dataclasses.replace(reader.rule, scale=None, shape=None)
+    on_paper = dataclasses.replace(reader, static=static, rule=rule, scratch=Scratch())
+    memory = on_paper.fresh_memory(lanes)
+    ids_BT, one_B = np.zeros((lanes, segment), dtype=np.int64), np.ones(lanes, dtype=np.int64)
+    opening = Segment(ids_BT, ids_BT, np.ones((lanes, segment), dtype=bool), one_B.astype(bool), one_B, one_B)
+    _, memory = read_segment(on_paper, memory, opening)
+    return held_bytes(on_paper, memory)
+
+
+def refuse_what_does_not_fit(needed: int, lanes: int, device: torch.device) -> None:
+    """Raise UserError where ``needed`` bytes are more than the device has left."""
+    if device.type == "cuda":
+        left = torch.cuda.mem_get_info(device)[0]
+    elif {"SC_AVPHYS_PAGES", "SC_PAGE_SIZE"} <= os.sysconf_names.keys():
+        # What the page cache holds could be given up too, so this counts all of the machine's memory.
+        left = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    else:
+        return
+    if needed > left:
+        raise UserError(
+            f"memory.lanes is {lanes}, which needs {needed / 1e9:.1f} GB of memory, and there are {left / 1e9:.1f}",
+            do=f"choose at most {max(1, lanes * left // needed)}",
+        )

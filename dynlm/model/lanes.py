@@ -1,0 +1,346 @@
+"""The language model read by many lanes at once, each with weights of its own, and its backward pass by hand.
+
+Legend: B lanes, T tokens of a segment, E width in, H width out of a layer, V vocabulary, I and O a product's widths.
+
+Autograd would make the gradient of the embedding as a dense matrix of zeros with a few rows set, add it to that of the
+tied output layer, and allocate everything anew for each segment. Here the products are the same and the rest is not
+done. Gradients come a tensor at a time (a large one a few rows at a time), each after its tensor was used for the last
+time, so that whoever learns writes over the weights while their gradient is in the processor's cache.
+
+``LSTMLanguageModel.naive_loss`` under autograd, one lane at a time, is the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dynlm.model.lstm import Hidden, LSTMLanguageModel, Params
+from dynlm.model.scratch import Scratch
+
+_EVERYTHING = slice(None)
+# For each core at work: a part of a gradient stays in its cache, with the weights, statistics and static parameters.
+_PART_BYTES = 1 << 21
+
+
+class Gradient(NamedTuple):
+    """dL_b / d tensor of each lane b, for one tensor or some of its rows.
+
+    ``tensor``: (B, rows of ``part``, ...); it is scratch, good until the next gradient is asked for.
+    ``rows_BT``: where it is set, only these of the tensor's rows can differ from zero.
+    """
+
+    name: str
+    tensor: Tensor
+    part: slice = _EVERYTHING
+    rows_BT: Tensor | None = None
+
+
+class _LayerTape(NamedTuple):
+    """What a layer's backward pass needs of its forward pass; gates are after their non-linearities."""
+
+    x_BTE: Tensor
+    state: tuple[Tensor, Tensor]
+    gates_BT4H: Tensor
+    cells_BTH: Tensor
+    tanh_cells_BTH: Tensor
+    outputs_BTH: Tensor
+
+
+class Scored(NamedTuple):
+    """A segment that was read: its losses, the state after it, and what ``gradients`` needs (scratch)."""
+
+    nats_BT: Tensor
+    hidden: Hidden
+    weights: Params
+    inputs_BT: Tensor
+    layers: list[_LayerTape]
+    scaled_BTV: Tensor
+    total_BT1: Tensor
+    places_N: Tensor
+    """Where the targets' scores stand among all of ``scaled_BTV``."""
+
+
+@torch.no_grad()
+def forward(
+    model: LSTMLanguageModel,
+    static: Params,
+    own: Params,
+    inputs_BT: Tensor,
+    targets_BT: Tensor,
+    hidden: Hidden,
+    scratch: Scratch,
+    precision: torch.dtype | None = None,
+) -> Scored:
+    """Read a segment. ``own`` tensors have a first dimension of B and stand in for the ``static`` ones.
+
+    ``precision``: type of the matrix products' operands, the weights' own where None.
+    """
+    lanes, length = inputs_BT.shape
+    weights = {
+        # One lane's own weights are the same to it as shared ones: the same products are asked for, to the bit.
+        name: own[name][0] if lanes == 1 and name in own else own.get(name, tensor)
+        for name, tensor in static.items()
+    }
+    like = static["embedding"]
+    if precision is not None:
+        weights = {n: tensor if n.endswith("bias") else tensor.to(precision) for n, tensor in weights.items()}
+    embedding = weights["embedding"]
+    width = embedding.shape[-1]
+    x_BTE = scratch.take("embedded", (lanes, length, width), embedding)
+    rows_N = inputs_BT.reshape(-1) if embedding.dim() == 2 else _below_one_another(inputs_BT, model.vocabulary)
+    torch.index_select(embedding.view(-1, width), 0, rows_N, out=x_BTE.view(-1, width))
+    layers, after = [], []
+    for index in range(model.config.layers):
+        tape = _read_layer(x_BTE, hidden[index], weights, index, like, scratch)
+        layers.append(tape)
+        after.append((tape.outputs_BTH[:, -1].clone(), tape.cells_BTH[:, -1].clone()))
+        x_BTE = tape.outputs_BTH
+    logits_BTV = scratch.take("logits", (lanes, length, model.vocabulary), like)
+    _affine(x_BTE, model.output_weight(weights), weights["output.bias"], logits_BTV)
+    places_N = _below_one_another(targets_BT.reshape(-1, 1), model.vocabulary)
+    of_target_BT = logits_BTV.view(-1)[places_N].view(lanes, length)
+    top_BT1 = logits_BTV.amax(2, keepdim=True)
+    scaled_BTV = logits_BTV.sub_(top_BT1).exp_()
+    total_BT1 = scaled_BTV.sum(2, keepdim=True)
+    nats_BT = (total_BT1.log() + top_BT1).squeeze(2) - of_target_BT
+    return Scored(nats_BT, tuple(after), weights, inputs_BT, layers, scaled_BTV, total_BT1, places_N)
+
+
+@torch.no_grad()
+def gradients(
+    model: LSTMLanguageModel,
+    scored: Scored,
+    share_BT: Tensor,
+    wanted: Collection[str],
+    scratch: Scratch,
+    whole: bool = False,
+) -> Iterator[Gradient]:
+    """The gradient of each lane's sum of share * nats by each of its ``wanted`` tensors.
+
+    Whatever was given may be learned from at once: no tensor is used after its gradient was given. With ``whole``
+    every tensor's gradient comes in one piece. ``scored`` is used up.
+    """
+    weights, layers = scored.weights, scored.layers
+    d_logits_BTV = scored.scaled_BTV.mul_(share_BT[..., None] / scored.total_BT1)
+    d_logits_BTV.view(-1).index_add_(0, scored.places_N, share_BT.reshape(-1), alpha=-1)
+    features_BTH = layers[-1].outputs_BTH
+    if "output.bias" in wanted:
+        yield Gradient("output.bias", d_logits_BTV.sum(1))
+    output = model.output_weight(weights)
+    d_x = scratch.take("d_features", tuple(features_BTH.shape), features_BTH)
+    _product(d_logits_BTV, output, d_x)
+    rows = model.vocabulary if whole or d_x.is_cuda else _rows_of_a_part(len(d_x), features_BTH)
+    if not model.config.tied and "output.weight" in wanted:
+        for part in _parts(model.vocabulary, rows):
+            d_part_BRH = _outer(d_logits_BTV[..., part], features_BTH, output.dtype, scratch)
+            yield Gradient("output.weight", d_part_BRH, part)
+    for index in reversed(range(model.config.layers)):
+        tape, recurrent, inward = (
+            layers[index],
+            weights[f"lstm.{index}.recurrent"],
+            weights[f"lstm.{index}.input"],
+        )
+        d_gates_BT4H = _through_time(tape, d_x, recurrent, scratch)
+        if (name := f"lstm.{index}.recurrent") in wanted:
+            before_BTH = torch.cat([tape.state[0][:, None], tape.outputs_BTH[:, :-1]], 1)
+            yield Gradient(name, _outer(d_gates_BT4H, before_BTH, recurrent.dtype, scratch))
+        if (name := f"lstm.{index}.bias") in wanted:
+            yield Gradient(name, d_gates_BT4H.sum(1))
+        d_x = scratch.take("d_input", tuple(tape.x_BTE.shape), d_gates_BT4H)
+        _product(d_gates_BT4H, inward, d_x)
+        if (name := f"lstm.{index}.input") in wanted:
+            yield Gradient(name, _outer(d_gates_BT4H, tape.x_BTE, inward.dtype, scratch))
+    if "embedding" not in wanted:
+        return
+    if model.config.tied:
+        embedded = _ByRow(scored.inputs_BT, d_x, rows, model.vocabulary)
+        for number, part in enumerate(_parts(model.vocabulary, rows)):
+            d_part_BRE = _outer(d_logits_BTV[..., part], features_BTH, output.dtype, scratch)
+            embedded.add_to(d_part_BRE, number)
+            yield Gradient("embedding", d_part_BRE, part)
+        return
+    shape = (len(d_x), model.vocabulary, d_x.shape[-1])
+    d_embedding_BVE = scratch.take("d_embedding", shape, d_x, zeroed=True)
+    rows_N = _below_one_another(scored.inputs_BT, model.vocabulary)
+    d_embedding_BVE.view(-1, shape[-1]).index_add_(0, rows_N, d_x.view(-1, shape[-1]))
+    yield Gradient("embedding", d_embedding_BVE, rows_BT=scored.inputs_BT)
+    d_embedding_BVE.view(-1, shape[-1]).index_fill_(0, rows_N, 0)
+
+
+def _read_layer(
+    x_BTE: Tensor, state: tuple[Tensor, Tensor], weights: Params, index: int, like: Tensor, scratch: Scratch
+) -> _LayerTape:
+    """One LSTM layer, step by step; the gates are in torch's order: input, forget, cell, output."""
+    lanes, length, _ = x_BTE.shape
+    recurrent = weights[f"lstm.{index}.recurrent"]
+    width = recurrent.shape[-1]
+    gates_BT4H = scratch.take(f"gates.{index}", (lanes, length, 4 * width), like)
+    cells_BTH = scratch.take(f"cells.{index}", (lanes, length, width), like)
+    tanh_cells_BTH = scratch.take(f"tanh_cells.{index}", (lanes, length, width), like)
+    outputs_BTH = scratch.take(f"outputs.{index}", (lanes, length, width), like)
+    _affine(x_BTE, weights[f"lstm.{index}.input"], weights[f"lstm.{index}.bias"], gates_BT4H)
+
+    def steps() -> list[tuple[Tensor, ...]]:
+        parts = [part.unbind(1) for part in gates_BT4H.split(width, 2)]
+        of_each = (gates_BT4H, gates_BT4H[..., : 2 * width], cells_BTH, tanh_cells_BTH, outputs_BTH)
+        return list(zip(*parts, *(tensor.unbind(1) for tensor in of_each), strict=True))
+
+    add_recurrent = _StepProduct(recurrent.transpose(-1, -2), lanes)
+    h_BH, c_BH = state
+    for i_BH, f_BH, g_BH, o_BH, gates_B4H, if_B2H, next_c_BH, tanh_c_BH, next_h_BH in scratch.once(
+        ("steps", index, lanes, length), steps
+    ):
+        add_recurrent(gates_B4H, h_BH)
+        if_B2H.sigmoid_()
+        g_BH.tanh_()
+        o_BH.sigmoid_()
+        torch.mul(f_BH, c_BH, out=next_c_BH)
+        c_BH = next_c_BH.addcmul_(i_BH, g_BH)
+        torch.tanh(c_BH, out=tanh_c_BH)
+        h_BH = torch.mul(o_BH, tanh_c_BH, out=next_h_BH)
+    return _LayerTape(x_BTE, state, gates_BT4H, cells_BTH, tanh_cells_BTH, outputs_BTH)
+
+
+def _through_time(tape: _LayerTape, d_outputs_BTH: Tensor, recurrent: Tensor, scratch: Scratch) -> Tensor:
+    """The gradient of the gates before their non-linearities; ``d_outputs_BTH`` is written over.
+
+    What does not wait for the step after it is worked out for all steps at once.
+    """
+    lanes, length, width = d_outputs_BTH.shape
+    gates = tape.gates_BT4H.view(lanes, length, 4, width)
+    i, f, g, o = gates.unbind(2)
+    before_BTH = torch.cat([tape.state[1][:, None], tape.cells_BTH[:, :-1]], 1)
+    d_gates = scratch.take("d_gates", (lanes, length, 4, width), gates)
+    torch.mul(gates, 1 - gates, out=d_gates)
+    d_gates[:, :, 0].mul_(g)
+    d_gates[:, :, 1].mul_(before_BTH)
+    torch.mul(i, 1 - g * g, out=d_gates[:, :, 2])
+    d_gates[:, :, 3].mul_(tape.tanh_cells_BTH)
+    to_cell_BTH = scratch.take("to_cell", (lanes, length, width), gates)
+    torch.mul(o, 1 - tape.tanh_cells_BTH * tape.tanh_cells_BTH, out=to_cell_BTH)
+    forget_BTH = scratch.take("forget", (lanes, length, width), gates).copy_(f)
+    d_gates_BT4H = d_gates.view(lanes, length, 4 * width)
+
+    def steps() -> list[tuple[Tensor, ...]]:
+        of_each = (d_gates_BT4H, d_gates[:, :, :3], d_gates[:, :, 3], d_outputs_BTH, to_cell_BTH, forget_BTH)
+        return list(zip(*(tensor.unbind(1) for tensor in of_each), strict=True))[::-1]
+
+    add_recurrent = _StepProduct(recurrent, lanes)
+    d_c_B1H = torch.zeros_like(d_outputs_BTH[:, :1])
+    d_c_BH = d_c_B1H[:, 0]
+    later_B4H: Tensor | None = None
+    for all_B4H, ifg_B3H, o_BH, d_h_BH, to_cell_BH, f_BH in scratch.once(
+        ("steps back", d_outputs_BTH.data_ptr(), lanes, length, width), steps
+    ):
+        if later_B4H is not None:
+            add_recurrent(d_h_BH, later_B4H)
+        d_c_BH.addcmul_(d_h_BH, to_cell_BH)
+        ifg_B3H.mul_(d_c_B1H)
+        o_BH.mul_(d_h_BH)
+        d_c_BH.mul_(f_BH)
+        later_B4H = all_B4H
+    return d_gates_BT4H
+
+
+class _StepProduct:
+    """sum += x weight for one step after another; weight is (I, O), shared by the lanes, or (B, I, O)."""
+
+    def __init__(self, weight: Tensor, lanes: int):
+        self.weight = weight
+        # A product of one row keeps one core busy; cut by columns into a batch of products, it keeps all of them.
+        self.cuts = torch.get_num_threads() if lanes == 1 and weight.device.type == "cpu" else 1
+        if weight.shape[-1] % self.cuts:
+            self.cuts = 1
+        if self.cuts > 1:
+            self.weight = weight.unflatten(1, (self.cuts, -1)).permute(1, 0, 2)
+
+    def __call__(self, sum_BO: Tensor, x_BI: Tensor) -> None:
+        weight = self.weight
+        if self.cuts > 1:
+            sum_BO, x_BI = sum_BO.view(self.cuts, -1), x_BI.expand(self.cuts, -1)
+        if weight.dtype != sum_BO.dtype:
+            sum_BO.add_((x_BI.to(weight.dtype)[:, None] @ weight).squeeze(1))
+        elif weight.dim() == 2:
+            sum_BO.addmm_(x_BI, weight)
+        else:
+            sum_BO[:, None].baddbmm_(x_BI[:, None], weight)
+
+
+class _ByRow:
+    """The embedded tokens' gradients, to be added to the parts of a matrix that they belong to."""
+
+    def __init__(self, rows_BT: Tensor, d_x_BTE: Tensor, rows_of_a_part: int, vocabulary: int):
+        self.rows_BT, self.d_x_BTE, self.rows_of_a_part = rows_BT, d_x_BTE, rows_of_a_part
+        self.in_one_part = rows_of_a_part >= vocabulary
+        if not self.in_one_part:
+            self.rows_BT, order_BT = rows_BT.sort(1)
+            self.d_x_BTE = d_x_BTE.gather(1, order_BT[..., None].expand_as(d_x_BTE))
+            edges = torch.arange(0, vocabulary + rows_of_a_part, rows_of_a_part, device=rows_BT.device)
+            ends = torch.searchsorted(self.rows_BT, edges.expand(len(rows_BT), -1).contiguous())
+            # The meta device knows shapes alone.
+            self.ends = [] if ends.is_meta else ends.tolist()
+
+    def add_to(self, part_BRE: Tensor, number: int) -> None:
+        if self.in_one_part:
+            rows_N = _below_one_another(self.rows_BT, part_BRE.shape[1])
+            part_BRE.view(-1, part_BRE.shape[-1]).index_add_(0, rows_N, self.d_x_BTE.view(-1, part_BRE.shape[-1]))
+            return
+        for lane, ends in enumerate(self.ends):
+            tokens = slice(ends[number], ends[number + 1])
+            if tokens.start < tokens.stop:
+                rows = self.rows_BT[lane, tokens] - number * self.rows_of_a_part
+                part_BRE[lane].index_add_(0, rows, self.d_x_BTE[lane, tokens])
+
+
+def _affine(x_BTI: Tensor, weight: Tensor, bias: Tensor, out_BTO: Tensor) -> None:
+    """out = x weight^T + bias, with weight (O, I) shared by the lanes or (B, O, I)."""
+    if weight.dtype != out_BTO.dtype:
+        _product(x_BTI, weight.transpose(-1, -2), out_BTO)
+        out_BTO.add_(bias if bias.dim() == 1 else bias[:, None])
+    elif weight.dim() == 2 and bias.dim() == 1:
+        torch.addmm(bias, x_BTI.flatten(0, 1), weight.T, out=out_BTO.flatten(0, 1))
+    else:
+        weight, bias = weight.expand(len(x_BTI), -1, -1), bias.expand(len(x_BTI), -1)
+        torch.baddbmm(bias[:, None], x_BTI, weight.transpose(1, 2), out=out_BTO)
+
+
+def _product(x_BTI: Tensor, weight: Tensor, out_BTO: Tensor) -> None:
+    """out = x weight, with weight (I, O) shared by the lanes or (B, I, O)."""
+    if weight.dtype != out_BTO.dtype:
+        out_BTO.copy_(x_BTI.to(weight.dtype) @ weight)
+    elif weight.dim() == 2:
+        torch.mm(x_BTI.flatten(0, 1), weight, out=out_BTO.flatten(0, 1))
+    else:
+        torch.bmm(x_BTI, weight, out=out_BTO)
+
+
+def _outer(d_BTO: Tensor, x_BTI: Tensor, precision: torch.dtype, scratch: Scratch) -> Tensor:
+    """Each lane's gradient of a matrix: the sum over tokens of d x^T, (B, O, I)."""
+    out_BOI = scratch.take("d_weight", (len(d_BTO), d_BTO.shape[-1], x_BTI.shape[-1]), d_BTO)
+    if precision != out_BOI.dtype:
+        out_BOI.copy_(d_BTO.to(precision).transpose(1, 2) @ x_BTI.to(precision))
+    elif len(d_BTO) == 1:
+        torch.mm(d_BTO[0].T, x_BTI[0], out=out_BOI[0])
+    else:
+        torch.bmm(d_BTO.transpose(1, 2), x_BTI, out=out_BOI)
+    return out_BOI
+
+
+def _rows_of_a_part(lanes: int, features_BTH: Tensor) -> int:
+    cores = min(lanes, torch.get_num_threads())
+    return max(1, cores * _PART_BYTES // (lanes * features_BTH.shape[-1] * features_BTH.element_size()))
+
+
+def _parts(rows: int, of_a_part: int) -> Iterator[slice]:
+    for begin in range(0, rows, of_a_part):
+        yield slice(begin, min(begin + of_a_part, rows))
+
+
+def _below_one_another(rows_BT: Tensor, height: int) -> Tensor:
+    """Places of each lane's rows (B * T) where B matrices of ``height`` rows stand below one another."""
+    lane_B1 = torch.arange(len(rows_BT), device=rows_BT.device)[:, None]
+    return (rows_BT + lane_B1 * height).view(-1)
