@@ -47,11 +47,14 @@ class CorpusConfig:
     """Of a source without valid and test splits, every n-th article goes to each."""
     meta_every: int = 20
     """Every n-th training article is kept from the LSTM, for meta-training."""
+    num_proc: int = 1
+    """Processes that turn text into tokens; the tokens are the same for any number."""
 
     def __post_init__(self) -> None:
         _one_of("corpus.format", self.format, ("auto", "wikitext", "text", "jsonl", "parquet"))
         _within("corpus.hold_out_every", self.hold_out_every, 3)
         _within("corpus.meta_every", self.meta_every, 2)
+        _within("corpus.num_proc", self.num_proc, 1)
         if self.limit is not None:
             _within("corpus.limit", self.limit, 1)
 
@@ -66,10 +69,13 @@ class TokenizerConfig:
     """Number of pieces; a word vocabulary keeps at most this many types, 0 keeps all."""
     character_coverage: float = 0.9995
     """Share of the characters met in training that get a piece; the others are spelt in bytes."""
+    training_characters: int = 50_000_000
+    """Pieces are learned from the first articles with so many characters; word vocabularies from all of them."""
 
     def __post_init__(self) -> None:
         _one_of("tokenizer.kind", self.kind, ("bpe", "unigram", "word"))
         _within("tokenizer.character_coverage", self.character_coverage, 0.9, 1.0)
+        _within("tokenizer.training_characters", self.training_characters, 1)
         if self.kind != "word":
             _within("tokenizer.vocab_size", self.vocab_size, 300)
 

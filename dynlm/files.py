@@ -7,12 +7,23 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from dynlm.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows: leftovers of killed processes stay
+    fcntl = None  # type: ignore[assignment]
+
+_ASIDE = ".aside-"
+_SECONDS_TO_LOCK = 60.0
+"""A folder this young may not be locked yet by the process that made it."""
 
 
 @contextlib.contextmanager
@@ -41,6 +52,80 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
             aside.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def folder_aside(parent: Path) -> Iterator[Path]:
+    """Give a new hidden folder in ``parent`` to write to; what is left of it when the block ends is removed.
+
+    ``settle`` moves it to its place. Such folders of processes that were killed are removed first. Raises UserError
+    where ``parent`` cannot be written.
+    """
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(parent)
+        folder = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=parent))
+        os.chmod(folder, 0o755)
+    except OSError as error:
+        raise cannot_write(parent, error) from error
+    lock = _lock(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def settle(aside: Path, folder: Path) -> None:
+    """Move the whole folder ``aside`` to ``folder``, in one step; what stands there already stays.
+
+    Raises UserError where that cannot be done.
+    """
+    try:
+        for path in aside.iterdir():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+        os.replace(aside, folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise cannot_write(folder, error) from error
+
+
+def link_or_copy(source: Path, place: Path) -> None:
+    """Give a finished file a second place, without a second copy where the file system can do that.
+
+    Raises UserError where that cannot be done.
+    """
+    try:
+        try:
+            os.link(source, place)
+        except OSError:
+            shutil.copyfile(source, place)
+    except OSError as error:
+        raise cannot_write(place, error) from error
+
+
+def _remove_leftovers(parent: Path) -> None:
+    for folder in parent.glob(f"{_ASIDE}*"):
+        with contextlib.suppress(OSError):  # it ends while it is looked at
+            if time.time() - folder.stat().st_mtime < _SECONDS_TO_LOCK or (lock := _lock(folder)) is None:
+                continue
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+
+
+def _lock(folder: Path) -> int | None:
+    """Hold ``folder`` until the returned handle is closed or the process dies; None where another holds it."""
+    if fcntl is None:
+        return None
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # held, or a file system without locks
+        os.close(handle)
+        return None
+    return handle
+
+
 def cannot_write(path: str | os.PathLike[str], error: OSError) -> UserError:
     """The user's error for an operating system's refusal to write ``path``."""
     do = "choose a place you may write to"
@@ -66,14 +151,33 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise UserError(f"not a readable JSON file ({error})", path, "it may be cut short; make it anew") from error
 
 
+class Fingerprint:
+    """A fingerprint of parts that come one by one; the parts' borders count."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, part: bytes | str) -> None:
+        data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
+        self.add_long(len(data), [data])
+
+    def add_long(self, size: int, chunks: Iterable[bytes]) -> None:
+        """Add one part of ``size`` bytes that is given in chunks."""
+        self._digest.update(size.to_bytes(8, "little"))
+        for chunk in chunks:
+            self._digest.update(chunk)
+
+    def hexdigest(self) -> str:
+        """16 hexadecimal digits of the SHA-256 of the parts so far."""
+        return self._digest.hexdigest()[:16]
+
+
 def fingerprint(*parts: bytes | str) -> str:
     """16 hexadecimal digits of the SHA-256 of ``parts``; the parts' borders count."""
-    digest = hashlib.sha256()
+    mark = Fingerprint()
     for part in parts:
-        data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
-        digest.update(len(data).to_bytes(8, "little"))
-        digest.update(data)
-    return digest.hexdigest()[:16]
+        mark.add(part)
+    return mark.hexdigest()
 
 
 def cache_folder() -> Path:

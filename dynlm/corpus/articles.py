@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from dynlm.config import HUB_WIKITEXT, CorpusConfig
@@ -44,24 +44,22 @@ def iter_articles(corpus: CorpusConfig, split: str) -> Iterator[Article]:
 
     ``meta`` are the training articles that the LSTM never sees, every ``corpus.meta_every``-th of the source's own
     training split; ``train`` are the others, and ``train+meta`` is the whole. Raises UserError where the source has no
-    such split, and on bad input when it is met.
+    such split or no article in it, and on bad input when it is met.
     """
-    return _of_split(open_source(corpus), corpus, split)
+    source = open_source(corpus)
+    articles = _of_split(source, corpus, split)
+    if (first := next(articles, None)) is not None:
+        return chain([first], articles)
+    if split == "meta":
+        do = f"lower --corpus.meta_every ({corpus.meta_every}) or give more articles"
+    else:
+        do = f"give more articles, splits of their own, or a lower --corpus.hold_out_every ({corpus.hold_out_every})"
+    raise UserError(f"no articles in split {split!r}", source.name, do)
 
 
 def load_articles(corpus: CorpusConfig, split: str) -> list[Article]:
-    """The articles of a split as a list. Raises UserError as ``iter_articles`` does, and where there are none."""
-    source = open_source(corpus)
-    articles = list(_of_split(source, corpus, split))
-    if not articles:
-        if split == "meta":
-            do = f"lower --corpus.meta_every ({corpus.meta_every}) or give more articles"
-        else:
-            do = (
-                f"give more articles, splits of their own, or a lower --corpus.hold_out_every ({corpus.hold_out_every})"
-            )
-        raise UserError(f"no articles in split {split!r}", source.name, do)
-    return articles
+    """The articles of a split that fits into memory. Raises UserError as ``iter_articles`` does."""
+    return list(iter_articles(corpus, split))
 
 
 def describe(corpus: CorpusConfig) -> dict[str, dict[str, Any]]:

@@ -16,6 +16,7 @@ from dynlm.corpus.lines import text_lines
 from dynlm.errors import UserError
 
 _ROWS_AT_ONCE = 256
+_BYTES_AT_ONCE = 1 << 20
 
 Record = tuple[str, Mapping[str, Any]]
 """Where a record stands, and its fields."""
@@ -49,12 +50,13 @@ def json_records(path: Path) -> Iterator[Record]:
 
 
 def parquet_records(path: Path, corpus: CorpusConfig) -> Iterator[Record]:
-    """The rows of a Parquet file, counted from 1, as far as they are needed: a few hundred at a time.
+    """The rows of a Parquet file, counted from 1, as far as they are needed: a few hundred and a MiB at a time.
 
     Raises UserError where the file is damaged or has no text column.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        # Without these two a whole row group, which may be the whole file, is read at once.
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BYTES_AT_ONCE) as file:
             columns = file.schema_arrow.names
             if corpus.text_field not in columns:
                 raise _no_field(corpus.text_field, columns, str(path))

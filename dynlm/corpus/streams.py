@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -108,27 +109,24 @@ class Stream:
     def _length(self, article: int) -> int:
         return int(self.split.starts[article + 1] - self.split.starts[article])
 
-    def _epoch_order(self, epoch: int) -> np.ndarray:
-        order = np.array(self.order, dtype=np.int64)
-        if self.seed is None:
-            return order
-        return np.random.default_rng([self.seed, epoch]).permutation(order)
+    def _article(self, epoch: int, taken: int) -> int:
+        """The article that is number ``taken`` of an epoch."""
+        place = taken if self.seed is None else _permutation(self.seed, epoch, len(self.order))[taken]
+        return int(self.order[place])
 
     def _fill(self, place: Place) -> Place:
         if all(article >= 0 for article in place.article):
             return place
         epoch, taken = place.epoch, place.taken
         article, position = list(place.article), list(place.position)
-        order = self._epoch_order(epoch)
         for lane in range(self.lanes):
             if article[lane] >= 0:
                 continue
-            if taken == len(order):
+            if taken == len(self.order):
                 if not self.repeat:
                     break
                 epoch, taken = epoch + 1, 0
-                order = self._epoch_order(epoch)
-            article[lane], position[lane] = int(order[taken]), 0
+            article[lane], position[lane] = self._article(epoch, taken), 0
             taken += 1
         return replace(place, epoch=epoch, taken=taken, article=tuple(article), position=tuple(position))
 
@@ -150,6 +148,12 @@ class Stream:
         position_B = np.array([place.position[lane] for lane in mine], dtype=np.int64)
         starts_B = (position_B == 0) & (article_B >= 0)
         return Segment(inputs_BT, targets_BT, mask_BT, starts_B, article_B, position_B)
+
+
+@lru_cache(maxsize=2)
+def _permutation(seed: int, epoch: int, articles: int) -> np.ndarray:
+    """An epoch's order. It is kept: drawing it anew for each article would take a time that grows with their square."""
+    return np.random.default_rng([seed, epoch]).permutation(articles)
 
 
 def read_in_order(split: TokenisedSplit, segment: int, articles: Sequence[int]) -> Stream:

@@ -12,7 +12,7 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -31,7 +31,10 @@ _SPELT = re.compile(f"([{SPACE}\x00]+)")
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 # A line of words: each word with the white space before it, then the end of line with what precedes it.
 _WORD = re.compile(r"[^\S\n]*\n|\s*[^\s]+|[^\S\n]+")
-_TRAINING_CHARACTERS = 50_000_000
+# A word with the spaces before it, an end of line with those before it, or the spaces that end a text.
+_UNIT = re.compile(r" *[^ \n]+| *\n| +")
+_MEMO_CHARACTERS = 4_000_000
+"""Of the units whose tokens are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +86,24 @@ class PieceTokenizer:
             else:
                 self._surfaces.append(piece.replace(SPACE, " ").encode())
         self._lengths = np.array([len(surface) for surface in self._surfaces], dtype=np.int32)
+        # Where no piece reaches over the border of two units, byte pairs merge in each unit as in the whole line.
+        # A unigram's sums are rounded along the line, which can decide between near-equal pieces.
+        within_units = all(map(_within_unit, self._surfaces))
+        self._memo = _UnitMemo(self._pieces) if config.kind == "bpe" and within_units else None
+
+    def __reduce__(self) -> tuple[type[PieceTokenizer], tuple[TokenizerConfig, bytes]]:
+        return PieceTokenizer, (self.config, self.model)
 
     @classmethod
     def train(cls, config: TokenizerConfig, texts: Iterable[str]) -> PieceTokenizer:
-        """Train on ``texts`` (their first 50 million characters). Raises UserError where they are too little."""
+        """Train on the first ``config.training_characters`` of ``texts``, whose rest is not read.
+
+        Raises UserError where they are too little.
+        """
         out = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=_training_lines(texts),
+                sentence_iterator=_training_lines(texts, config.training_characters),
                 model_writer=out,
                 model_type=config.kind,
                 vocab_size=config.vocab_size,
@@ -123,19 +136,27 @@ class PieceTokenizer:
         return fingerprint(self.model)
 
     def encode(self, text: str) -> Encoding:
-        """Tokens of ``text``. Lines are encoded one by one: no piece crosses an end of line."""
-        ids: list[list[int] | np.ndarray] = []
-        lines: list[str] = []
-        for index, part in enumerate(_SPELT.split(text)):
+        """Tokens of ``text``, as SentencePiece finds them in each of its lines: no piece crosses an end of line."""
+        memo = self._memo
+        if memo is None:
+            return self.encode_lines(text)
+        return self._encoding(text, lambda part: b"".join(map(memo.__getitem__, _UNIT.findall(part))))
+
+    def encode_lines(self, text: str) -> Encoding:
+        """What ``encode`` gives, without remembering units: the reference."""
+        return self._encoding(text, lambda part: _id_bytes(self._pieces.encode(_LINE.findall(part), num_threads=1)))
+
+    def _encoding(self, text: str, id_bytes: Callable[[str], bytes]) -> Encoding:
+        """Tokens of ``text``: ``id_bytes`` of what has no special characters, and these spelt in bytes."""
+        parts = _SPELT.split(text) if SPACE in text or "\x00" in text else [text]
+        joined = bytearray()
+        for index, part in enumerate(parts):
             if index % 2:
-                ids.extend(self._pieces.encode(lines))
-                lines = []
-                ids.append(self._byte_ids[np.frombuffer(part.encode(), dtype=np.uint8)])
+                joined += self._byte_ids[np.frombuffer(part.encode(), dtype=np.uint8)].tobytes()
             else:
-                lines.extend(_LINE.findall(part))
-        ids.extend(self._pieces.encode(lines))
-        flat = np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int32)
-        return Encoding(flat, self._lengths[flat])
+                joined += id_bytes(part)
+        ids = np.frombuffer(joined, dtype=np.int32)
+        return Encoding(ids, self._lengths[ids])
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ``ids``; bytes that are no characters become U+FFFD."""
@@ -145,6 +166,22 @@ class PieceTokenizer:
         with written_whole(folder / "tokenizer.model") as aside:
             aside.write_bytes(self.model)
         write_json(folder / "tokenizer.json", _card(self))
+
+
+class _UnitMemo(dict[str, bytes]):
+    """The ids (int32, as bytes) of units, found when they are first met; forgotten all at once when they are many."""
+
+    def __init__(self, pieces: sentencepiece.SentencePieceProcessor):
+        super().__init__()
+        self._pieces, self._characters = pieces, 0
+
+    def __missing__(self, unit: str) -> bytes:
+        if self._characters > _MEMO_CHARACTERS:
+            self.clear()
+            self._characters = 0
+        ids = self[unit] = _id_bytes([self._pieces.encode(unit)])
+        self._characters += len(unit)
+        return ids
 
 
 class WordTokenizer:
@@ -232,36 +269,23 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     return tokenizer
 
 
-def words_starting(text: str, lengths: np.ndarray) -> np.ndarray:
-    """How many words start in each token of ``text`` (tokens of ``lengths`` bytes); an end of line counts as one.
-
-    Words are runs without white space, as ``str.split`` finds them: the sum over a text is the literature's count
-    of words with end of line.
-    """
-    code_points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    space = np.isin(code_points, _white_space())
-    starts = ~space
-    starts[1:] &= space[:-1]
-    starts |= code_points == ord("\n")
-    widths = 1 + (code_points > 0x7F) + (code_points > 0x7FF) + (code_points > 0xFFFF).astype(np.int64)
-    at_byte = np.cumsum(widths) - widths
-    token_ends = np.cumsum(lengths, dtype=np.int64)
-    token_of_start = np.searchsorted(token_ends, at_byte[starts], side="right")
-    return np.bincount(token_of_start, minlength=len(lengths)).astype(np.int16)
+def _within_unit(surface: bytes) -> bool:
+    text = surface.decode("utf-8", "replace")
+    return not text or _UNIT.fullmatch(text) is not None
 
 
-def _white_space() -> np.ndarray:
-    return np.array([point for point in range(0x3001) if chr(point).isspace()], dtype=np.uint32)
+def _id_bytes(ids: Iterable[Iterable[int]]) -> bytes:
+    return np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int32).tobytes()
 
 
-def _training_lines(texts: Iterable[str]) -> Iterator[str]:
+def _training_lines(texts: Iterable[str], characters: int) -> Iterator[str]:
     seen = 0
     for text in texts:
         for line in text.split("\n"):
             if line.strip() and SPACE not in line and "\x00" not in line:
                 yield line
         seen += len(text)
-        if seen > _TRAINING_CHARACTERS:
+        if seen > characters:
             return
 
 

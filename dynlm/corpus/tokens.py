@@ -1,21 +1,37 @@
 """A split as one memory-mapped array of tokens, with the place where each article starts.
 
-Arrays are cached by content: the same articles under the same tokenizer are encoded once.
+Arrays are cached by content: the same articles under the same tokenizer are encoded once. They are written aside and
+moved to their place as one folder, so that whatever is there is whole.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from dynlm.corpus.arrays import ArrayFile, Strings, add_array, mapped
 from dynlm.corpus.article import Article
-from dynlm.corpus.tokenizer import Tokenizer, words_starting
+from dynlm.corpus.encoding import encoded
+from dynlm.corpus.gathered import TEXT, TITLES, Gathered, gathered
+from dynlm.corpus.tokenizer import Tokenizer
+from dynlm.corpus.words import words_starting
 from dynlm.errors import UserError
-from dynlm.files import cache_folder, fingerprint, read_json, write_json, written_whole
+from dynlm.files import (
+    Fingerprint,
+    cache_folder,
+    fingerprint,
+    folder_aside,
+    link_or_copy,
+    read_json,
+    settle,
+    write_json,
+)
+
+_LAYOUT = "2"
+"""Of a cached folder's files; part of what it is found by."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +39,8 @@ class TokenisedSplit:
     """Articles as tokens, N in all.
 
     ids_N (int32), lengths_N (int32, bytes of each token's surface), words_N (int16, words starting in each token),
-    starts (int64, article a is the slice starts[a]:starts[a + 1]), titles and wheres one an article.
+    starts (int64, article a is the slice starts[a]:starts[a + 1]), text_starts (int64, the same for its bytes in
+    text), titles one an article.
     """
 
     ids_N: np.ndarray
@@ -32,7 +49,8 @@ class TokenisedSplit:
     text: np.ndarray
     """The text's bytes (uint8); token n's surface is the slice of ``lengths_N[n]`` bytes after those before it."""
     starts: np.ndarray
-    titles: list[str]
+    text_starts: np.ndarray
+    titles: Sequence[str]
     start_token: int
     fingerprint: str
 
@@ -51,80 +69,87 @@ class TokenisedSplit:
 
     def surfaces(self, index: int) -> list[bytes]:
         """The bytes that each token of an article stands for."""
-        low, high = self.starts[index], self.starts[index + 1]
-        ends = np.cumsum(self.lengths_N[low:high], dtype=np.int64) + int(self.lengths_N[:low].sum(dtype=np.int64))
-        begins = ends - self.lengths_N[low:high]
-        return [self.text[b:e].tobytes() for b, e in zip(begins, ends, strict=True)]
+        text = self.text[self.text_starts[index] : self.text_starts[index + 1]].tobytes()
+        ends = np.cumsum(self.lengths_N[self.starts[index] : self.starts[index + 1]], dtype=np.int64).tolist()
+        return [text[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
 
 
-def tokenise(articles: Iterable[Article], tokenizer: Tokenizer) -> TokenisedSplit:
-    """Encode ``articles``, or map the arrays that an earlier call cached.
+def tokenise(articles: Iterable[Article], tokenizer: Tokenizer, num_proc: int = 1) -> TokenisedSplit:
+    """Encode ``articles`` by up to ``num_proc`` processes, or map the arrays that an earlier call cached.
 
-    Raises UserError for an article of fewer than two tokens, naming it, and where there is no article at all.
+    Articles are read once, as they come, and neither they nor their tokens are held in memory. Raises UserError for an
+    article of fewer than two tokens, naming it, and where there is no article at all.
     """
-    kept = list(articles)
-    if not kept:
+    with gathered(articles) as texts:
+        return tokenise_gathered(texts, tokenizer, num_proc)
+
+
+def tokenise_gathered(texts: Gathered, tokenizer: Tokenizer, num_proc: int = 1) -> TokenisedSplit:
+    """``tokenise`` for articles that are on disk already, which stay there."""
+    if not texts.articles:
         raise UserError("no articles to encode", do="look at what `dynlm corpus` tells of the source")
-    text_mark = fingerprint(*(part for article in kept for part in (article.title, article.text)))
-    folder = cache_folder() / "tokens" / fingerprint(text_mark, tokenizer.fingerprint, str(tokenizer.start))
+    key = fingerprint(texts.fingerprint, tokenizer.fingerprint, str(tokenizer.start), _LAYOUT)
+    folder = cache_folder() / "tokens" / key
     if not (folder / "card.json").exists():
-        _encode(kept, tokenizer, folder)
+        with folder_aside(folder.parent) as aside:
+            _encode(texts, tokenizer, num_proc, aside)
+            settle(aside, folder)
     return _mapped(folder, tokenizer)
 
 
-def _encode(articles: list[Article], tokenizer: Tokenizer, folder: Path) -> None:
-    ids, lengths, words, starts = [], [], [], [0]
-    for article in articles:
-        encoding = tokenizer.encode(article.text)
-        if len(encoding.ids) < 2:
-            raise UserError(
-                f"article {article.title!r} has {len(encoding.ids)} token(s), too few to predict anything",
-                article.where,
-                "remove it or join it with another",
-            )
-        ids.append(encoding.ids)
-        lengths.append(encoding.lengths)
-        words.append(words_starting(article.text, encoding.lengths))
-        starts.append(starts[-1] + len(encoding.ids))
-    text = np.frombuffer(b"".join(article.text.encode() for article in articles), dtype=np.uint8)
-    arrays = {
-        "ids": np.concatenate(ids),
-        "lengths": np.concatenate(lengths),
-        "words": np.concatenate(words),
-        "text": text,
-        "starts": np.array(starts, dtype=np.int64),
-    }
-    for name, array in arrays.items():
-        with written_whole(folder / f"{name}.npy") as aside:
-            np.save(aside, array)
-    mark = fingerprint(arrays["ids"].tobytes(), arrays["starts"].tobytes(), text.tobytes())
-    write_json(folder / "card.json", {"titles": [article.title for article in articles], "fingerprint": mark})
+def _encode(texts: Gathered, tokenizer: Tokenizer, num_proc: int, folder: Path) -> None:
+    with (
+        ArrayFile(folder / "ids.npy", np.int32) as ids,
+        ArrayFile(folder / "lengths.npy", np.int32) as lengths,
+        ArrayFile(folder / "words.npy", np.int16) as words,
+        ArrayFile(folder / "starts.npy", np.int64) as starts,
+    ):
+        article = tokens = 0
+        starts.append(np.zeros(1, dtype=np.int64))
+        for chunk in encoded(texts, tokenizer, num_proc):
+            if (too_short := np.flatnonzero(chunk.sizes < 2)).size:
+                raise _too_short(texts, article + int(too_short[0]), int(chunk.sizes[too_short[0]]))
+            ids.append(chunk.ids)
+            lengths.append(chunk.lengths)
+            words.append(chunk.words)
+            starts.append(tokens + np.cumsum(chunk.sizes))
+            article, tokens = article + len(chunk.sizes), tokens + int(chunk.sizes.sum())
+    for name in (TEXT, TITLES):
+        for file in (f"{name}.npy", f"{name}_starts.npy"):
+            link_or_copy(texts.folder / file, folder / file)
+    mark = Fingerprint()
+    for name in ("ids", "starts", TEXT):
+        add_array(mark, folder / f"{name}.npy")
+    write_json(folder / "card.json", {"articles": article, "tokens": tokens, "fingerprint": mark.hexdigest()})
+
+
+def _too_short(texts: Gathered, index: int, tokens: int) -> UserError:
+    return UserError(
+        f"article {texts.title(index)!r} has {tokens} token(s), too few to predict anything",
+        texts.where(index),
+        "remove it or join it with another",
+    )
 
 
 def _mapped(folder: Path, tokenizer: Tokenizer) -> TokenisedSplit:
     card = read_json(folder / "card.json")
-    try:
-        ids, lengths, words, text, starts = (
-            np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("ids", "lengths", "words", "text", "starts")
-        )
-    except (OSError, ValueError) as error:
-        raise UserError(f"a cached token array is damaged ({error})", folder, "remove the folder") from error
-    return TokenisedSplit(ids, lengths, words, text, starts, card["titles"], tokenizer.start, card["fingerprint"])
-
-
-def corpus_fingerprint(articles: Iterable[Article]) -> str:
-    """What tells one set of articles from another: their texts and their borders."""
-    return fingerprint(json.dumps([fingerprint(article.text) for article in articles]))
+    ids, lengths, words, starts = (mapped(folder / f"{name}.npy") for name in ("ids", "lengths", "words", "starts"))
+    text, titles = Strings(folder, TEXT), Strings(folder, TITLES)
+    return TokenisedSplit(
+        ids, lengths, words, text.data, starts, text.starts, titles, tokenizer.start, card["fingerprint"]
+    )
 
 
 def split_of_text(text: str, tokenizer: Tokenizer, title: str = "") -> TokenisedSplit:
     """One text as a split of one article, in memory; an empty text has no tokens."""
     encoding = tokenizer.encode(text)
     data = np.frombuffer(text.encode(), dtype=np.uint8)
-    words = words_starting(text, encoding.lengths) if len(encoding.ids) else np.zeros(0, dtype=np.int16)
-    starts = np.array([0, len(encoding.ids)], dtype=np.int64)
+    words = words_starting(text, encoding.lengths)
+    starts, text_starts = (np.array([0, size], dtype=np.int64) for size in (len(encoding.ids), len(data)))
     mark = fingerprint(encoding.ids.tobytes(), data.tobytes())
-    return TokenisedSplit(encoding.ids, encoding.lengths, words, data, starts, [title], tokenizer.start, mark)
+    return TokenisedSplit(
+        encoding.ids, encoding.lengths, words, data, starts, text_starts, [title], tokenizer.start, mark
+    )
 
 
 def excerpt(split: TokenisedSplit, articles: int, tokens: int) -> TokenisedSplit:
@@ -134,10 +159,10 @@ def excerpt(split: TokenisedSplit, articles: int, tokens: int) -> TokenisedSplit
     ids = np.concatenate([split.ids_N[part] for part in parts])
     lengths = np.concatenate([split.lengths_N[part] for part in parts])
     words = np.concatenate([split.words_N[part] for part in parts])
-    surfaces = [
-        surface for a, part in zip(kept, parts, strict=True) for surface in split.surfaces(a)[: part.stop - part.start]
-    ]
-    text = np.frombuffer(b"".join(surfaces), dtype=np.uint8)
+    openings = [b"".join(split.surfaces(a)[: p.stop - p.start]) for a, p in zip(kept, parts, strict=True)]
+    text = np.frombuffer(b"".join(openings), dtype=np.uint8)
     starts = np.cumsum([0] + [part.stop - part.start for part in parts]).astype(np.int64)
+    text_starts = np.cumsum([0] + [len(opening) for opening in openings]).astype(np.int64)
+    titles = [split.titles[a] for a in kept]
     mark = fingerprint(ids.tobytes(), starts.tobytes())
-    return TokenisedSplit(ids, lengths, words, text, starts, [split.titles[a] for a in kept], split.start_token, mark)
+    return TokenisedSplit(ids, lengths, words, text, starts, text_starts, titles, split.start_token, mark)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from dynlm.config import Config
-from dynlm.corpus.articles import load_articles
+from dynlm.corpus.articles import iter_articles
 from dynlm.corpus.streams import Place, read_in_order
 from dynlm.corpus.tokens import TokenisedSplit, excerpt, tokenise
 from dynlm.errors import UserError
@@ -38,7 +38,7 @@ def audit(folder: Path, config: Config, split: str, places: int = 20, tokens: in
     if places < 1:
         raise UserError(f"places is {places}", do="choose at least 1")
     trained = load_model(folder, Processes.start(config.run.cpu).device)
-    whole = tokenise(load_articles(config.corpus, split), trained.tokenizer)
+    whole = tokenise(iter_articles(config.corpus, split), trained.tokenizer, config.corpus.num_proc)
     text = excerpt(whole, articles=3, tokens=tokens)
     reader = open_reader(folder, trained, config.memory)
     before = params_fingerprint(trained.params)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 import dynlm
 from dynlm.config import Config, MemoryConfig, article_range
-from dynlm.corpus.articles import load_articles, source_name
+from dynlm.corpus.articles import iter_articles, source_name
 from dynlm.corpus.streams import read_side_by_side
 from dynlm.corpus.tokens import TokenisedSplit, tokenise
 from dynlm.errors import UserError
@@ -51,7 +51,7 @@ def score(
             do="start one process, or choose --memory.reset article",
         )
     trained = load_model(folder, processes.device)
-    text = tokenise(load_articles(config.corpus, split), trained.tokenizer)
+    text = tokenise(iter_articles(config.corpus, split), trained.tokenizer, config.corpus.num_proc)
     chosen = article_range(articles, text.articles)
     reader = open_reader(folder, trained, memory)
     scores = read_scored(reader, text, chosen, memory.segment, memory.lanes, processes, quiet)

@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dynlm.config import Config
-from dynlm.corpus.articles import load_articles
+from dynlm.corpus.articles import iter_articles
 from dynlm.corpus.streams import Stream
 from dynlm.corpus.tokens import TokenisedSplit, tokenise
 from dynlm.errors import UserError
@@ -62,7 +62,7 @@ def metatrain(folder: Path, config: Config, quiet: bool = False) -> dict[str, An
     start = dict.fromkeys(dynamic, Rates(tuned["rate"], max(tuned["pull"], _SMALLEST_PULL)))
     learned = _learn(folder, config, trained, processes, statistics, start, tuned["epsilon"], quiet)
 
-    valid = tokenise(load_articles(config.corpus, config.tune.split), trained.tokenizer)
+    valid = tokenise(iter_articles(config.corpus, config.tune.split), trained.tokenizer, config.corpus.num_proc)
     # More than the start was tuned on, where there is more: on those articles the start is at its best.
     stream = tuning_stream(valid, config, config.metatrain.pick_tokens)
     nats = {}
@@ -96,7 +96,7 @@ def _learn(
 ) -> dict[str, Rates]:
     """Read the articles kept for it, moving phi after every window; returns its Polyak average as rates."""
     options, names = config.metatrain, list(start)
-    split = tokenise(load_articles(config.corpus, "meta"), trained.tokenizer)
+    split = tokenise(iter_articles(config.corpus, "meta"), trained.tokenizer, config.corpus.num_proc)
     stream = _stream(split, config, processes)
     # Row k holds tensor k's log alpha and log pull.
     origin_K2 = torch.tensor([[math.log(rates.alpha), math.log(rates.pull)] for rates in start.values()]).double()

@@ -23,10 +23,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dynlm.config import Config
-from dynlm.corpus.articles import load_articles, source_name
+from dynlm.corpus.articles import iter_articles, source_name
+from dynlm.corpus.gathered import gathered
 from dynlm.corpus.streams import Place, Stream
 from dynlm.corpus.tokenizer import Tokenizer, train_tokenizer
-from dynlm.corpus.tokens import TokenisedSplit, corpus_fingerprint, tokenise
+from dynlm.corpus.tokens import TokenisedSplit, tokenise_gathered
 from dynlm.errors import UserError
 from dynlm.memory.batches import to_batch
 from dynlm.model.lstm import Hidden, LSTMLanguageModel, Params, detached, restarted
@@ -46,10 +47,10 @@ class Corpus:
 
 def load_corpus(config: Config) -> Corpus:
     """Read the training and validation articles, training a tokenizer on the former (or taking it from the cache)."""
-    train = load_articles(config.corpus, "train")
-    tokenizer = train_tokenizer(config.tokenizer, (a.text for a in train), corpus_fingerprint(train))
-    valid = load_articles(config.corpus, "valid")
-    return Corpus(tokenizer, tokenise(train, tokenizer), tokenise(valid, tokenizer))
+    corpus = config.corpus
+    with gathered(iter_articles(corpus, "train")) as train, gathered(iter_articles(corpus, "valid")) as valid:
+        tokenizer = train_tokenizer(config.tokenizer, train.texts(), train.fingerprint)
+        return Corpus(tokenizer, *(tokenise_gathered(texts, tokenizer, corpus.num_proc) for texts in (train, valid)))
 
 
 @torch.no_grad()
@@ -298,7 +299,7 @@ def _refuse_another_run(folder: Path, config: Config) -> None:
             )
         for section in ("corpus", "tokenizer", "model", "regularisation", "pretrain"):
             for name, value in vars(getattr(config, section)).items():
-                if (before := getattr(getattr(earlier, section), name)) != value:
+                if (before := getattr(getattr(earlier, section), name)) != value and name != "num_proc":
                     raise UserError(
                         f"this run was begun with {section}.{name} {before!r}, not {value!r}",
                         folder,

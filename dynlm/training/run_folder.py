@@ -190,7 +190,10 @@ def load_config(folder: Path) -> Config:
     if not folder.is_dir() or not path.exists():
         raise UserError("no such run", folder, "name a folder that `dynlm pretrain` made")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if not text.endswith("\n"):  # half a file can be whole YAML, with half a number in it
+            raise ValueError("it is cut short")
+        content = yaml.safe_load(text)
         sections = {item.name: item.default_factory for item in dataclasses.fields(Config)}
         return Config(**{name: sections[name](**values) for name, values in content.items()})  # type: ignore[operator]
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:

@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from dynlm.config import Config, MemoryConfig, article_range
-from dynlm.corpus.articles import load_articles
+from dynlm.corpus.articles import iter_articles
 from dynlm.corpus.streams import Stream, read_side_by_side
 from dynlm.corpus.tokens import TokenisedSplit, tokenise
 from dynlm.errors import UserError
@@ -50,7 +50,7 @@ def ensure_statistics(folder: Path, trained: TrainedModel, config: Config) -> St
     """The run's R over all its tensors, gathered on training articles if it was not before."""
     statistics = memory_folder.load_statistics(folder, trained, trained.params["embedding"].device)
     if statistics is None:
-        train = tokenise(load_articles(config.corpus, "train"), trained.tokenizer)
+        train = tokenise(iter_articles(config.corpus, "train"), trained.tokenizer, config.corpus.num_proc)
         stream = Stream(train, 1, config.memory.segment, range(train.articles), seed=config.run.seed)
         dynamic = tuple(trained.model.shapes())
         statistics = gradient_statistics(trained.model, trained.params, dynamic, stream, config.tune.statistics_tokens)
@@ -70,7 +70,7 @@ def tune(folder: Path, config: Config, quiet: bool = False) -> dict[str, Any]:
             f"memory.rule {memory.rule!r} is not tuned by hand", do=f"choose {', '.join(memory_folder.HAND_MADE)}"
         )
     trained = load_model(folder, Processes.start(config.run.cpu).device)
-    split = tokenise(load_articles(config.corpus, config.tune.split), trained.tokenizer)
+    split = tokenise(iter_articles(config.corpus, config.tune.split), trained.tokenizer, config.corpus.num_proc)
     stream = tuning_stream(split, config, config.tune.tokens)
     statistics = ensure_statistics(folder, trained, config) if memory.rule == "rms" else None
     dynamic = dynamic_tensors(trained.model, memory.dynamic)

@@ -61,14 +61,19 @@ def test_missing_and_empty_splits_are_named(folder):
     for read in (iter_articles, load_articles):
         with pytest.raises(UserError, match="no split 'test'; choose among train, valid"):
             read(config, "test")
-    with pytest.raises(UserError, match=r"no articles in split 'meta'; lower --corpus.meta_every"):
-        load_articles(config, "meta")
+        with pytest.raises(UserError, match=r"no articles in split 'meta'; lower --corpus.meta_every"):
+            read(config, "meta")
     (folder / "valid.jsonl").write_text("")
     with pytest.raises(UserError, match="no articles in split 'valid'"):
         load_articles(config, "valid")
     (folder / "train.jsonl").write_text("")
     with pytest.raises(UserError, match="no articles in it"):
         describe(config)
+
+
+def test_fewer_than_one_process_is_refused():
+    with pytest.raises(UserError, match=r"corpus\.num_proc is 0; choose a value at least 1"):
+        CorpusConfig(num_proc=0)
 
 
 def test_an_unknown_source_lists_the_known():

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pytest
 from dynlm.config import CorpusConfig
 from dynlm.corpus.articles import iter_articles, load_articles
 from dynlm.corpus.local import local_source
+from dynlm.corpus.records import parquet_records
 from dynlm.errors import UserError
 
 
@@ -134,6 +136,17 @@ def test_a_bad_json_line_is_named(tmp_path, line, says):
     message = complaint(corpus(path))
     assert message.startswith(f"{path}:3: ")
     assert says in message
+
+
+def test_a_large_row_group_is_read_piece_by_piece(tmp_path):
+    texts = [os.urandom(4000).hex() for _ in range(1500)]
+    in_pages = {"write_batch_size": 32, "data_page_size": 1 << 18, "use_dictionary": False}
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", row_group_size=len(texts), **in_pages)
+    before = pa.total_allocated_bytes()
+    rows = parquet_records(tmp_path / "a.parquet", corpus(tmp_path))
+    assert next(rows)[1]["text"] == texts[0]
+    assert pa.total_allocated_bytes() - before < 6_000_000  # of 12,000,000
+    assert [row["text"] for _, row in rows] == texts[1:]
 
 
 def test_bad_parquet_is_named(tmp_path):

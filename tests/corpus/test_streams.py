@@ -19,7 +19,7 @@ def split_of(lengths):
     ids = np.arange(starts[-1], dtype=np.int32)
     ones = np.ones(len(ids), dtype=np.int32)
     text = np.zeros(len(ids), dtype=np.uint8)
-    return TokenisedSplit(ids, ones, ones.astype(np.int16), text, starts, [str(n) for n in lengths], START, "")
+    return TokenisedSplit(ids, ones, ones.astype(np.int16), text, starts, starts, [str(n) for n in lengths], START, "")
 
 
 def all_segments(stream, place=None, limit=10_000):
@@ -108,3 +108,15 @@ def test_a_place_counts_the_tokens_of_all_lanes(lanes):
     stream = Stream(split_of([5, 6, 7]), lanes, 4, range(3))
     *_, (_, place) = all_segments(stream)
     assert place.tokens == 18
+
+
+def test_an_epochs_order_is_drawn_once(monkeypatch):
+    split = split_of([3] * 20)
+    stream = Stream(split, 2, 4, range(20), seed=11, repeat=True)
+    drawn = [segment.article_B.tolist() for segment, _ in all_segments(stream, limit=15)]
+    expected = np.concatenate([np.random.default_rng([11, epoch]).permutation(np.arange(20)) for epoch in (0, 1)])
+    assert np.concatenate(drawn).tolist() == expected[:30].tolist()
+    seen = []
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: seen.append(seed))
+    assert [segment.article_B.tolist() for segment, _ in all_segments(stream, limit=15)] == drawn
+    assert not seen

@@ -1,14 +1,15 @@
 """Tokenizers: nothing is lost, surfaces are exact, words are counted as the literature counts them."""
 
 import json
+import pickle
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynlm.config import TokenizerConfig
-from dynlm.corpus.tokenizer import PieceTokenizer, WordTokenizer, load_tokenizer, train_tokenizer, words_starting
+from dynlm.corpus.tokenizer import PieceTokenizer, WordTokenizer, load_tokenizer, train_tokenizer
+from dynlm.corpus.words import words_starting
 from dynlm.errors import UserError
 
 TEXT = [
@@ -39,6 +40,34 @@ def test_any_text_round_trips(pieces, text):
     assert (encoding.lengths > 0).all()
 
 
+# Spaces and ends of line in all positions, between what merges, what is spelt in bytes and what is no text.
+WORDS = st.lists(st.sampled_from([" ", "  ", "\n", " \n", "the", "ships", "in", "x", "\u2581", "\u4e2d", "\t"])).map(
+    "".join
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.one_of(WORDS, ANY_TEXT, SPECIAL))
+def test_remembered_units_are_sentencepieces_own_tokens(pieces, text):
+    encoding, reference = pieces.encode(text), pieces.encode_lines(text)
+    assert encoding.ids.tolist() == reference.ids.tolist()
+    assert encoding.lengths.tolist() == reference.lengths.tolist()
+
+
+def test_units_that_are_forgotten_are_found_again(monkeypatch):
+    monkeypatch.setattr("dynlm.corpus.tokenizer._MEMO_CHARACTERS", 10)
+    pieces = PieceTokenizer.train(TokenizerConfig("bpe", 305, 0.99), TEXT)
+    for _ in range(2):
+        for text in TEXT:
+            assert pieces.encode(text).ids.tolist() == pieces.encode_lines(text).ids.tolist()
+
+
+def test_a_tokenizer_can_be_sent_to_a_process(pieces):
+    sent = pickle.loads(pickle.dumps(pieces))
+    assert sent.fingerprint == pieces.fingerprint
+    assert sent.encode(TEXT[0]).ids.tolist() == pieces.encode(TEXT[0]).ids.tolist()
+
+
 @settings(max_examples=200, deadline=None)
 @given(text=st.one_of(ANY_TEXT, SPECIAL))
 def test_every_word_and_end_of_line_starts_in_one_token(pieces, text):
@@ -53,12 +82,6 @@ def test_words_keep_every_byte(text):
     encoding = tokenizer.encode(text)
     assert encoding.lengths.sum() == len(text.encode())
     assert words_starting(text, encoding.lengths).sum() == len(text.split()) + text.count("\n")
-
-
-def test_word_counts_of_known_tokens():
-    text = "The cat\nsat  \n"
-    lengths = np.array([3, 4, 1, 2, 1, 3])  # The| cat|\n|sa|t|  \n
-    assert words_starting(text, lengths).tolist() == [1, 1, 1, 1, 0, 1]
 
 
 def test_words_are_those_of_the_literature():
@@ -100,6 +123,15 @@ def test_a_cut_tokenizer_is_refused(pieces, tmp_path):
     (tmp_path / "tokenizer.model").write_bytes(model[: len(model) // 2])
     with pytest.raises(UserError, match=str(tmp_path)):
         load_tokenizer(tmp_path)
+
+
+def test_pieces_are_learned_from_the_first_characters_alone():
+    def texts():
+        yield from TEXT
+        raise AssertionError("read on")
+
+    config = TokenizerConfig("bpe", 305, 0.99, training_characters=sum(map(len, TEXT)) - 1)
+    assert PieceTokenizer.train(config, texts()).model == PieceTokenizer.train(config, TEXT).model
 
 
 def test_too_little_text_is_said_in_one_line():

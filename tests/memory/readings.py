@@ -32,7 +32,7 @@ def text(lengths=(23, 31, 8), seed=0):
     ones = np.ones(len(ids), dtype=np.int32)
     starts = np.cumsum([0, *lengths])
     titles = [f"article {n}" for n in range(len(lengths))]
-    return TokenisedSplit(ids, ones, ones.astype(np.int16), ids.astype(np.uint8), starts, titles, 0, "")
+    return TokenisedSplit(ids, ones, ones.astype(np.int16), ids.astype(np.uint8), starts, starts, titles, 0, "")
 
 
 def stream(split=None, segment=5):

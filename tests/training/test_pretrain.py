@@ -224,6 +224,18 @@ def test_other_options_do_not_go_on_with_a_run(
     assert listing(run_path(config)) == before
 
 
+def test_another_number_of_processes_goes_on_with_a_run(
+    tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(tiny_corpus, tmp_path, pretrain=SHORT)
+    with monkeypatch.context() as patch:
+        stop_at(2, patch)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(config, quiet=True)
+    pretrain(dataclasses.replace(config, corpus=dataclasses.replace(config.corpus, num_proc=2)), quiet=True)
+    assert (run_path(config) / "model.json").exists()
+
+
 def test_a_checkpoint_cut_short_is_named_and_the_one_before_serves(
     tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
