@@ -41,7 +41,9 @@ _COLUMNS = pa.schema(
         pa.field("nats", pa.float32(), nullable=False),
     ]
 )
-_OPTIONAL = pa.schema([pa.field("distance", pa.float32(), nullable=False), pa.field("flush", pa.float32(), nullable=False)])
+_OPTIONAL = pa.schema(
+    [pa.field("distance", pa.float32(), nullable=False), pa.field("flush", pa.float32(), nullable=False)]
+)
 _NEEDED = {"arm": str, "articles": list, "text": str, "tokenizer": str}
 
 

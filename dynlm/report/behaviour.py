@@ -46,7 +46,9 @@ class Recorded:
 def rates_table(scores_list: Sequence[Scores]) -> RatesTable | None:
     """The rates of all arms that have some; None where no arm has. Entries that are no rates are left out."""
     found = [
-        (label, rates) for label, arm in zip(unique_labels(scores_list), scores_list, strict=True) if (rates := _rates(arm))
+        (label, rates)
+        for label, arm in zip(unique_labels(scores_list), scores_list, strict=True)
+        if (rates := _rates(arm))
     ]
     if not found:
         return None

@@ -23,6 +23,8 @@ class Cell:
     lower: float
     higher: float
     ends_line: bool = False
+    came: bool = False
+    """Whether its word came before in the article; told only where that is asked for."""
 
     @property
     def gain(self) -> float:

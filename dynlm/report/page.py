@@ -11,7 +11,6 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -70,7 +69,7 @@ def report_page(
         *(_asset(_TEMPLATES / name) for name in ("charts.js", "report.js")),
     ]
     records = recorded(scores_list)
-    rates = _rates(scores_list)
+    rates = rates_as_table(scores_list)
     return environment.get_template("report.html.j2").render(
         title=_title(scores_list),
         subtitle=_subtitle(scores_list),
@@ -158,13 +157,21 @@ def _position_table(scores_list: Sequence[Scores]) -> Table:
     return Table("Nats per token [95 %]", ["position", "articles", *labels], rows)
 
 
-def _rates(scores_list: Sequence[Scores]) -> Table | None:
+def rates_as_table(scores_list: Sequence[Scores]) -> Table | None:
+    """Learning rates and pull-backs as a table of texts; None where no arm has any."""
     table = rates_table(scores_list)
     if table is None:
         return None
     columns = ["tensor", *(f"{arm}, {what}" for arm in table.arms for what in ("rate", "pull-back"))]
     rows = [
-        [name, *(text for pair in pairs for text in (("-", "-") if pair is None else (f"{pair[0]:.3g}", f"{pair[1]:.3g}")))]
+        [
+            name,
+            *(
+                text
+                for pair in pairs
+                for text in (("-", "-") if pair is None else (f"{pair[0]:.3g}", f"{pair[1]:.3g}"))
+            ),
+        ]
         for name, pairs in table.rows
     ]
     return Table("Learning rate and pull-back toward the static weights, of each tensor", columns, rows)
@@ -188,6 +195,3 @@ def show(path: Path) -> bool:
 def default_place(paths: Sequence[Path]) -> Path:
     """Where a report goes unless told otherwise: ``report.html`` in the first run's figures."""
     return paths[0].parent.parent / "figures" / "report.html"
-
-
-__all__: list[Any] = ["default_place", "report_page", "report_run", "show"]

@@ -40,7 +40,7 @@ def page_data(scores_list: Sequence[Scores], window: int | None = None) -> tuple
     flags_N[words.starts] |= _BEGINS_WORD
     flags_N[words.repeated_tokens(tokens)] |= _REPEATED
     which_N = shown.which.astype(np.uint16 if len(shown.texts) <= 2**16 else np.uint32)
-    columns = [which_N, flags_N, *(arm.nats.astype(np.float32) for arm in scores_list)]
+    columns: list[np.ndarray] = [which_N, flags_N, *(arm.nats.astype(np.float32) for arm in scores_list)]
     chosen = min(tokens, window) if window else series.default_window(tokens)
     meta = {
         "tokens": tokens,
@@ -73,9 +73,7 @@ def _best(scores_list: Sequence[Scores], base: int) -> int:
 def _article(scores: Scores, index: int) -> dict[str, Any]:
     article, start = int(scores.articles[index]), int(scores.starts[index])
     first = int(scores.position[start])
-    passages = [
-        [start + passage.start - first, passage.length] for passage in series.article_passages(scores, article)
-    ]
+    passages = [[start + passage.start - first, passage.length] for passage in series.article_passages(scores, article)]
     return {"number": article + 1, "title": scores.title(article), "first": first, "passages": passages}
 
 

@@ -36,9 +36,7 @@ def shown_tokens(scores: Scores) -> ShownTokens:
             text = surface.decode() or None
         except UnicodeDecodeError:
             text = None
-        of_surface[surface] = (
-            -1 if text is None else index.setdefault((visible(text), text.endswith("\n")), len(index))
-        )
+        of_surface[surface] = -1 if text is None else index.setdefault((visible(text), text.endswith("\n")), len(index))
     which = np.fromiter((of_surface[surface] for surface in scores.surface), dtype=np.int64, count=len(scores))
     for first, end in _runs(which < 0, scores.starts):
         row = first

@@ -34,7 +34,7 @@ function lines(element, { x, series, xLabel, yLabel, log, steps }) {
   const data = [x], shown = [{ label: xLabel, value: (u, value) => (value == null ? "" : grouped(value)) }], bands = [];
   for (const { arm, label, values, low, high } of series) {
     const value = (u, number) => (number == null ? "" : number.toPrecision(4));
-    shown.push({ label, value, stroke: () => armColour(arm), dash: DASHES[arm % DASHES.length], width: 1.8,
+    shown.push({ label, value, stroke: () => armColour(arm), dash: steps ? [] : DASHES[arm % DASHES.length], width: steps ? 1.2 : 1.8,
       points: { show: false }, paths: steps ? uPlot.paths.stepped({ align: 1 }) : undefined });
     data.push(values);
     if (low) {
@@ -44,15 +44,38 @@ function lines(element, { x, series, xLabel, yLabel, log, steps }) {
       data.push(low, high);
     }
   }
+  // Each line's name at its end too: one need not tell colours apart.
+  function names(u) {
+    const ends = series.map(({ arm, label, values }) => ({ arm, label, y: u.valToPos(values.findLast((value) => value !== null) ?? 0, "y", true) }));
+    const apart = 14 * devicePixelRatio;
+    ends.sort((a, b) => a.y - b.y).forEach((end, i) => { if (i) end.y = Math.max(end.y, ends[i - 1].y + apart); });
+    const over = (ends.at(-1)?.y ?? 0) - (u.bbox.top + u.bbox.height);
+    u.ctx.save();
+    u.ctx.font = FONT.replace("12px", 12 * devicePixelRatio + "px");
+    u.ctx.textBaseline = "middle";
+    u.ctx.textAlign = "left";
+    for (const { arm, label, y } of ends) {
+      u.ctx.fillStyle = armColour(arm);
+      u.ctx.fillText(label, u.bbox.left + u.bbox.width + 5 * devicePixelRatio, y - Math.max(0, over), 84 * devicePixelRatio);
+    }
+    u.ctx.restore();
+  }
   const ticks = (u, splits) => splits.map((value) => (value == null ? null : compact(value)));
-  const marks = (u) => [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4]
-    .filter((value) => value >= u.scales.x.min && value <= u.scales.x.max);
+  function marks(u) {
+    let before = -1e9;
+    return [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4].filter((value) => {
+      const x = u.valToPos(value, "x");
+      if (value < u.scales.x.min || value > u.scales.x.max || x - before < 36) return false;
+      before = x;
+      return true;
+    });
+  }
   return chart(element, 290, {
     scales: { x: { time: false, distr: log ? 3 : 1 } },
-    axes: [axis({ label: xLabel, values: ticks, size: 34, ...(log ? { splits: marks, filter: (u, all) => all } : {}) }),
+    axes: [axis({ label: xLabel, values: ticks, size: 34, space: 40, ...(log ? { splits: marks, filter: (u, all) => all } : {}) }),
       axis({ label: yLabel, size: 58 })],
     cursor: { drag: { x: false, y: false }, y: false, points: { size: 6 } },
-    bands, series: shown,
+    bands, series: shown, padding: [8, 90, 0, 0], hooks: { draw: steps ? [] : [names] },
   }, data);
 }
 
@@ -97,7 +120,7 @@ function alongTheText(element, { tokens, starts, titles, at, yLabel, onClick, on
     scales: { x: { time: false, range: () => view },
       y: { range: (u, low, high) => uPlot.rangeNum(Math.min(low, 0), Math.max(high, 0), 0.08, true) } },
     axes: [
-      axis({ size: 122, rotate: 52, splits: titled, values: (u, rows) => rows.map((row) => titles[articleOf(row)]), grid: { show: false } }),
+      axis({ size: 136, rotate: 62, splits: titled, values: (u, rows) => rows.map((row) => titles[articleOf(row)]), grid: { show: false } }),
       axis({ label: yLabel, size: 58 }),
       axis({ scale: "x", side: 0, size: 30, label: "tokens read", values: (u, rows) => rows.map(compact), grid: { show: false } }),
     ],

@@ -18,7 +18,8 @@
     element.append(...inside);
     return element;
   }
-  const signed = (number, digits = 3) => (number < 0 ? MINUS : "+") + Math.abs(number).toFixed(digits);
+  const signed = (number, digits = 3) => (number < 0 ? MINUS : "+") +
+    Math.abs(number).toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 
   // --- The tokens ----------------------------------------------------------------------------------------------------
   async function unpack() {
@@ -170,10 +171,11 @@
     byId("ready").replaceChildren(...[["Gained most", best], ["Gained least", worst]].map(([name, article]) => make("p", { className: "buttons" },
       make("span", {}, `${name}: `, make("bdi", {}, articles[article].title), ` (${signed(gains[article], 0)} nats)`), passageButtons(article))));
     byId("articles").lastElementChild.replaceChildren(table(
-      ["article", "tokens", ...arms.map((arm) => `${arm}, nats/token`), `gain of ${arms[higher]} over ${arms[lower]}, nats/token`, "gain, nats", "passage"],
+      ["article", "tokens", ...arms.map((arm) => `${arm}, nats/token`), "gain, nats/token", "gain, nats", "passage"],
       articles.map(({ number, title }, index) => [`${number}. ${title}`, grouped(count(index)),
         ...arms.map((_, arm) => mean(arm, starts[index], starts[index + 1]).toFixed(4)),
-        signed(gains[index] / count(index), 4), signed(gains[index], 1), passageButtons(index)])));
+        signed(gains[index] / count(index), 4), signed(gains[index], 1), passageButtons(index)]),
+      `Gain: nats of ${arms[lower]} less those of ${arms[higher]}`));
     const changes = data.words.map((word) => ({ ...word, gain: word.nats[lower] - word.nats[higher] }));
     for (const [id, sign, title] of [["gained", 1, "gained most"], ["lost", -1, "lost most"]]) {
       const some = changes.filter((word) => word.gain * sign > 0).sort((a, b) => (b.gain - a.gain) * sign).slice(0, 20);
