@@ -127,7 +127,7 @@ function alongTheText(element, { tokens, starts, titles, at, yLabel, onClick, on
     series: [{}, { stroke: () => colour("ink"), width: 1.3, points: { show: false } },
       { stroke: "transparent", fill: () => colour("better-fill"), fillTo: 0, points: { show: false } },
       { stroke: "transparent", fill: () => colour("worse-fill"), fillTo: 0, points: { show: false } }],
-    cursor: { y: false, points: { show: (u, index) => index === 1 && undefined }, drag: { x: true, y: false, setScale: false },
+    cursor: { y: false, points: { show: (u, index) => index === 1 && undefined }, drag: { x: true, y: false, setScale: false, dist: 5, click: () => {} },
       bind: { dblclick: () => () => show(0, tokens), mousedown: (u, target, handle) => (event) => {
         down = event.clientX;
         if (event.shiftKey) panned = { x: event.clientX, view };

@@ -232,7 +232,7 @@
   const keys = {
     ArrowRight: () => step(shown[1] + (data.passage >> 1)), ArrowLeft: () => step(shown[0] - (data.passage >> 1) - 1),
     PageDown: () => open(articleOf(shown[0]) + 1), PageUp: () => open(articleOf(shown[0]) - 1),
-    Home: () => open(0), End: () => step(tokens - 1), "+": () => curve.zoom(0.5), "-": () => curve.zoom(2), 0: curve.whole,
+    Home: () => open(0), End: () => go(tokens - 1), "+": () => curve.zoom(0.5), "-": () => curve.zoom(2), 0: curve.whole,
   };
   keys.ArrowUp = keys.ArrowRight; keys.ArrowDown = keys.ArrowLeft; keys["="] = keys["+"];
   function step(row) {
@@ -241,12 +241,10 @@
     let to = row;
     if (row > shown[0]) to = shown[1] < starts[article + 1] ? Math.min(row, starts[article + 1] - 1) : wanted === article ? row : starts[article + 1];
     else to = shown[0] > starts[article] ? Math.max(row, starts[article]) : Math.min(row, Math.max(0, starts[article] - 1));
-    to = Math.max(0, Math.min(tokens - 1, to));
-    showPassage(...passageAt(to));
-    curve.reveal(to);
+    go(Math.max(0, Math.min(tokens - 1, to)));
   }
-  function open(article) {
-    const row = starts[Math.max(0, Math.min(articles.length - 1, article))];
+  const open = (article) => go(starts[Math.max(0, Math.min(articles.length - 1, article))]);
+  function go(row) {
     showPassage(...passageAt(row));
     curve.reveal(row);
   }
