@@ -65,7 +65,7 @@ def report_page(
     )
     style = _asset(_ASSETS / "uPlot.min.css") + "\n" + environment.get_template("report.css").render(steps=steps())
     scripts = [
-        _asset(_ASSETS / "uPlot.iife.min.js"),
+        f"/*\n{_asset(_ASSETS / 'uPlot.LICENSE')}\n*/\n{_asset(_ASSETS / 'uPlot.iife.min.js')}",
         *(_asset(_TEMPLATES / name) for name in ("charts.js", "report.js")),
     ]
     records = recorded(scores_list)

@@ -8,6 +8,7 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +16,14 @@ import pytest
 from dynlm.cli import main
 from dynlm.errors import UserError
 from dynlm.evaluation.scores_file import write_scores
+from dynlm.report import page
 from dynlm.report.fewshot_results import FewShot, Picture, Table
 from dynlm.report.page import report_page, report_run
 from tests.readings import reading
+
+
+UPLOT = "19c8d4c6ad88929a79f4ae49d6f7161566dfd0ba3d15cc495e974f787eb78f1f"
+"""SHA-256 of dist/uPlot.iife.min.js in the npm package uplot 1.6.32."""
 
 
 class Figures(HTMLParser):
@@ -88,6 +94,13 @@ def test_the_page_may_run_only_its_own_scripts_and_refers_to_nothing(arms):
     assert parsed.referred == []
     assert len(parsed.ids) == len(set(parsed.ids))
     assert "@import" not in text and "url(" not in text and 'style="' not in text
+
+
+def test_the_plotting_library_is_the_released_one_with_its_licence(arms):
+    content = (Path(page.__file__).parent / "assets" / "uPlot.iife.min.js").read_bytes()
+    assert b"uPlot (v1.6.32)" in content
+    assert hashlib.sha256(content).hexdigest() == UPLOT
+    assert content.decode() in report_page(arms) and "The MIT License (MIT)" in report_page(arms)
 
 
 def test_the_same_scores_give_the_same_page(arms):

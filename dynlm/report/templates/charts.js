@@ -122,7 +122,7 @@ function alongTheText(element, { tokens, starts, titles, at, yLabel, onClick, on
     axes: [
       axis({ size: 136, rotate: 62, splits: titled, values: (u, rows) => rows.map((row) => titles[articleOf(row)]), grid: { show: false } }),
       axis({ label: yLabel, size: 58 }),
-      axis({ scale: "x", side: 0, size: 30, label: "tokens read", values: (u, rows) => rows.map(compact), grid: { show: false } }),
+      axis({ scale: "x", side: 0, size: 30, space: 66, label: "tokens read", values: (u, rows) => rows.map(compact), grid: { show: false } }),
     ],
     series: [{}, { stroke: () => colour("ink"), width: 1.3, points: { show: false } },
       { stroke: "transparent", fill: () => colour("better-fill"), fillTo: 0, points: { show: false } },

@@ -171,10 +171,10 @@
     byId("ready").replaceChildren(...[["Gained most", best], ["Gained least", worst]].map(([name, article]) => make("p", { className: "buttons" },
       make("span", {}, `${name}: `, make("bdi", {}, articles[article].title), ` (${signed(gains[article], 0)} nats)`), passageButtons(article))));
     byId("articles").lastElementChild.replaceChildren(table(
-      ["article", "tokens", ...arms.map((arm) => `${arm}, nats/token`), "gain, nats/token", "gain, nats", "passage"],
-      articles.map(({ number, title }, index) => [`${number}. ${title}`, grouped(count(index)),
-        ...arms.map((_, arm) => mean(arm, starts[index], starts[index + 1]).toFixed(4)),
-        signed(gains[index] / count(index), 4), signed(gains[index], 1), passageButtons(index)]),
+      ["article", "passage", "tokens", "gain, nats", "gain, nats/token", ...arms.map((arm) => `${arm}, nats/token`)],
+      articles.map(({ number, title }, index) => [`${number}. ${title}`, passageButtons(index), grouped(count(index)),
+        signed(gains[index], 1), signed(gains[index] / count(index), 4),
+        ...arms.map((_, arm) => mean(arm, starts[index], starts[index + 1]).toFixed(4))]),
       `Gain: nats of ${arms[lower]} less those of ${arms[higher]}`));
     const changes = data.words.map((word) => ({ ...word, gain: word.nats[lower] - word.nats[higher] }));
     for (const [id, sign, title] of [["gained", 1, "gained most"], ["lost", -1, "lost most"]]) {
@@ -288,6 +288,7 @@
 
   showPair().click();
   document.documentElement.dataset.ready = "yes";
+  performance.mark("ready");
 })().catch((error) => {
   const failed = document.getElementById("failed");
   failed.hidden = false;
