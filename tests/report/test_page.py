@@ -21,7 +21,6 @@ from dynlm.report.fewshot_results import FewShot, Picture, Table
 from dynlm.report.page import report_page, report_run
 from tests.readings import reading
 
-
 UPLOT = "19c8d4c6ad88929a79f4ae49d6f7161566dfd0ba3d15cc495e974f787eb78f1f"
 """SHA-256 of dist/uPlot.iife.min.js in the npm package uplot 1.6.32."""
 

@@ -227,6 +227,7 @@ def test_the_articles_and_tokens_are_there_as_tables(open_page, scores):
     rows.nth(3).locator("button").nth(1).click()
     assert opened.passage()[0] == scores[0].articles[3] + 1
     opened.page.locator("#as-table summary").click()
+    opened.page.wait_for_selector("#as-table tbody tr")
     assert opened.page.locator("#as-table tbody tr").count() == len(opened.tokens())
 
 
