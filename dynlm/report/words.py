@@ -14,6 +14,8 @@ import numpy as np
 from dynlm.evaluation.scores_file import Scores
 from dynlm.report.cells import visible
 
+_LONGEST = 48
+
 
 @dataclass(frozen=True)
 class Words:
@@ -24,7 +26,7 @@ class Words:
     which: np.ndarray
     """Index into ``texts`` of each word (G)."""
     texts: list[str]
-    """Each different word once, as it is shown: spaces around it left out, nothing invisible in it."""
+    """Each different word once, as it is shown: spaces around it left out, nothing invisible in it, cut where long."""
     repeated: np.ndarray
     """Whether the word, whatever its case, came before in its article (G, bool); never for bare punctuation."""
 
@@ -79,7 +81,7 @@ def words_of(scores: Scores) -> Words:
         which[place], repeated[place] = word, key in seen
         seen.add(key)
     named = np.array([any(letter.isalnum() for letter in key) for key in keys], dtype=bool)
-    texts = [visible(surface.decode("utf-8", "backslashreplace")) for surface in index]
+    texts = [_cut(visible(surface.decode("utf-8", "backslashreplace"))) for surface in index]
     return Words(starts, which, texts, repeated & named[which])
 
 
@@ -101,3 +103,8 @@ def extremes(gains_W: np.ndarray, count: int) -> tuple[Sequence[int], Sequence[i
     order = np.argsort(-gains_W, kind="stable")
     gained = [int(word) for word in order[:count] if gains_W[word] > 0]
     return gained, [int(word) for word in order[::-1][:count] if gains_W[word] < 0]
+
+
+def _cut(text: str) -> str:
+    """Writing without spaces has words as long as sentences."""
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "\N{HORIZONTAL ELLIPSIS}"

@@ -308,3 +308,17 @@ def test_right_to_left_text_runs_from_the_right(open_page, tmp_path):
     opened = open_page(report_run(paths, tmp_path / "report.html"))
     boxes = [opened.page.locator("#tokens .t").nth(index).bounding_box()["x"] for index in range(3)]
     assert boxes[0] > boxes[1] > boxes[2]
+
+
+def test_writing_without_spaces_has_passages_as_long_as_any(open_page, tmp_path):
+    arms = reading(articles=2, tokens=900)
+    paths = []
+    for index, arm in enumerate(arms):
+        surface = ["漢字仮名"[row % 4].encode() for row in range(len(arm))]
+        paths.append(tmp_path / f"{index}.parquet")
+        write_scores(paths[-1], replace(arm, surface=surface, words=np.zeros(len(arm), dtype=np.int16)))
+    opened = open_page(report_run(paths, tmp_path / "report.html"))
+    opened.click(0.8)
+    here = shown_rows(opened, arms[0])
+    assert here.stop - here.start == series.PASSAGE and here.start <= 0.8 * len(arms[0]) <= here.stop
+    assert max(map(len, opened.page.locator("#gained tbody th").all_text_contents())) <= 48

@@ -62,7 +62,10 @@
   function passageAt(row) {
     const article = articleOf(row), first = starts[article], end = starts[article + 1];
     let start = Math.max(first, Math.min(row - (data.passage >> 1), end - data.passage));
-    while (start > first && !(flags[start] & BEGINS_WORD)) start--;
+    // It begins with a word, where one begins nearby: not all writing has spaces.
+    for (let back = 0; back < 30 && start - back >= first; back++) {
+      if (start - back === first || flags[start - back] & BEGINS_WORD) { start -= back; break; }
+    }
     return whole(start, Math.max(row + 1, Math.min(end, start + data.passage)));
   }
   // A passage neither begins nor ends within a character.
