@@ -15,6 +15,7 @@ from dynlm.evaluation.scores_file import Scores, read_scores, write_scores
 from dynlm.report import series
 from dynlm.report.cells import cells_of
 from dynlm.report.page import report_run
+from dynlm.report.pieces import Report
 from dynlm.report.words import most_changed, words_of
 from tests.browser import Opened, started
 from tests.readings import reading
@@ -322,3 +323,17 @@ def test_writing_without_spaces_has_passages_as_long_as_any(open_page, tmp_path)
     here = shown_rows(opened, arms[0])
     assert here.stop - here.start == series.PASSAGE and here.start <= 0.8 * len(arms[0]) <= here.stop
     assert max(map(len, opened.page.locator("#gained tbody th").all_text_contents())) <= 48
+
+
+def test_in_a_notebook_the_report_works_within_its_frame(browser, scores, tmp_path):
+    (tmp_path / "notebook.html").write_text(f"<!DOCTYPE html><body>{Report(scores)._repr_html_()}", encoding="utf-8")
+    context = browser.new_context()
+    page, said = context.new_page(), []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto((tmp_path / "notebook.html").as_uri(), wait_until="commit")
+    frame = page.frame_locator("iframe")
+    frame.locator("html[data-ready]").wait_for(state="attached", timeout=20_000)
+    assert frame.locator("#tokens .t").count() > 100
+    assert said == []
+    context.close()

@@ -140,7 +140,6 @@ function alongTheText(element, { tokens, starts, titles, at, yLabel, onClick, on
         for (const start of near ? [] : starts) {
           if (start > view[0] && start < view[1]) line(u, u.valToPos(start, "x", true), colour("line"), 1);
         }
-        line(u, u.bbox.left, "transparent", 0);
       }],
       draw: [(u) => {
         const zero = u.valToPos(0, "y", true), [first, end] = marked();

@@ -193,7 +193,7 @@
   // --- The curve -----------------------------------------------------------------------------------------------------
   const curve = alongTheText(byId("curve"), {
     tokens, starts,
-    titles: articles.map(({ title }) => (title.length > 22 ? title.slice(0, 21) + "\u2026" : title)),
+    titles: articles.map(({ title }) => (title.length > 20 ? title.slice(0, 19) + "\u2026" : title)),
     at: (row) => perplexity(lower, row) - perplexity(higher, row),
     yLabel: () => `perplexity(${arms[lower]}) ${MINUS} perplexity(${arms[higher]}), per token`,
     marked: () => shown,
@@ -213,8 +213,8 @@
   function showPair() {
     const limit = data.limits[lower][higher], nat = `nat${limit === 1 ? "" : "s"}`;
     byId("curve-note").textContent = `Above zero ${arms[higher]} predicts better. Perplexity of the mean loss over ${grouped(smoothed)} tokens.`;
-    byId("key-worse").textContent = `${arms[higher]} worse by ${limit} ${nat} or more`;
-    byId("key-better").textContent = `better by ${limit} ${nat} or more`;
+    byId("key-worse").textContent = `${arms[higher]} worse by \u2265 ${limit} ${nat}`;
+    byId("key-better").textContent = `better by \u2265 ${limit} ${nat}`;
     const ready = showTables();
     curve.refresh();
     return ready;
