@@ -131,6 +131,9 @@ def _made_by(scores_list: Sequence[Scores]) -> str:
     parts = []
     for label, arm in zip(unique_labels(scores_list), scores_list, strict=True):
         facts = [str(arm.protocol[key]) for key in ("run", "model", "date") if arm.protocol.get(key)]
+        tuned = arm.protocol.get("tuned_on")
+        if isinstance(tuned, dict) and arm.protocol.get("level") != 1:
+            facts.append(f"tuned on {tuned.get('split')}, articles {tuned.get('articles') or 'all'}")
         parts.append(printable(f"{label}: {', '.join(facts)}") if facts else label)
     return f"Made by dynlm. {'; '.join(parts)}."
 
