@@ -112,8 +112,14 @@ def _hash(text: str) -> str:
 
 def _title(scores_list: Sequence[Scores]) -> str:
     protocol = scores_list[0].protocol
-    text = " ".join(printable(str(protocol[key])) for key in ("corpus", "split") if protocol.get(key))
+    text = " ".join(_without_folders(str(protocol[key])) for key in ("corpus", "split") if protocol.get(key))
     return f"What reading with a memory gains{': ' + text if text else ''}"
+
+
+def _without_folders(name: str) -> str:
+    """A corpus's name; of one that was read from a path, the last part: a page may be passed on."""
+    name = printable(name)
+    return name.rstrip("/\\").replace("\\", "/").rpartition("/")[2] if name[:1] in "/.~" or ":\\" in name else name
 
 
 def _subtitle(scores_list: Sequence[Scores]) -> str:

@@ -137,6 +137,15 @@ def test_mistakes_are_named_and_nothing_is_written(arms, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("corpus", "shown"),
+    [("/home/me/text/wikitext-2/", "wikitext-2"), ("Salesforce/wikitext", "Salesforce/wikitext"), ("C:\\my\\b", "b")],
+)
+def test_the_title_names_the_corpus_and_no_folders(arms, corpus, shown):
+    protocols = [replace(arm, protocol={**arm.protocol, "corpus": corpus}) for arm in arms[:2]]
+    assert f"<title>What reading with a memory gains: {shown} valid</title>" in report_page(protocols, resamples=10)
+
+
 def test_one_article_and_a_text_shorter_than_a_passage_have_their_page(arms):
     assert "so there is no band" in report_page(reading(1, tokens=60))
 

@@ -187,7 +187,7 @@
         `Words on which ${arms[higher]} ${title} over ${arms[lower]}`));
     }
     byId("words-note").textContent = `Nats of ${arms[lower]} less those of ${arms[higher]}, summed over every time the word occurs in the text.`;
-    return passageButtons(best).firstElementChild;
+    return passageButtons(best).lastElementChild;
   }
 
   // --- The curve -----------------------------------------------------------------------------------------------------
