@@ -87,7 +87,7 @@
       } else {
         const text = texts[which[row]], space = text.startsWith(" ") && text.trim() ? " " : "";
         made.push({ row, space, text: text.slice(space.length), lower: nats[lower][row], higher: nats[higher][row],
-          came: Boolean(flags[row] & REPEATED), endsLine: endsLine.has(which[row]) });
+          came: Boolean(flags[row] & REPEATED) && text.trim() !== "", endsLine: endsLine.has(which[row]) });
       }
     }
     return made;
@@ -197,7 +197,12 @@
     at: (row) => perplexity(lower, row) - perplexity(higher, row),
     yLabel: () => `perplexity(${arms[lower]}) ${MINUS} perplexity(${arms[higher]}), per token`,
     marked: () => shown,
-    onClick: (row) => showPassage(...passageAt(row)),
+    onClick: (row) => {
+      showPassage(...passageAt(row));
+      // On a small screen the words are below the curve.
+      const { top } = byId("passage-title").getBoundingClientRect();
+      if (top > innerHeight - 80) scrollBy(0, top - innerHeight / 2);
+    },
     onHover: (row, plot) => {
       if (row === null) return tip(null);
       const { number, title } = articles[articleOf(row)], [low, high] = [perplexity(lower, row), perplexity(higher, row)];
@@ -212,7 +217,7 @@
 
   function showPair() {
     const limit = data.limits[lower][higher], nat = `nat${limit === 1 ? "" : "s"}`;
-    byId("curve-note").textContent = `Above zero ${arms[higher]} predicts better. Perplexity of the mean loss over ${grouped(smoothed)} tokens.`;
+    byId("curve-note").textContent = `Above zero ${arms[higher]} predicts better. Perplexity of the mean loss over ${grouped(smoothed)} tokens. Click on the curve for the words there.`;
     byId("key-worse").textContent = `${arms[higher]} worse by \u2265 ${limit} ${nat}`;
     byId("key-better").textContent = `better by \u2265 ${limit} ${nat}`;
     const ready = showTables();
