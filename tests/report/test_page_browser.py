@@ -203,9 +203,22 @@ def test_dragging_zooms_and_double_click_goes_back(open_page, scores):
     opened.click(0.1)
     here = shown_rows(opened, scores[0])
     assert here.start - tokens / 400 <= 0.1 * tokens <= here.stop + tokens / 400
+
+
+def test_keys_zoom_about_the_passage_that_is_shown(open_page, scores):
+    opened = open_page()
+    opened.click(0.3)
+    here = shown_rows(opened, scores[0])
+    opened.page.locator("#curve").press("+")
     opened.page.locator("#in").click()
+    opened.click((here.start + here.stop) / 2 / len(scores[0]))
+    again = shown_rows(opened, scores[0])
+    assert abs(again.start - here.start) <= 10  # A pixel is some tokens wide.
+    opened.click(0.0)  # A quarter of the text is in view, and its left end is no longer the text's.
+    assert shown_rows(opened, scores[0]).stop > 0.2 * len(scores[0])
+    opened.page.locator("#curve").press("0")
     opened.click(0.0)
-    assert shown_rows(opened, scores[0]).start > tokens * 0.1
+    assert shown_rows(opened, scores[0]).start == 0
 
 
 def test_repeated_words_are_underlined(open_page, scores):
