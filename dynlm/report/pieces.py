@@ -26,6 +26,7 @@ from dynlm.report import series
 from dynlm.report.curves import default_pairs, plot_difference, plot_position
 from dynlm.report.fewshot_results import FewShot, Table
 from dynlm.report.heatmap import heatmap_figure, heatmap_html, heatmap_page
+from dynlm.report.memory_curves import plot_memory
 from dynlm.report.page import rates_as_table, report_page
 from dynlm.report.series import Passage, default_passages
 from dynlm.report.terminal import heatmap_text
@@ -148,6 +149,20 @@ class MemoryRates:
     def _repr_html_(self) -> str:
         table = rates_as_table(self.scores)
         return _table_html(table) if table else "<p>These score files hold no rates.</p>"
+
+
+@dataclass(frozen=True)
+class MemoryCurves:
+    """Distance from the static weights and flushes along the text, of the arms whose score files recorded them."""
+
+    scores: Sequence[Scores]
+
+    def save(self, stem: Path) -> list[Path]:
+        """Write ``stem``.png and .svg. Returns what was written. Raises UserError where nothing was recorded."""
+        return plot_memory(self.scores, Path(stem))
+
+    def _repr_html_(self) -> str:
+        return _picture_html(self, "Distance from the static weights, and flushes, along the text")
 
 
 @dataclass(frozen=True)

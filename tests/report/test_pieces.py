@@ -7,13 +7,25 @@ import io
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from dynlm.errors import UserError
 from dynlm.evaluation.compare import compare
+from dynlm.evaluation.scores_file import write_scores
 from dynlm.evaluation.tables import figures_of
-from dynlm.report.pieces import DifferenceCurve, HeatMap, Levels, MemoryRates, PositionCurves, Report, WordChanges
+from dynlm.report.curves import plot_run
+from dynlm.report.pieces import (
+    DifferenceCurve,
+    HeatMap,
+    Levels,
+    MemoryCurves,
+    MemoryRates,
+    PositionCurves,
+    Report,
+    WordChanges,
+)
 from tests.readings import reading
 
 
@@ -67,3 +79,20 @@ def test_the_report_is_a_page_in_a_frame_and_saves_it(arms, tmp_path):
     assert 'sandbox="allow-scripts"' in report._repr_html_()
     saved = report.save(tmp_path / "r.html").read_text(encoding="utf-8")
     assert saved == html.unescape(re.search(r'srcdoc="([^"]*)"', report._repr_html_())[1])
+
+
+def test_recorded_memories_are_drawn_and_others_refused(arms, tmp_path):
+    flush = np.zeros(len(arms[1]))
+    flush[arms[1].segment % 5 == 0] = 1
+    distance = np.linspace(0, 1, len(flush))
+    for columns in ({"flush": flush}, {"distance": distance}, {"flush": flush, "distance": distance}):
+        piece = MemoryCurves([arms[0], replace(arms[1], **columns)])
+        assert piece._repr_html_().startswith('<img src="data:image/svg+xml;base64,')
+        assert [path.name for path in piece.save(tmp_path / "m")] == ["m.png", "m.svg"]
+    with pytest.raises(UserError, match="no score file records"):
+        MemoryCurves(arms).save(tmp_path / "none")
+    paths = []
+    for index, arm in enumerate((arms[0], replace(arms[1], flush=flush))):
+        paths.append(tmp_path / f"{index}.parquet")
+        write_scores(paths[-1], arm)
+    assert "memory.svg" in [path.name for path in plot_run(paths, tmp_path)]
