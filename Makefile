@@ -32,7 +32,8 @@ clean: ## remove .venv, caches and builds; runs/ stays
 	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
 	@find dynlm scripts tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A test opens the heat map's page in a browser; where there is none it is skipped, so nothing here may fail.
+# Tests open the report and the heat map's page in a browser; where there is none they are skipped, so nothing here may
+# fail. Playwright's Python package drives it, and downloads none of its own.
 chromium:
 	@if ! command -v chromium >/dev/null && command -v apt-get >/dev/null; then \
 		if [ "$$(id -u)" = 0 ]; then as_root=; elif sudo -n true 2>/dev/null; then as_root='sudo -n'; else exit 0; fi; \

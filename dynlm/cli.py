@@ -355,6 +355,7 @@ def _add_heatmap_options(parser: ArgumentParser) -> None:
     parser.add_argument("--article", type=int | None, default=None, help="article of the split, counted from 1")
     parser.add_argument("--start", type=int, default=0, help="the passage's first token in the article")
     parser.add_argument("--length", type=int, default=180, help="tokens shown")
+    parser.add_argument("--terminal", action="store_true", help="print it in colours instead of writing files")
 
 
 def _heatmap(options: Namespace, config: Config) -> int:
@@ -364,7 +365,46 @@ def _heatmap(options: Namespace, config: Config) -> int:
     if len(paths) < 2:
         raise UserError("a heat map needs two score files", do="name the lower and the higher level's")
     passage = None if options.article is None else (options.article, options.start, options.length)
+    if options.terminal:
+        if options.json or options.out:
+            raise UserError("--terminal writes no files", do="leave out --json and --out")
+        from dynlm.report.terminal import print_heatmap
+
+        print_heatmap([paths[0], paths[-1]], passage)
+        return 0
     _print_written(options, heatmap_run([paths[0], paths[-1]], _figures(options, paths), passage))
+    return 0
+
+
+def _add_report_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "runs", type=str, nargs="+", metavar="RUN", help="runs or score files of one text, and few-shot results"
+    )
+    parser.add_argument("--out", type=str | None, default=None, help="file; unset: report.html in the run's figures/")
+    parser.add_argument("--open", action="store_true", help="show it in the browser")
+    parser.add_argument(
+        "--window", type=int | None, default=None, help="tokens that the curve is smoothed over at first"
+    )
+    parser.add_argument("--resamples", type=int, default=2000, help="bootstrap resamples of the articles")
+    _add_json(parser)
+
+
+def _report(options: Namespace, config: Config) -> int:
+    from dynlm.report.fewshot_results import FILE
+    from dynlm.report.page import default_place, report_run, show
+
+    fewshot = [Path(word) for word in options.runs if (Path(word) / FILE).is_file()]
+    read = [word for word in options.runs if Path(word) not in fewshot]
+    if not read:
+        raise UserError("a report needs score files beside few-shot results", do="name a run")
+    paths = _score_files(read)
+    out = Path(options.out) if options.out else default_place(paths)
+    if out.is_dir():
+        raise UserError("a folder", out, "name the file to write")
+    written = report_run(paths, out, fewshot, options.window, options.resamples)
+    _print_written(options, [written])
+    if options.open and not show(written):
+        raise UserError("no browser was found to show it in", written, "open it yourself")
     return 0
 
 
@@ -488,6 +528,13 @@ VERBS: dict[str, Verb] = {
         ("dynlm heatmap runs/demo", "dynlm heatmap a.parquet b.parquet --article 7 --start 0 --length 300"),
         _heatmap,
         _add_heatmap_options,
+        takes_config=False,
+    ),
+    "report": Verb(
+        "write one page where the curve leads to the words: self-contained HTML",
+        ("dynlm report runs/demo --open", "dynlm report runs/one runs/other --out report.html"),
+        _report,
+        _add_report_options,
         takes_config=False,
     ),
     "generate": Verb(

@@ -11,6 +11,7 @@ from dynlm.evaluation.compare import Comparison, compare
 from dynlm.evaluation.score import score
 from dynlm.report.curves import plot_run
 from dynlm.report.heatmap import heatmap_run
+from dynlm.report.page import report_run
 from dynlm.training.metatrain import metatrain
 from dynlm.training.pretrain import pretrain
 from dynlm.training.run_folder import run_path
@@ -53,4 +54,5 @@ def demo(config: Config, quiet: bool = False, progress: bool = False) -> tuple[C
     say("drawing")
     written = plot_run(paths, folder / "figures", None, None)
     written += heatmap_run([paths[0], paths[-1]], folder / "figures", None)
+    written.append(report_run(paths, folder / "figures" / "report.html"))
     return compare(scores), written

@@ -3,6 +3,12 @@
 A Parquet file (zstd) with one row per scored token in reading order; the protocol of the reading is JSON under the
 key ``dynlm`` of the file's metadata. Every table and picture is made from these files, so each row keeps the token's
 bytes and its count of words: any score can be divided by tokens, words or bytes.
+
+Two further columns may be there, for what the memory itself did; both are those of the weights that scored the token,
+so they stay the same through a segment. ``distance`` (float32) is |theta_t - theta_0| / |theta_0| over all dynamic
+tensors taken as one vector. ``flush`` (float32, 0 to 1) is how much of the way back to theta_0 the weights were moved
+just before the segment: 1 where they started afresh, else the mean beta of the step. The rates themselves are in the
+protocol, ``rule.rates``: an object of ``alpha`` and ``pull`` for each tensor.
 """
 
 from __future__ import annotations
@@ -35,6 +41,9 @@ _COLUMNS = pa.schema(
         pa.field("nats", pa.float32(), nullable=False),
     ]
 )
+_OPTIONAL = pa.schema(
+    [pa.field("distance", pa.float32(), nullable=False), pa.field("flush", pa.float32(), nullable=False)]
+)
 _NEEDED = {"arm": str, "articles": list, "text": str, "tokenizer": str}
 
 
@@ -57,14 +66,22 @@ class Scores:
     surface: Sequence[bytes] = field(repr=False)
     path: Path | None = None
     """The file this was read from, if any."""
+    distance: np.ndarray | None = None
+    """How far the weights that scored the token were from theta_0, relative to its norm; None where not recorded."""
+    flush: np.ndarray | None = None
+    """How much of the way back to theta_0 they had just been moved, 0 to 1; None where not recorded."""
 
     def __post_init__(self) -> None:
-        lengths = {name: len(getattr(self, name)) for name in _COLUMNS.names}
+        lengths = {name: len(getattr(self, name)) for name in (*_COLUMNS.names, *self._recorded)}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"columns of different lengths: {lengths}")
 
     def __len__(self) -> int:
         return len(self.nats)
+
+    @property
+    def _recorded(self) -> list[str]:
+        return [name for name in _OPTIONAL.names if getattr(self, name) is not None]
 
     @property
     def arm(self) -> str:
@@ -118,10 +135,12 @@ def write_scores(path: Path, scores: Scores) -> None:
     Raises UserError where the file cannot be written or a loss is not a finite number.
     """
     _check_rows(scores.article, scores.nats, scores.arm)
+    _check_recorded({name: getattr(scores, name) for name in scores._recorded}, scores.arm)
     protocol = {**scores.protocol, "format": FORMAT}
     _check_protocol(protocol, scores.arm)
-    schema = _COLUMNS.with_metadata({_KEY: json.dumps(protocol, ensure_ascii=False).encode()})
-    arrays = [pa.array(getattr(scores, column.name), type=column.type) for column in _COLUMNS]
+    schema = pa.schema([*_COLUMNS, *(_OPTIONAL.field(name) for name in scores._recorded)])
+    arrays = [pa.array(getattr(scores, column.name), type=column.type) for column in schema]
+    schema = schema.with_metadata({_KEY: json.dumps(protocol, ensure_ascii=False).encode()})
     table = pa.Table.from_arrays(arrays, schema=schema)
     with written_whole(path) as aside:
         pq.write_table(table, aside, compression="zstd", write_page_checksum=True)
@@ -143,8 +162,9 @@ def read_scores(path: Path) -> Scores:
             missing = [name for name in _COLUMNS.names if name not in schema.names]
             if missing:
                 raise UserError(f"the score file has no column {missing[0]!r}", path, "score the text anew")
-            table = file.read(columns=_COLUMNS.names).select(_COLUMNS.names)
-        table = table.replace_schema_metadata().cast(_COLUMNS)
+            wanted = pa.schema([*_COLUMNS, *(column for column in _OPTIONAL if column.name in schema.names)])
+            table = file.read(columns=wanted.names).select(wanted.names)
+        table = table.replace_schema_metadata().cast(wanted)
     except (OSError, pa.ArrowException, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(
@@ -152,8 +172,9 @@ def read_scores(path: Path) -> Scores:
         ) from error
     if any(column.null_count for column in table.columns):
         raise UserError("the score file has empty fields", path, "score the text anew")
-    columns = {name: table.column(name).to_numpy() for name in _COLUMNS.names if name != "surface"}
+    columns = {name: table.column(name).to_numpy() for name in wanted.names if name != "surface"}
     _check_rows(columns["article"], columns["nats"], path)
+    _check_recorded(columns, path)
     return Scores(protocol=protocol, surface=table.column("surface").to_pylist(), path=path, **columns)
 
 
@@ -201,3 +222,9 @@ def _check_rows(article: np.ndarray, nats: np.ndarray, where: object) -> None:
     beginnings = np.asarray(article)[np.concatenate([[0], np.flatnonzero(np.diff(article)) + 1])]
     if len(set(beginnings.tolist())) != len(beginnings):
         raise UserError("an article's tokens are not in one piece", where, "score the articles one after the other")
+
+
+def _check_recorded(columns: dict[str, np.ndarray], where: object) -> None:
+    for name in _OPTIONAL.names:
+        if name in columns and not np.isfinite(columns[name]).all():
+            raise UserError(f"the column {name!r} holds what is no finite number", where, "score the text anew")

@@ -11,43 +11,44 @@ if TYPE_CHECKING:
     from dynlm.evaluation.compare import ArmFigures, Comparison
 
 WIDTH = 100
-_HEADINGS = ("arm", "nats/token", "ppl/token", "ppl/word", "bits/byte", "gain, nats/token [95 %]")
+HEADINGS = ("arm", "nats/token", "ppl/token", "ppl/word", "bits/byte", "gain, nats/token [95 %]")
 
 
 def text_table(comparison: Comparison) -> str:
     """The comparison in at most 100 columns; a long label goes on in the next line."""
-    rows = [(arm.arm, *_figures(arm)) for arm in comparison.arms]
-    widths = [max(len(row[column]) for row in (_HEADINGS, *rows)) for column in range(len(_HEADINGS))]
+    rows = [(arm.arm, *figures_of(arm)) for arm in comparison.arms]
+    widths = [max(len(row[column]) for row in (HEADINGS, *rows)) for column in range(len(HEADINGS))]
     widths[0] = min(widths[0], WIDTH - sum(widths[1:]) - 2 * (len(widths) - 1))
     lines = []
-    for row in (_HEADINGS, *rows):
+    for row in (HEADINGS, *rows):
         label = textwrap.wrap(row[0], widths[0]) or [""]
         cells = [label[0].ljust(widths[0])] + [
             cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)
         ]
         lines.append("  ".join(cells).rstrip())
         lines.extend(label[1:])
-        if row is _HEADINGS:
+        if row is HEADINGS:
             lines.append("  ".join("-" * width for width in widths))
-    notes = [textwrap.fill(note, WIDTH) for note in _notes(comparison)]
+    notes = [textwrap.fill(note, WIDTH) for note in notes_of(comparison)]
     return "\n".join([*lines, "", *notes]) + "\n"
 
 
 def markdown_table(comparison: Comparison) -> str:
     """The comparison as a Markdown table, the baseline's label in italics."""
     lines = [
-        "| " + " | ".join(_HEADINGS) + " |",
-        "| --- | " + " | ".join(["---:"] * (len(_HEADINGS) - 1)) + " |",
+        "| " + " | ".join(HEADINGS) + " |",
+        "| --- | " + " | ".join(["---:"] * (len(HEADINGS) - 1)) + " |",
     ]
     for index, arm in enumerate(comparison.arms):
         label = _escaped(arm.arm)
         label = f"*{label}*" if index == comparison.baseline and len(comparison.arms) > 1 else label
-        lines.append("| " + " | ".join((label, *_figures(arm))) + " |")
-    notes = [_escaped(note) for note in _notes(comparison)]
+        lines.append("| " + " | ".join((label, *figures_of(arm))) + " |")
+    notes = [_escaped(note) for note in notes_of(comparison)]
     return "\n".join([*lines, "", "  \n".join(notes)]) + "\n"
 
 
-def _figures(arm: ArmFigures) -> tuple[str, ...]:
+def figures_of(arm: ArmFigures) -> tuple[str, ...]:
+    """One arm's row without its label, as every table prints it."""
     return (
         f"{arm.nats_per_token:.4f}",
         _perplexity(arm.perplexity_per_token),
@@ -71,7 +72,7 @@ def _gain(arm: ArmFigures) -> str:
     return f"{arm.gain.nats:+.4f} [{arm.gain.low:+.4f}, {arm.gain.high:+.4f}]"
 
 
-def _notes(comparison: Comparison) -> list[str]:
+def notes_of(comparison: Comparison) -> list[str]:
     """The protocol in words: what was read, what the gain is, and how each arm read."""
     count = len(comparison.articles)
     split = f"{printable(str(comparison.split))}, " if comparison.split else ""

@@ -23,6 +23,8 @@ class Cell:
     lower: float
     higher: float
     ends_line: bool = False
+    came: bool = False
+    """Whether its word came before in the article; told only where that is asked for."""
 
     @property
     def gain(self) -> float:
@@ -52,7 +54,12 @@ class Placed:
 
 def cells_of(tokens: Iterable[tuple[bytes, float, float]]) -> list[Cell]:
     """Cells for tokens given as (surface, nats of the lower level, nats of the higher level)."""
-    cells: list[Cell] = []
+    return [cell for cell, _ in counted_cells(tokens)]
+
+
+def counted_cells(tokens: Iterable[tuple[bytes, float, float]]) -> list[tuple[Cell, int]]:
+    """The same cells, each with how many tokens it is made of."""
+    cells: list[tuple[Cell, int]] = []
     waiting: list[tuple[bytes, float, float]] = []
     for token in tokens:
         joined = b"".join(surface for surface, _, _ in waiting) + token[0]
@@ -62,16 +69,16 @@ def cells_of(tokens: Iterable[tuple[bytes, float, float]]) -> list[Cell]:
         try:
             text = joined.decode()
         except UnicodeDecodeError:
-            cells += [_cell(*earlier) for earlier in waiting]
+            cells += [(_cell(*earlier), 1) for earlier in waiting]
             waiting = [token] if _may_go_on(token[0]) else []
             if not waiting:
-                cells.append(_cell(*token))
+                cells.append((_cell(*token), 1))
             continue
         waiting.append(token)
         lower, higher = sum(one[1] for one in waiting), sum(one[2] for one in waiting)
-        cells.append(Cell(visible(text), lower, higher, text.endswith("\n")))
+        cells.append((Cell(visible(text), lower, higher, text.endswith("\n")), len(waiting)))
         waiting = []
-    return cells + [_cell(*token) for token in waiting]
+    return cells + [(_cell(*token), 1) for token in waiting]
 
 
 def visible(text: str) -> str:

@@ -18,7 +18,9 @@ from dynlm.errors import UserError
 from dynlm.evaluation.compare import baseline_of, check_same_text, unique_labels
 from dynlm.evaluation.scores_file import Scores, read_scores
 from dynlm.report import series
+from dynlm.report.behaviour import recorded
 from dynlm.report.drawing import COLOURS, FAINT, GRID, INK, drawing, line_style, save_figure, short
+from dynlm.report.memory_curves import plot_memory
 
 _POINTS = 1500
 _ROTATED_AT_MOST = 12
@@ -32,6 +34,7 @@ def plot_run(
 ) -> list[Path]:
     """Draw the score files' curves into the folder ``out``: difference.{png,svg} and position.{png,svg}.
 
+    Where a score file records what its memory did, memory.{png,svg} too.
     ``window`` (tokens) defaults to a hundredth of the text; ``pairs`` of arm labels, lower level first, to the
     baseline against each other arm. With one file there is no difference to draw. Returns what was written.
     Raises UserError for unreadable files, files of different texts, an unknown arm or a window that does not fit.
@@ -43,7 +46,8 @@ def plot_run(
     if len(scores) > 1 or pairs:
         window = series.default_window(len(scores[0])) if window is None else window
         written += plot_difference(scores, pairs or default_pairs(scores), window, Path(out) / "difference")
-    return written + plot_position(scores, Path(out) / "position")
+    written += plot_position(scores, Path(out) / "position")
+    return written + (plot_memory(scores, Path(out) / "memory") if recorded(scores) else [])
 
 
 def default_pairs(scores_list: Sequence[Scores]) -> list[tuple[str, str]]:

@@ -21,7 +21,7 @@ from dynlm.report.drawing import FAINT, INK, drawable, drawing, monospace, save_
 from dynlm.report.scale import STEPS, colour_map, limit_of, step_of, steps
 from dynlm.report.series import Passage, default_passages
 
-__all__ = ["Passage", "heatmap_figure", "heatmap_page", "heatmap_run", "passage_of"]
+__all__ = ["Passage", "heatmap_figure", "heatmap_html", "heatmap_page", "heatmap_run", "passage_of", "rows_of"]
 
 _LONGEST = 10_000
 _WIDTH, _COLUMNS = 648.0, 104
@@ -79,6 +79,13 @@ def passage_of(scores: Scores, article: int, start: int, length: int) -> Passage
     return Passage(article - 1, start, length)
 
 
+def rows_of(scores: Scores, passage: Passage) -> slice:
+    """The rows of a passage that lies in the text."""
+    start = scores.rows(passage.article).start
+    first = start + passage.start - int(scores.position[start])
+    return slice(first, first + passage.length)
+
+
 def heatmap_figure(lower: Scores, higher: Scores, passages: Sequence[Passage], path: Path) -> list[Path]:
     """Draw ``passages`` one below the other; ``path`` is a stem for .png and .svg. Returns what was written."""
     labels = [short(label, 32) for label in unique_labels([lower, higher])]
@@ -115,6 +122,14 @@ def heatmap_figure(lower: Scores, higher: Scores, passages: Sequence[Passage], p
 
 def heatmap_page(lower: Scores, higher: Scores, passages: Sequence[Passage], path: Path) -> Path:
     """Write ``passages`` as one self-contained page that loads and runs nothing. Returns ``path``."""
+    page = heatmap_html(lower, higher, passages)
+    with written_whole(path) as aside:
+        aside.write_text(page, encoding="utf-8")
+    return path
+
+
+def heatmap_html(lower: Scores, higher: Scores, passages: Sequence[Passage]) -> str:
+    """That page as text."""
     labels = unique_labels([lower, higher])
     shown = [_shown(lower, higher, passage, labels) for passage in passages]
     limit = _limit(shown)
@@ -123,7 +138,7 @@ def heatmap_page(lower: Scores, higher: Scores, passages: Sequence[Passage], pat
         loader=jinja2.PackageLoader("dynlm.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     title, explanation = _headline(labels)
-    page = environment.get_template("heatmap.html.j2").render(
+    return environment.get_template("heatmap.html.j2").render(
         title=title,
         explanation=explanation,
         lower=labels[0],
@@ -134,15 +149,10 @@ def heatmap_page(lower: Scores, higher: Scores, passages: Sequence[Passage], pat
         class_of=lambda cell: names[step_of(cell.gain, limit)],
         statements=_statements(lower, higher, labels),
     )
-    with written_whole(path) as aside:
-        aside.write_text(page, encoding="utf-8")
-    return path
 
 
 def _shown(lower: Scores, higher: Scores, passage: Passage, labels: list[str]) -> _Shown:
-    rows = lower.rows(passage.article)
-    first = rows.start + passage.start - int(lower.position[rows.start])
-    here = slice(first, first + passage.length)
+    rows, here = lower.rows(passage.article), rows_of(lower, passage)
     tokens = zip(lower.surface[here], lower.nats[here].tolist(), higher.nats[here].tolist(), strict=True)
     means = [float(arm.nats[here].mean(dtype=np.float64)) for arm in (lower, higher)]
     return _Shown(

@@ -12,6 +12,9 @@ import numpy as np
 
 from dynlm.evaluation.scores_file import Scores
 
+PASSAGE = 180
+"""Tokens of a passage, unless another length is asked for."""
+
 
 @dataclass(frozen=True)
 class Passage:
@@ -84,22 +87,33 @@ def article_gains(lower: Scores, higher: Scores) -> np.ndarray:
     return lower.sums(lower.nats) - higher.sums(higher.nats)
 
 
-def default_passages(lower: Scores, higher: Scores, length: int = 180) -> list[Passage]:
+def default_passages(lower: Scores, higher: Scores, length: int = PASSAGE) -> list[Passage]:
     """The opening and the middle of the article with the largest total gain; all of it where it is that short."""
-    row = int(np.argmax(article_gains(lower, higher)))
-    article = int(lower.articles[row])
-    rows = lower.rows(article)
-    first, count = int(lower.position[rows.start]), rows.stop - rows.start
+    return article_passages(lower, int(lower.articles[np.argmax(article_gains(lower, higher))]), length)
+
+
+def article_passages(scores: Scores, article: int, length: int = PASSAGE) -> list[Passage]:
+    """The opening and the middle of the article with this index; all of it where it is that short."""
+    rows = scores.rows(article)
+    first, count = int(scores.position[rows.start]), rows.stop - rows.start
     if count <= length:
         return [Passage(article, first, count)]
     if count < 2 * length:
         length = count // 2
     middle = max(length, (count - length) // 2)
     # The second passage begins with a word, not within one.
-    beginnings = np.flatnonzero(lower.words[rows][length : middle + 1] > 0)
+    beginnings = np.flatnonzero(scores.words[rows][length : middle + 1] > 0)
     if len(beginnings):
         middle = length + int(beginnings[-1])
     return [Passage(article, first, length), Passage(article, first + middle, length)]
+
+
+def binned(values_N: np.ndarray, bins: int, largest: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Rows in the middle of at most ``bins`` equal stretches of a text, and the mean (or largest) value in each."""
+    edges = np.unique(np.linspace(0, len(values_N), min(bins, len(values_N)) + 1).round().astype(np.int64))
+    values = values_N.astype(np.float64)
+    of_each = np.maximum.reduceat(values, edges[:-1]) if largest else np.add.reduceat(values, edges[:-1])
+    return (edges[:-1] + edges[1:] - 1) / 2, of_each if largest else of_each / np.diff(edges)
 
 
 def _position_curve(scores: Scores, values_N: np.ndarray, per_octave: int) -> PositionCurve:

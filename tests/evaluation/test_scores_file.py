@@ -76,6 +76,23 @@ def test_the_columns_have_the_documented_types(tmp_path, scores):
     assert pq.ParquetFile(tmp_path / "a.parquet").metadata.row_group(0).column(0).compression == "ZSTD"
 
 
+def test_what_the_memory_did_is_kept_where_it_was_recorded(tmp_path, scores):
+    distance, flush = np.linspace(0, 2, len(scores)), np.zeros(len(scores))
+    write_scores(tmp_path / "a.parquet", replace(scores, distance=distance, flush=flush))
+    back = read_scores(tmp_path / "a.parquet")
+    assert back.distance.dtype == np.float32 and back.distance == pytest.approx(distance)
+    assert back.flush.tolist() == flush.tolist()
+    write_scores(tmp_path / "b.parquet", replace(scores, flush=flush))
+    assert read_scores(tmp_path / "b.parquet").distance is None
+    with pytest.raises(ValueError, match="different lengths"):
+        replace(scores, flush=flush[:-1])
+    with pytest.raises(UserError, match="'distance'.*finite"):
+        write_scores(tmp_path / "c.parquet", replace(scores, distance=distance * np.nan))
+    rewrite(tmp_path / "a.parquet", lambda table: table.set_column(8, "flush", pa.array(flush + np.inf)))
+    with pytest.raises(UserError, match=r"a\.parquet: .*'flush'.*finite"):
+        read_scores(tmp_path / "a.parquet")
+
+
 def test_sums_and_rows_by_article(scores):
     assert scores.sums(scores.nats).sum() == pytest.approx(scores.nats.sum(dtype=np.float64))
     for place, article in enumerate(scores.articles):

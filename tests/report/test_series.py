@@ -94,3 +94,21 @@ def test_default_passages_lie_within_any_article_and_do_not_overlap(tokens, leng
         assert passage.start + passage.length <= len(lower)
     if len(passages) == 2:
         assert passages[0].start + passages[0].length <= passages[1].start
+
+
+@settings(max_examples=40, deadline=None)
+@given(values=st.lists(st.floats(-5, 5), min_size=1, max_size=60), bins=st.integers(1, 70))
+def test_equal_stretches_keep_the_sum_and_the_largest(values, bins):
+    array = np.array(values)
+    row, mean = series.binned(array, bins)
+    sizes = np.diff(np.unique(np.linspace(0, len(values), len(row) + 1).round()))
+    assert len(row) == min(bins, len(values)) and (np.diff(row) > 0).all()
+    assert (mean * sizes).sum() == pytest.approx(array.sum(), abs=1e-9)
+    assert series.binned(array, bins, largest=True)[1].max() == array.max()
+
+
+def test_every_article_has_its_passages():
+    scores = reading(articles=4, arms=("level 1",), tokens=700, first_article=30)[0]
+    for article in scores.articles.tolist():
+        for passage in series.article_passages(scores, article):
+            assert passage.article == article and 1 <= passage.length <= series.PASSAGE

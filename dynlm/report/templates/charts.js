@@ -1,0 +1,193 @@
+// The charts of the report, on uPlot. Nothing here knows what a passage is.
+"use strict";
+
+const DASHES = [[], [8, 3], [2, 3], [10, 3, 2, 3], [14, 4], [5, 3, 2, 3, 2, 3]];
+const FONT = '12px system-ui, "Segoe UI", "Noto Sans", "DejaVu Sans", sans-serif';
+const drawn = [];
+
+// A colour of the page's own style: read anew at each drawing, so that charts follow light and dark.
+const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
+const armColour = (index) => colour("arm" + (index % 7));
+const grouped = (number) => Math.round(number).toLocaleString("en");
+const compact = (number) => (number >= 1e4 ? +(number / 1e3).toFixed(1) + "k" : grouped(number));
+
+function axis(more) {
+  return { stroke: () => colour("ink"), font: FONT, labelFont: FONT, labelSize: 20, size: 56, gap: 4,
+    grid: { stroke: () => colour("line"), width: 0.5 }, ticks: { stroke: () => colour("line"), size: 5 }, ...more };
+}
+
+// Makes a chart as wide as its element, which follows that width from then on.
+function chart(element, height, options, data) {
+  const width = () => Math.max(240, element.clientWidth);
+  const made = new uPlot({ width: width(), height, ...options }, data, element);
+  new ResizeObserver(() => { if (width() !== made.width) made.setSize({ width: width(), height }); }).observe(element);
+  drawn.push(made);
+  return made;
+}
+
+for (const query of ["(prefers-color-scheme: dark)", "print"]) {
+  matchMedia(query).addEventListener("change", () => drawn.forEach((each) => each.redraw(false)));
+}
+
+// Lines of several arms over one axis, each { arm, label, values, low, high }; low and high make a band.
+function lines(element, { x, series, xLabel, yLabel, log, steps }) {
+  const data = [x], shown = [{ label: xLabel, value: (u, value) => (value == null ? "" : grouped(value)) }], bands = [];
+  for (const { arm, label, values, low, high } of series) {
+    const value = (u, number) => (number == null ? "" : number.toPrecision(4));
+    shown.push({ label, value, stroke: () => armColour(arm), dash: steps ? [] : DASHES[arm % DASHES.length], width: steps ? 1.2 : 1.8,
+      points: { show: false }, paths: steps ? uPlot.paths.stepped({ align: 1 }) : undefined });
+    data.push(values);
+    if (low) {
+      const quiet = { stroke: "transparent", points: { show: false }, class: "u-quiet" };
+      bands.push({ series: [data.length + 1, data.length], fill: () => armColour(arm) + "26" });
+      shown.push(quiet, quiet);
+      data.push(low, high);
+    }
+  }
+  // Each line's name at its end too: one need not tell colours apart.
+  function names(u) {
+    const ends = series.map(({ arm, label, values }) => ({ arm, label, y: u.valToPos(values.findLast((value) => value !== null) ?? 0, "y", true) }));
+    const apart = 14 * devicePixelRatio;
+    ends.sort((a, b) => a.y - b.y).forEach((end, i) => { if (i) end.y = Math.max(end.y, ends[i - 1].y + apart); });
+    const over = (ends.at(-1)?.y ?? 0) - (u.bbox.top + u.bbox.height);
+    u.ctx.save();
+    u.ctx.font = FONT.replace("12px", 12 * devicePixelRatio + "px");
+    u.ctx.textBaseline = "middle";
+    u.ctx.textAlign = "left";
+    for (const { arm, label, y } of ends) {
+      u.ctx.fillStyle = armColour(arm);
+      u.ctx.fillText(label, u.bbox.left + u.bbox.width + 5 * devicePixelRatio, y - Math.max(0, over), 84 * devicePixelRatio);
+    }
+    u.ctx.restore();
+  }
+  const ticks = (u, splits) => splits.map((value) => (value == null ? null : compact(value)));
+  function marks(u) {
+    let before = -1e9;
+    return [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4].filter((value) => {
+      const x = u.valToPos(value, "x");
+      if (value < u.scales.x.min || value > u.scales.x.max || x - before < 36) return false;
+      before = x;
+      return true;
+    });
+  }
+  return chart(element, 290, {
+    scales: { x: { time: false, distr: log ? 3 : 1 } },
+    axes: [axis({ label: xLabel, values: ticks, size: 34, space: 40, ...(log ? { splits: marks, filter: (u, all) => all } : {}) }),
+      axis({ label: yLabel, size: 58 })],
+    cursor: { drag: { x: false, y: false }, y: false, points: { size: 6 } },
+    bands, series: shown, padding: [8, 90, 0, 0], hooks: { draw: steps ? [] : [names] },
+  }, data);
+}
+
+// The curve over the text. `at` tells the difference in a row; `titles` are the articles; the callbacks are told of
+// a row that was clicked and of one that is hovered over (or null). Gives back what moves it.
+function alongTheText(element, { tokens, starts, titles, at, yLabel, onClick, onHover, marked }) {
+  let view = [0, tokens], down = null, panned = null;
+  const clamp = (low, high) => {
+    const wide = Math.min(tokens, Math.max(Math.min(60, tokens), high - low));
+    const first = Math.max(0, Math.min(low, tokens - wide));
+    return [first, first + wide];
+  };
+  function points() {
+    const first = Math.floor(view[0]), last = Math.min(tokens - 1, Math.ceil(view[1]) - 1);
+    const count = Math.min(1600, last - first + 1), rows = [], values = [];
+    for (let i = 0; i < count; i++) {
+      const row = count === 1 ? first : Math.round(first + (i * (last - first)) / (count - 1));
+      rows.push(row);
+      values.push(at(row));
+    }
+    return [rows, values, values.map((value) => Math.max(0, value)), values.map((value) => Math.min(0, value))];
+  }
+  const middles = titles.map((title, index) => (starts[index] + starts[index + 1]) / 2);
+  function titled(u) {
+    let before = -1e9;
+    return middles.map((middle, index) => {
+      const low = Math.max(starts[index], view[0]), high = Math.min(starts[index + 1], view[1]);
+      return low < high ? (low + high) / 2 : null;  // A part of an article is named in its middle too.
+    }).filter((middle) => {
+      if (middle === null || u.valToPos(middle, "x") - before < 15) return false;
+      before = u.valToPos(middle, "x");
+      return true;
+    });
+  }
+  const articleOf = (row) => starts.findIndex((start, index) => row < starts[index + 1]);
+  const line = (u, x, style, width) => {
+    u.ctx.fillStyle = style;
+    u.ctx.fillRect(Math.round(x), u.bbox.top, width, u.bbox.height);
+  };
+  const made = chart(element, 430, {
+    legend: { show: false }, padding: [6, 14, 0, 4],
+    scales: { x: { time: false, range: () => view },
+      y: { range: (u, low, high) => uPlot.rangeNum(Math.min(low, 0), Math.max(high, 0), 0.08, true) } },
+    axes: [
+      axis({ size: 136, rotate: 62, splits: titled, values: (u, rows) => rows.map((row) => titles[articleOf(row)]), grid: { show: false } }),
+      axis({ label: yLabel, size: 58 }),
+      axis({ scale: "x", side: 0, size: 30, space: 66, label: "tokens read", values: (u, rows) => rows.map(compact), grid: { show: false } }),
+    ],
+    series: [{}, { stroke: () => colour("ink"), width: 1.3, points: { show: false } },
+      { stroke: "transparent", fill: () => colour("better-fill"), fillTo: 0, points: { show: false } },
+      { stroke: "transparent", fill: () => colour("worse-fill"), fillTo: 0, points: { show: false } }],
+    cursor: { y: false, points: { show: (u, index) => index === 1 && undefined }, drag: { x: true, y: false, setScale: false, dist: 5, click: () => {} },
+      bind: { dblclick: () => () => show(0, tokens), mousedown: (u, target, handle) => (event) => {
+        down = event.clientX;
+        if (event.shiftKey) panned = { x: event.clientX, view };
+        else handle(event);
+        return null;
+      } } },
+    hooks: {
+      drawAxes: [(u) => {
+        const near = u.bbox.width / Math.max(1, starts.filter((s) => s > view[0] && s < view[1]).length) < 4;
+        for (const start of near ? [] : starts) {
+          if (start > view[0] && start < view[1]) line(u, u.valToPos(start, "x", true), colour("line"), 1);
+        }
+      }],
+      draw: [(u) => {
+        const zero = u.valToPos(0, "y", true), [first, end] = marked();
+        u.ctx.fillStyle = colour("ink");
+        u.ctx.fillRect(u.bbox.left, Math.round(zero), u.bbox.width, 1);
+        if (end < view[0] || first > view[1]) return;
+        const left = Math.max(u.bbox.left, u.valToPos(first, "x", true));
+        const right = Math.min(u.bbox.left + u.bbox.width, u.valToPos(end, "x", true));
+        line(u, left, colour("mark"), Math.max(2, right - left));
+        line(u, (left + right) / 2 - 1, colour("here"), 2);
+      }],
+      setSelect: [(u) => {
+        if (u.select.width < 5) return;
+        const [low, high] = [u.posToVal(u.select.left, "x"), u.posToVal(u.select.left + u.select.width, "x")];
+        u.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
+        show(low, high);
+      }],
+      setCursor: [(u) => onHover(u.cursor.left < 0 ? null : rowAt(u.cursor.left), u)],
+    },
+  }, points());
+  const rowAt = (left) => Math.max(0, Math.min(tokens - 1, Math.floor(made.posToVal(left, "x"))));
+  function refresh() { made.setData(points()); }
+  function show(low, high) { view = clamp(low, high); refresh(); }
+  // About the passage that is shown, where it is in view.
+  function zoom(factor, around) {
+    const here = (marked()[0] + marked()[1]) / 2, seen = here >= view[0] && here < view[1];
+    const still = around ?? (seen ? here : (view[0] + view[1]) / 2);
+    show(still - (still - view[0]) * factor, still + (view[1] - still) * factor);
+  }
+  const pan = (share) => show(view[0] + share * (view[1] - view[0]), view[1] + share * (view[1] - view[0]));
+  made.over.addEventListener("click", (event) => {
+    if (Math.abs(event.clientX - down) < 5 && !event.shiftKey) onClick(rowAt(event.clientX - made.over.getBoundingClientRect().left));
+  });
+  made.over.addEventListener("wheel", (event) => {
+    const sideways = Math.abs(event.deltaX) > Math.abs(event.deltaY) || event.shiftKey;
+    if (!event.ctrlKey && !event.metaKey && !sideways) return;  // A plain wheel scrolls the page.
+    event.preventDefault();
+    if (sideways) pan(((event.deltaX || event.deltaY) / 100) * 0.1);
+    else zoom(Math.exp(event.deltaY / 400), rowAt(event.clientX - made.over.getBoundingClientRect().left));
+  }, { passive: false });
+  addEventListener("mousemove", (event) => {
+    if (!panned) return;
+    const moved = ((panned.x - event.clientX) / made.over.clientWidth) * (panned.view[1] - panned.view[0]);
+    show(panned.view[0] + moved, panned.view[1] + moved);
+  });
+  addEventListener("mouseup", () => { panned = null; });
+  return {
+    refresh, zoom, pan, redraw: () => made.redraw(false), whole: () => show(0, tokens),
+    reveal: (row) => { if (row < view[0] || row >= view[1]) show(row - (view[1] - view[0]) / 2, row + (view[1] - view[0]) / 2); },
+  };
+}

@@ -1,0 +1,305 @@
+// The report: a place on the curve leads to the words there. All text comes into the page as text, never as HTML.
+"use strict";
+
+(async () => {
+  const byId = (id) => document.getElementById(id);
+  const data = JSON.parse(byId("data").textContent);
+  const { tokens, arms, starts, articles, texts } = data;
+  const BEGINS_WORD = 1, REPEATED = 2, MINUS = "\u2212";
+  const endsLine = new Set(data.endsLine);
+
+  // An element with text or children in it; properties are set, attributes have names with a dash or "role".
+  function make(tag, properties = {}, ...inside) {
+    const element = document.createElement(tag);
+    for (const [name, value] of Object.entries(properties)) {
+      if (/-|role|scope/.test(name)) element.setAttribute(name, value);
+      else element[name] = value;
+    }
+    element.append(...inside);
+    return element;
+  }
+  const signed = (number, digits = 3) => (number < 0 ? MINUS : "+") +
+    Math.abs(number).toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+
+  // --- The tokens ----------------------------------------------------------------------------------------------------
+  async function unpack() {
+    const letters = atob(byId("columns").textContent), packed = new Uint8Array(letters.length);
+    for (let i = 0; i < packed.length; i++) packed[i] = letters.charCodeAt(i);
+    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const planes = new Uint8Array(await new Response(stream).arrayBuffer());
+    let offset = 0;
+    return data.widths.map((width, index) => {
+      const bytes = new Uint8Array(tokens * width);
+      for (let plane = 0; plane < width; plane++, offset += tokens) {
+        for (let row = 0, to = plane; row < tokens; row++, to += width) bytes[to] = planes[offset + row];
+      }
+      if (index > 1) return new Float32Array(bytes.buffer);
+      return width === 4 ? new Uint32Array(bytes.buffer) : width === 2 ? new Uint16Array(bytes.buffer) : bytes;
+    });
+  }
+  const [which, flags, ...nats] = await unpack();
+  byId("columns").remove();
+  // Sums up to each row, for the mean of any stretch.
+  const sums = nats.map((each) => {
+    const sum = new Float64Array(tokens + 1);
+    for (let row = 0; row < tokens; row++) sum[row + 1] = sum[row] + each[row];
+    return sum;
+  });
+  const mean = (arm, first, end) => (sums[arm][end] - sums[arm][first]) / (end - first);
+  const articleOf = (row) => {
+    let low = 0, high = articles.length;
+    while (high - low > 1) { const middle = (low + high) >> 1; if (starts[middle] <= row) low = middle; else high = middle; }
+    return low;
+  };
+  const positionOf = (row) => row - starts[articleOf(row)] + articles[articleOf(row)].first;
+
+  // --- What is chosen ------------------------------------------------------------------------------------------------
+  let { lower, higher, window: smoothed } = data, shown = [0, 1], cells = [], current = -1;
+  const around = (row) => [Math.max(0, row - ((smoothed - 1) >> 1)), Math.min(tokens, row + (smoothed >> 1) + 1)];
+  const perplexity = (arm, row) => Math.exp(mean(arm, ...around(row)));
+  const gainOf = (article) => [lower, higher].map((arm) => sums[arm][starts[article + 1]] - sums[arm][starts[article]]).reduce((a, b) => a - b);
+
+  function passageAt(row) {
+    const article = articleOf(row), first = starts[article], end = starts[article + 1];
+    let start = Math.max(first, Math.min(row - (data.passage >> 1), end - data.passage));
+    // It begins with a word, where one begins nearby: not all writing has spaces.
+    for (let back = 0; back < 30 && start - back >= first; back++) {
+      if (start - back === first || flags[start - back] & BEGINS_WORD) { start -= back; break; }
+    }
+    return whole(start, Math.max(row + 1, Math.min(end, start + data.passage)));
+  }
+  // A passage neither begins nor ends within a character.
+  function whole(start, end) {
+    const [first, last] = [starts[articleOf(start)], starts[articleOf(start) + 1]];
+    while (start > first && which[start] === 0) start--;
+    while (end < last && which[end] === 0) end++;
+    return [start, end];
+  }
+
+  // --- The passage ---------------------------------------------------------------------------------------------------
+  function cellsOf(start, end) {
+    const made = [];
+    for (let row = start; row < end; row++) {
+      if (which[row] === 0 && made.length) {
+        const last = made[made.length - 1];
+        last.lower += nats[lower][row];
+        last.higher += nats[higher][row];
+      } else {
+        const text = texts[which[row]], space = text.startsWith(" ") && text.trim() ? " " : "";
+        made.push({ row, space, text: text.slice(space.length), lower: nats[lower][row], higher: nats[higher][row],
+          came: Boolean(flags[row] & REPEATED) && text.trim() !== "", endsLine: endsLine.has(which[row]) });
+      }
+    }
+    return made;
+  }
+  function classOf(cell) {
+    const step = Math.max(-data.steps, Math.min(data.steps, Math.round(((cell.lower - cell.higher) / data.limits[lower][higher]) * data.steps)));
+    return step ? (step > 0 ? "b" : "w") + Math.abs(step) : "z";
+  }
+  const told = (cell) => `${arms[lower]}: ${cell.lower.toFixed(3)}, ${arms[higher]}: ${cell.higher.toFixed(3)}, ` +
+    `difference ${signed(cell.lower - cell.higher)} nats` + (cell.came ? "; the word came before in this article" : "");
+
+  function showPassage(start, end) {
+    shown = [start, end];
+    const article = articleOf(start), { title, number } = articles[article];
+    const length = starts[article + 1] - starts[article];
+    byId("passage-title").textContent = `Article ${number}: ${title}`;
+    const means = [lower, higher].map((arm) => `${arms[arm]} ${mean(arm, start, end).toFixed(3)}`);
+    byId("passage-where").textContent = `Tokens ${grouped(positionOf(start))} to ${grouped(positionOf(end - 1))} of ${grouped(length)}. ` +
+      `Nats per token here: ${means.join(", ")}.`;
+    cells = cellsOf(start, end);
+    const place = byId("tokens"), inside = [];
+    cells.forEach((cell, index) => {
+      if (cell.space && index && !cells[index - 1].endsLine) inside.push(" ");
+      const token = make("span", { className: `t ${classOf(cell)}${cell.came ? " came" : ""}` }, cell.text);
+      token.dataset.cell = index;
+      inside.push(token);
+      if (cell.endsLine) inside.push(make("br"));
+    });
+    place.replaceChildren(...inside);
+    Object.assign(place.dataset, { article: number, start: positionOf(start), length: end - start });
+    current = -1;
+    byId("readout").textContent = "Hover over a token, or step through them with the arrow keys, for both losses.";
+    if (byId("as-table").open) tokenTable();
+    curve.redraw();
+    const slider = byId("curve"), middle = (start + end) >> 1;
+    slider.setAttribute("aria-valuenow", middle + 1);
+    slider.setAttribute("aria-valuetext", `Article ${number}, ${title}, tokens ${positionOf(start)} to ${positionOf(end - 1)}; ` +
+      `difference in perplexity ${signed(perplexity(lower, middle) - perplexity(higher, middle), 2)}`);
+    for (const button of document.querySelectorAll("button[data-start]")) {
+      button.setAttribute("aria-pressed", +button.dataset.start === start);
+    }
+  }
+  function tokenTable() {
+    byId("as-table").lastElementChild.replaceChildren(table(["token", arms[lower], arms[higher], "difference", "came before"],
+      cells.map((cell) => [cell.text, cell.lower.toFixed(3), cell.higher.toFixed(3), signed(cell.lower - cell.higher), cell.came ? "yes" : ""])));
+  }
+  function showToken(index, scroll) {
+    const tokensShown = byId("tokens").querySelectorAll(".t");
+    tokensShown[current]?.classList.remove("current");
+    current = Math.max(0, Math.min(cells.length - 1, index));
+    tokensShown[current].classList.add("current");
+    if (scroll) tokensShown[current].scrollIntoView({ block: "nearest" });
+    byId("readout").replaceChildren(make("bdi", {}, cells[current].text), " \u2014 " + told(cells[current]));
+  }
+  function tip(rows, x, y) {
+    byId("tip").hidden = !rows;
+    if (!rows) return;
+    byId("tip").replaceChildren(...rows.map((row) => make("div", { dir: "auto" }, row)));
+    const box = byId("tip").getBoundingClientRect();
+    byId("tip").style.left = Math.max(4, Math.min(x + 14, innerWidth - box.width - 8)) + "px";
+    byId("tip").style.top = (y + 18 + box.height > innerHeight ? Math.max(4, y - box.height - 12) : y + 18) + "px";
+  }
+
+  // --- Tables --------------------------------------------------------------------------------------------------------
+  function table(headings, rows, caption) {
+    const cell = (tag, column, inside, more = {}) => make(tag, { className: column ? "" : "text title", ...more }, inside);
+    const head = headings.map((heading, column) => cell("th", column, heading, { scope: "col" }));
+    const body = rows.map((row) => make("tr", {}, ...row.map((inside, column) =>
+      cell(column ? "td" : "th", column, inside instanceof Node ? inside : make("bdi", {}, String(inside)), column ? {} : { scope: "row" }))));
+    return make("table", {}, ...(caption ? [make("caption", {}, caption)] : []), make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...body));
+  }
+  function passageButtons(article) {
+    const names = articles[article].passages.length > 1 ? ["opening", "middle"] : ["all of it"];
+    return make("span", { className: "buttons" }, ...articles[article].passages.map(([start, length], index) => {
+      const button = make("button", { type: "button", "aria-label": `${names[index]} of ${articles[article].title}` }, names[index]);
+      button.dataset.start = whole(start, start + length)[0];
+      button.addEventListener("click", () => { showPassage(...whole(start, start + length)); curve.reveal(start); });
+      return button;
+    }));
+  }
+  function showTables() {
+    const gains = articles.map((_, index) => gainOf(index)), count = (article) => starts[article + 1] - starts[article];
+    const best = gains.indexOf(Math.max(...gains)), worst = gains.indexOf(Math.min(...gains));
+    byId("ready").replaceChildren(...[["Gained most", best], ["Gained least", worst]].map(([name, article]) => make("p", { className: "buttons" },
+      make("span", {}, `${name}: `, make("bdi", {}, articles[article].title), ` (${signed(gains[article], 0)} nats)`), passageButtons(article))));
+    byId("articles").lastElementChild.replaceChildren(table(
+      ["article", "passage", "tokens", "gain, nats", "gain, nats/token", ...arms.map((arm) => `${arm}, nats/token`)],
+      articles.map(({ number, title }, index) => [`${number}. ${title}`, passageButtons(index), grouped(count(index)),
+        signed(gains[index], 1), signed(gains[index] / count(index), 4),
+        ...arms.map((_, arm) => mean(arm, starts[index], starts[index + 1]).toFixed(4))]),
+      `Gain: nats of ${arms[lower]} less those of ${arms[higher]}`));
+    const changes = data.words.map((word) => ({ ...word, gain: word.nats[lower] - word.nats[higher] }));
+    for (const [id, sign, title] of [["gained", 1, "gained most"], ["lost", -1, "lost most"]]) {
+      const some = changes.filter((word) => word.gain * sign > 0).sort((a, b) => (b.gain - a.gain) * sign).slice(0, 20);
+      byId(id).replaceChildren(table(["word", "times", `${arms[lower]}, nats each`, `${arms[higher]}, nats each`, "gain, nats"],
+        some.map((word) => [word.text, grouped(word.count), ...[lower, higher].map((arm) => (word.nats[arm] / word.count).toFixed(3)), signed(word.gain, 1)]),
+        `Words on which ${arms[higher]} ${title} over ${arms[lower]}`));
+    }
+    byId("words-note").textContent = `Nats of ${arms[lower]} less those of ${arms[higher]}, summed over every time the word occurs in the text.`;
+    return passageButtons(best).lastElementChild;
+  }
+
+  // --- The curve -----------------------------------------------------------------------------------------------------
+  const curve = alongTheText(byId("curve"), {
+    tokens, starts,
+    titles: articles.map(({ title }) => (title.length > 20 ? title.slice(0, 19) + "\u2026" : title)),
+    at: (row) => perplexity(lower, row) - perplexity(higher, row),
+    yLabel: () => `perplexity(${arms[lower]}) ${MINUS} perplexity(${arms[higher]}), per token`,
+    marked: () => shown,
+    onClick: (row) => {
+      showPassage(...passageAt(row));
+      // On a small screen the words are below the curve.
+      const { top } = byId("passage-title").getBoundingClientRect();
+      if (top > innerHeight - 80) scrollBy(0, top - innerHeight / 2);
+    },
+    onHover: (row, plot) => {
+      if (row === null) return tip(null);
+      const { number, title } = articles[articleOf(row)], [low, high] = [perplexity(lower, row), perplexity(higher, row)];
+      const near = cellsOf(...whole(Math.max(starts[articleOf(row)], row - 9), Math.min(starts[articleOf(row) + 1], row + 10)));
+      const box = plot.over.getBoundingClientRect();
+      tip([`Article ${number}: ${title}`, `token ${grouped(positionOf(row))} of ${grouped(starts[articleOf(row) + 1] - starts[articleOf(row)])}`,
+        `perplexity ${arms[lower]} ${low.toFixed(2)}, ${arms[higher]} ${high.toFixed(2)}: ${signed(low - high, 2)}`,
+        "\u2026 " + near.map((cell) => cell.space + cell.text).join("").trim() + " \u2026"], box.left + plot.cursor.left, box.top + plot.cursor.top);
+    },
+  });
+  byId("curve").setAttribute("aria-valuemax", tokens);
+
+  function showPair() {
+    const limit = data.limits[lower][higher], nat = `nat${limit === 1 ? "" : "s"}`;
+    byId("curve-note").textContent = `Above zero ${arms[higher]} predicts better. Perplexity of the mean loss over ${grouped(smoothed)} tokens. Click on the curve for the words there.`;
+    byId("key-worse").textContent = `${arms[higher]} worse by \u2265 ${limit} ${nat}`;
+    byId("key-better").textContent = `better by \u2265 ${limit} ${nat}`;
+    const ready = showTables();
+    curve.refresh();
+    return ready;
+  }
+
+  // --- What one can do -----------------------------------------------------------------------------------------------
+  function choices(id, options, chosen, choose) {
+    byId(id).append(...options.map(([value, text]) => make("option", { value, selected: value === chosen }, text)));
+    byId(id).addEventListener("change", () => { choose(+byId(id).value); showPair(); showPassage(...shown); });
+  }
+  const named = arms.map((arm, index) => [index, arm]);
+  choices("lower", named, lower, (chosen) => { lower = chosen; });
+  choices("higher", named, higher, (chosen) => { higher = chosen; });
+  choices("window", data.windows.map((each) => [each, `${grouped(each)} tokens`]), smoothed, (chosen) => { smoothed = chosen; });
+  for (const [id, act] of [["in", () => curve.zoom(0.5)], ["out", () => curve.zoom(2)], ["left", () => curve.pan(-0.5)],
+    ["right", () => curve.pan(0.5)], ["whole", curve.whole]]) byId(id).addEventListener("click", act);
+
+  const keys = {
+    ArrowRight: () => step(shown[1] + (data.passage >> 1)), ArrowLeft: () => step(shown[0] - (data.passage >> 1) - 1),
+    PageDown: () => open(articleOf(shown[0]) + 1), PageUp: () => open(articleOf(shown[0]) - 1),
+    Home: () => open(0), End: () => go(tokens - 1), "+": () => curve.zoom(0.5), "-": () => curve.zoom(2), 0: curve.whole,
+  };
+  keys.ArrowUp = keys.ArrowRight; keys.ArrowDown = keys.ArrowLeft; keys["="] = keys["+"];
+  function step(row) {
+    // A step that leaves the article goes to where the next one begins, or the one before ends.
+    const [article, wanted] = [articleOf(shown[0]), articleOf(Math.max(0, Math.min(tokens - 1, row)))];
+    let to = row;
+    if (row > shown[0]) to = shown[1] < starts[article + 1] ? Math.min(row, starts[article + 1] - 1) : wanted === article ? row : starts[article + 1];
+    else to = shown[0] > starts[article] ? Math.max(row, starts[article]) : Math.min(row, Math.max(0, starts[article] - 1));
+    go(Math.max(0, Math.min(tokens - 1, to)));
+  }
+  const open = (article) => go(starts[Math.max(0, Math.min(articles.length - 1, article))]);
+  function go(row) {
+    showPassage(...passageAt(row));
+    curve.reveal(row);
+  }
+  byId("curve").addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || !Object.hasOwn(keys, event.key)) return;
+    event.preventDefault();
+    keys[event.key]();
+  });
+  byId("tokens").addEventListener("keydown", (event) => {
+    const move = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    if (!move || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    showToken(current + move, true);
+  });
+  byId("tokens").addEventListener("pointermove", (event) => {
+    const token = event.target.closest(".t");
+    if (!token) return tip(null);
+    const cell = cells[token.dataset.cell];
+    if (+token.dataset.cell !== current) showToken(+token.dataset.cell);
+    tip([cell.text, `${arms[lower]}: ${cell.lower.toFixed(3)} nats`, `${arms[higher]}: ${cell.higher.toFixed(3)} nats`,
+      `difference ${signed(cell.lower - cell.higher)}`, ...(cell.came ? ["came before in this article"] : [])], event.clientX, event.clientY);
+  });
+  for (const id of ["tokens", "curve"]) byId(id).addEventListener("pointerleave", () => tip(null));
+  byId("as-table").addEventListener("toggle", () => { if (byId("as-table").open) tokenTable(); });
+
+  // --- The other charts ----------------------------------------------------------------------------------------------
+  const { position } = data, band = (curves, arm) => ({ arm, label: arms[arm], values: curves[arm].mean,
+    ...(curves[arm].low.some((value) => value !== null) ? { low: curves[arm].low, high: curves[arm].high } : {}) });
+  const everyArm = arms.map((_, arm) => arm);
+  lines(byId("position-loss"), { x: position.tokens, log: true, xLabel: "position in the article, tokens", yLabel: "nats per token",
+    series: everyArm.map((arm) => band(position.loss, arm)) });
+  lines(byId("position-gain"), { x: position.tokens, log: true, xLabel: "position in the article, tokens", yLabel: `nats per token below ${arms[data.lower]}`,
+    series: everyArm.filter((arm) => arm !== data.lower).map((arm) => band(position.gain, arm)) });
+  for (const [name, yLabel] of [["distance", "distance from \u03b8\u2080, relative"], ["flush", "moved back to \u03b8\u2080, share"]]) {
+    const there = data.memory.filter((one) => one[name]);
+    if (there.length) {
+      lines(byId("memory-" + name), { x: there[0].row, xLabel: "tokens read", yLabel, steps: name === "flush",
+        series: there.map((one) => ({ arm: one.arm, label: arms[one.arm], values: one[name] })) });
+    }
+  }
+
+  showPair().click();
+  document.documentElement.dataset.ready = "yes";
+  performance.mark("ready");
+})().catch((error) => {
+  const failed = document.getElementById("failed");
+  failed.hidden = false;
+  failed.textContent = `The curves cannot be shown in this browser (${error.message}); one of 2023 or later can.`;
+  throw error;
+});

@@ -1,0 +1,61 @@
+"""Few-shot results: taken in whole, and refused in one line that names the file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dynlm.errors import UserError
+from dynlm.report.fewshot_results import read_fewshot
+
+PNG = b"\x89PNG\r\n\x1a\n" + b"\x00" * 20
+RESULTS = {
+    "title": "Omniglot, 5-way 1-shot",
+    "text": "600 test tasks.",
+    "tables": [{"title": "Accuracy, %", "columns": ["learner", "1-shot"], "rows": [["MAML", 98.1]], "note": "n"}],
+    "pictures": [{"file": "a.png", "title": "Five steps", "alt": "a curve"}],
+}
+
+
+def folder_with(folder: Path, content: object, picture: bytes = PNG) -> Path:
+    (folder / "fewshot.json").write_text(json.dumps(content), encoding="utf-8")
+    (folder / "a.png").write_bytes(picture)
+    return folder
+
+
+def test_tables_and_pictures_are_read(tmp_path):
+    results = read_fewshot(folder_with(tmp_path, RESULTS))
+    assert (results.title, results.text) == ("Omniglot, 5-way 1-shot", "600 test tasks.")
+    assert results.tables[0].rows == [["MAML", "98.1"]]
+    assert results.pictures[0].address.startswith("data:image/png;base64,iVBORw0KGgo")
+    assert read_fewshot(folder_with(tmp_path, {"title": "T"})).pictures == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"title": None}, "a text is a NoneType"),
+        ({"tables": [{"columns": ["a"], "rows": [["x", "y"]]}]}, "more or fewer cells"),
+        ({"tables": 3}, "not few-shot results"),
+        ({"tables": [{"rows": []}]}, "no 'columns'"),
+        ({"pictures": [{"file": "../a.png"}]}, "not beside it"),
+        ({"pictures": [{"file": "b.png"}]}, "b.png: no such picture"),
+        ({"pictures": ["a.png"]}, "not few-shot results"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, change, said):
+    with pytest.raises(UserError, match=said):
+        read_fewshot(folder_with(tmp_path, {**RESULTS, **change}))
+
+
+def test_only_pictures_are_taken(tmp_path):
+    with pytest.raises(UserError, match=r"a\.png: neither PNG nor GIF"):
+        read_fewshot(folder_with(tmp_path, RESULTS, b"<svg onload='alert(1)'>"))
+    with pytest.raises(UserError, match="larger than"):
+        read_fewshot(folder_with(tmp_path, RESULTS, PNG + bytes(4_000_000)))
+    with pytest.raises(UserError, match="JSON"):
+        folder_with(tmp_path, RESULTS)
+        (tmp_path / "fewshot.json").write_text("[")
+        read_fewshot(tmp_path)

@@ -1,0 +1,159 @@
+"""The report as a file: its figures are those of the comparison, it loads nothing, and it stays small."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dynlm.cli import main
+from dynlm.errors import UserError
+from dynlm.evaluation.scores_file import write_scores
+from dynlm.report import page
+from dynlm.report.fewshot_results import FewShot, Picture, Table
+from dynlm.report.page import report_page, report_run
+from tests.readings import reading
+
+UPLOT = "19c8d4c6ad88929a79f4ae49d6f7161566dfd0ba3d15cc495e974f787eb78f1f"
+"""SHA-256 of dist/uPlot.iife.min.js in the npm package uplot 1.6.32."""
+
+
+class Figures(HTMLParser):
+    """The cells of the table of levels, row by row, and all elements with what they refer to."""
+
+    def __init__(self, text: str):
+        super().__init__(convert_charrefs=True)
+        self.rows: list[list[str]] = []
+        self.referred: list[str] = []
+        self.ids: list[str] = []
+        self._on = False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        names = dict(attrs)
+        self.referred += [value for name, value in attrs if name in ("src", "href", "srcset", "action", "data")]
+        self.ids += [names["id"]] if "id" in names else []
+        if tag == "table":
+            self._on = names.get("id") == "figures"
+        if self._on and tag == "tr":
+            self.rows.append([])
+        if self._on and tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        if tag == "table":
+            self._on = False
+
+    def handle_data(self, data):
+        if self._on and self.rows and self.rows[-1]:
+            self.rows[-1][-1] += data.strip()
+
+
+@pytest.fixture(scope="module")
+def arms():
+    return reading(5, ("level 1", "rms", "meta"), tokens=300)
+
+
+def test_the_figures_are_those_of_compare_to_the_last_digit(arms, tmp_path, capsys):
+    paths = []
+    for index, arm in enumerate(arms):
+        paths.append(str(tmp_path / f"{index}.parquet"))
+        write_scores(tmp_path / f"{index}.parquet", arm)
+    assert main(["compare", *paths, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["arms"]
+    assert main(["report", *paths, "--out", str(tmp_path / "r.html")]) == 0
+    heading, *rows = Figures((tmp_path / "r.html").read_text(encoding="utf-8")).rows
+    assert heading[1:] == ["nats/token", "ppl/token", "ppl/word", "bits/byte", "gain, nats/token [95 %]"]
+    assert len(rows) == len(told) == 3
+    for row, arm in zip(rows, told, strict=True):
+        assert row[0].replace("(baseline)", "").strip() == arm["arm"]
+        names = ("nats_per_token", "perplexity_per_token", "perplexity_per_word", "bits_per_byte")
+        assert row[1:5] == [f"{arm[name]:.{digits}f}" for name, digits in zip(names, (4, 1, 1, 4), strict=True)]
+        gain = arm["gain"]
+        assert row[5] == (f"{gain['nats']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]" if gain else "-")
+
+
+def test_the_page_may_run_only_its_own_scripts_and_refers_to_nothing(arms):
+    text = report_page(arms)
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)[1].replace("&#39;", "'")
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe" not in policy and "http" not in policy
+    scripts = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    assert len(scripts) == 3
+    for content in (*scripts, *re.findall(r"<style>(.*?)</style>", text, re.DOTALL)):
+        assert f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'" in policy
+    parsed = Figures(text)
+    assert parsed.referred == []
+    assert len(parsed.ids) == len(set(parsed.ids))
+    assert "@import" not in text and "url(" not in text and 'style="' not in text
+
+
+def test_the_plotting_library_is_the_released_one_with_its_licence(arms):
+    content = (Path(page.__file__).parent / "assets" / "uPlot.iife.min.js").read_bytes()
+    assert b"uPlot (v1.6.32)" in content
+    assert hashlib.sha256(content).hexdigest() == UPLOT
+    assert content.decode() in report_page(arms) and "The MIT License (MIT)" in report_page(arms)
+
+
+def test_the_same_scores_give_the_same_page(arms):
+    assert report_page(arms) == report_page(arms)
+
+
+def test_what_the_memory_did_and_few_shot_results_are_on_it(arms):
+    assert "hold no rates" in report_page(arms)
+    rates = {"name": "rms", "rates": {"lstm.0.weight": {"alpha": 0.0024, "pull": 0.00125}}}
+    flush = np.zeros(len(arms[1]), dtype=np.float32)
+    flush[arms[1].segment == 3] = 1
+    learned = replace(arms[1], protocol={**arms[1].protocol, "rule": rates}, flush=flush, distance=flush + 0.5)
+    picture = Picture("Five <steps>", "a curve", "data:image/png;base64,iVBORw0KGgo=")
+    fewshot = FewShot("Omniglot", "", [Table("Accuracy", ["learner", "%"], [["MAML", "98.1"]])], [picture])
+    text = report_page([arms[0], learned], [fewshot])
+    assert "<td>0.0024</td><td>0.00125</td>" in text and "rms 1." in text
+    assert 'id="memory-distance"' in text and "<td>98.1</td>" in text
+    assert 'alt="a curve"' in text and "Five &lt;steps&gt;" in text
+    assert Figures(text).referred == [picture.address]
+
+
+def test_mistakes_are_named_and_nothing_is_written(arms, tmp_path):
+    with pytest.raises(UserError, match="there is one"):
+        report_page(arms[:1])
+    with pytest.raises(UserError, match="there are none"):
+        report_page([])
+    with pytest.raises(UserError, match="cannot be compared"):
+        report_page([arms[0], reading(2, tokens=60)[1]])
+    for window in (0, 10**7):
+        with pytest.raises(UserError, match=f"window is {window}"):
+            report_page(arms, window=window)
+    write_scores(tmp_path / "a.parquet", arms[0])
+    with pytest.raises(UserError, match="there is one"):
+        report_run([tmp_path / "a.parquet"], tmp_path / "out" / "r.html")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("corpus", "shown"),
+    [("/home/me/text/wikitext-2/", "wikitext-2"), ("Salesforce/wikitext", "Salesforce/wikitext"), ("C:\\my\\b", "b")],
+)
+def test_the_title_names_the_corpus_and_no_folders(arms, corpus, shown):
+    protocols = [replace(arm, protocol={**arm.protocol, "corpus": corpus}) for arm in arms[:2]]
+    assert f"<title>What reading with a memory gains: {shown} valid</title>" in report_page(protocols, resamples=10)
+
+
+def test_one_article_and_a_text_shorter_than_a_passage_have_their_page(arms):
+    assert "so there is no band" in report_page(reading(1, tokens=60))
+
+
+def test_it_stays_small_at_the_size_of_wikitext_2():
+    arms = reading(60, ("level 1", "sgd", "rms", "meta"), seed=1, tokens=5200)
+    # As unlike each other as real losses are, so that they compress no better.
+    rng = np.random.default_rng(0)
+    arms = [replace(arm, nats=rng.gamma(1.0, 3.5, len(arm)).astype(np.float32)) for arm in arms]
+    assert len(arms) * len(arms[0]) > 1_380_000
+    assert len(report_page(arms, resamples=100).encode()) < 12_000_000

@@ -1,0 +1,79 @@
+"""Words put together from tokens: what each gained, and whether it came before."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dynlm.evaluation.scores_file import Scores
+from dynlm.report.words import most_changed, words_of
+from tests.readings import reading
+
+
+def scores_of(tokens: list[tuple[bytes, int, int]], nats: list[float] | None = None) -> Scores:
+    """Scores of tokens given as (surface, words that start in it, article)."""
+    count = len(tokens)
+    article = np.array([article for _, _, article in tokens], dtype=np.int32)
+    return Scores(
+        protocol={"arm": "a", "articles": [], "text": "t", "tokenizer": "k"},
+        article=article,
+        position=np.arange(count, dtype=np.int32),
+        segment=np.zeros(count, dtype=np.int32),
+        token=np.zeros(count, dtype=np.int32),
+        words=np.array([words for _, words, _ in tokens], dtype=np.int16),
+        nats=np.array(nats or [1.0] * count, dtype=np.float32),
+        surface=[surface for surface, _, _ in tokens],
+    )
+
+
+TEXT = scores_of(
+    [
+        (b" har", 1, 0),
+        (b"bour", 0, 0),
+        (b" ,", 1, 0),
+        (b" Har", 1, 0),
+        (b"bour", 0, 0),
+        (b" ,", 1, 0),
+        (b"\n", 1, 0),
+        (b" har", 1, 0),
+        (b" har", 0, 1),
+        (b"bour", 0, 1),
+    ],
+    [2, 1, 0.5, 1, 1, 0.5, 0.25, 4, 1, 2],
+)
+
+
+def test_pieces_make_words_and_an_article_begins_one():
+    words = words_of(TEXT)
+    assert words.starts.tolist() == [0, 2, 3, 5, 6, 7, 8]
+    assert words.texts == ["harbour", ",", "Harbour", "\u21b5", "har"]
+    assert words.which.tolist() == [0, 1, 2, 1, 3, 4, 0]
+    assert words.counts().tolist() == [2, 2, 1, 1, 1]
+    assert words.sums(TEXT.nats).tolist() == [6, 1, 2, 0.25, 4]
+
+
+def test_words_come_before_in_their_article_whatever_their_case_and_punctuation_never():
+    came = words_of(TEXT).repeated_tokens(len(TEXT))
+    assert np.flatnonzero(came).tolist() == [3, 4]
+
+
+def test_words_that_changed_most_stand_first_and_hold_both_sums():
+    lower, higher = reading(articles=5, tokens=600)
+    words = words_of(lower)
+    gained, lost = most_changed(words, lower, higher, 7)
+    naive: dict[bytes, list[float]] = {}
+    for surface, low, high in zip(lower.surface, lower.nats.tolist(), higher.nats.tolist(), strict=True):
+        naive.setdefault(surface.strip(b" "), []).append(low - high)
+    expected = sorted(((sum(each), len(each)) for each in naive.values()), reverse=True)
+    assert [word.gain for word in gained] == pytest.approx([gain for gain, _ in expected[:7]])
+    assert [word.count for word in gained] == [count for _, count in expected[:7]]
+    assert all(word.gain < 0 for word in lost)
+    assert [word.gain for word in lost] == sorted(word.gain for word in lost)
+    assert most_changed(words, lower, lower, 7) == ([], [])
+
+
+def test_nothing_in_a_word_can_steer_a_page():
+    text = replace(TEXT, surface=[b" \xff\x00<i>", *TEXT.surface[1:]])
+    assert words_of(text).texts[0] == r"\xff\x00<i>bour"
