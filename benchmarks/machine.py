@@ -20,9 +20,11 @@ class Machine:
     copy_rate: float
     """Bytes a second, read and written together, of a large copy: what the memory gives, past all caches."""
 
-    def least_seconds(self, operations: float, moved_bytes: float) -> float:
-        """Operations at the product rate, then bytes at the copy rate: no work is hidden behind other work."""
-        return operations / self.product_rate + moved_bytes / self.copy_rate
+    def __str__(self) -> str:
+        return (
+            f"{self.threads} threads: {self.product_rate / 1e9:.1f} GFLOP/s of a large float32 matrix product, "
+            f"{self.copy_rate / 1e9:.1f} GB/s of a large copy"
+        )
 
 
 def measure_machine(seconds: float = 3.0, size: int = 2048, copied_bytes: int = 1 << 28) -> Machine:
@@ -46,19 +48,14 @@ def fastest(call: Callable[[], object], seconds: float) -> float:
     return best
 
 
-def side_by_side(calls: dict[str, Callable[[], object]], seconds: float, burst: int = 8) -> dict[str, float]:
-    """The median time of each call; bursts of one kind after another, so that a slow spell slows all of them.
-
-    The first two calls of a burst are not counted: they find the caches as the other calls left them.
-    """
-    times: dict[str, list[float]] = {name: [] for name in calls}
+def median_time(call: Callable[[], object], seconds: float) -> float:
+    """The median time of a call in seconds, after ten to warm up."""
+    for _ in range(10):
+        call()
+    times: list[float] = []
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times[next(iter(calls))]) < 3 * burst:
-        for name, call in calls.items():
-            call()
-            call()
-            for _ in range(burst):
-                begun = time.perf_counter()
-                call()
-                times[name].append(time.perf_counter() - begun)
-    return {name: statistics.median(of_call) for name, of_call in times.items()}
+    while time.perf_counter() < end or len(times) < 10:
+        begun = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times)

@@ -191,6 +191,8 @@ class MemoryConfig:
     precision: str = "float32"
     """Type of matrix products' operands: float32, or bfloat16 (weights, updates and losses stay float32)."""
 
+    capture: bool = True
+    """On a GPU: record a segment's kernels once and replay them (CUDA graphs) instead of starting them one by one."""
     kernels: str = "torch"
     """torch, or native: C++ compiled on first use, for a CPU (needs g++ and pip install dynlm[native])."""
 

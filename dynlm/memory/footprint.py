@@ -12,6 +12,7 @@ from dynlm.corpus.streams import Segment
 from dynlm.errors import UserError
 from dynlm.memory.state import Memory
 from dynlm.memory.unroll import Reader, read_segment
+from dynlm.model.native import NativeKernels
 from dynlm.model.scratch import Scratch
 
 
@@ -28,12 +29,29 @@ def foretold_bytes(reader: Reader, lanes: int, segment: int) -> int:
     """
     static = {name: tensor.to("meta") for name, tensor in reader.static.items()}
     rule = dataclasses.replace(reader.rule, scale=None, shape=None)
-    on_paper = dataclasses.replace(reader, static=static, rule=rule, scratch=Scratch())
+    native = None if reader.native is None else _KernelsOnPaper()
+    on_paper = dataclasses.replace(reader, static=static, rule=rule, native=native, scratch=Scratch())
     memory = on_paper.fresh_memory(lanes)
     ids_BT, one_B = np.zeros((lanes, segment), dtype=np.int64), np.ones(lanes, dtype=np.int64)
     opening = Segment(ids_BT, ids_BT, np.ones((lanes, segment), dtype=bool), one_B.astype(bool), one_B, one_B)
     _, memory = read_segment(on_paper, memory, opening)
     return held_bytes(on_paper, memory)
+
+
+class _KernelsOnPaper(NativeKernels):
+    """Kernels allocate nothing, so on paper they do nothing."""
+
+    @staticmethod
+    def lstm_forward(*_: object) -> None:
+        pass
+
+    @staticmethod
+    def lstm_backward(*_: object) -> None:
+        pass
+
+    @staticmethod
+    def step_(*_: object) -> None:
+        pass
 
 
 def refuse_what_does_not_fit(needed: int, lanes: int, device: torch.device) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -29,6 +29,15 @@ from dynlm.model.scratch import Scratch
 Observer = Callable[[Gradient, Tensor, slice], None]
 """Is shown each gradient u_t, the theta_t (lanes, ...) of its tensor, and the lanes: between scoring and learning."""
 
+
+class RecordedSegment(Protocol):
+    """What reads a segment as ``read_segment`` does, by a recording."""
+
+    def read(self, memory: Memory, segment: Segment) -> tuple[Tensor, Memory]: ...
+
+
+RecordingMaker = Callable[["Reader", Memory, int], RecordedSegment]
+
 # Lanes that read with weights of their own at a time: a few keep all cores at work and their data in cache.
 _LANES_AT_A_TIME_ON_CPU = 4
 _LOGITS_BYTES_AT_A_TIME = 1 << 28
@@ -42,6 +51,7 @@ class Reader:
     each article. The LSTM's state starts afresh with each article under both, as in level-1 training.
     ``precision``: type of the operands of matrix products, the weights' own where None.
     ``native``: compiled kernels for what they serve.
+    ``record``: makes what ``unroll`` reads by in place of ``read_segment``: ``memory.capture.Recording``, on a GPU.
     ``reference``: read by autograd and the rule's formula, a lane at a time, instead of the fast way.
     """
 
@@ -52,6 +62,7 @@ class Reader:
     reset: str = "stream"
     precision: torch.dtype | None = None
     native: NativeKernels | None = None
+    record: RecordingMaker | None = None
     reference: bool = False
     scratch: Scratch = field(default_factory=Scratch, repr=False, compare=False)
 
@@ -83,16 +94,30 @@ def read_segment(
     to keep it. ``observe`` is shown gradients in parts, or whole tensors' where ``whole``.
     """
     batch = to_batch(segment, reader.static["embedding"])
-    share_BT = batch.mask_BT / batch.mask_BT.sum(1, keepdim=True).clamp(min=1)
     if segment.starts_B.any():
         memory = begin_articles(reader, memory, segment.starts_B, batch.starts_B)
     if reader.reference:
-        return _read_by_autograd(reader, memory, batch, share_BT, observe)
-    # What a lane without an article reads and learns means nothing; a block of such lanes is passed over.
-    busy_B = np.any(segment.mask_BT, axis=1)
+        return _read_by_autograd(reader, memory, batch, observe)
+    return score_and_learn(reader, memory, batch, np.any(segment.mask_BT, axis=1), observe, whole)
+
+
+def score_and_learn(
+    reader: Reader,
+    memory: Memory,
+    batch: Batch,
+    busy_B: np.ndarray | None = None,
+    observe: Observer | None = None,
+    whole: bool = False,
+) -> tuple[Tensor, Memory]:
+    """``read_segment`` once its articles are begun: nothing but kernels, whose number only the shapes decide.
+
+    What a lane without an article reads and learns means nothing; a block of lanes of which none is in ``busy_B`` is
+    passed over.
+    """
+    share_BT = shares(batch)
     done = [
         _read_block(reader, memory, batch, share_BT, lanes, observe, whole)
-        if busy_B[lanes].any()
+        if busy_B is None or busy_B[lanes].any()
         else (torch.zeros_like(share_BT[lanes]), _of_lanes(memory.hidden, lanes))
         for lanes in _blocks(reader, batch)
     ]
@@ -104,6 +129,11 @@ def read_segment(
         for layer in zip(*(hidden for _, hidden in done), strict=True)
     )
     return torch.cat([nats_BT for nats_BT, _ in done]), Memory(memory.weights, hidden)
+
+
+def shares(batch: Batch) -> Tensor:
+    """Each token's share_BT of its lane's mean."""
+    return batch.mask_BT / batch.mask_BT.sum(1, keepdim=True).clamp(min=1)
 
 
 def begin_articles(reader: Reader, memory: Memory, starts: np.ndarray, starts_B: Tensor) -> Memory:
@@ -125,11 +155,15 @@ def unroll(
     """Read a stream from ``place`` (its beginning) with ``memory`` (a fresh one), in the stream's lanes."""
     memory = reader.fresh_memory(stream.own_lanes) if memory is None else memory
     place = stream.begin() if place is None else place
+    recording = None if reader.record is None or observe is not None else reader.record(reader, memory, stream.segment)
     while True:
         segment, place = stream.next(place)
         if segment is None:
             return
-        nats_BT, memory = read_segment(reader, memory, segment, observe)
+        if recording is None:
+            nats_BT, memory = read_segment(reader, memory, segment, observe)
+        else:
+            nats_BT, memory = recording.read(memory, segment)
         yield ReadSegment(segment, nats_BT, memory, place)
 
 
@@ -220,10 +254,9 @@ def learn_from(
             rule.step_(theta, gradient, static, reader.native)
 
 
-def _read_by_autograd(
-    reader: Reader, memory: Memory, batch: Batch, share_BT: Tensor, observe: Observer | None
-) -> tuple[Tensor, Memory]:
+def _read_by_autograd(reader: Reader, memory: Memory, batch: Batch, observe: Observer | None) -> tuple[Tensor, Memory]:
     """The reference: plain operations under autograd and the rule's formula, a lane at a time."""
+    share_BT = shares(batch)
     rule, nats, weights, after = reader.rule, [], [], []
     for lane in range(len(share_BT)):
         one = slice(lane, lane + 1)

@@ -295,12 +295,12 @@ class _StepProduct:
     def __init__(self, weight: Tensor, lanes: int):
         self.weight = weight
         # A product of one row keeps one core busy; cut by columns into a batch of products, it keeps all of them.
-        self.cuts = torch.get_num_threads() if weight.device.type == "cpu" else 1
+        self.cuts = 1 if weight.is_cuda else torch.get_num_threads()
         if weight.dtype.itemsize < 4:
             self.form = "rounded"
         elif weight.dim() == 3:
             self.form = "own"
-        elif lanes > 1 or weight.device.type != "cpu" or weight.shape[1] % self.cuts:
+        elif lanes > 1 or weight.is_cuda or weight.shape[1] % self.cuts:
             self.form = "shared"
         else:
             self.form = "cut"

@@ -69,12 +69,16 @@ class Barrier {
   std::atomic<int> arrived_{0}, round_{0};
 };
 
-// Calls body(lane, first unit, end unit, barrier): whole lanes where there are enough of them for all threads, else
-// each lane's hidden units in as many shares as there are threads, which meet after every step.
+// Threads that meet after every step lose more than they gain where a step takes a few microseconds, and where another
+// program keeps one of them waiting they lose a hundred times as much.
+constexpr int64_t kBytesWorthAMeeting = 4 << 20;
+
+// Calls body(lane, first unit, end unit, barrier): whole lanes where there are enough of them for all threads or their
+// matrices are small, else each lane's hidden units in as many shares as there are threads, which meet after each step.
 template <typename Body>
-void over_lanes_or_units(int64_t lanes, int64_t width, const Body& body) {
+void over_lanes_or_units(int64_t lanes, int64_t width, int64_t matrix_bytes, const Body& body) {
   const int threads = at::get_num_threads();
-  if (lanes >= threads || threads == 1) {
+  if (lanes >= threads || threads == 1 || matrix_bytes < kBytesWorthAMeeting) {
     at::parallel_for(0, lanes, 1, [&](int64_t begin, int64_t end) {
       Barrier alone(1);
       for (int64_t lane = begin; lane < end; ++lane) body(lane, int64_t(0), width, alone);
@@ -119,7 +123,7 @@ void lstm_forward(const Tensor& before_BT4H, const Tensor& recurrent, const Tens
   const F *const befores = before_BT4H.data_ptr<F>(), *const weights = recurrent.data_ptr<F>();
   F *const all_gates = gates_BT4H.data_ptr<F>(), *const all_cells = cells_BSH.data_ptr<F>();
   F *const all_tanhs = tanh_cells_BTH.data_ptr<F>(), *const all_outputs = outputs_BSH.data_ptr<F>();
-  over_lanes_or_units(lanes, H, [&](int64_t lane, int64_t first, int64_t end, Barrier& barrier) {
+  over_lanes_or_units(lanes, H, 4 * H * H * sizeof(F), [&](int64_t lane, int64_t first, int64_t end, Barrier& barrier) {
     const F* const W = weights + lane * between_lanes;
     for (int64_t t = 0; t < length; ++t) {
       const F* const before = befores + (lane * length + t) * 4 * H;
@@ -159,7 +163,7 @@ void lstm_backward(const Tensor& d_outputs_BTH, const Tensor& recurrent, const T
   F* const all_d_cells = d_cell_BH.data_ptr<F>();
   const F *const weights = recurrent.data_ptr<F>(), *const all_gates = gates_BT4H.data_ptr<F>();
   const F *const all_cells = cells_BSH.data_ptr<F>(), *const all_tanhs = tanh_cells_BTH.data_ptr<F>();
-  over_lanes_or_units(lanes, H, [&](int64_t lane, int64_t first, int64_t end, Barrier& barrier) {
+  over_lanes_or_units(lanes, H, 4 * H * H * sizeof(F), [&](int64_t lane, int64_t first, int64_t end, Barrier& barrier) {
     const F* const W = weights + lane * between_lanes;
     F* const d_cell = all_d_cells + lane * H;
     std::fill(d_cell + first, d_cell + end, F(0));

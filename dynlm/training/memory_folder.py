@@ -15,6 +15,7 @@ import torch
 from dynlm.config import MemoryConfig
 from dynlm.errors import UserError
 from dynlm.files import read_json, write_json
+from dynlm.memory.capture import recorded
 from dynlm.memory.rules import LEVEL_1, Rates, Rule, Statistics, uniform_rule
 from dynlm.memory.state import dynamic_tensors
 from dynlm.memory.unroll import Reader
@@ -111,7 +112,8 @@ def reader_of(trained: TrainedModel, memory: MemoryConfig, rule: Rule, dynamic: 
         if trained.params["embedding"].device.type != "cpu":
             raise UserError("memory.kernels is 'native', which is for a CPU", do="choose --memory.kernels torch")
         native = native_kernels()
-    return Reader(trained.model, trained.params, rule, dynamic, memory.reset, precision, native)
+    reader = Reader(trained.model, trained.params, rule, dynamic, memory.reset, precision, native)
+    return recorded(reader) if memory.capture and trained.params["embedding"].is_cuda else reader
 
 
 def _open_rule(folder: Path, trained: TrainedModel, memory: MemoryConfig, dynamic: tuple[str, ...]) -> Rule:

@@ -48,6 +48,13 @@ def test_outputs_and_gradients_are_autograds(
         assert_same(case.fast(names, scratch, native=native), case.reference(names), rtol=1e-11, atol=1e-13)
 
 
+def test_a_wide_layers_units_are_shared_by_the_threads(threads: int, native: NativeKernels) -> None:
+    case, names = Case(ModelConfig(embedding=600, hidden=600, layers=1), 1, torch.float32), {"lstm.0.recurrent"}
+    case.own["lstm.0.recurrent"] /= 20
+    found, wanted = case.fast(names, Scratch(), native=native), case.fast(names, Scratch())
+    assert_same(found, wanted, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("lanes", [1, 3])
 def test_float32_is_as_exact_as_torchs(lanes: int, native: NativeKernels) -> None:
     """The kernels' own exponential function is good to rounding, for small and for large gates."""

@@ -1,0 +1,196 @@
+"""All speeds of dynlm in one run, each beside what the machine allows and what the last run found.
+
+    python -m benchmarks [--config configs/wikitext-2-small.yaml] [--out runs/benchmarks.json] [--only reading]
+
+Writes JSON, from which the next run takes what it compares with. Time nothing else on the machine meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import startup, tokenising, training_rate
+from benchmarks.bound import Cost, learning_cost, level_1_cost
+from benchmarks.kinds import timed, timed_in_processes
+from benchmarks.machine import Machine, measure_machine
+from dynlm.cli import load_config
+from dynlm.files import read_json, write_json
+from dynlm.model.lstm import LSTMLanguageModel
+
+LANES, LEVEL_1_LANES = 16, 32
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure; ``of_bound`` is its share of what the machine allows, ``note`` what it is to be compared with."""
+
+    name: str
+    value: float
+    unit: str
+    of_bound: float | None = None
+    note: str = ""
+
+
+class Readings:
+    """Times of the ways to read, taken in turns: a slow spell of the machine meets all of them."""
+
+    def __init__(self, config_path: str, rounds: int, seconds: float):
+        config = load_config(config_path)
+        self.model = LSTMLanguageModel(config.model, config.tokenizer.vocab_size)
+        self.segment, self.path, self.seconds = config.memory.segment, config_path, seconds
+        self.rounds = rounds
+
+    def measure(self, machine: Machine) -> list[Row]:
+        kinds = {
+            "straightforward": ("straightforward", 1, False, 1),
+            "rms": ("rms", 1, False, 1),
+            "meta": ("meta", 1, False, 1),
+            "meta-training": ("meta-training", 1, False, 1),
+            f"rms, {LANES} lanes": ("rms", LANES, False, 1),
+            f"rms, {LANES} lanes in 2 processes": ("rms", LANES, False, 2),
+            "rms, native": ("rms", 1, True, 1),
+            "meta-training, native": ("meta-training", 1, True, 1),
+            f"rms, {LANES} lanes, native": ("rms", LANES, True, 1),
+            f"rms, {LANES} lanes in 2 processes, native": ("rms", LANES, True, 2),
+            "level 1": ("level-1", 1, False, 1),
+            f"level 1, {LEVEL_1_LANES} lanes": ("level-1", LEVEL_1_LANES, False, 1),
+        }
+        if not _can_compile():
+            kinds = {name: kind for name, kind in kinds.items() if not kind[2]}
+        found: dict[str, list[dict[str, Any]]] = {name: [] for name in kinds}
+        for _ in range(self.rounds):
+            for name, (kind, lanes, native, processes) in kinds.items():
+                found[name].append(self._once(kind, lanes, native, processes))
+        seconds = {name: statistics.median(one["seconds"] for one in of_kind) for name, of_kind in found.items()}
+        rows = []
+        for name, (kind, lanes, _, _) in kinds.items():
+            tokens_a_second = lanes * self.segment / seconds[name]
+            least = None if kind == "straightforward" else self._cost(kind, lanes).least_seconds(machine)
+            share = None if least is None else least / seconds[name]
+            rows.append(Row(name, tokens_a_second, "tokens/s", share, self._note(name, lanes, seconds, found)))
+        for native in (False, True) if _can_compile() else (False,):
+            name = f"largest difference of a loss from the straightforward's{', native' if native else ''}"
+            rows.append(Row(name, timed("difference", 1, native, 0, self.path)["largest_difference"], "nats"))
+        return rows
+
+    def _once(self, kind: str, lanes: int, native: bool, processes: int) -> dict[str, Any]:
+        if processes > 1:
+            each = lanes // processes
+            return timed_in_processes(kind, processes, each, native, self.seconds, self.path)
+        return timed(kind, lanes, native, self.seconds, self.path)
+
+    def _cost(self, kind: str, lanes: int) -> Cost:
+        if kind == "level-1":
+            return level_1_cost(self.model, lanes, self.segment)
+        return learning_cost(self.model, lanes, self.segment, sensitivities=kind == "meta-training")
+
+    def _note(self, name: str, lanes: int, seconds: dict[str, float], found: dict[str, list[dict[str, Any]]]) -> str:
+        native = ", native" if name.endswith(", native") else ""
+        rms = seconds[f"rms{native}"]
+        if name in ("rms", "rms, native"):
+            return f"{seconds['straightforward'] / rms:.2f} times the straightforward"
+        if name.startswith("meta"):
+            grew = max(one["peak_grew_bytes"] for one in found[name]) / 1e6
+            return f"{seconds[name] / rms:.2f} times the time of rms{native}; memory grew by {grew:.1f} MB"
+        if name.startswith("rms"):
+            one = found[name][0]
+            share = len(found) and lanes // (2 if "processes" in name else 1)
+            told, held = (one[key] / share / 1e6 for key in ("foretold_bytes", "held_bytes"))
+            faster = lanes * rms / seconds[name]
+            return f"{faster:.2f} times one lane{native}; a lane takes {held:.2f} MB ({told:.2f} foretold)"
+        return ""
+
+
+def _can_compile() -> bool:
+    from dynlm.errors import UserError
+    from dynlm.model.native import native_kernels
+
+    try:
+        native_kernels()
+    except UserError as error:
+        print(f"without native kernels: {error}")
+        return False
+    return True
+
+
+def training_rows(machine: Machine, config_path: str) -> list[Row]:
+    found = training_rate.measure(config_path)
+    share = found["operations_a_second"] / machine.product_rate
+    return [Row("level-1 training", found["tokens_a_second"], "tokens/s", share, "of the product rate alone")]
+
+
+def tokenising_rows() -> list[Row]:
+    found = tokenising.measure()
+    return [
+        Row(f"tokenising, {kind}, num_proc {n}", found[f"{kind}_{n}_processes_mb_a_second_a_core"], "MB/s a core")
+        for kind in tokenising.KINDS
+        for n in tokenising.PROCESSES
+    ]
+
+
+def startup_rows(config_path: str) -> list[Row]:
+    found = startup.measure(config_path)
+    return [
+        Row("dynlm score, to its first token", found["score_seconds"], "s"),
+        Row("of which importing torch", found["torch_import_seconds"], "s"),
+    ]
+
+
+def table(rows: list[Row], before: dict[str, Any]) -> str:
+    """Aligned text; the last column is the change since the last run."""
+    known = {row["name"]: row["value"] for row in before.get("rows", [])}
+    lines = [f"{'':58}{'':>12} {'':12}{'of bound':>9}{'last run':>10}"]
+    for row in rows:
+        value = f"{row.value:,.0f}" if row.value >= 100 else f"{row.value:.3g}"
+        share = "" if row.of_bound is None else f"{row.of_bound:.0%}"
+        change = f"{row.value / known[row.name] - 1:+.0%}" if known.get(row.name) else ""
+        lines.append(f"{row.name:58}{value:>12} {row.unit:12}{share:>9}{change:>10}")
+        if row.note:
+            lines.append(f"  {row.note}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="configs/wikitext-2-small.yaml")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks.json"))
+    parser.add_argument("--only", choices=["reading", "training", "tokenising", "startup"])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each way to read, in each round")
+    options = parser.parse_args()
+    before = read_json(options.out) if options.out.exists() else {}
+    parts = {
+        "reading": lambda: Readings(options.config, options.rounds, options.seconds).measure(machine),
+        "training": lambda: training_rows(machine, options.config),
+        "tokenising": tokenising_rows,
+        "startup": lambda: startup_rows(options.config),
+    }
+    first = measure_machine()
+    machine = first
+    rows = [row for name, part in parts.items() if options.only in (None, name) for row in part()]
+    # The bound is of the machine at its best, before or after.
+    again = measure_machine()
+    best = Machine(first.threads, max(first.product_rate, again.product_rate), max(first.copy_rate, again.copy_rate))
+    print(best)
+    print(table(rows, before))
+    content = {
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "machine": {**asdict(best), "processor": platform.processor() or platform.machine()},
+        "torch": torch.__version__,
+        "config": options.config,
+        "rows": [asdict(row) for row in rows],
+    }
+    write_json(options.out, content)
+    print(f"wrote {options.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""The ways to read that are timed, each in a process of its own: `python -m benchmarks.kinds KIND` prints JSON.
+
+A process of its own keeps one kind's memory from slowing another's: how a C library hands out large blocks depends on
+what was asked for before. Weights and text are made up, in real shapes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.machine import median_time
+from benchmarks.straightforward import StraightforwardReader
+from dynlm.cli import load_config
+from dynlm.corpus.streams import Segment
+from dynlm.memory.footprint import foretold_bytes, held_bytes
+from dynlm.memory.rules import LEVEL_1, Rates, Rule, Statistics, uniform_rule
+from dynlm.memory.sensitivities import Sensitivities
+from dynlm.memory.unroll import Reader, read_segment
+from dynlm.model.lstm import LSTMLanguageModel
+from dynlm.model.native import native_kernels
+
+RATE, PULL, EPSILON = 2.4e-3, 2e-3, 1e-3
+
+
+class Setting:
+    """A model of real shape with made-up weights and statistics, and text at random."""
+
+    def __init__(self, config_path: str):
+        config = load_config(config_path)
+        self.segment = config.memory.segment
+        self.model = LSTMLanguageModel(config.model, config.tokenizer.vocab_size)
+        self.generator = torch.Generator().manual_seed(0)
+        self.static = self.model.initial_params(self.generator)
+        self.statistics = Statistics(
+            {name: torch.rand(t.shape, generator=self.generator) * 2e-3 for name, t in self.static.items()}
+        )
+        self.names = tuple(self.static)
+        self.rms = uniform_rule("rms", self.names, RATE, PULL, self.statistics, EPSILON)
+
+    def text(self, lanes: int) -> Segment:
+        shape = (2, lanes, self.segment)
+        inputs_BT, targets_BT = torch.randint(self.model.vocabulary, shape, generator=self.generator).numpy()
+        goes_on, nothing = np.zeros(lanes, dtype=bool), np.zeros(lanes, dtype=np.int64)
+        return Segment(inputs_BT, targets_BT, np.ones((lanes, self.segment), dtype=bool), goes_on, nothing, nothing)
+
+    def meta(self) -> Rule:
+        """Rates of each tensor's own."""
+        rates = {name: Rates(RATE * (1 + k / 9), PULL / (1 + k)) for k, name in enumerate(self.names)}
+        return Rule("meta", rates, self.rms.scale, self.rms.shape)
+
+    def straightforward(self) -> StraightforwardReader:
+        return StraightforwardReader(self.model, self.static, self.statistics.rms, RATE, PULL, EPSILON)
+
+    def reader(self, rule: Rule, native: bool = False) -> Reader:
+        kernels = native_kernels() if native else None
+        return Reader(self.model, self.static, rule, self.names if rule.learns else (), native=kernels)
+
+
+def call_of(setting: Setting, kind: str, lanes: int, native: bool) -> tuple[Callable[[], object], dict[str, Any]]:
+    """What reads the next segment, and what there is to tell of it."""
+    text = setting.text(lanes)
+    if kind == "straightforward":
+        reading = setting.straightforward()
+        inputs_BT, targets_BT = torch.from_numpy(text.inputs_BT), torch.from_numpy(text.targets_BT)
+        return lambda: reading.read(inputs_BT, targets_BT), {}
+    rule = {"level-1": LEVEL_1, "meta": setting.meta()}.get(kind, setting.rms)
+    reader = setting.reader(rule, native)
+    memory = [reader.fresh_memory(lanes)]
+    observe = Sensitivities(rule, memory[0], setting.static, reader.native) if kind == "meta-training" else None
+
+    def call() -> None:
+        _, memory[0] = read_segment(reader, memory[0], text, observe)
+
+    about = {"foretold_bytes": foretold_bytes(reader, lanes, setting.segment)}
+    call()
+    return call, {**about, "held_bytes": held_bytes(reader, memory[0])}
+
+
+def timed(kind: str, lanes: int = 1, native: bool = False, seconds: float = 2.0, config: str = "") -> dict[str, Any]:
+    """Time a kind in a process of its own."""
+    return _started(kind, lanes, native, seconds, config, threads=None)()
+
+
+def timed_in_processes(
+    kind: str, processes: int, lanes: int, native: bool, seconds: float, config: str
+) -> dict[str, Any]:
+    """The same in several processes at once, one thread each; the time is of one segment of all lanes of all."""
+    running = [_started(kind, lanes, native, seconds, config, threads=1) for _ in range(processes)]
+    found = [wait() for wait in running]
+    return {**found[0], "seconds": sum(one["seconds"] for one in found) / processes}
+
+
+def _started(
+    kind: str, lanes: int, native: bool, seconds: float, config: str, threads: int | None
+) -> Callable[[], dict[str, Any]]:
+    words = [sys.executable, "-m", "benchmarks.kinds", kind, "--lanes", str(lanes), "--seconds", str(seconds)]
+    words += ["--config", config, *(["--native"] if native else [])]
+    words += ["--threads", str(threads)] if threads else []
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+
+    def wait() -> dict[str, Any]:
+        out, _ = process.communicate()
+        if process.returncode:
+            raise RuntimeError(f"{' '.join(words)} ended with {process.returncode}")
+        return json.loads(out)
+
+    return wait
+
+
+def largest_difference(setting: Setting, native: bool, segments: int = 60) -> float:
+    """Of any token's nats between the straightforward reading and ours, over ``segments`` segments of learning."""
+    slow, reader = setting.straightforward(), setting.reader(setting.rms, native)
+    memory, largest = reader.fresh_memory(), 0.0
+    for _ in range(segments):
+        text = setting.text(1)
+        wanted_BT = slow.read(torch.from_numpy(text.inputs_BT), torch.from_numpy(text.targets_BT))
+        nats_BT, memory = read_segment(reader, memory, text)
+        largest = max(largest, float((nats_BT - wanted_BT).abs().max()))
+    return largest
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=["straightforward", "level-1", "rms", "meta", "meta-training", "difference"])
+    parser.add_argument("--lanes", type=int, default=1)
+    parser.add_argument("--native", action="store_true")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--segments", type=int, help="read so many segments, and time nothing")
+    parser.add_argument("--config", default="configs/wikitext-2-small.yaml")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    setting = Setting(options.config)
+    if options.kind == "difference":
+        print(json.dumps({"largest_difference": largest_difference(setting, options.native)}))
+        return
+    call, about = call_of(setting, options.kind, options.lanes, options.native)
+    for _ in range(options.segments or 20):
+        call()
+    early = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if not options.segments:
+        about["seconds"] = median_time(call, options.seconds)
+        about["peak_grew_bytes"] = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - early)
+    print(json.dumps(about))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""How long `dynlm score` takes to its first scored token: a whole run over an article of a few tokens, cold Python.
+
+    python -m benchmarks.startup
+
+The article is scored by level 1 and the file written, so the first token comes a little sooner than what is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from dynlm.cli import load_config
+from dynlm.config import CorpusConfig, RunConfig
+from dynlm.corpus.articles import iter_articles
+from dynlm.corpus.tokenizer import PieceTokenizer
+from dynlm.model.lstm import LSTMLanguageModel
+from dynlm.training.run_folder import save_config, save_model
+
+
+def measure(config_path: str = "configs/wikitext-2-small.yaml", times: int = 5) -> dict[str, float]:
+    """Medians in seconds of the whole command and of torch's own import."""
+    config = load_config(config_path)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tokenizer = PieceTokenizer.train(config.tokenizer, (a.text for a in iter_articles(CorpusConfig(), "train")))
+        model = LSTMLanguageModel(config.model, tokenizer.size)
+        for split in ("train", "valid", "test"):
+            (folder / f"{split}.txt").write_text(f"\n = {split} = \n\n A few words to read . \n", encoding="utf-8")
+        config = dataclasses.replace(
+            config, run=RunConfig(name="run", folder=name), corpus=CorpusConfig(path=name, format="wikitext")
+        )
+        run = folder / "run"
+        save_config(run, config)
+        tokenizer.save(run / "tokenizer")
+        save_model(run, model, model.initial_params(torch.Generator().manual_seed(0)), tokenizer, {})
+        call = "import sys; from dynlm.cli import main; sys.exit(main())"
+        score = [sys.executable, "-c", call, "score", str(run), "--memory.rule", "none"]
+        return {
+            "score_seconds": _median_seconds(score, times),
+            "torch_import_seconds": _median_seconds([sys.executable, "-c", "import torch"], times),
+        }
+
+
+def _median_seconds(words: list[str], times: int) -> float:
+    seconds = []
+    for _ in range(times + 1):
+        begun = time.perf_counter()
+        subprocess.run(words, check=True, capture_output=True)
+        seconds.append(time.perf_counter() - begun)
+    return statistics.median(seconds[1:])
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    result = measure()
+    print(
+        f"dynlm score to its first token and its end: {result['score_seconds']:.2f} s, of which importing torch "
+        f"{result['torch_import_seconds']:.2f} s"
+    )
+
+
+if __name__ == "__main__":
+    main()
