@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -173,7 +174,9 @@ def _overview() -> str:
 
 
 def _print(options: Namespace, content: Any, text: str) -> None:
-    print(json.dumps(content, indent=2, ensure_ascii=False) if options.json else text)
+    # Of several processes that did one thing together, one tells.
+    if os.environ.get("RANK", "0") == "0":
+        print(json.dumps(content, indent=2, ensure_ascii=False) if options.json else text)
 
 
 def _quiet(options: Namespace) -> bool:

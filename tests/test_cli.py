@@ -536,3 +536,51 @@ def test_launched_processes_train_as_one_called(processes: int, tiny_corpus: Pat
         losses[name] = [line["loss"] for line in map(json.loads, log) if "loss" in line]
     assert losses["called"][-1] < losses["called"][0] - 0.2
     assert losses["launched"] == pytest.approx(losses["called"], abs=1e-5)
+
+
+def launched(verb: str, *words: object, folder: Path) -> subprocess.CompletedProcess[str]:
+    """A verb's script in two processes."""
+    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    return process(sys.executable, "-m", *launcher, ROOT / "scripts" / f"{verb}.py", *words, folder=folder)
+
+
+@pytest.mark.parametrize("rule", ["none", "rms"])
+def test_two_processes_share_the_articles_to_be_scored(rule: str, tuned_copy: Run, tmp_path: Path) -> None:
+    from dynlm.evaluation.scores_file import read_scores
+
+    options = ("--memory.rule", rule, "--memory.reset", "article")
+    path = tuned_copy.folder / "scores" / ("valid-none.parquet" if rule == "none" else "valid-rms-article.parquet")
+    done = process(sys.executable, ROOT / "scripts" / "score.py", tuned_copy.folder, *options, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    alone = read_scores(path)
+    path.unlink()
+    done = launched("score", tuned_copy.folder, *options, "--json", folder=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout)["file"] == str(path)
+    together = read_scores(path)
+    assert together.protocol["processes"] == 2
+    assert together.token.tolist() == alone.token.tolist()
+    assert together.nats.tolist() == pytest.approx(alone.nats.tolist(), rel=1e-4, abs=1e-4)
+
+
+def test_one_stream_is_not_for_two_processes(tuned_copy: Run, tmp_path: Path) -> None:
+    done = launched("score", tuned_copy.folder, "--memory.rule", "rms", folder=tmp_path)
+    assert done.returncode != 0
+    assert "2 processes cannot share the one stream of memory.reset 'stream'; start one process" in done.stderr
+    assert not (tuned_copy.folder / "scores").exists()
+
+
+def test_two_processes_meta_train_as_one_with_their_lanes(tuned_copy: Run, tmp_path: Path) -> None:
+    options = ("--memory.reset", "article", "--metatrain.lanes", "2")
+    phi = {}
+    for name in ("one", "two"):
+        if name == "one":
+            script = ROOT / "scripts" / "metatrain.py"
+            done = process(sys.executable, script, tuned_copy.folder, *options, folder=tmp_path)
+        else:
+            done = launched("metatrain", tuned_copy.folder, *options, folder=tmp_path)
+        assert done.returncode == 0, done.stderr[-3000:]
+        log = map(json.loads, (tuned_copy.folder / "log.jsonl").read_text().splitlines())
+        phi[name] = [line["phi"] for line in log if line["event"] == "metatrain"][-1]
+    flat = {name: [value for row in rows for value in row] for name, rows in phi.items()}
+    assert flat["two"] == pytest.approx(flat["one"], abs=2e-3)

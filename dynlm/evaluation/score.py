@@ -51,10 +51,11 @@ def score(
             do="start one process, or choose --memory.reset article",
         )
     trained = load_model(folder, processes.device)
-    text = tokenise(iter_articles(config.corpus, split), trained.tokenizer, config.corpus.num_proc)
+    with processes.first_goes_ahead():
+        text = tokenise(iter_articles(config.corpus, split), trained.tokenizer, config.corpus.num_proc)
     chosen = article_range(articles, text.articles)
     reader = open_reader(folder, trained, memory)
-    scores = read_scored(reader, text, chosen, memory.segment, memory.lanes, processes, quiet)
+    scores = read_scored(reader, text, chosen, memory.segment, memory.lanes, processes, quiet or not processes.first)
     protocol = _protocol(folder, config, trained, reader, split, text, chosen)
     scores = dataclasses.replace(scores, protocol={**scores.protocol, **protocol})
     path = folder / FOLDER / f"{file_stem(memory, split, articles)}.parquet"

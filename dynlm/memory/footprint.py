@@ -5,37 +5,43 @@ from __future__ import annotations
 import dataclasses
 import os
 
-import numpy as np
 import torch
 
-from dynlm.corpus.streams import Segment
 from dynlm.errors import UserError
+from dynlm.memory.batches import Batch
 from dynlm.memory.state import Memory
-from dynlm.memory.unroll import Reader, read_segment
+from dynlm.memory.unroll import Reader, lanes_at_a_time, score_and_learn
 from dynlm.model.native import NativeKernels
 from dynlm.model.scratch import Scratch
 
 
 def held_bytes(reader: Reader, memory: Memory) -> int:
     """Bytes of a reading's lanes (dynamic weights, LSTM state) and of the working space that they share."""
-    state = [*memory.weights.values(), *(tensor for layer in memory.hidden for tensor in layer)]
-    return sum(tensor.nbytes for tensor in state) + reader.scratch.bytes()
+    return _state_bytes(memory) + reader.scratch.bytes()
 
 
 def foretold_bytes(reader: Reader, lanes: int, segment: int) -> int:
     """``held_bytes`` of a reading in ``lanes`` lanes by segments of ``segment`` tokens, with none of it allocated.
 
-    The very code that reads is run once on torch's meta device, whose tensors have shapes and no data.
+    The very code that reads is run once on torch's meta device, whose tensors have shapes and no data, for as many
+    lanes as are read at a time; what each lane keeps is then counted for all.
     """
     static = {name: tensor.to("meta") for name, tensor in reader.static.items()}
     rule = dataclasses.replace(reader.rule, scale=None, shape=None)
     native = None if reader.native is None else _KernelsOnPaper()
     on_paper = dataclasses.replace(reader, static=static, rule=rule, native=native, scratch=Scratch())
-    memory = on_paper.fresh_memory(lanes)
-    ids_BT, one_B = np.zeros((lanes, segment), dtype=np.int64), np.ones(lanes, dtype=np.int64)
-    opening = Segment(ids_BT, ids_BT, np.ones((lanes, segment), dtype=bool), one_B.astype(bool), one_B, one_B)
-    _, memory = read_segment(on_paper, memory, opening)
-    return held_bytes(on_paper, memory)
+    some = min(lanes, lanes_at_a_time(reader, segment))
+    memory, like = on_paper.fresh_memory(some), static["embedding"]
+    ids_BT = like.new_zeros(some, segment, dtype=torch.int64)
+    opening = Batch(ids_BT, ids_BT, like.new_ones(some, segment), like.new_ones(some, dtype=torch.bool))
+    # On a GPU gradients come whole.
+    _, memory = score_and_learn(on_paper, memory, opening, whole=reader.static["embedding"].is_cuda)
+    return _state_bytes(memory) // some * lanes + on_paper.scratch.bytes()
+
+
+def _state_bytes(memory: Memory) -> int:
+    state = [*memory.weights.values(), *(tensor for layer in memory.hidden for tensor in layer)]
+    return sum(tensor.nbytes for tensor in state)
 
 
 class _KernelsOnPaper(NativeKernels):

@@ -193,14 +193,20 @@ def gradient_statistics(
     return Statistics({name: (square / max(1, count)).sqrt() for name, square in squares.items()})
 
 
+def lanes_at_a_time(reader: Reader, length: int) -> int:
+    """How many lanes' segments of ``length`` tokens are read together."""
+    embedding = reader.static["embedding"]
+    by_logits = _LOGITS_BYTES_AT_A_TIME // (length * reader.model.vocabulary * embedding.element_size())
+    if reader.rule.learns and embedding.device.type == "cpu":
+        by_logits = min(by_logits, _LANES_AT_A_TIME_ON_CPU)
+    return max(1, by_logits)
+
+
 def _blocks(reader: Reader, batch: Batch) -> Iterable[slice]:
     """The lanes to be read at a time."""
     lanes, length = batch.inputs_BT.shape
-    embedding = reader.static["embedding"]
-    at_a_time = _LOGITS_BYTES_AT_A_TIME // (length * reader.model.vocabulary * embedding.element_size())
-    if reader.rule.learns and not embedding.is_cuda:
-        at_a_time = min(at_a_time, _LANES_AT_A_TIME_ON_CPU)
-    return [slice(begin, min(begin + at_a_time, lanes)) for begin in range(0, lanes, max(1, at_a_time))]
+    at_a_time = lanes_at_a_time(reader, length)
+    return [slice(begin, min(begin + at_a_time, lanes)) for begin in range(0, lanes, at_a_time)]
 
 
 def _of_lanes(hidden: Hidden, lanes: slice) -> Hidden:

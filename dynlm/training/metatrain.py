@@ -62,7 +62,8 @@ def metatrain(folder: Path, config: Config, quiet: bool = False) -> dict[str, An
     start = dict.fromkeys(dynamic, Rates(tuned["rate"], max(tuned["pull"], _SMALLEST_PULL)))
     learned = _learn(folder, config, trained, processes, statistics, start, tuned["epsilon"], quiet)
 
-    valid = tokenise(iter_articles(config.corpus, config.tune.split), trained.tokenizer, config.corpus.num_proc)
+    with processes.first_goes_ahead():
+        valid = tokenise(iter_articles(config.corpus, config.tune.split), trained.tokenizer, config.corpus.num_proc)
     # More than the start was tuned on, where there is more: on those articles the start is at its best.
     stream = tuning_stream(valid, config, config.metatrain.pick_tokens)
     nats = {}
@@ -96,7 +97,8 @@ def _learn(
 ) -> dict[str, Rates]:
     """Read the articles kept for it, moving phi after every window; returns its Polyak average as rates."""
     options, names = config.metatrain, list(start)
-    split = tokenise(iter_articles(config.corpus, "meta"), trained.tokenizer, config.corpus.num_proc)
+    with processes.first_goes_ahead():
+        split = tokenise(iter_articles(config.corpus, "meta"), trained.tokenizer, config.corpus.num_proc)
     stream = _stream(split, config, processes)
     # Row k holds tensor k's log alpha and log pull.
     origin_K2 = torch.tensor([[math.log(rates.alpha), math.log(rates.pull)] for rates in start.values()]).double()

@@ -104,7 +104,8 @@ def pretrain(config: Config, quiet: bool = False) -> dict[str, Any]:
     )
     folder = run_folder.run_path(config)
     _refuse_another_run(folder, config)
-    corpus = load_corpus(config)
+    with accelerator.main_process_first():
+        corpus = load_corpus(config)
     model = LSTMLanguageModel(config.model, corpus.tokenizer.size)
     set_seed(config.run.seed)
     if accelerator.is_main_process:

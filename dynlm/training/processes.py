@@ -30,7 +30,9 @@ class Processes:
         """Join the other processes, where there are any; ``cpu`` stays on the CPU even where there is a GPU."""
         launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
         state = PartialState(cpu=cpu, **({"timeout": _PATIENCE} if launched else {}))
-        return cls(state.process_index, state.num_processes, state.device)
+        # safetensors knows no numbered CPU.
+        device = torch.device("cpu") if state.device.type == "cpu" else state.device
+        return cls(state.process_index, state.num_processes, device)
 
     @property
     def first(self) -> bool:

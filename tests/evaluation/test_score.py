@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -170,3 +171,36 @@ def test_file_names_tell_readings_apart(tuned_run: Run) -> None:
     }
     assert len(stems) == (1 + 4 * 2) * 2 * 2
     assert not any("+" in stem or "/" in stem for stem in stems)
+
+
+@pytest.mark.parametrize(
+    "rule, reset", [("none", "stream"), ("sgd", "article"), ("rms", "article"), ("meta", "article")]
+)
+@pytest.mark.parametrize("lanes", [2, 5])
+def test_side_by_side_is_one_by_one(rule: str, reset: str, lanes: int, tuned_copy: Run) -> None:
+    one_by_one = scored(tuned_copy, with_memory(tuned_copy.config, rule=rule, reset=reset))[1]
+    path, together = scored(tuned_copy, with_memory(tuned_copy.config, rule=rule, reset=reset, lanes=lanes))
+    np.testing.assert_allclose(together.nats, one_by_one.nats, rtol=2e-4, atol=2e-4)
+    for column in ("article", "position", "segment", "token", "words"):
+        assert np.array_equal(getattr(together, column), getattr(one_by_one, column)), column
+    assert together.surface == one_by_one.surface
+    said = read_scores(path).protocol
+    assert (said["lanes"], said["processes"]) == (lanes, 1)
+    assert said["memory_bytes_a_lane"]["foretold"] == said["memory_bytes_a_lane"]["held"] > 0
+
+
+def test_lanes_that_take_too_much_memory_are_refused(tuned_copy: Run) -> None:
+    before = listing(tuned_copy.folder)
+    config = with_memory(tuned_copy.config, rule="rms", reset="article", lanes=10**9)
+    with pytest.raises(UserError, match=r"memory\.lanes is 1000000000, which needs .* GB"):
+        scored(tuned_copy, config)
+    assert listing(tuned_copy.folder) == before
+
+
+def test_native_kernels_score_alike(tuned_copy: Run) -> None:
+    pytest.importorskip("ninja")
+    if shutil.which("g++") is None:
+        pytest.skip("no g++ to compile the native kernels with")
+    plain = scored(tuned_copy, with_memory(tuned_copy.config, rule="rms"))[1]
+    native = scored(tuned_copy, with_memory(tuned_copy.config, rule="rms", kernels="native"))[1]
+    np.testing.assert_allclose(native.nats, plain.nats, rtol=2e-4, atol=2e-4)

@@ -107,3 +107,15 @@ def test_another_segment_than_tuned_is_refused(tuned_copy: Run) -> None:
     with pytest.raises(UserError, match=r"tuned\.json: rms was tuned on segments of 20 tokens, memory\.segment is 7"):
         metatrain(tuned_copy.folder, with_memory(tuned_copy.config, rule="meta", segment=7), quiet=True)
     assert sorted(Path(tuned_copy.folder).rglob("*")) == before
+
+
+def test_lanes_learn_from_the_same_articles(tuned_copy: Run) -> None:
+    """Several lanes see as many tokens, in another order, and move phi the same way."""
+    config = with_memory(tuned_copy.config, rule="meta", reset="article")
+    lanes = dataclasses.replace(config, metatrain=dataclasses.replace(config.metatrain, lanes=3))
+    metatrain(tuned_copy.folder, lanes, quiet=True)
+    log = [json.loads(line) for line in (tuned_copy.folder / "log.jsonl").read_text().splitlines()]
+    last = [line for line in log if line["event"] == "metatrain" and line["reset"] == "article"][-1]
+    assert last["tokens"] >= config.metatrain.tokens
+    origin = (math.log(tuned_card(tuned_copy, "article")["rate"]), math.log(tuned_card(tuned_copy, "article")["pull"]))
+    assert max(abs(row[k] - origin[k]) for row in last["phi"] for k in range(2)) > 0
