@@ -8,10 +8,10 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constrain
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench chromium clean
+.PHONY: help demo test lint bench instructions chromium clean
 
 help: ## list the commands
-	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name about; do printf 'make %-8s %s\n' "$$name" "$$about"; done
+	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name about; do printf 'make %-12s %s\n' "$$name" "$$about"; done
 
 demo: $(VENV)/.installed ## install once, then run the main job on the embedded corpus
 	@$(BIN)/dynlm demo --config configs/demo.yaml
@@ -25,8 +25,11 @@ lint: $(VENV)/.installed-dev ## check style, types and the order of imports
 	@$(BIN)/mypy --no-error-summary dynlm
 	@report=$$($(BIN)/lint-imports --no-logo 2>&1) || { echo "$$report" >&2; exit 1; }
 
-bench: $(VENV)/.installed-dev ## run the benchmarks (minutes; best on an idle machine)
-	@for file in benchmarks/*.py; do [ ! -e "$$file" ] || $(BIN)/python "$$file" || exit 1; done
+bench: $(VENV)/.installed-dev ## time reading, training, tokenising and starting, beside what the machine allows
+	@$(BIN)/python -m benchmarks
+
+instructions: $(VENV)/.installed-dev ## count the instructions of a segment, and compare with the last count (valgrind)
+	@$(BIN)/python -m benchmarks.instructions
 
 clean: ## remove .venv, caches and builds; runs/ stays
 	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

@@ -102,7 +102,7 @@ class Readings:
             return f"{seconds[name] / rms:.2f} times the time of rms{native}; memory grew by {grew:.1f} MB"
         if name.startswith("rms"):
             one = found[name][0]
-            share = len(found) and lanes // (2 if "processes" in name else 1)
+            share = lanes // (2 if "processes" in name else 1)
             told, held = (one[key] / share / 1e6 for key in ("foretold_bytes", "held_bytes"))
             faster = lanes * rms / seconds[name]
             return f"{faster:.2f} times one lane{native}; a lane takes {held:.2f} MB ({told:.2f} foretold)"
@@ -173,17 +173,13 @@ def main() -> None:
         "tokenising": tokenising_rows,
         "startup": lambda: startup_rows(options.config),
     }
-    first = measure_machine()
-    machine = first
+    machine = measure_machine()
     rows = [row for name, part in parts.items() if options.only in (None, name) for row in part()]
-    # The bound is of the machine at its best, before or after.
-    again = measure_machine()
-    best = Machine(first.threads, max(first.product_rate, again.product_rate), max(first.copy_rate, again.copy_rate))
-    print(best)
+    print(machine)
     print(table(rows, before))
     content = {
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "machine": {**asdict(best), "processor": platform.processor() or platform.machine()},
+        "machine": {**asdict(machine), "processor": platform.processor() or platform.machine()},
         "torch": torch.__version__,
         "config": options.config,
         "rows": [asdict(row) for row in rows],

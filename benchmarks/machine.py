@@ -28,24 +28,12 @@ class Machine:
 
 
 def measure_machine(seconds: float = 3.0, size: int = 2048, copied_bytes: int = 1 << 28) -> Machine:
-    """Each rate is the best of many tries of its kind, so that what is compared with it looks no better for noise."""
+    """Each rate is of the median of many tries, as the times that are set beside it are."""
     a, b, out = (torch.rand(size, size) for _ in range(3))
     source, target = (torch.rand(copied_bytes // 4) for _ in range(2))
-    product = fastest(lambda: torch.mm(a, b, out=out), seconds / 2)
-    copy = fastest(lambda: target.copy_(source), seconds / 2)
+    product = median_time(lambda: torch.mm(a, b, out=out), seconds / 2)
+    copy = median_time(lambda: target.copy_(source), seconds / 2)
     return Machine(torch.get_num_threads(), 2 * size**3 / product, 2 * copied_bytes / copy)
-
-
-def fastest(call: Callable[[], object], seconds: float) -> float:
-    """The shortest time of a call, of as many as fit into ``seconds``, after two to warm up."""
-    call()
-    call()
-    best, end = float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        begun = time.perf_counter()
-        call()
-        best = min(best, time.perf_counter() - begun)
-    return best
 
 
 def median_time(call: Callable[[], object], seconds: float) -> float:

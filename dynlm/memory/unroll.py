@@ -38,8 +38,7 @@ class RecordedSegment(Protocol):
 
 RecordingMaker = Callable[["Reader", Memory, int], RecordedSegment]
 
-# Lanes that read with weights of their own at a time: a few keep all cores at work and their data in cache.
-_LANES_AT_A_TIME_ON_CPU = 4
+# Lanes with weights of their own are read as many at a time as there are cores: more would only crowd the caches.
 _LOGITS_BYTES_AT_A_TIME = 1 << 28
 
 
@@ -198,7 +197,7 @@ def lanes_at_a_time(reader: Reader, length: int) -> int:
     embedding = reader.static["embedding"]
     by_logits = _LOGITS_BYTES_AT_A_TIME // (length * reader.model.vocabulary * embedding.element_size())
     if reader.rule.learns and embedding.device.type == "cpu":
-        by_logits = min(by_logits, _LANES_AT_A_TIME_ON_CPU)
+        by_logits = min(by_logits, torch.get_num_threads())
     return max(1, by_logits)
 
 

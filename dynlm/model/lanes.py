@@ -24,8 +24,9 @@ from dynlm.model.native import NativeKernels
 from dynlm.model.scratch import Scratch
 
 _EVERYTHING = slice(None)
-# For each core at work: a part of a gradient stays in its cache, with the weights, statistics and static parameters.
-_PART_BYTES = 1 << 21
+# For each core at work: so large a part of a gradient stays in cache until it was learned from. Fewer, larger parts
+# start fewer kernels.
+_PART_BYTES = 1 << 23
 
 
 class Gradient(NamedTuple):
