@@ -88,7 +88,7 @@ def main() -> None:
         steps = text.epochs * tokens / batch
         step = training_cost(model, batch).least_seconds(GPU) / training
         times = {
-            f"level-1 training, {text.epochs:g} epochs": [
+            f"level-1 training, {text.epochs:g} epoch{'s' if text.epochs > 1 else ''}": [
                 steps * (step / n + all_reduce_seconds(lane_bytes, n)) for n in (1, 8, 64)
             ],
             "of which adding up gradients": [steps * all_reduce_seconds(lane_bytes, n) for n in (1, 8, 64)],

@@ -191,6 +191,8 @@ class MemoryConfig:
     precision: str = "float32"
     """Type of matrix products' operands: float32, or bfloat16 (weights, updates and losses stay float32)."""
 
+    track: bool = False
+    """Write into the score file how far the dynamic weights are from the static ones, for the report's curves."""
     capture: bool = True
     """On a GPU: record a segment's kernels once and replay them (CUDA graphs) instead of starting them one by one."""
     kernels: str = "torch"

@@ -15,6 +15,7 @@ from dynlm.corpus.articles import iter_articles
 from dynlm.corpus.streams import Place, read_in_order
 from dynlm.corpus.tokens import TokenisedSplit, excerpt, tokenise
 from dynlm.errors import UserError
+from dynlm.evaluation.score import read_scored
 from dynlm.memory.rules import Rates
 from dynlm.memory.unroll import Reader, unroll
 from dynlm.training.memory_folder import open_reader
@@ -43,6 +44,8 @@ def audit(folder: Path, config: Config, split: str, places: int = 20, tokens: in
     reader = open_reader(folder, trained, config.memory)
     before = params_fingerprint(trained.params)
     checks = audit_reader(reader, text, config.memory.segment, places, config.run.seed)
+    if config.memory.lanes > 1:
+        checks.append(_apart(reader, text, config.memory.segment, config.memory.lanes))
     kept = params_fingerprint(trained.params) == before
     return [*checks, Check("reading leaves the static parameters as they are", kept, "their checksum before and after")]
 
@@ -98,6 +101,21 @@ def _causality(reader: Reader, text: TokenisedSplit, segment: int, nats: np.ndar
     )
     # A change that is not even felt where it was made would mean that nothing was tried.
     return Check("no loss depends on a later token", changed["leaks"] == 0 and changed["felt"] > 0, tried)
+
+
+def _apart(reader: Reader, text: TokenisedSplit, segment: int, lanes: int) -> Check:
+    """Every token of an article is changed, of one article after another: does a neighbour's loss move?"""
+    articles = range(text.articles)
+    before, heard, felt = read_scored(reader, text, articles, segment, lanes).nats, 0, 0
+    for article in articles:
+        own = np.zeros(len(text.ids_N), dtype=bool)
+        own[text.starts[article] : text.starts[article + 1]] = True
+        ids = np.where(own, (text.ids_N + 1) % reader.model.vocabulary, text.ids_N)
+        after = read_scored(reader, dataclasses.replace(text, ids_N=ids), articles, segment, lanes).nats
+        heard += not np.array_equal(after[~own], before[~own])
+        felt += bool((after[own] != before[own]).any())
+    tried = f"each of {len(articles)} articles changed, in {lanes} lanes: {felt} felt it, {heard} times a neighbour did"
+    return Check("articles side by side do not hear each other", heard == 0 and felt > 0, tried)
 
 
 def to_dict(checks: list[Check]) -> dict[str, Any]:

@@ -143,13 +143,17 @@ def baseline_of(scores: Sequence[Scores]) -> int:
 
 
 def unique_labels(scores: Sequence[Scores]) -> list[str]:
-    """The arms' labels, with the run's name before those that occur twice, and a number where that is not enough."""
+    """The arms' labels; those that occur twice are told apart by reset policy, by run, and at last by a number."""
     labels = [printable(arm.arm) for arm in scores]
-    counts = Counter(labels)
-    labels = [
-        f"{printable(str(arm.protocol['run']))}: {label}" if counts[label] > 1 and arm.protocol.get("run") else label
-        for arm, label in zip(scores, labels, strict=True)
-    ]
+    for marked in (
+        lambda arm, label: f"{label}, {printable(str(arm.protocol['reset']))}" if arm.protocol.get("reset") else label,
+        lambda arm, label: f"{printable(str(arm.protocol['run']))}: {label}" if arm.protocol.get("run") else label,
+    ):
+        counts = Counter(labels)
+        told = [marked(arm, label) for arm, label in zip(scores, labels, strict=True)]
+        # A mark that all of the alike share tells none of them apart.
+        apart = {label for label in counts if len({t for t, own in zip(told, labels, strict=True) if own == label}) > 1}
+        labels = [t if own in apart else own for t, own in zip(told, labels, strict=True)]
     counts = Counter(labels)
     seen: Counter[str] = Counter()
     for index, label in enumerate(labels):

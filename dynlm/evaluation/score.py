@@ -25,6 +25,7 @@ from dynlm.errors import UserError
 from dynlm.evaluation.scores_file import FOLDER, Scores, write_scores
 from dynlm.files import fingerprint
 from dynlm.memory.footprint import foretold_bytes, held_bytes, refuse_what_does_not_fit
+from dynlm.memory.state import distance
 from dynlm.memory.unroll import Reader, unroll
 from dynlm.training.memory_folder import open_reader
 from dynlm.training.processes import Processes
@@ -55,7 +56,9 @@ def score(
         text = tokenise(iter_articles(config.corpus, split), trained.tokenizer, config.corpus.num_proc)
     chosen = article_range(articles, text.articles)
     reader = open_reader(folder, trained, memory)
-    scores = read_scored(reader, text, chosen, memory.segment, memory.lanes, processes, quiet or not processes.first)
+    scores = read_scored(
+        reader, text, chosen, memory.segment, memory.lanes, processes, quiet or not processes.first, memory.track
+    )
     protocol = _protocol(folder, config, trained, reader, split, text, chosen)
     scores = dataclasses.replace(scores, protocol={**scores.protocol, **protocol})
     path = folder / FOLDER / f"{file_stem(memory, split, articles)}.parquet"
@@ -78,15 +81,22 @@ def read_scored(
     lanes: int = 1,
     processes: Processes | None = None,
     quiet: bool = True,
+    track: bool = False,
 ) -> Scores:
-    """One pass over ``articles``; the protocol says only what the reading itself knows."""
+    """One pass over ``articles``; the protocol says only what the reading itself knows.
+
+    With ``track`` the memory's distance from theta_0 and its flushes stand beside each token.
+    """
     lengths = [len(text.article(index)) for index in articles]
     rank, world = (0, 1) if processes is None else (processes.rank, processes.world)
     stream = read_side_by_side(text, segment, articles, lanes, rank, world)
     foretold = _foretell(reader, lanes, segment, quiet) if lanes > 1 else None
     bar = tqdm(total=sum(lengths), desc=f"score {reader.rule.name}", unit="tok", unit_scale=True, disable=quiet)
     memory = reader.fresh_memory(stream.own_lanes)
-    # Each token's place among those of ``articles``, and what it cost; the latter stay on the device until the end.
+    track = track and reader.rule.learns
+    moved_B = torch.zeros(stream.own_lanes, device=reader.static["embedding"].device)
+    # Each token's place among those of ``articles``, and what it cost (and the distance of the weights that it was read
+    # with): the latter stay on the device until the end.
     first = dict(zip(articles, np.cumsum([0, *lengths]).tolist(), strict=False))
     places: list[np.ndarray] = []
     costs: list[Tensor] = []
@@ -94,16 +104,22 @@ def read_scored(
         begins_B = [first.get(int(article), 0) for article in read.segment.article_B]
         places_BT = (begins_B + read.segment.position_B)[:, None] + np.arange(read.segment.mask_BT.shape[1])
         places.append(np.where(read.segment.mask_BT, places_BT, -1).ravel())
-        costs.append(read.nats_BT.flatten())
+        told = [read.nats_BT]
+        if track:
+            if reader.reset == "article":
+                moved_B = moved_B * torch.from_numpy(~read.segment.starts_B).to(moved_B.device)
+            told.append(moved_B[:, None].expand_as(read.nats_BT))
+            moved_B = distance(read.memory, reader.static)
+        costs.append(torch.stack(told).flatten(1))
         memory = read.memory
         bar.update(read.place.tokens - bar.n)
     bar.close()
-    mine = (np.concatenate(places), torch.cat(costs).float().cpu().numpy()) if places else None
-    nats = np.full(sum(lengths), np.nan, dtype=np.float32)
+    mine = (np.concatenate(places), torch.cat(costs, 1).float().cpu().numpy()) if places else None
+    columns = np.full((1 + track, sum(lengths)), np.nan, dtype=np.float32)
     for part in [mine] if processes is None else processes.of_all(mine):
         if part is not None:
-            places_N, nats_N = part
-            nats[places_N[places_N >= 0]] = nats_N[places_N >= 0]
+            places_N, told_CN = part
+            columns[:, places_N[places_N >= 0]] = told_CN[:, places_N >= 0]
     rows = np.concatenate([np.arange(text.starts[a], text.starts[a + 1]) for a in articles])
     segments = [np.arange(length) // segment for length in lengths]
     begun = np.cumsum([0, *(int(numbers[-1]) + 1 for numbers in segments)])
@@ -120,9 +136,18 @@ def read_scored(
         segment=np.concatenate([numbers + at for numbers, at in zip(segments, begun, strict=False)]).astype(np.int32),
         token=text.ids_N[rows],
         words=text.words_N[rows],
-        nats=nats,
+        nats=columns[0],
         surface=[surface for a in articles for surface in text.surfaces(a)],
+        distance=columns[1] if track else None,
+        flush=_flushes(reader, lengths, segment) if track else None,
     )
+
+
+def _flushes(reader: Reader, lengths: Sequence[int], segment: int) -> np.ndarray:
+    """1 in the first segment of each article where its weights start afresh, else 0."""
+    if reader.reset == "stream":
+        return np.zeros(sum(lengths), dtype=np.float32)
+    return np.concatenate([np.arange(length) < segment for length in lengths]).astype(np.float32)
 
 
 def _foretell(reader: Reader, lanes: int, segment: int, quiet: bool) -> int:

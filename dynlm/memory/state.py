@@ -10,6 +10,9 @@ import fnmatch
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
+from torch import Tensor
+
 from dynlm.errors import UserError
 from dynlm.model.lstm import Hidden, LSTMLanguageModel, Params
 
@@ -28,6 +31,13 @@ class Memory(NamedTuple):
     def of_lane(self, lane: int) -> Params:
         """One lane's dynamic weights, shaped as the static parameters are."""
         return {name: tensor[lane] for name, tensor in self.weights.items()}
+
+
+def distance(memory: Memory, static: Params) -> Tensor:
+    """How far each lane's memory (B,) has moved: |theta_t - theta_0| / |theta_0|, all dynamic tensors as one vector."""
+    moved_B = sum((tensor - static[name]).square().flatten(1).sum(1) for name, tensor in memory.weights.items())
+    home = sum(static[name].square().sum() for name in memory.weights)
+    return torch.sqrt(torch.as_tensor(moved_B) / torch.as_tensor(home))
 
 
 def dynamic_tensors(model: LSTMLanguageModel, patterns: Sequence[str]) -> tuple[str, ...]:

@@ -53,6 +53,7 @@ inline F hyperbolic_tangent(F x) {
 class Barrier {
  public:
   explicit Barrier(int threads) : threads_(threads) {}
+  void expect(int threads) { threads_ = threads; }
   void wait() {
     const int round = round_.load(std::memory_order_acquire);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads_) {
@@ -65,7 +66,7 @@ class Barrier {
   }
 
  private:
-  const int threads_;
+  int threads_;
   std::atomic<int> arrived_{0}, round_{0};
 };
 
@@ -89,8 +90,11 @@ void over_lanes_or_units(int64_t lanes, int64_t width, int64_t matrix_bytes, con
     Barrier all(threads);
 #pragma omp parallel num_threads(threads)
     {
-      const int64_t share = omp_get_thread_num();
-      body(lane, width * share / threads, width * (share + 1) / threads, all);
+      // Fewer may have come than were asked for; nobody goes on before the barrier knows.
+      const int64_t share = omp_get_thread_num(), shares = omp_get_num_threads();
+#pragma omp single
+      all.expect(static_cast<int>(shares));
+      body(lane, width * share / shares, width * (share + 1) / shares, all);
     }
   }
 }

@@ -167,3 +167,21 @@ def test_places_are_tried_all_over_the_text(
 
     have_losses(leak_at_one_token, monkeypatch)
     assert broken(audit_reader(honest(tuned_run, "none"), short, 6, places=24, seed=0)) == {CAUSAL}
+
+
+APART = "articles side by side do not hear each other"
+
+
+@pytest.mark.parametrize("rule", ["none", "rms"])
+def test_lanes_are_tried_too(rule: str, tuned_run: Run) -> None:
+    config = with_memory(tuned_run.config, rule=rule, reset="article", lanes=2)
+    checks = audit(tuned_run.folder, config, "valid", places=2, tokens=50)
+    assert not broken(checks)
+    assert APART in {check.promise for check in checks}
+
+
+def test_lanes_that_hear_each_other_are_caught(tuned_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "lanes_at_a_time", lambda *_: 4)
+    have_losses(lambda nats_BT, *_: nats_BT + 1e-3 * nats_BT.mean(), monkeypatch)
+    config = with_memory(tuned_run.config, rule="rms", reset="article", lanes=2)
+    assert APART in broken(audit(tuned_run.folder, config, "valid", places=2, tokens=50))

@@ -134,6 +134,13 @@ def test_labels_are_told_apart():
     assert labels == ["rms", "a: rms", "b: rms #1", "b: rms #2"]
 
 
+def test_one_rule_under_two_reset_policies_is_told_apart_by_them():
+    stream, article = (relabelled(small("rms", [1] * 6), run="a", reset=reset) for reset in ("stream", "article"))
+    assert unique_labels([stream, article]) == ["rms, stream", "rms, article"]
+    again = relabelled(stream, run="b")
+    assert unique_labels([stream, article, again]) == ["a: rms, stream", "rms, article", "b: rms, stream"]
+
+
 def test_the_table_fits_100_columns_and_tells_the_protocol():
     arms = reading(articles=4, arms=("level 1", "rms", "a label that is far too long for " * 3), tokens=80)
     arms[0] = relabelled(arms[0], statement="word " * 100)

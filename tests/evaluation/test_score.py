@@ -12,10 +12,12 @@ import torch
 
 from dynlm.config import Config
 from dynlm.corpus.articles import load_articles
+from dynlm.corpus.streams import read_in_order
 from dynlm.corpus.tokens import TokenisedSplit, tokenise
 from dynlm.errors import UserError
 from dynlm.evaluation.score import file_stem, read_scored, score
 from dynlm.evaluation.scores_file import Scores, read_scores
+from dynlm.memory.unroll import unroll
 from dynlm.training.memory_folder import open_reader
 from dynlm.training.run_folder import TrainedModel, load_model
 from tests.tiny import Run, listing, with_memory
@@ -204,3 +206,34 @@ def test_native_kernels_score_alike(tuned_copy: Run) -> None:
     plain = scored(tuned_copy, with_memory(tuned_copy.config, rule="rms"))[1]
     native = scored(tuned_copy, with_memory(tuned_copy.config, rule="rms", kernels="native"))[1]
     np.testing.assert_allclose(native.nats, plain.nats, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_the_memorys_distance_from_home_is_written(lanes: int, tuned_copy: Run) -> None:
+    config = with_memory(tuned_copy.config, rule="rms", reset="article", lanes=lanes, track=True)
+    path, tracked = scored(tuned_copy, config)
+    read = read_scores(path)
+    plain = scored(tuned_copy, with_memory(config, track=False))[1]
+    assert plain.distance is None and plain.flush is None
+    assert np.array_equal(tracked.nats, plain.nats)
+    assert read.distance is not None and read.flush is not None
+    opening = read.position < 20
+    assert (read.distance[opening] == 0).all()
+    assert (read.distance[~opening] > 0).all()
+    assert np.array_equal(read.flush == 1, opening)
+
+
+def test_under_stream_the_memory_stays_away_from_home(tuned_copy: Run, trained: TrainedModel) -> None:
+    config = with_memory(tuned_copy.config, rule="rms", reset="stream", track=True)
+    tracked = scored(tuned_copy, config)[1]
+    assert tracked.distance is not None and tracked.flush is not None
+    assert (tracked.distance[20:] > 0).all() and not tracked.flush.any()
+    # The same by hand, for the weights that the second segment is read with.
+    reader = open_reader(tuned_copy.folder, trained, config.memory)
+    text = tokenise(load_articles(tuned_copy.config.corpus, "valid"), trained.tokenizer)
+    weights = next(unroll(reader, read_in_order(text, 20, range(text.articles)))).memory.of_lane(0)
+    away, home = (
+        torch.cat([tensor.flatten() for tensor in tensors])
+        for tensors in ([weights[n] - trained.params[n] for n in weights], [trained.params[n] for n in weights])
+    )
+    assert tracked.distance[25] == pytest.approx(float(away.norm() / home.norm()), rel=1e-5)

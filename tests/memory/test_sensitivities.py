@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dynlm.corpus.streams import Stream, read_in_order
+from dynlm.memory import unroll as loop
 from dynlm.memory.batches import to_batch
 from dynlm.memory.rules import Rates, gradient_step
 from dynlm.memory.sensitivities import Sensitivities
@@ -71,7 +72,9 @@ def test_forward_is_reverse_to_rounding(name, reset, pull):
         assert found.abs().min() > 0
 
 
-def test_lanes_gather_the_sum_of_what_each_would():
+@pytest.mark.parametrize("at_a_time", [1, 3])
+def test_lanes_gather_the_sum_of_what_each_would(at_a_time, monkeypatch):
+    monkeypatch.setattr(loop, "lanes_at_a_time", lambda *_: at_a_time)
     chosen = reader("rms", "article", pull=0.05)
     split = text((20, 20, 20, 20, 20))
     together = forward_mode(chosen, 4, Stream(split, 5, 5, range(5)))
