@@ -89,6 +89,8 @@ def read_scored(
     """
     lengths = [len(text.article(index)) for index in articles]
     rank, world = (0, 1) if processes is None else (processes.rank, processes.world)
+    # More lanes than articles would only wait.
+    lanes = min(lanes, -(-len(lengths) // world))
     stream = read_side_by_side(text, segment, articles, lanes, rank, world)
     foretold = _foretell(reader, lanes, segment, quiet) if lanes > 1 else None
     bar = tqdm(total=sum(lengths), desc=f"score {reader.rule.name}", unit="tok", unit_scale=True, disable=quiet)

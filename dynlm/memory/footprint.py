@@ -61,16 +61,16 @@ class _KernelsOnPaper(NativeKernels):
 
 
 def refuse_what_does_not_fit(needed: int, lanes: int, device: torch.device) -> None:
-    """Raise UserError where ``needed`` bytes are more than the device has left."""
+    """Raise UserError where ``needed`` bytes are more than the device has (a GPU: has left)."""
     if device.type == "cuda":
         left = torch.cuda.mem_get_info(device)[0]
-    elif {"SC_AVPHYS_PAGES", "SC_PAGE_SIZE"} <= os.sysconf_names.keys():
-        # What the page cache holds could be given up too, so this counts all of the machine's memory.
+    elif {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= os.sysconf_names.keys():
+        # What other programs hold they may give back, so this counts all of the machine's memory.
         left = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     else:
         return
     if needed > left:
         raise UserError(
-            f"memory.lanes is {lanes}, which needs {needed / 1e9:.1f} GB of memory, and there are {left / 1e9:.1f}",
+            f"memory.lanes is {lanes}, which needs {needed / 1e6:,.1f} MB of memory, and there are {left / 1e6:,.1f}",
             do=f"choose at most {max(1, lanes * left // needed)}",
         )

@@ -17,6 +17,7 @@ from dynlm.corpus.tokens import TokenisedSplit, tokenise
 from dynlm.errors import UserError
 from dynlm.evaluation.score import file_stem, read_scored, score
 from dynlm.evaluation.scores_file import Scores, read_scores
+from dynlm.memory import footprint
 from dynlm.memory.unroll import unroll
 from dynlm.training.memory_folder import open_reader
 from dynlm.training.run_folder import TrainedModel, load_model
@@ -191,12 +192,19 @@ def test_side_by_side_is_one_by_one(rule: str, reset: str, lanes: int, tuned_cop
     assert said["memory_bytes_a_lane"]["foretold"] == said["memory_bytes_a_lane"]["held"] > 0
 
 
-def test_lanes_that_take_too_much_memory_are_refused(tuned_copy: Run) -> None:
+def test_lanes_that_take_too_much_memory_are_refused(tuned_copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     before = listing(tuned_copy.folder)
-    config = with_memory(tuned_copy.config, rule="rms", reset="article", lanes=10**9)
-    with pytest.raises(UserError, match=r"memory\.lanes is 1000000000, which needs .* GB"):
+    small_machine = {"SC_PHYS_PAGES": 60, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr(footprint.os, "sysconf", small_machine.__getitem__)
+    config = with_memory(tuned_copy.config, rule="rms", reset="article", lanes=4)
+    with pytest.raises(UserError, match=r"memory\.lanes is 4, which needs .* MB .* choose at most [123]$"):
         scored(tuned_copy, config)
     assert listing(tuned_copy.folder) == before
+
+
+def test_there_are_no_more_lanes_than_articles(tuned_copy: Run) -> None:
+    config = with_memory(tuned_copy.config, rule="rms", reset="article", lanes=10**9)
+    assert scored(tuned_copy, config, articles="2-4")[1].protocol["lanes"] == 3
 
 
 def test_native_kernels_score_alike(tuned_copy: Run) -> None:

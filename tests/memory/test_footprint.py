@@ -50,7 +50,7 @@ def test_memory_does_not_grow_with_what_was_read(observed):
 
 def test_what_does_not_fit_is_refused():
     refuse_what_does_not_fit(1 << 20, 4, torch.device("cpu"))
-    with pytest.raises(UserError, match=r"memory\.lanes is 64, which needs 1000000\.0 GB .*choose at most 1"):
+    with pytest.raises(UserError, match=r"memory\.lanes is 64, which needs 1,000,000,000\.0 MB .*choose at most 1"):
         refuse_what_does_not_fit(10**15, 64, torch.device("cpu"))
 
 
