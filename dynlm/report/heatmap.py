@@ -47,13 +47,21 @@ def heatmap_run(paths: Sequence[Path], out: Path, passage: tuple[int, int, int] 
     the largest gain. Returns what was written.
     Raises UserError for other than two files, unreadable ones, different texts, or a passage outside of the text.
     """
+    lower, higher, passages = pair_and_passages(paths, passage)
+    written = heatmap_figure(lower, higher, passages, Path(out) / "heatmap")
+    return [*written, heatmap_page(lower, higher, passages, Path(out) / "heatmap.html")]
+
+
+def pair_and_passages(
+    paths: Sequence[Path], passage: tuple[int, int, int] | None
+) -> tuple[Scores, Scores, list[Passage]]:
+    """The lower level's scores, the higher one's and the passages to show, of ``heatmap_run``'s arguments."""
     if len(paths) != 2:
         raise UserError(f"a heat map takes two score files, not {len(paths)}", do="name the lower level's file first")
     lower, higher = (read_scores(path) for path in paths)
     check_same_text([lower, higher])
     passages = default_passages(lower, higher) if passage is None else [passage_of(lower, *passage)]
-    written = heatmap_figure(lower, higher, passages, Path(out) / "heatmap")
-    return [*written, heatmap_page(lower, higher, passages, Path(out) / "heatmap.html")]
+    return lower, higher, passages
 
 
 def passage_of(scores: Scores, article: int, start: int, length: int) -> Passage:

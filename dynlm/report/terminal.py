@@ -12,13 +12,11 @@ from rich.console import Console, Group
 from rich.style import Style
 from rich.text import Text
 
-from dynlm.errors import UserError
-from dynlm.evaluation.compare import check_same_text, unique_labels
-from dynlm.evaluation.scores_file import Scores, read_scores
+from dynlm.evaluation.compare import unique_labels
+from dynlm.evaluation.scores_file import Scores
 from dynlm.report.cells import Cell, counted_cells, lay_out
-from dynlm.report.heatmap import Passage, passage_of, rows_of
+from dynlm.report.heatmap import Passage, pair_and_passages, rows_of
 from dynlm.report.scale import STEPS, Step, limit_of, step_of, steps
-from dynlm.report.series import default_passages
 from dynlm.report.words import words_of
 
 _WIDEST = 100
@@ -32,11 +30,7 @@ def print_heatmap(
 
     Raises UserError for other than two files, unreadable ones, different texts, or a passage outside of the text.
     """
-    if len(paths) != 2:
-        raise UserError(f"a heat map takes two score files, not {len(paths)}", do="name the lower level's file first")
-    lower, higher = (read_scores(path) for path in paths)
-    check_same_text([lower, higher])
-    passages = default_passages(lower, higher) if passage is None else [passage_of(lower, *passage)]
+    lower, higher, passages = pair_and_passages(paths, passage)
     console = console or Console(highlight=False)
     console.print(heatmap_text(lower, higher, passages, console), soft_wrap=True)
 
