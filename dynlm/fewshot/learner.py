@@ -88,4 +88,4 @@ class Learner(ABC):
         found = torch.autograd.grad(loss, [learned.meta[name] for name in names], allow_unused=True)
         gradients = {name: gradient for name, gradient in zip(names, found, strict=True) if gradient is not None}
         score = float(self.scores(outputs_TQO.detach(), targets_TQ).mean())
-        return MetaStep(float(loss), score, gradients, learned.buffers if buffers is None else buffers)
+        return MetaStep(float(loss.detach()), score, gradients, learned.buffers if buffers is None else buffers)

@@ -49,16 +49,19 @@ class Net(Protocol):
 def initial_params(net: Net, generator: torch.Generator, count: int | None = None) -> Params:
     """Fresh parameters, ``count`` sets of them along a first axis where it is given.
 
-    Weights uniform in +-sqrt(3 / inputs) (variance 1 / inputs), biases and shifts zero, scales one.
+    Weights and biases of linear layers are uniform in +-1 / sqrt(inputs), as torch's are; convolutions in
+    +-sqrt(3 / inputs) (variance 1 / inputs); the head's bias and shifts are zero, scales one.
     """
     params: Params = {}
     for name, shape in net.shapes().items():
         full = shape if count is None else (count, *shape)
-        if name.endswith(".weight"):
-            bound = math.sqrt(3 / shape[0])
+        layer, _, kind = name.rpartition(".")
+        if kind == "weight" or layer.startswith("linear"):
+            inputs = net.shapes()[f"{layer}.weight"][0]
+            bound = math.sqrt((1 if layer.startswith("linear") else 3) / inputs)
             params[name] = bound * (2 * torch.rand(full, generator=generator) - 1)
         else:
-            params[name] = torch.full(full, 1.0 if name.endswith(".scale") else 0.0)
+            params[name] = torch.full(full, 1.0 if kind == "scale" else 0.0)
     return params
 
 

@@ -11,6 +11,7 @@ from dynlm.fewshot.maml import Maml, RandomStart
 from dynlm.fewshot.nets import ConvNet, Net, Perceptron
 from dynlm.fewshot.omniglot import open_omniglot
 from dynlm.fewshot.options import FewShotConfig, TaskConfig
+from dynlm.fewshot.pixels import NearestPixels
 from dynlm.fewshot.prototypes import Prototypes
 from dynlm.fewshot.recurrent import LstmOptimiser, LstmReader
 from dynlm.fewshot.regression import CURVES
@@ -46,6 +47,8 @@ def open_learner(config: FewShotConfig) -> Learner:
             None if headless else outputs,
         )
     classifies = not task.is_regression
+    if learner.kind == "pixels":
+        return NearestPixels()
     if learner.kind == "prototypes":
         assert isinstance(net, ConvNet)
         return Prototypes(learner, net)

@@ -10,7 +10,8 @@ from dynlm.errors import UserError
 REGRESSION = ("cubic", "sinusoid")
 IMAGES = ("glyphs", "omniglot", "imagefolder")
 GRADIENT_LEARNERS = ("maml", "fomaml", "anil", "meta-sgd", "maml++", "reptile", "random")
-LEARNERS = (*GRADIENT_LEARNERS, "prototypes", "lstm-reader", "lstm-optimiser")
+LEARNERS = (*GRADIENT_LEARNERS, "prototypes", "lstm-reader", "lstm-optimiser", "pixels")
+UNTRAINED = ("random", "pixels")
 STATISTICS = ("transductive", "inductive", "running")
 SPLITS = ("train", "valid", "test")
 
@@ -90,7 +91,7 @@ class LearnerConfig:
     """Which learner, and how it adapts."""
 
     kind: str = "maml"
-    """maml, fomaml, anil, meta-sgd, maml++, reptile, random, prototypes, lstm-reader or lstm-optimiser."""
+    """maml, fomaml, anil, meta-sgd, maml++, reptile, random, prototypes, lstm-reader, lstm-optimiser or pixels."""
     inner_rate: float = 0.01
     """Learning rate alpha of the inner steps; where rates are learned, their start."""
     inner_steps: int = 5
@@ -200,11 +201,17 @@ class EvaluateConfig:
     """Inner steps taken; unset: 10 for regression, else the steps of training."""
     at_once: int = 50
     """Episodes side by side; changes results by rounding only."""
+    shown_tasks: int = 3
+    """Tasks kept with all that was predicted, to be drawn."""
+    shown_steps: int = 30
+    """Inner steps taken on those of them that are curves."""
 
     def __post_init__(self) -> None:
         one_of("evaluate.split", self.split, SPLITS)
         within("evaluate.episodes", self.episodes, 2)
         within("evaluate.at_once", self.at_once, 1)
+        within("evaluate.shown_tasks", self.shown_tasks, 0)
+        within("evaluate.shown_steps", self.shown_steps, 0)
         if self.steps is not None:
             within("evaluate.steps", self.steps, 0)
 
@@ -237,15 +244,15 @@ class FewShotConfig:
 
     def __post_init__(self) -> None:
         shape, training = self.task.episode(False), self.task.episode(True)
-        if self.learner.kind != "prototypes" and not self.task.is_regression and training.ways != shape.ways:
+        if self.learner.kind not in ("prototypes", "pixels") and not self.task.is_regression and training.ways != shape.ways:
             raise UserError(
                 f"task.train_ways is {training.ways} and task.ways {shape.ways}, but {self.learner.kind} has one output "
                 "for each class",
                 do="leave task.train_ways out, or choose --learner.kind prototypes",
             )
-        if self.task.is_regression and self.learner.kind == "prototypes":
+        if self.task.is_regression and self.learner.kind in ("prototypes", "pixels"):
             raise UserError(
-                f"learner.kind 'prototypes' needs classes, and task.source {self.task.source!r} has none",
+                f"learner.kind {self.learner.kind!r} needs classes, and task.source {self.task.source!r} has none",
                 do="choose another of the two",
             )
         if self.task.is_regression and self.learner.statistics == "running":
