@@ -148,9 +148,12 @@ class Maml(Learner):
 def loss_shares(steps: int, multi_step: bool, progress: float, annealed: float) -> list[float]:
     """What the query loss after 0, 1, ..., ``steps`` steps counts for; they sum to 1.
 
-    With ``multi_step`` those after each step count alike at first, and by ``progress`` = ``annealed`` the last alone.
+    With ``multi_step`` those after each step count alike, throughout where ``annealed`` is 0, else at first: by
+    ``progress`` = ``annealed`` the last counts alone.
     """
-    done = 1.0 if not multi_step or not annealed else min(1.0, progress / annealed)
+    done = 0.0 if multi_step else 1.0
+    if multi_step and annealed:
+        done = min(1.0, progress / annealed)
     return [0.0] + [(1 - done) / steps] * (steps - 1) + [done + (1 - done) / steps]
 
 

@@ -109,7 +109,7 @@ class LearnerConfig:
     first_order_share: float = 0.0
     """MAML++: share of the training that treats inner gradients as constants, before second order begins."""
     annealed_share: float = 0.1
-    """MAML++: share of the training over which the multi-step loss becomes the last step's."""
+    """MAML++: share of the training over which the multi-step loss becomes the last step's; 0: never."""
     statistics: str = "transductive"
     """Query's batch statistics: transductive (its own), inductive (the support set's) or running (from training)."""
     filters: int = 64
