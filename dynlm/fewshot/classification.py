@@ -72,8 +72,8 @@ class ImageTasks:
         smallest = int(np.argmin(classes.sizes))
         if classes.sizes[smallest] < shape.shots + shape.queries:
             raise UserError(
-                f"class {classes.names[smallest]!r} of split {split!r} has {classes.sizes[smallest]} images, fewer than "
-                f"{shape.shots} for support and {shape.queries} for query",
+                f"class {classes.names[smallest]!r} of split {split!r} has {classes.sizes[smallest]} images, fewer "
+                f"than {shape.shots} for support and {shape.queries} for query",
                 classes.where,
                 "lower the shots or queries of task",
             )

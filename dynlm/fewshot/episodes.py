@@ -32,7 +32,7 @@ class Episodes(NamedTuple):
     query: Labelled
 
     @property
-    def count(self) -> int:
+    def tasks(self) -> int:
         """How many tasks there are."""
         return len(self.support.inputs)
 

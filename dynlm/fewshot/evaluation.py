@@ -49,9 +49,7 @@ def evaluate(folder: Path, config: FewShotConfig, quiet: bool = False) -> tuple[
     return folder / "scores" / name, scores
 
 
-def judge(
-    learner: Learner, learned: Learned, tasks: Tasks, config: FewShotConfig, quiet: bool = True
-) -> EpisodeScores:
+def judge(learner: Learner, learned: Learned, tasks: Tasks, config: FewShotConfig, quiet: bool = True) -> EpisodeScores:
     """Scores of ``evaluate.episodes`` episodes after 0, 1, ... steps, where the learner takes steps."""
     options, shape, rows = config.evaluate, config.task.episode(False), []
     for count, generators in tqdm(list(_batches(config)), desc="evaluate", disable=quiet):
@@ -183,13 +181,11 @@ def _images(images_NHWC: torch.Tensor) -> dict[str, Any]:
 def _curves(
     learner: Learner, learned: Learned, tasks: Curves, episodes: Episodes, config: FewShotConfig
 ) -> dict[str, Any]:
-    count = episodes.count
+    count = episodes.tasks
     grid_TN1 = tasks.grid(_GRID).expand(count, -1, -1)
     fits, errors = [], []
     with torch.no_grad():
-        every = learner.adapt(
-            learned, episodes.support, config.evaluate.shown_steps, seeded(config.run.seed, SHOWN, 1)
-        )
+        every = learner.adapt(learned, episodes.support, config.evaluate.shown_steps, seeded(config.run.seed, SHOWN, 1))
         for adapted in every:
             fits.append(learner.predict(learned, adapted, grid_TN1)[..., 0])
             outputs = learner.predict(learned, adapted, episodes.query.inputs)
@@ -214,5 +210,3 @@ def _curves(
             for task in range(count)
         ],
     }
-
-

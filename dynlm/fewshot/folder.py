@@ -1,12 +1,12 @@
 """A few-shot run's folder and its one owner.
 
-    runs/fewshot/NAME/config.yaml          every option
-                      learner.safetensors  meta-parameters (meta.NAME) and buffers (buffer.NAME)
-                      learner.json         what they are and how they were trained
-                      checkpoints/         training under way
-                      log.jsonl            one JSON object a line
-                      scores/*.json        what each evaluation's episodes scored (fewshot.results)
-                      examples/*.json      a few tasks with all that was predicted, to be drawn
+runs/fewshot/NAME/config.yaml          every option
+                  learner.safetensors  meta-parameters (meta.NAME) and buffers (buffer.NAME)
+                  learner.json         what they are and how they were trained
+                  checkpoints/         training under way
+                  log.jsonl            one JSON object a line
+                  scores/*.json        what each evaluation's episodes scored (fewshot.results)
+                  examples/*.json      a few tasks with all that was predicted, to be drawn
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from dynlm.errors import UserError
-from dynlm.files import read_json, write_json
 from dynlm.fewshot.episodes import seeded
 from dynlm.fewshot.learner import Learned, Learner
 from dynlm.fewshot.options import FewShotConfig
+from dynlm.files import read_json, write_json
 from dynlm.model.lstm import Params
 from dynlm.training.run_folder import load_options, load_tensors, params_fingerprint, save_tensors
 
@@ -50,7 +50,7 @@ def save_learned(folder: Path, learned: Learned, about: dict[str, Any]) -> dict[
 
 
 def load_learned(folder: Path, learner: Learner) -> tuple[Learned, dict[str, Any]]:
-    """(what was learned, its card). Raises UserError where training did not end, or where it does not fit the learner."""
+    """(what was learned, its card). Raises UserError where training did not end, or does not fit the learner."""
     if not (folder / "learner.json").exists():
         raise UserError("no trained learner in this run folder", folder, "run `dynlm fewshot train` to its end first")
     card, place = read_json(folder / "learner.json"), folder / "learner.safetensors"
@@ -62,7 +62,9 @@ def load_learned(folder: Path, learner: Learner) -> tuple[Learned, dict[str, Any
         if name not in tensors or tensors[name].shape != tensor.shape:
             found = tuple(tensors[name].shape) if name in tensors else "missing"
             raise UserError(
-                f"{name} is {found}, these options need {tuple(tensor.shape)}", place, "leave task and learner as trained"
+                f"{name} is {found}, these options need {tuple(tensor.shape)}",
+                place,
+                "leave task and learner as trained",
             )
     return from_tensors({name: tensors[name] for name in wanted}), card
 

@@ -1,8 +1,8 @@
 """Characters of the fonts that matplotlib ships, drawn by no hand: Omniglot's stand-in where nothing may be downloaded.
 
 A class is a letter or sign of one script; a "drawing" is one of its faces under a random warp: turned, sheared, scaled,
-shifted, and bent by a smooth displacement. Scripts are kept apart between splits. Letters that look alike in two scripts
-are taken once. Ink is 255. Legend: K characters, D drawings of each, P the side of a sheet that is warped.
+shifted, and bent by a smooth displacement. Scripts are kept apart between splits. Letters that look alike in two are
+taken once. Ink is 255. Legend: K characters, D drawings of each, P the side of a sheet that is warped.
 """
 
 from __future__ import annotations

@@ -100,4 +100,6 @@ def _classes(root: Path, listing: Listing, config: TaskConfig) -> ImageClasses:
 
     key = stamps([path for paths in listing.values() for path in paths], root)
     names = [f"{name} {len(paths)}" for name, paths in listing.items()]
-    return cached_classes(["imagefolder", str(root.resolve()), *names, *key], config.size, 3 if config.colour else 1, make, str(root))
+    return cached_classes(
+        ["imagefolder", str(root.resolve()), *names, *key], config.size, 3 if config.colour else 1, make, str(root)
+    )

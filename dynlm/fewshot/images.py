@@ -56,15 +56,16 @@ def cached_classes(
     folder = parent / fingerprint("images 1", str(size), str(channels), *key)
     if not folder.is_dir():
         with folder_aside(parent) as aside:
-            names, sizes = [], []
+            names: list[str] = []
+            counts: list[int] = []
             with ArrayFile(aside / "images.npy", np.uint8) as file:
                 for name, images in make():
                     file.append(images.tobytes())
                     names.append(name)
-                    sizes.append(len(images))
+                    counts.append(len(images))
             if not names:
                 raise UserError("there are no images", where, "name a folder with one folder of images for each class")
-            write_json(aside / "classes.json", {"names": names, "sizes": sizes, "size": size, "channels": channels})
+            write_json(aside / "classes.json", {"names": names, "sizes": counts, "size": size, "channels": channels})
             settle(aside, folder)
     about = read_json(folder / "classes.json")
     try:

@@ -54,9 +54,7 @@ def forward(
     return vmap(net.forward, in_dims=(dims, 0, None if shared_statistics else 0))(weights, inputs_TN, statistics)
 
 
-def inner_losses(
-    net: Net, loss: TaskLoss, weights: Params, moving: Sequence[str], examples: Labelled
-) -> Tensor:
+def inner_losses(net: Net, loss: TaskLoss, weights: Params, moving: Sequence[str], examples: Labelled) -> Tensor:
     """Each task's mean loss on its examples, by the statistics of the examples themselves: (T,)."""
     dims = {name: 0 if name in moving else None for name in weights}
 

@@ -63,9 +63,7 @@ class Learner(ABC):
         """Logits of the classes, or values, of query inputs: (T, Q, O)."""
 
     @abstractmethod
-    def meta_step(
-        self, learned: Learned, episodes: Episodes, progress: float, generator: torch.Generator
-    ) -> MetaStep:
+    def meta_step(self, learned: Learned, episodes: Episodes, progress: float, generator: torch.Generator) -> MetaStep:
         """The meta-gradients of a batch of episodes, ``progress`` (0 to 1) through the training."""
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:

@@ -118,9 +118,7 @@ class Maml(Learner):
         running = {name: learned.buffers[_RUNNING + name][row] for name in self.net.statistics_shapes()}
         return forward(self.net, adapted.state, self.moving, inputs_TQ, running, shared_statistics=True)
 
-    def meta_step(
-        self, learned: Learned, episodes: Episodes, progress: float, generator: torch.Generator
-    ) -> MetaStep:
+    def meta_step(self, learned: Learned, episodes: Episodes, progress: float, generator: torch.Generator) -> MetaStep:
         config = self.config
         first = config.kind == "fomaml" or progress < config.first_order_share
         through = Through.WEIGHTS if first else Through.EVERYTHING
@@ -181,7 +179,5 @@ class RandomStart(Maml):
         for step, moved in enumerate(every):
             yield Adapted(moved, support, step)
 
-    def meta_step(
-        self, learned: Learned, episodes: Episodes, progress: float, generator: torch.Generator
-    ) -> MetaStep:
+    def meta_step(self, learned: Learned, episodes: Episodes, progress: float, generator: torch.Generator) -> MetaStep:
         raise NotImplementedError("a random start has nothing to train")

@@ -139,7 +139,9 @@ class ConvNet:
 
     def statistics_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of the batch statistics."""
-        return {f"norm.{index}.{kind}": (self.filters,) for index in range(self.layers) for kind in ("mean", "variance")}
+        return {
+            f"norm.{index}.{kind}": (self.filters,) for index in range(self.layers) for kind in ("mean", "variance")
+        }
 
     def forward(
         self, params: Params, inputs: Tensor, statistics: BatchStatistics | None = None

@@ -244,10 +244,14 @@ class FewShotConfig:
 
     def __post_init__(self) -> None:
         shape, training = self.task.episode(False), self.task.episode(True)
-        if self.learner.kind not in ("prototypes", "pixels") and not self.task.is_regression and training.ways != shape.ways:
+        if (
+            self.learner.kind not in ("prototypes", "pixels")
+            and not self.task.is_regression
+            and training.ways != shape.ways
+        ):
             raise UserError(
-                f"task.train_ways is {training.ways} and task.ways {shape.ways}, but {self.learner.kind} has one output "
-                "for each class",
+                f"task.train_ways is {training.ways} and task.ways {shape.ways}, but {self.learner.kind} has one "
+                "output for each class",
                 do="leave task.train_ways out, or choose --learner.kind prototypes",
             )
         if self.task.is_regression and self.learner.kind in ("prototypes", "pixels"):

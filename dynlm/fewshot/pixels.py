@@ -35,7 +35,5 @@ class NearestPixels(Learner):
             nearest_TQK.append(distances_TQS.masked_fill(others_T1S, float("inf")).amin(-1))
         return -torch.stack(nearest_TQK, -1)
 
-    def meta_step(
-        self, learned: Learned, episodes: Episodes, progress: float, generator: torch.Generator
-    ) -> MetaStep:
+    def meta_step(self, learned: Learned, episodes: Episodes, progress: float, generator: torch.Generator) -> MetaStep:
         raise NotImplementedError("there is nothing to train")

@@ -67,9 +67,7 @@ class Prototypes(Learner):
         features_ND, _ = self.net.forward(learned.meta, inputs_TN.flatten(0, 1), running)
         return features_ND.unflatten(0, inputs_TN.shape[:2])
 
-    def meta_step(
-        self, learned: Learned, episodes: Episodes, progress: float, generator: torch.Generator
-    ) -> MetaStep:
+    def meta_step(self, learned: Learned, episodes: Episodes, progress: float, generator: torch.Generator) -> MetaStep:
         support, query = episodes
         shots = support.inputs.shape[1]
         inputs_TN = torch.cat([support.inputs, query.inputs], 1)

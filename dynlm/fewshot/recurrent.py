@@ -28,9 +28,9 @@ _MOMENTUM = 0.1
 class LstmReader(Learner):
     """An LSTM that reads (input, target) pairs, and is then asked for the target of an input alone.
 
-    Hochreiter, Younger & Conwell 2001; Santoro et al. 2016 without their external memory. What it knows of a task is the
-    LSTM's state after its support set; each query is answered from that state, none sees another. Images go through a
-    convolutional network first, normalised by training's running statistics.
+    Hochreiter, Younger & Conwell 2001; Santoro et al. 2016 without their external memory. What it knows of a task is
+    the LSTM's state after its support set; each query is answered from that state, none sees another. Images go
+    through a convolutional network first, normalised by training's running statistics.
     """
 
     def __init__(self, config: LearnerConfig, net: ConvNet | None, outputs: int, classifies: bool):
@@ -65,9 +65,7 @@ class LstmReader(Learner):
     def predict(self, learned: Learned, adapted: Adapted, inputs_TQ: Tensor) -> Tensor:
         return self._answer(learned.meta, adapted.state, self._features(learned, inputs_TQ))
 
-    def meta_step(
-        self, learned: Learned, episodes: Episodes, progress: float, generator: torch.Generator
-    ) -> MetaStep:
+    def meta_step(self, learned: Learned, episodes: Episodes, progress: float, generator: torch.Generator) -> MetaStep:
         support, query = episodes
         inputs_TN, buffers = torch.cat([support.inputs, query.inputs], 1), dict(learned.buffers)
         if self.net is None:
@@ -161,9 +159,7 @@ class LstmOptimiser(Learner):
             _, statistics = forward(self.net, adapted.state, self.names, adapted.support.inputs)
         return forward(self.net, adapted.state, self.names, inputs_TQ, statistics)[0]
 
-    def meta_step(
-        self, learned: Learned, episodes: Episodes, progress: float, generator: torch.Generator
-    ) -> MetaStep:
+    def meta_step(self, learned: Learned, episodes: Episodes, progress: float, generator: torch.Generator) -> MetaStep:
         *_, adapted = self._adapt(learned, episodes.support, self.config.inner_steps, Through.WEIGHTS)
         outputs_TQO = self.predict(learned, adapted, episodes.query.inputs)
         loss = self.loss(outputs_TQO, episodes.query.targets)

@@ -44,7 +44,7 @@ class Squares:
 
 
 class Reptile(Maml):
-    """Meta-parameters are the network's; buffers are ``squares.NAME`` and their count where the inner steps are Adam's."""
+    """Meta-parameters are the network's; with Adam's inner steps buffers are ``squares.NAME`` and their ``count``."""
 
     def initial(self, generator: torch.Generator) -> Learned:
         meta = initial_params(self.net, generator)
@@ -84,9 +84,7 @@ class Reptile(Maml):
             return None
         return Squares({name: learned.buffers[_SQUARES + name] for name in self.moving}, int(learned.buffers["count"]))
 
-    def meta_step(
-        self, learned: Learned, episodes: Episodes, progress: float, generator: torch.Generator
-    ) -> MetaStep:
+    def meta_step(self, learned: Learned, episodes: Episodes, progress: float, generator: torch.Generator) -> MetaStep:
         support, squares = episodes.support, self._squares(learned)
         batches = minibatches(support, self.config.inner_batch, self.config.inner_steps, generator)
         *_, adapted = self._steps(learned, support, self.config.inner_steps, batches.__getitem__, squares)

@@ -57,8 +57,6 @@ def write_scores(path: Path, scores: EpisodeScores) -> None:
     write_json(path, {"format": FORMAT, "protocol": scores.protocol, "steps": scores.steps, "values": values})
 
 
-
-
 def read_scores(path: Path) -> EpisodeScores:
     """Read what ``write_scores`` wrote. Raises UserError where it is missing, cut short or something else."""
     content = read_json(path)

@@ -179,5 +179,3 @@ def refuse_another_run(folder: Path, config: FewShotConfig) -> None:
                     folder,
                     "choose another --run.name, or remove the folder",
                 )
-
-

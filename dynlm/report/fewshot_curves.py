@@ -35,7 +35,9 @@ def check_same_curves(examples: Sequence[dict[str, Any]]) -> None:
             t["true"] for t in examples[0]["tasks"]
         ]:
             names = f"{examples[0]['protocol']['run']} and {one['protocol']['run']}"
-            raise UserError(f"{names} show different curves", do="evaluate both with the same task, seed and shown_tasks")
+            raise UserError(
+                f"{names} show different curves", do="evaluate both with the same task, seed and shown_tasks"
+            )
 
 
 def animate_fits(examples: Sequence[dict[str, Any]], path: Path, task: int = 0) -> Path:
@@ -99,7 +101,12 @@ def plot_strip(examples: Sequence[dict[str, Any]], stem: Path, task: int = 0) ->
         figure = Figure(figsize=(1.75 * len(columns) + 0.4, 1.75 * len(examples) + 0.3))
         FigureCanvasAgg(figure)
         panels = figure.subplots(
-            len(examples), len(columns), sharex=True, sharey=True, squeeze=False, gridspec_kw={"wspace": 0.06, "hspace": 0.3}
+            len(examples),
+            len(columns),
+            sharex=True,
+            sharey=True,
+            squeeze=False,
+            gridspec_kw={"wspace": 0.06, "hspace": 0.3},
         )
         for row, one in enumerate(examples):
             for column, step in enumerate(columns):

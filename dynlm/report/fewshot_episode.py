@@ -47,17 +47,23 @@ def plot_episode(example: dict[str, Any], stem: Path, task: int = 0) -> list[Pat
             for column, place in enumerate(np.flatnonzero(support_classes == way)[:shots]):
                 _image(panels[way, column], support[place], INK, "solid", 0.8)
             panels[way, 0].text(
-                -0.25, 0.5, "ABCDEFGHIJKLMNOPQRST"[way], transform=panels[way, 0].transAxes, va="center", ha="right", weight="bold"
+                -0.25,
+                0.5,
+                "ABCDEFGHIJKLMNOPQRST"[way],
+                transform=panels[way, 0].transAxes,
+                va="center",
+                ha="right",
+                weight="bold",
             )
             for column, place in enumerate(np.flatnonzero(query_classes == way)):
                 axes, right = panels[way, shots + 1 + column], answers[place] == way
                 _image(axes, query[place], _RIGHT if right else _WRONG, "solid" if right else (0, (2, 1.5)), 1.8)
                 if not right:
                     told = "ABCDEFGHIJKLMNOPQRST"[answers[place] % _SHOWN_WAYS]
-                    axes.text(
-                        0.96, 0.04, f"\N{MULTIPLICATION SIGN} {told}", transform=axes.transAxes, ha="right", va="bottom",
-                        fontsize=8, weight="bold", color="white", bbox={"facecolor": _WRONG, "edgecolor": "none", "pad": 1.2},
-                    )  # fmt: skip
+                    place_of: dict[str, Any] = {"transform": axes.transAxes, "ha": "right", "va": "bottom"}
+                    box = {"facecolor": _WRONG, "edgecolor": "none", "pad": 1.2}
+                    sign = f"\N{MULTIPLICATION SIGN} {told}"
+                    axes.text(0.96, 0.04, sign, fontsize=8, weight="bold", color="white", bbox=box, **place_of)
         panels[0, 0].set_title("support", loc="left", fontsize=9)
         right = int(np.sum(answers == query_classes))
         panels[0, shots + 1].set_title(f"query: {right} of {len(answers)} right", loc="left", fontsize=9)

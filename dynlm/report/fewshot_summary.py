@@ -1,4 +1,4 @@
-"""All of some few-shot runs at once: tables beside published figures, pictures, and the ``fewshot.json`` of the report."""
+"""All of some few-shot runs at once: tables beside published figures, pictures, and the report's ``fewshot.json``."""
 
 from __future__ import annotations
 
@@ -34,14 +34,13 @@ def _accuracies(scores: Sequence[EpisodeScores]) -> Table:
         mean, half = one.at()
         figure, source = published_accuracy(told)
         shape = f"{told['ways']}-way {told['shots']}-shot"
-        rows.append(
-            [one.label, shape, told["statistics"], f"{100 * mean:.2f} ± {100 * half:.2f}", figure, source]
-        )
+        rows.append([one.label, shape, told["statistics"], f"{100 * mean:.2f} ± {100 * half:.2f}", figure, source])
     told = scores[0].protocol
     counts = sorted({one.protocol["episodes"] for one in scores})
     note = (
         f"{' or '.join(f'{count:,}' for count in counts)} episodes of the {told['split']} split"
-        f"{' (' + told['classes'] + ')' if told.get('classes') else ''}, 95 % normal intervals over episodes. Query statistics: "
+        f"{' (' + told['classes'] + ')' if told.get('classes') else ''}, 95 % normal intervals over episodes. "
+        "Query statistics: "
         "transductive sees the query set as a batch, inductive and running see each query example alone. "
         "Published figures are of other splits and trainings."
     )
@@ -106,8 +105,16 @@ def summarise(runs: Sequence[Path], out: Path, title: str | None = None) -> tupl
         curves = [one for one in examples_of_runs(runs, "curves") if one["protocol"]["task"] == task and one["tasks"]]
         if curves:
             names = ", ".join(one["protocol"]["label"] for one in curves)
-            add(animate_fits(curves, out / f"{task}-fits.gif"), f"The fit on a new {task}, step by step", f"Fits of {names}.")
-            add(plot_strip(curves, out / f"{task}-strip"), f"The same as stills, {task}", f"Fits of {names} after some steps.")
+            add(
+                animate_fits(curves, out / f"{task}-fits.gif"),
+                f"The fit on a new {task}, step by step",
+                f"Fits of {names}.",
+            )
+            add(
+                plot_strip(curves, out / f"{task}-strip"),
+                f"The same as stills, {task}",
+                f"Fits of {names} after some steps.",
+            )
         for one in curves if len(curves) > 1 else []:
             run = one["protocol"]["run"]
             written.append(animate_fits([one], out / f"{task}-{run}.gif"))
@@ -126,5 +133,3 @@ def summarise(runs: Sequence[Path], out: Path, title: str | None = None) -> tupl
     write_json(out / FILE, content)
     read_fewshot(out)  # what the report would refuse is refused here
     return tables, [*written, out / FILE]
-
-
