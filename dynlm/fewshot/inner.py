@@ -2,10 +2,10 @@
 
 Legend: T tasks. Weights that move have the tasks as their first axis; the others are shared by all tasks.
 
-A network is written for one task, and ``torch.func.vmap`` maps its loss over tasks. A task's loss depends on its own
-weights alone, so the gradient of the losses' sum is each task's own gradient: one backward pass, no loop over tasks,
-and to any order. (``vmap`` over ``torch.func.grad`` gives the same, at the price of its bookkeeping in every operation
-of the backward pass.)
+A network is written for one task, and ``torch.func.vmap`` maps it over tasks. A task's loss depends on its own weights
+alone, so the gradient of the losses' sum is each task's own gradient: one backward pass, no loop over tasks, and to any
+order. (``vmap`` over ``torch.func.grad`` gives the same, at the price of its bookkeeping in every operation of the
+backward pass.) Tasks have as many examples each, so the sum is T times the mean over all of them.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch import Tensor
 from torch.func import vmap
 
 from dynlm.fewshot.episodes import Labelled
-from dynlm.fewshot.nets import BatchStatistics, Net
+from dynlm.fewshot.nets import BatchStatistics, Net, Perceptron
 from dynlm.memory.rules import gradient_step
 from dynlm.model.lstm import Params
 
 TaskLoss = Callable[[Tensor, Tensor], Tensor]
-"""The mean loss of one task, from its outputs and its targets."""
+"""The mean loss of examples, from their outputs and targets."""
 
 
 class Through(Enum):
@@ -48,21 +48,12 @@ def forward(
     shared_statistics: bool = False,
 ) -> tuple[Tensor, BatchStatistics]:
     """(outputs (T, N, O), statistics used (T, F)) of all tasks; tensors not in ``moving`` are shared by them."""
+    if isinstance(net, Perceptron) and len(moving) == len(weights):  # small enough for vmap's bookkeeping to matter
+        return net.forward_tasks(weights, inputs_TN), {}
     dims = {name: 0 if name in moving else None for name in weights}
     if statistics is None:
         return vmap(net.forward, in_dims=(dims, 0))(weights, inputs_TN)
     return vmap(net.forward, in_dims=(dims, 0, None if shared_statistics else 0))(weights, inputs_TN, statistics)
-
-
-def inner_losses(net: Net, loss: TaskLoss, weights: Params, moving: Sequence[str], examples: Labelled) -> Tensor:
-    """Each task's mean loss on its examples, by the statistics of the examples themselves: (T,)."""
-    dims = {name: 0 if name in moving else None for name in weights}
-
-    def of_task(weights: Params, inputs: Tensor, targets: Tensor) -> Tensor:
-        return loss(net.forward(weights, inputs)[0], targets)
-
-    losses_T: Tensor = vmap(of_task, in_dims=(dims, 0, 0))(weights, *examples)
-    return losses_T
 
 
 Scales = Callable[[int, Params], Mapping[str, Tensor | float]]
@@ -97,7 +88,8 @@ def inner_steps(
         with torch.enable_grad():
             if not all(weights[name].requires_grad for name in moving):
                 weights = {n: t.detach().requires_grad_() if n in moving else t for n, t in weights.items()}
-            total = inner_losses(net, loss, weights, moving, batches(step)).sum()
+            inputs_TN, targets_TN = batches(step)
+            total = len(inputs_TN) * loss(forward(net, weights, moving, inputs_TN)[0], targets_TN)
             found = torch.autograd.grad(
                 total, [weights[name] for name in moving], create_graph=through is Through.EVERYTHING
             )

@@ -72,6 +72,12 @@ class Learner(ABC):
             return F.cross_entropy(outputs.flatten(0, -2), targets.flatten())
         return F.mse_loss(outputs, targets)
 
+    def losses(self, outputs_TNO: Tensor, targets_TN: Tensor) -> Tensor:
+        """The mean loss of each task: (T,)."""
+        if self.classifies:
+            return F.cross_entropy(outputs_TNO.transpose(1, 2), targets_TN, reduction="none").mean(1)
+        return (outputs_TNO - targets_TN).square().mean((1, 2))
+
     def scores(self, outputs_TQO: Tensor, targets_TQ: Tensor) -> Tensor:
         """Each task's accuracy, or its mean squared error: (T,)."""
         if self.classifies:

@@ -91,6 +91,14 @@ class Perceptron:
             inputs = torch.addmm(params[f"linear.{index}.bias"], inputs, params[f"linear.{index}.weight"])
         return inputs, {}
 
+    def forward_tasks(self, params: Params, inputs_TN: Tensor) -> Tensor:
+        """``forward`` of all tasks at once, every parameter having the tasks as its first axis: (T, N, 1)."""
+        for index in range(len(self.widths) - 1):
+            inputs_TN = torch.relu(inputs_TN) if index else inputs_TN
+            bias_T1O, weight_TIO = params[f"linear.{index}.bias"][:, None], params[f"linear.{index}.weight"]
+            inputs_TN = torch.baddbmm(bias_T1O, inputs_TN, weight_TIO)
+        return inputs_TN
+
 
 @dataclass(frozen=True)
 class ConvNet:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dynlm.fewshot.episodes import Episodes, Labelled
-from dynlm.fewshot.inner import Through, for_each_task, forward, inner_losses
+from dynlm.fewshot.inner import Through, for_each_task, forward
 from dynlm.fewshot.learner import Adapted, Learned, Learner, MetaStep
 from dynlm.fewshot.nets import ConvNet, Net, initial_params
 from dynlm.fewshot.options import LearnerConfig
@@ -141,7 +141,8 @@ class LstmOptimiser(Learner):
                 return
             with torch.enable_grad():
                 leaves = {name: tensor.detach().requires_grad_() for name, tensor in weights.items()}
-                losses_T = inner_losses(self.net, self.loss, leaves, self.names, support)
+                outputs_TSO, _ = forward(self.net, leaves, self.names, support.inputs)
+                losses_T = self.losses(outputs_TSO, support.targets)
                 gradients = torch.autograd.grad(losses_T.sum(), list(leaves.values()))
             with torch.set_grad_enabled(through is not Through.NOTHING):
                 theta_N = torch.cat([weights[name].flatten(1) for name in self.names], 1).flatten()
