@@ -30,7 +30,7 @@ def convolve(images_BHWC: Tensor, weight_PF: Tensor) -> Tensor:
 def naive_convolve(images_BHWC: Tensor, weight_PF: Tensor, stride: int = 2) -> Tensor:
     """The same by torch's own convolution, with any stride: the reference, and the way of large maps."""
     channels, filters = images_BHWC.shape[-1], weight_PF.shape[-1]
-    weight_FC33 = weight_PF.reshape(3, 3, channels, filters).permute(3, 2, 0, 1)
+    weight_FC33 = weight_PF.reshape(3, 3, channels, filters).permute(3, 2, 0, 1).contiguous()
     maps_BFhw = F.conv2d(images_BHWC.permute(0, 3, 1, 2), weight_FC33, stride=stride, padding=1)
     return maps_BFhw.permute(0, 2, 3, 1)
 
