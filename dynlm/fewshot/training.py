@@ -101,7 +101,8 @@ def train(config: FewShotConfig, quiet: bool = False) -> dict[str, Any]:
     learned = learner.initial(seeded(config.run.seed, FRESH))
     about: dict[str, Any] = {"learner": config.learner.kind, "tasks": tasks.describe(), "steps": 0, "seconds": 0.0}
     if config.learner.kind not in UNTRAINED and config.train.steps:
-        tasks.sample("train", config.task.episode(True), 1, seeded(0))  # what does not fit is said before any writing
+        for split, training in (("train", True), (config.evaluate.split, False)):
+            tasks.sample(split, config.task.episode(training), 1, seeded(0))  # what does not fit is said before writing
         save_config(folder, config)
         learned, done = _train(config, folder, tasks, learner, learned, quiet)
         about |= done

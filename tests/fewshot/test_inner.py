@@ -1,4 +1,4 @@
-"""The inner loop: tasks side by side give what a loop over tasks gives, gradients included, at first and second order."""
+"""The inner loop: tasks side by side give what a loop over tasks gives, gradients included, to second order."""
 
 from __future__ import annotations
 
@@ -86,7 +86,9 @@ def test_second_order_agrees_with_finite_differences() -> None:
     direction = {name: torch.randn(tensor.shape, generator=seeded(3)).double() for name, tensor in start.items()}
     small = 1e-6
     ends = [
-        meta_loss({n: (t.detach() + sign * small * direction[n]).requires_grad_() for n, t in start.items()}, Through.WEIGHTS)
+        meta_loss(
+            {n: (t.detach() + sign * small * direction[n]).requires_grad_() for n, t in start.items()}, Through.WEIGHTS
+        )
         for sign in (1, -1)
     ]
     difference = (ends[0] - ends[1]).item() / (2 * small)
@@ -119,7 +121,9 @@ def test_first_order_is_the_gradient_at_the_adapted_weights() -> None:
         net, loss, for_each_task(start, T), moving, lambda _: support, lambda *_: 0.1, 2, Through.WEIGHTS
     )
     *_, adapted = steps
-    meta = torch.autograd.grad(loss(forward(net, adapted, moving, query.inputs)[0], query.targets), list(start.values()))
+    meta = torch.autograd.grad(
+        loss(forward(net, adapted, moving, query.inputs)[0], query.targets), list(start.values())
+    )
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in adapted.items()}
     at_adapted = torch.autograd.grad(
         loss(forward(net, leaves, moving, query.inputs)[0], query.targets), list(leaves.values())
