@@ -105,7 +105,9 @@ class ConvNet:
     """Convolutions of 3x3, each with batch norm and ReLU, halved by stride or pooling, and a linear head.
 
     Vinyals et al. 2016 with max pooling; Finn et al. 2017 with stride 2 and the mean over places. Without ``outputs``
-    it has no head, and gives features. A convolution's bias would be lost in batch norm, so there is none.
+    it has no head, and gives features. A convolution's bias would be lost in batch norm, so there is none. The maximum
+    is taken before batch norm and ReLU, not after: it commutes with all that grows, and a quarter of the places is left
+    to be normalised.
     """
 
     size: int
@@ -160,6 +162,7 @@ class ConvNet:
             weight_PF = params[f"convolution.{index}.weight"]
             if self.pooling:
                 maps_NHWF = naive_convolve(maps_NHWF, weight_PF, stride=1)
+                maps_NHWF = F.max_pool2d(maps_NHWF.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
             else:
                 maps_NHWF = (convolve if self.fast else naive_convolve)(maps_NHWF, weight_PF)
             name = f"norm.{index}"
@@ -167,8 +170,6 @@ class ConvNet:
             maps_NHWF, moments = batch_norm(maps_NHWF, params[f"{name}.scale"], params[f"{name}.shift"], moments)
             used[f"{name}.mean"], used[f"{name}.variance"] = moments
             maps_NHWF = torch.relu(maps_NHWF)
-            if self.pooling:
-                maps_NHWF = F.max_pool2d(maps_NHWF.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
         features_ND = maps_NHWF.flatten(1) if self.readout == "flatten" else maps_NHWF.mean((1, 2))
         if self.outputs is None:
             return features_ND, used
