@@ -8,13 +8,16 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constrain
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench chromium clean
+.PHONY: help demo fewshot-demo test lint bench chromium clean
 
 help: ## list the commands
-	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name about; do printf 'make %-8s %s\n' "$$name" "$$about"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name about; do printf 'make %-13s %s\n' "$$name" "$$about"; done
 
 demo: $(VENV)/.installed ## install once, then run the main job on the embedded corpus
 	@$(BIN)/dynlm demo --config configs/demo.yaml
+
+fewshot-demo: $(VENV)/.installed ## install once, then few-shot learning on embedded data, two minutes
+	@$(BIN)/dynlm fewshot demo
 
 test: $(VENV)/.installed-dev chromium lint ## install once, then check style, types and imports, and run all tests
 	@$(BIN)/python -m pytest

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, ScalarFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator, ScalarFormatter
 from PIL import Image
 
 from dynlm.errors import UserError
@@ -84,6 +84,7 @@ def _panel(axes: Axes, example: dict[str, Any], task: int, index: int) -> Any:
     room = 0.25 * (true.max() - true.min()) + 0.5
     axes.set_ylim(true.min() - room, true.max() + room)
     axes.set_xlim(grid[0], grid[-1])
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, prune="both"))
     axes.grid(True, color=GRID, linewidth=0.5)
     title = axes.set_title(_title(example, task, 0), fontsize=9, loc="left", weight="normal")
     return line, title
