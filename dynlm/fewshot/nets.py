@@ -50,15 +50,13 @@ def initial_params(net: Net, generator: torch.Generator, count: int | None = Non
     """Fresh parameters, ``count`` sets of them along a first axis where it is given.
 
     Weights and biases of linear layers are uniform in +-1 / sqrt(inputs), as torch's are; convolutions in
-    +-sqrt(3 / inputs) (variance 1 / inputs); an image network's head and shifts are zero, scales one. From a head of
-    zeros the first inner step is that of class means, whichever way labels were dealt out (Kao et al. 2022, "MAML is a
-    noisy contrastive learner").
+    +-sqrt(3 / inputs) (variance 1 / inputs), an image network's head too; its bias and shifts are zero, scales one.
     """
     params: Params = {}
     for name, shape in net.shapes().items():
         full = shape if count is None else (count, *shape)
         layer, _, kind = name.rpartition(".")
-        if layer.startswith(("linear", "convolution")):
+        if kind == "weight" or layer.startswith("linear"):
             inputs = net.shapes()[f"{layer}.weight"][0]
             bound = math.sqrt((1 if layer.startswith("linear") else 3) / inputs)
             params[name] = bound * (2 * torch.rand(full, generator=generator) - 1)
