@@ -34,7 +34,7 @@ def demo_configs(folder: Path, seed: int = 0, share: float = 1.0) -> list[FewSho
 
     maml = LearnerConfig("maml", multi_step_loss=True, annealed_share=0.0)
     reptile = LearnerConfig("reptile", inner_steps=10)
-    prototypes = LearnerConfig("prototypes", statistics="running", readout="flatten", filters=32)
+    prototypes = LearnerConfig("prototypes", statistics="running", pooling=True, readout="flatten", filters=32)
     strided = LearnerConfig("maml", inner_rate=0.4, inner_steps=1, filters=32)
     few, many = replace(_GLYPHS, train_queries=3), replace(_GLYPHS, train_ways=20)
     return [
