@@ -29,6 +29,7 @@ lint: $(VENV)/.installed-dev ## check style, types and the order of imports
 	@report=$$($(BIN)/lint-imports --no-logo 2>&1) || { echo "$$report" >&2; exit 1; }
 
 bench: $(VENV)/.installed-dev ## run the benchmarks (minutes; best on an idle machine)
+	@$(PIP) -e '.[benchmarks]' || echo "higher and torchopt could not be installed; what needs them is skipped" >&2
 	@for file in benchmarks/*.py; do [ ! -e "$$file" ] || $(BIN)/python "$$file" || exit 1; done
 
 clean: ## remove .venv, caches and builds; runs/ stays
