@@ -50,18 +50,23 @@ def evaluate(folder: Path, config: FewShotConfig, quiet: bool = False) -> tuple[
 
 
 def judge(learner: Learner, learned: Learned, tasks: Tasks, config: FewShotConfig, quiet: bool = True) -> EpisodeScores:
-    """Scores of ``evaluate.episodes`` episodes after 0, 1, ... steps, where the learner takes steps."""
+    """Scores of ``evaluate.episodes`` episodes: on curves after 0, 1, ... steps, on images after the last alone."""
     options, shape, rows = config.evaluate, config.task.episode(False), []
+    judged: list[int] = []
     for count, generators in tqdm(list(_batches(config)), desc="evaluate", disable=quiet):
         episodes = tasks.sample(options.split, shape, count, generators[0])
+        every = learner.adapt(learned, episodes.support, config.evaluation_steps, generators[1])
+        columns, judged = [], []
         with torch.no_grad():
-            columns = [
-                learner.scores(learner.predict(learned, adapted, episodes.query.inputs), episodes.query.targets)
-                for adapted in learner.adapt(learned, episodes.support, config.evaluation_steps, generators[1])
-            ]
+            if not config.task.is_regression:
+                *_, last = every
+                every = iter([last])
+            for adapted in every:
+                outputs = learner.predict(learned, adapted, episodes.query.inputs)
+                columns.append(learner.scores(outputs, episodes.query.targets))
+                judged.append(adapted.step)
         rows.append(torch.stack(columns, 1))
-    values_EJ = torch.cat(rows).numpy()
-    return EpisodeScores(protocol(config), list(range(values_EJ.shape[1])), values_EJ)
+    return EpisodeScores(protocol(config), judged, torch.cat(rows).numpy())
 
 
 def _batches(config: FewShotConfig) -> Iterator[tuple[int, tuple[torch.Generator, torch.Generator]]]:
