@@ -8,13 +8,16 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constrain
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench instructions chromium clean
+.PHONY: help demo fewshot-demo test lint bench instructions chromium clean
 
 help: ## list the commands
-	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name about; do printf 'make %-12s %s\n' "$$name" "$$about"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name about; do printf 'make %-13s %s\n' "$$name" "$$about"; done
 
 demo: $(VENV)/.installed ## install once, then run the main job on the embedded corpus
 	@$(BIN)/dynlm demo --config configs/demo.yaml
+
+fewshot-demo: $(VENV)/.installed ## install once, then few-shot learning on embedded data, two minutes
+	@$(BIN)/dynlm fewshot demo
 
 test: $(VENV)/.installed-dev chromium lint ## install once, then check style, types and imports, and run all tests
 	@$(BIN)/python -m pytest
@@ -26,7 +29,9 @@ lint: $(VENV)/.installed-dev ## check style, types and the order of imports
 	@report=$$($(BIN)/lint-imports --no-logo 2>&1) || { echo "$$report" >&2; exit 1; }
 
 bench: $(VENV)/.installed-dev ## time reading, training, tokenising and starting, beside what the machine allows
+	@$(PIP) -e '.[benchmarks]' || echo "higher and torchopt could not be installed; what needs them is skipped" >&2
 	@$(BIN)/python -m benchmarks
+	@$(BIN)/python benchmarks/maml_step.py
 
 instructions: $(VENV)/.installed-dev ## count the instructions of a segment, and compare with the last count (valgrind)
 	@$(BIN)/python -m benchmarks.instructions

@@ -47,3 +47,18 @@ def median_time(call: Callable[[], object], seconds: float) -> float:
         call()
         times.append(time.perf_counter() - begun)
     return statistics.median(times)
+
+
+def side_by_side(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
+    """The median time of each call, all taken in turn, so that a slow spell of the machine slows all of them."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+        call()
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times[next(iter(calls))]) < 5:
+        for name, call in calls.items():
+            begun = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - begun)
+    return {name: statistics.median(of_call) for name, of_call in times.items()}

@@ -7,32 +7,21 @@ verb that works on a run takes the run's own config as its defaults.
 from __future__ import annotations
 
 import itertools
-import json
-import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from dynlm import fewshot_verbs
 from dynlm.errors import UserError
+from dynlm.verb import Verb
+from dynlm.verb import add_json as _add_json
+from dynlm.verb import is_quiet as _quiet
+from dynlm.verb import print_answer as _print
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
     from dynlm.config import Config
-
-
-@dataclass(frozen=True)
-class Verb:
-    """A verb of the command line: what it does, its own options, and the call."""
-
-    about: str
-    examples: tuple[str, str]
-    run: Callable[[Namespace, Config], int]
-    add_options: Callable[[ArgumentParser], None] = lambda parser: None
-    takes_run: bool = False
-    takes_config: bool = True
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,9 +36,11 @@ def main(argv: list[str] | None = None) -> int:
 
             print(f"dynlm {dynlm.__version__}")
             return 0
-        if argv[0] not in VERBS:
-            raise UserError(f"there is no verb {argv[0]!r}", do=f"choose one of {', '.join(VERBS)}")
-        return _call(argv[0], VERBS[argv[0]], argv[1:])
+        name, rest = _verb_of(argv)
+        if name is None:
+            print(_overview(argv[0]))
+            return 0
+        return _call(name, VERBS[name], rest)
     except UserError as error:
         print(f"dynlm: error: {error}", file=sys.stderr)
         return 2
@@ -65,12 +56,33 @@ def main(argv: list[str] | None = None) -> int:
 
 def load_config(path: str | Path) -> Config:
     """A config file with its options checked; what it leaves out has its default. Raises UserError."""
-    parser = _config_parser("dynlm", "")
-    return _options(parser, ["--config", str(path)])[1]
+    from dynlm.config import Config
+
+    config: Config = load_options(path, Config)
+    return config
+
+
+def load_options(path: str | Path, kind: type) -> Any:
+    """The same of another dataclass of options, such as few-shot learning's."""
+    return _options(_config_parser("dynlm", "", kind), ["--config", str(path)], kind)[1]
+
+
+def _verb_of(argv: list[str]) -> tuple[str | None, list[str]]:
+    """(the verb, what follows it); a verb of two words has its group first. None where a group's help is asked for."""
+    group = {name for name in VERBS if name.startswith(f"{argv[0]} ")}
+    if not group and argv[0] in VERBS:
+        return argv[0], argv[1:]
+    if group and len(argv) > 1 and " ".join(argv[:2]) in VERBS:
+        return " ".join(argv[:2]), argv[2:]
+    if group and (len(argv) == 1 or argv[1] in ("-h", "--help")):
+        return None, []
+    told = " ".join(argv[:2]) if group else argv[0]
+    raise UserError(f"there is no verb {told!r}", do=f"choose one of {', '.join(sorted(group) or VERBS)}")
 
 
 def _call(name: str, verb: Verb, argv: list[str]) -> int:
-    parser = _config_parser(name, verb.about) if verb.takes_config else _bare_parser(name, verb.about)
+    kind = verb.options()
+    parser = _config_parser(name, verb.about, kind) if verb.takes_config else _bare_parser(name, verb.about)
     if verb.takes_run:
         parser.add_argument("folder", type=str, metavar="RUN", help="the run's folder, such as runs/demo")
     verb.add_options(parser)
@@ -78,26 +90,22 @@ def _call(name: str, verb: Verb, argv: list[str]) -> int:
     if verb.takes_run and (folder := _first_positional(argv)) is not None:
         import dataclasses
 
-        from dynlm.training.run_folder import load_config as load_run_config
-
-        parser.set_defaults(dataclasses.asdict(load_run_config(Path(folder))))
+        parser.set_defaults(dataclasses.asdict(verb.load_run(Path(folder))))
     if not verb.takes_config:
-        from dynlm.config import Config
-
-        return verb.run(parser.parse_args(argv), Config())
-    return verb.run(*_options(parser, argv))
+        return verb.run(parser.parse_args(argv), kind())
+    return verb.run(*_options(parser, argv, kind))
 
 
-def _options(parser: ArgumentParser, argv: list[str]) -> tuple[Namespace, Config]:
+def _options(parser: ArgumentParser, argv: list[str], kind: type) -> tuple[Namespace, Any]:
     """The options of ``argv``, checked. Raises UserError, which names the config file where that is what is wrong."""
     try:
         options = parser.parse_args(argv)
-        return options, _instantiate(parser, options)
+        return options, _instantiate(parser, options, kind)
     except UserError:
-        alone = _config_parser("dynlm", "")
+        alone = _config_parser("dynlm", "", kind)
         for path in _config_files(argv):
             try:
-                _instantiate(alone, alone.parse_args(["--config", path]))
+                _instantiate(alone, alone.parse_args(["--config", path]), kind)
             except UserError as error:
                 what = str(error).partition("; see `dynlm")[0]
                 raise UserError(what, None if path in what else path) from error
@@ -125,23 +133,21 @@ def _bare_parser(name: str, about: str) -> ArgumentParser:
     return parser
 
 
-def _config_parser(name: str, about: str) -> ArgumentParser:
+def _config_parser(name: str, about: str, kind: type) -> ArgumentParser:
     import jsonargparse
-
-    from dynlm.config import Config
 
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = _bare_parser(name, about)
     parser.add_argument("--config", action="config", help="a YAML file with options; see configs/")
-    parser.add_class_arguments(Config)
+    parser.add_class_arguments(kind)
     return parser
 
 
-def _instantiate(parser: ArgumentParser, options: Namespace) -> Config:
-    from dynlm.config import Config
+def _instantiate(parser: ArgumentParser, options: Namespace, kind: type) -> Any:
+    import dataclasses
 
     made = parser.instantiate(options)
-    return Config(**{name: getattr(made, name) for name in Config.__dataclass_fields__})
+    return kind(**{item.name: getattr(made, item.name) for item in dataclasses.fields(kind)})
 
 
 def _first_positional(argv: list[str]) -> str | None:
@@ -153,9 +159,10 @@ def _one_line(message: str) -> str:
     return " ".join(str(message).split())
 
 
-def _overview() -> str:
-    width = max(map(len, VERBS))
-    lines = [f"  {name:{width}}  {verb.about}" for name, verb in VERBS.items()]
+def _overview(group: str = "") -> str:
+    shown = {name: verb for name, verb in VERBS.items() if name.startswith(f"{group} " if group else "")}
+    width = max(map(len, shown))
+    lines = [f"  {name:{width}}  {verb.about}" for name, verb in shown.items()]
     return "\n".join(
         [
             "usage: dynlm VERB [options]",
@@ -171,20 +178,6 @@ def _overview() -> str:
             "  dynlm pretrain --config configs/wikitext-2-small.yaml --corpus.path DIR",
         ]
     )
-
-
-def _print(options: Namespace, content: Any, text: str) -> None:
-    # Of several processes that did one thing together, one tells.
-    if os.environ.get("RANK", "0") == "0":
-        print(json.dumps(content, indent=2, ensure_ascii=False) if options.json else text)
-
-
-def _quiet(options: Namespace) -> bool:
-    return options.json or not sys.stderr.isatty()
-
-
-def _add_json(parser: ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON, and nothing else on standard output")
 
 
 def _corpus(options: Namespace, config: Config) -> int:
@@ -557,6 +550,7 @@ VERBS: dict[str, Verb] = {
         _add_audit_options,
         takes_run=True,
     ),
+    **fewshot_verbs.VERBS,
 }
 
 

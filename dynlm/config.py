@@ -14,12 +14,14 @@ RESETS = ("stream", "article")
 HUB_WIKITEXT = ("wikitext-2", "wikitext-2-raw", "wikitext-103", "wikitext-103-raw")
 
 
-def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
+def one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raise UserError unless the option's value is one of ``allowed``."""
     if value not in allowed:
         raise UserError(f"{option} is {value!r}", do=f"choose one of {', '.join(allowed)}")
 
 
-def _within(option: str, value: float, low: float, high: float = float("inf")) -> None:
+def within(option: str, value: float, low: float, high: float = float("inf")) -> None:
+    """Raise UserError unless the option's value is from ``low`` to ``high``."""
     if not low <= value <= high:
         bounds = f"at least {low:g}" if high == float("inf") else f"from {low:g} to {high:g}"
         raise UserError(f"{option} is {value:g}", do=f"choose a value {bounds}")
@@ -51,12 +53,12 @@ class CorpusConfig:
     """Processes that turn text into tokens; the tokens are the same for any number."""
 
     def __post_init__(self) -> None:
-        _one_of("corpus.format", self.format, ("auto", "wikitext", "text", "jsonl", "parquet"))
-        _within("corpus.hold_out_every", self.hold_out_every, 3)
-        _within("corpus.meta_every", self.meta_every, 2)
-        _within("corpus.num_proc", self.num_proc, 1)
+        one_of("corpus.format", self.format, ("auto", "wikitext", "text", "jsonl", "parquet"))
+        within("corpus.hold_out_every", self.hold_out_every, 3)
+        within("corpus.meta_every", self.meta_every, 2)
+        within("corpus.num_proc", self.num_proc, 1)
         if self.limit is not None:
-            _within("corpus.limit", self.limit, 1)
+            within("corpus.limit", self.limit, 1)
 
 
 @dataclass
@@ -73,11 +75,11 @@ class TokenizerConfig:
     """Pieces are learned from the first articles with so many characters; word vocabularies from all of them."""
 
     def __post_init__(self) -> None:
-        _one_of("tokenizer.kind", self.kind, ("bpe", "unigram", "word"))
-        _within("tokenizer.character_coverage", self.character_coverage, 0.9, 1.0)
-        _within("tokenizer.training_characters", self.training_characters, 1)
+        one_of("tokenizer.kind", self.kind, ("bpe", "unigram", "word"))
+        within("tokenizer.character_coverage", self.character_coverage, 0.9, 1.0)
+        within("tokenizer.training_characters", self.training_characters, 1)
         if self.kind != "word":
-            _within("tokenizer.vocab_size", self.vocab_size, 300)
+            within("tokenizer.vocab_size", self.vocab_size, 300)
 
 
 @dataclass
@@ -95,7 +97,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in ("embedding", "hidden", "layers"):
-            _within(f"model.{name}", getattr(self, name), 1)
+            within(f"model.{name}", getattr(self, name), 1)
 
 
 @dataclass
@@ -119,9 +121,9 @@ class RegularisationConfig:
 
     def __post_init__(self) -> None:
         for name in ("embedding", "input", "between", "output", "weight"):
-            _within(f"regularisation.{name}", getattr(self, name), 0.0, 0.99)
+            within(f"regularisation.{name}", getattr(self, name), 0.0, 0.99)
         for name in ("activation", "temporal_activation"):
-            _within(f"regularisation.{name}", getattr(self, name), 0.0)
+            within(f"regularisation.{name}", getattr(self, name), 0.0)
 
 
 @dataclass
@@ -160,12 +162,12 @@ class PretrainConfig:
     """Steps between lines of the log."""
 
     def __post_init__(self) -> None:
-        _one_of("pretrain.optimizer", self.optimizer, ("adamw", "nt-asgd"))
-        _within("pretrain.epochs", self.epochs, 0)
+        one_of("pretrain.optimizer", self.optimizer, ("adamw", "nt-asgd"))
+        within("pretrain.epochs", self.epochs, 0)
         for name in ("lanes", "segment", "accumulate", "validate_every", "checkpoint_every", "log_every", "patience"):
-            _within(f"pretrain.{name}", getattr(self, name), 1)
+            within(f"pretrain.{name}", getattr(self, name), 1)
         for name in ("rate", "final_rate", "warmup_steps", "weight_decay", "clip", "validate_tokens"):
-            _within(f"pretrain.{name}", getattr(self, name), 0)
+            within(f"pretrain.{name}", getattr(self, name), 0)
 
 
 @dataclass
@@ -199,27 +201,27 @@ class MemoryConfig:
     """torch, or native: C++ compiled on first use, for a CPU (needs g++ and pip install dynlm[native])."""
 
     def __post_init__(self) -> None:
-        _one_of("memory.rule", self.rule, RULES)
-        _one_of("memory.reset", self.reset, RESETS)
-        _within("memory.segment", self.segment, 1)
-        _within("memory.lanes", self.lanes, 1)
+        one_of("memory.rule", self.rule, RULES)
+        one_of("memory.reset", self.reset, RESETS)
+        within("memory.segment", self.segment, 1)
+        within("memory.lanes", self.lanes, 1)
         if self.lanes > 1 and self.rule != "none" and self.reset == "stream":
             raise UserError(
                 f"memory.lanes is {self.lanes}, but under memory.reset 'stream' each article is read after the last",
                 do="choose --memory.reset article, or --memory.lanes 1",
             )
-        _one_of("memory.kernels", self.kernels, ("torch", "native"))
+        one_of("memory.kernels", self.kernels, ("torch", "native"))
         if self.kernels == "native" and self.precision != "float32":
             raise UserError(
                 f"memory.kernels is 'native', whose products are not in memory.precision {self.precision!r}",
                 do="choose --memory.precision float32, or --memory.kernels torch",
             )
-        _one_of("memory.precision", self.precision, ("float32", "bfloat16"))
+        one_of("memory.precision", self.precision, ("float32", "bfloat16"))
         for name in ("rate", "pull"):
             if (value := getattr(self, name)) is not None:
-                _within(f"memory.{name}", value, 0)
+                within(f"memory.{name}", value, 0)
         if self.epsilon is not None:
-            _within("memory.epsilon", self.epsilon, 1e-12)
+            within("memory.epsilon", self.epsilon, 1e-12)
         if not self.dynamic:
             raise UserError("memory.dynamic is empty", do="name at least one tensor, or choose --memory.rule none")
 
@@ -240,10 +242,10 @@ class TuneConfig:
     """Passes of the coordinate search over rate, pull and epsilon."""
 
     def __post_init__(self) -> None:
-        _one_of("tune.split", self.split, ("train", "valid", "test"))
+        one_of("tune.split", self.split, ("train", "valid", "test"))
         for name in ("tokens", "rounds"):
-            _within(f"tune.{name}", getattr(self, name), 0)
-        _within("tune.statistics_tokens", self.statistics_tokens, 1)
+            within(f"tune.{name}", getattr(self, name), 0)
+        within("tune.statistics_tokens", self.statistics_tokens, 1)
 
 
 @dataclass
@@ -267,10 +269,10 @@ class MetatrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("tokens", "rate", "bound", "pick_tokens"):
-            _within(f"metatrain.{name}", getattr(self, name), 0)
-        _within("metatrain.window", self.window, 1)
-        _within("metatrain.lanes", self.lanes, 1)
-        _within("metatrain.average", self.average, 0, 0.9999)
+            within(f"metatrain.{name}", getattr(self, name), 0)
+        within("metatrain.window", self.window, 1)
+        within("metatrain.lanes", self.lanes, 1)
+        within("metatrain.average", self.average, 0, 0.9999)
 
 
 @dataclass
@@ -291,7 +293,7 @@ class RunConfig:
     """A tracker of accelerate's that is installed: tensorboard, wandb or trackio."""
 
     def __post_init__(self) -> None:
-        _one_of("run.precision", self.precision, ("no", "bf16"))
+        one_of("run.precision", self.precision, ("no", "bf16"))
         if not self.name or "/" in self.name or self.name.startswith("."):
             raise UserError(f"run.name is {self.name!r}", do="choose a plain folder name")
 

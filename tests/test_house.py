@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from dynlm.cli import VERBS, load_config, main
+from dynlm.cli import VERBS, load_config, load_options, main
+from dynlm.fewshot.options import FewShotConfig
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -25,6 +26,7 @@ else:
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+FEWSHOT_CONFIGS = sorted((ROOT / "configs" / "fewshot").glob("*.yaml"))
 ALLOWED = {
     "LICENSE",
     "Makefile",
@@ -62,12 +64,12 @@ def pyproject() -> dict[str, Any]:
 
 
 def verb_of(script: Path) -> str:
-    """The verb that a script hands to ``main``: the first string of the list in its call."""
+    """The verb that a script hands to ``main``: the strings at the start of the list in its call."""
     calls = [node for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
     given = [call.args[0] for call in calls if isinstance(call.func, ast.Name) and call.func.id == "main"]
     assert len(given) == 1, f"{script.name} calls main {len(given)} times"
     assert isinstance(given[0], ast.List)
-    return ast.literal_eval(given[0].elts[0])
+    return " ".join(word.value for word in given[0].elts if isinstance(word, ast.Constant))
 
 
 def names_at_top() -> set[str]:
@@ -111,14 +113,14 @@ def test_every_dependency_has_a_lower_bound_only_and_a_tested_version() -> None:
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_script_calls_the_verb_it_is_named_after(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
     verb = verb_of(script)
-    assert verb == script.stem
-    assert exit_code([verb, "--help"]) == 0
+    assert verb.replace(" ", "_") == script.stem
+    assert exit_code([*verb.split(), "--help"]) == 0
     assert verb in capsys.readouterr().out
     assert f"python scripts/{script.name}" in (ast.get_docstring(ast.parse(script.read_text())) or "")
 
 
 def test_every_verb_has_its_script() -> None:
-    assert {path.stem for path in SCRIPTS} == set(VERBS)
+    assert {path.stem for path in SCRIPTS} == {verb.replace(" ", "_") for verb in VERBS}
 
 
 def test_unknown_verb_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,6 +155,13 @@ sys.exit(f"--help imports {slow}" if slow else 0)
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_config_loads_as_written(path: Path) -> None:
     config = load_config(path)
+    assert_read_as_written(yaml.safe_load(path.read_text(encoding="utf-8")), config, path.name)
+    assert config.run.name == path.stem
+
+
+@pytest.mark.parametrize("path", FEWSHOT_CONFIGS, ids=lambda path: path.stem)
+def test_fewshot_config_loads_as_written(path: Path) -> None:
+    config = load_options(path, FewShotConfig)
     assert_read_as_written(yaml.safe_load(path.read_text(encoding="utf-8")), config, path.name)
     assert config.run.name == path.stem
 

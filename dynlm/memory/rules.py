@@ -40,6 +40,8 @@ def gradient_step(
 ) -> Tensor:
     """The next weights as a new tensor: the reference, and the step of whoever differentiates through it."""
     moved = theta if theta_0 is None else theta + beta * (theta_0 - theta)
+    if isinstance(alpha, float) and isinstance(scale, float):
+        return torch.sub(moved, gradient, alpha=alpha * scale)  # one operation, and one of each derivative
     return moved - alpha * scale * gradient
 
 

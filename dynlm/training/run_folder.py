@@ -20,7 +20,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -35,6 +35,8 @@ from dynlm.files import cannot_write, fingerprint, read_json, write_json, writte
 from dynlm.model.lstm import LSTMLanguageModel, Params
 
 CHECKPOINTS_KEPT = 2
+
+_Options = TypeVar("_Options")
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,8 @@ def params_fingerprint(params: Params) -> str:
     return fingerprint(*parts)
 
 
-def save_config(folder: Path, config: Config) -> None:
-    """Keep every option of the run."""
+def save_config(folder: Path, config: Any) -> None:
+    """Keep every option of the run, a dataclass of dataclasses."""
     with written_whole(folder / "config.yaml") as aside:
         aside.write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False), encoding="utf-8")
 
@@ -186,15 +188,20 @@ def log_line(folder: Path, **fields: Any) -> None:
 
 def load_config(folder: Path) -> Config:
     """The options that a run was made with. Raises UserError where they are missing or not understood."""
+    return load_options(folder, Config, "dynlm pretrain")
+
+
+def load_options(folder: Path, kind: type[_Options], maker: str) -> _Options:
+    """The options of a run of another kind, which the command ``maker`` makes. Raises UserError as ``load_config``."""
     path = folder / "config.yaml"
     if not folder.is_dir() or not path.exists():
-        raise UserError("no such run", folder, "name a folder that `dynlm pretrain` made")
+        raise UserError("no such run", folder, f"name a folder that `{maker}` made")
     try:
         text = path.read_text(encoding="utf-8")
         if not text.endswith("\n"):  # half a file can be whole YAML, with half a number in it
             raise ValueError("it is cut short")
         content = yaml.safe_load(text)
-        sections = {item.name: item.default_factory for item in dataclasses.fields(Config)}
-        return Config(**{name: sections[name](**values) for name, values in content.items()})  # type: ignore[operator]
+        sections = {item.name: item.default_factory for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
+        return kind(**{name: sections[name](**values) for name, values in content.items()})  # type: ignore[operator]
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"not a config that dynlm can read ({error})", path) from error

@@ -1,0 +1,178 @@
+"""One MAML meta-step beside the packages `higher` and `torchopt`: cubic, 25 tasks, 5 inner steps, second order.
+
+    pip install dynlm[benchmarks]
+    python benchmarks/maml_step.py [--seconds 20] [--json]
+
+All three are given the same network, start and episodes, and must give the same meta-loss and the same meta-gradient
+before they are timed, side by side in one process. The other two are used as their examples use them: a loop over
+tasks. Time nothing else on the machine meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.machine import side_by_side
+from dynlm.fewshot.episodes import Episodes, seeded
+from dynlm.fewshot.learner import Learned
+from dynlm.fewshot.maml import Maml
+from dynlm.fewshot.nets import Perceptron
+from dynlm.fewshot.options import EpisodeShape, LearnerConfig
+from dynlm.fewshot.regression import CURVES
+from dynlm.model.lstm import Params
+
+TASKS, STEPS, RATE = 25, 5, 0.01
+WIDTHS = (1, 40, 40, 1)
+
+Gradients = tuple[float, list[Tensor]]
+"""A meta-loss, and its gradient in all parameters, in the order of ``Perceptron.shapes``."""
+
+
+def dynlm_step(episodes: Episodes, start: Params) -> Callable[[], Gradients]:
+    """One meta-step of ``dynlm.fewshot``."""
+    learner = Maml(LearnerConfig("maml", inner_rate=RATE, inner_steps=STEPS), Perceptron(WIDTHS), classifies=False)
+    meta = {name: tensor.clone().requires_grad_() for name, tensor in start.items()}
+    generator = seeded(0)
+
+    def step() -> Gradients:
+        done = learner.meta_step(Learned(meta, {}), episodes, 1.0, generator)
+        return done.loss, [done.gradients[name] for name in meta]
+
+    return step
+
+
+def module_of(start: Params) -> nn.Sequential:
+    """The same network as a module, for the packages that take one."""
+    layers: list[nn.Module] = []
+    for index, (wide_in, wide_out) in enumerate(itertools.pairwise(WIDTHS)):
+        linear = nn.Linear(wide_in, wide_out)
+        with torch.no_grad():
+            linear.weight.copy_(start[f"linear.{index}.weight"].T)
+            linear.bias.copy_(start[f"linear.{index}.bias"])
+        layers += [linear, nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def _gradients(module: nn.Module) -> list[Tensor]:
+    found = []
+    for parameter in module.parameters():
+        assert parameter.grad is not None
+        found.append(parameter.grad.T if parameter.dim() > 1 else parameter.grad)
+    return found
+
+
+def higher_step(episodes: Episodes, start: Params) -> Callable[[], Gradients]:
+    """One meta-step as `higher`'s own MAML example takes it."""
+    import higher
+
+    module = module_of(start)
+    optimiser = torch.optim.SGD(module.parameters(), lr=RATE)
+    support, query = episodes
+
+    def step() -> Gradients:
+        module.zero_grad()
+        total = 0.0
+        for task in range(TASKS):
+            with higher.innerloop_ctx(module, optimiser, copy_initial_weights=False) as (inner, inner_optimiser):
+                for _ in range(STEPS):
+                    inner_optimiser.step(F.mse_loss(inner(support.inputs[task]), support.targets[task]))
+                loss = F.mse_loss(inner(query.inputs[task]), query.targets[task]) / TASKS
+                loss.backward()
+                total += float(loss.detach())
+        return total, _gradients(module)
+
+    return step
+
+
+def torchopt_step(episodes: Episodes, start: Params) -> Callable[[], Gradients]:
+    """One meta-step as `torchopt`'s own MAML example takes it."""
+    import torchopt
+
+    module = module_of(start)
+    inner_optimiser = torchopt.MetaSGD(module, lr=RATE)
+    support, query = episodes
+
+    def step() -> Gradients:
+        module.zero_grad()
+        total = 0.0
+        begun = torchopt.extract_state_dict(module, by="reference", detach_buffers=True)
+        begun_optimiser = torchopt.extract_state_dict(inner_optimiser, by="reference")
+        losses = []
+        for task in range(TASKS):
+            for _ in range(STEPS):
+                inner_optimiser.step(F.mse_loss(module(support.inputs[task]), support.targets[task]))
+            losses.append(F.mse_loss(module(query.inputs[task]), query.targets[task]))
+            torchopt.recover_state_dict(module, begun)
+            torchopt.recover_state_dict(inner_optimiser, begun_optimiser)
+        loss = torch.stack(losses).mean()
+        loss.backward()
+        total = float(loss.detach())
+        return total, _gradients(module)
+
+    return step
+
+
+MAKERS = {"dynlm": dynlm_step, "higher": higher_step, "torchopt": torchopt_step}
+
+
+def measure(seconds: float = 20.0, threads: int = 1, names: tuple[str, ...] = tuple(MAKERS)) -> dict[str, float]:
+    """Median milliseconds of a meta-step of each, and how many times as fast dynlm's is.
+
+    Raises ValueError where their losses or gradients differ by more than rounding. One thread is the fastest for
+    tensors as small as these, for all three.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        episodes = CURVES["cubic"].sample("train", EpisodeShape(1, 40, 80), TASKS, seeded(0, 1))
+        learner = Maml(LearnerConfig(), Perceptron(WIDTHS), classifies=False)
+        start = learner.initial(seeded(0)).meta
+        calls = {name: MAKERS[name](episodes, start) for name in names}
+        answers = {name: call() for name, call in calls.items()}
+        loss, gradients = answers["dynlm"]
+        for name, (other, others) in answers.items():
+            same = all(torch.allclose(a, b, rtol=1e-3, atol=1e-5) for a, b in zip(gradients, others, strict=True))
+            if not math.isclose(loss, other, rel_tol=1e-5) or not same:
+                raise ValueError(f"{name} gives another meta-step: loss {other}, dynlm's {loss}")
+        medians = side_by_side(calls, seconds)
+    finally:
+        torch.set_num_threads(before)
+    result = {"meta_loss": loss, "threads": float(threads)}
+    for name, median in medians.items():
+        result[f"{name}_ms"] = round(1000 * median, 2)
+        if name != "dynlm":
+            result[f"times_as_fast_as_{name}"] = round(median / medians["dynlm"], 2)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    try:
+        result = measure(options.seconds, options.threads)
+    except ModuleNotFoundError as error:
+        if error.name not in ("higher", "torchopt"):
+            raise
+        parser.exit(0, f"skipped: {error.name} is not installed; pip install dynlm[benchmarks]\n")
+    if options.json:
+        print(json.dumps(result))
+        return
+    print(f"meta-loss {result['meta_loss']:.6f}, the same by all three; {options.threads} thread(s)")
+    for name in MAKERS:
+        ratio = f", {result[f'times_as_fast_as_{name}']:.1f} times dynlm's" if name != "dynlm" else ""
+        print(f"  {name:10}{result[f'{name}_ms']:8.1f} ms{ratio}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""n-way k-shot episodes from classes of images.
+
+Legend: T tasks, K classes of an episode, E = shots + queries examples of each, H x W places, C channels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dynlm.errors import UserError
+from dynlm.fewshot.episodes import Episodes, Labelled
+from dynlm.fewshot.images import ImageClasses
+from dynlm.fewshot.options import EpisodeShape, TaskConfig
+
+
+class ImageTasks:
+    """Episodes whose classes are drawn from a split; with rotations a class turned by 90 degrees is another class.
+
+    A class's drawings are all turned alike, so that rotated classes are as coherent as the others.
+    """
+
+    def __init__(self, splits: dict[str, ImageClasses], config: TaskConfig):
+        refuse_overlap(splits)
+        self.splits, self.config = splits, config
+
+    def turns(self, split: str) -> int:
+        """How many classes each class of a split stands for."""
+        if self.config.source == "imagefolder":
+            return 1
+        return 4 if (self.config.rotations if split == "train" else self.config.test_rotations) else 1
+
+    def sample(self, split: str, shape: EpisodeShape, count: int, generator: torch.Generator) -> Episodes:
+        """Draw ``count`` episodes; images (T, N, H, W, C) from 0 to 1, support examples shuffled.
+
+        Raises UserError where the split has fewer classes than ``shape.ways``, or one of its classes fewer images than
+        ``shape.shots + shape.queries``.
+        """
+        classes = self.splits.get(split)
+        if classes is None or not len(classes):
+            raise UserError(f"there are no classes in split {split!r}", do=f"choose one of {', '.join(self.splits)}")
+        self.check(split, shape)
+        turns, each = self.turns(split), shape.shots + shape.queries
+        drawn_TK = _draw(count, turns * len(classes), shape.ways, generator)
+        kind_TK, turn_TK = drawn_TK // turns, drawn_TK % turns
+        sizes_TK1 = torch.from_numpy(classes.sizes)[kind_TK][..., None]
+        order_TKD = torch.rand(*drawn_TK.shape, int(classes.sizes.max()), generator=generator)
+        order_TKD[torch.arange(order_TKD.shape[-1]).expand_as(order_TKD) >= sizes_TK1] = 2.0  # never drawn
+        example_TKE = order_TKD.argsort(-1)[..., :each]
+        images = classes.take((torch.from_numpy(classes.starts)[kind_TK][..., None] + example_TKE).numpy())
+        images_TKEHWC = torch.from_numpy(_turned(images, turn_TK.numpy())).float().div_(255)
+        support_TN = images_TKEHWC[:, :, : shape.shots].flatten(1, 2)
+        query_TN = images_TKEHWC[:, :, shape.shots :].flatten(1, 2)
+        labels_K = torch.arange(shape.ways)
+        order_TN = torch.rand(support_TN.shape[:2], generator=generator).argsort(-1)
+        support_TN = support_TN[torch.arange(count)[:, None], order_TN]
+        return Episodes(
+            Labelled(support_TN, labels_K.repeat_interleave(shape.shots)[order_TN]),
+            Labelled(query_TN, labels_K.repeat_interleave(shape.queries).repeat(count, 1)),
+        )
+
+    def check(self, split: str, shape: EpisodeShape) -> None:
+        """Raise UserError where a split cannot give such episodes."""
+        classes, available = self.splits[split], self.turns(split) * len(self.splits[split])
+        if available < shape.ways:
+            raise UserError(
+                f"split {split!r} has {available} classes, fewer than the {shape.ways} of an episode",
+                classes.where,
+                "lower task.ways or task.train_ways",
+            )
+        smallest = int(np.argmin(classes.sizes))
+        if classes.sizes[smallest] < shape.shots + shape.queries:
+            raise UserError(
+                f"class {classes.names[smallest]!r} of split {split!r} has {classes.sizes[smallest]} images, fewer "
+                f"than {shape.shots} for support and {shape.queries} for query",
+                classes.where,
+                "lower the shots or queries of task",
+            )
+
+    def describe(self) -> dict[str, dict[str, int]]:
+        """Of each split the alphabets (or 0), classes, classes with rotations, and images."""
+        return {
+            split: {
+                "groups": len({name.rpartition("/")[0] for name in classes.names} - {""}),
+                "classes": len(classes),
+                "with rotations": self.turns(split) * len(classes),
+                "images": int(classes.sizes.sum()),
+            }
+            for split, classes in self.splits.items()
+        }
+
+
+def refuse_overlap(splits: dict[str, ImageClasses]) -> None:
+    """Raise UserError where a class is in two splits: what is tested on must not have been trained on."""
+    seen: dict[str, str] = {}
+    for split, classes in splits.items():
+        for name in classes.names:
+            if name in seen:
+                raise UserError(
+                    f"class {name!r} is in split {split!r} and in {seen[name]!r}",
+                    classes.where,
+                    "give each class to one split",
+                )
+            seen[name] = split
+
+
+def _draw(count: int, total: int, ways: int, generator: torch.Generator) -> Tensor:
+    """``ways`` different numbers below ``total`` for each of ``count`` episodes."""
+    return torch.rand(count, total, generator=generator).topk(ways, dim=1).indices
+
+
+def _turned(images: np.ndarray, turn_TK: np.ndarray) -> np.ndarray:
+    """Each class's images (T, K, E, H, W, C) turned by its number of quarter turns."""
+    turned = images.copy()
+    for quarter in (1, 2, 3):
+        chosen = turn_TK == quarter
+        turned[chosen] = np.rot90(images[chosen], quarter, axes=(2, 3))
+    return turned

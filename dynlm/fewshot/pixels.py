@@ -1,0 +1,39 @@
+"""The floor of every accuracy table: the class of the nearest support example, pixel by pixel (Lake et al. 2015).
+
+Legend: T tasks, S support and Q query examples, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from dynlm.fewshot.episodes import Episodes, Labelled
+from dynlm.fewshot.learner import Adapted, Learned, Learner, MetaStep
+
+
+class NearestPixels(Learner):
+    """Nearest neighbour by Euclidean distance; nothing is learned."""
+
+    def __init__(self) -> None:
+        super().__init__(classifies=True)
+
+    def initial(self, generator: torch.Generator) -> Learned:
+        return Learned({}, {})
+
+    def adapt(self, learned: Learned, support: Labelled, steps: int, generator: torch.Generator) -> Iterator[Adapted]:
+        yield Adapted({}, support, 0)
+
+    def predict(self, learned: Learned, adapted: Adapted, inputs_TQ: Tensor) -> Tensor:
+        support, classes_TS = adapted.support
+        distances_TQS = torch.cdist(inputs_TQ.flatten(2), support.flatten(2))
+        nearest_TQK = []
+        for label in range(int(classes_TS.max()) + 1):
+            others_T1S = (classes_TS != label)[:, None]
+            nearest_TQK.append(distances_TQS.masked_fill(others_T1S, float("inf")).amin(-1))
+        return -torch.stack(nearest_TQK, -1)
+
+    def meta_step(self, learned: Learned, episodes: Episodes, progress: float, generator: torch.Generator) -> MetaStep:
+        raise NotImplementedError("there is nothing to train")

@@ -1,0 +1,95 @@
+"""What evaluations leave behind, as JSON that pictures and tables are made from: no torch here.
+
+Legend: E episodes, J numbers of steps that were judged.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dynlm.errors import UserError
+from dynlm.files import read_json, write_json
+
+FORMAT = "dynlm few-shot scores 1"
+_Z = 1.959964
+"""The normal quantile of a 95 % interval."""
+
+
+@dataclass(frozen=True)
+class EpisodeScores:
+    """Each episode's accuracy (0 to 1) or mean squared error after each of some numbers of steps, and the protocol."""
+
+    protocol: dict[str, Any]
+    steps: list[int]
+    values_EJ: np.ndarray
+
+    @property
+    def label(self) -> str:
+        """What tables and pictures call it."""
+        return str(self.protocol["label"])
+
+    @property
+    def is_accuracy(self) -> bool:
+        """Whether more is better."""
+        return bool(self.protocol["metric"] == "accuracy")
+
+    def at(self, step: int | None = None) -> tuple[float, float]:
+        """(mean over episodes, half-width of its 95 % interval) after ``step`` steps; the last where it is None."""
+        place = len(self.steps) - 1 if step is None else self.steps.index(step)
+        return interval(self.values_EJ[:, place])
+
+
+def interval(values_E: np.ndarray) -> tuple[float, float]:
+    """(mean, half-width of its 95 % normal interval) over episodes."""
+    spread = float(np.std(values_E, ddof=1)) if len(values_E) > 1 else math.nan
+    return float(np.mean(values_E)), _Z * spread / math.sqrt(len(values_E))
+
+
+def write_scores(path: Path, scores: EpisodeScores) -> None:
+    """Write a file of scores, whole or not at all."""
+    values = [[round(float(value), 7) for value in row] for row in scores.values_EJ]
+    write_json(path, {"format": FORMAT, "protocol": scores.protocol, "steps": scores.steps, "values": values})
+
+
+def read_scores(path: Path) -> EpisodeScores:
+    """Read what ``write_scores`` wrote. Raises UserError where it is missing, cut short or something else."""
+    content = read_json(path)
+    try:
+        if content["format"] != FORMAT:
+            raise ValueError(f"its format is {content['format']!r}")
+        values_EJ = np.asarray(content["values"], dtype=float)
+        if values_EJ.ndim != 2 or values_EJ.shape[1] != len(content["steps"]) or not len(values_EJ):
+            raise ValueError("its values do not fit its steps")
+        for name in ("label", "metric", "task", "episodes"):
+            content["protocol"][name]
+        return EpisodeScores(content["protocol"], [int(step) for step in content["steps"]], values_EJ)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"not few-shot scores ({error})", path, "run `dynlm fewshot evaluate` again") from error
+
+
+def scores_of_runs(runs: Sequence[Path]) -> list[EpisodeScores]:
+    """All scores of some runs, or of single files. Raises UserError where a run has none."""
+    found = []
+    for run in runs:
+        paths = [run] if run.is_file() else sorted((run / "scores").glob("*.json"))
+        if not paths:
+            raise UserError("no few-shot scores here", run, f"run `dynlm fewshot evaluate {run}` first")
+        found += [read_scores(path) for path in paths]
+    return found
+
+
+def examples_of_runs(runs: Sequence[Path], kind: str) -> list[dict[str, Any]]:
+    """The examples of a kind (curves or images) that evaluations of some runs kept, in the runs' order."""
+    found = []
+    for run in runs:
+        for path in sorted((run / "examples").glob("*.json")) if run.is_dir() else []:
+            content = read_json(path)
+            if content.get("kind") == kind:
+                found.append(content)
+    return found

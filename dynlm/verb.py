@@ -1,0 +1,59 @@
+"""What a verb of the command line is, and what all verbs share."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+
+def _language_model_options() -> type:
+    from dynlm.config import Config
+
+    return Config
+
+
+def _load_language_model_run(folder: Path) -> Any:
+    from dynlm.training.run_folder import load_config
+
+    return load_config(folder)
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb of the command line: what it does, its own options, and the call."""
+
+    about: str
+    examples: tuple[str, str]
+    run: Callable[[Namespace, Any], int]
+    add_options: Callable[[ArgumentParser], None] = lambda parser: None
+    takes_run: bool = False
+    takes_config: bool = True
+    options: Callable[[], type] = _language_model_options
+    """The dataclass of its config."""
+    load_run: Callable[[Path], Any] = _load_language_model_run
+    """A run's own config, which gives the defaults where a run is taken."""
+
+
+def print_answer(options: Namespace, content: Any, text: str) -> None:
+    """Print ``text``, or ``content`` as JSON where that was asked for."""
+    # Of several processes that did one thing together, one tells.
+    if os.environ.get("RANK", "0") == "0":
+        print(json.dumps(content, indent=2, ensure_ascii=False) if options.json else text)
+
+
+def is_quiet(options: Namespace) -> bool:
+    """Whether bars stay away: for JSON, and where nobody watches."""
+    return bool(options.json or not sys.stderr.isatty())
+
+
+def add_json(parser: ArgumentParser) -> None:
+    """Add ``--json``."""
+    parser.add_argument("--json", action="store_true", help="print JSON, and nothing else on standard output")
