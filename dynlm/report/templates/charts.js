@@ -71,7 +71,8 @@ function lines(element, { x, series, xLabel, yLabel, log, steps }) {
     });
   }
   return chart(element, 290, {
-    scales: { x: { time: false, distr: log ? 3 : 1 } },
+    // Steps are shares, which lie between nothing and all.
+    scales: { x: { time: false, distr: log ? 3 : 1 }, ...(steps ? { y: { range: [0, 1] } } : {}) },
     axes: [axis({ label: xLabel, values: ticks, size: 34, space: 40, ...(log ? { splits: marks, filter: (u, all) => all } : {}) }),
       axis({ label: yLabel, size: 58 })],
     cursor: { drag: { x: false, y: false }, y: false, points: { size: 6 } },
