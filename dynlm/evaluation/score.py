@@ -146,10 +146,15 @@ def read_scored(
 
 
 def _flushes(reader: Reader, lengths: Sequence[int], segment: int) -> np.ndarray:
-    """1 in the first segment of each article where its weights start afresh, else 0."""
+    """How much of the way home weights went before each token's segment: 1 where they start afresh, else mean beta."""
+    beta, weights = reader.rule.beta, {name: reader.static[name].numel() for name in reader.rule.rates}
+    pulled = sum(float(torch.as_tensor(beta[name]).mean()) * size for name, size in weights.items())
+    share = pulled / sum(weights.values())
+    opening = [np.arange(length) < segment for length in lengths]
     if reader.reset == "stream":
-        return np.zeros(sum(lengths), dtype=np.float32)
-    return np.concatenate([np.arange(length) < segment for length in lengths]).astype(np.float32)
+        # Before the very first segment no step was taken.
+        opening = [first & (article == 0) for article, first in enumerate(opening)]
+    return np.where(np.concatenate(opening), float(reader.reset == "article"), share).astype(np.float32)
 
 
 def _foretell(reader: Reader, lanes: int, segment: int, quiet: bool) -> int:
