@@ -31,7 +31,7 @@ lint: $(VENV)/.installed-dev ## check style, types and the order of imports
 bench: $(VENV)/.installed-dev ## time reading, training, tokenising and starting, beside what the machine allows
 	@$(PIP) -e '.[benchmarks]' || echo "higher and torchopt could not be installed; what needs them is skipped" >&2
 	@$(BIN)/python -m benchmarks
-	@$(BIN)/python benchmarks/maml_step.py
+	@$(BIN)/python -m benchmarks.maml_step
 
 instructions: $(VENV)/.installed-dev ## count the instructions of a segment, and compare with the last count (valgrind)
 	@$(BIN)/python -m benchmarks.instructions

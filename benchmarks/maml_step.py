@@ -1,7 +1,7 @@
 """One MAML meta-step beside the packages `higher` and `torchopt`: cubic, 25 tasks, 5 inner steps, second order.
 
     pip install dynlm[benchmarks]
-    python benchmarks/maml_step.py [--seconds 20] [--json]
+    python -m benchmarks.maml_step [--seconds 20] [--json]
 
 All three are given the same network, start and episodes, and must give the same meta-loss and the same meta-gradient
 before they are timed, side by side in one process. The other two are used as their examples use them: a loop over

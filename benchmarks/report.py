@@ -1,6 +1,6 @@
 """How large the report of a WikiText-2 run is, how fast it is written, and how soon one can use it.
 
-    python benchmarks/report.py [RUN]
+    python -m benchmarks.report [RUN]
 
 Without a run, four arms of 370,000 made-up tokens are reported on. Needs chromium and Playwright's Python package.
 Time nothing else on the machine meanwhile.

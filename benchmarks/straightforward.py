@@ -1,6 +1,6 @@
 """Dynamic evaluation as it is usually written: ``nn.LSTM`` under autograd, then a loop over tensors with temporaries.
 
-The reference that `benchmarks/reading.py` compares with, in losses and in time. Krause et al. 2018's rule.
+The reference that `benchmarks/kinds.py` times and compares with, in losses and in time. Krause et al. 2018's rule.
 """
 
 from __future__ import annotations

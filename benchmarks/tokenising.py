@@ -1,6 +1,6 @@
 """How fast text becomes tokens on disk: MB of UTF-8 a second for each core.
 
-    python benchmarks/tokenising.py [--repeat 4] [--json]
+    python -m benchmarks.tokenising [--repeat 4] [--json]
 
 Reads WikiText-2's training text where DYNLM_DATA names a folder that holds it, else the embedded corpus, and encodes it
 with 6,000 pieces into an empty cache: gathering, tokens, their bytes and words, writing and mapping, all included.
