@@ -38,7 +38,6 @@ class RecordedSegment(Protocol):
 
 RecordingMaker = Callable[["Reader", Memory, int], RecordedSegment]
 
-# Lanes with weights of their own are read as many at a time as there are cores: more would only crowd the caches.
 _LOGITS_BYTES_AT_A_TIME = 1 << 28
 
 
@@ -197,6 +196,7 @@ def lanes_at_a_time(reader: Reader, length: int) -> int:
     embedding = reader.static["embedding"]
     by_logits = _LOGITS_BYTES_AT_A_TIME // (length * reader.model.vocabulary * embedding.element_size())
     if reader.rule.learns and embedding.device.type == "cpu":
+        # Lanes with weights of their own: as many as there are cores, since more would only crowd the caches.
         by_logits = min(by_logits, torch.get_num_threads())
     return max(1, by_logits)
 
