@@ -10,6 +10,7 @@ caches hold the weights may go below the bytes' part of it, and a benchmark may 
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import dataclass
 
 from benchmarks.machine import Machine, measure_machine
@@ -37,13 +38,7 @@ def multiplying_weights(model: LSTMLanguageModel) -> int:
 
 def weights(model: LSTMLanguageModel) -> int:
     """All weights."""
-    total = 0
-    for shape in model.shapes().values():
-        size = 1
-        for side in shape:
-            size *= side
-        total += size
-    return total
+    return sum(math.prod(shape) for shape in model.shapes().values())
 
 
 def level_1_cost(model: LSTMLanguageModel, lanes: int, tokens: int) -> Cost:

@@ -9,7 +9,7 @@ articles side by side, each with dynamic weights and a state of its own: nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -84,19 +84,19 @@ class ReadSegment(NamedTuple):
 
 
 def read_segment(
-    reader: Reader, memory: Memory, segment: Segment, observe: Observer | None = None, whole: bool = False
+    reader: Reader, memory: Memory, segment: Segment, observe: Observer | None = None
 ) -> tuple[Tensor, Memory]:
     """Score a segment, then learn from it: (nats_BT, the next memory).
 
     Each lane learns from the mean of its own nats. ``memory`` is used up (its weights are written over): copy it first
-    to keep it. ``observe`` is shown gradients in parts, or whole tensors' where ``whole``.
+    to keep it. ``observe`` is shown gradients in parts.
     """
     batch = to_batch(segment, reader.static["embedding"])
     if segment.starts_B.any():
         memory = begin_articles(reader, memory, segment.starts_B, batch.starts_B)
     if reader.reference:
         return _read_by_autograd(reader, memory, batch, observe)
-    return score_and_learn(reader, memory, batch, np.any(segment.mask_BT, axis=1), observe, whole)
+    return score_and_learn(reader, memory, batch, np.any(segment.mask_BT, axis=1), observe)
 
 
 def score_and_learn(
@@ -110,7 +110,7 @@ def score_and_learn(
     """``read_segment`` once its articles are begun: nothing but kernels, whose number only the shapes decide.
 
     What a lane without an article reads and learns means nothing; a block of lanes of which none is in ``busy_B`` is
-    passed over.
+    passed over. With ``whole`` every tensor's gradient comes in one piece, as on a GPU.
     """
     share_BT = shares(batch)
     done = [
@@ -122,11 +122,7 @@ def score_and_learn(
     if len(done) == 1:
         nats_BT, hidden = done[0]
         return nats_BT, Memory(memory.weights, hidden)
-    hidden = tuple(
-        (torch.cat([h for h, _ in layer]), torch.cat([c for _, c in layer]))
-        for layer in zip(*(hidden for _, hidden in done), strict=True)
-    )
-    return torch.cat([nats_BT for nats_BT, _ in done]), Memory(memory.weights, hidden)
+    return torch.cat([nats_BT for nats_BT, _ in done]), Memory(memory.weights, _side_by_side([h for _, h in done]))
 
 
 def shares(batch: Batch) -> Tensor:
@@ -212,6 +208,13 @@ def _of_lanes(hidden: Hidden, lanes: slice) -> Hidden:
     return tuple((h[lanes], c[lanes]) for h, c in hidden)
 
 
+def _side_by_side(states: Sequence[Hidden]) -> Hidden:
+    """The states of some lanes after those of others, as one."""
+    return tuple(
+        (torch.cat([h for h, _ in layer]), torch.cat([c for _, c in layer])) for layer in zip(*states, strict=True)
+    )
+
+
 def _read_block(
     reader: Reader,
     memory: Memory,
@@ -283,8 +286,5 @@ def _read_by_autograd(reader: Reader, memory: Memory, batch: Batch, observe: Obs
         nats.append(nats_1T.detach())
         weights.append(theta)
         after.append(detached(hidden))
-    hidden = tuple(
-        (torch.cat([h for h, _ in layer]), torch.cat([c for _, c in layer])) for layer in zip(*after, strict=True)
-    )
     stacked = {name: torch.stack([theta[name] for theta in weights]) for name in memory.weights}
-    return torch.cat(nats), Memory(stacked, hidden)
+    return torch.cat(nats), Memory(stacked, _side_by_side(after))

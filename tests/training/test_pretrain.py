@@ -205,6 +205,16 @@ def test_a_trained_run_is_never_trained_over(run_copy: Run) -> None:
     assert listing(run_copy.folder) == before
 
 
+def begun(corpus: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """The options of a run that was stopped at its second step."""
+    config = tiny_config(corpus, runs, pretrain=SHORT)
+    with monkeypatch.context() as patch:
+        stop_at(2, patch)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(config, quiet=True)
+    return config
+
+
 @pytest.mark.parametrize(
     "section, option, value",
     [("pretrain", "rate", 0.5), ("model", "embedding", 16), ("corpus", "meta_every", 5), ("run", "seed", 9)],
@@ -212,11 +222,7 @@ def test_a_trained_run_is_never_trained_over(run_copy: Run) -> None:
 def test_other_options_do_not_go_on_with_a_run(
     section: str, option: str, value: Any, tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = tiny_config(tiny_corpus, tmp_path, pretrain=SHORT)
-    with monkeypatch.context() as patch:
-        stop_at(2, patch)
-        with pytest.raises(KeyboardInterrupt):
-            pretrain(config, quiet=True)
+    config = begun(tiny_corpus, tmp_path, monkeypatch)
     before = listing(run_path(config))
     other = dataclasses.replace(getattr(config, section), **{option: value})
     with pytest.raises(UserError, match=rf"begun with {section}\.{option}"):
@@ -227,11 +233,7 @@ def test_other_options_do_not_go_on_with_a_run(
 def test_another_number_of_processes_goes_on_with_a_run(
     tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = tiny_config(tiny_corpus, tmp_path, pretrain=SHORT)
-    with monkeypatch.context() as patch:
-        stop_at(2, patch)
-        with pytest.raises(KeyboardInterrupt):
-            pretrain(config, quiet=True)
+    config = begun(tiny_corpus, tmp_path, monkeypatch)
     pretrain(dataclasses.replace(config, corpus=dataclasses.replace(config.corpus, num_proc=2)), quiet=True)
     assert (run_path(config) / "model.json").exists()
 
