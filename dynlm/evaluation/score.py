@@ -69,7 +69,8 @@ def score(
 
 def file_stem(memory: MemoryConfig, split: str, articles: str | None) -> str:
     """A score file's name: the split, its articles, the rule and, where weights move, the reset policy."""
-    parts = [split, *([articles] if articles else []), memory.rule.replace("+", "-")]
+    name = memory.g if memory.rule == "meta" else memory.rule.replace("+", "-")
+    parts = [split, *([articles] if articles else []), name]
     return "-".join(parts if memory.rule == "none" else [*parts, memory.reset])
 
 
