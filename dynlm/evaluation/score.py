@@ -7,7 +7,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,15 +147,28 @@ def read_scored(
 
 
 def _flushes(reader: Reader, lengths: Sequence[int], segment: int) -> np.ndarray:
-    """How much of the way home weights went before each token's segment: 1 where they start afresh, else mean beta."""
-    beta, weights = reader.rule.beta, {name: reader.static[name].numel() for name in reader.rule.rates}
-    pulled = sum(float(torch.as_tensor(beta[name]).mean()) * size for name, size in weights.items())
-    share = pulled / sum(weights.values())
-    opening = [np.arange(length) < segment for length in lengths]
-    if reader.reset == "stream":
-        # Before the very first segment no step was taken.
-        opening = [first & (article == 0) for article, first in enumerate(opening)]
-    return np.where(np.concatenate(opening), float(reader.reset == "article"), share).astype(np.float32)
+    """How much of the way home weights went before each token's segment, on average over weights.
+
+    1 where they start afresh; where an article begins under "stream" what g flushes; else the mean beta of a step
+    (before the gates' factors).
+    """
+    rule, sizes = reader.rule, {name: reader.static[name].numel() for name in reader.rule.rates}
+
+    def mean(of_tensor: Mapping[str, Tensor | float]) -> float:
+        total = sum(float(torch.as_tensor(of_tensor.get(name, 0.0)).mean()) * size for name, size in sizes.items())
+        return total / sum(sizes.values())
+
+    step, flushed = mean(rule.beta), mean(rule.flush)
+    columns = []
+    for article, length in enumerate(lengths):
+        column = np.full(length, step, dtype=np.float32)
+        if reader.reset == "article":
+            column[:segment] = 1.0
+        else:
+            # Before the very first segment no step was taken.
+            column[:segment] = 0.0 if article == 0 else step + (1 - step) * flushed
+        columns.append(column)
+    return np.concatenate(columns)
 
 
 def _foretell(reader: Reader, lanes: int, segment: int, quiet: bool) -> int:

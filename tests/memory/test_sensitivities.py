@@ -8,11 +8,11 @@ import torch
 
 from dynlm.corpus.streams import Stream, read_in_order
 from dynlm.memory import unroll as loop
-from dynlm.memory.phi import Meta
 from dynlm.memory.reverse import unrolled_meta_gradient
 from dynlm.memory.sensitivities import Sensitivities
 from dynlm.memory.unroll import Reader, read_segment
-from tests.memory.readings import MODEL, NAMES, static_params, statistics, stream, text
+from tests.memory.readings import MODEL, NAMES, moved_phi, static_params, stream, text
+from tests.memory.readings import meta as g
 
 FEATURES = ("fresh", "settling", "surprise", "steepness", "distance")
 EVERYTHING = {"importance": True, "features": FEATURES, "flush": True, "sharing": "row"}
@@ -27,20 +27,6 @@ KINDS = {
     "momentum": {"momentum": 0.5, "features": ("fresh",)},
     "everything": EVERYTHING,
 }
-
-
-def g(pull=0.05, **options):
-    held = statistics()
-    return Meta(held, {name: static_params()[name] for name in NAMES}, 0.02, pull, 1e-2, **options)
-
-
-def moved_phi(meta, seed=3):
-    """A phi that is nowhere zero, its flushes within 0 and 1."""
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        key: torch.rand(tensor.shape, generator=generator, dtype=torch.float64) * 0.4 + 0.1
-        for key, tensor in meta.initial().items()
-    }
 
 
 def reader_of(meta, phi, reset="stream", reference=False):
