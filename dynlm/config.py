@@ -11,6 +11,7 @@ from dynlm.errors import UserError
 
 RULES = ("none", "sgd", "sgd+decay", "rms", "meta")
 RESETS = ("stream", "article")
+ORDERS = ("in order", "shuffled")
 HUB_WIKITEXT = ("wikitext-2", "wikitext-2-raw", "wikitext-103", "wikitext-103-raw")
 
 
