@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
     from dynlm.config import Config
+    from dynlm.study.options import StudyOptions
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -98,12 +99,13 @@ def _call(name: str, verb: Verb, argv: list[str]) -> int:
 
 def _options(parser: ArgumentParser, argv: list[str], kind: type) -> tuple[Namespace, Any]:
     """The options of ``argv``, checked. Raises UserError, which names the config file where that is what is wrong."""
+    argv = _with_bases(argv, kind)
     try:
         options = parser.parse_args(argv)
         return options, _instantiate(parser, options, kind)
     except UserError:
         alone = _config_parser("dynlm", "", kind)
-        for path in _config_files(argv):
+        for path in _files(argv, "config"):
             try:
                 _instantiate(alone, alone.parse_args(["--config", path]), kind)
             except UserError as error:
@@ -112,9 +114,30 @@ def _options(parser: ArgumentParser, argv: list[str], kind: type) -> tuple[Names
         raise
 
 
-def _config_files(argv: list[str]) -> list[str]:
-    files = [word.partition("=")[2] for word in argv if word.startswith("--config=")]
-    return files + [path for option, path in itertools.pairwise(argv) if option == "--config"]
+def _with_bases(argv: list[str], kind: type) -> list[str]:
+    """``argv`` with the config files that ``base`` names read before all others."""
+    import dataclasses
+
+    import yaml
+
+    if "base" not in {item.name for item in dataclasses.fields(kind)}:
+        return argv
+    bases = [word for path in _files(argv, "base") for word in ("--config", path)]
+    for path in _files(argv, "config"):
+        try:
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):  # said in one line by who reads the options
+            continue
+        if isinstance(content, dict) and isinstance(base := content.get("base"), str):
+            bases += ["--config", str(Path(path).parent / base)]
+    # It is read: the options that are printed or kept stand by themselves.
+    return [*bases, *argv, "--base=null"] if bases else argv
+
+
+def _files(argv: list[str], option: str) -> list[str]:
+    """The files that ``--option`` names."""
+    files = [word.partition("=")[2] for word in argv if word.startswith(f"--{option}=")]
+    return files + [path for word, path in itertools.pairwise(argv) if word == f"--{option}"]
 
 
 def _bare_parser(name: str, about: str) -> ArgumentParser:
@@ -247,6 +270,8 @@ def _add_text_options(parser: ArgumentParser) -> None:
 
 def _add_score_options(parser: ArgumentParser) -> None:
     _add_text_options(parser)
+    parser.add_argument("--order", type=str, default="in order", help="'in order', or shuffled by --order_seed")
+    parser.add_argument("--order_seed", type=int, default=0, help="seed of a shuffled order")
     _add_json(parser)
 
 
@@ -254,7 +279,15 @@ def _score(options: Namespace, config: Config) -> int:
     from dynlm.evaluation.compare import compare
     from dynlm.evaluation.score import score
 
-    path, scores = score(Path(options.folder), config, options.split, options.articles, _quiet(options))
+    path, scores = score(
+        Path(options.folder),
+        config,
+        options.split,
+        options.articles,
+        _quiet(options),
+        options.order,
+        options.order_seed,
+    )
     comparison = compare([scores])
     _print(options, {"file": str(path), **comparison.to_dict()}, f"{comparison.to_text()}\nwrote {path}")
     return 0
@@ -462,6 +495,24 @@ def _demo(options: Namespace, config: Config) -> int:
     return 0
 
 
+def _study_options() -> type:
+    from dynlm.study.options import StudyOptions
+
+    return StudyOptions
+
+
+def _study(options: Namespace, config: StudyOptions) -> int:
+    from dynlm.study.pages import verdict
+    from dynlm.study.run import study
+    from dynlm.study.tables import as_dict, figures_table
+
+    results, written = study(config, quiet=options.json, progress=sys.stderr.isatty() and not options.json)
+    files = [str(path) for path in written]
+    text = ["", figures_table(results), verdict(results), "", *(f"wrote {file}" for file in files)]
+    _print(options, {**as_dict(results), "files": files}, "\n".join(text))
+    return 0
+
+
 VERBS: dict[str, Verb] = {
     "demo": Verb(
         "the main job on the embedded corpus: train, tune, meta-train, read, compare, draw",
@@ -507,6 +558,16 @@ VERBS: dict[str, Verb] = {
         _score,
         _add_score_options,
         takes_run=True,
+    ),
+    "study": Verb(
+        "which arm is better: tune every arm alike, read other articles by each, and tell what came of it",
+        (
+            "dynlm study --config configs/study-wikitext-2.yaml --corpus.path DIR",
+            "dynlm study --config configs/study-wikitext-2.yaml --corpus.path OTHER --study.tune false --study.name other",
+        ),
+        _study,
+        _add_json,
+        options=_study_options,
     ),
     "compare": Verb(
         "one table of several score files of the same text",

@@ -12,6 +12,7 @@ from dynlm.errors import UserError
 RULES = ("none", "sgd", "sgd+decay", "rms", "meta")
 RESETS = ("stream", "article")
 FEATURES = ("fresh", "settling", "surprise", "steepness", "distance")
+ORDERS = ("in order", "shuffled")
 HUB_WIKITEXT = ("wikitext-2", "wikitext-2-raw", "wikitext-103", "wikitext-103-raw")
 
 

@@ -87,7 +87,7 @@ def compare(scores: Sequence[Scores], baseline: int | None = None, resamples: in
     base = baseline_of(scores) if baseline is None else baseline
     first = scores[0]
     tokens, words, size = len(first), int(first.words.sum(dtype=np.int64)), int(first.bytes.sum())
-    drawn = _drawn_articles(len(first.articles), resamples, seed)
+    drawn = drawn_articles(len(first.articles), resamples, seed)
     labels = unique_labels(scores)
     arms = []
     for index, arm in enumerate(scores):
@@ -143,10 +143,11 @@ def baseline_of(scores: Sequence[Scores]) -> int:
 
 
 def unique_labels(scores: Sequence[Scores]) -> list[str]:
-    """The arms' labels; those that occur twice are told apart by reset policy, by run, and at last by a number."""
+    """The arms' labels; those that occur twice are told apart by reset policy, order, run, and at last by a number."""
     labels = [printable(arm.arm) for arm in scores]
     for marked in (
         lambda arm, label: f"{label}, {printable(str(arm.protocol['reset']))}" if arm.protocol.get("reset") else label,
+        lambda arm, label: f"{label}, {printable(str(arm.protocol.get('order', 'in order')))}",
         lambda arm, label: f"{printable(str(arm.protocol['run']))}: {label}" if arm.protocol.get("run") else label,
     ):
         counts = Counter(labels)
@@ -178,21 +179,27 @@ def _difference(first: Scores, other: Scores) -> str | None:
     return None
 
 
-def _drawn_articles(articles: int, resamples: int, seed: int) -> np.ndarray | None:
-    """How often each article is drawn in each resample, or None where there is nothing to draw."""
+def drawn_articles(articles: int, resamples: int, seed: int) -> np.ndarray | None:
+    """How often each article is drawn in each resample (resamples, articles), or None where there is nothing to draw."""
     if articles < 2 or resamples < 1:
         return None
     return np.random.default_rng(seed).multinomial(articles, np.full(articles, 1 / articles), size=resamples)
 
 
-def _gain(base: Scores, arm: Scores, drawn: np.ndarray | None) -> Gain:
-    saved = base.sums(base.nats) - arm.sums(arm.nats)
-    tokens = np.diff(base.starts)
-    nats = float(saved.sum() / tokens.sum())
-    if drawn is None:
+def gain_of(saved_A: np.ndarray, tokens_A: np.ndarray, drawn: np.ndarray | None) -> Gain:
+    """Sum of the articles' saved nats over the sum of their tokens, with the interval of the ``drawn`` articles.
+
+    There is none where a resample may hold no token at all: with too few articles that have any.
+    """
+    nats = float(saved_A.sum() / tokens_A.sum())
+    if drawn is None or not (drawn @ tokens_A).all():
         return Gain(nats, None, None)
-    low, high = np.percentile((drawn @ saved) / (drawn @ tokens), [2.5, 97.5])
+    low, high = np.percentile((drawn @ saved_A) / (drawn @ tokens_A), [2.5, 97.5])
     return Gain(nats, float(low), float(high))
+
+
+def _gain(base: Scores, arm: Scores, drawn: np.ndarray | None) -> Gain:
+    return gain_of(base.sums(base.nats) - arm.sums(arm.nats), np.diff(base.starts), drawn)
 
 
 def _exp(nats: float, count: int) -> float | None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import dynlm
-from dynlm.config import Config, MemoryConfig, article_range
+from dynlm.config import ORDERS, Config, MemoryConfig, article_range, one_of
 from dynlm.corpus.articles import iter_articles, source_name
 from dynlm.corpus.streams import read_side_by_side
 from dynlm.corpus.tokens import TokenisedSplit, tokenise
@@ -38,13 +38,24 @@ _RESETS = {
 
 
 def score(
-    folder: Path, config: Config, split: str, articles: str | None = None, quiet: bool = False
+    folder: Path,
+    config: Config,
+    split: str,
+    articles: str | None = None,
+    quiet: bool = False,
+    order: str = "in order",
+    order_seed: int = 0,
+    path: Path | None = None,
+    told: Mapping[str, Any] | None = None,
 ) -> tuple[Path, Scores]:
     """Read ``articles`` (``"31-60"``, None: all) of a split by ``config.memory`` and write the score file.
 
+    ``order`` "shuffled" reads them in an order drawn by ``order_seed``; the file's rows stay in the split's own order.
+    The file is ``path``, unset: in the run's scores, and its protocol holds what is ``told`` in place of its own words.
     Several processes share the articles. Raises UserError for what cannot be read or does not fit in memory, where the
     rule was never tuned, and where several processes are to read one stream.
     """
+    one_of("order", order, ORDERS)
     memory, processes = config.memory, Processes.start(config.run.cpu)
     if processes.world > 1 and memory.rule != "none" and memory.reset == "stream":
         raise UserError(
@@ -57,21 +68,45 @@ def score(
     chosen = article_range(articles, text.articles)
     reader = open_reader(folder, trained, memory)
     scores = read_scored(
-        reader, text, chosen, memory.segment, memory.lanes, processes, quiet or not processes.first, memory.track
+        reader,
+        text,
+        in_order(chosen, order, order_seed),
+        memory.segment,
+        memory.lanes,
+        processes,
+        quiet or not processes.first,
+        memory.track,
     )
-    protocol = _protocol(folder, config, trained, reader, split, text, chosen)
-    scores = dataclasses.replace(scores, protocol={**scores.protocol, **protocol})
-    path = folder / FOLDER / f"{file_stem(memory, split, articles)}.parquet"
+    if order != "in order":
+        order = f"{order}, seed {order_seed}"
+    protocol = _protocol(folder, config, trained, reader, split, text, chosen, order)
+    scores = dataclasses.replace(scores, protocol={**scores.protocol, **protocol, **(told or {})})
+    if path is None:
+        path = folder / FOLDER / f"{file_stem(memory, split, articles, order)}.parquet"
     if processes.first:
         write_scores(path, scores)
     return path, scores
 
 
-def file_stem(memory: MemoryConfig, split: str, articles: str | None) -> str:
-    """A score file's name: the split, its articles, the rule and, where weights move, the reset policy."""
+def text_fingerprint(text: TokenisedSplit, articles: Sequence[int]) -> str:
+    """What tells the tokens of ``articles``, in the split's own order, from any others."""
+    return fingerprint(text.fingerprint, *(str(index) for index in articles))
+
+
+def in_order(articles: Sequence[int], order: str, seed: int) -> list[int]:
+    """``articles`` as they are to be read: "in order" as they stand, "shuffled" by the seed."""
+    if order == "in order":
+        return list(articles)
+    return [articles[index] for index in np.random.default_rng(seed).permutation(len(articles))]
+
+
+def file_stem(memory: MemoryConfig, split: str, articles: str | None, order: str = "in order") -> str:
+    """A score file's name: the split, its articles, the rule and, where weights move, the reset policy and order."""
     name = memory.g if memory.rule == "meta" else memory.rule.replace("+", "-")
     parts = [split, *([articles] if articles else []), name]
-    return "-".join(parts if memory.rule == "none" else [*parts, memory.reset])
+    if memory.rule != "none":
+        parts.append(memory.reset)
+    return "-".join(parts if order == "in order" else [*parts, order.replace(", seed ", "-")])
 
 
 def read_scored(
@@ -84,15 +119,17 @@ def read_scored(
     quiet: bool = True,
     track: bool = False,
 ) -> Scores:
-    """One pass over ``articles``; the protocol says only what the reading itself knows.
+    """One pass over ``articles`` in the order given; the protocol says only what the reading itself knows.
 
+    Rows are in the split's own order whatever the articles were read in, so that any two readings can be compared.
     With ``track`` the memory's distance from theta_0 and its flushes stand beside each token.
     """
+    read_first, stream_order, articles = articles[0], articles, sorted(articles)
     lengths = [len(text.article(index)) for index in articles]
     rank, world = (0, 1) if processes is None else (processes.rank, processes.world)
     # More lanes than articles would only wait.
     lanes = min(lanes, -(-len(lengths) // world))
-    stream = read_side_by_side(text, segment, articles, lanes, rank, world)
+    stream = read_side_by_side(text, segment, stream_order, lanes, rank, world)
     foretold = _foretell(reader, lanes, segment, quiet) if lanes > 1 else None
     bar = tqdm(total=sum(lengths), desc=f"score {reader.rule.name}", unit="tok", unit_scale=True, disable=quiet)
     memory = reader.fresh_memory(stream.own_lanes)
@@ -142,15 +179,15 @@ def read_scored(
         nats=columns[0],
         surface=[surface for a in articles for surface in text.surfaces(a)],
         distance=columns[1] if track else None,
-        flush=_flushes(reader, lengths, segment) if track else None,
+        flush=_flushes(reader, lengths, segment, articles.index(read_first)) if track else None,
     )
 
 
-def _flushes(reader: Reader, lengths: Sequence[int], segment: int) -> np.ndarray:
+def _flushes(reader: Reader, lengths: Sequence[int], segment: int, begins: int) -> np.ndarray:
     """How much of the way home weights went before each token's segment, on average over weights.
 
     1 where they start afresh; where an article begins under "stream" what g flushes; else the mean beta of a step
-    (before the gates' factors).
+    (before the gates' factors). ``begins`` is the place of the article that was read first.
     """
     rule, sizes = reader.rule, {name: reader.static[name].numel() for name in reader.rule.rates}
 
@@ -166,7 +203,7 @@ def _flushes(reader: Reader, lengths: Sequence[int], segment: int) -> np.ndarray
             column[:segment] = 1.0
         else:
             # Before the very first segment no step was taken.
-            column[:segment] = 0.0 if article == 0 else step + (1 - step) * flushed
+            column[:segment] = 0.0 if article == begins else step + (1 - step) * flushed
         columns.append(column)
     return np.concatenate(columns)
 
@@ -194,12 +231,14 @@ def _protocol(
     split: str,
     text: TokenisedSplit,
     chosen: range,
+    order: str,
 ) -> dict[str, Any]:
     rule = reader.rule
     statement = (
         f"score, then learn: each segment of {config.memory.segment} tokens is scored once, before it is learned from; "
         + (f"{_RESETS[reader.reset]}; " if rule.learns else "")
         + "the LSTM's state starts afresh with each article, from a start token that is not scored"
+        + ("" if order == "in order" else f"; articles {order}")
     )
     return {
         "run": folder.name,
@@ -211,11 +250,12 @@ def _protocol(
         "split": split,
         "corpus": source_name(config.corpus),
         "articles": [{"index": int(index), "title": text.titles[index]} for index in chosen],
+        "order": order,
         "tuned_on": {"split": config.tune.split, "articles": config.tune.articles},
         "statement": statement,
         "tokenizer": trained.tokenizer.fingerprint,
         "model": trained.fingerprint,
-        "text": fingerprint(text.fingerprint, *(str(index) for index in chosen)),
+        "text": text_fingerprint(text, chosen),
         "seed": config.run.seed,
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "versions": {"dynlm": dynlm.__version__, "torch": torch.__version__, "python": platform.python_version()},

@@ -1,8 +1,9 @@
 """The score file: what one arm lost on each token of a text. This module alone knows its format.
 
-A Parquet file (zstd) with one row per scored token in reading order; the protocol of the reading is JSON under the
-key ``dynlm`` of the file's metadata. Every table and picture is made from these files, so each row keeps the token's
-bytes and its count of words: any score can be divided by tokens, words or bytes.
+A Parquet file (zstd) with one row per scored token, in the split's own order whatever order its articles were read in;
+the protocol of the reading is JSON under the key ``dynlm`` of the file's metadata. Every table and picture is made from
+these files, so each row keeps the token's bytes and its count of words: any score can be divided by tokens, words or
+bytes.
 
 Two further columns may be there, for what the memory itself did; both are those of the weights that scored the token,
 so they stay the same through a segment. ``distance`` (float32) is |theta_t - theta_0| / |theta_0| over all dynamic
@@ -49,10 +50,10 @@ _NEEDED = {"arm": str, "articles": list, "text": str, "tokenizer": str}
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """One arm's reading of a text, one entry per scored token in reading order.
+    """One arm's reading of a text, one entry per scored token in the split's own order.
 
     ``article`` is the index in the split from 0, ``position`` the token's place in its article from 0, ``segment``
-    the index of the segment within the whole reading, ``surface`` the token's exact bytes (not always whole
+    the index of the segment within the file, ``surface`` the token's exact bytes (not always whole
     characters), ``words`` how many words start in it (an end of line counts as one), ``nats`` its loss.
     """
 
@@ -100,13 +101,13 @@ class Scores:
 
     @cached_property
     def starts(self) -> np.ndarray:
-        """The rows where an article begins, in reading order, and the number of rows at the end."""
+        """The rows where an article begins, and the number of rows at the end."""
         changes = np.flatnonzero(np.diff(self.article)) + 1
         return np.concatenate([[0], changes, [len(self)]]).astype(np.int64)
 
     @cached_property
     def articles(self) -> np.ndarray:
-        """Index in the split of each article read, in reading order."""
+        """Index in the split of each article read, in the order of the rows."""
         return np.asarray(self.article)[self.starts[:-1]]
 
     def rows(self, article: int) -> slice:

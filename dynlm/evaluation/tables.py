@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dynlm.evaluation.scores_file import printable
 
 if TYPE_CHECKING:
-    from dynlm.evaluation.compare import ArmFigures, Comparison
+    from dynlm.evaluation.compare import ArmFigures, Comparison, Gain
 
 WIDTH = 100
 HEADINGS = ("arm", "nats/token", "ppl/token", "ppl/word", "bits/byte", "gain, nats/token [95 %]")
@@ -40,10 +40,10 @@ def markdown_table(comparison: Comparison) -> str:
         "| --- | " + " | ".join(["---:"] * (len(HEADINGS) - 1)) + " |",
     ]
     for index, arm in enumerate(comparison.arms):
-        label = _escaped(arm.arm)
+        label = escaped(arm.arm)
         label = f"*{label}*" if index == comparison.baseline and len(comparison.arms) > 1 else label
         lines.append("| " + " | ".join((label, *figures_of(arm))) + " |")
-    notes = [_escaped(note) for note in notes_of(comparison)]
+    notes = [escaped(note) for note in notes_of(comparison)]
     return "\n".join([*lines, "", "  \n".join(notes)]) + "\n"
 
 
@@ -54,7 +54,7 @@ def figures_of(arm: ArmFigures) -> tuple[str, ...]:
         _perplexity(arm.perplexity_per_token),
         _perplexity(arm.perplexity_per_word),
         "-" if arm.bits_per_byte is None else f"{arm.bits_per_byte:.4f}",
-        _gain(arm),
+        gain_cell(arm.gain),
     )
 
 
@@ -64,12 +64,13 @@ def _perplexity(value: float | None) -> str:
     return f"{value:.1f}" if value < 1e7 else f"{value:.1e}"
 
 
-def _gain(arm: ArmFigures) -> str:
-    if arm.gain is None:
+def gain_cell(gain: Gain | None) -> str:
+    """A gain with its interval, as far as there is one."""
+    if gain is None:
         return "-"
-    if arm.gain.low is None or arm.gain.high is None:
-        return f"{arm.gain.nats:+.4f}"
-    return f"{arm.gain.nats:+.4f} [{arm.gain.low:+.4f}, {arm.gain.high:+.4f}]"
+    if gain.low is None or gain.high is None:
+        return f"{gain.nats:+.4f}"
+    return f"{gain.nats:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"
 
 
 def notes_of(comparison: Comparison) -> list[str]:
@@ -115,7 +116,8 @@ def _ranges(articles: list[dict[str, Any]]) -> str:
     return ", ".join(shown if len(shown) <= 6 else [*shown[:5], "...", shown[-1]])
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """``text`` as Markdown that shows just it."""
     for mark in "\\`*_|<>[]":
         text = text.replace(mark, "\\" + mark)
     return text

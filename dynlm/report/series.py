@@ -83,7 +83,7 @@ def position_gain(lower: Scores, higher: Scores, per_octave: int = 2) -> Positio
 
 
 def article_gains(lower: Scores, higher: Scores) -> np.ndarray:
-    """Nats that ``higher`` saves over each article, in reading order."""
+    """Nats that ``higher`` saves over each article, in the order of the rows."""
     return lower.sums(lower.nats) - higher.sums(higher.nats)
 
 

@@ -29,6 +29,8 @@ class Words:
     """Each different word once, as it is shown: spaces around it left out, nothing invisible in it, cut where long."""
     repeated: np.ndarray
     """Whether the word, whatever its case, came before in its article (G, bool); never for bare punctuation."""
+    named: np.ndarray
+    """Whether there is a letter or a digit in the word: it is no bare punctuation (G, bool)."""
 
     def repeated_tokens(self, tokens: int) -> np.ndarray:
         """Whether each of the text's ``tokens`` belongs to a word that came before in its article (N, bool)."""
@@ -82,7 +84,7 @@ def words_of(scores: Scores) -> Words:
         seen.add(key)
     named = np.array([any(letter.isalnum() for letter in key) for key in keys], dtype=bool)
     texts = [_cut(visible(surface.decode("utf-8", "backslashreplace"))) for surface in index]
-    return Words(starts, which, texts, repeated & named[which])
+    return Words(starts, which, texts, repeated & named[which], named[which])
 
 
 def most_changed(words: Words, lower: Scores, higher: Scores, count: int) -> tuple[list[WordGain], list[WordGain]]:

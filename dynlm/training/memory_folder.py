@@ -43,6 +43,21 @@ def load_statistics(folder: Path, trained: TrainedModel, device: torch.device | 
     return Statistics(tensors)
 
 
+def statistics_card(folder: Path, trained: TrainedModel) -> dict[str, Any] | None:
+    """What R was gathered with, or None where it was not gathered yet. Raises UserError where it is another model's."""
+    path = folder / "memory" / "statistics.safetensors"
+    if not path.exists():
+        return None
+    about = load_tensors(path)[1]
+    _check_model(path, about, trained)
+    return about
+
+
+def drop_statistics(folder: Path) -> None:
+    """Remove R, to have it gathered anew."""
+    (folder / "memory" / "statistics.safetensors").unlink(missing_ok=True)
+
+
 def save_tuned(folder: Path, rule: str, reset: str, tuned: Mapping[str, Any], trained: TrainedModel) -> None:
     """Keep a hand-made rule's tuned rates beside those of the others."""
     path = folder / "memory" / "tuned.json"

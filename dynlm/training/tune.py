@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from dynlm.config import Config, MemoryConfig, article_range
-from dynlm.corpus.articles import iter_articles
+from dynlm.corpus.articles import iter_articles, source_name
 from dynlm.corpus.streams import Stream, read_side_by_side
 from dynlm.corpus.tokens import TokenisedSplit, tokenise
 from dynlm.errors import UserError
@@ -25,7 +25,7 @@ from dynlm.training import memory_folder
 from dynlm.training.processes import Processes
 from dynlm.training.run_folder import TrainedModel, load_model, log_line
 
-_START = {
+START = {
     "sgd": {"rate": 0.3},
     "sgd+decay": {"rate": 0.3, "pull": 1e-3},
     "rms": {"rate": 1.5e-3, "pull": 2e-3, "epsilon": 1e-3},
@@ -61,7 +61,7 @@ def ensure_statistics(folder: Path, trained: TrainedModel, config: Config) -> St
 def tune(folder: Path, config: Config, quiet: bool = False) -> dict[str, Any]:
     """Tune ``config.memory.rule`` for ``config.memory.reset`` and keep the rates in the run.
 
-    Returns the rates, their nats per token and level 1's, and how many settings were read. Raises UserError for a
+    Returns the rates, their nats per token and level 1's, how many settings were read and on how many tokens. Raises UserError for a
     rule that has nothing to tune by hand.
     """
     memory = config.memory
@@ -97,6 +97,8 @@ def tune(folder: Path, config: Config, quiet: bool = False) -> dict[str, Any]:
         "nats_per_token": nats,
         "level_1_nats_per_token": level_1,
         "settings": settings,
+        "tokens": sum(len(split.article(index)) for index in stream.order),
+        "corpus": source_name(config.corpus),
         "split": config.tune.split,
         "articles": sorted(int(index) + 1 for index in stream.order),
         "segment": memory.segment,
@@ -134,7 +136,7 @@ def coordinate_search(
 
 
 def _given_or_start(memory: MemoryConfig) -> dict[str, float]:
-    start = dict(_START[memory.rule])
+    start = dict(START[memory.rule])
     for name in start:
         if (given := getattr(memory, name)) is not None:
             start[name] = given

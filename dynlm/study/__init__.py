@@ -1,0 +1,1 @@
+"""A study: every arm on one base model, tuned alike, read on other articles, and told in one folder."""

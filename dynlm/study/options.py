@@ -1,0 +1,74 @@
+"""The options of a study: a run's own, and which arms are read under which policies."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from dynlm.config import ORDERS, RESETS, Config, one_of, within
+from dynlm.errors import UserError
+
+
+def _arms() -> list[dict[str, Any]]:
+    return [
+        {"name": "level 1", "memory": {"rule": "none"}},
+        {"name": "rms", "memory": {"rule": "rms"}},
+        {"name": "meta", "memory": {"rule": "meta"}},
+    ]
+
+
+@dataclass
+class StudyConfig:
+    """Which arms are read, how, on which articles, and what they are compared with."""
+
+    name: str = "study"
+    """Its folder within the run's. Another text needs a study of another name."""
+    arms: list[dict[str, Any]] = field(default_factory=_arms)
+    """Each arm: its name, and the options in which it differs (memory: {rule: rms}), section by section."""
+    resets: list[str] = field(default_factory=lambda: ["stream", "article"])
+    """Reset policies that each arm is tuned for and read under; an arm that sets memory.reset is read under that one."""
+    orders: list[str] = field(default_factory=lambda: ["in order", "shuffled"])
+    """Orders in which the articles are read under stream: in order, shuffled. Under article nothing depends on it."""
+    seed: int = 0
+    """Seed of the shuffled order and of the bootstrap."""
+    split: str = "valid"
+    """Split that is reported on."""
+    articles: str = "31-60"
+    """Which of its articles, counted from 1, such as 31-60, or all; not those that rates are tuned on."""
+    tune: bool = True
+    """Whether to train, tune and learn what is not there yet; false takes what the run holds."""
+    baselines: list[str] = field(default_factory=lambda: ["level 1", "rms"])
+    """Arms that the others' gains are told over, each under the reset policy that suits it better."""
+    pairs: list[str] = field(default_factory=lambda: ["level 1:rms", "rms:meta"])
+    """LOWER:HIGHER arms whose words are looked into."""
+    drawn: list[str] = field(default_factory=list)
+    """Arms of the pictures; empty: the first baseline and the five with the lowest losses."""
+    resamples: int = 2000
+    """Bootstrap resamples of the articles."""
+
+    def __post_init__(self) -> None:
+        if not self.name or "/" in self.name or self.name.startswith("."):
+            raise UserError(f"study.name is {self.name!r}", do="choose a plain folder name")
+        for option in ("arms", "resets", "orders"):
+            if not getattr(self, option):
+                raise UserError(f"study.{option} is empty", do="name at least one")
+        for reset in self.resets:
+            one_of("study.resets", reset, RESETS)
+        for order in self.orders:
+            one_of("study.orders", order, ORDERS)
+        within("study.resamples", self.resamples, 0)
+        within("study.seed", self.seed, 0)
+
+
+@dataclass
+class StudyOptions(Config):
+    """A run's options, and those of the study of its arms."""
+
+    study: StudyConfig = field(default_factory=StudyConfig)
+    base: str | None = None
+    """A config file whose options these stand on; in a file it is named from that file's own folder."""
+
+    def run_options(self) -> Config:
+        """The run's part."""
+        return Config(**{item.name: getattr(self, item.name) for item in dataclasses.fields(Config)})

@@ -1,0 +1,102 @@
+"""The figures of a study: each reading's, with its gains over the baselines, and which readings are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dynlm.evaluation.compare import ArmFigures, Comparison, Gain, compare
+from dynlm.evaluation.scores_file import Scores
+from dynlm.study.arms import Reading
+from dynlm.study.options import StudyConfig
+from dynlm.study.steps import Prepared
+
+SHOWN = 6
+"""Arms of a picture: as many as there are lines that can be told apart at a page's width."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A reading that was made, and what was found for its arm before."""
+
+    reading: Reading
+    scores: Scores
+    prepared: list[Prepared]
+
+    @property
+    def nats(self) -> float:
+        return float(self.scores.nats.sum(dtype="float64"))
+
+
+@dataclass(frozen=True)
+class Over:
+    """A reading's gain over a baseline, and which of the baseline's readings that is; no gain over itself."""
+
+    baseline: Done
+    gain: Gain | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One reading's line of the table; ``over`` has an entry for each baseline, in the study's order."""
+
+    done: Done
+    figures: ArmFigures
+    over: list[Over]
+
+
+@dataclass(frozen=True)
+class Results:
+    """All figures of a study; ``text`` compares the readings as they stand, for what they share."""
+
+    rows: list[Row]
+    text: Comparison
+    order: str
+    """The order that arms are judged, drawn and looked into by: the study's first."""
+
+    def best(self, arm: str, order: str | None = None) -> Done:
+        """The arm's reading with the lowest loss among those of an order (unset: the study's first)."""
+        return best_of([row.done for row in self.rows], arm, order or self.order)
+
+    @property
+    def arms(self) -> list[str]:
+        """The arms' names, in the study's order."""
+        return list(dict.fromkeys(row.done.reading.arm.name for row in self.rows))
+
+
+def best_of(done: Sequence[Done], arm: str, order: str) -> Done:
+    """The arm's reading with the lowest loss: under whichever reset policy suits it better."""
+    of_arm = [each for each in done if each.reading.arm.name == arm and each.reading.is_in(order)]
+    return min(of_arm, key=lambda each: each.nats)
+
+
+def results_of(done: Sequence[Done], study: StudyConfig) -> Results:
+    """Figures of all readings. A gain is over the baseline in the same order, under its better reset policy.
+
+    Raises UserError where readings are of different texts.
+    """
+    order = study.orders[0]
+    text = compare([each.scores for each in done], resamples=study.resamples, seed=study.seed)
+    rows = []
+    for each, figures in zip(done, text.arms, strict=True):
+        over = []
+        for arm in study.baselines:
+            baseline = best_of(done, arm, each.reading.order or order)
+            gain = None
+            if baseline is not each:
+                pair = compare([baseline.scores, each.scores], 0, study.resamples, study.seed)
+                gain = pair.arms[1].gain
+            over.append(Over(baseline, gain))
+        rows.append(Row(each, figures, over))
+    return Results(rows, text, order)
+
+
+def shown(results: Results, study: StudyConfig) -> list[Done]:
+    """The readings that pictures are made of: one of each arm, in the study's order."""
+    if study.drawn:
+        names = list(study.drawn)
+    else:
+        first = study.baselines[:1] or results.arms[:1]
+        others = sorted((arm for arm in results.arms if arm not in first), key=lambda arm: results.best(arm).nats)
+        names = [*first, *others[: SHOWN - 1]]
+    return [results.best(arm) for arm in results.arms if arm in names]

@@ -1,0 +1,171 @@
+"""A whole study: prepare every arm, read every way, and write what came of it. Stopped, it goes on where it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from dynlm.config import Config, article_range
+from dynlm.corpus.articles import iter_articles, source_name
+from dynlm.corpus.tokens import tokenise
+from dynlm.errors import UserError
+from dynlm.evaluation.score import score, text_fingerprint
+from dynlm.evaluation.scores_file import FOLDER, Scores, read_scores, scores_of_run
+from dynlm.files import fingerprint
+from dynlm.study.arms import SHARED, Reading, arms_of, pairs_of, readings_of
+from dynlm.study.options import StudyOptions
+from dynlm.study.pages import write_pages
+from dynlm.study.results import Done, Results, results_of
+from dynlm.study.steps import Prepared, check_slots, prepare, steps_of
+from dynlm.training.pretrain import pretrain
+from dynlm.training.run_folder import load_model, run_path, save_config
+
+
+def study(options: StudyOptions, quiet: bool = False, progress: bool = False) -> tuple[Results, list[Path]]:
+    """Do what ``options`` ask for and write it into ``runs/NAME/study``; returns the figures and the files.
+
+    Training, tuning, learning and reading that was done with the same options is not done again. Raises UserError for
+    arms that cannot be, articles that are not there or that rates are tuned on, and, with ``study.tune`` false, for
+    whatever the run does not hold.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("a study runs in one process", do="start it without accelerate launch or torchrun")
+    asked, config = options.study, options.run_options()
+    arms = arms_of(options)
+    pairs_of(asked)
+    _check_articles(options)
+    folder, say = run_path(config), _teller(quiet)
+    if asked.tune and not (folder / "model.json").exists():
+        say("training the tokenizer and the LSTM (level 1)")
+        pretrain(config, quiet=not progress)
+    trained = load_model(folder)
+    text = tokenise(iter_articles(config.corpus, asked.split), trained.tokenizer, config.corpus.num_proc)
+    mark = text_fingerprint(text, article_range(asked.articles, text.articles, "study.articles"))
+    place = folder / asked.name
+    _refuse_another_text(place, mark)
+
+    readings = [reading for arm in arms for reading in readings_of(arm, asked)]
+    steps = {each.label: steps_of(folder, config, each.arm, each.config.memory.reset, trained) for each in readings}
+    check_slots(steps)
+    prepared = {
+        label: prepare(folder, needed, trained, asked.tune, say, not progress) for label, needed in steps.items()
+    }
+    for each in (each for found in prepared.values() for each in found):
+        _refuse_reading_what_was_tuned_on(each, options, text.articles)
+    save_config(place, options)
+    done = []
+    for reading in readings:
+        scores = _read(folder, options, reading, prepared[reading.label], trained.fingerprint, mark, say, not progress)
+        done.append(Done(reading, scores, prepared[reading.label]))
+    say("comparing and drawing")
+    results = results_of(done, options.study)
+    return results, write_pages(place, results, options, trained.card)
+
+
+def _check_articles(options: StudyOptions) -> None:
+    """Before anything takes long: are the articles there, and are none of them tuned on?"""
+    asked, tuned = options.study, options.tune
+    count = {split: _count(options, split) for split in {asked.split, *([tuned.split] if asked.tune else [])}}
+    reported = article_range(asked.articles, count[asked.split], "study.articles")
+    if not asked.tune:
+        return
+    searched = article_range(tuned.articles, count[tuned.split], "tune.articles")
+    if asked.split == tuned.split and (both := sorted(set(reported) & set(searched))):
+        raise UserError(
+            f"article {both[0] + 1} of {asked.split} is in study.articles {asked.articles!r} and, for tuning, in "
+            f"tune.articles {tuned.articles!r}",
+            do="report on other articles than rates are tuned on",
+        )
+
+
+def _refuse_reading_what_was_tuned_on(prepared: Prepared, options: StudyOptions, articles: int) -> None:
+    """The same of what the run holds, which may have been tuned with other options."""
+    held, asked = prepared.held, options.study
+    if held.get("corpus") != source_name(options.corpus) or held.get("split") != asked.split:
+        return
+    reported = article_range(asked.articles, articles, "study.articles")
+    if both := sorted({index + 1 for index in reported} & set(held["articles"])):
+        raise UserError(
+            f"{prepared.slot} were tuned on article {both[0]} of {asked.split}, which study.articles "
+            f"{asked.articles!r} names",
+            do="report on other articles than rates are tuned on",
+        )
+
+
+def _count(options: Config, split: str) -> int:
+    return sum(1 for _ in iter_articles(options.corpus, split))
+
+
+def _refuse_another_text(place: Path, text: str) -> None:
+    for path in scores_of_run(place):
+        if (found := _scores_there(path)) is not None and found.protocol["text"] != text:
+            raise UserError("this folder holds a study of another text", place, "choose another --study.name")
+
+
+def _read(
+    folder: Path,
+    options: StudyOptions,
+    reading: Reading,
+    prepared: Sequence[Prepared],
+    model: str,
+    text: str,
+    say: Callable[[str], None],
+    quiet: bool,
+) -> Scores:
+    """The reading's scores: those that are there, where they were made by the same options, else made now."""
+    asked, config = options.study, reading.config
+    order = reading.order or "in order"
+    # What decides the losses: the model, the text, what was found for the arm, and how it reads.
+    sections = [item.name for item in dataclasses.fields(Config) if item.name not in (*SHARED, "tune", "metatrain")]
+    key = fingerprint(
+        json.dumps(
+            [
+                [model, text, order, asked.seed if order == "shuffled" else None],
+                {name: dataclasses.asdict(getattr(config, name)) for name in sections},
+                [each.held for each in prepared],
+            ],
+            sort_keys=True,
+            default=list,
+        )
+    )
+    path = folder / asked.name / FOLDER / f"{reading.stem}.parquet"
+    if (found := _scores_there(path)) is not None and found.protocol.get("made_by") == key:
+        say(f"reused: the reading of {reading.label}")
+        return found
+    say(f"reading {asked.split} {asked.articles}: {reading.label}")
+    told: dict[str, Any] = {"arm": reading.arm.name, "made_by": key}
+    if (tuned := next((each.held for each in prepared if "articles" in each.held), None)) is not None:
+        told["tuned_on"] = {
+            "corpus": tuned.get("corpus"),
+            "split": tuned["split"],
+            "articles": ", ".join(map(str, tuned["articles"])),
+        }
+    score(folder, config, asked.split, asked.articles, quiet, order, asked.seed, path, told)
+    return read_scores(path)
+
+
+def _scores_there(path: Path) -> Scores | None:
+    """What is in a score file; None where there is none, or none that is whole."""
+    if not path.exists():
+        return None
+    try:
+        return read_scores(path)
+    except UserError:
+        return None
+
+
+def _teller(quiet: bool) -> Callable[[str], None]:
+    """Prints what is done, with the seconds since it was made; the same thing is told once."""
+    begun, told = time.monotonic(), set[str]()
+
+    def say(what: str) -> None:
+        if not quiet and what not in told:
+            told.add(what)
+            print(f"[{time.monotonic() - begun:5.0f} s] {what}", flush=True)
+
+    return say

@@ -1,0 +1,180 @@
+"""What an arm needs before it may read: an ordered list of steps, each done once and kept in the run.
+
+A step fills one slot of the run (the rates of rms under ``stream``, say). ``memory/prepared.json`` tells with which
+options a slot was filled, so that a study that was stopped goes on, and one with other options fills it anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dynlm.config import Config
+from dynlm.errors import UserError
+from dynlm.files import fingerprint, read_json, write_json
+from dynlm.study.arms import Arm
+from dynlm.training import memory_folder
+from dynlm.training.metatrain import metatrain
+from dynlm.training.run_folder import TrainedModel
+from dynlm.training.tune import START, ensure_statistics, tune
+
+_LEDGER = Path("memory") / "prepared.json"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a step read: ``settings`` tried on ``tokens`` each, and training tokens that were ``learned_on``."""
+
+    settings: int = 0
+    tokens: int = 0
+    learned_on: int = 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to be found before an arm reads."""
+
+    slot: str
+    """What of the run it fills, as people call it; two arms with the same slot share what is found."""
+    options: Mapping[str, Any]
+    """All options that decide what is found."""
+    find: Callable[[bool], object]
+    """Finds and keeps it; is told whether to be quiet."""
+    held: Callable[[], dict[str, Any] | None]
+    """What the run holds in the slot, fit for JSON; None where it is empty."""
+    budget: Callable[[dict[str, Any]], Budget]
+    """What finding it read."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A slot that is filled: what is in it, and what filling it read."""
+
+    slot: str
+    held: dict[str, Any]
+    budget: Budget
+
+
+def steps_of(folder: Path, base: Config, arm: Arm, reset: str, trained: TrainedModel) -> list[Step]:
+    """What ``arm`` needs under a reset policy, in the order in which it is found.
+
+    ``base`` are the options that all arms share.
+    """
+    config = arm.under(reset)
+    memory, steps = config.memory, []
+    if memory.rule in ("rms", "meta"):
+        steps.append(_statistics(folder, base, trained))
+    if memory.rule == "meta":
+        steps += [_rates(folder, base, config, "rms", trained), _learned(folder, config, trained)]
+    elif memory.rule in START and any(getattr(memory, name) is None for name in START[memory.rule]):
+        steps.append(_rates(folder, base, config, memory.rule, trained))
+    return steps
+
+
+def check_slots(steps_of_arms: Mapping[str, Sequence[Step]]) -> None:
+    """Raise UserError where two arms would fill one slot of the run with different things."""
+    filled: dict[str, tuple[str, Mapping[str, Any]]] = {}
+    for arm, steps in steps_of_arms.items():
+        for step in steps:
+            other, options = filled.setdefault(step.slot, (arm, step.options))
+            if options != step.options:
+                raise UserError(
+                    f"arms {other!r} and {arm!r} need {step.slot} found with different options; a run keeps one",
+                    do="give one of them its rates (memory: {rate: ...}), or study them in runs of their own",
+                )
+
+
+def prepare(
+    folder: Path,
+    steps: Sequence[Step],
+    trained: TrainedModel,
+    find: bool,
+    say: Callable[[str], None] = lambda what: None,
+    quiet: bool = True,
+) -> list[Prepared]:
+    """Fill the steps' slots one after the other, passing over those that hold what these options lead to.
+
+    Without ``find`` they are taken as they are; raises UserError for one that is empty.
+    """
+    path, prepared = folder / _LEDGER, []
+    for step in steps:
+        held = step.held()
+        if not find:
+            if held is None:
+                raise UserError(f"it holds no {step.slot}", folder, "leave out --study.tune false to have it found")
+        else:
+            ledger = read_json(path) if path.exists() else {}
+            key = _mark([step.options, trained.fingerprint, [each.held for each in prepared]])
+            if held is None or ledger.get(step.slot) != {"options": key, "held": _mark(held)}:
+                say(f"finding {step.slot}")
+                step.find(quiet)
+                held = step.held()
+                assert held is not None
+                write_json(path, {**ledger, step.slot: {"options": key, "held": _mark(held)}})
+            else:
+                say(f"reused: {step.slot}")
+        prepared.append(Prepared(step.slot, held, step.budget(held)))
+    return prepared
+
+
+def _statistics(folder: Path, base: Config, trained: TrainedModel) -> Step:
+    def find(quiet: bool) -> None:
+        memory_folder.drop_statistics(folder)
+        ensure_statistics(folder, trained, base)
+
+    return Step(
+        slot="gradient statistics R",
+        options={**_text_of(base), "tokens": base.tune.statistics_tokens, "segment": base.memory.segment},
+        find=find,
+        held=lambda: memory_folder.statistics_card(folder, trained),
+        budget=lambda held: Budget(),
+    )
+
+
+def _rates(folder: Path, base: Config, config: Config, rule: str, trained: TrainedModel) -> Step:
+    """A hand-made rule's rates: found with what the arms share but for the options that rates are made for."""
+    arm = config.memory
+    memory = dataclasses.replace(
+        base.memory,
+        rule=rule,
+        reset=arm.reset,
+        lanes=arm.lanes,
+        segment=arm.segment,
+        dynamic=arm.dynamic,
+        **({name: getattr(arm, name) for name in START[rule]} if arm.rule == rule else {}),
+    )
+    return Step(
+        slot=f"the rates of {rule} under {arm.reset}",
+        options={**_text_of(config), "tune": dataclasses.asdict(config.tune), "memory": dataclasses.asdict(memory)},
+        find=lambda quiet: tune(folder, dataclasses.replace(config, memory=memory), quiet),
+        held=lambda: memory_folder.load_tuned(folder, rule, arm.reset, trained),
+        budget=lambda held: Budget(held["settings"], held.get("tokens", 0)),
+    )
+
+
+def _learned(folder: Path, config: Config, trained: TrainedModel) -> Step:
+    def held() -> dict[str, Any] | None:
+        learned = memory_folder.load_learned(folder, config.memory.g, config.memory.reset, trained)
+        return None if learned is None else learned[1]
+
+    sections = ("memory", "tune", "g", "metatrain")
+    return Step(
+        slot=f"g ({config.memory.g}) under {config.memory.reset}",
+        options={**_text_of(config), **{name: dataclasses.asdict(getattr(config, name)) for name in sections}},
+        find=lambda quiet: metatrain(folder, config, quiet),
+        held=held,
+        budget=lambda held: Budget(learned_on=held["tokens"]),
+    )
+
+
+def _text_of(config: Config) -> dict[str, Any]:
+    """What decides the text and its order."""
+    return {"corpus": {**dataclasses.asdict(config.corpus), "num_proc": 1}, "seed": config.run.seed}
+
+
+def _mark(content: Any) -> str:
+    return fingerprint(json.dumps(content, sort_keys=True, default=list))
