@@ -284,7 +284,7 @@ class GConfig:
     """What the learned rule g may look at and move; it starts at the tuned rms rule whatever it may."""
 
     level: int = 3
-    """3: the static parameters pull back; 2: nothing does."""
+    """3: the static parameters pull back; 2: they do not (a flush then goes to the slow weights of consolidation)."""
     sharing: str = "tensor"
     """Which weights share a rate and a pull: those of a tensor, of a row, or none (weight)."""
     importance: bool = False
@@ -304,8 +304,11 @@ class GConfig:
         one_of("g.sharing", self.sharing, ("tensor", "row", "weight"))
         for feature in self.features:
             one_of("g.features", feature, FEATURES)
-        if self.level == 2 and (self.flush or self.consolidation):
-            raise UserError("g.level is 2, which nothing pulls back: no flush, no consolidation", do="choose g.level 3")
+        if self.level == 2 and self.flush and not self.consolidation:
+            raise UserError(
+                "g.level is 2, which nothing takes back to the static parameters, and g.flush would",
+                do="choose g.level 3, or give it slow weights of its own to go back to with g.consolidation",
+            )
         within("g.consolidation", self.consolidation, 0, 1)
         within("g.momentum", self.momentum, 0, 0.99)
 
