@@ -60,9 +60,12 @@ def study(options: StudyOptions, quiet: bool = False, progress: bool = False) ->
     for each in filled.values():
         _refuse_reading_what_was_tuned_on(each, options, text.articles)
     save_config(place, options)
-    done = []
+    done: list[Done] = []
     for reading in readings:
         scores = _read(folder, options, reading, prepared[reading.label], trained.fingerprint, mark, say, not progress)
+        if done:
+            # One copy of the text's bytes, not one a reading.
+            scores = dataclasses.replace(scores, surface=done[0].scores.surface)
         done.append(Done(reading, scores, prepared[reading.label]))
     say("comparing and drawing")
     results = results_of(done, options.study)

@@ -12,7 +12,7 @@ import pytest
 from dynlm.errors import UserError
 from dynlm.study.arms import arms_of
 from dynlm.study.options import StudyConfig, StudyOptions
-from dynlm.study.steps import Budget, Step, check_slots, prepare, steps_of
+from dynlm.study.steps import Budget, Prepared, Step, check_slots, prepare, steps_of
 
 TRAINED: Any = SimpleNamespace(fingerprint="model")
 
@@ -58,6 +58,13 @@ def test_what_another_command_put_into_a_slot_is_not_taken_for_the_studys_own(tm
     slots.held["rms"] = {"rate": 9.0}
     (prepared,) = prepare(tmp_path, [slots.step("rms", 0.1)], TRAINED, find=True)
     assert prepared.held == {"rate": 0.1}
+
+
+def test_a_slot_that_arms_share_is_seen_to_once(tmp_path: Path):
+    slots, said, filled = Slots(), list[str](), dict[str, Prepared]()
+    for _ in range(2):
+        (prepared,) = prepare(tmp_path, [slots.step("rms", 0.1)], TRAINED, True, said.append, True, filled)
+    assert (said, slots.filled, filled) == (["finding rms"], ["rms"], {"rms": prepared})
 
 
 def test_without_finding_slots_are_taken_as_they_are(tmp_path: Path):
