@@ -21,15 +21,27 @@ import torch
 from benchmarks.machine import median_time
 from benchmarks.straightforward import StraightforwardReader
 from dynlm.cli import load_config
+from dynlm.config import FEATURES
 from dynlm.corpus.streams import Segment
 from dynlm.memory.footprint import foretold_bytes, held_bytes
-from dynlm.memory.rules import LEVEL_1, Rates, Rule, Statistics, uniform_rule
+from dynlm.memory.phi import Meta
+from dynlm.memory.rules import LEVEL_1, Rule, Statistics, uniform_rule
 from dynlm.memory.sensitivities import Sensitivities
 from dynlm.memory.unroll import Reader, read_segment
-from dynlm.model.lstm import LSTMLanguageModel
+from dynlm.model.lstm import LSTMLanguageModel, Params
 from dynlm.model.native import native_kernels
 
 RATE, PULL, EPSILON = 2.4e-3, 2e-3, 1e-3
+KINDS = [
+    "straightforward",
+    "level-1",
+    "rms",
+    "meta",
+    "meta-gated",
+    "meta-training",
+    "meta-training-gated",
+    "difference",
+]
 
 
 class Setting:
@@ -53,10 +65,17 @@ class Setting:
         goes_on, nothing = np.zeros(lanes, dtype=bool), np.zeros(lanes, dtype=np.int64)
         return Segment(inputs_BT, targets_BT, np.ones((lanes, self.segment), dtype=bool), goes_on, nothing, nothing)
 
-    def meta(self) -> Rule:
-        """Rates of each tensor's own."""
-        rates = {name: Rates(RATE * (1 + k / 9), PULL / (1 + k)) for k, name in enumerate(self.names)}
-        return Rule("meta", rates, self.rms.scale, self.rms.shape)
+    def meta(self, kind: str) -> Meta:
+        """g with rates of each tensor's own, or with all that it may look at and move."""
+        every = {"importance": True, "features": FEATURES, "flush": True} if kind.endswith("gated") else {}
+        return Meta(self.statistics, self.static, RATE, PULL, EPSILON, **every)
+
+    def phi(self, meta: Meta) -> Params:
+        """Some phi that moves all there is to move."""
+        return {
+            key: torch.full_like(tensor, 0.1) * (1 + torch.arange(len(tensor)).view(-1, *(1,) * (tensor.dim() - 1)))
+            for key, tensor in meta.initial().items()
+        }
 
     def straightforward(self) -> StraightforwardReader:
         return StraightforwardReader(self.model, self.static, self.statistics.rms, RATE, PULL, EPSILON)
@@ -78,10 +97,12 @@ def call_of(setting: Setting, kind: str, lanes: int, native: bool) -> tuple[Call
             reading.read(torch.from_numpy(text.inputs_BT), torch.from_numpy(text.targets_BT))
 
         return read, {}
-    rule = {"level-1": LEVEL_1, "meta": setting.meta()}.get(kind, setting.rms)
+    meta = setting.meta(kind)
+    rule = meta.rule(setting.phi(meta)) if kind.startswith("meta") else LEVEL_1 if kind == "level-1" else setting.rms
     reader = setting.reader(rule, native)
     memory = [reader.fresh_memory(lanes)]
-    observe = Sensitivities(rule, memory[0], setting.static, reader.native) if kind == "meta-training" else None
+    training = kind.startswith("meta-training")
+    observe = Sensitivities(meta, rule, memory[0], reader.native) if training else None
 
     def call() -> None:
         _, memory[0] = read_segment(reader, memory[0], next(texts), observe)
@@ -136,7 +157,7 @@ def largest_difference(setting: Setting, native: bool, segments: int = 60) -> fl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=["straightforward", "level-1", "rms", "meta", "meta-training", "difference"])
+    parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--lanes", type=int, default=1)
     parser.add_argument("--native", action="store_true")
     parser.add_argument("--threads", type=int)

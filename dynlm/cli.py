@@ -250,11 +250,14 @@ def _metatrain(options: Namespace, config: Config) -> int:
 
     done = metatrain(Path(options.folder), config, _quiet(options))
     nats = done["tuning_nats_per_token"]
-    rows = [f"{'tensor':20}{'rate':>12}{'pull':>12}"]
-    rows += [f"{name:20}{rates['alpha']:>12.3g}{rates['pull']:>12.3g}" for name, rates in done["rates"].items()]
+    rows = [f"{'tensor':20}{'rate':>12}{'pull':>12}{'flush':>8}"]
+    rows += [
+        f"{name:20}{told['alpha']:>12.3g}{told['lambda']:>12.3g}{told.get('flush', 0.0):>8.2f}"
+        for name, told in done["phi"].items()
+    ]
     rows.append(
         f"on the tuning articles: {nats['start']:.4f} nats per token at the start (rms), "
-        f"{nats['learned']:.4f} as learned; kept: {done['kept']}"
+        f"{nats['halfway']:.4f} halfway, {nats['learned']:.4f} as learned; kept: {done['kept']}"
     )
     _print(options, done, "\n".join(rows))
     return 0

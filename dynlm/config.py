@@ -11,6 +11,7 @@ from dynlm.errors import UserError
 
 RULES = ("none", "sgd", "sgd+decay", "rms", "meta")
 RESETS = ("stream", "article")
+FEATURES = ("fresh", "settling", "surprise", "steepness", "distance")
 ORDERS = ("in order", "shuffled")
 HUB_WIKITEXT = ("wikitext-2", "wikitext-2-raw", "wikitext-103", "wikitext-103-raw")
 
@@ -176,7 +177,9 @@ class MemoryConfig:
     """The medium-term memory: which weights move, by which rule, and when they start afresh."""
 
     rule: str = "rms"
-    """none (level 1), sgd, sgd+decay, rms (Krause et al. 2018) or meta (learned rates, started at rms)."""
+    """none (level 1), sgd, sgd+decay, rms (Krause et al. 2018) or meta (the learned g, started at rms)."""
+    g: str = "meta"
+    """rule meta: the name that g was learned under (see the options of g)."""
     reset: str = "stream"
     """stream: the dynamic weights run through the whole text; article: they start afresh with each article."""
     segment: int = 20
@@ -277,6 +280,37 @@ class MetatrainConfig:
 
 
 @dataclass
+class GConfig:
+    """What the learned rule g may look at and move; it starts at the tuned rms rule whatever it may."""
+
+    level: int = 3
+    """3: the static parameters pull back; 2: nothing does."""
+    sharing: str = "tensor"
+    """Which weights share a rate and a pull: those of a tensor, of a row, or none (weight)."""
+    importance: bool = False
+    """Rates and pulls go with a power, learned for each tensor, of each weight's Fisher importance."""
+    features: list[str] = field(default_factory=list)
+    """What gates of rates and pulls look at: fresh, settling, surprise, steepness, distance."""
+    flush: bool = False
+    """Each tensor goes a learned share of the way home when an article begins (matters for memory.reset stream)."""
+    consolidation: float = 0.0
+    """Share of what an article taught that is taken into home at its end; not learned."""
+    momentum: float = 0.0
+    """Decay of the running sum of gradients that steps are by; not learned."""
+
+    def __post_init__(self) -> None:
+        if self.level not in (2, 3):
+            raise UserError(f"g.level is {self.level}", do="choose 2 or 3")
+        one_of("g.sharing", self.sharing, ("tensor", "row", "weight"))
+        for feature in self.features:
+            one_of("g.features", feature, FEATURES)
+        if self.level == 2 and (self.flush or self.consolidation):
+            raise UserError("g.level is 2, which nothing pulls back: no flush, no consolidation", do="choose g.level 3")
+        within("g.consolidation", self.consolidation, 0, 1)
+        within("g.momentum", self.momentum, 0, 0.99)
+
+
+@dataclass
 class RunConfig:
     """The run's folder and what it runs on."""
 
@@ -311,6 +345,7 @@ class Config:
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     tune: TuneConfig = field(default_factory=TuneConfig)
+    g: GConfig = field(default_factory=GConfig)
     metatrain: MetatrainConfig = field(default_factory=MetatrainConfig)
 
 

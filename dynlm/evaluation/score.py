@@ -102,7 +102,8 @@ def in_order(articles: Sequence[int], order: str, seed: int) -> list[int]:
 
 def file_stem(memory: MemoryConfig, split: str, articles: str | None, order: str = "in order") -> str:
     """A score file's name: the split, its articles, the rule and, where weights move, the reset policy and order."""
-    parts = [split, *([articles] if articles else []), memory.rule.replace("+", "-")]
+    name = memory.g if memory.rule == "meta" else memory.rule.replace("+", "-")
+    parts = [split, *([articles] if articles else []), name]
     if memory.rule != "none":
         parts.append(memory.reset)
     return "-".join(parts if order == "in order" else [*parts, order.replace(", seed ", "-")])
@@ -183,18 +184,28 @@ def read_scored(
 
 
 def _flushes(reader: Reader, lengths: Sequence[int], segment: int, begins: int) -> np.ndarray:
-    """How much of the way home weights went before each token's segment: 1 where they start afresh, else mean beta.
+    """How much of the way home weights went before each token's segment, on average over weights.
 
-    ``begins`` is the place of the article that was read first.
+    1 where they start afresh; where an article begins under "stream" what g flushes; else the mean beta of a step
+    (before the gates' factors). ``begins`` is the place of the article that was read first.
     """
-    beta, weights = reader.rule.beta, {name: reader.static[name].numel() for name in reader.rule.rates}
-    pulled = sum(float(torch.as_tensor(beta[name]).mean()) * size for name, size in weights.items())
-    share = pulled / sum(weights.values())
-    opening = [np.arange(length) < segment for length in lengths]
-    if reader.reset == "stream":
-        # Before the very first segment no step was taken.
-        opening = [first & (article == begins) for article, first in enumerate(opening)]
-    return np.where(np.concatenate(opening), float(reader.reset == "article"), share).astype(np.float32)
+    rule, sizes = reader.rule, {name: reader.static[name].numel() for name in reader.rule.rates}
+
+    def mean(of_tensor: Mapping[str, Tensor | float]) -> float:
+        total = sum(float(torch.as_tensor(of_tensor.get(name, 0.0)).mean()) * size for name, size in sizes.items())
+        return total / sum(sizes.values())
+
+    step, flushed = mean(rule.beta), mean(rule.flush)
+    columns = []
+    for article, length in enumerate(lengths):
+        column = np.full(length, step, dtype=np.float32)
+        if reader.reset == "article":
+            column[:segment] = 1.0
+        else:
+            # Before the very first segment no step was taken.
+            column[:segment] = 0.0 if article == begins else step + (1 - step) * flushed
+        columns.append(column)
+    return np.concatenate(columns)
 
 
 def _foretell(reader: Reader, lanes: int, segment: int, quiet: bool) -> int:

@@ -57,7 +57,7 @@ class Recording:
         else:
             self._graph.replay()
             nats_BT, hidden = self._nats_BT.clone(), tuple((h.clone(), c.clone()) for h, c in self._after)
-        return nats_BT[:, :length], Memory(memory.weights, hidden)
+        return nats_BT[:, :length], memory._replace(hidden=hidden)
 
     def _run(self) -> tuple[Tensor, Hidden]:
         nats_BT, memory = score_and_learn(self._reader, Memory(self._weights, self._hidden), self._batch)

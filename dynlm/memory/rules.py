@@ -11,23 +11,27 @@ with u_t the gradient of the mean nats of segment t. scale and shape are 1 for s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from dynlm.memory.pace import Factors, Gates
 from dynlm.model.lanes import Gradient
 from dynlm.model.lstm import Params
 from dynlm.model.native import NativeKernels
 
 
 class Rates(NamedTuple):
-    """One tensor's learning rate and its pull toward the static parameters."""
+    """One tensor's learning rate and its pull toward the static parameters.
 
-    alpha: float
-    pull: float
+    Numbers, or 0-dimensional tensors where a meta-gradient is taken by autograd.
+    """
+
+    alpha: float | Tensor
+    pull: float | Tensor
 
 
 def gradient_step(
@@ -63,12 +67,22 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Rule:
-    """A named rule with its constants for each dynamic tensor; ``rates`` empty is level 1, which learns nothing."""
+    """A named rule with its constants for each dynamic tensor; ``rates`` empty is level 1, which learns nothing.
+
+    ``gates`` change rates and pulls from segment to segment. ``flush`` is each tensor's share of the way home that its
+    weights go when an article begins: 0 carries all of them over, 1 forgets. ``consolidation`` is the share of what an
+    article taught that its end makes part of home, limited by each weight's ``shape``. With ``momentum`` the step is by
+    a running sum of gradients.
+    """
 
     name: str
     rates: Mapping[str, Rates] = field(default_factory=dict)
     scale: Params | None = None
     shape: Params | None = None
+    gates: Gates | None = None
+    flush: Mapping[str, float | Tensor] = field(default_factory=dict)
+    consolidation: float = 0.0
+    momentum: float = 0.0
     beta: Mapping[str, Tensor | float] = field(init=False)
     clamps: Mapping[str, bool] = field(init=False)
     """Whether some weight of a tensor has a beta that would pass 1."""
@@ -77,10 +91,20 @@ class Rule:
         beta: dict[str, Tensor | float] = {}
         for name, rates in self.rates.items():
             shape = 1.0 if self.shape is None else self.shape[name]
-            beta[name] = (shape * rates.pull).clamp(max=1) if isinstance(shape, Tensor) else min(rates.pull, 1.0)
+            pull = shape * rates.pull
+            beta[name] = pull.clamp(max=1) if isinstance(pull, Tensor) else min(pull, 1.0)
         object.__setattr__(self, "beta", beta)
         clamps = {name: bool((b >= 1).any()) if isinstance(b, Tensor) else b >= 1 for name, b in beta.items()}
         object.__setattr__(self, "clamps", clamps)
+
+    def of(self, names: Iterable[str]) -> Rule:
+        """The same rule where only the tensors of ``names`` move."""
+        kept = [name for name in self.rates if name in set(names)]
+        gates = None
+        if self.gates is not None:
+            rows = [list(self.rates).index(name) for name in kept]
+            gates = replace(self.gates, rate_KJ=self.gates.rate_KJ[rows], pull_KJ=self.gates.pull_KJ[rows])
+        return replace(self, rates={name: self.rates[name] for name in kept}, gates=gates)
 
     @property
     def learns(self) -> bool:
@@ -92,44 +116,63 @@ class Rule:
         """1: nothing moves; 2: nothing pulls back; 3: the static parameters pull."""
         if not self.learns:
             return 1
-        return 3 if any(rates.pull for rates in self.rates.values()) else 2
+        pulled = any(rates.pull for rates in self.rates.values()) or any(self.flush.values())
+        return 3 if pulled else 2
 
-    def step(self, weights: Params, gradients: Params, static: Params) -> Params:
-        """The next dynamic weights, by the formula; ``weights`` stay as they are."""
-        return {
-            name: gradient_step(
-                weights[name],
-                gradients[name],
-                rates.alpha,
-                1.0 if self.scale is None else self.scale[name],
-                static[name],
-                self.beta[name],
-            )
-            for name, rates in self.rates.items()
-        }
+    def step(self, weights: Params, gradients: Params, home: Params, factors: Factors | None = None) -> Params:
+        """The next dynamic weights of one lane, by the formula; ``weights`` stay as they are."""
+        moved = {}
+        for number, (name, rates) in enumerate(self.rates.items()):
+            alpha, beta = rates.alpha, self.beta[name]
+            if factors is not None:
+                alpha = alpha * factors.rate_BK[0, number]
+                beta = torch.clamp(beta * factors.pull_BK[0, number], max=1)
+            scale = 1.0 if self.scale is None else self.scale[name]
+            moved[name] = gradient_step(weights[name], gradients[name], alpha, scale, home[name], beta)
+        return moved
 
     @torch.no_grad()
-    def step_(self, theta: Tensor, gradient: Gradient, theta_0: Tensor, native: NativeKernels | None = None) -> None:
+    def step_(
+        self,
+        theta: Tensor,
+        gradient: Gradient,
+        home: Tensor,
+        native: NativeKernels | None = None,
+        factors: Factors | None = None,
+    ) -> None:
         """``gradient_step`` written over ``theta``, the weights of B lanes: (B, ...), as the gradient's name says.
 
-        ``theta_0`` is shared by the lanes. Only the gradient's part is moved, in two passes and without a copy, or in
-        one pass by the ``native`` kernel.
+        ``home`` is shared by the lanes (as theta_0 is) or each lane's own. Only the gradient's part is moved, in two
+        passes and without a copy, or in one pass by the ``native`` kernel. ``factors`` scale the gradient in place.
         """
         rates, beta, part = self.rates[gradient.name], self.beta[gradient.name], gradient.part
+        alpha = float(rates.alpha)
         scale = None if self.scale is None else self.scale[gradient.name]
-        theta, theta_0 = theta[:, part], theta_0[part]
+        own_home = home.dim() == theta.dim()
+        theta, home = theta[:, part], home[:, part] if own_home else home[part]
         beta = beta[part] if isinstance(beta, Tensor) else beta
-        if native is not None and gradient.rows_BT is None:
-            native.step_(theta, theta_0, gradient.tensor, beta, None if scale is None else scale[part], rates.alpha)
+        if factors is not None:
+            number = list(self.rates).index(gradient.name)
+            like = (-1, *(1,) * (theta.dim() - 1))
+            gradient.tensor.mul_(factors.rate_BK[:, number].view(like))
+            if self.gates is not None and self.gates.moves_pulls:
+                beta = torch.clamp(beta * factors.pull_BK[:, number].view(like), max=1)
+        if native is not None and gradient.rows_BT is None and not own_home and not _per_lane(beta, theta):
+            native.step_(theta, home, gradient.tensor, beta, None if scale is None else scale[part], alpha)
             return
         if isinstance(beta, Tensor) or beta:
-            theta.lerp_(theta_0, beta)
+            theta.lerp_(home.expand_as(theta), beta)
         if gradient.rows_BT is not None:
-            _step_of_rows_(theta, gradient.tensor, gradient.rows_BT, rates.alpha, scale)
+            _step_of_rows_(theta, gradient.tensor, gradient.rows_BT, alpha, scale)
         elif scale is None:
-            theta.sub_(gradient.tensor, alpha=rates.alpha)
+            theta.sub_(gradient.tensor, alpha=alpha)
         else:
-            theta.addcmul_(gradient.tensor, scale[part], value=-rates.alpha)
+            theta.addcmul_(gradient.tensor, scale[part], value=-alpha)
+
+
+def _per_lane(beta: Tensor | float, theta: Tensor) -> bool:
+    """Whether each lane has a pull of its own."""
+    return isinstance(beta, Tensor) and beta.dim() == theta.dim()
 
 
 def _step_of_rows_(theta_BVE: Tensor, u_BVE: Tensor, rows_BT: Tensor, alpha: float, scale: Tensor | None) -> None:

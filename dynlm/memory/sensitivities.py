@@ -1,17 +1,24 @@
-"""Exact first-order meta-gradients of the rates, forward in time, at a cost that does not grow with the horizon.
+"""Exact first-order meta-gradients of phi, forward in time, at a cost that does not grow with the horizon.
 
-Legend: B lanes, K dynamic tensors.
+Legend: B lanes, K dynamic tensors, J features of the gates.
 
-With u_t taken as a constant (first order, as in Andrychowicz et al. 2016) a step's Jacobian d theta_{t+1} / d theta_t
-is the diagonal 1 - beta. The sensitivities to the logarithms of a tensor's rate and pull obey, weight by weight,
+With u_t and the features taken as constants (first order, as in Andrychowicz et al. 2016) a step's Jacobian
+d theta_{t+1} / d theta_t is the diagonal 1 - beta. The sensitivities to the logarithms of a tensor's rate and pull, and
+to the gates' weights of feature f_j, obey, weight by weight,
 
-    s_alpha <- (1 - beta) s_alpha - alpha * scale * u_t
-    s_pull  <- (1 - beta) s_pull  + beta * (theta_0 - theta_t)       (0 where beta is clamped at 1)
+    s_rate  <- (1 - beta) s_rate  - alpha * scale * u_t
+    s_pull  <- (1 - beta) s_pull  + beta * (home - theta_t)            (0 where beta is clamped at 1)
+    s_rate,j and s_pull,j: the same with f_j times the last term
 
-and dL_t / d log rate = <u_t, s>, summed over whatever shares the rate. The first recurrence is the one that
-theta_t - theta_0 itself obeys, from the same zero: s_alpha is the distance from home and need not be kept, and one
-tensor beside the weights is all that meta-training costs. Where the rates themselves move while the text is read, both
-are derivatives by a constant added to the logarithm at all times.
+and dL_t / d parameter = <u_t, s>, summed over whatever shares it; what is the same at every step (importance, rows)
+is a factor of that sum. The first recurrence is the one that theta_t - home itself obeys, from the same zero: s_rate is
+the distance from home and need not be kept. When an article begins and weights go home by the share f, all of these are
+multiplied by 1 - f as the distance is, and
+
+    s_flush <- (1 - f) s_flush - (theta - home)     with s_flush <- (1 - beta) s_flush at every step.
+
+What an article leaves in home (consolidation) is a constant. Where phi itself moves while the text is read, all are
+derivatives by a constant added to phi at all times.
 """
 
 from __future__ import annotations
@@ -21,51 +28,141 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from dynlm.memory.pace import at_bound
+from dynlm.memory.phi import Meta, each_shape
 from dynlm.memory.rules import Rule
 from dynlm.memory.state import Memory
-from dynlm.model.lanes import Gradient
+from dynlm.memory.unroll import Reader, Shown
 from dynlm.model.lstm import Params
 from dynlm.model.native import NativeKernels
 from dynlm.model.scratch import Scratch
 
 
 class Sensitivities:
-    """d theta_t / d log pull of every lane and weight, and the meta-gradients gathered so far.
+    """d theta_t / d phi of every lane and weight, and the meta-gradients gathered so far.
 
-    An ``Observer`` of the reading that ``rule`` does from ``memory``; ``rule`` is set anew when its rates change.
+    An ``Observer`` of the reading that ``rule`` does from ``memory``; ``rule`` is set anew when phi changes, and
+    ``begin_articles`` is called before a segment is read in which articles begin.
     """
 
-    def __init__(self, rule: Rule, memory: Memory, static: Params, native: NativeKernels | None = None):
-        self.rule = rule
-        self.names = list(memory.weights)
-        self.pull: Params = {name: torch.zeros_like(tensor) for name, tensor in memory.weights.items()}
-        like = next(iter(self.pull.values()))
-        self.gathered_K2 = torch.zeros(len(self.names), 2, dtype=torch.float64, device=like.device)
-        """Sum over segments and lanes of dL / d (log alpha, log pull); zero it after taking it."""
-        self._static, self._native = static, native
+    def __init__(self, meta: Meta, rule: Rule, memory: Memory, native: NativeKernels | None = None):
+        self.rule, self.meta = rule, meta
+        self.importance = {name: meta.importance_of(name) for name in meta.names} if meta.importance else {}
+        phi = meta.initial()
+        self.gathered = {key: torch.zeros_like(tensor) for key, tensor in phi.items()}
+        """Sum over segments and lanes of dL / d phi; zero it after taking it."""
+        kept = [f"{kind}.{feature}" for kind in ("rate", "pull") if f"{kind}.gates" in phi for feature in meta.features]
+        kept += [kind for kind in ("pull", "flush") if kind in phi]
+        self.kept: dict[str, Params] = {
+            kind: {name: torch.zeros_like(tensor) for name, tensor in memory.weights.items()} for kind in kept
+        }
+        self._native = None if set(kept) - {"pull"} or meta.importance or meta.sharing != "tensor" else native
         self._scratch = Scratch()
 
-    def restart(self, lanes: Iterable[int]) -> None:
-        """These lanes' weights go home, where no rate has moved them."""
-        for tensor in self.pull.values():
-            for lane in lanes:
-                tensor[lane].zero_()
+    def begin_articles(self, reader: Reader, memory: Memory, lanes: Iterable[int]) -> None:
+        """These lanes' weights are about to go home, altogether or by the share that phi has."""
+        for lane in lanes:
+            for name, theta in memory.weights.items():
+                if reader.reset == "article":
+                    for tensors in self.kept.values():
+                        tensors[name][lane].zero_()
+                    continue
+                share = float(self.rule.flush.get(name, 0.0))
+                if share:
+                    for tensors in self.kept.values():
+                        tensors[name][lane].mul_(1 - share)
+                if "flush" in self.kept:
+                    home = reader.static[name] + memory.slow[name][lane] if memory.slow else reader.static[name]
+                    self.kept["flush"][name][lane].sub_(theta[lane] - home)
 
     @torch.no_grad()
-    def __call__(self, gradient: Gradient, theta: Tensor, lanes: slice) -> None:
+    def __call__(self, shown: Shown) -> None:
         """Gather the meta-gradients of a segment at theta_t, then carry the sensitivities over the coming step."""
-        name, part = gradient.name, gradient.part
-        beta, theta_0 = self.rule.beta[name], self._static[name][part]
+        name, part = shown.gradient.name, shown.gradient.part
+        beta = self.rule.beta[name]
         beta = beta[part] if isinstance(beta, Tensor) else beta
-        theta, s_pull = theta[:, part], self.pull[name][lanes, part]
-        sums = self.gathered_K2[self.names.index(name)]
-        if self._native is not None and gradient.rows_BT is None:
-            sums += torch.tensor(self._native.sense_(s_pull, theta, theta_0, gradient.tensor, beta)).to(sums)
+        theta = shown.theta[:, part]
+        own_home = shown.home.dim() == shown.theta.dim()
+        home = shown.home[:, part] if own_home else shown.home[part]
+        if self._native is not None and shown.gradient.rows_BT is None and not own_home and shown.factors is None:
+            self._native_call(shown, theta, home, beta)
             return
-        home = torch.sub(theta_0, theta, out=self._scratch.take("home", tuple(theta.shape), gradient.tensor))
-        for lane, u in enumerate(gradient.tensor):
-            sums[0] -= torch.dot(u.flatten(), home[lane].flatten())
-            sums[1] += torch.dot(u.flatten(), s_pull[lane].flatten())
-        s_pull.lerp_(home, beta)
-        if self.rule.clamps[name]:
-            s_pull.mul_(torch.as_tensor(beta) < 1)
+        away = torch.sub(home, theta, out=self._scratch.take("away", tuple(theta.shape), theta))
+        number = self.meta.names.index(name)
+        for lane in range(len(theta)):
+            self._of_lane(shown, lane, number, away[lane], beta)
+
+    def _of_lane(self, shown: Shown, lane: int, number: int, away: Tensor, beta: Tensor | float) -> None:
+        name, part = shown.gradient.name, shown.gradient.part
+        u, push, features = shown.gradient.tensor[lane], shown.push[lane], self.meta.features
+        at = shown.lanes.start + lane
+        rate_factor = pull_factor = 1.0
+        if shown.factors is not None:
+            rate_factor = float(shown.factors.rate_BK[lane, number])
+            pull_factor = float(shown.factors.pull_BK[lane, number])
+            told = shown.factors.features_BJ[lane].tolist()
+            # Where a factor is at its bound its gates' weights change nothing.
+            moves = {"rate": not at_bound(rate_factor), "pull": not at_bound(pull_factor)}
+        kept = {kind: tensors[name][at, part] for kind, tensors in self.kept.items()}
+        self._gather("rate", u, away, number, name, part, sign=-1)
+        if "pull" in kept:
+            self._gather("pull", u, kept["pull"], number, name, part)
+        for kind in ("rate", "pull"):
+            for j, feature in enumerate(features):
+                if f"{kind}.{feature}" in kept:
+                    self.gathered[f"{kind}.gates"][number, j] += _dot(u, kept[f"{kind}.{feature}"])
+        if "flush" in kept:
+            self.gathered["flush"][number] += _dot(u, kept["flush"])
+        # Over the step every sensitivity keeps 1 - beta of itself, and where beta is clamped no parameter moves it.
+        clamps, free = self.rule.clamps[name], None
+        if pull_factor != 1:
+            passed = torch.as_tensor(beta * pull_factor)
+            beta, clamps = passed.clamp(max=1), True
+        if clamps:
+            free = (torch.as_tensor(beta) < 1).to(u.dtype)
+        if "pull" in kept:
+            kept["pull"].lerp_(away, torch.as_tensor(beta, dtype=u.dtype))
+            if free is not None:
+                kept["pull"].mul_(free)
+        others = [kind for kind in kept if kind != "pull"]
+        if not others:
+            return
+        keep = 1 - beta
+        by_pull = away * beta if free is None else away * (beta * free)
+        by_rate = push if self.rule.scale is None else push * self.rule.scale[name][part]
+        by_rate = by_rate * (-float(self.rule.rates[name].alpha) * rate_factor)
+        for kind in others:
+            kept[kind].mul_(keep)
+            if kind != "flush":
+                what, _, feature = kind.partition(".")
+                term = by_rate if what == "rate" else by_pull
+                kept[kind].add_(term, alpha=told[features.index(feature)] * moves[what])
+
+    def _gather(self, kind: str, u: Tensor, s: Tensor, number: int, name: str, part: slice, sign: int = 1) -> None:
+        """Of what is a constant factor of a rate or pull: of the tensor, by importance, of each row or weight.
+
+        dL / d that is <u, s> times ``sign``.
+        """
+        importance, each = f"{kind}.importance" in self.gathered, self.gathered.get(f"{kind}.each/{name}")
+        if not importance and each is None:
+            self.gathered[kind][number] += sign * _dot(u, s)
+            return
+        product = torch.mul(u, s, out=self._scratch.take("product", tuple(u.shape), u)).mul_(sign)
+        self.gathered[kind][number] += product.sum()
+        if importance:
+            self.gathered[f"{kind}.importance"][number] += _dot(product, self.importance[name][part])
+        if each is not None:
+            by = product if self.meta.sharing == "weight" else product.view(len(product), -1).sum(1)
+            each[part] += by.view(each_shape(u, self.meta.sharing))
+
+    def _native_call(self, shown: Shown, theta: Tensor, home: Tensor, beta: Tensor | float) -> None:
+        assert self._native is not None
+        name, number = shown.gradient.name, self.meta.names.index(shown.gradient.name)
+        s_pull = self.kept["pull"][name][shown.lanes, shown.gradient.part]
+        by_rate, by_pull = self._native.sense_(s_pull, theta, home, shown.gradient.tensor, beta)
+        self.gathered["rate"][number] += by_rate
+        self.gathered["pull"][number] += by_pull
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return torch.dot(a.reshape(-1), b.reshape(-1))

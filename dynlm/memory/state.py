@@ -7,37 +7,60 @@ three names here and are never mixed: only the tensors of ``dynamic`` have copie
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dynlm.errors import UserError
+from dynlm.memory.pace import Pace, displacement, fresh_pace
+from dynlm.memory.rules import Rule
 from dynlm.model.lstm import Hidden, LSTMLanguageModel, Params
+
+_NONE: Params = {}
 
 
 class Memory(NamedTuple):
-    """The state of a reading in B lanes: each lane's dynamic weights (B, ...) and LSTM state (B, H)."""
+    """The state of a reading in B lanes: each lane's dynamic weights (B, ...) and LSTM state (B, H).
+
+    What else a rule asks for is there or empty: ``pace`` for its gates, ``slow`` (B, ...), what earlier articles left
+    of themselves beside theta_0, and ``velocity`` (B, ...), the running gradient of a rule with momentum.
+    """
 
     weights: Params
     hidden: Hidden
+    pace: Pace | None = None
+    slow: Params = _NONE
+    velocity: Params = _NONE
 
     def copy(self) -> Memory:
         """A memory that further reading of this one leaves as it is."""
-        weights = {name: tensor.clone() for name, tensor in self.weights.items()}
-        return Memory(weights, tuple((h.clone(), c.clone()) for h, c in self.hidden))
+        return Memory(
+            _cloned(self.weights),
+            tuple((h.clone(), c.clone()) for h, c in self.hidden),
+            self.pace,
+            _cloned(self.slow),
+            _cloned(self.velocity),
+        )
 
     def of_lane(self, lane: int) -> Params:
         """One lane's dynamic weights, shaped as the static parameters are."""
         return {name: tensor[lane] for name, tensor in self.weights.items()}
 
 
+def _cloned(tensors: Params) -> Params:
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
 def distance(memory: Memory, static: Params) -> Tensor:
     """How far each lane's memory (B,) has moved: |theta_t - theta_0| / |theta_0|, all dynamic tensors as one vector."""
-    moved_B = sum((tensor - static[name]).square().flatten(1).sum(1) for name, tensor in memory.weights.items())
-    home = sum(static[name].square().sum() for name in memory.weights)
-    return torch.sqrt(torch.as_tensor(moved_B) / torch.as_tensor(home))
+    return displacement(memory.weights, static) / size(static, memory.weights)
+
+
+def size(static: Params, names: Iterable[str]) -> Tensor:
+    """|theta_0| of the tensors ``names``, as one vector."""
+    return torch.sqrt(torch.as_tensor(sum(static[name].square().sum() for name in names)))
 
 
 def dynamic_tensors(model: LSTMLanguageModel, patterns: Sequence[str]) -> tuple[str, ...]:
@@ -51,10 +74,22 @@ def dynamic_tensors(model: LSTMLanguageModel, patterns: Sequence[str]) -> tuple[
     return tuple(name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
 
 
-def fresh_memory(model: LSTMLanguageModel, static: Params, dynamic: Sequence[str], lanes: int = 1) -> Memory:
+def fresh_memory(
+    model: LSTMLanguageModel, static: Params, dynamic: Sequence[str], lanes: int = 1, rule: Rule | None = None
+) -> Memory:
     """The memory before anything is read: every lane's dynamic weights are copies of the static parameters."""
+    like = static["embedding"].detach()
     weights = {}
     for name in dynamic:
         tensor = static[name].detach()
         weights[name] = tensor.new_empty(lanes, *tensor.shape).copy_(tensor)
-    return Memory(weights, model.initial_hidden(lanes, static["embedding"].detach()))
+    hidden = model.initial_hidden(lanes, like)
+    if rule is None or not rule.learns:
+        return Memory(weights, hidden)
+    return Memory(
+        weights,
+        hidden,
+        fresh_pace(lanes, like) if rule.gates is not None else None,
+        {name: torch.zeros_like(tensor) for name, tensor in weights.items()} if rule.consolidation else {},
+        {name: torch.zeros_like(tensor) for name, tensor in weights.items()} if rule.momentum else {},
+    )

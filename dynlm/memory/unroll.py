@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dynlm.corpus.streams import Place, Segment, Stream
 from dynlm.memory.batches import Batch, to_batch
+from dynlm.memory.pace import Factors, Pace, after_segment, at_articles
 from dynlm.memory.rules import LEVEL_1, Rule, Statistics
 from dynlm.memory.state import Memory, fresh_memory
 from dynlm.model.lanes import Gradient, Scored, forward, gradients
@@ -26,8 +27,23 @@ from dynlm.model.lstm import Hidden, LSTMLanguageModel, Params, detached, restar
 from dynlm.model.native import NativeKernels
 from dynlm.model.scratch import Scratch
 
-Observer = Callable[[Gradient, Tensor, slice], None]
-"""Is shown each gradient u_t, the theta_t (lanes, ...) of its tensor, and the lanes: between scoring and learning."""
+
+class Shown(NamedTuple):
+    """What an observer sees between scoring and learning, of one gradient: all tensors are scratch.
+
+    ``gradient`` is u_t and ``push`` what the step is by: u_t, or its running sum where there is momentum. ``theta``
+    (lanes, ...) was read with, ``home`` pulls it; ``factors`` are the gates'.
+    """
+
+    gradient: Gradient
+    push: Tensor
+    theta: Tensor
+    home: Tensor
+    lanes: slice
+    factors: Factors | None
+
+
+Observer = Callable[[Shown], None]
 
 
 class RecordedSegment(Protocol):
@@ -65,7 +81,7 @@ class Reader:
     scratch: Scratch = field(default_factory=Scratch, repr=False, compare=False)
 
     def fresh_memory(self, lanes: int = 1) -> Memory:
-        return fresh_memory(self.model, self.static, self.dynamic if self.rule.learns else (), lanes)
+        return fresh_memory(self.model, self.static, self.dynamic if self.rule.learns else (), lanes, self.rule)
 
 
 class ReadSegment(NamedTuple):
@@ -121,8 +137,10 @@ def score_and_learn(
     ]
     if len(done) == 1:
         nats_BT, hidden = done[0]
-        return nats_BT, Memory(memory.weights, hidden)
-    return torch.cat([nats_BT for nats_BT, _ in done]), Memory(memory.weights, _side_by_side([h for _, h in done]))
+    else:
+        nats_BT, hidden = torch.cat([nats_BT for nats_BT, _ in done]), _side_by_side([h for _, h in done])
+    pace = memory.pace and after_segment(memory.pace, (nats_BT * share_BT).sum(1))
+    return nats_BT, memory._replace(hidden=hidden, pace=pace)
 
 
 def shares(batch: Batch) -> Tensor:
@@ -132,11 +150,33 @@ def shares(batch: Batch) -> Tensor:
 
 def begin_articles(reader: Reader, memory: Memory, starts: np.ndarray, starts_B: Tensor) -> Memory:
     """Forget what is not to be carried into the articles that ``starts`` marks (``starts_B`` on the device)."""
-    if reader.reset == "article":
-        for name, tensor in memory.weights.items():
-            for lane in starts.nonzero()[0]:
-                tensor[lane].copy_(reader.static[name])
-    return Memory(memory.weights, restarted(memory.hidden, starts_B))
+    for lane in starts.nonzero()[0] if memory.weights else ():
+        _begin_article(reader, memory, int(lane))
+    pace = memory.pace and at_articles(memory.pace, starts_B)
+    return memory._replace(hidden=restarted(memory.hidden, starts_B), pace=pace)
+
+
+def _begin_article(reader: Reader, memory: Memory, lane: int) -> None:
+    """What the last article taught is taken into home as far as the rule says, and is flushed as far as it says."""
+    rule = reader.rule
+    for name, tensor in memory.weights.items():
+        theta, theta_0 = tensor[lane], reader.static[name]
+        slow = memory.slow[name][lane] if memory.slow else None
+        if reader.reset == "article":
+            theta.copy_(theta_0)
+            if slow is not None:
+                slow.zero_()
+        else:
+            home = theta_0 if slow is None else theta_0 + slow
+            if slow is not None:
+                shape = 1.0 if rule.shape is None else rule.shape[name]
+                # Home takes its share of what the article taught: the less of a weight, the more depends on it.
+                slow.add_((theta - home) * (rule.consolidation / (1 + torch.as_tensor(shape))))
+                home = theta_0 + slow
+            if share := float(rule.flush.get(name, 0.0)):
+                theta.copy_(home) if share >= 1 else theta.lerp_(home, share)
+        if memory.velocity:
+            memory.velocity[name][lane].zero_()
 
 
 def unroll(
@@ -149,7 +189,9 @@ def unroll(
     """Read a stream from ``place`` (its beginning) with ``memory`` (a fresh one), in the stream's lanes."""
     memory = reader.fresh_memory(stream.own_lanes) if memory is None else memory
     place = stream.begin() if place is None else place
-    recording = None if reader.record is None or observe is not None else reader.record(reader, memory, stream.segment)
+    # Gates, slow weights and velocities are not recorded.
+    plain = observe is None and memory.pace is None and not memory.slow and not memory.velocity
+    recording = reader.record(reader, memory, stream.segment) if plain and reader.record is not None else None
     while True:
         segment, place = stream.next(place)
         if segment is None:
@@ -175,9 +217,9 @@ def gradient_statistics(
     squares = {name: torch.zeros_like(static[name]) for name in dynamic}
     count = 0
 
-    def observe(gradient: Gradient, _: Tensor, lanes: slice) -> None:
-        for u in gradient.tensor:
-            squares[gradient.name][gradient.part].addcmul_(u, u)
+    def observe(shown: Shown) -> None:
+        for u in shown.gradient.tensor:
+            squares[shown.gradient.name][shown.gradient.part].addcmul_(u, u)
 
     reader = Reader(model, static, LEVEL_1, dynamic)
     for read in unroll(reader, stream, observe=observe):
@@ -224,14 +266,14 @@ def _read_block(
     observe: Observer | None,
     whole: bool,
 ) -> tuple[Tensor, Hidden]:
-    own = {name: tensor[lanes] for name, tensor in memory.weights.items()}
+    own = _lanes_of(memory, lanes)
     scored = forward(
         reader.model,
         reader.static,
-        own,
+        own.weights,
         batch.inputs_BT[lanes],
         batch.targets_BT[lanes],
-        _of_lanes(memory.hidden, lanes),
+        own.hidden,
         reader.scratch,
         reader.precision,
         reader.native,
@@ -241,50 +283,89 @@ def _read_block(
     return scored.nats_BT, scored.hidden
 
 
+def _lanes_of(memory: Memory, lanes: slice) -> Memory:
+    """Views of what ``lanes`` hold."""
+    return Memory(
+        {name: tensor[lanes] for name, tensor in memory.weights.items()},
+        _of_lanes(memory.hidden, lanes),
+        memory.pace and Pace(*(of_all[lanes] for of_all in memory.pace)),
+        {name: tensor[lanes] for name, tensor in memory.slow.items()},
+        {name: tensor[lanes] for name, tensor in memory.velocity.items()},
+    )
+
+
 def learn_from(
     reader: Reader,
-    own: Params,
+    own: Memory,
     scored: Scored,
     share_BT: Tensor,
     lanes: slice,
     observe: Observer | None = None,
     whole: bool = False,
 ) -> None:
-    """Take the rule's step in the weights ``own`` of ``lanes``, a gradient at a time."""
+    """Take the rule's step in the weights of ``own``, which is of ``lanes``, a gradient at a time."""
     rule = reader.rule
     wanted = rule.rates if rule.learns else reader.dynamic
+    factors: Factors | None = None
     for gradient in gradients(reader.model, scored, share_BT, wanted, reader.scratch, whole, reader.native):
-        static = reader.static[gradient.name]
-        theta = own[gradient.name] if gradient.name in own else static.expand(len(share_BT), *static.shape)
+        name, part = gradient.name, gradient.part
+        static = reader.static[name]
+        theta = own.weights[name] if name in own.weights else static.expand(len(share_BT), *static.shape)
+        if rule.gates is not None and own.pace is not None and factors is None:
+            nats_B = (scored.nats_BT * share_BT).sum(1)
+            told_BJ = rule.gates.told(own.pace, nats_B, gradient.tensor, own.weights, reader.static)
+            factors = rule.gates.factors(told_BJ)
+        home = static + own.slow[name] if own.slow else static
+        if own.velocity:
+            # Rows of an embedding that were not met go on moving: their gradients are zero, not their velocity.
+            velocity = own.velocity[name][:, part].mul_(rule.momentum).add_(gradient.tensor)
+            gradient, seen = gradient._replace(tensor=velocity.clone(), rows_BT=None), gradient
+        else:
+            seen = gradient
         if observe is not None:
-            observe(gradient, theta, lanes)
+            observe(Shown(seen, gradient.tensor, theta, home, lanes, factors))
         if rule.learns:
-            rule.step_(theta, gradient, static, reader.native)
+            rule.step_(theta, gradient, home, reader.native, factors)
 
 
 def _read_by_autograd(reader: Reader, memory: Memory, batch: Batch, observe: Observer | None) -> tuple[Tensor, Memory]:
     """The reference: plain operations under autograd and the rule's formula, a lane at a time."""
     share_BT = shares(batch)
-    rule, nats, weights, after = reader.rule, [], [], []
+    rule, nats, after = reader.rule, [], []
+    moved: list[Params] = []
+    velocities: list[Params] = []
     for lane in range(len(share_BT)):
         one = slice(lane, lane + 1)
-        theta = memory.of_lane(lane)
+        own = _lanes_of(memory, one)
+        theta, slow = memory.of_lane(lane), {name: tensor[0] for name, tensor in own.slow.items()}
         leaves = {name: theta.get(name, reader.static[name]).detach().requires_grad_() for name in reader.dynamic}
         total, nats_1T, hidden = reader.model.naive_loss(
-            {**reader.static, **leaves},
-            batch.inputs_BT[one],
-            batch.targets_BT[one],
-            share_BT[one],
-            _of_lanes(memory.hidden, one),
+            {**reader.static, **leaves}, batch.inputs_BT[one], batch.targets_BT[one], share_BT[one], own.hidden
         )
+        velocity = {name: tensor[0] for name, tensor in own.velocity.items()}
         if leaves:
             u = dict(zip(leaves, torch.autograd.grad(total, list(leaves.values())), strict=True))
+            home = {name: reader.static[name] + slow[name] if slow else reader.static[name] for name in leaves}
+            factors = None
+            if rule.gates is not None and own.pace is not None:
+                first = next(name for name in ("output.bias", *u) if name in u)
+                told_1J = rule.gates.told(own.pace, total.detach()[None], u[first][None], own.weights, reader.static)
+                factors = rule.gates.factors(told_1J)
+            velocity = {name: rule.momentum * tensor + u[name] for name, tensor in velocity.items()}
+            push = velocity or u
             if observe is not None:
-                for name, gradient in u.items():
-                    observe(Gradient(name, gradient[None]), leaves[name].detach()[None], one)
-            theta = {**theta, **rule.step(theta, u, reader.static)} if rule.learns else theta
+                for name, leaf in leaves.items():
+                    gradient = Gradient(name, u[name][None])
+                    observe(Shown(gradient, push[name][None], leaf.detach()[None], home[name], one, factors))
+            theta = {**theta, **rule.step(theta, push, home, factors)} if rule.learns else theta
         nats.append(nats_1T.detach())
-        weights.append(theta)
+        moved.append(theta)
+        velocities.append(velocity)
         after.append(detached(hidden))
-    stacked = {name: torch.stack([theta[name] for theta in weights]) for name in memory.weights}
-    return torch.cat(nats), Memory(stacked, _side_by_side(after))
+    nats_BT = torch.cat(nats)
+    return nats_BT, memory._replace(
+        weights={name: torch.stack([theta[name] for theta in moved]) for name in memory.weights},
+        hidden=_side_by_side(after),
+        pace=memory.pace and after_segment(memory.pace, (nats_BT * share_BT).sum(1)),
+        velocity={name: torch.stack([velocity[name] for velocity in velocities]) for name in memory.velocity},
+    )

@@ -165,12 +165,12 @@ def _rates(folder: Path, base: Config, config: Config, rule: str, trained: Train
 
 def _learned(folder: Path, config: Config, trained: TrainedModel) -> Step:
     def held() -> dict[str, Any] | None:
-        learned = memory_folder.load_learned(folder, config.memory.reset, trained)
+        learned = memory_folder.load_learned(folder, config.memory.g, config.memory.reset, trained)
         return None if learned is None else learned[1]
 
-    sections = ("memory", "tune", "metatrain")
+    sections = ("memory", "tune", "g", "metatrain")
     return Step(
-        slot=f"g under {config.memory.reset}",
+        slot=f"g ({config.memory.g}) under {config.memory.reset}",
         options={**_text_of(config), **{name: dataclasses.asdict(getattr(config, name)) for name in sections}},
         find=lambda quiet: metatrain(folder, config, quiet),
         held=held,

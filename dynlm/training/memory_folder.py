@@ -12,13 +12,15 @@ from typing import Any
 
 import torch
 
-from dynlm.config import MemoryConfig
+from dynlm.config import GConfig, MemoryConfig
 from dynlm.errors import UserError
 from dynlm.files import read_json, write_json
 from dynlm.memory.capture import recorded
-from dynlm.memory.rules import LEVEL_1, Rates, Rule, Statistics, uniform_rule
+from dynlm.memory.phi import Meta, readable
+from dynlm.memory.rules import LEVEL_1, Rule, Statistics, uniform_rule
 from dynlm.memory.state import dynamic_tensors
 from dynlm.memory.unroll import Reader
+from dynlm.model.lstm import Params
 from dynlm.model.native import native_kernels
 from dynlm.training.run_folder import TrainedModel, load_tensors, save_tensors
 
@@ -76,35 +78,41 @@ def load_tuned(folder: Path, rule: str, reset: str, trained: TrainedModel) -> di
     return content.get(rule, {}).get(reset)
 
 
-def save_learned(folder: Path, reset: str, rule: Rule, about: Mapping[str, Any], trained: TrainedModel) -> None:
-    """Keep phi: every tensor's learned rates, as tensors and as readable JSON."""
-    phi = {
-        f"{kind}/{name}": torch.tensor(getattr(rates, kind), dtype=torch.float64)
-        for name, rates in rule.rates.items()
-        for kind in ("alpha", "pull")
-    }
-    about = {"model": trained.fingerprint, **about}
-    save_tensors(folder / "memory" / f"meta-{reset}.safetensors", phi, about)
-    rates = {name: rates._asdict() for name, rates in rule.rates.items()}
-    write_json(folder / "memory" / f"meta-{reset}.json", {**about, "rates": rates})
+def save_learned(
+    folder: Path, name: str, reset: str, meta: Meta, phi: Params, about: Mapping[str, Any], trained: TrainedModel
+) -> None:
+    """Keep phi under ``name``, as tensors and what can be read of it as JSON."""
+    about = {"model": trained.fingerprint, "tensors": meta.names, **about}
+    save_tensors(folder / "memory" / f"{name}-{reset}.safetensors", phi, about)
+    write_json(folder / "memory" / f"{name}-{reset}.json", {**about, "phi": readable(phi, meta)})
 
 
-def load_learned(folder: Path, reset: str, trained: TrainedModel) -> tuple[dict[str, Rates], dict[str, Any]] | None:
-    """(each tensor's learned rates, how they were learned), or None where they were not learned yet."""
-    path = folder / "memory" / f"meta-{reset}.safetensors"
+def load_learned(folder: Path, name: str, reset: str, trained: TrainedModel) -> tuple[Params, dict[str, Any]] | None:
+    """(phi, how it was learned), or None where it was not learned yet."""
+    path = folder / "memory" / f"{name}-{reset}.safetensors"
     if not path.exists():
         return None
-    tensors, about = load_tensors(path)
+    tensors, about = load_tensors(path, trained.params["embedding"].device)
     _check_model(path, about, trained)
-    names = [key.removeprefix("alpha/") for key in tensors if key.startswith("alpha/")]
-    rates = {name: Rates(float(tensors[f"alpha/{name}"]), float(tensors[f"pull/{name}"])) for name in names}
-    return rates, about
+    return tensors, about
 
 
-def rms_family_rule(name: str, rates: Mapping[str, Rates], statistics: Statistics, epsilon: float) -> Rule:
-    """A rule on the statistics' scale with each tensor's own rates."""
-    held = Statistics({tensor: statistics.rms[tensor] for tensor in rates})
-    return Rule(name, dict(rates), held.scale(epsilon), held.shape())
+def meta_of(g: GConfig, tuned: Mapping[str, Any], statistics: Statistics, static: Params) -> Meta:
+    """g by its options, starting at the ``tuned`` rms rule."""
+    return Meta(
+        statistics,
+        {name: static[name] for name in statistics.rms},
+        tuned["rate"],
+        tuned["pull"],
+        tuned["epsilon"],
+        g.level,
+        g.sharing,
+        g.importance,
+        tuple(g.features),
+        g.flush,
+        g.consolidation,
+        g.momentum,
+    )
 
 
 def open_reader(folder: Path, trained: TrainedModel, memory: MemoryConfig) -> Reader:
@@ -139,17 +147,19 @@ def _open_rule(folder: Path, trained: TrainedModel, memory: MemoryConfig, dynami
         for option in ("rate", "pull", "epsilon"):
             if getattr(memory, option) is not None:
                 raise UserError(f"memory.{option} does not go with memory.rule meta, whose rates are learned")
-        learned = load_learned(folder, memory.reset, trained)
+        learned = load_learned(folder, memory.g, memory.reset, trained)
         statistics = load_statistics(folder, trained, device)
         if learned is None or statistics is None:
+            named = "" if memory.g == "meta" else f" --memory.g {memory.g}"
             raise UserError(
-                f"no learned memory for reset {memory.reset!r}",
+                f"no learned memory {memory.g!r} for reset {memory.reset!r}",
                 folder,
-                f"run `dynlm metatrain {folder} --memory.reset {memory.reset}` first",
+                f"run `dynlm metatrain {folder} --memory.reset {memory.reset}{named}` first",
             )
-        rates, about = learned
-        kept = {name: rates[name] for name in dynamic if name in rates}
-        return rms_family_rule("meta", kept, statistics, about["epsilon"])
+        phi, about = learned
+        held = Statistics({name: statistics.rms[name] for name in about["tensors"]})
+        meta = meta_of(GConfig(**about["g"]), about["start"], held, trained.params)
+        return meta.rule(phi, memory.g).of(dynamic)
     tuned = load_tuned(folder, memory.rule, memory.reset, trained) or {}
     values = {}
     for option in {"sgd": ("rate",), "sgd+decay": ("rate", "pull"), "rms": ("rate", "pull", "epsilon")}[memory.rule]:

@@ -105,7 +105,7 @@ def test_a_reader_that_feels_nothing_is_not_called_causal(
 
 def test_a_rule_that_moves_at_rate_zero_is_caught(tuned_run: Run, text: TokenisedSplit) -> None:
     class Restless(Rule):
-        def step_(self, theta: Tensor, gradient: Gradient, theta_0: Tensor, native: object = None) -> None:
+        def step_(self, theta: Tensor, gradient: Gradient, home: Tensor, *about: object) -> None:
             theta += 1e-4
 
     rule = honest(tuned_run, "sgd").rule
@@ -119,7 +119,7 @@ def test_state_outside_the_memory_is_caught(tuned_run: Run, text: TokenisedSplit
     class Counting(Rule):
         seen = 0
 
-        def step_(self, theta: Tensor, gradient: Gradient, theta_0: Tensor, native: object = None) -> None:
+        def step_(self, theta: Tensor, gradient: Gradient, home: Tensor, *about: object) -> None:
             Counting.seen += 1
             theta += 1e-4 * Counting.seen
 

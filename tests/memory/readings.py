@@ -6,6 +6,7 @@ import torch
 from dynlm.config import ModelConfig
 from dynlm.corpus.streams import read_in_order
 from dynlm.corpus.tokens import TokenisedSplit
+from dynlm.memory.phi import Meta
 from dynlm.memory.rules import Rates, Rule, Statistics
 from dynlm.memory.unroll import Reader
 from dynlm.model.lstm import LSTMLanguageModel
@@ -58,3 +59,18 @@ RULES = ("none", "sgd", "sgd+decay", "rms", "meta")
 def reader(name="rms", reset="stream", reference=False, dtype=torch.float64, **rates):
     made = rule(name, dtype=dtype, **rates)
     return Reader(MODEL, static_params(dtype), made, NAMES if made.learns else (), reset, reference=reference)
+
+
+def meta(pull=0.05, dtype=torch.float64, **options):
+    """g that starts at an rms rule."""
+    held = statistics(dtype)
+    return Meta(held, {name: static_params(dtype)[name] for name in NAMES}, 0.02, pull, 1e-2, **options)
+
+
+def moved_phi(chosen, seed=3):
+    """A phi that is nowhere zero, its flushes within 0 and 1."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        key: torch.rand(tensor.shape, generator=generator, dtype=torch.float64) * 0.4 + 0.1
+        for key, tensor in chosen.initial().items()
+    }

@@ -5,11 +5,12 @@ import dataclasses
 import pytest
 import torch
 
+from dynlm.config import FEATURES
 from dynlm.corpus.streams import Stream, read_side_by_side
 from dynlm.errors import UserError
 from dynlm.memory.footprint import foretold_bytes, held_bytes, refuse_what_does_not_fit
 from dynlm.memory.unroll import unroll
-from tests.memory.readings import MODEL, RULES, reader, text
+from tests.memory.readings import MODEL, RULES, meta, moved_phi, reader, text
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -36,10 +37,11 @@ def test_each_lane_adds_its_weights_and_its_state():
 def test_memory_does_not_grow_with_what_was_read(observed):
     from dynlm.memory.sensitivities import Sensitivities
 
-    chosen = reader("rms", "stream")
+    g = meta(importance=True, features=FEATURES)
+    chosen = dataclasses.replace(reader("rms", "stream"), rule=g.rule(moved_phi(g)))
     source = Stream(text((50, 50)), 2, 5, range(2), repeat=True)
     memory = chosen.fresh_memory(2)
-    observe = Sensitivities(chosen.rule, memory, chosen.static) if observed else None
+    observe = Sensitivities(g, chosen.rule, memory) if observed else None
     held = []
     for count, read in enumerate(unroll(chosen, source, memory, observe=observe)):
         held.append(held_bytes(chosen, read.memory))

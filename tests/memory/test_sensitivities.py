@@ -1,112 +1,128 @@
 """Forward sensitivities against reverse mode through an unroll that keeps everything."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
 
 from dynlm.corpus.streams import Stream, read_in_order
 from dynlm.memory import unroll as loop
-from dynlm.memory.batches import to_batch
-from dynlm.memory.rules import Rates, gradient_step
+from dynlm.memory.reverse import unrolled_meta_gradient
 from dynlm.memory.sensitivities import Sensitivities
-from dynlm.memory.unroll import read_segment
-from tests.memory.readings import MODEL, NAMES, reader, stream, text
+from dynlm.memory.unroll import Reader, read_segment
+from tests.memory.readings import MODEL, NAMES, moved_phi, static_params, stream, text
+from tests.memory.readings import meta as g
+
+FEATURES = ("fresh", "settling", "surprise", "steepness", "distance")
+EVERYTHING = {"importance": True, "features": FEATURES, "flush": True, "sharing": "row"}
+KINDS = {
+    "rates": {},
+    "level 2": {"level": 2, "features": FEATURES, "importance": True},
+    "importance": {"importance": True},
+    "gates": {"features": FEATURES},
+    "flush": {"flush": True},
+    "rows": {"sharing": "row"},
+    "weights": {"sharing": "weight"},
+    "momentum": {"momentum": 0.5, "features": ("fresh",)},
+    "everything": EVERYTHING,
+}
 
 
-def forward_mode(chosen, segments, source=None):
-    """Sum over segments of (dL / d log alpha, dL / d log pull) of each tensor."""
+def reader_of(meta, phi, reset="stream", reference=False):
+    return Reader(MODEL, static_params(), meta.rule(phi), NAMES, reset, reference=reference)
+
+
+def forward_mode(meta, phi, segments, reset="stream", source=None, reference=False):
+    """(sum of mean nats, sum over segments of dL / d phi)."""
     source = stream() if source is None else source
-    memory, place = chosen.fresh_memory(source.own_lanes), source.begin()
-    sensitivities = Sensitivities(chosen.rule, memory, chosen.static)
+    chosen = reader_of(meta, phi, reset, reference)
+    memory, place, total = chosen.fresh_memory(source.own_lanes), source.begin(), 0.0
+    sensitivities = Sensitivities(meta, chosen.rule, memory)
     for _ in range(segments):
         segment, place = source.next(place)
-        if chosen.reset == "article":
-            sensitivities.restart(segment.starts_B.nonzero()[0])
-        _, memory = read_segment(chosen, memory, segment, sensitivities)
-    return dict(zip(sensitivities.names, sensitivities.gathered_K2, strict=True))
+        sensitivities.begin_articles(chosen, memory, segment.starts_B.nonzero()[0])
+        nats_BT, memory = read_segment(chosen, memory, segment, sensitivities)
+        total += float(nats_BT.mean())
+    return total, sensitivities.gathered
 
 
-def reverse_mode(chosen, segments, source=None):
-    """The same by autograd in one lane, u_t taken as a constant."""
-    like = chosen.static["embedding"]
-    alphas = {n: torch.tensor(r.alpha, dtype=torch.float64, requires_grad=True) for n, r in chosen.rule.rates.items()}
-    pulls = {n: torch.tensor(r.pull, dtype=torch.float64, requires_grad=True) for n, r in chosen.rule.rates.items()}
-    theta = {name: chosen.static[name].clone() for name in NAMES}
-    hidden, total = MODEL.initial_hidden(1, like), 0.0
-    source = stream() if source is None else source
-    place = source.begin()
-    for _ in range(segments):
-        segment, place = source.next(place)
-        batch = to_batch(segment, like)
-        if segment.starts_B[0]:
-            hidden = MODEL.initial_hidden(1, like)
-            if chosen.reset == "article":
-                theta = {name: chosen.static[name].clone() for name in NAMES}
-        share = batch.mask_BT / segment.tokens
-        leaves = {name: tensor.detach().requires_grad_() for name, tensor in theta.items()}
-        at_leaves, _, after = MODEL.loss(leaves, batch.inputs_BT, batch.targets_BT, share, hidden)
-        u = dict(zip(NAMES, torch.autograd.grad(at_leaves, list(leaves.values())), strict=True))
-        # dL / d theta_t is u_t, whatever graph theta_t has: the chain from the rates to theta_t does the rest.
-        total = total + sum((theta[name] * u[name]).sum() for name in NAMES)
-        for name in NAMES:
-            shape = 1.0 if chosen.rule.shape is None else chosen.rule.shape[name]
-            scale = 1.0 if chosen.rule.scale is None else chosen.rule.scale[name]
-            beta = (torch.as_tensor(shape) * pulls[name]).clamp(max=1)
-            theta[name] = gradient_step(theta[name], u[name], alphas[name], scale, chosen.static[name], beta)
-        hidden = tuple((h.detach(), c.detach()) for h, c in after)
-    found = torch.autograd.grad(total, [*alphas.values(), *pulls.values()])
-    # By the chain rule, d / d log rate = rate * d / d rate.
-    pairs = [(found[k] * alphas[name], found[k + len(NAMES)] * pulls[name]) for k, name in enumerate(NAMES)]
-    return {name: torch.stack(pair).detach() for name, pair in zip(NAMES, pairs, strict=True)}
-
-
-@pytest.mark.parametrize("name", ["sgd+decay", "rms", "meta"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("reset", ["stream", "article"])
-@pytest.mark.parametrize("pull", [0.01, 0.18])
-def test_forward_is_reverse_to_rounding(name, reset, pull):
-    chosen = reader(name, reset, pull=pull)
-    wanted = reverse_mode(chosen, segments=11)
-    for tensor, found in forward_mode(chosen, segments=11).items():
-        torch.testing.assert_close(found, wanted[tensor], rtol=1e-9, atol=1e-12)
-        assert found.abs().min() > 0
+def test_forward_is_reverse_to_rounding(kind, reset):
+    meta = g(**KINDS[kind])
+    phi = moved_phi(meta)
+    told, wanted = unrolled_meta_gradient(reader_of(meta, phi, reset), meta, phi, stream(), segments=11)
+    total, found = forward_mode(meta, phi, 11, reset)
+    assert total == pytest.approx(told, rel=1e-12)
+    assert found.keys() == wanted.keys()
+    for key in wanted:
+        torch.testing.assert_close(found[key], wanted[key], rtol=1e-9, atol=1e-12)
+        # Under "article" there is nothing left to flush.
+        assert found[key].abs().max() > 0 or (key == "flush" and reset == "article")
+
+
+@pytest.mark.parametrize("pull", [0.18, 3.0])
+def test_clamped_pulls_are_told_apart_weight_by_weight(pull):
+    meta = g(pull=pull, importance=True, features=("fresh",))
+    phi = moved_phi(meta)
+    _, wanted = unrolled_meta_gradient(reader_of(meta, phi), meta, phi, stream(), segments=9)
+    _, found = forward_mode(meta, phi, 9)
+    for key in wanted:
+        torch.testing.assert_close(found[key], wanted[key], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("at_a_time", [1, 3])
 def test_lanes_gather_the_sum_of_what_each_would(at_a_time, monkeypatch):
     monkeypatch.setattr(loop, "lanes_at_a_time", lambda *_: at_a_time)
-    chosen = reader("rms", "article", pull=0.05)
-    split = text((20, 20, 20, 20, 20))
-    together = forward_mode(chosen, 4, Stream(split, 5, 5, range(5)))
-    alone = [forward_mode(chosen, 4, read_in_order(split, 5, [article])) for article in range(5)]
-    for tensor, found in together.items():
-        wanted = torch.stack([one[tensor] for one in alone]).sum(0)
-        torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-13)
+    meta = g(**EVERYTHING)
+    phi, split = moved_phi(meta), text((20, 20, 20, 20, 20))
+    _, together = forward_mode(meta, phi, 4, "article", Stream(split, 5, 5, range(5)))
+    alone = [forward_mode(meta, phi, 4, "article", read_in_order(split, 5, [a]))[1] for a in range(5)]
+    for key, found in together.items():
+        torch.testing.assert_close(found, sum(one[key] for one in alone), rtol=1e-10, atol=1e-13)
 
 
-def test_the_gradient_of_one_step_is_a_finite_difference():
-    """One step is where first order is exact: the second segment's loss by each rate, measured."""
-    chosen, step = reader("rms"), 1e-6
-    forward = forward_mode(chosen, segments=2)
-
-    def second_loss(rates):
-        moved = dataclasses.replace(chosen, rule=dataclasses.replace(chosen.rule, rates=rates))
-        memory, source = moved.fresh_memory(), stream()
-        place = source.begin()
-        for _ in range(2):
-            segment, place = source.next(place)
-            nats_BT, memory = read_segment(moved, memory, segment)
-        return float(nats_BT.mean())
-
-    for tensor in NAMES:
-        rates = chosen.rule.rates
-        up = {**rates, tensor: Rates(rates[tensor].alpha + step, rates[tensor].pull)}
-        down = {**rates, tensor: Rates(rates[tensor].alpha - step, rates[tensor].pull)}
-        # The LSTM's state was made by the static weights, as it was for the sensitivities.
-        difference = (second_loss(up) - second_loss(down)) / (2 * step)
-        assert forward[tensor][0].item() == pytest.approx(rates[tensor].alpha * difference, rel=1e-4, abs=1e-9)
+@pytest.mark.parametrize("kind", ["gates", "everything", "momentum"])
+def test_the_reference_reading_gives_the_same(kind):
+    meta = g(**KINDS[kind])
+    phi = moved_phi(meta)
+    (fast, found), (slow, wanted) = (forward_mode(meta, phi, 11, reference=reference) for reference in (False, True))
+    assert fast == pytest.approx(slow, rel=1e-12)
+    for key in wanted:
+        torch.testing.assert_close(found[key], wanted[key], rtol=1e-9, atol=1e-12)
 
 
-def test_pulls_that_are_clamped_have_no_gradient():
-    chosen = reader("sgd+decay", pull=3.0)
-    assert all(total[1] == 0 for total in forward_mode(chosen, segments=5).values())
+@pytest.mark.parametrize("kind", ["rates", "importance", "gates", "flush", "rows", "momentum", "everything"])
+def test_second_order_is_a_finite_difference(kind):
+    meta, step = g(**KINDS[kind]), 1e-6
+    phi = moved_phi(meta)
+    chosen = reader_of(meta, phi)
+    _, wanted = unrolled_meta_gradient(chosen, meta, phi, stream(), segments=8, second_order=True)
+    _, first = unrolled_meta_gradient(chosen, meta, phi, stream(), segments=8)
+    assert any((wanted[key] - first[key]).abs().max() > 1e-6 for key in wanted)  # The orders do differ.
+    for key, tensor in phi.items():
+        for place in itertools.islice(range(tensor.numel()), 3):
+            losses = []
+            for sign in (1, -1):
+                moved = {**phi, key: tensor.clone()}
+                moved[key].view(-1)[place] += sign * step
+                losses.append(forward_mode(meta, moved, 8)[0])
+            difference = (losses[0] - losses[1]) / (2 * step)
+            assert float(wanted[key].view(-1)[place]) == pytest.approx(difference, rel=2e-5, abs=1e-8)
+
+
+def test_phi_of_zero_is_the_rms_rule():
+    meta = g(**EVERYTHING)
+    plain = g()
+    zero, rms = (forward_mode(each, each.initial(), 11)[0] for each in (meta, plain))
+    assert zero == pytest.approx(rms, rel=1e-13)
+
+
+def test_what_an_article_leaves_in_home_is_a_constant():
+    """With consolidation the meta-gradients are those of a reading whose home stays as it came to be."""
+    meta = dataclasses.replace(g(flush=True), consolidation=0.3)
+    total, found = forward_mode(meta, moved_phi(meta), 11)
+    without, _ = forward_mode(g(flush=True), moved_phi(meta), 11)
+    assert total != without
+    assert all(bool(tensor.isfinite().all()) for tensor in found.values())

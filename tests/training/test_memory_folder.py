@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from dynlm.config import MemoryConfig
+from dynlm.config import GConfig, MemoryConfig
 from dynlm.errors import UserError
-from dynlm.memory.rules import LEVEL_1, Rates, Rule, Statistics
+from dynlm.memory.rules import LEVEL_1, Rates, Statistics
 from dynlm.training.memory_folder import (
     load_learned,
     load_statistics,
     load_tuned,
+    meta_of,
     open_reader,
     save_learned,
     save_statistics,
@@ -44,7 +47,8 @@ def statistics_of(trained: TrainedModel) -> Statistics:
     return Statistics({name: torch.rand(p.shape, generator=generator) for name, p in trained.params.items()})
 
 
-LEARNED = Rule("meta", {name: Rates(0.1 / (k + 3), 1e-7 * 3**k) for k, name in enumerate(NAMES)})
+START = {"rate": 0.1, "pull": 1e-3, "epsilon": 0.25}
+G = GConfig(features=["fresh", "surprise"], importance=True, flush=True)
 
 
 def test_all_comes_back_exactly(tmp_path: Path, trained: TrainedModel) -> None:
@@ -53,12 +57,20 @@ def test_all_comes_back_exactly(tmp_path: Path, trained: TrainedModel) -> None:
     read = load_statistics(tmp_path, trained)
     assert read is not None
     assert all(torch.equal(read.rms[name], tensor) for name, tensor in statistics.rms.items())
-    save_learned(tmp_path, "article", LEARNED, {"epsilon": 0.25}, trained)
-    learned = load_learned(tmp_path, "article", trained)
+    meta = meta_of(G, START, statistics, trained.params)
+    phi = {key: torch.rand(t.shape, dtype=torch.float64) for key, t in meta.initial().items()}
+    save_learned(tmp_path, "meta", "article", meta, phi, {"start": START}, trained)
+    learned = load_learned(tmp_path, "meta", "article", trained)
     assert learned is not None
-    assert learned[0] == LEARNED.rates
-    assert learned[1]["epsilon"] == 0.25
-    assert load_learned(tmp_path, "stream", trained) is None
+    assert learned[0].keys() == phi.keys()
+    assert all(torch.equal(learned[0][key], tensor) for key, tensor in phi.items())
+    assert learned[1]["start"] == START
+    assert learned[1]["tensors"] == list(NAMES)
+    told = json.loads((tmp_path / "memory" / "meta-article.json").read_text())["phi"]["embedding"]
+    assert told["alpha"] == pytest.approx(0.1 * math.exp(float(phi["rate"][0])))
+    assert told["rate.gates"]["surprise"] == float(phi["rate.gates"][0, 1])
+    for name, reset in (("meta", "stream"), ("other", "article")):
+        assert load_learned(tmp_path, name, reset, trained) is None
 
 
 def test_tuned_rates_of_rules_and_policies_stand_side_by_side(tmp_path: Path, trained: TrainedModel) -> None:
@@ -78,7 +90,7 @@ def test_tuned_rates_of_rules_and_policies_stand_side_by_side(tmp_path: Path, tr
     [
         (lambda folder, trained: load_statistics(folder, trained), "statistics.safetensors"),
         (lambda folder, trained: load_tuned(folder, "sgd", "stream", trained), "tuned.json"),
-        (lambda folder, trained: load_learned(folder, "stream", trained), "meta-stream.safetensors"),
+        (lambda folder, trained: load_learned(folder, "meta", "stream", trained), "meta-stream.safetensors"),
     ],
 )
 def test_another_models_files_are_refused_by_name(
@@ -90,7 +102,8 @@ def test_another_models_files_are_refused_by_name(
 ) -> None:
     save_statistics(tmp_path, statistics_of(trained), stranger, 1000)
     save_tuned(tmp_path, "sgd", "stream", {"rate": 1.0}, stranger)
-    save_learned(tmp_path, "stream", LEARNED, {}, stranger)
+    meta = meta_of(G, START, statistics_of(stranger), stranger.params)
+    save_learned(tmp_path, "meta", "stream", meta, meta.initial(), {}, stranger)
     assert load(tmp_path, stranger) is not None
     with pytest.raises(UserError, match=rf"{re.escape(name)}: this belongs to another model"):
         load(tmp_path, trained)
@@ -135,7 +148,7 @@ def test_level_1_needs_nothing(trained_run: Run, trained: TrainedModel) -> None:
         ({"rule": "sgd+decay", "rate": 0.1}, "has no memory.pull"),
         ({"rule": "rms", "rate": 0.1, "pull": 0.1}, "has no memory.epsilon"),
         ({"rule": "rms", "rate": 0.1, "pull": 0.1, "epsilon": 0.1}, "no gradient statistics yet"),
-        ({"rule": "meta"}, "no learned memory for reset 'stream'"),
+        ({"rule": "meta"}, "no learned memory 'meta' for reset 'stream'"),
         ({"rule": "meta", "rate": 0.1}, "memory.rate does not go with memory.rule meta"),
     ],
 )

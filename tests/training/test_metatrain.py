@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from dynlm.config import GConfig
 from dynlm.errors import UserError
-from dynlm.memory.rules import Rates
+from dynlm.model.lstm import Params
 from dynlm.training import metatrain as module
 from dynlm.training.memory_folder import load_learned
 from dynlm.training.metatrain import metatrain
@@ -27,8 +29,14 @@ def tuned_card(run: Run, reset: str) -> dict[str, Any]:
     return json.loads((run.folder / "memory" / "tuned.json").read_text())["rms"][reset]
 
 
-def have_learned(rates: Rates, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_learn", lambda *arguments: dict.fromkeys(arguments[5], rates))
+def have_learned(log_rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let learning end with all log-rates so far from the start."""
+
+    def learned(*arguments: Any) -> dict[str, Params]:
+        phi = arguments[4].initial()
+        return {"learned": {**phi, "rate": torch.full_like(phi["rate"], log_rate)}}
+
+    monkeypatch.setattr(module, "_learn", learned)
 
 
 @pytest.mark.parametrize("reset", ["stream", "article"])
@@ -40,25 +48,36 @@ def test_it_starts_at_the_tuned_rms_and_keeps_the_better(tuned_run: Run, reset: 
     assert nats[card["kept"]] <= nats["start"]
 
 
-def test_phi_moves_within_its_bound(tuned_run: Run) -> None:
-    log = [json.loads(line) for line in (tuned_run.folder / "log.jsonl").read_text().splitlines()]
-    windows = [line for line in log if line["event"] == "metatrain" and line["reset"] == "stream"]
-    tuned = tuned_card(tuned_run, "stream")
-    origin = (math.log(tuned["rate"]), math.log(tuned["pull"]))
+def test_phi_moves_within_its_bound(tuned_copy: Run) -> None:
+    config = with_memory(tuned_copy.config, rule="meta", g="all")
+    g = GConfig(importance=True, features=["fresh", "surprise"], flush=True, sharing="row")
+    metatrain = dataclasses.replace(config.metatrain, rate=0.3, bound=0.5)
+    done = module.metatrain(tuned_copy.folder, dataclasses.replace(config, g=g, metatrain=metatrain), quiet=True)
+    log = [json.loads(line) for line in (tuned_copy.folder / "log.jsonl").read_text().splitlines()]
+    windows = [line for line in log if line["event"] == "metatrain" and line["name"] == "all"]
     assert len(windows) >= 4
     assert all(line["nats_of_window"] > 0 for line in windows)
-    moves = [abs(row[k] - origin[k]) for line in windows for row in line["phi"] for k in range(2)]
-    assert 0 < max(moves) <= tuned_run.config.metatrain.bound + 1e-9
+    parts = {"rate", "pull", "rate.importance", "pull.importance", "rate.gates", "pull.gates", "flush"}
+    assert windows[-1]["phi"].keys() == parts
+    for part in parts:
+        values = torch.tensor([line["phi"][part] for line in windows])
+        low, high = (0.0, 1.0) if part == "flush" else (-0.5, 0.5)
+        assert values.abs().max() > 0
+        assert values.min() >= low
+        assert values.max() <= high
+    tensors, _ = load_tensors(tuned_copy.folder / "memory" / "all-stream.safetensors")
+    assert parts < tensors.keys()
+    assert done["name"] == "all"
 
 
 def test_phi_is_kept_as_tensors_and_as_readable_json(tuned_run: Run) -> None:
     tensors, about = load_tensors(tuned_run.folder / "memory" / "meta-stream.safetensors")
-    card = learned_card(tuned_run, "stream")
-    assert {name: value for name, value in card.items() if name != "rates"} == about
-    assert {f"{kind}/{name}" for name in card["rates"] for kind in ("alpha", "pull")} == tensors.keys()
-    for name, rates in card["rates"].items():
-        assert float(tensors[f"alpha/{name}"]) == rates["alpha"]
-        assert float(tensors[f"pull/{name}"]) == rates["pull"]
+    card, start = learned_card(tuned_run, "stream"), tuned_card(tuned_run, "stream")
+    assert {name: value for name, value in card.items() if name != "phi"} == about
+    assert tensors.keys() == {"rate", "pull"}
+    for number, told in enumerate(card["phi"].values()):
+        assert told["alpha"] == pytest.approx(start["rate"] * math.exp(float(tensors["rate"][number])))
+        assert told["lambda"] == pytest.approx(start["pull"] * math.exp(float(tensors["pull"][number])))
 
 
 def test_more_articles_than_were_tuned_on_may_pick(tuned_copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +87,7 @@ def test_more_articles_than_were_tuned_on_may_pick(tuned_copy: Run, monkeypatch:
     monkeypatch.setattr(
         module, "mean_nats", lambda reader, stream: (seen.append(list(stream.order)), whole(reader, stream))[1]
     )
-    have_learned(Rates(0.001, 0.001), monkeypatch)
+    have_learned(-1.0, monkeypatch)
     config = with_memory(tuned_copy.config, rule="meta")
     picking = dataclasses.replace(config, metatrain=dataclasses.replace(config.metatrain, pick_tokens=0))
     metatrain(tuned_copy.folder, picking, quiet=True)
@@ -78,14 +97,14 @@ def test_more_articles_than_were_tuned_on_may_pick(tuned_copy: Run, monkeypatch:
     assert len(tuned_on) < 3
 
 
-@pytest.mark.parametrize("rates", [Rates(5.0, 1e-6), Rates(math.inf, 1.0)])
-def test_a_phi_that_reads_worse_is_not_kept(rates: Rates, tuned_copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    have_learned(rates, monkeypatch)
+@pytest.mark.parametrize("log_rate", [8.0, math.inf])
+def test_a_phi_that_reads_worse_is_not_kept(log_rate: float, tuned_copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    have_learned(log_rate, monkeypatch)
     done = metatrain(tuned_copy.folder, with_memory(tuned_copy.config, rule="meta"), quiet=True)
     tuned = tuned_card(tuned_copy, "stream")
     assert done["kept"] == "start"
-    assert done["rates"]["embedding"] == {"alpha": tuned["rate"], "pull": pytest.approx(tuned["pull"])}
-    assert learned_card(tuned_copy, "stream")["rates"] == done["rates"]
+    assert done["phi"]["embedding"]["alpha"] == pytest.approx(tuned["rate"])
+    assert learned_card(tuned_copy, "stream")["phi"] == done["phi"]
 
 
 def test_a_phi_that_reads_better_is_kept(tuned_copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,12 +113,13 @@ def test_a_phi_that_reads_better_is_kept(tuned_copy: Run, monkeypatch: pytest.Mo
     content = json.loads(path.read_text())
     content["rms"]["stream"]["rate"] = 1e-9
     path.write_text(json.dumps(content))
-    have_learned(Rates(tuned["rate"], tuned["pull"]), monkeypatch)
+    have_learned(math.log(tuned["rate"] / 1e-9), monkeypatch)
     done = metatrain(tuned_copy.folder, with_memory(tuned_copy.config, rule="meta"), quiet=True)
     assert done["kept"] == "learned"
-    learned = load_learned(tuned_copy.folder, "stream", load_model(tuned_copy.folder))
+    assert done["phi"]["output.bias"]["alpha"] == pytest.approx(tuned["rate"])
+    learned = load_learned(tuned_copy.folder, "meta", "stream", load_model(tuned_copy.folder))
     assert learned is not None
-    assert set(learned[0].values()) == {Rates(tuned["rate"], tuned["pull"])}
+    assert set(learned[0]["rate"].tolist()) == {math.log(tuned["rate"] / 1e-9)}
 
 
 def test_another_segment_than_tuned_is_refused(tuned_copy: Run) -> None:
@@ -117,5 +137,4 @@ def test_lanes_learn_from_the_same_articles(tuned_copy: Run) -> None:
     log = [json.loads(line) for line in (tuned_copy.folder / "log.jsonl").read_text().splitlines()]
     last = [line for line in log if line["event"] == "metatrain" and line["reset"] == "article"][-1]
     assert last["tokens"] >= config.metatrain.tokens
-    origin = (math.log(tuned_card(tuned_copy, "article")["rate"]), math.log(tuned_card(tuned_copy, "article")["pull"]))
-    assert max(abs(row[k] - origin[k]) for row in last["phi"] for k in range(2)) > 0
+    assert max(map(abs, last["phi"]["rate"] + last["phi"]["pull"])) > 0

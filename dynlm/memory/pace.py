@@ -1,0 +1,128 @@
+"""How a reading goes: what g's gates look at, and what they make of it.
+
+Legend: B lanes, K dynamic tensors, J features.
+
+Each feature is a number that any reader has by the time it learns from a segment (``config.FEATURES`` has the names):
+
+    fresh, settling    exp(-k / 20) and exp(-k / 100), k the segments read since the article began
+    surprise           the segment's mean nats above their running mean
+    steepness          log of the first gradient's root mean square (the softmax bias') against its statistics
+    distance           |theta - theta_0| / |theta_0|, in tenths
+
+With weights w and v of each tensor k (``Gates``) a segment's rate and pull are
+
+    alpha_kt = alpha_k * exp(sum_j w_kj f_jt),    lambda_kt = lambda_k * exp(sum_j v_kj f_jt)
+
+so that the memory can COPY (both near 0), UPDATE or FLUSH (the gate names of Chung et al. 2017): weights of zero leave
+the rule as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dynlm.model.lstm import Params
+
+_HORIZONS = (20.0, 100.0)
+# Of the running mean of a segment's nats.
+_RUNNING = 0.05
+# Features and factors stay moderate whatever is read.
+_LARGEST_FEATURE = 3.0
+_LARGEST_LOG_FACTOR = 3.0
+
+
+class Pace(NamedTuple):
+    """Of each lane (B,): segments since its article began, and its running mean nats (nan before the first)."""
+
+    since_B: Tensor
+    running_B: Tensor
+
+
+class Factors(NamedTuple):
+    """What the gates make of a segment: its features (B, J) and each tensor's factors of rate and pull (B, K)."""
+
+    features_BJ: Tensor
+    rate_BK: Tensor
+    pull_BK: Tensor
+
+
+@dataclass(frozen=True)
+class Gates:
+    """Weights of the features named ``features``, for each tensor: ``rate_KJ`` and ``pull_KJ``.
+
+    ``scale``: what the first tensor's gradient is measured by (steepness); ``size``: |theta_0| (distance).
+    """
+
+    features: tuple[str, ...]
+    rate_KJ: Tensor
+    pull_KJ: Tensor
+    scale: Tensor | None = None
+    size: float = 1.0
+    moves_pulls: bool = field(init=False)
+    """Whether pulls change at all: with weights of zero that pass is saved."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "moves_pulls", self.pull_KJ.requires_grad or bool(self.pull_KJ.any()))
+
+    def told(self, pace: Pace, nats_B: Tensor, gradient: Tensor, theta: Params, theta_0: Params) -> Tensor:
+        """The features (B, J) of a segment whose tokens cost ``nats_B`` on average, before its step.
+
+        ``gradient`` (B, V) is the first that it gives, ``theta`` the weights that it was read with.
+        """
+        surprise_B = torch.where(pace.running_B.isnan(), 0.0, nats_B - pace.running_B)
+        values = []
+        for feature in self.features:
+            if feature == "fresh":
+                values.append(torch.exp(-pace.since_B / _HORIZONS[0]))
+            elif feature == "settling":
+                values.append(torch.exp(-pace.since_B / _HORIZONS[1]))
+            elif feature == "surprise":
+                values.append(surprise_B)
+            elif feature == "steepness":
+                scaled_BV = gradient if self.scale is None else gradient * self.scale
+                values.append(scaled_BV.square().mean(1).clamp(min=1e-30).log() / 2)
+            elif feature == "distance":
+                values.append(displacement(theta, theta_0) / self.size * 10)
+        return torch.stack(values, -1).clamp(-_LARGEST_FEATURE, _LARGEST_FEATURE)
+
+    def factors(self, features_BJ: Tensor) -> Factors:
+        """Each tensor's factors; differentiable."""
+        return Factors(features_BJ, *(_exp(features_BJ @ weights.T) for weights in (self.rate_KJ, self.pull_KJ)))
+
+
+def _exp(logs: Tensor) -> Tensor:
+    return logs.clamp(-_LARGEST_LOG_FACTOR, _LARGEST_LOG_FACTOR).exp()
+
+
+def at_bound(factor: float) -> bool:
+    """Whether a factor is as large or as small as one can be."""
+    return abs(math.log(factor)) >= _LARGEST_LOG_FACTOR * (1 - 1e-6)
+
+
+def fresh_pace(lanes: int, like: Tensor) -> Pace:
+    """Before anything was read."""
+    zeros_B = like.new_zeros(lanes)
+    return Pace(zeros_B, zeros_B + torch.nan)
+
+
+def at_articles(pace: Pace, starts_B: Tensor) -> Pace:
+    """The lanes of ``starts_B`` begin an article; what was usual so far is still known."""
+    return pace._replace(since_B=pace.since_B * ~starts_B)
+
+
+def displacement(theta: Params, theta_0: Params) -> Tensor:
+    """|theta_t - theta_0| of each lane (B,), all dynamic tensors as one vector."""
+    squares_B = sum((tensor - theta_0[name]).square_().flatten(1).sum(1) for name, tensor in theta.items())
+    # Where nothing moved yet the root has no derivative.
+    return torch.as_tensor(squares_B).clamp(min=1e-30).sqrt()
+
+
+def after_segment(pace: Pace, nats_B: Tensor) -> Pace:
+    """The pace once a segment was learned from."""
+    running_B = torch.where(pace.running_B.isnan(), nats_B, pace.running_B.lerp(nats_B, _RUNNING))
+    return Pace(pace.since_B + 1, running_B)

@@ -1,0 +1,97 @@
+"""Meta-gradients by reverse mode through an unroll that keeps everything: the general way, and the forward one's check.
+
+First order: gradients u_t, features and the LSTM's state are constants; equal to ``memory.sensitivities`` to rounding.
+Second order: nothing is, and the result is the derivative of the loss itself. The memory it takes grows with every
+segment of the window; in lanes, give one window each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from dynlm.corpus.streams import Place, Stream
+from dynlm.memory.batches import to_batch
+from dynlm.memory.pace import Factors, Gates, Pace, after_segment, at_articles, fresh_pace
+from dynlm.memory.phi import Meta
+from dynlm.memory.unroll import Reader, shares
+from dynlm.model.lstm import Params, detached, naive_layer, restarted
+
+
+def unrolled_meta_gradient(
+    reader: Reader,
+    meta: Meta,
+    phi: Params,
+    stream: Stream,
+    segments: int,
+    place: Place | None = None,
+    second_order: bool = False,
+) -> tuple[float, Params]:
+    """(sum over segments of mean nats, its gradient by phi) of a fresh memory's reading in one lane.
+
+    ``reader``'s own rule is not used: the rule is ``meta.rule(phi)``. What earlier articles left in home
+    (consolidation) is not unrolled.
+    """
+    assert not meta.consolidation and stream.own_lanes == 1
+    leaves = {key: tensor.detach().clone().requires_grad_() for key, tensor in phi.items()}
+    rule = meta.rule(leaves)
+    # cuDNN's and oneDNN's LSTM have no second derivatives.
+    model = dataclasses.replace(reader.model, layer=naive_layer) if second_order else reader.model
+    like = reader.static["embedding"].detach()
+    static = {name: tensor.detach() for name, tensor in reader.static.items()}
+    theta = {name: static[name].clone().requires_grad_() for name in meta.names}
+    velocity = {name: torch.zeros_like(tensor) for name, tensor in theta.items()}
+    hidden, pace = model.initial_hidden(1, like), fresh_pace(1, like)
+    place = stream.begin() if place is None else place
+    total, told = torch.zeros((), dtype=like.dtype, device=like.device), 0.0
+    for _ in range(segments):
+        segment, place = stream.next(place)
+        if segment is None:
+            break
+        batch = to_batch(segment, like)
+        if segment.starts_B[0]:
+            hidden, pace = restarted(hidden, batch.starts_B), at_articles(pace, batch.starts_B)
+            theta = {
+                name: _at_article(reader, tensor, static[name], rule.flush.get(name, 0.0))
+                for name, tensor in theta.items()
+            }
+            velocity = {name: torch.zeros_like(tensor) for name, tensor in velocity.items()}
+        if not second_order:
+            hidden = detached(hidden)
+        read_with = theta if second_order else {n: t.detach().requires_grad_() for n, t in theta.items()}
+        loss, _, hidden = model.naive_loss(
+            {**static, **read_with}, batch.inputs_BT, batch.targets_BT, shares(batch), hidden
+        )
+        found = torch.autograd.grad(loss, list(read_with.values()), create_graph=second_order)
+        u = dict(zip(read_with, found, strict=True))
+        # dL / d theta_t is u_t, whatever graph theta_t has: to first order the chain from phi to theta_t does the rest.
+        total = total + (loss if second_order else sum((theta[name] * u[name]).sum() for name in theta))
+        told += float(loss.detach())
+        factors = None
+        if rule.gates is not None:
+            factors = _factors(rule.gates, pace, loss, u, theta, static, second_order)
+        velocity = {name: rule.momentum * tensor + u[name] for name, tensor in velocity.items()}
+        theta = rule.step(theta, velocity, static, factors)
+        pace = after_segment(pace, (loss if second_order else loss.detach())[None])
+    found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+    return told, {
+        key: torch.zeros_like(leaf) if gradient is None else gradient
+        for (key, leaf), gradient in zip(leaves.items(), found, strict=True)
+    }
+
+
+def _at_article(reader: Reader, theta: Tensor, home: Tensor, share: float | Tensor) -> Tensor:
+    if reader.reset == "article":
+        return home.clone().requires_grad_()
+    return theta + torch.as_tensor(share, dtype=theta.dtype) * (home - theta)
+
+
+def _factors(
+    gates: Gates, pace: Pace, loss: Tensor, u: Params, theta: Params, static: Params, second_order: bool
+) -> Factors:
+    first = u["output.bias" if "output.bias" in u else next(reversed(u))][None]
+    weights = {name: tensor[None] for name, tensor in theta.items()}
+    told_1J = gates.told(pace, loss[None], first, weights, static)
+    return gates.factors(told_1J if second_order else told_1J.detach())
