@@ -563,7 +563,7 @@ VERBS: dict[str, Verb] = {
         "which arm is better: tune every arm alike, read other articles by each, and tell what came of it",
         (
             "dynlm study --config configs/study-wikitext-2.yaml --corpus.path DIR",
-            "dynlm study --config configs/study-wikitext-2.yaml --corpus.path OTHER --study.tune false --study.name other",
+            "dynlm study --config runs/wikitext-2-small/study/config.yaml --corpus.path OTHER --study.tune false",
         ),
         _study,
         _add_json,

@@ -17,6 +17,8 @@ import yaml
 
 from dynlm.cli import VERBS, load_config, load_options, main
 from dynlm.fewshot.options import FewShotConfig
+from dynlm.study.arms import arms_of
+from dynlm.study.options import StudyOptions
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -25,7 +27,8 @@ else:
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+STUDY_CONFIGS = sorted((ROOT / "configs").glob("study-*.yaml"))
+CONFIGS = sorted(set((ROOT / "configs").glob("*.yaml")) - set(STUDY_CONFIGS))
 FEWSHOT_CONFIGS = sorted((ROOT / "configs" / "fewshot").glob("*.yaml"))
 ALLOWED = {
     "LICENSE",
@@ -166,8 +169,19 @@ def test_fewshot_config_loads_as_written(path: Path) -> None:
     assert config.run.name == path.stem
 
 
+@pytest.mark.parametrize("path", STUDY_CONFIGS, ids=lambda path: path.stem)
+def test_study_config_loads_as_written_on_its_base(path: Path) -> None:
+    written, options = yaml.safe_load(path.read_text(encoding="utf-8")), load_options(path, StudyOptions)
+    base = load_config(path.parent / written.pop("base"))
+    assert_read_as_written(written, options, path.name)
+    for section in set(vars(base)) - set(written):
+        assert getattr(options, section) == getattr(base, section)
+    assert len(arms_of(options)) > 1
+
+
 def test_the_promised_configs_are_there() -> None:
     assert {"demo", "wikitext-2-small", "wikitext-2-awd", "wikitext-103"} <= {path.stem for path in CONFIGS}
+    assert "study-wikitext-2" in {path.stem for path in STUDY_CONFIGS}
 
 
 def test_top_of_the_tree_holds_only_what_belongs_there() -> None:

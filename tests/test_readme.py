@@ -40,7 +40,10 @@ def test_every_command_runs(
             continue
         words = [{"DIR": str(tuned_copy.corpus), "31-60": "1-2"}.get(word, word) for word in words]
         words = [word.replace("runs/wikitext-2-small", str(tuned_copy.folder)) for word in words]
-        if words[0] == "pretrain":  # Trained already, and its config is for an hour: only its options are tried.
+        if words[0] in (
+            "pretrain",
+            "study",
+        ):  # Their config is for an hour: only their options are tried.
             words.append("--print_config")
             with pytest.raises(SystemExit) as stop:
                 main(words)

@@ -180,7 +180,7 @@ def _difference(first: Scores, other: Scores) -> str | None:
 
 
 def drawn_articles(articles: int, resamples: int, seed: int) -> np.ndarray | None:
-    """How often each article is drawn in each resample (resamples, articles), or None where there is nothing to draw."""
+    """How often each article is drawn, (resamples, articles), or None where there is nothing to draw."""
     if articles < 2 or resamples < 1:
         return None
     return np.random.default_rng(seed).multinomial(articles, np.full(articles, 1 / articles), size=resamples)

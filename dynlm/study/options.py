@@ -27,7 +27,7 @@ class StudyConfig:
     arms: list[dict[str, Any]] = field(default_factory=_arms)
     """Each arm: its name, and the options in which it differs (memory: {rule: rms}), section by section."""
     resets: list[str] = field(default_factory=lambda: ["stream", "article"])
-    """Reset policies that each arm is tuned for and read under; an arm that sets memory.reset is read under that one."""
+    """Reset policies that arms are tuned for and read under; an arm that sets memory.reset is read under that one."""
     orders: list[str] = field(default_factory=lambda: ["in order", "shuffled"])
     """Orders in which the articles are read under stream: in order, shuffled. Under article nothing depends on it."""
     seed: int = 0

@@ -52,15 +52,20 @@ def study(options: StudyOptions, quiet: bool = False, progress: bool = False) ->
     readings = [reading for arm in arms for reading in readings_of(arm, asked)]
     steps = {each.label: steps_of(folder, config, each.arm, each.config.memory.reset, trained) for each in readings}
     check_slots(steps)
+    filled: dict[str, Prepared] = {}
     prepared = {
-        label: prepare(folder, needed, trained, asked.tune, say, not progress) for label, needed in steps.items()
+        label: prepare(folder, needed, trained, asked.tune, say, not progress, filled)
+        for label, needed in steps.items()
     }
-    for each in (each for found in prepared.values() for each in found):
+    for each in filled.values():
         _refuse_reading_what_was_tuned_on(each, options, text.articles)
     save_config(place, options)
-    done = []
+    done: list[Done] = []
     for reading in readings:
         scores = _read(folder, options, reading, prepared[reading.label], trained.fingerprint, mark, say, not progress)
+        if done:
+            # One copy of the text's bytes, not one a reading.
+            scores = dataclasses.replace(scores, surface=done[0].scores.surface)
         done.append(Done(reading, scores, prepared[reading.label]))
     say("comparing and drawing")
     results = results_of(done, options.study)
@@ -160,12 +165,11 @@ def _scores_there(path: Path) -> Scores | None:
 
 
 def _teller(quiet: bool) -> Callable[[str], None]:
-    """Prints what is done, with the seconds since it was made; the same thing is told once."""
-    begun, told = time.monotonic(), set[str]()
+    """Prints what is done, with the seconds since it was made."""
+    begun = time.monotonic()
 
     def say(what: str) -> None:
-        if not quiet and what not in told:
-            told.add(what)
+        if not quiet:
             print(f"[{time.monotonic() - begun:5.0f} s] {what}", flush=True)
 
     return say

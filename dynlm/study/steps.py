@@ -95,13 +95,19 @@ def prepare(
     find: bool,
     say: Callable[[str], None] = lambda what: None,
     quiet: bool = True,
+    filled: dict[str, Prepared] | None = None,
 ) -> list[Prepared]:
     """Fill the steps' slots one after the other, passing over those that hold what these options lead to.
 
-    Without ``find`` they are taken as they are; raises UserError for one that is empty.
+    Without ``find`` they are taken as they are; raises UserError for one that is empty. ``filled`` are the slots that
+    were seen to already, for other arms; those of ``steps`` are put into it.
     """
-    path, prepared = folder / _LEDGER, []
+    path, prepared = folder / _LEDGER, list[Prepared]()
+    filled = {} if filled is None else filled
     for step in steps:
+        if step.slot in filled:
+            prepared.append(filled[step.slot])
+            continue
         held = step.held()
         if not find:
             if held is None:
@@ -117,7 +123,8 @@ def prepare(
                 write_json(path, {**ledger, step.slot: {"options": key, "held": _mark(held)}})
             else:
                 say(f"reused: {step.slot}")
-        prepared.append(Prepared(step.slot, held, step.budget(held)))
+        filled[step.slot] = Prepared(step.slot, held, step.budget(held))
+        prepared.append(filled[step.slot])
     return prepared
 
 

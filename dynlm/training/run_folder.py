@@ -4,11 +4,13 @@
               tokenizer/             the tokenizer and its card
               model.safetensors      the static parameters theta_0
               model.json             what they are: shape, tokenizer, how they were trained
-              memory/                statistics.safetensors (R), tuned.json, meta.safetensors and .json (phi)
+              memory/                statistics.safetensors (R), tuned.json, meta.safetensors and .json (phi),
+                                     prepared.json (what a study had found)
               checkpoints/           training under way, newest last
               log.jsonl              one JSON object a line
               scores/*.parquet       what each arm's reading cost, token by token
               figures/               pictures
+              study/                 a study: config.yaml, README.md, tables, words, pictures, scores/
 
 Tensors are safetensors, everything else JSON or YAML: opening a run runs no code of the run's.
 """

@@ -61,8 +61,8 @@ def ensure_statistics(folder: Path, trained: TrainedModel, config: Config) -> St
 def tune(folder: Path, config: Config, quiet: bool = False) -> dict[str, Any]:
     """Tune ``config.memory.rule`` for ``config.memory.reset`` and keep the rates in the run.
 
-    Returns the rates, their nats per token and level 1's, how many settings were read and on how many tokens. Raises UserError for a
-    rule that has nothing to tune by hand.
+    Returns the rates, their nats per token and level 1's, how many settings were read and on how many tokens. Raises
+    UserError for a rule that has nothing to tune by hand.
     """
     memory = config.memory
     if memory.rule not in memory_folder.HAND_MADE:

@@ -15,7 +15,8 @@ from dynlm.corpus.articles import load_articles
 from dynlm.corpus.streams import read_in_order
 from dynlm.corpus.tokens import TokenisedSplit, tokenise
 from dynlm.errors import UserError
-from dynlm.evaluation.score import file_stem, read_scored, score
+from dynlm.evaluation.compare import check_same_text, unique_labels
+from dynlm.evaluation.score import file_stem, in_order, read_scored, score
 from dynlm.evaluation.scores_file import Scores, read_scores
 from dynlm.memory import footprint
 from dynlm.memory.unroll import unroll
@@ -161,6 +162,43 @@ def test_an_article_that_is_not_there_is_refused(tuned_copy: Run) -> None:
         with pytest.raises(UserError, match="articles is"):
             scored(tuned_copy, tuned_copy.config, articles=articles)
     assert listing(tuned_copy.folder) == before
+
+
+@pytest.mark.parametrize("reset", ["stream", "article"])
+def test_a_shuffled_reading_can_be_compared_row_by_row(reset: str, tuned_copy: Run, trained: TrainedModel) -> None:
+    config = with_memory(tuned_copy.config, rule="rms", reset=reset)
+    ordered = scored(tuned_copy, config, articles="2-6")[1]
+    path, shuffled = score(tuned_copy.folder, config, "valid", "2-6", True, "shuffled", 3)
+    assert path.name == f"valid-2-6-rms-{reset}-shuffled-3.parquet"
+    assert shuffled.protocol["order"] == "shuffled, seed 3"
+    assert "articles shuffled, seed 3" in shuffled.protocol["statement"]
+    check_same_text([ordered, shuffled])
+    assert np.array_equal(ordered.segment, shuffled.segment)
+    # Under article nothing hears of the order; under stream only the article that is read first is as if it were alone.
+    assert np.array_equal(ordered.nats, shuffled.nats) == (reset == "article")
+    order = in_order(range(1, 6), "shuffled", 3)
+    assert sorted(order) == list(range(1, 6)) and order != sorted(order)
+    alone = scored(tuned_copy, config, articles=str(order[0] + 1))[1]
+    assert np.array_equal(shuffled.nats[shuffled.rows(order[0])], alone.nats)
+    assert unique_labels([ordered, shuffled]) == ["rms, in order", "rms, shuffled, seed 3"]
+
+
+def test_another_seed_is_another_order_and_an_unknown_order_is_refused(tuned_run: Run) -> None:
+    assert in_order(range(30), "shuffled", 0) != in_order(range(30), "shuffled", 1)
+    assert in_order(range(2, 5), "in order", 1) == [2, 3, 4]
+    with pytest.raises(UserError, match="order is 'backwards'"):
+        score(tuned_run.folder, tuned_run.config, "valid", None, True, "backwards")
+
+
+def test_the_first_article_that_is_read_begins_at_home(tuned_copy: Run) -> None:
+    config = with_memory(tuned_copy.config, rule="rms", track=True)
+    shuffled = score(tuned_copy.folder, config, "valid", None, True, "shuffled", 3)[1]
+    assert shuffled.distance is not None and shuffled.flush is not None
+    first = in_order(range(6), "shuffled", 3)[0]
+    assert first != 0
+    home = (shuffled.article == first) & (shuffled.position < 20)
+    assert (shuffled.distance[home] == 0).all() and (shuffled.distance[~home] > 0).all()
+    assert (shuffled.flush[home] == 0).all() and (shuffled.flush[~home] > 0).all()
 
 
 def test_file_names_tell_readings_apart(tuned_run: Run) -> None:

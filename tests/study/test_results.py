@@ -1,0 +1,168 @@
+"""A study's figures from readings: whose gain is over whose, and what tables and pages say of it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dynlm.evaluation.compare import compare
+from dynlm.evaluation.scores_file import read_scores, write_scores
+from dynlm.study.arms import arms_of, readings_of
+from dynlm.study.options import StudyConfig, StudyOptions
+from dynlm.study.pages import verdict, write_pages
+from dynlm.study.results import SHOWN, Done, Results, results_of, shown
+from dynlm.study.steps import Budget, Prepared
+from dynlm.study.tables import as_csv, as_dict, budget_table, figures_table
+from tests.readings import reading
+
+RULES = {"level 1": "none", "rms": "rms", "meta": "meta"}
+# Nats per token by which each reading is below level 1.
+BELOW = {
+    "level 1": 0.0,
+    "rms, stream, in order": 0.30,
+    "rms, stream, shuffled": 0.35,
+    "rms, article": 0.32,
+    "meta, stream, in order": 0.40,
+    "meta, stream, shuffled": 0.20,
+    "meta, article": 0.38,
+}
+CARD = {"fingerprint": "base", "parameters": 2_000_000}
+
+
+def options(arms: dict[str, str] = RULES, **study: Any) -> StudyOptions:
+    named = [{"name": name, "memory": {"rule": rule}} for name, rule in arms.items()]
+    return StudyOptions(study=StudyConfig(arms=named, **{"resamples": 60, "articles": "1-5", **study}))
+
+
+def done(asked: StudyOptions, below: dict[str, float], folder: Path) -> list[Done]:
+    """Made-up readings whose loss is level 1's less ``below``."""
+    (base,) = reading(articles=5, arms=("level 1",), tokens=200)
+    made = []
+    for each in (one for arm in arms_of(asked) for one in readings_of(arm, asked.study)):
+        nats = (base.nats - below[each.label]).astype(np.float32)
+        protocol = {**base.protocol, "arm": each.arm.name, "reset": each.reset, "level": 1 + (each.reset is not None)}
+        path = folder / "scores" / f"{each.stem}.parquet"
+        write_scores(path, replace(base, nats=nats, protocol=protocol))
+        found = [Prepared("the rates of rms", {}, Budget(7, 400))] if each.reset else []
+        if each.arm.name == "meta":
+            found.append(Prepared("g", {}, Budget(learned_on=900)))
+        made.append(Done(each, read_scores(path), found))
+    return made
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Results:
+    asked = options()
+    return results_of(done(asked, BELOW, tmp_path), asked.study)
+
+
+def test_gains_are_over_the_better_policy_in_the_same_order(results: Results):
+    over = {row.done.reading.label: row.over for row in results.rows}
+    baselines = {label: each[1].baseline.reading.label for label, each in over.items()}
+    assert baselines["meta, stream, in order"] == "rms, article"
+    assert baselines["meta, stream, shuffled"] == "rms, stream, shuffled"
+    assert baselines["meta, article"] == "rms, article"
+    for label, each in over.items():
+        if label != "level 1":
+            gain = each[0].gain
+            assert gain is not None and gain.nats == pytest.approx(BELOW[label], abs=1e-5)
+    worse = over["meta, stream, shuffled"][1].gain
+    assert worse is not None and worse.nats == pytest.approx(-0.15, abs=1e-5)
+    assert over["level 1"][0].gain is None
+    assert over["rms, article"][1].gain is None
+
+
+def test_an_interval_is_that_of_compare(results: Results):
+    rows = {row.done.reading.label: row for row in results.rows}
+    row = rows["meta, article"]
+    pair = compare([row.over[1].baseline.scores, row.done.scores], 0, 60, 0)
+    assert row.over[1].gain == pair.arms[1].gain
+
+
+def test_the_verdict_names_the_best_and_what_its_intervals_say(results: Results):
+    said = verdict(results)
+    assert said.startswith("Lowest loss: meta, stream, in order, ")
+    assert "over rms, article (the interval is above zero)" in said
+
+
+def test_pictures_show_each_arm_once_and_not_too_many(tmp_path: Path, results: Results):
+    assert [each.reading.label for each in shown(results, options().study)] == [
+        "level 1",
+        "rms, article",
+        "meta, stream, in order",
+    ]
+    many = options({"level 1": "none", **{f"arm {k}": "rms" for k in range(8)}}, baselines=["level 1"], pairs=[])
+    below = {"level 1": 0.0}
+    for k in range(8):
+        below |= {f"arm {k}, {policy}": 0.1 * k for policy in ("stream, in order", "stream, shuffled", "article")}
+    found = shown(results_of(done(many, below, tmp_path / "many"), many.study), many.study)
+    assert [each.reading.arm.name for each in found] == ["level 1", *(f"arm {k}" for k in range(3, 8))]
+    assert len(found) == SHOWN
+    assert [e.reading.arm.name for e in shown(results, replace(options().study, drawn=["rms"]))] == ["rms"]
+
+
+def test_tables_hold_the_same_figures(results: Results):
+    lines = figures_table(results).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert len(lines) == 2 + len(BELOW)
+    assert "gain over level 1 [95 %]" in lines[0] and "gain over rms [95 %]" in lines[0]
+    records = list(csv.DictReader(io.StringIO(as_csv(results))))
+    told = json.loads(json.dumps(as_dict(results)))["readings"]
+    for record, entry, line in zip(records, told, lines[2:], strict=True):
+        assert float(record["nats_per_token"]) == entry["nats_per_token"]
+        assert f"{entry['nats_per_token']:.4f}" in line
+        assert float(record["nats"]) / float(record["tokens"]) == pytest.approx(entry["nats_per_token"])
+        per_word = math.exp(float(record["nats"]) / float(record["words"]))
+        assert float(record["perplexity_per_word"]) == pytest.approx(per_word)
+        assert (record["gain_over_rms"] or None) == (entry["gains"][1]["nats"] and str(entry["gains"][1]["nats"]))
+
+
+def test_budgets_add_up_over_an_arms_steps(results: Results):
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in budget_table(results).splitlines()[2:]]
+    assert rows == [
+        ["level 1", "-", "-", "-", "-"],
+        ["rms", "stream", "7", "400", "-"],
+        ["rms", "article", "7", "400", "-"],
+        ["meta", "stream", "7", "400", "900"],
+        ["meta", "article", "7", "400", "900"],
+    ]
+
+
+def test_pages_hold_the_table_the_verdict_and_their_pictures(tmp_path: Path, results: Results):
+    asked = options(pairs=["level 1:rms"])
+    written = write_pages(tmp_path, results, asked, CARD)
+    assert all(path.stat().st_size for path in written)
+    assert {path.name for path in written} >= {
+        "README.md",
+        "table.md",
+        "table.csv",
+        "table.json",
+        "words.md",
+        "words.json",
+        "difference.png",
+        "position.png",
+    }
+    page = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert figures_table(results) in page and verdict(results) in page and "`base`" in page
+    for path in written:
+        if path.suffix == ".png":
+            assert f"]({path.name})" in page
+    (words,) = json.loads((tmp_path / "words.json").read_text(encoding="utf-8"))
+    assert (words["lower"], words["higher"]) == ("level 1", "rms, article")
+    assert "level 1 → rms, article" in (tmp_path / "words.md").read_text(encoding="utf-8")
+
+
+def test_a_study_without_pairs_or_baselines_has_neither_words_nor_gains(tmp_path: Path):
+    asked = options(baselines=[], pairs=[])
+    results = results_of(done(asked, BELOW, tmp_path), asked.study)
+    written = write_pages(tmp_path, results, asked, CARD)
+    assert not [path for path in written if path.name.startswith("words")]
+    assert "gain over" not in figures_table(results)
