@@ -36,7 +36,8 @@ class Meta:
     """What g may look at and move: the parts of phi, and the tuned rms rule that it starts from.
 
     ``level`` 2 has no pull: theta_0 is the start, and a flush goes to the slow weights that consolidation makes of what
-    was read. ``sharing``: tensor, row or weight. ``features``: names of ``pace.FEATURES``. ``static`` are theta_0's dynamic tensors.
+    was read. ``sharing``: tensor, row or weight. ``features``: names of ``config.FEATURES``. ``static`` are theta_0's
+    dynamic tensors.
     """
 
     statistics: Statistics
