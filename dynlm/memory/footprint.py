@@ -27,7 +27,8 @@ def foretold_bytes(reader: Reader, lanes: int, segment: int) -> int:
     lanes as are read at a time; what each lane keeps is then counted for all.
     """
     static = {name: tensor.to("meta") for name, tensor in reader.static.items()}
-    rule = dataclasses.replace(reader.rule, scale=None, shape=None)
+    gates = reader.rule.gates and reader.rule.gates.to("meta")
+    rule = dataclasses.replace(reader.rule, scale=None, shape=None, gates=gates)
     native = None if reader.native is None else _KernelsOnPaper()
     on_paper = dataclasses.replace(reader, static=static, rule=rule, native=native, scratch=Scratch())
     some = min(lanes, lanes_at_a_time(reader, segment))
@@ -40,7 +41,8 @@ def foretold_bytes(reader: Reader, lanes: int, segment: int) -> int:
 
 
 def _state_bytes(memory: Memory) -> int:
-    state = [*memory.weights.values(), *(tensor for layer in memory.hidden for tensor in layer)]
+    state = [*memory.weights.values(), *memory.slow.values(), *memory.velocity.values(), *(memory.pace or ())]
+    state += [tensor for layer in memory.hidden for tensor in layer]
     return sum(tensor.nbytes for tensor in state)
 
 

@@ -112,7 +112,8 @@ class Meta:
             # A segment's first gradient is the softmax bias', where that moves.
             first = "output.bias" if "output.bias" in self.names else self.names[-1]
             measure = 1 / (self.statistics.rms[first] + self.epsilon)
-            gates = Gates(self.features, rate_KJ, pull_KJ, measure, float(size(self.static, self.names)))
+            length = float(size(self.static, self.names))
+            gates = Gates(self.features, rate_KJ, pull_KJ, measure, length, self.level == 3)
         return Rule(label, rates, scale, shape, gates, flush, self.consolidation, self.momentum)
 
     def pull_of(self, phi: Params, number: int) -> Tensor:

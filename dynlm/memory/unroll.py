@@ -152,7 +152,7 @@ def begin_articles(reader: Reader, memory: Memory, starts: np.ndarray, starts_B:
     """Forget what is not to be carried into the articles that ``starts`` marks (``starts_B`` on the device)."""
     for lane in starts.nonzero()[0] if memory.weights else ():
         _begin_article(reader, memory, int(lane))
-    pace = memory.pace and at_articles(memory.pace, starts_B)
+    pace = memory.pace and at_articles(memory.pace, starts_B, reader.reset == "article")
     return memory._replace(hidden=restarted(memory.hidden, starts_B), pace=pace)
 
 
