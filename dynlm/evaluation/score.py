@@ -24,9 +24,12 @@ from dynlm.corpus.tokens import TokenisedSplit, tokenise
 from dynlm.errors import UserError
 from dynlm.evaluation.scores_file import FOLDER, Scores, write_scores
 from dynlm.files import fingerprint
+from dynlm.memory.cache import Cache
+from dynlm.memory.cache_gate import Gate
 from dynlm.memory.footprint import foretold_bytes, held_bytes, refuse_what_does_not_fit
 from dynlm.memory.state import distance
 from dynlm.memory.unroll import Reader, unroll
+from dynlm.training.cache_folder import rule_stem
 from dynlm.training.memory_folder import open_reader
 from dynlm.training.processes import Processes
 from dynlm.training.run_folder import TrainedModel, load_model
@@ -35,6 +38,7 @@ _RESETS = {
     "stream": "dynamic weights run through the whole text",
     "article": "dynamic weights start afresh with each article",
 }
+_CACHED = {"stream": "of earlier articles too", "article": "empty when an article begins"}
 
 
 def score(
@@ -46,7 +50,7 @@ def score(
     rule was never tuned, and where several processes are to read one stream.
     """
     memory, processes = config.memory, Processes.start(config.run.cpu)
-    if processes.world > 1 and memory.rule != "none" and memory.reset == "stream":
+    if processes.world > 1 and (memory.rule, memory.cache) != ("none", "none") and memory.reset == "stream":
         raise UserError(
             f"{processes.world} processes cannot share the one stream of memory.reset 'stream'",
             do="start one process, or choose --memory.reset article",
@@ -68,10 +72,11 @@ def score(
 
 
 def file_stem(memory: MemoryConfig, split: str, articles: str | None) -> str:
-    """A score file's name: the split, its articles, the rule and, where weights move, the reset policy."""
-    name = memory.g if memory.rule == "meta" else memory.rule.replace("+", "-")
-    parts = [split, *([articles] if articles else []), name]
-    return "-".join(parts if memory.rule == "none" else [*parts, memory.reset])
+    """A score file's name: the split, its articles, the rule and, where it matters, the reset policy and the cache."""
+    parts = [split, *([articles] if articles else []), rule_stem(memory)]
+    if (memory.rule, memory.cache) != ("none", "none"):
+        parts.append(memory.reset)
+    return "-".join([*parts, *({"fixed": ["cache"], "learned": ["gated-cache"]}.get(memory.cache, []))])
 
 
 def read_scored(
@@ -170,7 +175,18 @@ def _foretell(reader: Reader, lanes: int, segment: int, quiet: bool) -> int:
 
 def arm_name(reader: Reader) -> str:
     """What tables call a reader."""
-    return reader.rule.name if reader.rule.learns else "level 1"
+    name = reader.rule.name if reader.rule.learns else "level 1"
+    if reader.cache is None:
+        return name
+    return f"{name} + {'gated cache' if isinstance(reader.cache.gate, Gate) else 'cache'}"
+
+
+def _cache_protocol(cache: Cache) -> dict[str, Any]:
+    """What a score file tells of a cache."""
+    about = {"window": cache.window, "flatness": list(cache.flatness)}
+    if isinstance(cache.gate, Gate):
+        return {"kind": "learned", **about}
+    return {"kind": "fixed", **about, "share": cache.gate}
 
 
 def _protocol(
@@ -182,10 +198,11 @@ def _protocol(
     text: TokenisedSplit,
     chosen: range,
 ) -> dict[str, Any]:
-    rule = reader.rule
+    rule, cache = reader.rule, reader.cache
     statement = (
         f"score, then learn: each segment of {config.memory.segment} tokens is scored once, before it is learned from; "
         + (f"{_RESETS[reader.reset]}; " if rule.learns else "")
+        + (f"a cache of the last {cache.window} tokens, {_CACHED[reader.reset]}; " if cache is not None else "")
         + "the LSTM's state starts afresh with each article, from a start token that is not scored"
     )
     return {
@@ -194,6 +211,7 @@ def _protocol(
         "level": rule.level,
         "rule": {"name": rule.name, "rates": {name: rates._asdict() for name, rates in rule.rates.items()}},
         "reset": reader.reset,
+        **({} if cache is None else {"cache": _cache_protocol(cache)}),
         "segment": config.memory.segment,
         "split": split,
         "corpus": source_name(config.corpus),
