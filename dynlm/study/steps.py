@@ -170,7 +170,8 @@ def _learned(folder: Path, base: Config, config: Config, trained: TrainedModel) 
         options={**_text_of(config), **{name: dataclasses.asdict(getattr(config, name)) for name in sections}},
         find=lambda quiet: metatrain(folder, config, quiet),
         held=held,
-        budget=lambda held: Budget(learned_on=held["tokens"]),
+        # What it chose between at the end was read on the tuning articles too.
+        budget=lambda held: Budget(len(held.get("tuning_nats_per_token", ())), learned_on=held["tokens"]),
     )
 
 
