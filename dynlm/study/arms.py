@@ -140,6 +140,9 @@ def _arm(options: StudyOptions, entry: dict[str, Any]) -> Arm:
             config = dataclasses.replace(config, **{section: dataclasses.replace(old, **values)})
         except UserError as error:
             raise UserError(f"arm {name!r}: {error}") from error
+    if config.memory.rule == "meta" and "g" not in overrides.get("memory", {}):
+        # Each arm learns a g of its own; arms that name one share it.
+        config = dataclasses.replace(config, memory=dataclasses.replace(config.memory, g=plain(name)))
     own = overrides.get("memory", {}).get("reset")
     return Arm(name, config, (own,) if own else tuple(options.study.resets))
 

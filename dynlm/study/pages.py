@@ -71,7 +71,9 @@ def _readme(
         figures_table(results),
         f"{escaped(notes_of(text)[0])}  ",
         _about_gains(results),
-        "An arm without an order loses the same in any; one without a reset policy has no weights that move.\n",
+        "An arm without an order loses the same in any; one without a reset policy has no weights that move. Which "
+        f"policy suits an arm better, and which of the {len(results.rows)} readings is lowest, is told of these very "
+        "articles: the intervals do not count that choice.\n",
         "## The protocol\n",
         *(f"- {escaped(statement)}" for statement in _statements(results.rows)),
         f"- Rates, g and whatever else an arm needs were {found}, under each reset policy on its own.",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynlm.config import Config
+from dynlm.config import Config, MemoryConfig
 from dynlm.errors import UserError
 from dynlm.files import fingerprint, read_json, write_json
 from dynlm.study.arms import Arm
@@ -69,7 +69,7 @@ def steps_of(folder: Path, base: Config, arm: Arm, reset: str, trained: TrainedM
     if memory.rule in ("rms", "meta"):
         steps.append(_statistics(folder, base, trained))
     if memory.rule == "meta":
-        steps += [_rates(folder, base, config, "rms", trained), _learned(folder, config, trained)]
+        steps += [_rates(folder, base, config, "rms", trained), _learned(folder, base, config, trained)]
     elif memory.rule in START and any(getattr(memory, name) is None for name in START[memory.rule]):
         steps.append(_rates(folder, base, config, memory.rule, trained))
     return steps
@@ -143,17 +143,10 @@ def _statistics(folder: Path, base: Config, trained: TrainedModel) -> Step:
 
 
 def _rates(folder: Path, base: Config, config: Config, rule: str, trained: TrainedModel) -> Step:
-    """A hand-made rule's rates: found with what the arms share but for the options that rates are made for."""
+    """A hand-made rule's rates; those that the arm gives are where the search starts."""
     arm = config.memory
-    memory = dataclasses.replace(
-        base.memory,
-        rule=rule,
-        reset=arm.reset,
-        lanes=arm.lanes,
-        segment=arm.segment,
-        dynamic=arm.dynamic,
-        **({name: getattr(arm, name) for name in START[rule]} if arm.rule == rule else {}),
-    )
+    given = {name: getattr(arm, name) for name in START[rule]} if arm.rule == rule else {}
+    memory = dataclasses.replace(_weights_alone(base, config), rule=rule, **given)
     return Step(
         slot=f"the rates of {rule} under {arm.reset}",
         options={**_text_of(config), "tune": dataclasses.asdict(config.tune), "memory": dataclasses.asdict(memory)},
@@ -163,7 +156,10 @@ def _rates(folder: Path, base: Config, config: Config, rule: str, trained: Train
     )
 
 
-def _learned(folder: Path, config: Config, trained: TrainedModel) -> Step:
+def _learned(folder: Path, base: Config, config: Config, trained: TrainedModel) -> Step:
+    """phi of the learned rule."""
+    config = dataclasses.replace(config, memory=_weights_alone(base, config))
+
     def held() -> dict[str, Any] | None:
         learned = memory_folder.load_learned(folder, config.memory.g, config.memory.reset, trained)
         return None if learned is None else learned[1]
@@ -174,8 +170,15 @@ def _learned(folder: Path, config: Config, trained: TrainedModel) -> Step:
         options={**_text_of(config), **{name: dataclasses.asdict(getattr(config, name)) for name in sections}},
         find=lambda quiet: metatrain(folder, config, quiet),
         held=held,
-        budget=lambda held: Budget(learned_on=held["tokens"]),
+        # What it chose between at the end was read on the tuning articles too.
+        budget=lambda held: Budget(len(held.get("tuning_nats_per_token", ())), learned_on=held["tokens"]),
     )
+
+
+def _weights_alone(base: Config, config: Config) -> MemoryConfig:
+    """How an arm's weights move, without what it does besides: arms that move them alike share what is found."""
+    names = ("rule", "g", "reset", "lanes", "segment", "dynamic")
+    return dataclasses.replace(base.memory, **{name: getattr(config.memory, name) for name in names})
 
 
 def _text_of(config: Config) -> dict[str, Any]:

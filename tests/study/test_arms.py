@@ -29,6 +29,16 @@ def test_an_arm_changes_what_it_names_and_nothing_else():
     assert first.under("article").memory.reset == "article"
 
 
+def test_an_arm_learns_a_g_of_its_own_unless_it_names_one():
+    asked = options(
+        [
+            {"name": "Level 3", "memory": {"rule": "meta"}},
+            {"name": "Level 3, quick", "memory": {"rule": "meta", "g": "level-3"}},
+        ]
+    )
+    assert [arm.config.memory.g for arm in arms_of(asked)] == ["level-3", "level-3"]
+
+
 REFUSED: list[tuple[list[dict[str, Any]], dict[str, Any], str]] = [
     ([{"name": "a", "memory": {"speed": 1}}], {}, "arm 'a': there is no option memory.speed"),
     ([{"name": "a", "memry": {"rate": 1}}], {}, "arm 'a': 'memry' is no section"),

@@ -15,6 +15,7 @@ import pytest
 
 from dynlm.evaluation.compare import compare
 from dynlm.evaluation.scores_file import read_scores, write_scores
+from dynlm.evaluation.tables import escaped
 from dynlm.study.arms import arms_of, readings_of
 from dynlm.study.options import StudyConfig, StudyOptions
 from dynlm.study.pages import verdict, write_pages
@@ -151,7 +152,7 @@ def test_pages_hold_the_table_the_verdict_and_their_pictures(tmp_path: Path, res
         "position.png",
     }
     page = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert figures_table(results) in page and verdict(results) in page and "`base`" in page
+    assert figures_table(results) in page and escaped(verdict(results)) in page and "`base`" in page
     for path in written:
         if path.suffix == ".png":
             assert f"]({path.name})" in page

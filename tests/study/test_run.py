@@ -18,7 +18,11 @@ from dynlm.study.options import StudyOptions
 from tests.tiny import Run, listing, write_corpus
 
 Capture = pytest.CaptureFixture[str]
-ARMS = [{"name": name, "memory": {"rule": rule}} for name, rule in (("level 1", "none"), ("rms", "rms"), ("g", "meta"))]
+ARMS = [
+    {"name": "level 1", "memory": {"rule": "none"}},
+    {"name": "rms", "memory": {"rule": "rms"}},
+    {"name": "g", "memory": {"rule": "meta", "g": "meta"}},
+]
 READINGS = ["level-1", "rms-stream-in-order", "rms-stream-shuffled", "rms-article"]
 READINGS += ["g-stream-in-order", "g-stream-shuffled", "g-article"]
 
@@ -70,7 +74,7 @@ def test_a_study_is_stopped_goes_on_and_does_nothing_twice(
 
     out = said_by(capsys, 0, "--config", config)
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    for what in ("gradient statistics R", "the rates of rms under article", "g under stream", "the reading of level 1"):
+    for what in ("gradient statistics R", "the rates of rms under article", "g (meta) under stream", "the reading"):
         assert f"reused: {what}" in out
     assert "reading valid 4-6: g, article" in out and "finding" not in out
     assert (folder / "model.safetensors").read_bytes() == weights

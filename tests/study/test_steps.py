@@ -92,11 +92,21 @@ def test_each_rule_names_what_it_needs_in_order(tmp_path: Path):
         "none": [],
         "sgd": ["the rates of sgd under stream"],
         "rms": [statistics, rms],
-        "meta": [statistics, rms, "g under stream"],
+        "meta": [statistics, rms, "g (meta) under stream"],
         "given": [],
     }
     check_slots(steps)
     assert json.dumps([step.options for step in steps["meta"]])
+
+
+def test_arms_that_differ_in_more_than_their_weights_share_what_moves_them(tmp_path: Path):
+    arms = [
+        {"name": "a", "memory": {"rule": "meta"}},
+        {"name": "b", "memory": {"rule": "meta", "g": "a", "track": True}},
+    ]
+    steps = slots_of(tmp_path, arms)
+    check_slots(steps)
+    assert steps["a"][-1].slot == steps["b"][-1].slot == "g (a) under stream"
 
 
 def test_two_arms_may_not_fill_one_slot_with_different_things(tmp_path: Path):
