@@ -180,6 +180,7 @@ def tune_cache(folder: Path, config: Config, quiet: bool = False) -> dict[str, A
         "without_cache_nats_per_token": _mean(torch.cat([article.nats_1T[0] for article in articles])),
         "settings": settings,
         "split": config.tune.split,
+        "tokens": sum(article.nats_1T.numel() for article in articles),
         "articles": sorted(int(index) + 1 for index in stream.order),
         "segment": memory.segment,
     }
