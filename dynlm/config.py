@@ -185,7 +185,7 @@ class MemoryConfig:
     segment: int = 20
     """Tokens read between two updates."""
     lanes: int = 1
-    """Articles read side by side, each with weights of its own; more than 1 needs reset article, or no rule or cache."""
+    """Articles side by side, each with weights of its own; more than 1 need reset article, or no rule or cache."""
     dynamic: list[str] = field(default_factory=lambda: ["*"])
     """Patterns of the tensors that move (see dynlm compare --json or the run's model.json for their names)."""
     rate: float | None = None
