@@ -125,6 +125,41 @@ def test_score_compare_and_pictures(tuned_copy: Run, tmp_path: Path, capsys: Cap
     )
 
 
+def test_a_cache_is_tuned_learned_scored_and_audited(tuned_copy: Run, capsys: Capture) -> None:
+    folder = tuned_copy.folder
+    assert "dynlm tune" in refused(capsys, "score", folder, "--memory.cache", "fixed")
+    assert "dynlm metatrain" in refused(capsys, "score", folder, "--memory.cache", "learned")
+    tuned = answer_json(capsys, "tune", folder, "--memory.rule", "none", "--memory.cache", "fixed")
+    assert json.loads((folder / "memory" / "cache-none-stream.json").read_text())["window"] == tuned["window"]
+    assert "rms + cache (stream): window" in answer(capsys, "tune", folder, "--memory.cache", "fixed")
+    learned = answer_json(capsys, "metatrain", folder, "--memory.cache", "learned")
+    assert learned["tuning_nats_per_token"]["learned"] < learned["tuning_nats_per_token"]["none"]
+    assert "kept: " in answer(capsys, "metatrain", folder, "--memory.rule", "none", "--memory.cache", "learned")
+    arms = {
+        ("none", "none"): ("valid-4-6-none", "level 1"),
+        ("none", "fixed"): ("valid-4-6-none-stream-cache", "level 1 + cache"),
+        ("none", "learned"): ("valid-4-6-none-stream-gated-cache", "level 1 + gated cache"),
+        ("rms", "fixed"): ("valid-4-6-rms-stream-cache", "rms + cache"),
+        ("rms", "learned"): ("valid-4-6-rms-stream-gated-cache", "rms + gated cache"),
+    }
+    nats = {}
+    for (rule, cache), (stem, arm) in arms.items():
+        options = ("--memory.rule", rule, "--memory.cache", cache)
+        path = Path(answer_json(capsys, "score", folder, *options, "--articles", "4-6")["file"])
+        scores = read_scores(path)
+        assert (path.stem, scores.arm) == (stem, arm)
+        assert scores.protocol["level"] == (1 if rule == "none" else 3)
+        assert scores.protocol.get("cache", {}).get("kind", "none") == cache
+        nats[arm] = float(scores.nats.sum())
+    assert nats["level 1 + cache"] < nats["level 1"]
+    compared = answer_json(capsys, "compare", folder, "--resamples", "20")
+    assert [arm["arm"] for arm in compared["arms"]] == [arm for _, arm in arms.values()]
+    assert compared["baseline"] == 0
+    checks = answer_json(capsys, "audit", folder, "--places", "3", "--memory.cache", "learned")
+    assert checks["kept"] and len(checks["checks"]) == 4
+    assert "generate has no cache" in refused(capsys, "generate", folder, "--memory.cache", "fixed")
+
+
 def test_report_writes_one_page_from_score_files(tuned_copy: Run, tmp_path: Path, capsys: Capture) -> None:
     folder = tuned_copy.folder
     for rule in ("none", "rms"):

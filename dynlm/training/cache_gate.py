@@ -165,9 +165,9 @@ def tune_cache(folder: Path, config: Config, quiet: bool = False) -> dict[str, A
         log_line(folder, event="tune cache", rule=memory.rule, reset=memory.reset, nats=nats, **values)
         return nats
 
-    given = {
+    given: dict[str, float | None] = {
         "window": memory.cache_window,
-        "flatness": memory.cache_flatness and memory.cache_flatness[0],
+        "flatness": memory.cache_flatness[0] if memory.cache_flatness else None,
         "share": memory.cache_share,
     }
     start = {name: _START[name] if value is None else float(value) for name, value in given.items()}
