@@ -232,6 +232,8 @@ def _pretrain(options: Namespace, config: Config) -> int:
 
 
 def _tune(options: Namespace, config: Config) -> int:
+    if config.memory.cache != "none":
+        return _tune_cache(options, config)
     from dynlm.training.tune import tune
 
     done = tune(Path(options.folder), config, _quiet(options))
@@ -245,7 +247,23 @@ def _tune(options: Namespace, config: Config) -> int:
     return 0
 
 
+def _tune_cache(options: Namespace, config: Config) -> int:
+    from dynlm.training.cache_gate import tune_cache
+
+    done = tune_cache(Path(options.folder), config, _quiet(options))
+    _print(
+        options,
+        done,
+        f"{done['rule']} + cache ({done['reset']}): window {done['window']}, flatness {done['flatness']:g}, share "
+        f"{done['share']:g}: {done['nats_per_token']:.4f} nats per token, without it "
+        f"{done['without_cache_nats_per_token']:.4f}, on {len(done['articles'])} articles of {done['split']}",
+    )
+    return 0
+
+
 def _metatrain(options: Namespace, config: Config) -> int:
+    if config.memory.cache != "none":
+        return _train_gate(options, config)
     from dynlm.training.metatrain import metatrain
 
     done = metatrain(Path(options.folder), config, _quiet(options))
@@ -260,6 +278,21 @@ def _metatrain(options: Namespace, config: Config) -> int:
         f"{nats['halfway']:.4f} halfway, {nats['learned']:.4f} as learned; kept: {done['kept']}"
     )
     _print(options, done, "\n".join(rows))
+    return 0
+
+
+def _train_gate(options: Namespace, config: Config) -> int:
+    from dynlm.training.cache_gate import train_gate
+
+    done = train_gate(Path(options.folder), config, _quiet(options))
+    nats, flatness = done["tuning_nats_per_token"], ", ".join(f"{value:g}" for value in done["flatness"])
+    _print(
+        options,
+        done,
+        f"{done['rule']} + gated cache ({done['reset']}): window {done['window']}, flatness {flatness}\n"
+        f"on the tuning articles: {nats['none']:.4f} nats per token without a cache, {nats['start']:.4f} at the start, "
+        f"{nats['learned']:.4f} as learned; kept: {done['kept']}",
+    )
     return 0
 
 
@@ -315,12 +348,17 @@ def _score_files(words: list[str]) -> list[Path]:
     return sorted(paths, key=lambda path: _place_of(read_scores(path).protocol))
 
 
-def _place_of(protocol: dict[str, Any]) -> tuple[int, int]:
-    """From the plain LSTM up: by level, and within one by the rules' own order."""
-    from dynlm.config import RULES
+def _place_of(protocol: dict[str, Any]) -> tuple[int, int, int]:
+    """From the plain LSTM up: by level, within one by the rules' own order, and each before its caches."""
+    from dynlm.config import CACHES, RULES
 
     name = protocol.get("rule", {}).get("name")
-    return int(protocol.get("level", 9)), RULES.index(name) if name in RULES else len(RULES)
+    cache = (protocol.get("cache") or {}).get("kind", "none")
+    return (
+        int(protocol.get("level", 9)),
+        RULES.index(name) if name in RULES else len(RULES),
+        CACHES.index(cache) if cache in CACHES else len(CACHES),
+    )
 
 
 def _add_files(parser: ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from dynlm.errors import UserError
 
 RULES = ("none", "sgd", "sgd+decay", "rms", "meta")
 RESETS = ("stream", "article")
+CACHES = ("none", "fixed", "learned")
 FEATURES = ("fresh", "settling", "surprise", "steepness", "distance")
 ORDERS = ("in order", "shuffled")
 HUB_WIKITEXT = ("wikitext-2", "wikitext-2-raw", "wikitext-103", "wikitext-103-raw")
@@ -185,7 +186,7 @@ class MemoryConfig:
     segment: int = 20
     """Tokens read between two updates."""
     lanes: int = 1
-    """Articles read side by side, each with weights of its own; more than 1 needs reset article or rule none."""
+    """Articles read side by side, each with weights of its own; several need reset article, or no rule and no cache."""
     dynamic: list[str] = field(default_factory=lambda: ["*"])
     """Patterns of the tensors that move (see dynlm compare --json or the run's model.json for their names)."""
     rate: float | None = None
@@ -196,6 +197,15 @@ class MemoryConfig:
     """rms: what is added to the root mean square of the gradients; unset: the tuned one of the run."""
     precision: str = "float32"
     """Type of matrix products' operands: float32, or bfloat16 (weights, updates and losses stay float32)."""
+
+    cache: str = "none"
+    """none, fixed (Grave et al. 2017) or learned (a gate decides on the cache's share, token by token)."""
+    cache_window: int | None = None
+    """Tokens that the cache holds; unset: the tuned number of the run."""
+    cache_flatness: list[float] | None = None
+    """What likeness is multiplied by: one number, or with a gate several; unset: tuned (for a gate: around that)."""
+    cache_share: float | None = None
+    """A fixed cache's share of the prediction; unset: the tuned one of the run."""
 
     track: bool = False
     """Write into the score file how far the dynamic weights are from the static ones, for the report's curves."""
@@ -209,11 +219,12 @@ class MemoryConfig:
         one_of("memory.reset", self.reset, RESETS)
         within("memory.segment", self.segment, 1)
         within("memory.lanes", self.lanes, 1)
-        if self.lanes > 1 and self.rule != "none" and self.reset == "stream":
+        if self.lanes > 1 and (self.rule, self.cache) != ("none", "none") and self.reset == "stream":
             raise UserError(
                 f"memory.lanes is {self.lanes}, but under memory.reset 'stream' each article is read after the last",
                 do="choose --memory.reset article, or --memory.lanes 1",
             )
+        self._check_cache()
         one_of("memory.kernels", self.kernels, ("torch", "native"))
         if self.kernels == "native" and self.precision != "float32":
             raise UserError(
@@ -228,6 +239,21 @@ class MemoryConfig:
             within("memory.epsilon", self.epsilon, 1e-12)
         if not self.dynamic:
             raise UserError("memory.dynamic is empty", do="name at least one tensor, or choose --memory.rule none")
+
+    def _check_cache(self) -> None:
+        one_of("memory.cache", self.cache, CACHES)
+        if self.cache_window is not None:
+            within("memory.cache_window", self.cache_window, 1)
+        if self.cache_share is not None:
+            within("memory.cache_share", self.cache_share, 0, 0.99)
+        for flatness in self.cache_flatness or ():
+            within("memory.cache_flatness", flatness, 1e-6)
+        if self.cache_flatness is not None and not self.cache_flatness:
+            raise UserError("memory.cache_flatness is empty", do="name a number, or leave it out")
+        if self.cache == "fixed" and len(self.cache_flatness or [1]) > 1:
+            raise UserError(
+                "memory.cache_flatness has several numbers", do="name one, or choose --memory.cache learned"
+            )
 
 
 @dataclass
@@ -284,7 +310,7 @@ class GConfig:
     """What the learned rule g may look at and move; it starts at the tuned rms rule whatever it may."""
 
     level: int = 3
-    """3: the static parameters pull back; 2: nothing does."""
+    """3: the static parameters pull back; 2: they do not (a flush then goes to the slow weights of consolidation)."""
     sharing: str = "tensor"
     """Which weights share a rate and a pull: those of a tensor, of a row, or none (weight)."""
     importance: bool = False
@@ -304,8 +330,11 @@ class GConfig:
         one_of("g.sharing", self.sharing, ("tensor", "row", "weight"))
         for feature in self.features:
             one_of("g.features", feature, FEATURES)
-        if self.level == 2 and (self.flush or self.consolidation):
-            raise UserError("g.level is 2, which nothing pulls back: no flush, no consolidation", do="choose g.level 3")
+        if self.level == 2 and self.flush and not self.consolidation:
+            raise UserError(
+                "g.level is 2, which nothing takes back to the static parameters, and g.flush would",
+                do="choose g.level 3, or give it slow weights of its own to go back to with g.consolidation",
+            )
         within("g.consolidation", self.consolidation, 0, 1)
         within("g.momentum", self.momentum, 0, 0.99)
 

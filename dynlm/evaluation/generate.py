@@ -25,6 +25,8 @@ def generate(folder: Path, config: Config, prompt: str, tokens: int, temperature
     """
     if tokens < 1 or temperature < 0 or top < 0:
         raise UserError("generate needs tokens of at least 1, and temperature and top of at least 0")
+    if config.memory.cache != "none":
+        raise UserError("generate has no cache", do="leave out --memory.cache")
     trained = load_model(folder, Processes.start(config.run.cpu).device)
     reader = open_reader(folder, trained, config.memory)
     memory = reader.fresh_memory()

@@ -24,9 +24,12 @@ from dynlm.corpus.tokens import TokenisedSplit, tokenise
 from dynlm.errors import UserError
 from dynlm.evaluation.scores_file import FOLDER, Scores, write_scores
 from dynlm.files import fingerprint
+from dynlm.memory.cache import Cache
+from dynlm.memory.cache_gate import Gate
 from dynlm.memory.footprint import foretold_bytes, held_bytes, refuse_what_does_not_fit
 from dynlm.memory.state import distance
 from dynlm.memory.unroll import Reader, unroll
+from dynlm.training.cache_folder import rule_stem
 from dynlm.training.memory_folder import open_reader
 from dynlm.training.processes import Processes
 from dynlm.training.run_folder import TrainedModel, load_model
@@ -35,6 +38,7 @@ _RESETS = {
     "stream": "dynamic weights run through the whole text",
     "article": "dynamic weights start afresh with each article",
 }
+_CACHED = {"stream": "of earlier articles too", "article": "empty when an article begins"}
 
 
 def score(
@@ -57,7 +61,7 @@ def score(
     """
     one_of("order", order, ORDERS)
     memory, processes = config.memory, Processes.start(config.run.cpu)
-    if processes.world > 1 and memory.rule != "none" and memory.reset == "stream":
+    if processes.world > 1 and (memory.rule, memory.cache) != ("none", "none") and memory.reset == "stream":
         raise UserError(
             f"{processes.world} processes cannot share the one stream of memory.reset 'stream'",
             do="start one process, or choose --memory.reset article",
@@ -101,11 +105,11 @@ def in_order(articles: Sequence[int], order: str, seed: int) -> list[int]:
 
 
 def file_stem(memory: MemoryConfig, split: str, articles: str | None, order: str = "in order") -> str:
-    """A score file's name: the split, its articles, the rule and, where weights move, the reset policy and order."""
-    name = memory.g if memory.rule == "meta" else memory.rule.replace("+", "-")
-    parts = [split, *([articles] if articles else []), name]
-    if memory.rule != "none":
+    """A score file's name: the split, its articles, the rule and, where they matter, reset policy, cache and order."""
+    parts = [split, *([articles] if articles else []), rule_stem(memory)]
+    if (memory.rule, memory.cache) != ("none", "none"):
         parts.append(memory.reset)
+    parts += {"fixed": ["cache"], "learned": ["gated-cache"]}.get(memory.cache, [])
     return "-".join(parts if order == "in order" else [*parts, order.replace(", seed ", "-")])
 
 
@@ -220,7 +224,18 @@ def _foretell(reader: Reader, lanes: int, segment: int, quiet: bool) -> int:
 
 def arm_name(reader: Reader) -> str:
     """What tables call a reader."""
-    return reader.rule.name if reader.rule.learns else "level 1"
+    name = reader.rule.name if reader.rule.learns else "level 1"
+    if reader.cache is None:
+        return name
+    return f"{name} + {'gated cache' if isinstance(reader.cache.gate, Gate) else 'cache'}"
+
+
+def _cache_protocol(cache: Cache) -> dict[str, Any]:
+    """What a score file tells of a cache."""
+    about = {"window": cache.window, "flatness": list(cache.flatness)}
+    if isinstance(cache.gate, Gate):
+        return {"kind": "learned", **about}
+    return {"kind": "fixed", **about, "share": cache.gate}
 
 
 def _protocol(
@@ -233,10 +248,11 @@ def _protocol(
     chosen: range,
     order: str,
 ) -> dict[str, Any]:
-    rule = reader.rule
+    rule, cache = reader.rule, reader.cache
     statement = (
         f"score, then learn: each segment of {config.memory.segment} tokens is scored once, before it is learned from; "
         + (f"{_RESETS[reader.reset]}; " if rule.learns else "")
+        + (f"a cache of the last {cache.window} tokens, {_CACHED[reader.reset]}; " if cache is not None else "")
         + "the LSTM's state starts afresh with each article, from a start token that is not scored"
         + ("" if order == "in order" else f"; articles {order}")
     )
@@ -246,6 +262,7 @@ def _protocol(
         "level": rule.level,
         "rule": {"name": rule.name, "rates": {name: rates._asdict() for name, rates in rule.rates.items()}},
         "reset": reader.reset,
+        **({} if cache is None else {"cache": _cache_protocol(cache)}),
         "segment": config.memory.segment,
         "split": split,
         "corpus": source_name(config.corpus),

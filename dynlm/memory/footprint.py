@@ -16,7 +16,7 @@ from dynlm.model.scratch import Scratch
 
 
 def held_bytes(reader: Reader, memory: Memory) -> int:
-    """Bytes of a reading's lanes (dynamic weights, LSTM state) and of the working space that they share."""
+    """Bytes of a reading's lanes (dynamic weights, LSTM state, cache) and of the working space that they share."""
     return _state_bytes(memory) + reader.scratch.bytes()
 
 
@@ -27,9 +27,11 @@ def foretold_bytes(reader: Reader, lanes: int, segment: int) -> int:
     lanes as are read at a time; what each lane keeps is then counted for all.
     """
     static = {name: tensor.to("meta") for name, tensor in reader.static.items()}
-    rule = dataclasses.replace(reader.rule, scale=None, shape=None)
+    gates = reader.rule.gates and reader.rule.gates.to("meta")
+    rule = dataclasses.replace(reader.rule, scale=None, shape=None, gates=gates)
     native = None if reader.native is None else _KernelsOnPaper()
-    on_paper = dataclasses.replace(reader, static=static, rule=rule, native=native, scratch=Scratch())
+    cache = reader.cache and reader.cache.to("meta")
+    on_paper = dataclasses.replace(reader, static=static, rule=rule, native=native, cache=cache, scratch=Scratch())
     some = min(lanes, lanes_at_a_time(reader, segment))
     memory, like = on_paper.fresh_memory(some), static["embedding"]
     ids_BT = like.new_zeros(some, segment, dtype=torch.int64)
@@ -40,7 +42,8 @@ def foretold_bytes(reader: Reader, lanes: int, segment: int) -> int:
 
 
 def _state_bytes(memory: Memory) -> int:
-    state = [*memory.weights.values(), *(tensor for layer in memory.hidden for tensor in layer)]
+    state = [*memory.weights.values(), *memory.slow.values(), *memory.velocity.values()]
+    state += [*(memory.pace or ()), *(memory.cache or ()), *(tensor for layer in memory.hidden for tensor in layer)]
     return sum(tensor.nbytes for tensor in state)
 
 

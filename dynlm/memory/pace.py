@@ -20,7 +20,7 @@ the rule as it is.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -63,11 +63,13 @@ class Gates:
     pull_KJ: Tensor
     scale: Tensor | None = None
     size: float = 1.0
-    moves_pulls: bool = field(init=False)
+    moves_pulls: bool = True
     """Whether pulls change at all: with weights of zero that pass is saved."""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "moves_pulls", self.pull_KJ.requires_grad or bool(self.pull_KJ.any()))
+    def to(self, device: str) -> Gates:
+        """The same on another device."""
+        scale = None if self.scale is None else self.scale.to(device)
+        return replace(self, rate_KJ=self.rate_KJ.to(device), pull_KJ=self.pull_KJ.to(device), scale=scale)
 
     def told(self, pace: Pace, nats_B: Tensor, gradient: Tensor, theta: Params, theta_0: Params) -> Tensor:
         """The features (B, J) of a segment whose tokens cost ``nats_B`` on average, before its step.
@@ -110,9 +112,10 @@ def fresh_pace(lanes: int, like: Tensor) -> Pace:
     return Pace(zeros_B, zeros_B + torch.nan)
 
 
-def at_articles(pace: Pace, starts_B: Tensor) -> Pace:
-    """The lanes of ``starts_B`` begin an article; what was usual so far is still known."""
-    return pace._replace(since_B=pace.since_B * ~starts_B)
+def at_articles(pace: Pace, starts_B: Tensor, afresh: bool) -> Pace:
+    """The lanes of ``starts_B`` begin an article; unless they start ``afresh`` what was usual so far is still known."""
+    running_B = pace.running_B.masked_fill(starts_B, torch.nan) if afresh else pace.running_B
+    return Pace(pace.since_B * ~starts_B, running_B)
 
 
 def displacement(theta: Params, theta_0: Params) -> Tensor:

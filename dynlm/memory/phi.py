@@ -35,8 +35,9 @@ SMALLEST_PULL = 1e-6
 class Meta:
     """What g may look at and move: the parts of phi, and the tuned rms rule that it starts from.
 
-    ``level`` 2 has no pull and no flush: nothing of theta_0 is used but as the start. ``sharing``: tensor, row or
-    weight. ``features``: names of ``pace.FEATURES``. ``static`` are theta_0's dynamic tensors.
+    ``level`` 2 has no pull: theta_0 is the start, and a flush goes to the slow weights that consolidation makes of what
+    was read. ``sharing``: tensor, row or weight. ``features``: names of ``config.FEATURES``. ``static`` are theta_0's
+    dynamic tensors.
     """
 
     statistics: Statistics
@@ -70,7 +71,7 @@ class Meta:
             if self.sharing != "tensor":
                 for name, tensor in self.statistics.rms.items():
                     phi[f"{kind}.each/{name}"] = torch.zeros(each_shape(tensor, self.sharing))
-        if self.flush and self.level == 3:
+        if self.flush:
             phi["flush"] = torch.zeros(count)
         return {key: tensor.to(some.device, torch.float64) for key, tensor in phi.items()}
 
@@ -111,7 +112,8 @@ class Meta:
             # A segment's first gradient is the softmax bias', where that moves.
             first = "output.bias" if "output.bias" in self.names else self.names[-1]
             measure = 1 / (self.statistics.rms[first] + self.epsilon)
-            gates = Gates(self.features, rate_KJ, pull_KJ, measure, float(size(self.static, self.names)))
+            length = float(size(self.static, self.names))
+            gates = Gates(self.features, rate_KJ, pull_KJ, measure, length, self.level == 3)
         return Rule(label, rates, scale, shape, gates, flush, self.consolidation, self.momentum)
 
     def pull_of(self, phi: Params, number: int) -> Tensor:

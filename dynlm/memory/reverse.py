@@ -52,7 +52,10 @@ def unrolled_meta_gradient(
             break
         batch = to_batch(segment, like)
         if segment.starts_B[0]:
-            hidden, pace = restarted(hidden, batch.starts_B), at_articles(pace, batch.starts_B)
+            hidden, pace = (
+                restarted(hidden, batch.starts_B),
+                at_articles(pace, batch.starts_B, reader.reset == "article"),
+            )
             theta = {
                 name: _at_article(reader, tensor, static[name], rule.flush.get(name, 0.0))
                 for name, tensor in theta.items()

@@ -116,8 +116,8 @@ class Rule:
         """1: nothing moves; 2: nothing pulls back; 3: the static parameters pull."""
         if not self.learns:
             return 1
-        pulled = any(rates.pull for rates in self.rates.values()) or any(self.flush.values())
-        return 3 if pulled else 2
+        flushed_to_static = any(self.flush.values()) and not self.consolidation
+        return 3 if flushed_to_static or any(rates.pull for rates in self.rates.values()) else 2
 
     def step(self, weights: Params, gradients: Params, home: Params, factors: Factors | None = None) -> Params:
         """The next dynamic weights of one lane, by the formula; ``weights`` stay as they are."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dynlm.errors import UserError
+from dynlm.memory.cache import CacheState
 from dynlm.memory.pace import Pace, displacement, fresh_pace
 from dynlm.memory.rules import Rule
 from dynlm.model.lstm import Hidden, LSTMLanguageModel, Params
@@ -25,7 +26,8 @@ class Memory(NamedTuple):
     """The state of a reading in B lanes: each lane's dynamic weights (B, ...) and LSTM state (B, H).
 
     What else a rule asks for is there or empty: ``pace`` for its gates, ``slow`` (B, ...), what earlier articles left
-    of themselves beside theta_0, and ``velocity`` (B, ...), the running gradient of a rule with momentum.
+    of themselves beside theta_0, and ``velocity`` (B, ...), the running gradient of a rule with momentum. ``cache`` is
+    there where a reader has one.
     """
 
     weights: Params
@@ -33,6 +35,7 @@ class Memory(NamedTuple):
     pace: Pace | None = None
     slow: Params = _NONE
     velocity: Params = _NONE
+    cache: CacheState | None = None
 
     def copy(self) -> Memory:
         """A memory that further reading of this one leaves as it is."""
@@ -42,6 +45,7 @@ class Memory(NamedTuple):
             self.pace,
             _cloned(self.slow),
             _cloned(self.velocity),
+            self.cache and self.cache.copy(),
         )
 
     def of_lane(self, lane: int) -> Params:

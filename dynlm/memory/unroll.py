@@ -19,6 +19,8 @@ from torch import Tensor
 
 from dynlm.corpus.streams import Place, Segment, Stream
 from dynlm.memory.batches import Batch, to_batch
+from dynlm.memory.cache import Cache, CacheState, Told, side_by_side
+from dynlm.memory.cache_reference import naive_read
 from dynlm.memory.pace import Factors, Pace, after_segment, at_articles
 from dynlm.memory.rules import LEVEL_1, Rule, Statistics
 from dynlm.memory.state import Memory, fresh_memory
@@ -67,6 +69,8 @@ class Reader:
     ``native``: compiled kernels for what they serve.
     ``record``: makes what ``unroll`` reads by in place of ``read_segment``: ``memory.capture.Recording``, on a GPU.
     ``reference``: read by autograd and the rule's formula, a lane at a time, instead of the fast way.
+    ``cache``: mixed into what the weights predict; what they learn from stays their own loss. Under "article" it is
+    empty when an article begins.
     """
 
     model: LSTMLanguageModel
@@ -78,10 +82,14 @@ class Reader:
     native: NativeKernels | None = None
     record: RecordingMaker | None = None
     reference: bool = False
+    cache: Cache | None = None
     scratch: Scratch = field(default_factory=Scratch, repr=False, compare=False)
 
     def fresh_memory(self, lanes: int = 1) -> Memory:
-        return fresh_memory(self.model, self.static, self.dynamic if self.rule.learns else (), lanes, self.rule)
+        memory = fresh_memory(self.model, self.static, self.dynamic if self.rule.learns else (), lanes, self.rule)
+        if self.cache is None:
+            return memory
+        return memory._replace(cache=self.cache.fresh(lanes, self.model.widths()[-1][1], self.static["embedding"]))
 
 
 class ReadSegment(NamedTuple):
@@ -132,15 +140,12 @@ def score_and_learn(
     done = [
         _read_block(reader, memory, batch, share_BT, lanes, observe, whole)
         if busy_B is None or busy_B[lanes].any()
-        else (torch.zeros_like(share_BT[lanes]), _of_lanes(memory.hidden, lanes))
+        else _passed_over(_lanes_of(memory, lanes), share_BT[lanes])
         for lanes in _blocks(reader, batch)
     ]
-    if len(done) == 1:
-        nats_BT, hidden = done[0]
-    else:
-        nats_BT, hidden = torch.cat([nats_BT for nats_BT, _ in done]), _side_by_side([h for _, h in done])
-    pace = memory.pace and after_segment(memory.pace, (nats_BT * share_BT).sum(1))
-    return nats_BT, memory._replace(hidden=hidden, pace=pace)
+    nats_BT, own_BT, hidden, cache = _put_together(memory, done)
+    pace = memory.pace and after_segment(memory.pace, (own_BT * share_BT).sum(1))
+    return nats_BT, memory._replace(hidden=hidden, pace=pace, cache=cache)
 
 
 def shares(batch: Batch) -> Tensor:
@@ -152,8 +157,11 @@ def begin_articles(reader: Reader, memory: Memory, starts: np.ndarray, starts_B:
     """Forget what is not to be carried into the articles that ``starts`` marks (``starts_B`` on the device)."""
     for lane in starts.nonzero()[0] if memory.weights else ():
         _begin_article(reader, memory, int(lane))
-    pace = memory.pace and at_articles(memory.pace, starts_B)
-    return memory._replace(hidden=restarted(memory.hidden, starts_B), pace=pace)
+    pace = memory.pace and at_articles(memory.pace, starts_B, reader.reset == "article")
+    cache = memory.cache
+    if reader.cache is not None and cache is not None:
+        cache = reader.cache.begin_articles(cache, starts_B, empty=reader.reset == "article")
+    return memory._replace(hidden=restarted(memory.hidden, starts_B), pace=pace, cache=cache)
 
 
 def _begin_article(reader: Reader, memory: Memory, lane: int) -> None:
@@ -189,8 +197,8 @@ def unroll(
     """Read a stream from ``place`` (its beginning) with ``memory`` (a fresh one), in the stream's lanes."""
     memory = reader.fresh_memory(stream.own_lanes) if memory is None else memory
     place = stream.begin() if place is None else place
-    # Gates, slow weights and velocities are not recorded.
-    plain = observe is None and memory.pace is None and not memory.slow and not memory.velocity
+    # Gates, slow weights, velocities and caches are not recorded.
+    plain = observe is None and memory.pace is None and not memory.slow and not memory.velocity and not memory.cache
     recording = reader.record(reader, memory, stream.segment) if plain and reader.record is not None else None
     while True:
         segment, place = stream.next(place)
@@ -257,6 +265,29 @@ def _side_by_side(states: Sequence[Hidden]) -> Hidden:
     )
 
 
+class _ReadLanes(NamedTuple):
+    """Some lanes after a segment: nats as they count, the weights' ``own`` (without a cache), and states."""
+
+    nats_BT: Tensor
+    own_BT: Tensor
+    hidden: Hidden
+    cache: CacheState | None
+
+
+def _passed_over(own: Memory, share_BT: Tensor) -> _ReadLanes:
+    nats_BT = torch.zeros_like(share_BT)
+    return _ReadLanes(nats_BT, nats_BT, own.hidden, own.cache)
+
+
+def _put_together(memory: Memory, done: Sequence[_ReadLanes]) -> _ReadLanes:
+    if len(done) == 1:
+        return done[0]
+    nats_BT, own_BT = torch.cat([read.nats_BT for read in done]), torch.cat([read.own_BT for read in done])
+    caches = [read.cache for read in done if read.cache is not None]
+    cache = memory.cache and side_by_side(memory.cache, caches)
+    return _ReadLanes(nats_BT, own_BT, _side_by_side([read.hidden for read in done]), cache)
+
+
 def _read_block(
     reader: Reader,
     memory: Memory,
@@ -265,7 +296,7 @@ def _read_block(
     lanes: slice,
     observe: Observer | None,
     whole: bool,
-) -> tuple[Tensor, Hidden]:
+) -> _ReadLanes:
     own = _lanes_of(memory, lanes)
     scored = forward(
         reader.model,
@@ -278,9 +309,14 @@ def _read_block(
         reader.precision,
         reader.native,
     )
+    nats_BT, cache = scored.nats_BT, own.cache
+    if reader.cache is not None and cache is not None:
+        features_BTH, told = scored.layers[-1].outputs_BTH, Told(scored.scaled_BTV, scored.total_BT1)
+        targets_BT, mask_BT = batch.targets_BT[lanes], batch.mask_BT[lanes]
+        nats_BT, cache = reader.cache.read(cache, features_BTH, targets_BT, mask_BT, nats_BT, told, reader.scratch)
     if reader.rule.learns or observe is not None:
         learn_from(reader, own, scored, share_BT[lanes], lanes, observe, whole)
-    return scored.nats_BT, scored.hidden
+    return _ReadLanes(nats_BT, scored.nats_BT, scored.hidden, cache)
 
 
 def _lanes_of(memory: Memory, lanes: slice) -> Memory:
@@ -291,6 +327,7 @@ def _lanes_of(memory: Memory, lanes: slice) -> Memory:
         memory.pace and Pace(*(of_all[lanes] for of_all in memory.pace)),
         {name: tensor[lanes] for name, tensor in memory.slow.items()},
         {name: tensor[lanes] for name, tensor in memory.velocity.items()},
+        memory.cache and memory.cache.of_lanes(lanes),
     )
 
 
@@ -331,7 +368,7 @@ def learn_from(
 def _read_by_autograd(reader: Reader, memory: Memory, batch: Batch, observe: Observer | None) -> tuple[Tensor, Memory]:
     """The reference: plain operations under autograd and the rule's formula, a lane at a time."""
     share_BT = shares(batch)
-    rule, nats, after = reader.rule, [], []
+    rule, done = reader.rule, []
     moved: list[Params] = []
     velocities: list[Params] = []
     for lane in range(len(share_BT)):
@@ -342,6 +379,9 @@ def _read_by_autograd(reader: Reader, memory: Memory, batch: Batch, observe: Obs
         total, nats_1T, hidden = reader.model.naive_loss(
             {**reader.static, **leaves}, batch.inputs_BT[one], batch.targets_BT[one], share_BT[one], own.hidden
         )
+        told_1T, cache = nats_1T.detach(), own.cache
+        if reader.cache is not None and cache is not None:
+            told_1T, cache = _mixed_naively(reader, {**reader.static, **theta}, own, cache, batch, one, told_1T)
         velocity = {name: tensor[0] for name, tensor in own.velocity.items()}
         if leaves:
             u = dict(zip(leaves, torch.autograd.grad(total, list(leaves.values())), strict=True))
@@ -358,14 +398,28 @@ def _read_by_autograd(reader: Reader, memory: Memory, batch: Batch, observe: Obs
                     gradient = Gradient(name, u[name][None])
                     observe(Shown(gradient, push[name][None], leaf.detach()[None], home[name], one, factors))
             theta = {**theta, **rule.step(theta, push, home, factors)} if rule.learns else theta
-        nats.append(nats_1T.detach())
+        done.append(_ReadLanes(told_1T, nats_1T.detach(), detached(hidden), cache))
         moved.append(theta)
         velocities.append(velocity)
-        after.append(detached(hidden))
-    nats_BT = torch.cat(nats)
+    nats_BT, own_BT, after, _ = _put_together(memory, done)
+    caches = [read.cache for read in done if read.cache is not None]
     return nats_BT, memory._replace(
         weights={name: torch.stack([theta[name] for theta in moved]) for name in memory.weights},
-        hidden=_side_by_side(after),
-        pace=memory.pace and after_segment(memory.pace, (nats_BT * share_BT).sum(1)),
+        hidden=after,
+        pace=memory.pace and after_segment(memory.pace, (own_BT * share_BT).sum(1)),
         velocity={name: torch.stack([velocity[name] for velocity in velocities]) for name in memory.velocity},
+        cache=memory.cache and CacheState(*(torch.cat(of_all) for of_all in zip(*caches, strict=True))),
     )
+
+
+@torch.no_grad()
+def _mixed_naively(
+    reader: Reader, params: Params, own: Memory, cache: CacheState, batch: Batch, lane: slice, nats_1T: Tensor
+) -> tuple[Tensor, CacheState]:
+    """The mixture's nats of one lane by the cache's reference."""
+    assert reader.cache is not None
+    features_T1H, _, _ = reader.model.features(params, batch.inputs_BT[lane], own.hidden)
+    logits_1TV, _ = reader.model.logits(params, batch.inputs_BT[lane], own.hidden)
+    told = Told(logits_1TV.softmax(-1), torch.ones_like(nats_1T)[..., None])
+    features_1TH = features_T1H.transpose(0, 1)
+    return naive_read(reader.cache, cache, features_1TH, batch.targets_BT[lane], batch.mask_BT[lane], nats_1T, told)

@@ -105,7 +105,7 @@ def readings_of(arm: Arm, study: StudyConfig) -> list[Reading]:
     Where no weights move neither reset policy nor order matters, and where memory starts afresh with each article the
     articles' order does not: such a reading is made once.
     """
-    if arm.config.memory.rule == "none":
+    if (arm.config.memory.rule, arm.config.memory.cache) == ("none", "none"):
         return [Reading(arm, None, None)]
     readings = []
     for reset in arm.resets:

@@ -18,10 +18,13 @@ from dynlm.errors import UserError
 from dynlm.files import fingerprint, read_json, write_json
 from dynlm.study.arms import Arm
 from dynlm.training import memory_folder
+from dynlm.training.cache_folder import load_fixed, load_gated, rule_stem
+from dynlm.training.cache_gate import train_gate, tune_cache
 from dynlm.training.metatrain import metatrain
 from dynlm.training.run_folder import TrainedModel
 from dynlm.training.tune import START, ensure_statistics, tune
 
+CACHE_OPTIONS = ("cache_window", "cache_flatness", "cache_share")
 _LEDGER = Path("memory") / "prepared.json"
 
 
@@ -72,6 +75,10 @@ def steps_of(folder: Path, base: Config, arm: Arm, reset: str, trained: TrainedM
         steps += [_rates(folder, base, config, "rms", trained), _learned(folder, base, config, trained)]
     elif memory.rule in START and any(getattr(memory, name) is None for name in START[memory.rule]):
         steps.append(_rates(folder, base, config, memory.rule, trained))
+    if memory.cache != "none":
+        steps.append(_fixed_cache(folder, base, config, trained))
+    if memory.cache == "learned":
+        steps.append(_gate(folder, base, config, trained))
     return steps
 
 
@@ -172,6 +179,43 @@ def _learned(folder: Path, base: Config, config: Config, trained: TrainedModel) 
         held=held,
         # What it chose between at the end was read on the tuning articles too.
         budget=lambda held: Budget(len(held.get("tuning_nats_per_token", ())), learned_on=held["tokens"]),
+    )
+
+
+def _fixed_cache(folder: Path, base: Config, config: Config, trained: TrainedModel) -> Step:
+    """Window, flatness and share of a cache beside the arm's rule; a learned gate starts there too."""
+    memory, alone = config.memory, _weights_alone(base, config)
+    given = {name: getattr(memory, name) for name in CACHE_OPTIONS} if memory.cache == "fixed" else {}
+    config = dataclasses.replace(config, memory=dataclasses.replace(alone, cache="fixed", **given))
+    return Step(
+        slot=f"the cache beside {rule_stem(memory)} under {memory.reset}",
+        options={
+            **_text_of(config),
+            **{name: dataclasses.asdict(getattr(config, name)) for name in ("memory", "tune")},
+        },
+        find=lambda quiet: tune_cache(folder, config, quiet),
+        held=lambda: load_fixed(folder, config.memory, trained),
+        budget=lambda held: Budget(held["settings"], held.get("tokens", 0)),
+    )
+
+
+def _gate(folder: Path, base: Config, config: Config, trained: TrainedModel) -> Step:
+    """The gate of a cache beside the arm's rule."""
+    memory, alone = config.memory, _weights_alone(base, config)
+    given = {name: getattr(memory, name) for name in CACHE_OPTIONS}
+    config = dataclasses.replace(config, memory=dataclasses.replace(alone, cache="learned", **given))
+
+    def held() -> dict[str, Any] | None:
+        gated = load_gated(folder, config.memory, trained)
+        return None if gated is None else gated[1]
+
+    sections = ("memory", "tune", "metatrain")
+    return Step(
+        slot=f"the gate of the cache beside {rule_stem(memory)} under {memory.reset}",
+        options={**_text_of(config), **{name: dataclasses.asdict(getattr(config, name)) for name in sections}},
+        find=lambda quiet: train_gate(folder, config, quiet),
+        held=held,
+        budget=lambda held: Budget(held["passes"], learned_on=held["tokens"]),
     )
 
 

@@ -6,6 +6,7 @@ takes ``reader_of``.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from dynlm.memory.state import dynamic_tensors
 from dynlm.memory.unroll import Reader
 from dynlm.model.lstm import Params
 from dynlm.model.native import native_kernels
-from dynlm.training.run_folder import TrainedModel, load_tensors, save_tensors
+from dynlm.training.cache_folder import open_cache
+from dynlm.training.run_folder import TrainedModel, check_model, load_tensors, save_tensors
 
 HAND_MADE = ("sgd", "sgd+decay", "rms")
 
@@ -39,7 +41,7 @@ def load_statistics(folder: Path, trained: TrainedModel, device: torch.device | 
     if not path.exists():
         return None
     tensors, about = load_tensors(path, device)
-    _check_model(path, about, trained)
+    check_model(path, about, trained)
     return Statistics(tensors)
 
 
@@ -49,7 +51,7 @@ def statistics_card(folder: Path, trained: TrainedModel) -> dict[str, Any] | Non
     if not path.exists():
         return None
     about = load_tensors(path)[1]
-    _check_model(path, about, trained)
+    check_model(path, about, trained)
     return about
 
 
@@ -74,7 +76,7 @@ def load_tuned(folder: Path, rule: str, reset: str, trained: TrainedModel) -> di
     if not path.exists():
         return None
     content = read_json(path)
-    _check_model(path, content, trained)
+    check_model(path, content, trained)
     return content.get(rule, {}).get(reset)
 
 
@@ -93,7 +95,7 @@ def load_learned(folder: Path, name: str, reset: str, trained: TrainedModel) -> 
     if not path.exists():
         return None
     tensors, about = load_tensors(path, trained.params["embedding"].device)
-    _check_model(path, about, trained)
+    check_model(path, about, trained)
     return tensors, about
 
 
@@ -118,14 +120,16 @@ def meta_of(g: GConfig, tuned: Mapping[str, Any], statistics: Statistics, static
 def open_reader(folder: Path, trained: TrainedModel, memory: MemoryConfig) -> Reader:
     """A reader by ``memory``'s options, with the run's tuned or learned rates where an option does not set them.
 
-    Raises UserError where the rates are neither given nor tuned, or the statistics or phi are missing.
+    Raises UserError where the rates are neither given nor tuned, or the statistics, phi or the cache are missing.
     """
     dynamic = dynamic_tensors(trained.model, memory.dynamic)
-    return reader_of(trained, memory, _open_rule(folder, trained, memory, dynamic), dynamic)
+    reader = reader_of(trained, memory, _open_rule(folder, trained, memory, dynamic), dynamic)
+    cache = open_cache(folder, trained, memory)
+    return reader if cache is None else dataclasses.replace(reader, cache=cache)
 
 
 def reader_of(trained: TrainedModel, memory: MemoryConfig, rule: Rule, dynamic: tuple[str, ...]) -> Reader:
-    """A reader by ``memory``'s options with another rule than they name.
+    """A reader by ``memory``'s options with another rule than they name, and no cache.
 
     Raises UserError where native kernels are asked for and cannot be had.
     """
@@ -181,8 +185,3 @@ def _open_rule(folder: Path, trained: TrainedModel, memory: MemoryConfig, dynami
     return uniform_rule(
         memory.rule, dynamic, values["rate"], values.get("pull", 0.0), statistics, values.get("epsilon", 0.0)
     )
-
-
-def _check_model(path: Path, about: Mapping[str, Any], trained: TrainedModel) -> None:
-    if about.get("model") != trained.fingerprint:
-        raise UserError("this belongs to another model", path, "remove it and run tune and metatrain again")

@@ -4,7 +4,7 @@
               tokenizer/             the tokenizer and its card
               model.safetensors      the static parameters theta_0
               model.json             what they are: shape, tokenizer, how they were trained
-              memory/                statistics.safetensors (R), tuned.json, meta.safetensors and .json (phi),
+              memory/                statistics.safetensors (R), tuned.json, each g's phi, caches,
                                      prepared.json (what a study had found)
               checkpoints/           training under way, newest last
               log.jsonl              one JSON object a line
@@ -20,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -142,6 +143,12 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> TrainedModel
             "put back the tokenizer that the model was trained with",
         )
     return TrainedModel(model, {name: params[name] for name in model.shapes()}, tokenizer, card)
+
+
+def check_model(path: Path, about: Mapping[str, Any], trained: TrainedModel) -> None:
+    """Raise UserError unless what ``path`` holds was made for this model."""
+    if about.get("model") != trained.fingerprint:
+        raise UserError("this belongs to another model", path, "remove it and run tune and metatrain again")
 
 
 def check_shapes(tensors: dict[str, Tensor], model: LSTMLanguageModel, where: Path) -> None:

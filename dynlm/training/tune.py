@@ -30,7 +30,7 @@ START = {
     "sgd+decay": {"rate": 0.3, "pull": 1e-3},
     "rms": {"rate": 1.5e-3, "pull": 2e-3, "epsilon": 1e-3},
 }
-_FACTOR = {"rate": 1.6, "pull": 3.0, "epsilon": 4.0}
+_FACTOR = {"rate": 1.6, "pull": 3.0, "epsilon": 4.0, "window": 2.0, "flatness": 1.4, "share": 1.5}
 # Among settings that differ by less than this, the search stays where it is.
 _NOTICEABLE = 2e-4
 

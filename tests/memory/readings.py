@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from dynlm.config import ModelConfig
+from dynlm.config import FEATURES, ModelConfig
 from dynlm.corpus.streams import read_in_order
 from dynlm.corpus.tokens import TokenisedSplit
 from dynlm.memory.phi import Meta
@@ -50,10 +50,15 @@ def rule(name, rate=0.02, pull=0.05, dtype=torch.float64):
     if name == "sgd+decay":
         return Rule(name, rates)
     held = statistics(dtype)
+    if name == "g":
+        g = meta(pull, dtype, importance=True, features=FEATURES, flush=True, consolidation=0.2, momentum=0.3)
+        return g.rule(moved_phi(g))
     return Rule(name, rates, held.scale(1e-2), held.shape())
 
 
-RULES = ("none", "sgd", "sgd+decay", "rms", "meta")
+RECORDED = ("none", "sgd", "sgd+decay", "rms", "meta")
+"""What a GPU reads by a recording; gates and slow weights are not recorded."""
+RULES = (*RECORDED, "g")
 
 
 def reader(name="rms", reset="stream", reference=False, dtype=torch.float64, **rates):

@@ -9,10 +9,10 @@ from dynlm.corpus.streams import Stream, read_side_by_side
 from dynlm.memory.batches import Batch
 from dynlm.memory.capture import Recording, recorded
 from dynlm.memory.unroll import mean_nats, read_segment, score_and_learn, unroll
-from tests.memory.readings import NAMES, RULES, reader, stream, text
+from tests.memory.readings import NAMES, RECORDED, reader, stream, text
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", RECORDED)
 @pytest.mark.parametrize("reset", ["stream", "article"])
 def test_by_recording_in_one_lane(name, reset):
     """Also an article's last segment, which is shorter than the recording."""
@@ -24,7 +24,7 @@ def test_by_recording_in_one_lane(name, reset):
     torch.testing.assert_close(by_recording, plain, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", RECORDED)
 def test_by_recording_in_lanes(name):
     split = text((23, 31, 8, 2, 17, 40, 5, 12, 9))
     side_by_side = read_side_by_side(split, 5, range(split.articles), 6)
@@ -60,7 +60,7 @@ def test_a_recording_is_for_its_own_weights():
 
 
 @pytest.mark.parametrize("precision", [None, torch.bfloat16])
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", RECORDED)
 def test_nothing_in_the_loop_waits_for_a_tensors_value(name, precision):
     """On the meta device no tensor has one: whatever would make a GPU's host wait raises here."""
     chosen = reader(name, dtype=torch.float32)
