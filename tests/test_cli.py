@@ -160,6 +160,14 @@ def test_a_cache_is_tuned_learned_scored_and_audited(tuned_copy: Run, capsys: Ca
     assert "generate has no cache" in refused(capsys, "generate", folder, "--memory.cache", "fixed")
 
 
+def test_score_reads_articles_in_a_shuffled_order(tuned_copy: Run, capsys: Capture) -> None:
+    order = ("--order", "shuffled", "--order_seed", "3")
+    path = Path(answer_json(capsys, "score", tuned_copy.folder, "--memory.rule", "rms", *order)["file"])
+    assert path.name == "valid-rms-stream-shuffled-3.parquet"
+    assert read_scores(path).protocol["order"] == "shuffled, seed 3"
+    assert "order is 'backwards'" in refused(capsys, "score", tuned_copy.folder, "--order", "backwards")
+
+
 def test_report_writes_one_page_from_score_files(tuned_copy: Run, tmp_path: Path, capsys: Capture) -> None:
     folder = tuned_copy.folder
     for rule in ("none", "rms"):

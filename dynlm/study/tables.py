@@ -22,7 +22,8 @@ def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]], words: int 
     aligned = [str.ljust if column < words else str.rjust for column in range(len(headings))]
 
     def line(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(put(*cell) for put, *cell in zip(aligned, cells, widths, strict=True))} |"
+        placed = [put(cell, width) for put, cell, width in zip(aligned, cells, widths, strict=True)]
+        return f"| {' | '.join(placed)} |"
 
     rule = ["-" * width if column < words else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
     return "\n".join([line(headings), line(rule), *map(line, rows)]) + "\n"
