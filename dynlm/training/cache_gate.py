@@ -167,7 +167,7 @@ def tune_cache(folder: Path, config: Config, quiet: bool = False) -> dict[str, A
 
     given = {
         "window": memory.cache_window,
-        "flatness": memory.cache_flatness and memory.cache_flatness[0],
+        "flatness": memory.cache_flatness[0] if memory.cache_flatness else None,
         "share": memory.cache_share,
     }
     start = {name: _START[name] if value is None else float(value) for name, value in given.items()}
