@@ -40,7 +40,10 @@ def foretold_bytes(reader: Reader, lanes: int, segment: int) -> int:
 
 
 def _state_bytes(memory: Memory) -> int:
-    state = [*memory.weights.values(), *(tensor for layer in memory.hidden for tensor in layer)]
+    hidden = memory.hidden if memory.hedge is None else (*memory.hidden, *memory.hedge.hidden)
+    state = [*memory.weights.values(), *(tensor for layer in hidden for tensor in layer)]
+    if memory.hedge is not None:
+        state.append(memory.hedge.log_weights_B2)
     return sum(tensor.nbytes for tensor in state)
 
 

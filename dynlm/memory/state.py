@@ -14,19 +14,25 @@ import torch
 from torch import Tensor
 
 from dynlm.errors import UserError
+from dynlm.memory.hedge import Hedge
 from dynlm.model.lstm import Hidden, LSTMLanguageModel, Params
 
 
 class Memory(NamedTuple):
-    """The state of a reading in B lanes: each lane's dynamic weights (B, ...) and LSTM state (B, H)."""
+    """The state of a reading in B lanes: each lane's dynamic weights (B, ...) and LSTM state (B, H).
+
+    ``hedge``: the same of the mixture with level 1, where one is read.
+    """
 
     weights: Params
     hidden: Hidden
+    hedge: Hedge | None = None
 
     def copy(self) -> Memory:
         """A memory that further reading of this one leaves as it is."""
         weights = {name: tensor.clone() for name, tensor in self.weights.items()}
-        return Memory(weights, tuple((h.clone(), c.clone()) for h, c in self.hidden))
+        hedge = None if self.hedge is None else self.hedge.copy()
+        return Memory(weights, tuple((h.clone(), c.clone()) for h, c in self.hidden), hedge)
 
     def of_lane(self, lane: int) -> Params:
         """One lane's dynamic weights, shaped as the static parameters are."""

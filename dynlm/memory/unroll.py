@@ -1,6 +1,6 @@
 """THE loop: score a segment, then learn from it.
 
-Legend: B lanes, T tokens of a segment.
+Legend: B lanes, T tokens of a segment, 2 experts of a mixture.
 
 Tuning, meta-training, evaluation, generation and the audit all read through ``read_segment``; only what they do with
 its losses differs. The losses of segment t are those of theta_t, made before segment t is learned from. Lanes read
@@ -9,7 +9,8 @@ articles side by side, each with dynamic weights and a state of its own: nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from dynlm.corpus.streams import Place, Segment, Stream
 from dynlm.memory.batches import Batch, to_batch
+from dynlm.memory.hedge import Hedge, HedgeRule
 from dynlm.memory.rules import LEVEL_1, Rule, Statistics
 from dynlm.memory.state import Memory, fresh_memory
 from dynlm.model.lanes import Gradient, Scored, forward, gradients
@@ -49,7 +51,9 @@ class Reader:
     each article. The LSTM's state starts afresh with each article under both, as in level-1 training.
     ``precision``: type of the operands of matrix products, the weights' own where None.
     ``native``: compiled kernels for what they serve.
-    ``record``: makes what ``unroll`` reads by in place of ``read_segment``: ``memory.capture.Recording``, on a GPU.
+    ``record``: makes what ``unroll`` reads by in place of ``read_segment``: ``memory.capture.Recording``, on a GPU. A
+    mixture's weights are in no recording: with ``hedge`` segments are read one by one.
+    ``hedge``: mix the rule's probabilities with level 1's, which is read beside it. The rule learns from its own.
     ``reference``: read by autograd and the rule's formula, a lane at a time, instead of the fast way.
     """
 
@@ -62,10 +66,15 @@ class Reader:
     native: NativeKernels | None = None
     record: RecordingMaker | None = None
     reference: bool = False
+    hedge: HedgeRule | None = None
     scratch: Scratch = field(default_factory=Scratch, repr=False, compare=False)
 
     def fresh_memory(self, lanes: int = 1) -> Memory:
-        return fresh_memory(self.model, self.static, self.dynamic if self.rule.learns else (), lanes)
+        memory = fresh_memory(self.model, self.static, self.dynamic if self.rule.learns else (), lanes)
+        if self.hedge is None:
+            return memory
+        level_1 = self.model.initial_hidden(lanes, self.static["embedding"].detach())
+        return memory._replace(hedge=self.hedge.fresh(level_1))
 
 
 class ReadSegment(NamedTuple):
@@ -82,6 +91,12 @@ class ReadSegment(NamedTuple):
         (nats_T,) = self.nats_BT
         return nats_T
 
+    @property
+    def experts_BT2(self) -> Tensor:
+        """What level 1 and the rule lost, where ``nats_BT`` are those of their mixture."""
+        assert self.memory.hedge is not None and self.memory.hedge.experts_BT2 is not None, "no mixture was read"
+        return self.memory.hedge.experts_BT2
+
 
 def read_segment(
     reader: Reader, memory: Memory, segment: Segment, observe: Observer | None = None
@@ -95,7 +110,13 @@ def read_segment(
     if segment.starts_B.any():
         memory = begin_articles(reader, memory, segment.starts_B, batch.starts_B)
     if reader.reference:
-        return _read_by_autograd(reader, memory, batch, observe)
+        nats_BT, after = _read_by_autograd(reader, memory, batch, observe)
+        if reader.hedge is None:
+            return nats_BT, after
+        hedge = _hedge_of(memory)
+        level_1_BT, beside = _read_by_autograd(_level_1_of(reader), Memory({}, hedge.hidden), batch, None)
+        nats_BT, hedge = reader.hedge.mix(hedge, level_1_BT, beside.hidden, nats_BT, batch.mask_BT, reference=True)
+        return nats_BT, after._replace(hedge=hedge)
     return score_and_learn(reader, memory, batch, np.any(segment.mask_BT, axis=1), observe)
 
 
@@ -112,17 +133,47 @@ def score_and_learn(
     What a lane without an article reads and learns means nothing; a block of lanes of which none is in ``busy_B`` is
     passed over. With ``whole`` every tensor's gradient comes in one piece, as on a GPU.
     """
+    blocks = _blocks(reader, batch)
+    nats_BT, hidden = _read_blocks(reader, memory, batch, blocks, busy_B, observe, whole)
+    if reader.hedge is None:
+        return nats_BT, Memory(memory.weights, hidden)
+    # Only now, when the rule has learned: until then it needs the scratch of its own reading.
+    hedge = _hedge_of(memory)
+    beside = Memory({}, hedge.hidden)
+    level_1_BT, its_hidden = _read_blocks(_level_1_of(reader), beside, batch, blocks, busy_B, None, whole)
+    nats_BT, hedge = reader.hedge.mix(hedge, level_1_BT, its_hidden, nats_BT, batch.mask_BT)
+    return nats_BT, Memory(memory.weights, hidden, hedge)
+
+
+def _read_blocks(
+    reader: Reader,
+    memory: Memory,
+    batch: Batch,
+    blocks: Sequence[slice],
+    busy_B: np.ndarray | None,
+    observe: Observer | None,
+    whole: bool,
+) -> tuple[Tensor, Hidden]:
     share_BT = shares(batch)
     done = [
         _read_block(reader, memory, batch, share_BT, lanes, observe, whole)
         if busy_B is None or busy_B[lanes].any()
         else (torch.zeros_like(share_BT[lanes]), _of_lanes(memory.hidden, lanes))
-        for lanes in _blocks(reader, batch)
+        for lanes in blocks
     ]
     if len(done) == 1:
-        nats_BT, hidden = done[0]
-        return nats_BT, Memory(memory.weights, hidden)
-    return torch.cat([nats_BT for nats_BT, _ in done]), Memory(memory.weights, _side_by_side([h for _, h in done]))
+        return done[0]
+    return torch.cat([nats_BT for nats_BT, _ in done]), _side_by_side([hidden for _, hidden in done])
+
+
+def _level_1_of(reader: Reader) -> Reader:
+    """The plain LSTM, as the mixture's other expert."""
+    return dataclasses.replace(reader, rule=LEVEL_1, dynamic=(), hedge=None)
+
+
+def _hedge_of(memory: Memory) -> Hedge:
+    assert memory.hedge is not None, "a reader with a hedge reads with a memory that has one"
+    return memory.hedge
 
 
 def shares(batch: Batch) -> Tensor:
@@ -136,7 +187,8 @@ def begin_articles(reader: Reader, memory: Memory, starts: np.ndarray, starts_B:
         for name, tensor in memory.weights.items():
             for lane in starts.nonzero()[0]:
                 tensor[lane].copy_(reader.static[name])
-    return Memory(memory.weights, restarted(memory.hidden, starts_B))
+    hedge = None if memory.hedge is None else memory.hedge.begin_articles(starts_B, reader.reset == "article")
+    return Memory(memory.weights, restarted(memory.hidden, starts_B), hedge)
 
 
 def unroll(
@@ -149,7 +201,9 @@ def unroll(
     """Read a stream from ``place`` (its beginning) with ``memory`` (a fresh one), in the stream's lanes."""
     memory = reader.fresh_memory(stream.own_lanes) if memory is None else memory
     place = stream.begin() if place is None else place
-    recording = None if reader.record is None or observe is not None else reader.record(reader, memory, stream.segment)
+    recording = None
+    if reader.record is not None and observe is None and reader.hedge is None:
+        recording = reader.record(reader, memory, stream.segment)
     while True:
         segment, place = stream.next(place)
         if segment is None:
@@ -197,7 +251,7 @@ def lanes_at_a_time(reader: Reader, length: int) -> int:
     return max(1, by_logits)
 
 
-def _blocks(reader: Reader, batch: Batch) -> Iterable[slice]:
+def _blocks(reader: Reader, batch: Batch) -> list[slice]:
     """The lanes to be read at a time."""
     lanes, length = batch.inputs_BT.shape
     at_a_time = lanes_at_a_time(reader, length)
