@@ -193,6 +193,12 @@ class MemoryConfig:
     precision: str = "float32"
     """Type of matrix products' operands: float32, or bfloat16 (weights, updates and losses stay float32)."""
 
+    no_regret: bool = False
+    """Mix a rule that learns with level 1, token by token by fixed share; what level 1 gains is lost by no more than
+    about switch_share / 2 nats a token. It takes level 1's reading beside the rule's."""
+    switch_share: float = 1e-3
+    """no_regret: the weight shared out evenly after each token; 0.001 costs up to 0.0005 nats a token, and 7.6 nats for
+    each time that the better reader changes."""
     track: bool = False
     """Write into the score file how far the dynamic weights are from the static ones, for the report's curves."""
     capture: bool = True
@@ -210,6 +216,7 @@ class MemoryConfig:
                 f"memory.lanes is {self.lanes}, but under memory.reset 'stream' each article is read after the last",
                 do="choose --memory.reset article, or --memory.lanes 1",
             )
+        within("memory.switch_share", self.switch_share, 1e-9, 1)
         one_of("memory.kernels", self.kernels, ("torch", "native"))
         if self.kernels == "native" and self.precision != "float32":
             raise UserError(

@@ -25,6 +25,7 @@ from dynlm.errors import UserError
 from dynlm.evaluation.scores_file import FOLDER, Scores, write_scores
 from dynlm.files import fingerprint
 from dynlm.memory.footprint import foretold_bytes, held_bytes, refuse_what_does_not_fit
+from dynlm.memory.hedge import HedgeRule
 from dynlm.memory.state import distance
 from dynlm.memory.unroll import Reader, unroll
 from dynlm.training.memory_folder import open_reader
@@ -68,9 +69,11 @@ def score(
 
 
 def file_stem(memory: MemoryConfig, split: str, articles: str | None) -> str:
-    """A score file's name: the split, its articles, the rule and, where weights move, the reset policy."""
+    """A score file's name: the split, its articles, the rule and, where weights move, the reset policy and mixture."""
     parts = [split, *([articles] if articles else []), memory.rule.replace("+", "-")]
-    return "-".join(parts if memory.rule == "none" else [*parts, memory.reset])
+    if memory.rule != "none":
+        parts += [memory.reset, *(["no-regret"] if memory.no_regret else [])]
+    return "-".join(parts)
 
 
 def read_scored(
@@ -169,7 +172,8 @@ def _foretell(reader: Reader, lanes: int, segment: int, quiet: bool) -> int:
 
 def arm_name(reader: Reader) -> str:
     """What tables call a reader."""
-    return reader.rule.name if reader.rule.learns else "level 1"
+    name = reader.rule.name if reader.rule.learns else "level 1"
+    return name if reader.hedge is None else f"no-regret ({name})"
 
 
 def _protocol(
@@ -185,6 +189,7 @@ def _protocol(
     statement = (
         f"score, then learn: each segment of {config.memory.segment} tokens is scored once, before it is learned from; "
         + (f"{_RESETS[reader.reset]}; " if rule.learns else "")
+        + ("" if reader.hedge is None else _mixing(reader.hedge, reader.reset))
         + "the LSTM's state starts afresh with each article, from a start token that is not scored"
     )
     return {
@@ -192,6 +197,7 @@ def _protocol(
         "arm": arm_name(reader),
         "level": rule.level,
         "rule": {"name": rule.name, "rates": {name: rates._asdict() for name, rates in rule.rates.items()}},
+        **({} if reader.hedge is None else {"no_regret": {"share": reader.hedge.share}}),
         "reset": reader.reset,
         "segment": config.memory.segment,
         "split": split,
@@ -207,6 +213,14 @@ def _protocol(
         "versions": {"dynlm": dynlm.__version__, "torch": torch.__version__, "python": platform.python_version()},
         "commit": _commit(),
     }
+
+
+def _mixing(hedge: HedgeRule, reset: str) -> str:
+    afresh = "which start evenly with each article" if reset == "article" else "which run through the whole text"
+    return (
+        "each token's probability is a mixture of the rule's and level 1's by fixed share (Herbster & Warmuth 1998, "
+        f"share {hedge.share:g}), by weights that know only earlier tokens, {afresh}; "
+    )
 
 
 def _commit() -> str | None:

@@ -54,6 +54,12 @@ class Hedge(NamedTuple):
             log_weights_B2 = log_weights_B2.masked_fill(starts_B[:, None], -math.log(EXPERTS))
         return self._replace(log_weights_B2=log_weights_B2, hidden=restarted(self.hidden, starts_B))
 
+    def log_mixture(self, level_1_BTV: Tensor, rule_BTV: Tensor) -> Tensor:
+        """log p_BTV of every next token, from both experts' logits and the weights as they stand."""
+        log_p_BTV2 = torch.stack([level_1_BTV.log_softmax(-1), rule_BTV.log_softmax(-1)], 3)
+        log_p_BTV2 = log_p_BTV2.masked_fill(log_p_BTV2.isnan(), -math.inf)
+        return (log_p_BTV2 + self.log_weights_B2[:, None, None].to(log_p_BTV2)).logsumexp(3)
+
 
 @dataclass(frozen=True)
 class HedgeRule:
@@ -106,7 +112,10 @@ def fixed_share(share: float, log_weights_B2: Tensor, experts_BT2: Tensor, mask_
         moved_B2 = torch.logaddexp(joint_B2 - log_p_B1 + log_stay, log_share_11)
         log_w_B2 = torch.where(moves_B1, moved_B2, log_w_B2)
         mixed.append(log_p_B1)
-    return torch.cat(mixed, 1).neg_().to(experts_BT2.dtype), log_w_B2
+    # Experts that agree are what they say, bit for bit: rates of zero then give level 1's losses here too.
+    level_1_BT, rule_BT = experts_BT2.unbind(2)
+    mixed_BT = torch.cat(mixed, 1).neg_().to(experts_BT2.dtype)
+    return torch.where(level_1_BT == rule_BT, level_1_BT, mixed_BT), log_w_B2
 
 
 def naive_fixed_share(

@@ -6,6 +6,7 @@ takes ``reader_of``.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from dynlm.config import MemoryConfig
 from dynlm.errors import UserError
 from dynlm.files import read_json, write_json
 from dynlm.memory.capture import recorded
+from dynlm.memory.hedge import HedgeRule
 from dynlm.memory.rules import LEVEL_1, Rates, Rule, Statistics, uniform_rule
 from dynlm.memory.state import dynamic_tensors
 from dynlm.memory.unroll import Reader
@@ -95,14 +97,18 @@ def rms_family_rule(name: str, rates: Mapping[str, Rates], statistics: Statistic
 def open_reader(folder: Path, trained: TrainedModel, memory: MemoryConfig) -> Reader:
     """A reader by ``memory``'s options, with the run's tuned or learned rates where an option does not set them.
 
-    Raises UserError where the rates are neither given nor tuned, or the statistics or phi are missing.
+    Level 1 has nothing to regret: of rule none ``memory.no_regret`` changes nothing. Raises UserError where the rates
+    are neither given nor tuned, or the statistics or phi are missing.
     """
     dynamic = dynamic_tensors(trained.model, memory.dynamic)
-    return reader_of(trained, memory, _open_rule(folder, trained, memory, dynamic), dynamic)
+    reader = reader_of(trained, memory, _open_rule(folder, trained, memory, dynamic), dynamic)
+    if memory.no_regret and reader.rule.learns:
+        reader = dataclasses.replace(reader, hedge=HedgeRule(memory.switch_share))
+    return reader
 
 
 def reader_of(trained: TrainedModel, memory: MemoryConfig, rule: Rule, dynamic: tuple[str, ...]) -> Reader:
-    """A reader by ``memory``'s options with another rule than they name.
+    """A reader by ``memory``'s options with another rule than they name, and never mixed with level 1.
 
     Raises UserError where native kernels are asked for and cannot be had.
     """

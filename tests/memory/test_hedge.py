@@ -86,7 +86,8 @@ def test_the_fast_way_is_the_reference(share, losses, masked):
     experts_BT2 = torch.tensor(losses, dtype=torch.float64)
     experts_BT2[0, 2, 1], experts_BT2[0, 4, 0], experts_BT2[0, 5] = math.nan, math.inf, math.inf
     mask_BT = torch.tensor([[masked >> (7 * b + t) & 1 for t in range(7)] for b in range(len(losses))])
-    log_w_B2 = torch.log(torch.tensor([[0.9, 0.1], [1e-9, 1 - 1e-9], [0.5, 0.5], [0.2, 0.8]]).double())[: len(losses)]
+    weights_B2 = torch.tensor([[0.9, 0.1], [1e-9, 1 - 1e-9], [0.5, 0.5], [0.2, 0.8]], dtype=torch.float64)
+    log_w_B2 = weights_B2[: len(losses)].log()
     fast, slow = (mixture(share, log_w_B2, experts_BT2, mask_BT) for mixture in (fixed_share, naive_fixed_share))
     for one, other in zip(fast, slow, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-9)
@@ -106,13 +107,15 @@ def test_masked_tokens_change_nothing():
     assert torch.equal(still, log_w_B2)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @settings(max_examples=60, deadline=None)
 @given(share=SHARES, nats=st.lists(st.floats(0, 1e3, width=32), min_size=1, max_size=30))
-def test_of_two_equal_experts_the_mixture_is_equal_in_float32_bit_for_bit(share, nats):
-    experts_BT2 = torch.tensor([[[n, n] for n in nats]], dtype=torch.float32)
+def test_of_equal_experts_the_mixture_is_equal_bit_for_bit(dtype, share, nats):
+    experts_BT2 = torch.tensor([[[n, n] for n in nats]], dtype=dtype)
     log_w_B2 = torch.log(torch.tensor([[0.3, 0.7]], dtype=torch.float64))
-    nats_BT, _ = fixed_share(share, log_w_B2, experts_BT2, torch.ones(1, len(nats)))
+    nats_BT, after_B2 = fixed_share(share, log_w_B2, experts_BT2, torch.ones(1, len(nats)))
     assert torch.equal(nats_BT, experts_BT2[..., 0])
+    assert after_B2[0, 0] > log_w_B2[0, 0]  # Sharing alone evens the weights.
 
 
 # --- In THE loop -----------------------------------------------------------------------------------------------------
@@ -231,10 +234,11 @@ def test_with_a_hedge_no_recording_is_made():
     assert torch.equal(nats_of(recorded(hedged("rms"))), nats_of(hedged("rms")))
 
 
-def test_rates_of_zero_are_level_1_bit_for_bit():
-    chosen = hedged("rms", dtype=torch.float32)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rates_of_zero_are_level_1_bit_for_bit(dtype):
+    chosen = hedged("rms", dtype=dtype)
     still = dataclasses.replace(chosen.rule, rates=dict.fromkeys(NAMES, Rates(0.0, 0.0)))
-    level_1 = nats_of(reader("none", dtype=torch.float32))
+    level_1 = nats_of(reader("none", dtype=dtype))
     assert torch.equal(nats_of(dataclasses.replace(chosen, rule=still)), level_1)
 
 
