@@ -348,8 +348,8 @@ def _score_files(words: list[str]) -> list[Path]:
     return sorted(paths, key=lambda path: _place_of(read_scores(path).protocol))
 
 
-def _place_of(protocol: dict[str, Any]) -> tuple[int, int, int]:
-    """From the plain LSTM up: by level, within one by the rules' own order, and each before its caches."""
+def _place_of(protocol: dict[str, Any]) -> tuple[int, int, int, bool]:
+    """From the plain LSTM up: by level, then in the rules' own order, each before its caches, then mixtures."""
     from dynlm.config import CACHES, RULES
 
     name = protocol.get("rule", {}).get("name")
@@ -358,6 +358,7 @@ def _place_of(protocol: dict[str, Any]) -> tuple[int, int, int]:
         int(protocol.get("level", 9)),
         RULES.index(name) if name in RULES else len(RULES),
         CACHES.index(cache) if cache in CACHES else len(CACHES),
+        "no_regret" in protocol,
     )
 
 
@@ -520,6 +521,20 @@ def _audit(options: Namespace, config: Config) -> int:
     return 0 if all(check.kept for check in checks) else 1
 
 
+def _add_hostile_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--split", type=str, default="valid", help="split whose articles the texts are made of")
+    parser.add_argument("--tokens", type=int | None, default=None, help="read at most this many tokens of each text")
+    _add_json(parser)
+
+
+def _hostile(options: Namespace, config: Config) -> int:
+    from dynlm.evaluation.hostile import hostile
+
+    done = hostile(Path(options.folder), config, options.split, options.tokens, _quiet(options))
+    _print(options, done.to_dict(), done.to_text())
+    return 0 if done.kept else 1
+
+
 def _demo(options: Namespace, config: Config) -> int:
     from dynlm.demo import demo
 
@@ -650,6 +665,13 @@ VERBS: dict[str, Verb] = {
         ("dynlm audit runs/demo", "dynlm audit runs/demo --memory.rule meta --places 50 --json"),
         _audit,
         _add_audit_options,
+        takes_run=True,
+    ),
+    "hostile": Verb(
+        "read texts made to hurt by level 1, by a rule and by both mixed",
+        ("dynlm hostile runs/demo", "dynlm hostile runs/demo --memory.rule meta --tokens 5000 --json"),
+        _hostile,
+        _add_hostile_options,
         takes_run=True,
     ),
     **fewshot_verbs.VERBS,

@@ -206,7 +206,12 @@ class MemoryConfig:
     """What likeness is multiplied by: one number, or with a gate several; unset: tuned (for a gate: around that)."""
     cache_share: float | None = None
     """A fixed cache's share of the prediction; unset: the tuned one of the run."""
-
+    no_regret: bool = False
+    """Mix a rule that learns with level 1, token by token by fixed share; what level 1 gains is lost by no more than
+    about switch_share / 2 nats a token. It takes level 1's reading beside the rule's."""
+    switch_share: float = 1e-3
+    """no_regret: the weight shared out evenly after each token; 0.001 costs up to 0.0005 nats a token, and 7.6 nats for
+    each time that the better reader changes."""
     track: bool = False
     """Write into the score file how far the dynamic weights are from the static ones, for the report's curves."""
     capture: bool = True
@@ -225,6 +230,7 @@ class MemoryConfig:
                 do="choose --memory.reset article, or --memory.lanes 1",
             )
         self._check_cache()
+        within("memory.switch_share", self.switch_share, 1e-9, 1)
         one_of("memory.kernels", self.kernels, ("torch", "native"))
         if self.kernels == "native" and self.precision != "float32":
             raise UserError(

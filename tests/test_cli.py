@@ -238,6 +238,50 @@ def test_audit_of_a_broken_promise_ends_with_1(
     assert "BROKEN  a promise (once)" in capsys.readouterr().out
 
 
+def test_no_regret_is_scored_beside_its_rule(tuned_copy: Run, capsys: Capture) -> None:
+    folder, options = tuned_copy.folder, ["--articles", "4-5", "--memory.rule"]
+    for arm in (["none", "--memory.no_regret", "true"], ["rms", "--memory.no_regret", "true"], ["rms"]):
+        answer(capsys, "score", folder, *options, *arm)
+    names = ["valid-4-5-none", "valid-4-5-rms-stream", "valid-4-5-rms-stream-no-regret"]
+    level_1, rms, mixture = (read_scores(folder / "scores" / f"{name}.parquet") for name in names)
+    assert (level_1.arm, rms.arm, mixture.arm) == ("level 1", "rms", "no-regret (rms)")
+    assert mixture.protocol["no_regret"] == {"share": 1e-3}
+    assert "fixed share" in mixture.protocol["statement"]
+    assert not any("no_regret" in scores.protocol for scores in (level_1, rms))
+    best = min(float(scores.nats.sum()) for scores in (level_1, rms))
+    assert float(mixture.nats.sum()) <= best + np.log(2) + len(mixture) * 5.1e-4
+    arms = [arm["arm"] for arm in answer_json(capsys, "compare", folder, "--resamples", "0")["arms"]]
+    assert arms == ["level 1", "rms", "no-regret (rms)"]
+
+
+def test_no_regret_reads_a_prompt_and_keeps_every_promise(tuned_run: Run, capsys: Capture) -> None:
+    options = [tuned_run.folder, "--memory.no_regret", "true"]
+    assert answer_json(capsys, "audit", *options, "--places", "3")["kept"]
+    said = [
+        answer_json(capsys, "generate", *options, "--prompt", " the town", "--tokens", "8", "--memory.switch_share", s)
+        for s in ("0.001", "0.5")
+    ]
+    assert all(each["generated"] for each in said)
+    assert "memory.switch_share is 2" in refused(capsys, "score", *options, "--memory.switch_share", "2")
+
+
+def test_hostile_texts_are_read_three_ways(tuned_run: Run, capsys: Capture) -> None:
+    told = answer_json(capsys, "hostile", tuned_run.folder, "--tokens", "90", "--memory.switch_share", "0.002")
+    assert told["kept"] and told["share"] == 0.002 and told["arm"] == "rms"
+    assert len(told["texts"]) == 5 and all(text["tokens"] <= 90 for text in told["texts"])
+    said = answer(capsys, "hostile", tuned_run.folder, "--tokens", "90", "--memory.rule", "meta")
+    assert "meta - level 1" in said and said.count("  kept\n") == 5
+    assert "level 1 itself" in refused(capsys, "hostile", tuned_run.folder, "--memory.rule", "none")
+
+
+def test_hostile_texts_that_hurt_end_with_1(tuned_run: Run, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    from dynlm.evaluation import hostile
+
+    monkeypatch.setattr(hostile, "ALLOWED", -10.0)
+    assert main(["hostile", str(tuned_run.folder), "--tokens", "40"]) == 1
+    assert "BROKEN" in capsys.readouterr().out
+
+
 def test_demo_does_the_whole_job_and_not_twice(tiny_corpus: Path, tmp_path: Path, capsys: Capture) -> None:
     options = tiny_options(tiny_corpus, tmp_path / "runs", tmp_path)
     said = answer(capsys, "demo", *options)

@@ -21,7 +21,8 @@ def generate(folder: Path, config: Config, prompt: str, tokens: int, temperature
     """Read ``prompt`` as an article's opening by ``config.memory``, then sample ``tokens`` tokens that follow it.
 
     Each is drawn from the ``top`` likeliest (0: all) at ``temperature`` (0: always the likeliest), from the run's
-    seed. What is generated is not learned from. Raises UserError for options out of their range.
+    seed. What is generated is not learned from, and a mixture's weights stay those of the prompt's end. Raises
+    UserError for options out of their range.
     """
     if tokens < 1 or temperature < 0 or top < 0:
         raise UserError("generate needs tokens of at least 1, and temperature and top of at least 0")
@@ -39,9 +40,13 @@ def generate(folder: Path, config: Config, prompt: str, tokens: int, temperature
     params = {**trained.params, **memory.of_lane(0)}
     device = params["embedding"].device
     generator = torch.Generator(device).manual_seed(config.run.seed)
-    hidden, generated = memory.hidden, []
+    hidden, hedge, generated = memory.hidden, memory.hedge, []
     for _ in range(tokens):
-        logits_BTV, hidden = reader.model.logits(params, torch.tensor([[last]], device=device), hidden)
+        token_11 = torch.tensor([[last]], device=device)
+        logits_BTV, hidden = reader.model.logits(params, token_11, hidden)
+        if hedge is not None:
+            level_1_BTV, beside = reader.model.logits(trained.params, token_11, hedge.hidden)
+            logits_BTV, hedge = hedge.log_mixture(level_1_BTV, logits_BTV), hedge._replace(hidden=beside)
         last = _draw(logits_BTV[0, 0], temperature, top, generator)
         generated.append(last)
     return trained.tokenizer.decode(generated)

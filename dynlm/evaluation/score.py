@@ -27,6 +27,7 @@ from dynlm.files import fingerprint
 from dynlm.memory.cache import Cache
 from dynlm.memory.cache_gate import Gate
 from dynlm.memory.footprint import foretold_bytes, held_bytes, refuse_what_does_not_fit
+from dynlm.memory.hedge import HedgeRule
 from dynlm.memory.state import distance
 from dynlm.memory.unroll import Reader, unroll
 from dynlm.training.cache_folder import rule_stem
@@ -105,11 +106,13 @@ def in_order(articles: Sequence[int], order: str, seed: int) -> list[int]:
 
 
 def file_stem(memory: MemoryConfig, split: str, articles: str | None, order: str = "in order") -> str:
-    """A score file's name: the split, its articles, the rule and, where they matter, reset policy, cache and order."""
+    """A score file's name: split, articles, rule and, where they matter, reset policy, cache, mixture and order."""
     parts = [split, *([articles] if articles else []), rule_stem(memory)]
     if (memory.rule, memory.cache) != ("none", "none"):
         parts.append(memory.reset)
     parts += {"fixed": ["cache"], "learned": ["gated-cache"]}.get(memory.cache, [])
+    if memory.no_regret and (memory.rule, memory.cache) != ("none", "none"):
+        parts.append("no-regret")
     return "-".join(parts if order == "in order" else [*parts, order.replace(", seed ", "-")])
 
 
@@ -225,9 +228,9 @@ def _foretell(reader: Reader, lanes: int, segment: int, quiet: bool) -> int:
 def arm_name(reader: Reader) -> str:
     """What tables call a reader."""
     name = reader.rule.name if reader.rule.learns else "level 1"
-    if reader.cache is None:
-        return name
-    return f"{name} + {'gated cache' if isinstance(reader.cache.gate, Gate) else 'cache'}"
+    if reader.cache is not None:
+        name += " + gated cache" if isinstance(reader.cache.gate, Gate) else " + cache"
+    return name if reader.hedge is None else f"no-regret ({name})"
 
 
 def _cache_protocol(cache: Cache) -> dict[str, Any]:
@@ -253,6 +256,7 @@ def _protocol(
         f"score, then learn: each segment of {config.memory.segment} tokens is scored once, before it is learned from; "
         + (f"{_RESETS[reader.reset]}; " if rule.learns else "")
         + (f"a cache of the last {cache.window} tokens, {_CACHED[reader.reset]}; " if cache is not None else "")
+        + ("" if reader.hedge is None else _mixing(reader.hedge, reader.reset))
         + "the LSTM's state starts afresh with each article, from a start token that is not scored"
         + ("" if order == "in order" else f"; articles {order}")
     )
@@ -261,6 +265,7 @@ def _protocol(
         "arm": arm_name(reader),
         "level": rule.level,
         "rule": {"name": rule.name, "rates": {name: rates._asdict() for name, rates in rule.rates.items()}},
+        **({} if reader.hedge is None else {"no_regret": {"share": reader.hedge.share}}),
         "reset": reader.reset,
         **({} if cache is None else {"cache": _cache_protocol(cache)}),
         "segment": config.memory.segment,
@@ -278,6 +283,14 @@ def _protocol(
         "versions": {"dynlm": dynlm.__version__, "torch": torch.__version__, "python": platform.python_version()},
         "commit": _commit(),
     }
+
+
+def _mixing(hedge: HedgeRule, reset: str) -> str:
+    afresh = "which start evenly with each article" if reset == "article" else "which run through the whole text"
+    return (
+        "each token's probability is a mixture of the rule's and level 1's by fixed share (Herbster & Warmuth 1998, "
+        f"share {hedge.share:g}), by weights that know only earlier tokens, {afresh}; "
+    )
 
 
 def _commit() -> str | None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dynlm.errors import UserError
 from dynlm.memory.cache import CacheState
+from dynlm.memory.hedge import Hedge
 from dynlm.memory.pace import Pace, displacement, fresh_pace
 from dynlm.memory.rules import Rule
 from dynlm.model.lstm import Hidden, LSTMLanguageModel, Params
@@ -27,7 +28,7 @@ class Memory(NamedTuple):
 
     What else a rule asks for is there or empty: ``pace`` for its gates, ``slow`` (B, ...), what earlier articles left
     of themselves beside theta_0, and ``velocity`` (B, ...), the running gradient of a rule with momentum. ``cache`` is
-    there where a reader has one.
+    there where a reader has one, ``hedge`` where it mixes with level 1.
     """
 
     weights: Params
@@ -36,6 +37,7 @@ class Memory(NamedTuple):
     slow: Params = _NONE
     velocity: Params = _NONE
     cache: CacheState | None = None
+    hedge: Hedge | None = None
 
     def copy(self) -> Memory:
         """A memory that further reading of this one leaves as it is."""
@@ -46,6 +48,7 @@ class Memory(NamedTuple):
             _cloned(self.slow),
             _cloned(self.velocity),
             self.cache and self.cache.copy(),
+            self.hedge and self.hedge.copy(),
         )
 
     def of_lane(self, lane: int) -> Params:

@@ -1,6 +1,6 @@
 """THE loop: score a segment, then learn from it.
 
-Legend: B lanes, T tokens of a segment.
+Legend: B lanes, T tokens of a segment, 2 experts of a mixture.
 
 Tuning, meta-training, evaluation, generation and the audit all read through ``read_segment``; only what they do with
 its losses differs. The losses of segment t are those of theta_t, made before segment t is learned from. Lanes read
@@ -9,7 +9,8 @@ articles side by side, each with dynamic weights and a state of its own: nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -21,6 +22,7 @@ from dynlm.corpus.streams import Place, Segment, Stream
 from dynlm.memory.batches import Batch, to_batch
 from dynlm.memory.cache import Cache, CacheState, Told, side_by_side
 from dynlm.memory.cache_reference import naive_read
+from dynlm.memory.hedge import Hedge, HedgeRule
 from dynlm.memory.pace import Factors, Pace, after_segment, at_articles
 from dynlm.memory.rules import LEVEL_1, Rule, Statistics
 from dynlm.memory.state import Memory, fresh_memory
@@ -67,7 +69,9 @@ class Reader:
     each article. The LSTM's state starts afresh with each article under both, as in level-1 training.
     ``precision``: type of the operands of matrix products, the weights' own where None.
     ``native``: compiled kernels for what they serve.
-    ``record``: makes what ``unroll`` reads by in place of ``read_segment``: ``memory.capture.Recording``, on a GPU.
+    ``record``: makes what ``unroll`` reads by in place of ``read_segment``: ``memory.capture.Recording``, on a GPU. A
+    mixture's weights are in no recording: with ``hedge`` segments are read one by one.
+    ``hedge``: mix the rule's probabilities with level 1's, which is read beside it. The rule learns from its own.
     ``reference``: read by autograd and the rule's formula, a lane at a time, instead of the fast way.
     ``cache``: mixed into what the weights predict; what they learn from stays their own loss. Under "article" it is
     empty when an article begins.
@@ -83,13 +87,17 @@ class Reader:
     record: RecordingMaker | None = None
     reference: bool = False
     cache: Cache | None = None
+    hedge: HedgeRule | None = None
     scratch: Scratch = field(default_factory=Scratch, repr=False, compare=False)
 
     def fresh_memory(self, lanes: int = 1) -> Memory:
+        like = self.static["embedding"].detach()
         memory = fresh_memory(self.model, self.static, self.dynamic if self.rule.learns else (), lanes, self.rule)
-        if self.cache is None:
-            return memory
-        return memory._replace(cache=self.cache.fresh(lanes, self.model.widths()[-1][1], self.static["embedding"]))
+        if self.cache is not None:
+            memory = memory._replace(cache=self.cache.fresh(lanes, self.model.widths()[-1][1], like))
+        if self.hedge is not None:
+            memory = memory._replace(hedge=self.hedge.fresh(self.model.initial_hidden(lanes, like)))
+        return memory
 
 
 class ReadSegment(NamedTuple):
@@ -106,6 +114,12 @@ class ReadSegment(NamedTuple):
         (nats_T,) = self.nats_BT
         return nats_T
 
+    @property
+    def experts_BT2(self) -> Tensor:
+        """What level 1 and the rule lost, where ``nats_BT`` are those of their mixture."""
+        assert self.memory.hedge is not None and self.memory.hedge.experts_BT2 is not None, "no mixture was read"
+        return self.memory.hedge.experts_BT2
+
 
 def read_segment(
     reader: Reader, memory: Memory, segment: Segment, observe: Observer | None = None
@@ -119,7 +133,13 @@ def read_segment(
     if segment.starts_B.any():
         memory = begin_articles(reader, memory, segment.starts_B, batch.starts_B)
     if reader.reference:
-        return _read_by_autograd(reader, memory, batch, observe)
+        nats_BT, after = _read_by_autograd(reader, memory, batch, observe)
+        if reader.hedge is None:
+            return nats_BT, after
+        hedge = _hedge_of(memory)
+        level_1_BT, beside = _read_by_autograd(_level_1_of(reader), Memory({}, hedge.hidden), batch, None)
+        nats_BT, hedge = reader.hedge.mix(hedge, level_1_BT, beside.hidden, nats_BT, batch.mask_BT, reference=True)
+        return nats_BT, after._replace(hedge=hedge)
     return score_and_learn(reader, memory, batch, np.any(segment.mask_BT, axis=1), observe)
 
 
@@ -136,16 +156,47 @@ def score_and_learn(
     What a lane without an article reads and learns means nothing; a block of lanes of which none is in ``busy_B`` is
     passed over. With ``whole`` every tensor's gradient comes in one piece, as on a GPU.
     """
+    blocks = _blocks(reader, batch)
+    nats_BT, after = _read_blocks(reader, memory, batch, blocks, busy_B, observe, whole)
+    if reader.hedge is None:
+        return nats_BT, after
+    # Only now, when the rule has learned: until then it needs the scratch of its own reading.
+    hedge = _hedge_of(memory)
+    beside = Memory({}, hedge.hidden)
+    level_1_BT, beside = _read_blocks(_level_1_of(reader), beside, batch, blocks, busy_B, None, whole)
+    nats_BT, hedge = reader.hedge.mix(hedge, level_1_BT, beside.hidden, nats_BT, batch.mask_BT)
+    return nats_BT, after._replace(hedge=hedge)
+
+
+def _read_blocks(
+    reader: Reader,
+    memory: Memory,
+    batch: Batch,
+    blocks: Sequence[slice],
+    busy_B: np.ndarray | None,
+    observe: Observer | None,
+    whole: bool,
+) -> tuple[Tensor, Memory]:
     share_BT = shares(batch)
     done = [
         _read_block(reader, memory, batch, share_BT, lanes, observe, whole)
         if busy_B is None or busy_B[lanes].any()
         else _passed_over(_lanes_of(memory, lanes), share_BT[lanes])
-        for lanes in _blocks(reader, batch)
+        for lanes in blocks
     ]
     nats_BT, own_BT, hidden, cache = _put_together(memory, done)
     pace = memory.pace and after_segment(memory.pace, (own_BT * share_BT).sum(1))
     return nats_BT, memory._replace(hidden=hidden, pace=pace, cache=cache)
+
+
+def _level_1_of(reader: Reader) -> Reader:
+    """The plain LSTM, as the mixture's other expert."""
+    return dataclasses.replace(reader, rule=LEVEL_1, dynamic=(), cache=None, hedge=None)
+
+
+def _hedge_of(memory: Memory) -> Hedge:
+    assert memory.hedge is not None, "a reader with a hedge reads with a memory that has one"
+    return memory.hedge
 
 
 def shares(batch: Batch) -> Tensor:
@@ -161,7 +212,8 @@ def begin_articles(reader: Reader, memory: Memory, starts: np.ndarray, starts_B:
     cache = memory.cache
     if reader.cache is not None and cache is not None:
         cache = reader.cache.begin_articles(cache, starts_B, empty=reader.reset == "article")
-    return memory._replace(hidden=restarted(memory.hidden, starts_B), pace=pace, cache=cache)
+    hedge = memory.hedge and memory.hedge.begin_articles(starts_B, reader.reset == "article")
+    return memory._replace(hidden=restarted(memory.hidden, starts_B), pace=pace, cache=cache, hedge=hedge)
 
 
 def _begin_article(reader: Reader, memory: Memory, lane: int) -> None:
@@ -197,8 +249,10 @@ def unroll(
     """Read a stream from ``place`` (its beginning) with ``memory`` (a fresh one), in the stream's lanes."""
     memory = reader.fresh_memory(stream.own_lanes) if memory is None else memory
     place = stream.begin() if place is None else place
-    # Gates, slow weights, velocities and caches are not recorded.
-    plain = observe is None and memory.pace is None and not memory.slow and not memory.velocity and not memory.cache
+    # Gates, slow weights, velocities, caches and mixtures are not recorded.
+    plain = observe is None and not any(
+        (memory.pace, memory.slow, memory.velocity, memory.cache is not None, memory.hedge is not None)
+    )
     recording = reader.record(reader, memory, stream.segment) if plain and reader.record is not None else None
     while True:
         segment, place = stream.next(place)
@@ -247,7 +301,7 @@ def lanes_at_a_time(reader: Reader, length: int) -> int:
     return max(1, by_logits)
 
 
-def _blocks(reader: Reader, batch: Batch) -> Iterable[slice]:
+def _blocks(reader: Reader, batch: Batch) -> list[slice]:
     """The lanes to be read at a time."""
     lanes, length = batch.inputs_BT.shape
     at_a_time = lanes_at_a_time(reader, length)

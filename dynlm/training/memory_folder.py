@@ -17,6 +17,7 @@ from dynlm.config import GConfig, MemoryConfig
 from dynlm.errors import UserError
 from dynlm.files import read_json, write_json
 from dynlm.memory.capture import recorded
+from dynlm.memory.hedge import HedgeRule
 from dynlm.memory.phi import Meta, readable
 from dynlm.memory.rules import LEVEL_1, Rule, Statistics, uniform_rule
 from dynlm.memory.state import dynamic_tensors
@@ -120,16 +121,19 @@ def meta_of(g: GConfig, tuned: Mapping[str, Any], statistics: Statistics, static
 def open_reader(folder: Path, trained: TrainedModel, memory: MemoryConfig) -> Reader:
     """A reader by ``memory``'s options, with the run's tuned or learned rates where an option does not set them.
 
-    Raises UserError where the rates are neither given nor tuned, or the statistics, phi or the cache are missing.
+    What has nothing to regret is level 1: of it alone ``memory.no_regret`` changes nothing. Raises UserError where the
+    rates are neither given nor tuned, or the statistics, phi or the cache are missing.
     """
     dynamic = dynamic_tensors(trained.model, memory.dynamic)
     reader = reader_of(trained, memory, _open_rule(folder, trained, memory, dynamic), dynamic)
-    cache = open_cache(folder, trained, memory)
-    return reader if cache is None else dataclasses.replace(reader, cache=cache)
+    reader = dataclasses.replace(reader, cache=open_cache(folder, trained, memory))
+    if memory.no_regret and (reader.rule.learns or reader.cache is not None):
+        reader = dataclasses.replace(reader, hedge=HedgeRule(memory.switch_share))
+    return reader
 
 
 def reader_of(trained: TrainedModel, memory: MemoryConfig, rule: Rule, dynamic: tuple[str, ...]) -> Reader:
-    """A reader by ``memory``'s options with another rule than they name, and no cache.
+    """A reader by ``memory``'s options with another rule than they name, no cache, and never mixed with level 1.
 
     Raises UserError where native kernels are asked for and cannot be had.
     """
