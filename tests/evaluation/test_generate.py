@@ -67,6 +67,18 @@ def test_zero_rates_write_what_level_1_writes(tuned_run: Run) -> None:
     assert zero == plain
 
 
+def test_without_regret_it_goes_on_with_the_better_reader(tuned_run: Run) -> None:
+    """Where the memory is better, with what it took up; where it is wild, with level 1's likeliest words."""
+    prompt = PROMPT * 30
+    plain = generate(tuned_run.folder, with_memory(tuned_run.config, rule="none"), prompt, 30, temperature=0)
+    taken_up, wild = (
+        generate(tuned_run.folder, with_memory(tuned_run.config, no_regret=True, **options), prompt, 30, temperature=0)
+        for options in ({"rule": "rms"}, {"rule": "sgd", "rate": 1e4})
+    )
+    assert "bafidela" in taken_up
+    assert wild == plain
+
+
 @pytest.mark.parametrize("options", [{"tokens": 0}, {"tokens": 5, "temperature": -0.1}, {"tokens": 5, "top": -1}])
 def test_options_out_of_range_are_refused(options: dict[str, float], tuned_run: Run) -> None:
     with pytest.raises(UserError, match="generate needs"):

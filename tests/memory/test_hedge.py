@@ -118,6 +118,16 @@ def test_of_equal_experts_the_mixture_is_equal_bit_for_bit(dtype, share, nats):
     assert after_B2[0, 0] > log_w_B2[0, 0]  # Sharing alone evens the weights.
 
 
+def test_every_next_token_has_the_weighted_probability():
+    level_1_BTV, rule_BTV = torch.randn(2, 3, 1, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rule_BTV[2] = math.nan
+    weights_B2 = torch.tensor([[0.3, 0.7], [1.0, 0.0], [0.9, 0.1]], dtype=torch.float64)
+    found = Hedge(weights_B2.log(), ()).log_mixture(level_1_BTV, rule_BTV).exp()
+    wanted = weights_B2[:, :1, None] * level_1_BTV.softmax(2)
+    wanted[:2] += weights_B2[:2, 1:, None] * rule_BTV[:2].softmax(2)
+    torch.testing.assert_close(found, wanted)
+
+
 # --- In THE loop -----------------------------------------------------------------------------------------------------
 
 
@@ -214,7 +224,7 @@ def test_fresh_memory_with_each_article_makes_articles_independent():
 
 
 def test_a_rule_that_diverges_costs_no_more_than_the_bound():
-    split, wild = text((200,)), hedged("sgd", rate=1e30)
+    split, wild = text((200,)), hedged("sgd", rate=1e308)
     assert not nats_of(dataclasses.replace(wild, hedge=None), split).isfinite().all()
     level_1, found = nats_of(reader("none"), split), nats_of(wild, split)
     assert float(found.sum() - level_1.sum()) <= wild.hedge.allowance(200)
