@@ -43,7 +43,7 @@ def foretold_bytes(reader: Reader, lanes: int, segment: int) -> int:
 
 def _state_bytes(memory: Memory) -> int:
     hidden = memory.hidden if memory.hedge is None else (*memory.hidden, *memory.hedge.hidden)
-    state = [*memory.weights.values(), *memory.slow.values(), *memory.velocity.values()]
+    state = [*memory.weights.values(), *memory.home.values(), *memory.velocity.values()]
     state += [*(memory.pace or ()), *(memory.cache or ()), *(tensor for layer in hidden for tensor in layer)]
     if memory.hedge is not None:
         state.append(memory.hedge.log_weights_B2)

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from dynlm.model.lstm import Params
+from dynlm.model.scratch import Scratch
 
 _HORIZONS = (20.0, 100.0)
 # Of the running mean of a segment's nats.
@@ -71,7 +72,15 @@ class Gates:
         scale = None if self.scale is None else self.scale.to(device)
         return replace(self, rate_KJ=self.rate_KJ.to(device), pull_KJ=self.pull_KJ.to(device), scale=scale)
 
-    def told(self, pace: Pace, nats_B: Tensor, gradient: Tensor, theta: Params, theta_0: Params) -> Tensor:
+    def told(
+        self,
+        pace: Pace,
+        nats_B: Tensor,
+        gradient: Tensor,
+        theta: Params,
+        theta_0: Params,
+        scratch: Scratch | None = None,
+    ) -> Tensor:
         """The features (B, J) of a segment whose tokens cost ``nats_B`` on average, before its step.
 
         ``gradient`` (B, V) is the first that it gives, ``theta`` the weights that it was read with.
@@ -89,7 +98,7 @@ class Gates:
                 scaled_BV = gradient if self.scale is None else gradient * self.scale
                 values.append(scaled_BV.square().mean(1).clamp(min=1e-30).log() / 2)
             elif feature == "distance":
-                values.append(displacement(theta, theta_0) / self.size * 10)
+                values.append(displacement(theta, theta_0, scratch) / self.size * 10)
         return torch.stack(values, -1).clamp(-_LARGEST_FEATURE, _LARGEST_FEATURE)
 
     def factors(self, features_BJ: Tensor) -> Factors:
@@ -118,9 +127,16 @@ def at_articles(pace: Pace, starts_B: Tensor, afresh: bool) -> Pace:
     return Pace(pace.since_B * ~starts_B, running_B)
 
 
-def displacement(theta: Params, theta_0: Params) -> Tensor:
-    """|theta_t - theta_0| of each lane (B,), all dynamic tensors as one vector."""
-    squares_B = sum((tensor - theta_0[name]).square_().flatten(1).sum(1) for name, tensor in theta.items())
+def displacement(theta: Params, theta_0: Params, scratch: Scratch | None = None) -> Tensor:
+    """|theta_t - theta_0| of each lane (B,), all dynamic tensors as one vector; differentiable without ``scratch``."""
+    squares_B: Tensor | int = 0
+    for name, tensor in theta.items():
+        if scratch is None:
+            squares_B = squares_B + (tensor - theta_0[name]).square().flatten(1).sum(1)
+        else:
+            moved = torch.sub(tensor, theta_0[name], out=scratch.take("moved", tuple(tensor.shape), tensor))
+            # One pass; a norm has no derivative at zero.
+            squares_B = squares_B + torch.linalg.vector_norm(moved.flatten(1), dim=1).square()
     # Where nothing moved yet the root has no derivative.
     return torch.as_tensor(squares_B).clamp(min=1e-30).sqrt()
 

@@ -22,6 +22,7 @@ from dynlm.memory.pace import Factors, Gates
 from dynlm.model.lanes import Gradient
 from dynlm.model.lstm import Params
 from dynlm.model.native import NativeKernels
+from dynlm.model.scratch import Scratch
 
 
 class Rates(NamedTuple):
@@ -139,6 +140,7 @@ class Rule:
         home: Tensor,
         native: NativeKernels | None = None,
         factors: Factors | None = None,
+        scratch: Scratch | None = None,
     ) -> None:
         """``gradient_step`` written over ``theta``, the weights of B lanes: (B, ...), as the gradient's name says.
 
@@ -156,7 +158,10 @@ class Rule:
             like = (-1, *(1,) * (theta.dim() - 1))
             gradient.tensor.mul_(factors.rate_BK[:, number].view(like))
             if self.gates is not None and self.gates.moves_pulls:
-                beta = torch.clamp(beta * factors.pull_BK[:, number].view(like), max=1)
+                # A tensor of this size made anew for each segment would break up the heap.
+                out = None if scratch is None else scratch.take("pulled", tuple(theta.shape), theta)
+                pulled = torch.mul(factors.pull_BK[:, number].view(like).expand_as(theta), beta, out=out)
+                beta = pulled.clamp_(max=1)
         if native is not None and gradient.rows_BT is None and not own_home and not _per_lane(beta, theta):
             native.step_(theta, home, gradient.tensor, beta, None if scale is None else scale[part], alpha)
             return

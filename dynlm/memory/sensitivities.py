@@ -72,7 +72,7 @@ class Sensitivities:
                     for tensors in self.kept.values():
                         tensors[name][lane].mul_(1 - share)
                 if "flush" in self.kept:
-                    home = reader.static[name] + memory.slow[name][lane] if memory.slow else reader.static[name]
+                    home = memory.home[name][lane] if memory.home else reader.static[name]
                     self.kept["flush"][name][lane].sub_(theta[lane] - home)
 
     @torch.no_grad()

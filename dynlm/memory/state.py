@@ -26,15 +26,15 @@ _NONE: Params = {}
 class Memory(NamedTuple):
     """The state of a reading in B lanes: each lane's dynamic weights (B, ...) and LSTM state (B, H).
 
-    What else a rule asks for is there or empty: ``pace`` for its gates, ``slow`` (B, ...), what earlier articles left
-    of themselves beside theta_0, and ``velocity`` (B, ...), the running gradient of a rule with momentum. ``cache`` is
+    What else a rule asks for is there or empty: ``pace`` for its gates, ``home`` (B, ...), theta_0 and what earlier
+    articles left of themselves, and ``velocity`` (B, ...), the running gradient of a rule with momentum. ``cache`` is
     there where a reader has one, ``hedge`` where it mixes with level 1.
     """
 
     weights: Params
     hidden: Hidden
     pace: Pace | None = None
-    slow: Params = _NONE
+    home: Params = _NONE
     velocity: Params = _NONE
     cache: CacheState | None = None
     hedge: Hedge | None = None
@@ -45,7 +45,7 @@ class Memory(NamedTuple):
             _cloned(self.weights),
             tuple((h.clone(), c.clone()) for h, c in self.hidden),
             self.pace,
-            _cloned(self.slow),
+            _cloned(self.home),
             _cloned(self.velocity),
             self.cache and self.cache.copy(),
             self.hedge and self.hedge.copy(),
@@ -97,6 +97,6 @@ def fresh_memory(
         weights,
         hidden,
         fresh_pace(lanes, like) if rule.gates is not None else None,
-        {name: torch.zeros_like(tensor) for name, tensor in weights.items()} if rule.consolidation else {},
+        _cloned(weights) if rule.consolidation else {},
         {name: torch.zeros_like(tensor) for name, tensor in weights.items()} if rule.momentum else {},
     )

@@ -221,18 +221,16 @@ def _begin_article(reader: Reader, memory: Memory, lane: int) -> None:
     rule = reader.rule
     for name, tensor in memory.weights.items():
         theta, theta_0 = tensor[lane], reader.static[name]
-        slow = memory.slow[name][lane] if memory.slow else None
+        home = memory.home[name][lane] if memory.home else theta_0
         if reader.reset == "article":
             theta.copy_(theta_0)
-            if slow is not None:
-                slow.zero_()
+            if memory.home:
+                home.copy_(theta_0)
         else:
-            home = theta_0 if slow is None else theta_0 + slow
-            if slow is not None:
-                shape = 1.0 if rule.shape is None else rule.shape[name]
+            if memory.home:
+                shape = torch.as_tensor(1.0 if rule.shape is None else rule.shape[name]).to(theta)
                 # Home takes its share of what the article taught: the less of a weight, the more depends on it.
-                slow.add_((theta - home) * (rule.consolidation / (1 + torch.as_tensor(shape))))
-                home = theta_0 + slow
+                home.lerp_(theta, rule.consolidation / (1 + shape))
             if share := float(rule.flush.get(name, 0.0)):
                 theta.copy_(home) if share >= 1 else theta.lerp_(home, share)
         if memory.velocity:
@@ -251,7 +249,7 @@ def unroll(
     place = stream.begin() if place is None else place
     # Gates, slow weights, velocities, caches and mixtures are not recorded.
     plain = observe is None and not any(
-        (memory.pace, memory.slow, memory.velocity, memory.cache is not None, memory.hedge is not None)
+        (memory.pace, memory.home, memory.velocity, memory.cache is not None, memory.hedge is not None)
     )
     recording = reader.record(reader, memory, stream.segment) if plain and reader.record is not None else None
     while True:
@@ -379,7 +377,7 @@ def _lanes_of(memory: Memory, lanes: slice) -> Memory:
         {name: tensor[lanes] for name, tensor in memory.weights.items()},
         _of_lanes(memory.hidden, lanes),
         memory.pace and Pace(*(of_all[lanes] for of_all in memory.pace)),
-        {name: tensor[lanes] for name, tensor in memory.slow.items()},
+        {name: tensor[lanes] for name, tensor in memory.home.items()},
         {name: tensor[lanes] for name, tensor in memory.velocity.items()},
         memory.cache and memory.cache.of_lanes(lanes),
     )
@@ -404,19 +402,20 @@ def learn_from(
         theta = own.weights[name] if name in own.weights else static.expand(len(share_BT), *static.shape)
         if rule.gates is not None and own.pace is not None and factors is None:
             nats_B = (scored.nats_BT * share_BT).sum(1)
-            told_BJ = rule.gates.told(own.pace, nats_B, gradient.tensor, own.weights, reader.static)
+            told_BJ = rule.gates.told(own.pace, nats_B, gradient.tensor, own.weights, reader.static, reader.scratch)
             factors = rule.gates.factors(told_BJ)
-        home = static + own.slow[name] if own.slow else static
+        home = own.home[name] if own.home else static
         if own.velocity:
             # Rows of an embedding that were not met go on moving: their gradients are zero, not their velocity.
             velocity = own.velocity[name][:, part].mul_(rule.momentum).add_(gradient.tensor)
-            gradient, seen = gradient._replace(tensor=velocity.clone(), rows_BT=None), gradient
+            push = reader.scratch.take("push", tuple(velocity.shape), velocity).copy_(velocity)
+            gradient, seen = gradient._replace(tensor=push, rows_BT=None), gradient
         else:
             seen = gradient
         if observe is not None:
             observe(Shown(seen, gradient.tensor, theta, home, lanes, factors))
         if rule.learns:
-            rule.step_(theta, gradient, home, reader.native, factors)
+            rule.step_(theta, gradient, home, reader.native, factors, reader.scratch)
 
 
 def _read_by_autograd(reader: Reader, memory: Memory, batch: Batch, observe: Observer | None) -> tuple[Tensor, Memory]:
@@ -428,7 +427,7 @@ def _read_by_autograd(reader: Reader, memory: Memory, batch: Batch, observe: Obs
     for lane in range(len(share_BT)):
         one = slice(lane, lane + 1)
         own = _lanes_of(memory, one)
-        theta, slow = memory.of_lane(lane), {name: tensor[0] for name, tensor in own.slow.items()}
+        theta = memory.of_lane(lane)
         leaves = {name: theta.get(name, reader.static[name]).detach().requires_grad_() for name in reader.dynamic}
         total, nats_1T, hidden = reader.model.naive_loss(
             {**reader.static, **leaves}, batch.inputs_BT[one], batch.targets_BT[one], share_BT[one], own.hidden
@@ -439,7 +438,7 @@ def _read_by_autograd(reader: Reader, memory: Memory, batch: Batch, observe: Obs
         velocity = {name: tensor[0] for name, tensor in own.velocity.items()}
         if leaves:
             u = dict(zip(leaves, torch.autograd.grad(total, list(leaves.values())), strict=True))
-            home = {name: reader.static[name] + slow[name] if slow else reader.static[name] for name in leaves}
+            home = {name: own.home[name][0] if own.home else reader.static[name] for name in leaves}
             factors = None
             if rule.gates is not None and own.pace is not None:
                 first = next(name for name in ("output.bias", *u) if name in u)
