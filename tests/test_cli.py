@@ -96,7 +96,7 @@ def test_tune_and_metatrain_keep_what_they_find(run_copy: Run, capsys: Capture) 
     kept = json.loads((run_copy.folder / "memory" / "tuned.json").read_text())
     assert kept["sgd"]["article"]["rate"] == tuned["rate"]
     learned = answer_json(capsys, "metatrain", run_copy.folder)
-    assert learned["rates"].keys() == load_tensors(run_copy.folder / "model.safetensors")[0].keys()
+    assert learned["phi"].keys() == load_tensors(run_copy.folder / "model.safetensors")[0].keys()
     assert "level 1" in answer(capsys, "tune", run_copy.folder)
     assert f"kept: {learned['kept']}" in answer(capsys, "metatrain", run_copy.folder)
 
