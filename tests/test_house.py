@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,8 +18,9 @@ import yaml
 
 from dynlm.cli import VERBS, load_config, load_options, main
 from dynlm.fewshot.options import FewShotConfig
-from dynlm.study.arms import arms_of
+from dynlm.study.arms import arms_of, readings_of
 from dynlm.study.options import StudyOptions
+from dynlm.study.steps import check_slots, steps_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -170,13 +172,18 @@ def test_fewshot_config_loads_as_written(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", STUDY_CONFIGS, ids=lambda path: path.stem)
-def test_study_config_loads_as_written_on_its_base(path: Path) -> None:
+def test_study_config_loads_as_written_on_its_base(path: Path, tmp_path: Path) -> None:
     written, options = yaml.safe_load(path.read_text(encoding="utf-8")), load_options(path, StudyOptions)
     base = load_config(path.parent / written.pop("base"))
     assert_read_as_written(written, options, path.name)
     for section in set(vars(base)) - set(written):
         assert getattr(options, section) == getattr(base, section)
-    assert len(arms_of(options)) > 1
+    readings = [reading for arm in arms_of(options) for reading in readings_of(arm, options.study)]
+    assert len(readings) > 1
+    # Before anything is read or found: two arms that share a slot of the run have to agree on what is in it.
+    trained: Any = SimpleNamespace(fingerprint="model")
+    run = options.run_options()
+    check_slots({r.label: steps_of(tmp_path, run, r.arm, r.config.memory.reset, trained) for r in readings})
 
 
 def test_the_promised_configs_are_there() -> None:

@@ -153,7 +153,8 @@ def _rates(folder: Path, base: Config, config: Config, rule: str, trained: Train
     """A hand-made rule's rates; those that the arm gives are where the search starts."""
     arm = config.memory
     given = {name: getattr(arm, name) for name in START[rule]} if arm.rule == rule else {}
-    memory = dataclasses.replace(_weights_alone(base, config), rule=rule, **given)
+    # The name of the arm's g is nothing to a rule that is made by hand: arms share its rates.
+    memory = dataclasses.replace(_weights_alone(base, config), rule=rule, g=base.memory.g, **given)
     return Step(
         slot=f"the rates of {rule} under {arm.reset}",
         options={**_text_of(config), "tune": dataclasses.asdict(config.tune), "memory": dataclasses.asdict(memory)},
