@@ -31,7 +31,8 @@ def text_of(setting: Setting, segments: int) -> TokenisedSplit:
     count = segments * setting.segment
     ids = np.random.default_rng(0).integers(0, setting.model.vocabulary, count).astype(np.int32)
     ones, ends = np.ones(count, dtype=np.int32), np.array([0, count])
-    return TokenisedSplit(ids, ones, ones.astype(np.int16), ones.astype(np.uint8), ends, ends, ["made up"], 0, "")
+    words, text, headings = ones.astype(np.int16), ones.astype(np.uint8), np.zeros(0, dtype=np.int64)
+    return TokenisedSplit(ids, ones, words, text, ends, ends, ["made up"], 0, "", headings)
 
 
 def peak_megabytes(way: str, segments: int, config: str) -> float:

@@ -63,7 +63,8 @@ class Setting:
         shape = (2, lanes, self.segment)
         inputs_BT, targets_BT = torch.randint(self.model.vocabulary, shape, generator=self.generator).numpy()
         goes_on, nothing = np.zeros(lanes, dtype=bool), np.zeros(lanes, dtype=np.int64)
-        return Segment(inputs_BT, targets_BT, np.ones((lanes, self.segment), dtype=bool), goes_on, nothing, nothing)
+        mask_BT = np.ones((lanes, self.segment), dtype=bool)
+        return Segment(inputs_BT, targets_BT, mask_BT, goes_on, nothing, nothing, goes_on)
 
     def meta(self, kind: str) -> Meta:
         """g with rates of each tensor's own, or with all that it may look at and move."""

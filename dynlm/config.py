@@ -12,7 +12,7 @@ from dynlm.errors import UserError
 RULES = ("none", "sgd", "sgd+decay", "rms", "meta")
 RESETS = ("stream", "article")
 CACHES = ("none", "fixed", "learned")
-FEATURES = ("fresh", "settling", "surprise", "steepness", "distance")
+FEATURES = ("fresh", "settling", "heading", "surprise", "steepness", "distance")
 ORDERS = ("in order", "shuffled")
 HUB_WIKITEXT = ("wikitext-2", "wikitext-2-raw", "wikitext-103", "wikitext-103-raw")
 
@@ -322,7 +322,7 @@ class GConfig:
     importance: bool = False
     """Rates and pulls go with a power, learned for each tensor, of each weight's Fisher importance."""
     features: list[str] = field(default_factory=list)
-    """What gates of rates and pulls look at: fresh, settling, surprise, steepness, distance."""
+    """What gates of rates and pulls look at: fresh, settling, heading, surprise, steepness, distance."""
     flush: bool = False
     """Each tensor goes a learned share of the way home when an article begins (matters for memory.reset stream)."""
     consolidation: float = 0.0

@@ -22,6 +22,7 @@ import numpy as np
 
 from dynlm.corpus.arrays import Strings
 from dynlm.corpus.gathered import TEXT, Gathered
+from dynlm.corpus.headings import headings_starting
 from dynlm.corpus.tokenizer import Tokenizer
 from dynlm.corpus.words import words_starting
 from dynlm.errors import UserError
@@ -33,12 +34,14 @@ CHUNK_ARTICLES = 4096
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Articles' tokens, one article after the other: ids, bytes and words of each token, and tokens of each article."""
+    """Articles' tokens, one article after the other: ids, bytes and words of each token, tokens of each article, and
+    the places in the chunk of tokens in which a heading begins."""
 
     ids: np.ndarray
     lengths: np.ndarray
     words: np.ndarray
     sizes: np.ndarray
+    headings: np.ndarray
 
 
 def encoded(texts: Gathered, tokenizer: Tokenizer, num_proc: int) -> Iterator[Chunk]:
@@ -64,14 +67,17 @@ def _ranges(texts: Gathered) -> Iterator[tuple[int, int]]:
 
 def _encoded(folder: Path, low: int, high: int, tokenizer: Tokenizer) -> Chunk:
     texts = Strings(folder, TEXT)
-    ids, lengths, words = [], [], []
+    ids, lengths, words, headings = [], [], [], []
+    before = 0
     for text in texts[low:high]:
         encoding = tokenizer.encode(text)
         ids.append(encoding.ids)
         lengths.append(encoding.lengths)
         words.append(words_starting(text, encoding.lengths))
+        headings.append(before + headings_starting(text, encoding.lengths))
+        before += len(encoding.ids)
     sizes = np.array([len(article) for article in ids], dtype=np.int64)
-    return Chunk(np.concatenate(ids), np.concatenate(lengths), np.concatenate(words), sizes)
+    return Chunk(np.concatenate(ids), np.concatenate(lengths), np.concatenate(words), sizes, np.concatenate(headings))
 
 
 def _by_processes(folder: Path, ranges: list[tuple[int, int]], tokenizer: Tokenizer, num_proc: int) -> Iterator[Chunk]:

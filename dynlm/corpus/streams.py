@@ -26,7 +26,7 @@ class Segment:
 
     ``inputs_BT`` and ``targets_BT`` (int64; targets one token ahead), ``mask_BT`` (bool, False where there is nothing
     to score), ``starts_B`` (bool, an article starts here), ``article_B`` (index, -1 in an empty lane), ``position_B``
-    (of the segment's first token in its article).
+    (of the segment's first token in its article), ``headings_B`` (bool, a heading begins among its tokens).
     """
 
     inputs_BT: np.ndarray
@@ -35,6 +35,7 @@ class Segment:
     starts_B: np.ndarray
     article_B: np.ndarray
     position_B: np.ndarray
+    headings_B: np.ndarray
 
     @property
     def tokens(self) -> int:
@@ -135,6 +136,7 @@ class Stream:
         inputs_BT = np.zeros((len(mine), width), dtype=np.int64)
         targets_BT = np.zeros((len(mine), width), dtype=np.int64)
         mask_BT = np.zeros((len(mine), width), dtype=bool)
+        headings_B = np.zeros(len(mine), dtype=bool)
         for row, lane in enumerate(mine):
             article, position, length = place.article[lane], place.position[lane], lengths[lane]
             if article < 0:
@@ -144,10 +146,12 @@ class Stream:
             inputs_BT[row, 1:length] = targets_BT[row, : length - 1]
             inputs_BT[row, 0] = self.split.ids_N[at - 1] if position else self.split.start_token
             mask_BT[row, :length] = True
+            first, last = np.searchsorted(self.split.headings, (at, at + length))
+            headings_B[row] = first < last
         article_B = np.array([place.article[lane] for lane in mine], dtype=np.int64)
         position_B = np.array([place.position[lane] for lane in mine], dtype=np.int64)
         starts_B = (position_B == 0) & (article_B >= 0)
-        return Segment(inputs_BT, targets_BT, mask_BT, starts_B, article_B, position_B)
+        return Segment(inputs_BT, targets_BT, mask_BT, starts_B, article_B, position_B, headings_B)
 
 
 @lru_cache(maxsize=2)

@@ -16,6 +16,7 @@ from dynlm.corpus.arrays import ArrayFile, Strings, add_array, mapped
 from dynlm.corpus.article import Article
 from dynlm.corpus.encoding import encoded
 from dynlm.corpus.gathered import TEXT, TITLES, Gathered, gathered
+from dynlm.corpus.headings import headings_starting
 from dynlm.corpus.tokenizer import Tokenizer
 from dynlm.corpus.words import words_starting
 from dynlm.errors import UserError
@@ -30,7 +31,7 @@ from dynlm.files import (
     write_json,
 )
 
-_LAYOUT = "2"
+_LAYOUT = "3"
 """Of a cached folder's files; part of what it is found by."""
 
 
@@ -40,7 +41,7 @@ class TokenisedSplit:
 
     ids_N (int32), lengths_N (int32, bytes of each token's surface), words_N (int16, words starting in each token),
     starts (int64, article a is the slice starts[a]:starts[a + 1]), text_starts (int64, the same for its bytes in
-    text), titles one an article.
+    text), titles one an article, headings (int64, the tokens in which a heading's line begins, ascending).
     """
 
     ids_N: np.ndarray
@@ -53,6 +54,7 @@ class TokenisedSplit:
     titles: Sequence[str]
     start_token: int
     fingerprint: str
+    headings: np.ndarray
 
     @property
     def articles(self) -> int:
@@ -103,6 +105,7 @@ def _encode(texts: Gathered, tokenizer: Tokenizer, num_proc: int, folder: Path) 
         ArrayFile(folder / "lengths.npy", np.int32) as lengths,
         ArrayFile(folder / "words.npy", np.int16) as words,
         ArrayFile(folder / "starts.npy", np.int64) as starts,
+        ArrayFile(folder / "headings.npy", np.int64) as headings,
     ):
         article = tokens = 0
         starts.append(np.zeros(1, dtype=np.int64))
@@ -113,6 +116,7 @@ def _encode(texts: Gathered, tokenizer: Tokenizer, num_proc: int, folder: Path) 
             lengths.append(chunk.lengths)
             words.append(chunk.words)
             starts.append(tokens + np.cumsum(chunk.sizes))
+            headings.append(tokens + chunk.headings)
             article, tokens = article + len(chunk.sizes), tokens + int(chunk.sizes.sum())
     for name in (TEXT, TITLES):
         for file in (f"{name}.npy", f"{name}_starts.npy"):
@@ -133,10 +137,11 @@ def _too_short(texts: Gathered, index: int, tokens: int) -> UserError:
 
 def _mapped(folder: Path, tokenizer: Tokenizer) -> TokenisedSplit:
     card = read_json(folder / "card.json")
-    ids, lengths, words, starts = (mapped(folder / f"{name}.npy") for name in ("ids", "lengths", "words", "starts"))
+    names = ("ids", "lengths", "words", "starts", "headings")
+    ids, lengths, words, starts, headings = (mapped(folder / f"{name}.npy") for name in names)
     text, titles = Strings(folder, TEXT), Strings(folder, TITLES)
     return TokenisedSplit(
-        ids, lengths, words, text.data, starts, text.starts, titles, tokenizer.start, card["fingerprint"]
+        ids, lengths, words, text.data, starts, text.starts, titles, tokenizer.start, card["fingerprint"], headings
     )
 
 
@@ -147,8 +152,9 @@ def split_of_text(text: str, tokenizer: Tokenizer, title: str = "") -> Tokenised
     words = words_starting(text, encoding.lengths)
     starts, text_starts = (np.array([0, size], dtype=np.int64) for size in (len(encoding.ids), len(data)))
     mark = fingerprint(encoding.ids.tobytes(), data.tobytes())
+    headings = headings_starting(text, encoding.lengths)
     return TokenisedSplit(
-        encoding.ids, encoding.lengths, words, data, starts, text_starts, [title], tokenizer.start, mark
+        encoding.ids, encoding.lengths, words, data, starts, text_starts, [title], tokenizer.start, mark, headings
     )
 
 
@@ -165,4 +171,6 @@ def excerpt(split: TokenisedSplit, articles: int, tokens: int) -> TokenisedSplit
     text_starts = np.cumsum([0] + [len(opening) for opening in openings]).astype(np.int64)
     titles = [split.titles[a] for a in kept]
     mark = fingerprint(ids.tobytes(), starts.tobytes())
-    return TokenisedSplit(ids, lengths, words, text, starts, text_starts, titles, split.start_token, mark)
+    kept_N = np.concatenate([np.arange(part.start, part.stop) for part in parts])
+    headings = np.flatnonzero(np.isin(kept_N, split.headings))
+    return TokenisedSplit(ids, lengths, words, text, starts, text_starts, titles, split.start_token, mark, headings)

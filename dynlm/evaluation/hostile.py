@@ -223,6 +223,7 @@ def _of_rows(split: TokenisedSplit, rows_N: np.ndarray, title: str) -> Tokenised
         [title],
         split.start_token,
         fingerprint(ids_N.tobytes(), data),
+        np.flatnonzero(np.isin(rows_N, split.headings)),
     )
 
 

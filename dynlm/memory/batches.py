@@ -17,6 +17,7 @@ class Batch(NamedTuple):
     targets_BT: Tensor
     mask_BT: Tensor
     starts_B: Tensor
+    headings_B: Tensor
 
 
 def to_batch(segment: Segment, like: Tensor) -> Batch:
@@ -26,5 +27,9 @@ def to_batch(segment: Segment, like: Tensor) -> Batch:
         return torch.from_numpy(array).to(like.device, dtype, non_blocking=True)
 
     return Batch(
-        move(segment.inputs_BT), move(segment.targets_BT), move(segment.mask_BT, like.dtype), move(segment.starts_B)
+        move(segment.inputs_BT),
+        move(segment.targets_BT),
+        move(segment.mask_BT, like.dtype),
+        move(segment.starts_B),
+        move(segment.headings_B),
     )

@@ -32,6 +32,7 @@ class Recording:
             like.new_zeros(lanes, length, dtype=torch.int64),
             like.new_zeros(lanes, length),
             like.new_zeros(lanes, dtype=torch.bool),
+            like.new_zeros(lanes, dtype=torch.bool),
         )
         self._hidden = reader.model.initial_hidden(lanes, like)
         self._graph = self._captured() if like.is_cuda else None

@@ -35,7 +35,8 @@ def foretold_bytes(reader: Reader, lanes: int, segment: int) -> int:
     some = min(lanes, lanes_at_a_time(reader, segment))
     memory, like = on_paper.fresh_memory(some), static["embedding"]
     ids_BT = like.new_zeros(some, segment, dtype=torch.int64)
-    opening = Batch(ids_BT, ids_BT, like.new_ones(some, segment), like.new_ones(some, dtype=torch.bool))
+    every_B = like.new_ones(some, dtype=torch.bool)
+    opening = Batch(ids_BT, ids_BT, like.new_ones(some, segment), every_B, every_B)
     # On a GPU gradients come whole.
     _, memory = score_and_learn(on_paper, memory, opening, whole=reader.static["embedding"].is_cuda)
     return _state_bytes(memory) // some * lanes + on_paper.scratch.bytes()

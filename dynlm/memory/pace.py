@@ -5,6 +5,7 @@ Legend: B lanes, K dynamic tensors, J features.
 Each feature is a number that any reader has by the time it learns from a segment (``config.FEATURES`` has the names):
 
     fresh, settling    exp(-k / 20) and exp(-k / 100), k the segments read since the article began
+    heading            exp(-k / 10), k the segments read since one in which a heading began
     surprise           the segment's mean nats above their running mean
     steepness          log of the first gradient's root mean square (the softmax bias') against its statistics
     distance           |theta - theta_0| / |theta_0|, in tenths
@@ -30,6 +31,8 @@ from dynlm.model.lstm import Params
 from dynlm.model.scratch import Scratch
 
 _HORIZONS = (20.0, 100.0)
+_SECTION = 10.0
+_LONG_AGO = 1e6
 # Of the running mean of a segment's nats.
 _RUNNING = 0.05
 # Features and factors stay moderate whatever is read.
@@ -38,10 +41,12 @@ _LARGEST_LOG_FACTOR = 3.0
 
 
 class Pace(NamedTuple):
-    """Of each lane (B,): segments since its article began, and its running mean nats (nan before the first)."""
+    """Of each lane (B,): segments since its article began, its running mean nats (nan before the first), and segments
+    since a heading began."""
 
     since_B: Tensor
     running_B: Tensor
+    heading_B: Tensor
 
 
 class Factors(NamedTuple):
@@ -92,6 +97,8 @@ class Gates:
                 values.append(torch.exp(-pace.since_B / _HORIZONS[0]))
             elif feature == "settling":
                 values.append(torch.exp(-pace.since_B / _HORIZONS[1]))
+            elif feature == "heading":
+                values.append(torch.exp(-pace.heading_B / _SECTION))
             elif feature == "surprise":
                 values.append(surprise_B)
             elif feature == "steepness":
@@ -118,13 +125,18 @@ def at_bound(factor: float) -> bool:
 def fresh_pace(lanes: int, like: Tensor) -> Pace:
     """Before anything was read."""
     zeros_B = like.new_zeros(lanes)
-    return Pace(zeros_B, zeros_B + torch.nan)
+    return Pace(zeros_B, zeros_B + torch.nan, zeros_B + _LONG_AGO)
 
 
 def at_articles(pace: Pace, starts_B: Tensor, afresh: bool) -> Pace:
     """The lanes of ``starts_B`` begin an article; unless they start ``afresh`` what was usual so far is still known."""
     running_B = pace.running_B.masked_fill(starts_B, torch.nan) if afresh else pace.running_B
-    return Pace(pace.since_B * ~starts_B, running_B)
+    return Pace(pace.since_B * ~starts_B, running_B, pace.heading_B.masked_fill(starts_B, _LONG_AGO))
+
+
+def at_headings(pace: Pace, headings_B: Tensor) -> Pace:
+    """The segment that is read has a heading in the lanes of ``headings_B``: known once it was scored."""
+    return pace._replace(heading_B=pace.heading_B * ~headings_B)
 
 
 def displacement(theta: Params, theta_0: Params, scratch: Scratch | None = None) -> Tensor:
@@ -144,4 +156,4 @@ def displacement(theta: Params, theta_0: Params, scratch: Scratch | None = None)
 def after_segment(pace: Pace, nats_B: Tensor) -> Pace:
     """The pace once a segment was learned from."""
     running_B = torch.where(pace.running_B.isnan(), nats_B, pace.running_B.lerp(nats_B, _RUNNING))
-    return Pace(pace.since_B + 1, running_B)
+    return Pace(pace.since_B + 1, running_B, pace.heading_B + 1)

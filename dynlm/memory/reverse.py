@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dynlm.corpus.streams import Place, Stream
 from dynlm.memory.batches import to_batch
-from dynlm.memory.pace import Factors, Gates, Pace, after_segment, at_articles, fresh_pace
+from dynlm.memory.pace import Factors, Gates, Pace, after_segment, at_articles, at_headings, fresh_pace
 from dynlm.memory.phi import Meta
 from dynlm.memory.unroll import Reader, shares
 from dynlm.model.lstm import Params, detached, naive_layer, restarted
@@ -61,6 +61,7 @@ def unrolled_meta_gradient(
                 for name, tensor in theta.items()
             }
             velocity = {name: torch.zeros_like(tensor) for name, tensor in velocity.items()}
+        pace = at_headings(pace, batch.headings_B)
         if not second_order:
             hidden = detached(hidden)
         read_with = theta if second_order else {n: t.detach().requires_grad_() for n, t in theta.items()}

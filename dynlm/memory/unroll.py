@@ -23,7 +23,7 @@ from dynlm.memory.batches import Batch, to_batch
 from dynlm.memory.cache import Cache, CacheState, Told, side_by_side
 from dynlm.memory.cache_reference import naive_read
 from dynlm.memory.hedge import Hedge, HedgeRule
-from dynlm.memory.pace import Factors, Pace, after_segment, at_articles
+from dynlm.memory.pace import Factors, Pace, after_segment, at_articles, at_headings
 from dynlm.memory.rules import LEVEL_1, Rule, Statistics
 from dynlm.memory.state import Memory, fresh_memory
 from dynlm.model.lanes import Gradient, Scored, forward, gradients
@@ -132,6 +132,9 @@ def read_segment(
     batch = to_batch(segment, reader.static["embedding"])
     if segment.starts_B.any():
         memory = begin_articles(reader, memory, segment.starts_B, batch.starts_B)
+    if memory.pace is not None:
+        # Only learning looks at it, and learning comes after scoring.
+        memory = memory._replace(pace=at_headings(memory.pace, batch.headings_B))
     if reader.reference:
         nats_BT, after = _read_by_autograd(reader, memory, batch, observe)
         if reader.hedge is None:

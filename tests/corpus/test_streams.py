@@ -13,13 +13,14 @@ from dynlm.corpus.tokens import TokenisedSplit
 START = 99_999
 
 
-def split_of(lengths):
+def split_of(lengths, headings=()):
     """Articles whose token ids count up through the whole split, so that a token tells its place."""
     starts = np.cumsum([0, *lengths])
     ids = np.arange(starts[-1], dtype=np.int32)
     ones = np.ones(len(ids), dtype=np.int32)
     text = np.zeros(len(ids), dtype=np.uint8)
-    return TokenisedSplit(ids, ones, ones.astype(np.int16), text, starts, starts, [str(n) for n in lengths], START, "")
+    titles = [str(n) for n in lengths]
+    return TokenisedSplit(ids, ones, ones.astype(np.int16), text, starts, starts, titles, START, "", np.array(headings))
 
 
 def all_segments(stream, place=None, limit=10_000):
@@ -120,3 +121,10 @@ def test_an_epochs_order_is_drawn_once(monkeypatch):
     monkeypatch.setattr(np.random, "default_rng", lambda seed: seen.append(seed))
     assert [segment.article_B.tolist() for segment, _ in all_segments(stream, limit=15)] == drawn
     assert not seen
+
+
+def test_a_segment_tells_whether_a_heading_begins_in_it():
+    stream = read_in_order(split_of([7, 6], headings=[0, 5, 7, 12]), 3, range(2))
+    found = [(int(s.position_B[0]), bool(s.headings_B[0])) for s, _ in all_segments(stream)]
+    # Segments of the first article at 0, 3, 6, of the second at 0, 3: places 0-2, 3-5, 6, 7-9 and 10-12 of the split.
+    assert found == [(0, True), (3, True), (6, False), (0, True), (3, True)]

@@ -318,6 +318,14 @@ def test_an_excerpt_is_each_articles_opening(tokenizer):
     for index in range(2):
         assert part.article(index).tolist() == split.article(index)[:5].tolist()
         assert part.surfaces(index) == split.surfaces(index)[:5]
+    # Two articles of ARTICLES begin with a heading; so do the openings.
+    assert part.headings.tolist() == [0, 5]
+
+
+def test_headings_are_known_by_their_tokens(tokenizer):
+    split = tokenise(ARTICLES, tokenizer)
+    assert split.headings.tolist() == [0, int(split.starts[1])]
+    assert split_of_text(ARTICLES[1].text, tokenizer).headings.tolist() == [0]
 
 
 def test_a_text_in_memory_is_the_text_as_an_article(tokenizer):

@@ -33,7 +33,10 @@ def text(lengths=(23, 31, 8), seed=0):
     ones = np.ones(len(ids), dtype=np.int32)
     starts = np.cumsum([0, *lengths])
     titles = [f"article {n}" for n in range(len(lengths))]
-    return TokenisedSplit(ids, ones, ones.astype(np.int16), ids.astype(np.uint8), starts, starts, titles, 0, "")
+    headings = np.array([1, 12, 40])
+    return TokenisedSplit(
+        ids, ones, ones.astype(np.int16), ids.astype(np.uint8), starts, starts, titles, 0, "", headings
+    )
 
 
 def stream(split=None, segment=5):

@@ -143,7 +143,7 @@ def test_nothing_waits_for_a_tensors_value():
     on_meta = dataclasses.replace(chosen, static=static, cache=chosen.cache.to("meta"))
     batch = Batch(
         *(torch.zeros(3, 5, dtype=kind, device="meta") for kind in (torch.int64, torch.int64, torch.float32)),
-        torch.zeros(3, dtype=torch.bool, device="meta"),
+        *(torch.zeros(3, dtype=torch.bool, device="meta") for _ in range(2)),
     )
     nats_BT, memory = score_and_learn(on_meta, on_meta.fresh_memory(3), batch, whole=True)
     assert nats_BT.is_meta and memory.cache.written_B.is_meta

@@ -74,7 +74,7 @@ def test_nothing_in_the_loop_waits_for_a_tensors_value(name, precision):
     memory = on_meta.fresh_memory(3)
     batch = Batch(
         *(torch.zeros(3, 5, dtype=kind, device="meta") for kind in (torch.int64, torch.int64, torch.float32)),
-        torch.zeros(3, dtype=torch.bool, device="meta"),
+        *(torch.zeros(3, dtype=torch.bool, device="meta") for _ in range(2)),
     )
     nats_BT, memory = score_and_learn(on_meta, memory, batch, whole=True)
     assert nats_BT.is_meta and nats_BT.shape == (3, 5)

@@ -14,7 +14,7 @@ from dynlm.memory.unroll import Reader, read_segment
 from tests.memory.readings import MODEL, NAMES, moved_phi, static_params, stream, text
 from tests.memory.readings import meta as g
 
-FEATURES = ("fresh", "settling", "surprise", "steepness", "distance")
+FEATURES = ("fresh", "settling", "heading", "surprise", "steepness", "distance")
 EVERYTHING = {"importance": True, "features": FEATURES, "flush": True, "sharing": "row"}
 KINDS = {
     "rates": {},
