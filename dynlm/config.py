@@ -213,7 +213,11 @@ class MemoryConfig:
     """no_regret: the weight shared out evenly after each token; 0.001 costs up to 0.0005 nats a token, and 7.6 nats for
     each time that the better reader changes."""
     track: bool = False
-    """Write into the score file how far the dynamic weights are from the static ones, for the report's curves."""
+    """Write into the score file how far the dynamic weights are from the static ones, for the report's curves, and how
+    large updates were beside the weights."""
+    guard: bool = True
+    """Take no update that is no finite number or larger than the weights it moves, and go back to the static weights
+    where a segment costs 30 nats a token more than chance (dynlm.memory.guard); both are counted in the score file."""
     capture: bool = True
     """On a GPU: record a segment's kernels once and replay them (CUDA graphs) instead of starting them one by one."""
     kernels: str = "torch"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,13 +12,17 @@ from dynlm.corpus.streams import Segment
 
 
 class Batch(NamedTuple):
-    """One segment of B lanes and T tokens; ``mask_BT`` is 1 where there is a token to score, else 0."""
+    """One segment of B lanes and T tokens; ``mask_BT`` is 1 where there is a token to score, else 0.
+
+    ``place_B2``: article and position of each lane's first token, where they are known.
+    """
 
     inputs_BT: Tensor
     targets_BT: Tensor
     mask_BT: Tensor
     starts_B: Tensor
     headings_B: Tensor
+    place_B2: Tensor | None = None
 
 
 def to_batch(segment: Segment, like: Tensor) -> Batch:
@@ -32,4 +37,10 @@ def to_batch(segment: Segment, like: Tensor) -> Batch:
         move(segment.mask_BT, like.dtype),
         move(segment.starts_B),
         move(segment.headings_B),
+        move(places(segment)),
     )
+
+
+def places(segment: Segment) -> np.ndarray:
+    """Article and position of each lane's first token, (B, 2)."""
+    return np.stack([segment.article_B, segment.position_B], 1).astype(np.int64, copy=False)

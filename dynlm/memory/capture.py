@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dynlm.corpus.streams import Segment
-from dynlm.memory.batches import Batch
+from dynlm.memory.batches import Batch, places
 from dynlm.memory.state import Memory
 from dynlm.memory.unroll import Reader, begin_articles, score_and_learn
 from dynlm.model.lstm import Hidden
@@ -33,7 +33,9 @@ class Recording:
             like.new_zeros(lanes, length),
             like.new_zeros(lanes, dtype=torch.bool),
             like.new_zeros(lanes, dtype=torch.bool),
+            like.new_zeros(lanes, 2, dtype=torch.int64),
         )
+        self._guarded = memory.guarded
         self._hidden = reader.model.initial_hidden(lanes, like)
         self._graph = self._captured() if like.is_cuda else None
 
@@ -46,8 +48,11 @@ class Recording:
         starts_B = torch.from_numpy(segment.starts_B)
         if segment.starts_B.any():
             memory = begin_articles(self._reader, memory, segment.starts_B, self._sent(starts_B))
+        assert self._batch.place_B2 is not None
+        self._batch.place_B2.copy_(self._sent(torch.from_numpy(places(segment))), non_blocking=True)
         length = segment.mask_BT.shape[1]
-        for buffer, array in zip(self._batch, (segment.inputs_BT, segment.targets_BT, segment.mask_BT), strict=False):
+        arrays = (segment.inputs_BT, segment.targets_BT, segment.mask_BT)
+        for buffer, array in zip(self._batch[:3], arrays, strict=True):
             buffer[:, length:].zero_()
             buffer[:, :length].copy_(self._sent(torch.from_numpy(array)), non_blocking=True)
         for held, state in zip(self._hidden, memory.hidden, strict=True):
@@ -61,12 +66,14 @@ class Recording:
         return nats_BT[:, :length], memory._replace(hidden=hidden)
 
     def _run(self) -> tuple[Tensor, Hidden]:
-        nats_BT, memory = score_and_learn(self._reader, Memory(self._weights, self._hidden), self._batch)
+        memory = Memory(self._weights, self._hidden, guarded=self._guarded)
+        nats_BT, memory = score_and_learn(self._reader, memory, self._batch)
         return nats_BT, memory.hidden
 
     def _captured(self) -> torch.cuda.CUDAGraph:
         """Run once beside, so that every buffer is made, then record; the weights are put back as they were."""
         before = {name: tensor.clone() for name, tensor in self._weights.items()}
+        counted = self._guarded and self._guarded.copy()
         beside = torch.cuda.Stream()
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):
@@ -77,6 +84,8 @@ class Recording:
             self._nats_BT, self._after = self._run()
         for name, tensor in self._weights.items():
             tensor.copy_(before[name])
+        for tensor, earlier in zip(self._guarded or (), counted or (), strict=True):
+            tensor.copy_(earlier)
         return graph
 
     def _sent(self, tensor: Tensor) -> Tensor:
@@ -86,5 +95,6 @@ class Recording:
 
 
 def recorded(reader: Reader) -> Reader:
-    """The same reader, reading by recordings."""
-    return dataclasses.replace(reader, record=Recording)
+    """The same reader, reading by recordings, whose guard cannot wait for a tensor's value."""
+    guard = reader.guard and dataclasses.replace(reader.guard, waits=False)
+    return dataclasses.replace(reader, record=Recording, guard=guard)

@@ -31,7 +31,11 @@ def foretold_bytes(reader: Reader, lanes: int, segment: int) -> int:
     rule = dataclasses.replace(reader.rule, scale=None, shape=None, gates=gates)
     native = None if reader.native is None else _KernelsOnPaper()
     cache = reader.cache and reader.cache.to("meta")
-    on_paper = dataclasses.replace(reader, static=static, rule=rule, native=native, cache=cache, scratch=Scratch())
+    # What has no values cannot be waited for; where a guard waits it takes no space of its own.
+    guard = reader.guard if reader.guard is not None and not reader.guard.waits else None
+    on_paper = dataclasses.replace(
+        reader, static=static, rule=rule, native=native, cache=cache, guard=guard, scratch=Scratch()
+    )
     some = min(lanes, lanes_at_a_time(reader, segment))
     memory, like = on_paper.fresh_memory(some), static["embedding"]
     ids_BT = like.new_zeros(some, segment, dtype=torch.int64)

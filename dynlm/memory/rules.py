@@ -87,6 +87,8 @@ class Rule:
     beta: Mapping[str, Tensor | float] = field(init=False)
     clamps: Mapping[str, bool] = field(init=False)
     """Whether some weight of a tensor has a beta that would pass 1."""
+    largest_beta: Mapping[str, Tensor] = field(init=False)
+    largest_scale: Mapping[str, Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
         beta: dict[str, Tensor | float] = {}
@@ -97,6 +99,11 @@ class Rule:
         object.__setattr__(self, "beta", beta)
         clamps = {name: bool((b >= 1).any()) if isinstance(b, Tensor) else b >= 1 for name, b in beta.items()}
         object.__setattr__(self, "clamps", clamps)
+        largest = {name: torch.as_tensor(b).detach().amax() for name, b in beta.items()}
+        object.__setattr__(self, "largest_beta", largest)
+        scale = dict.fromkeys(beta, 1.0) if self.scale is None else self.scale
+        largest = {name: torch.as_tensor(scale[name]).detach().abs().amax() for name in beta}
+        object.__setattr__(self, "largest_scale", largest)
 
     def of(self, names: Iterable[str]) -> Rule:
         """The same rule where only the tensors of ``names`` move."""

@@ -75,6 +75,13 @@ class Sensitivities:
                     home = memory.home[name][lane] if memory.home else reader.static[name]
                     self.kept["flush"][name][lane].sub_(theta[lane] - home)
 
+    def forget(self, lanes: Iterable[int]) -> None:
+        """These lanes' weights went back to theta_0, whatever phi is."""
+        for lane in lanes:
+            for tensors in self.kept.values():
+                for tensor in tensors.values():
+                    tensor[lane].zero_()
+
     @torch.no_grad()
     def __call__(self, shown: Shown) -> None:
         """Gather the meta-gradients of a segment at theta_t, then carry the sensitivities over the coming step."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dynlm.errors import UserError
 from dynlm.memory.cache import CacheState
+from dynlm.memory.guard import Guarded
 from dynlm.memory.hedge import Hedge
 from dynlm.memory.pace import Pace, displacement, fresh_pace
 from dynlm.memory.rules import Rule
@@ -28,7 +29,7 @@ class Memory(NamedTuple):
 
     What else a rule asks for is there or empty: ``pace`` for its gates, ``home`` (B, ...), theta_0 and what earlier
     articles left of themselves, and ``velocity`` (B, ...), the running gradient of a rule with momentum. ``cache`` is
-    there where a reader has one, ``hedge`` where it mixes with level 1.
+    there where a reader has one, ``hedge`` where it mixes with level 1, ``guarded`` where it has a guard.
     """
 
     weights: Params
@@ -38,6 +39,7 @@ class Memory(NamedTuple):
     velocity: Params = _NONE
     cache: CacheState | None = None
     hedge: Hedge | None = None
+    guarded: Guarded | None = None
 
     def copy(self) -> Memory:
         """A memory that further reading of this one leaves as it is."""
@@ -49,6 +51,7 @@ class Memory(NamedTuple):
             _cloned(self.velocity),
             self.cache and self.cache.copy(),
             self.hedge and self.hedge.copy(),
+            self.guarded and self.guarded.copy(),
         )
 
     def of_lane(self, lane: int) -> Params:

@@ -22,6 +22,7 @@ from dynlm.corpus.streams import Place, Segment, Stream
 from dynlm.memory.batches import Batch, to_batch
 from dynlm.memory.cache import Cache, CacheState, Told, side_by_side
 from dynlm.memory.cache_reference import naive_read
+from dynlm.memory.guard import Guard, Guarded, StepSizes, fresh_guarded, kept_where, restore_, step_norms
 from dynlm.memory.hedge import Hedge, HedgeRule
 from dynlm.memory.pace import Factors, Pace, after_segment, at_articles, at_headings
 from dynlm.memory.rules import LEVEL_1, Rule, Statistics
@@ -75,6 +76,7 @@ class Reader:
     ``reference``: read by autograd and the rule's formula, a lane at a time, instead of the fast way.
     ``cache``: mixed into what the weights predict; what they learn from stays their own loss. Under "article" it is
     empty when an article begins.
+    ``guard``: what keeps an update from breaking the dynamic weights; unset, whatever the rule says is done.
     """
 
     model: LSTMLanguageModel
@@ -88,6 +90,7 @@ class Reader:
     reference: bool = False
     cache: Cache | None = None
     hedge: HedgeRule | None = None
+    guard: Guard | None = None
     scratch: Scratch = field(default_factory=Scratch, repr=False, compare=False)
 
     def fresh_memory(self, lanes: int = 1) -> Memory:
@@ -97,6 +100,8 @@ class Reader:
             memory = memory._replace(cache=self.cache.fresh(lanes, self.model.widths()[-1][1], like))
         if self.hedge is not None:
             memory = memory._replace(hedge=self.hedge.fresh(self.model.initial_hidden(lanes, like)))
+        if self.guard is not None and self.rule.learns:
+            memory = memory._replace(guarded=fresh_guarded(lanes, len(memory.weights), like))
         return memory
 
 
@@ -194,7 +199,7 @@ def _read_blocks(
 
 def _level_1_of(reader: Reader) -> Reader:
     """The plain LSTM, as the mixture's other expert."""
-    return dataclasses.replace(reader, rule=LEVEL_1, dynamic=(), cache=None, hedge=None)
+    return dataclasses.replace(reader, rule=LEVEL_1, dynamic=(), cache=None, hedge=None, guard=None)
 
 
 def _hedge_of(memory: Memory) -> Hedge:
@@ -313,6 +318,10 @@ def _of_lanes(hidden: Hidden, lanes: slice) -> Hidden:
     return tuple((h[lanes], c[lanes]) for h, c in hidden)
 
 
+def _without_nan(hidden: Hidden) -> Hidden:
+    return tuple((h.nan_to_num(0, 0, 0), c.nan_to_num(0, 0, 0)) for h, c in hidden)
+
+
 def _side_by_side(states: Sequence[Hidden]) -> Hidden:
     """The states of some lanes after those of others, as one."""
     return tuple(
@@ -352,26 +361,51 @@ def _read_block(
     observe: Observer | None,
     whole: bool,
 ) -> _ReadLanes:
-    own = _lanes_of(memory, lanes)
-    scored = forward(
-        reader.model,
-        reader.static,
-        own.weights,
-        batch.inputs_BT[lanes],
-        batch.targets_BT[lanes],
-        own.hidden,
-        reader.scratch,
-        reader.precision,
-        reader.native,
-    )
+    own, share_BT = _lanes_of(memory, lanes), share_BT[lanes]
+
+    def score(hidden: Hidden) -> Scored:
+        inputs_BT, targets_BT = batch.inputs_BT[lanes], batch.targets_BT[lanes]
+        how = (reader.scratch, reader.precision, reader.native)
+        return forward(reader.model, reader.static, own.weights, inputs_BT, targets_BT, hidden, *how)
+
+    place_B2 = None if batch.place_B2 is None else batch.place_B2[lanes]
+    scored = score(own.hidden)
+    if reader.guard is not None and own.guarded is not None:
+        scored, share_BT = _guarded(reader.guard, own, own.guarded, reader.static, scored, share_BT, place_B2, score)
     nats_BT, cache = scored.nats_BT, own.cache
     if reader.cache is not None and cache is not None:
         features_BTH, told = scored.layers[-1].outputs_BTH, Told(scored.scaled_BTV, scored.total_BT1)
         targets_BT, mask_BT = batch.targets_BT[lanes], batch.mask_BT[lanes]
         nats_BT, cache = reader.cache.read(cache, features_BTH, targets_BT, mask_BT, nats_BT, told, reader.scratch)
     if reader.rule.learns or observe is not None:
-        learn_from(reader, own, scored, share_BT[lanes], lanes, observe, whole)
+        learn_from(reader, own, scored, share_BT, lanes, observe, whole, place_B2)
     return _ReadLanes(nats_BT, scored.nats_BT, scored.hidden, cache)
+
+
+def _guarded(
+    guard: Guard,
+    own: Memory,
+    guarded: Guarded,
+    static: Params,
+    scored: Scored,
+    share_BT: Tensor,
+    place_B2: Tensor | None,
+    score: Callable[[Hidden], Scored],
+) -> tuple[Scored, Tensor]:
+    """(the segment as it counts, what is learned from of it), once memories that gave no sane losses are restored."""
+    broken_B = guard.broken(scored.nats_BT, share_BT)
+    if broken_B is None:
+        return scored, share_BT
+    lost_B = broken_B & ~torch.where(share_BT > 0, scored.nats_BT, 0).isfinite().all(1)
+    if guard.waits and lost_B.any():
+        restore_(own.weights, own.home, own.velocity, static, lost_B)
+        # A state that these weights left may be no better than they are.
+        whole_B = torch.stack([tensor.isfinite().all(1) for layer in own.hidden for tensor in layer]).all(0)
+        scored = score(restarted(own.hidden, lost_B & ~whole_B))
+        guarded.rescored_B.add_((share_BT > 0).sum(1) * lost_B)
+    restore_(own.weights, own.home, own.velocity, static, broken_B)
+    guarded.note_(-1, broken_B, place_B2)
+    return scored, share_BT.masked_fill(broken_B[:, None], 0)
 
 
 def _lanes_of(memory: Memory, lanes: slice) -> Memory:
@@ -383,6 +417,7 @@ def _lanes_of(memory: Memory, lanes: slice) -> Memory:
         {name: tensor[lanes] for name, tensor in memory.home.items()},
         {name: tensor[lanes] for name, tensor in memory.velocity.items()},
         memory.cache and memory.cache.of_lanes(lanes),
+        guarded=memory.guarded and memory.guarded.of_lanes(lanes),
     )
 
 
@@ -394,11 +429,16 @@ def learn_from(
     lanes: slice,
     observe: Observer | None = None,
     whole: bool = False,
+    place_B2: Tensor | None = None,
 ) -> None:
-    """Take the rule's step in the weights of ``own``, which is of ``lanes``, a gradient at a time."""
-    rule = reader.rule
+    """Take the rule's step in the weights of ``own``, which is of ``lanes``, a gradient at a time.
+
+    The steps that the reader's guard does not allow are not taken, nor shown to ``observe``.
+    """
+    rule, guard = reader.rule, reader.guard if reader.rule.learns else None
     wanted = rule.rates if rule.learns else reader.dynamic
     factors: Factors | None = None
+    sizes = StepSizes()
     for gradient in gradients(reader.model, scored, share_BT, wanted, reader.scratch, whole, reader.native):
         name, part = gradient.name, gradient.part
         static = reader.static[name]
@@ -412,13 +452,62 @@ def learn_from(
             # Rows of an embedding that were not met go on moving: their gradients are zero, not their velocity.
             velocity = own.velocity[name][:, part].mul_(rule.momentum).add_(gradient.tensor)
             push = reader.scratch.take("push", tuple(velocity.shape), velocity).copy_(velocity)
-            gradient, seen = gradient._replace(tensor=push, rows_BT=None), gradient
+            gradient, seen = gradient._replace(tensor=push, rows_BT=None, products=()), gradient
         else:
             seen = gradient
-        if observe is not None:
-            observe(Shown(seen, gradient.tensor, theta, home, lanes, factors))
-        if rule.learns:
-            rule.step_(theta, gradient, home, reader.native, factors, reader.scratch)
+        shown = Shown(seen, gradient.tensor, theta, home, lanes, factors)
+        if guard is not None and guard.track:
+            sizes.add(name, step_norms(rule, gradient, factors, reader.scratch), theta[:, part])
+        allowed_B = None if guard is None else guard.allowed(rule, gradient, factors, reader.scratch)
+        if allowed_B is None:
+            _take_step(reader, shown, gradient, observe)
+        else:
+            _take_allowed_steps(reader, own, shown, gradient, observe, allowed_B, place_B2)
+    if own.guarded is not None and guard is not None and guard.track:
+        own.guarded.measure_(sizes, list(own.weights), share_BT)
+
+
+def _take_step(reader: Reader, shown: Shown, gradient: Gradient, observe: Observer | None) -> None:
+    if observe is not None:
+        observe(shown)
+    if reader.rule.learns:
+        reader.rule.step_(shown.theta, gradient, shown.home, reader.native, shown.factors, reader.scratch)
+
+
+def _take_allowed_steps(
+    reader: Reader,
+    own: Memory,
+    shown: Shown,
+    gradient: Gradient,
+    observe: Observer | None,
+    allowed_B: Tensor,
+    place_B2: Tensor | None,
+) -> None:
+    assert reader.guard is not None and own.guarded is not None, "a guard has a place in the memory to count in"
+    name, part = gradient.name, gradient.part
+    own.guarded.note_(list(own.weights).index(name), ~allowed_B, place_B2)
+    if own.velocity:
+        kept_where(allowed_B, own.velocity[name][:, part], torch.zeros_like(gradient.tensor))
+    if reader.guard.waits or observe is not None:
+        for lane in allowed_B.nonzero().flatten().tolist():
+            _take_step(reader, _of_lane(shown, lane), gradient.of_lane(lane), observe)
+        return
+    theta = shown.theta[:, part]
+    before = reader.scratch.take("before", tuple(theta.shape), theta).copy_(theta)
+    _take_step(reader, shown, gradient, None)
+    kept_where(allowed_B, theta, before)
+
+
+def _of_lane(shown: Shown, lane: int) -> Shown:
+    one, at = slice(lane, lane + 1), shown.lanes.start + lane
+    return Shown(
+        shown.gradient.of_lane(lane),
+        shown.push[one],
+        shown.theta[one],
+        shown.home[one] if shown.home.dim() == shown.theta.dim() else shown.home,
+        slice(at, at + 1),
+        shown.factors and Factors(*(of_all[one] for of_all in shown.factors)),
+    )
 
 
 def _read_by_autograd(reader: Reader, memory: Memory, batch: Batch, observe: Observer | None) -> tuple[Tensor, Memory]:
@@ -430,14 +519,25 @@ def _read_by_autograd(reader: Reader, memory: Memory, batch: Batch, observe: Obs
     for lane in range(len(share_BT)):
         one = slice(lane, lane + 1)
         own = _lanes_of(memory, one)
-        theta = memory.of_lane(lane)
-        leaves = {name: theta.get(name, reader.static[name]).detach().requires_grad_() for name in reader.dynamic}
-        total, nats_1T, hidden = reader.model.naive_loss(
-            {**reader.static, **leaves}, batch.inputs_BT[one], batch.targets_BT[one], share_BT[one], own.hidden
-        )
+        place_12 = None if batch.place_B2 is None else batch.place_B2[one]
+        theta, share_1T = {name: tensor.clone() for name, tensor in memory.of_lane(lane).items()}, share_BT[one]
+        leaves, (total, nats_1T, hidden) = _scored_naively(reader, theta, batch, one, share_1T, own.hidden)
+        read_with = theta
+        if reader.guard is not None and own.guarded is not None and not float(total) <= reader.guard.nats:
+            broken_1 = torch.ones_like(own.guarded.restored_B, dtype=torch.bool)
+            restore_(own.weights, own.home, own.velocity, reader.static, broken_1)
+            own.guarded.note_(-1, broken_1, place_12)
+            theta = memory.of_lane(lane)
+            if not nats_1T[share_1T > 0].isfinite().all():
+                own.guarded.rescored_B.add_((share_1T > 0).sum())
+                read_with, own = theta, own._replace(hidden=_without_nan(own.hidden))
+                _, (_, nats_1T, hidden) = _scored_naively(reader, theta, batch, one, share_1T, own.hidden)
+            # Nothing is learned from this segment.
+            share_1T = 0 * share_1T
+            leaves, (total, _, _) = _scored_naively(reader, theta, batch, one, share_1T, own.hidden)
         told_1T, cache = nats_1T.detach(), own.cache
         if reader.cache is not None and cache is not None:
-            told_1T, cache = _mixed_naively(reader, {**reader.static, **theta}, own, cache, batch, one, told_1T)
+            told_1T, cache = _mixed_naively(reader, {**reader.static, **read_with}, own, cache, batch, one, told_1T)
         velocity = {name: tensor[0] for name, tensor in own.velocity.items()}
         if leaves:
             u = dict(zip(leaves, torch.autograd.grad(total, list(leaves.values())), strict=True))
@@ -449,11 +549,15 @@ def _read_by_autograd(reader: Reader, memory: Memory, batch: Batch, observe: Obs
                 factors = rule.gates.factors(told_1J)
             velocity = {name: rule.momentum * tensor + u[name] for name, tensor in velocity.items()}
             push = velocity or u
+            allowed = _allowed_naively(reader, own, theta, push, factors, share_1T, place_12)
+            velocity = {name: v if allowed[name] else torch.zeros_like(v) for name, v in velocity.items()}
             if observe is not None:
-                for name, leaf in leaves.items():
+                for name in filter(allowed.get, leaves):
                     gradient = Gradient(name, u[name][None])
-                    observe(Shown(gradient, push[name][None], leaf.detach()[None], home[name], one, factors))
-            theta = {**theta, **rule.step(theta, push, home, factors)} if rule.learns else theta
+                    observe(Shown(gradient, push[name][None], leaves[name].detach()[None], home[name], one, factors))
+            if rule.learns:
+                after = rule.step(theta, push, home, factors)
+                theta = {**theta, **{name: after[name] for name in after if allowed[name]}}
         done.append(_ReadLanes(told_1T, nats_1T.detach(), detached(hidden), cache))
         moved.append(theta)
         velocities.append(velocity)
@@ -466,6 +570,43 @@ def _read_by_autograd(reader: Reader, memory: Memory, batch: Batch, observe: Obs
         velocity={name: torch.stack([velocity[name] for velocity in velocities]) for name in memory.velocity},
         cache=memory.cache and CacheState(*(torch.cat(of_all) for of_all in zip(*caches, strict=True))),
     )
+
+
+def _scored_naively(
+    reader: Reader, theta: Params, batch: Batch, lane: slice, share_1T: Tensor, hidden: Hidden
+) -> tuple[Params, tuple[Tensor, Tensor, Hidden]]:
+    """(the leaves to differentiate by, the loss, nats and state) of one lane's segment."""
+    leaves = {name: theta.get(name, reader.static[name]).detach().requires_grad_() for name in reader.dynamic}
+    inputs_1T, targets_1T = batch.inputs_BT[lane], batch.targets_BT[lane]
+    return leaves, reader.model.naive_loss({**reader.static, **leaves}, inputs_1T, targets_1T, share_1T, hidden)
+
+
+def _allowed_naively(
+    reader: Reader,
+    own: Memory,
+    theta: Params,
+    push: Params,
+    factors: Factors | None,
+    share_1T: Tensor,
+    place_12: Tensor | None,
+) -> dict[str, bool]:
+    """Whether each tensor's step may be taken, by the guard's own words."""
+    allowed = dict.fromkeys(push, True)
+    if reader.guard is None or own.guarded is None:
+        return allowed
+    rule, sizes = reader.rule, StepSizes()
+    for number, (name, rates) in enumerate(rule.rates.items()):
+        scale = 1.0 if rule.scale is None else rule.scale[name]
+        alpha = rates.alpha if factors is None else rates.alpha * factors.rate_BK[0, number]
+        pulled = torch.as_tensor(rule.beta[name] if factors is None else rule.beta[name] * factors.pull_BK[0, number])
+        step = (alpha * scale * push[name]).norm()
+        allowed[name] = bool(step <= reader.guard.limits[name]) and bool(pulled.isfinite().all())
+        if not allowed[name]:
+            own.guarded.note_(list(own.weights).index(name), torch.ones_like(own.guarded.restored_B) > 0, place_12)
+        sizes.add(name, step[None], theta[name][None])
+    if reader.guard.track:
+        own.guarded.measure_(sizes, list(own.weights), share_1T)
+    return allowed
 
 
 @torch.no_grad()

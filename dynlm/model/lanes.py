@@ -13,8 +13,9 @@ time, so that whoever learns writes over the weights while their gradient is in 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,12 +36,20 @@ class Gradient(NamedTuple):
 
     ``tensor``: (B, rows of ``part``, ...); it is scratch, good until the next gradient is asked for.
     ``rows_BT``: where it is set, only these of the tensor's rows can differ from zero.
+    ``products``: no lane's norm is larger than the sum of these products of a number and of tensors' norms; empty where
+    the tensor itself is small.
     """
 
     name: str
     tensor: Tensor
     part: slice = _EVERYTHING
     rows_BT: Tensor | None = None
+    products: tuple[tuple[Any, ...], ...] = ()
+
+    def of_lane(self, lane: int) -> Gradient:
+        """One lane's, as a gradient of one lane."""
+        one = slice(lane, lane + 1)
+        return Gradient(self.name, self.tensor[one], self.part, None if self.rows_BT is None else self.rows_BT[one])
 
 
 class Scored(NamedTuple):
@@ -123,6 +132,8 @@ def gradients(
     d_logits_BTV = scored.scaled_BTV.mul_(share_BT[..., None] / scored.total_BT1)
     d_logits_BTV.view(-1).index_add_(0, scored.places_N, share_BT.reshape(-1), alpha=-1)
     features_BTH = layers[-1].outputs_BTH
+    # A token's probabilities and its target's 1 are no further apart than the root of 2.
+    of_output = (math.sqrt(2), share_BT, features_BTH)
     if "output.bias" in wanted:
         yield Gradient("output.bias", d_logits_BTV.sum(1))
     output = model.output_weight(weights)
@@ -132,7 +143,7 @@ def gradients(
     if not model.config.tied and "output.weight" in wanted:
         for part in _parts(model.vocabulary, rows):
             d_part_BRH = _outer(d_logits_BTV[..., part], features_BTH, output.dtype, scratch)
-            yield Gradient("output.weight", d_part_BRH, part)
+            yield Gradient("output.weight", d_part_BRH, part, products=(of_output,))
     for index in reversed(range(model.config.layers)):
         tape, recurrent, inward = (
             layers[index],
@@ -141,13 +152,17 @@ def gradients(
         )
         d_gates_BT4H = through_time(tape, d_x, recurrent, scratch, native)
         if (name := f"lstm.{index}.recurrent") in wanted:
-            yield Gradient(name, _outer(d_gates_BT4H, tape.outputs_BSH[:, :-1], recurrent.dtype, scratch))
+            before_BTH = tape.outputs_BSH[:, :-1]
+            u = _outer(d_gates_BT4H, before_BTH, recurrent.dtype, scratch)
+            yield Gradient(name, u, products=((1.0, d_gates_BT4H, before_BTH),))
         if (name := f"lstm.{index}.bias") in wanted:
             yield Gradient(name, d_gates_BT4H.sum(1))
         d_x = scratch.take("d_input", tuple(tape.x_BTE.shape), d_gates_BT4H)
         product(d_gates_BT4H, inward, d_x)
         if (name := f"lstm.{index}.input") in wanted:
-            yield Gradient(name, _outer(d_gates_BT4H, tape.x_BTE, inward.dtype, scratch))
+            u = _outer(d_gates_BT4H, tape.x_BTE, inward.dtype, scratch)
+            yield Gradient(name, u, products=((1.0, d_gates_BT4H, tape.x_BTE),))
+    of_input = (math.sqrt(d_x.shape[1]), d_x)
     if "embedding" not in wanted:
         return
     if model.config.tied:
@@ -155,13 +170,13 @@ def gradients(
         for number, part in enumerate(_parts(model.vocabulary, rows)):
             d_part_BRE = _outer(d_logits_BTV[..., part], features_BTH, output.dtype, scratch)
             embedded.add_to(d_part_BRE, number)
-            yield Gradient("embedding", d_part_BRE, part)
+            yield Gradient("embedding", d_part_BRE, part, products=(of_output, of_input))
         return
     shape = (len(d_x), model.vocabulary, d_x.shape[-1])
     d_embedding_BVE = scratch.take("d_embedding", shape, d_x, zeroed=True)
     rows_N = _below_one_another(scored.inputs_BT, model.vocabulary)
     d_embedding_BVE.view(-1, shape[-1]).index_add_(0, rows_N, d_x.view(-1, shape[-1]))
-    yield Gradient("embedding", d_embedding_BVE, rows_BT=scored.inputs_BT)
+    yield Gradient("embedding", d_embedding_BVE, rows_BT=scored.inputs_BT, products=(of_input,))
     d_embedding_BVE.view(-1, shape[-1]).index_fill_(0, rows_N, 0)
 
 

@@ -17,6 +17,7 @@ from dynlm.config import GConfig, MemoryConfig
 from dynlm.errors import UserError
 from dynlm.files import read_json, write_json
 from dynlm.memory.capture import recorded
+from dynlm.memory.guard import guard_over
 from dynlm.memory.hedge import HedgeRule
 from dynlm.memory.phi import Meta, readable
 from dynlm.memory.rules import LEVEL_1, Rule, Statistics, uniform_rule
@@ -143,7 +144,8 @@ def reader_of(trained: TrainedModel, memory: MemoryConfig, rule: Rule, dynamic: 
         if trained.params["embedding"].device.type != "cpu":
             raise UserError("memory.kernels is 'native', which is for a CPU", do="choose --memory.kernels torch")
         native = native_kernels()
-    reader = Reader(trained.model, trained.params, rule, dynamic, memory.reset, precision, native)
+    guard = guard_over(trained.params, dynamic, track=memory.track) if memory.guard and rule.learns else None
+    reader = Reader(trained.model, trained.params, rule, dynamic, memory.reset, precision, native, guard=guard)
     return recorded(reader) if memory.capture and trained.params["embedding"].is_cuda else reader
 
 

@@ -21,6 +21,7 @@ from dynlm.corpus.articles import iter_articles
 from dynlm.corpus.streams import Stream
 from dynlm.corpus.tokens import TokenisedSplit, tokenise
 from dynlm.errors import UserError
+from dynlm.memory.guard import counts_of
 from dynlm.memory.phi import Meta, clamp_, readable
 from dynlm.memory.rules import Statistics
 from dynlm.memory.sensitivities import Sensitivities
@@ -110,7 +111,10 @@ def _learn(
             assert segment is not None, "a repeating stream has no end"
             if segment.starts_B.any():
                 sensitivities.begin_articles(reader, memory, segment.starts_B.nonzero()[0])
+            restored_B = memory.guarded and memory.guarded.restored_B.clone()
             nats_BT, memory = read_segment(reader, memory, segment, sensitivities)
+            if memory.guarded is not None and restored_B is not None:
+                sensitivities.forget((memory.guarded.restored_B > restored_B).nonzero().flatten().tolist())
             mask_BT = torch.from_numpy(segment.mask_BT).to(nats_BT.device, non_blocking=True)
             window += torch.stack([mask_BT.any(1).sum(), (nats_BT.double() * mask_BT).sum()])
         bar.update(place.tokens - before)
@@ -135,6 +139,7 @@ def _learn(
                 reset=config.memory.reset,
                 tokens=place.tokens,
                 nats_of_window=nats,
+                **({} if memory.guarded is None else {"guard": counts_of(memory.guarded, list(memory.weights))}),
                 phi={key: tensor.tolist() for key, tensor in phi.items() if "/" not in key},
             )
         window.zero_()
