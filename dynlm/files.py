@@ -107,7 +107,9 @@ def link_or_copy(source: Path, place: Path) -> None:
 def _remove_leftovers(parent: Path) -> None:
     for folder in parent.glob(f"{_ASIDE}*"):
         with contextlib.suppress(OSError):  # it ends while it is looked at
-            if time.time() - folder.stat().st_mtime < _SECONDS_TO_LOCK or (lock := _lock(folder)) is None:
+            # A clock that was set back leaves folders of the future: they are not young.
+            age = abs(time.time() - folder.stat().st_mtime)
+            if age < _SECONDS_TO_LOCK or (lock := _lock(folder)) is None:
                 continue
             shutil.rmtree(folder, ignore_errors=True)
             os.close(lock)

@@ -14,7 +14,7 @@ from dynlm.errors import UserError
 from dynlm.evaluation.scores_file import Scores, printable
 from dynlm.evaluation.tables import markdown_table, text_table
 
-_PER_ARM = ("level", "rule", "cache", "reset", "segment", "statement", "run", "model")
+_PER_ARM = ("level", "rule", "cache", "reset", "segment", "statement", "run", "model", "guard")
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,9 @@ from dynlm.files import fingerprint
 from dynlm.memory.cache import Cache
 from dynlm.memory.cache_gate import Gate
 from dynlm.memory.footprint import foretold_bytes, held_bytes, refuse_what_does_not_fit
+from dynlm.memory.guard import counts_of, first_of, joined, ratios_of
 from dynlm.memory.hedge import HedgeRule
-from dynlm.memory.state import distance
+from dynlm.memory.state import Memory, distance
 from dynlm.memory.unroll import Reader, unroll
 from dynlm.training.cache_folder import rule_stem
 from dynlm.training.memory_folder import open_reader
@@ -177,6 +178,7 @@ def read_scored(
             "lanes": lanes,
             "processes": world,
             "memory_bytes_a_lane": {"foretold": foretold and foretold // lanes, "held": held // lanes},
+            **_guard_protocol(memory, segment, track, processes),
         },
         article=np.repeat(np.array(articles, dtype=np.int32), lengths),
         position=np.concatenate([np.arange(length, dtype=np.int32) for length in lengths]),
@@ -188,6 +190,21 @@ def read_scored(
         distance=columns[1] if track else None,
         flush=_flushes(reader, lengths, segment, articles.index(read_first)) if track else None,
     )
+
+
+def _guard_protocol(memory: Memory, segment: int, track: bool, processes: Processes | None) -> dict[str, Any]:
+    """What the guard met in the lanes of all processes and, with ``track``, how large updates were."""
+    if memory.guarded is None:
+        return {}
+    mine = memory.guarded.to("cpu")
+    guarded = joined([mine] if processes is None else processes.of_all(mine))
+    names = list(memory.weights)
+    first = {
+        name: {"article": article, "segment": position // segment}
+        for name, (article, position) in first_of(guarded, names).items()
+    }
+    about: dict[str, Any] = {"guard": {**counts_of(guarded, names), "first": first}}
+    return {**about, "update_to_weight": ratios_of(guarded, names)} if track else about
 
 
 def _flushes(reader: Reader, lengths: Sequence[int], segment: int, begins: int) -> np.ndarray:

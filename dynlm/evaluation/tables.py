@@ -95,7 +95,33 @@ def notes_of(comparison: Comparison) -> list[str]:
     for reading, arms in readings.items():
         if reading:
             notes.append(reading if len(readings) == 1 else f"{', '.join(arms)}: {reading}")
+    titles = {article["index"]: article["title"] for article in comparison.articles}
+    for arm in comparison.arms:
+        if met := guard_note(arm.protocol, titles):
+            notes.append(f"{arm.arm}: {met}")
     return notes
+
+
+def guard_note(protocol: dict[str, Any], titles: dict[int, str]) -> str:
+    """What an arm's guard met, in words; empty where it met nothing."""
+    guard = protocol.get("guard")
+    if not isinstance(guard, dict):
+        return ""
+    refused, first = guard.get("refused") or {}, guard.get("first") or {}
+
+    def where(kind: str) -> str:
+        place = first.get(kind)
+        if place is None:
+            return ""
+        title = printable(titles.get(place["article"], ""))
+        return f", first in article {place['article'] + 1} {title!r}, segment {place['segment'] + 1}"
+
+    met = [f"{count:,} updates of {printable(name)} not taken{where(name)}" for name, count in refused.items()]
+    if restored := guard.get("restored"):
+        met.append(f"{restored:,} times back to the static weights{where('memory')}")
+    if rescored := guard.get("rescored_tokens"):
+        met.append(f"{rescored:,} tokens scored by level 1, since the memory gave them no probability")
+    return f"the guard found {'; '.join(met)}. No token is lost." if met else ""
 
 
 def _reading(protocol: dict[str, Any]) -> str:

@@ -31,16 +31,16 @@ def foretold_bytes(reader: Reader, lanes: int, segment: int) -> int:
     rule = dataclasses.replace(reader.rule, scale=None, shape=None, gates=gates)
     native = None if reader.native is None else _KernelsOnPaper()
     cache = reader.cache and reader.cache.to("meta")
-    # What has no values cannot be waited for; where a guard waits it takes no space of its own.
-    guard = reader.guard if reader.guard is not None and not reader.guard.waits else None
-    on_paper = dataclasses.replace(
-        reader, static=static, rule=rule, native=native, cache=cache, guard=guard, scratch=Scratch()
-    )
+    on_paper = dataclasses.replace(reader, static=static, rule=rule, native=native, cache=cache, scratch=Scratch())
     some = min(lanes, lanes_at_a_time(reader, segment))
     memory, like = on_paper.fresh_memory(some), static["embedding"]
     ids_BT = like.new_zeros(some, segment, dtype=torch.int64)
     every_B = like.new_ones(some, dtype=torch.bool)
     opening = Batch(ids_BT, ids_BT, like.new_ones(some, segment), every_B, every_B)
+    opening = Batch(ids_BT, ids_BT, like.new_ones(some, segment), like.new_ones(some, dtype=torch.bool))
+    if reader.guard is not None and reader.guard.waits:
+        # What has no values cannot be waited for; such a guard takes no space while all is well.
+        on_paper = dataclasses.replace(on_paper, guard=None)
     # On a GPU gradients come whole.
     _, memory = score_and_learn(on_paper, memory, opening, whole=reader.static["embedding"].is_cuda)
     return _state_bytes(memory) // some * lanes + on_paper.scratch.bytes()
@@ -49,7 +49,12 @@ def foretold_bytes(reader: Reader, lanes: int, segment: int) -> int:
 def _state_bytes(memory: Memory) -> int:
     hidden = memory.hidden if memory.hedge is None else (*memory.hidden, *memory.hedge.hidden)
     state = [*memory.weights.values(), *memory.home.values(), *memory.velocity.values()]
-    state += [*(memory.pace or ()), *(memory.cache or ()), *(tensor for layer in hidden for tensor in layer)]
+    state += [
+        *(memory.guarded or ()),
+        *(memory.pace or ()),
+        *(memory.cache or ()),
+        *(tensor for layer in hidden for tensor in layer),
+    ]
     if memory.hedge is not None:
         state.append(memory.hedge.log_weights_B2)
     return sum(tensor.nbytes for tensor in state)

@@ -63,6 +63,10 @@ class Guarded(NamedTuple):
         """Views of what ``lanes`` hold."""
         return Guarded(*(of_all[lanes] for of_all in self))
 
+    def to(self, device: str) -> Guarded:
+        """The same on another device."""
+        return Guarded(*(tensor.to(device) for tensor in self))
+
     def copy(self) -> Guarded:
         """One that shares no tensor with this one."""
         return Guarded(*(tensor.clone() for tensor in self))
@@ -146,6 +150,11 @@ class Guard:
         return step_norms(rule, gradient, factors, scratch) <= limit
 
 
+def joined(lanes: Sequence[Guarded]) -> Guarded:
+    """What was met in some lanes and in others, as one."""
+    return Guarded(*(torch.cat(of_all) for of_all in zip(*lanes, strict=True)))
+
+
 def counts_of(guarded: Guarded, names: Sequence[str]) -> dict[str, Any]:
     """What a guard met in all lanes, ready for JSON: steps refused by tensor, memories restored, tokens scored anew."""
     counts_C = guarded.counts_BC.sum(0).tolist()
@@ -202,7 +211,10 @@ def _step_at_most(rule: Rule, gradient: Gradient, factors: Factors | None) -> fl
         norm += size * math.prod(_largest_norm(tensor) for tensor in tensors)
     norm = norm * float(rule.rates[name].alpha) * _ROUNDING
     norm = norm * float(rule.largest_scale[name]) + 0 * float(rule.largest_beta[name])
-    return norm if factors is None else norm * float(factors.rate_BK.amax()) + 0 * float(factors.pull_BK.amax())
+    if factors is None:
+        return norm
+    number = list(rule.rates).index(name)
+    return norm * float(factors.rate_BK[:, number].amax()) + 0 * float(factors.pull_BK[:, number].amax())
 
 
 def _largest_norm(of_lanes: Tensor) -> float:

@@ -531,10 +531,10 @@ def _read_by_autograd(reader: Reader, memory: Memory, batch: Batch, observe: Obs
             if not nats_1T[share_1T > 0].isfinite().all():
                 own.guarded.rescored_B.add_((share_1T > 0).sum())
                 read_with, own = theta, own._replace(hidden=_without_nan(own.hidden))
-                _, (_, nats_1T, hidden) = _scored_naively(reader, theta, batch, one, share_1T, own.hidden)
+                _, nats_1T, hidden = _scored_naively(reader, theta, batch, one, share_1T, own.hidden)[1]
             # Nothing is learned from this segment.
             share_1T = 0 * share_1T
-            leaves, (total, _, _) = _scored_naively(reader, theta, batch, one, share_1T, own.hidden)
+            leaves, (total, *_) = _scored_naively(reader, theta, batch, one, share_1T, own.hidden)
         told_1T, cache = nats_1T.detach(), own.cache
         if reader.cache is not None and cache is not None:
             told_1T, cache = _mixed_naively(reader, {**reader.static, **read_with}, own, cache, batch, one, told_1T)
@@ -556,8 +556,8 @@ def _read_by_autograd(reader: Reader, memory: Memory, batch: Batch, observe: Obs
                     gradient = Gradient(name, u[name][None])
                     observe(Shown(gradient, push[name][None], leaves[name].detach()[None], home[name], one, factors))
             if rule.learns:
-                after = rule.step(theta, push, home, factors)
-                theta = {**theta, **{name: after[name] for name in after if allowed[name]}}
+                stepped = rule.step(theta, push, home, factors)
+                theta = {**theta, **{name: stepped[name] for name in stepped if allowed[name]}}
         done.append(_ReadLanes(told_1T, nats_1T.detach(), detached(hidden), cache))
         moved.append(theta)
         velocities.append(velocity)

@@ -161,18 +161,25 @@ def _train(
         nats = _accumulate(model, params, stream, at, regularisers, accelerator, options.accumulate)
         tokens = at.place.tokens - before
         norm = _mean_gradients(params, tokens, options.clip, accelerator)
+        if not math.isfinite(norm):
+            # Before the step: no checkpoint ever holds what it would make of the weights.
+            where = f"step {at.step + 1}, {_first_broken(params)}"
+            raise UserError(f"training diverged: the gradient's norm is {norm}", where, "lower pretrain.rate")
+        logs = (at.step + 1) % options.log_every == 0 or at.place.tokens >= goal
+        stepped_from = {name: tensor.detach().clone() for name, tensor in params.items()} if logs else {}
         optimiser.step(rate)
         at.step += 1
         at.seconds = time.monotonic() - begun
         window_nats, window_tokens = window_nats + nats, window_tokens + tokens
         bar.update(tokens)
         last = at.place.tokens >= goal
-        if at.step % options.log_every == 0 or last:
+        if logs:
             loss = float(accelerator.reduce(window_nats, "sum")) / window_tokens
             if not math.isfinite(loss):
                 raise UserError("training diverged: the loss is not finite", f"step {at.step}", "lower pretrain.rate")
             bar.set_postfix(nats=f"{loss:.3f}", rate=f"{rate:.1e}", refresh=False)
             line = {"loss": loss, "norm": norm, "rate": rate, "tokens": at.place.tokens, "seconds": at.seconds}
+            line |= {f"update/{name}": ratio for name, ratio in _update_to_weight(params, stepped_from).items()}
             _log(accelerator, folder, config, at.step, line)
             window_nats, window_tokens = torch.zeros((), device=device), 0
         if at.step % options.validate_every == 0:
@@ -198,6 +205,20 @@ def _train(
         run_folder.drop_checkpoints(folder)
         run_folder.log_line(folder, event="pretrained", **about)
     return about
+
+
+def _first_broken(params: Params) -> str:
+    """The first tensor whose gradient is no number, or too large for one."""
+    broken = [name for name, tensor in params.items() if tensor.grad is not None and not tensor.grad.isfinite().all()]
+    return broken[0] if broken else "all tensors together"
+
+
+def _update_to_weight(params: Params, before: Params) -> dict[str, float]:
+    """|update| / |weights| of each tensor's last step."""
+    return {
+        name: float((params[name].detach() - tensor).norm() / tensor.norm().clamp(min=1e-30))
+        for name, tensor in before.items()
+    }
 
 
 def _steps_foreseen(at: _Progress, goal: int, tokens_a_step: int) -> int:
