@@ -216,7 +216,7 @@ class MemoryConfig:
     """Write into the score file how far the dynamic weights are from the static ones, for the report's curves, and how
     large updates were beside the weights."""
     guard: bool = True
-    """Take no update that is no finite number or larger than the weights it moves, and go back to the static weights
+    """Take no update that is no finite number or over ten times as large as its tensor, and go back to static weights
     where a segment costs 30 nats a token more than chance (dynlm.memory.guard); both are counted in the score file."""
     capture: bool = True
     """On a GPU: record a segment's kernels once and replay them (CUDA graphs) instead of starting them one by one."""

@@ -33,7 +33,7 @@ from dynlm.model.lanes import Gradient
 from dynlm.model.lstm import Params
 from dynlm.model.scratch import Scratch
 
-STEP = 1.0
+STEP = 10.0
 NATS = 30.0
 MEMORY = "memory"
 """Among the names of tensors: a whole memory that was restored."""
