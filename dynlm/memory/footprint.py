@@ -37,7 +37,6 @@ def foretold_bytes(reader: Reader, lanes: int, segment: int) -> int:
     ids_BT = like.new_zeros(some, segment, dtype=torch.int64)
     every_B = like.new_ones(some, dtype=torch.bool)
     opening = Batch(ids_BT, ids_BT, like.new_ones(some, segment), every_B, every_B)
-    opening = Batch(ids_BT, ids_BT, like.new_ones(some, segment), like.new_ones(some, dtype=torch.bool))
     if reader.guard is not None and reader.guard.waits:
         # What has no values cannot be waited for; such a guard takes no space while all is well.
         on_paper = dataclasses.replace(on_paper, guard=None)

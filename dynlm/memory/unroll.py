@@ -523,7 +523,7 @@ def _read_by_autograd(reader: Reader, memory: Memory, batch: Batch, observe: Obs
         theta, share_1T = {name: tensor.clone() for name, tensor in memory.of_lane(lane).items()}, share_BT[one]
         leaves, (total, nats_1T, hidden) = _scored_naively(reader, theta, batch, one, share_1T, own.hidden)
         read_with = theta
-        if reader.guard is not None and own.guarded is not None and not float(total) <= reader.guard.nats:
+        if reader.guard is not None and own.guarded is not None and not float(total.detach()) <= reader.guard.nats:
             broken_1 = torch.ones_like(own.guarded.restored_B, dtype=torch.bool)
             restore_(own.weights, own.home, own.velocity, reader.static, broken_1)
             own.guarded.note_(-1, broken_1, place_12)
