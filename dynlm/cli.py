@@ -326,8 +326,8 @@ def _score(options: Namespace, config: Config) -> int:
     return 0
 
 
-def _score_files(words: list[str]) -> list[Path]:
-    """Score files named one by one, or all those of a run that read the same text as its first."""
+def _score_files(words: list[str], one_text: bool = True) -> list[Path]:
+    """Score files named one by one, or all those of a run; with ``one_text`` they have to be of the same text."""
     from dynlm.evaluation.scores_file import read_scores, scores_of_run
 
     paths: list[Path] = []
@@ -340,7 +340,7 @@ def _score_files(words: list[str]) -> list[Path]:
         if not found:
             raise UserError("no score files in this run", path, f"run `dynlm score {path}` first")
         texts = {each: read_scores(each).protocol["text"] for each in found}
-        if len(set(texts.values())) > 1:
+        if one_text and len(set(texts.values())) > 1:
             raise UserError(
                 "this run's score files are of several texts", path, f"name files: {' '.join(map(str, found))}"
             )
@@ -521,6 +521,33 @@ def _audit(options: Namespace, config: Config) -> int:
     return 0 if all(check.kept for check in checks) else 1
 
 
+def _add_verify_options(parser: ArgumentParser) -> None:
+    _add_files(parser)
+    parser.add_argument(
+        "--articles",
+        type=str | None,
+        default=None,
+        help="read only these again, where articles do not depend on others",
+    )
+    parser.add_argument("--tokens", type=int | None, default=None, help="read only the first so many tokens again")
+    parser.add_argument("--path", type=str | None, default=None, help="where the corpus lies now, if it was moved")
+    parser.add_argument(
+        "--tolerance", type=float, default=1e-3, help="nats a token may differ by where the machine rounds otherwise"
+    )
+    _add_json(parser)
+
+
+def _verify(options: Namespace, config: Config) -> int:
+    from dynlm.evaluation.verify import verify
+
+    paths = _score_files(options.files, one_text=False)
+    done = [verify(path, options.articles, options.tokens, options.path, options.tolerance) for path in paths]
+    holds = all(each.holds for each in done)
+    answer = {"holds": holds, "files": [each.to_dict() for each in done]}
+    _print(options, answer, "\n".join(each.to_text() for each in done))
+    return 0 if holds else 1
+
+
 def _add_hostile_options(parser: ArgumentParser) -> None:
     parser.add_argument("--split", type=str, default="valid", help="split whose articles the texts are made of")
     parser.add_argument("--tokens", type=int | None, default=None, help="read at most this many tokens of each text")
@@ -666,6 +693,13 @@ VERBS: dict[str, Verb] = {
         _audit,
         _add_audit_options,
         takes_run=True,
+    ),
+    "verify": Verb(
+        "read scored texts again, and tell whether every loss still holds",
+        ("dynlm verify runs/demo", "dynlm verify runs/demo/scores/valid-rms-stream.parquet --tokens 5000"),
+        _verify,
+        _add_verify_options,
+        takes_config=False,
     ),
     "hostile": Verb(
         "read texts made to hurt by level 1, by a rule and by both mixed",

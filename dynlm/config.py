@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from dynlm.errors import UserError
 
@@ -402,3 +404,55 @@ def article_range(text: str | None, count: int, option: str = "articles") -> ran
     if not 1 <= low <= high <= count:
         raise UserError(f"{option} is {text!r} but there are {count} articles", do=f"choose within 1-{count}")
     return range(low - 1, high)
+
+
+_Section = TypeVar("_Section")
+_Options = TypeVar("_Options")
+
+
+def options_of(kind: type[_Options], content: object) -> _Options:
+    """A dataclass of sections from a file's content. Raises UserError, naming the option, as ``section_of`` does."""
+    if not isinstance(content, dict):
+        raise UserError(f"the whole is {_shortened(content)}", do="write sections of options")
+    sections = get_type_hints(kind)
+    if unknown := [name for name in content if name not in sections]:
+        raise UserError(f"there is no section {_shortened(unknown[0])}", do="take it out")
+    return kind(**{name: section_of(name, sections[name], values) for name, values in content.items()})
+
+
+def section_of(section: str, kind: type[_Section], values: object) -> _Section:
+    """One section's options, read from a file: like ``kind(**values)``, but every value has to be of its option's type.
+
+    Raises UserError, naming the option, where one is unknown, of another type, or refused by the section itself.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{section} is {_shortened(values)}", do="write options and their values")
+    hints = get_type_hints(kind)
+    for name, value in values.items():
+        if name not in hints:
+            raise UserError(f"{section} has no option {_shortened(name)}", do="take it out")
+        if not _is_of(value, hints[name]):
+            wanted = getattr(hints[name], "__name__", str(hints[name]))
+            raise UserError(f"{section}.{name} is {_shortened(value)}", do=f"write {wanted}")
+    return kind(**values)
+
+
+def _is_of(value: object, hint: Any) -> bool:
+    """Whether a value of a file can be an option of this type; a whole number may stand for a float."""
+    kind, arguments = get_origin(hint) or hint, get_args(hint)
+    if kind in (Union, UnionType):
+        return any(_is_of(value, one) for one in arguments)
+    if kind is list:
+        return isinstance(value, list) and all(_is_of(one, arguments[0]) for one in value)
+    if kind is dict:
+        return isinstance(value, dict)
+    if isinstance(value, bool):
+        return kind is bool
+    if kind is float and isinstance(value, int):
+        return abs(value) < 2**1023
+    return isinstance(value, kind)
+
+
+def _shortened(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."

@@ -77,6 +77,13 @@ def describe(corpus: CorpusConfig) -> dict[str, dict[str, Any]]:
     return {split: count for split, count in counts.items() if count["articles"]}
 
 
+def splits_with_articles(corpus: CorpusConfig) -> list[str]:
+    """Those of SPLITS that the source has an article of. Raises UserError for bad input among the first ones."""
+    source = open_source(corpus)
+    owned = [split for split in SPLITS if ("train" if split == "meta" else split) in source.splits]
+    return [split for split in owned if next(_of_split(source, corpus, split), None) is not None]
+
+
 def word_count(text: str) -> int:
     """Words of ``text`` with one for each end of line; a last line without one counts as if it had it."""
     lines = text.count("\n") + (not text.endswith("\n"))

@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dynlm.corpus.arrays import Strings, StringsFile
 from dynlm.corpus.article import Article
@@ -26,6 +27,11 @@ class Gathered:
     articles: int
     fingerprint: str
 
+    @property
+    def content(self) -> dict[str, Any]:
+        """What ``content_of`` says of the same articles."""
+        return {"articles": self.articles, "fingerprint": self.fingerprint}
+
     def texts(self) -> Strings:
         """The texts. They are mapped anew by each call, so that no more of them stays in memory than is held."""
         return Strings(self.folder, TEXT)
@@ -35,6 +41,20 @@ class Gathered:
 
     def where(self, index: int) -> str:
         return Strings(self.folder, WHERES)[index]
+
+
+def content_of(articles: Iterable[Article]) -> dict[str, Any]:
+    """Number and fingerprint of ``articles``, as ``gathered`` would find them, without keeping them."""
+    mark, count = Fingerprint(), 0
+    for article in articles:
+        _add(mark, article)
+        count += 1
+    return {"articles": count, "fingerprint": mark.hexdigest()}
+
+
+def _add(mark: Fingerprint, article: Article) -> None:
+    mark.add(article.title.encode("utf-8", "surrogatepass"))
+    mark.add(article.text.encode())
 
 
 @contextlib.contextmanager
@@ -51,12 +71,9 @@ def gathered(articles: Iterable[Article]) -> Iterator[Gathered]:
             StringsFile(folder, WHERES) as wheres,
         ):
             for article in articles:
-                text = article.text.encode()
-                title = article.title.encode("utf-8", "surrogatepass")
-                texts.append(text)
-                titles.append(title)
+                texts.append(article.text.encode())
+                titles.append(article.title.encode("utf-8", "surrogatepass"))
                 wheres.append(article.where.encode("utf-8", "surrogatepass"))
-                mark.add(title)
-                mark.add(text)
+                _add(mark, article)
                 count += 1
         yield Gathered(folder, count, mark.hexdigest())

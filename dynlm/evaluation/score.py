@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
-import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-import dynlm
 from dynlm.config import ORDERS, Config, MemoryConfig, article_range, one_of
 from dynlm.corpus.articles import iter_articles, source_name
 from dynlm.corpus.streams import read_side_by_side
@@ -34,6 +30,7 @@ from dynlm.memory.unroll import Reader, unroll
 from dynlm.training.cache_folder import rule_stem
 from dynlm.training.memory_folder import open_reader
 from dynlm.training.processes import Processes
+from dynlm.training.provenance import made_with, reader_fingerprint
 from dynlm.training.run_folder import TrainedModel, load_model
 
 _RESETS = {
@@ -296,9 +293,9 @@ def _protocol(
         "model": trained.fingerprint,
         "text": text_fingerprint(text, chosen),
         "seed": config.run.seed,
-        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "versions": {"dynlm": dynlm.__version__, "torch": torch.__version__, "python": platform.python_version()},
-        "commit": _commit(),
+        "options": {"corpus": vars(config.corpus), "memory": vars(config.memory)},
+        "reader": reader_fingerprint(reader),
+        **made_with(reader.static["embedding"].device),
     }
 
 
@@ -308,18 +305,3 @@ def _mixing(hedge: HedgeRule, reset: str) -> str:
         "each token's probability is a mixture of the rule's and level 1's by fixed share (Herbster & Warmuth 1998, "
         f"share {hedge.share:g}), by weights that know only earlier tokens, {afresh}; "
     )
-
-
-def _commit() -> str | None:
-    """The git commit that dynlm's own code is at, where it runs from a checkout."""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()

@@ -23,8 +23,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dynlm.config import Config
-from dynlm.corpus.articles import iter_articles, source_name
-from dynlm.corpus.gathered import gathered
+from dynlm.corpus.articles import iter_articles, source_name, splits_with_articles
+from dynlm.corpus.gathered import content_of, gathered
 from dynlm.corpus.streams import Place, Stream
 from dynlm.corpus.tokenizer import Tokenizer, train_tokenizer
 from dynlm.corpus.tokens import TokenisedSplit, tokenise_gathered
@@ -34,6 +34,7 @@ from dynlm.model.lstm import Hidden, LSTMLanguageModel, Params, detached, restar
 from dynlm.model.regularisers import Regularisers
 from dynlm.training import run_folder
 from dynlm.training.optimisers import Optimiser, rate_at
+from dynlm.training.provenance import made_with, record_sitting
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Corpus:
     tokenizer: Tokenizer
     train: TokenisedSplit
     valid: TokenisedSplit
+    content: dict[str, Any]
+    """Articles and fingerprint of each split that the source has, those that training does not read too."""
 
 
 def load_corpus(config: Config) -> Corpus:
@@ -50,7 +53,11 @@ def load_corpus(config: Config) -> Corpus:
     corpus = config.corpus
     with gathered(iter_articles(corpus, "train")) as train, gathered(iter_articles(corpus, "valid")) as valid:
         tokenizer = train_tokenizer(config.tokenizer, train.texts(), train.fingerprint)
-        return Corpus(tokenizer, *(tokenise_gathered(texts, tokenizer, corpus.num_proc) for texts in (train, valid)))
+        read, held_out = (tokenise_gathered(texts, tokenizer, corpus.num_proc) for texts in (train, valid))
+        content = {"train": train.content, "valid": valid.content}
+    others = [split for split in splits_with_articles(corpus) if split not in content]
+    content |= {split: content_of(iter_articles(corpus, split)) for split in others}
+    return Corpus(tokenizer, read, held_out, content)
 
 
 @torch.no_grad()
@@ -110,6 +117,7 @@ def pretrain(config: Config, quiet: bool = False) -> dict[str, Any]:
     set_seed(config.run.seed)
     if accelerator.is_main_process:
         run_folder.save_config(folder, config)
+        record_sitting(folder, corpus.content, made_with(accelerator.device))
         corpus.tokenizer.save(folder / "tokenizer")
     if config.run.tracker:
         accelerator.init_trackers("dynlm", config={"options": str(dataclasses.asdict(config))})

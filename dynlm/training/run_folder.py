@@ -4,6 +4,7 @@
               tokenizer/             the tokenizer and its card
               model.safetensors      the static parameters theta_0
               model.json             what they are: shape, tokenizer, how they were trained
+              provenance.json        versions, machine, commit and data of the training (training/provenance)
               memory/                statistics.safetensors (R), tuned.json, each g's phi, caches,
                                      prepared.json (what a study had found)
               checkpoints/           training under way, newest last
@@ -31,7 +32,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from dynlm.config import Config, ModelConfig
+from dynlm.config import Config, ModelConfig, options_of
 from dynlm.corpus.tokenizer import Tokenizer, load_tokenizer
 from dynlm.errors import UserError
 from dynlm.files import cannot_write, fingerprint, read_json, write_json, written_whole
@@ -210,7 +211,9 @@ def load_options(folder: Path, kind: type[_Options], maker: str) -> _Options:
         if not text.endswith("\n"):  # half a file can be whole YAML, with half a number in it
             raise ValueError("it is cut short")
         content = yaml.safe_load(text)
-        sections = {item.name: item.default_factory for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
-        return kind(**{name: sections[name](**values) for name, values in content.items()})  # type: ignore[operator]
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+    except (OSError, yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
+        raise UserError(f"not a config that dynlm can read ({error})", path) from error
+    try:
+        return options_of(kind, content)
+    except UserError as error:
         raise UserError(f"not a config that dynlm can read ({error})", path) from error

@@ -1,0 +1,174 @@
+"""What a run or a reading was made with: versions, machine, commit and data, so that it can be made again.
+
+runs/NAME/provenance.json   data: articles and content fingerprint of each split
+                            sittings: what the training ran on, one entry for each change, the first one first
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import dynlm
+from dynlm.errors import UserError
+from dynlm.files import fingerprint, read_json, write_json
+from dynlm.memory.cache_gate import Gate
+from dynlm.memory.unroll import Reader
+from dynlm.training.run_folder import params_fingerprint
+
+FILE = "provenance.json"
+_PACKAGES = ("numpy", "sentencepiece")
+
+
+def made_with(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Date, versions, machine and git commit, fit for JSON.
+
+    ``commit`` is that of dynlm's own code where it runs from a git checkout, else None; ``dirty`` tells whether that
+    code has been changed since. ``platform`` holds all that is known to decide how sums are rounded.
+    """
+    commit, dirty = _commit()
+    return {
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "versions": {
+            "dynlm": dynlm.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            **{name: metadata.version(name) for name in _PACKAGES},
+        },
+        "platform": {
+            "system": platform.platform(),
+            "machine": platform.machine(),
+            "processor": _processor(),
+            "instructions": torch.backends.cpu.get_cpu_capability(),
+            "threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else "cpu",
+        },
+        "commit": commit,
+        "dirty": dirty,
+    }
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What ``now`` has otherwise than ``then``, both from ``made_with``: "torch 2.13.0 then, 2.14.0 now"."""
+    told = []
+    for section in ("versions", "platform"):
+        before = then.get(section)
+        before = before if isinstance(before, dict) else {}
+        told += [
+            f"{name} {before.get(name)} then, {value} now"
+            for name, value in now[section].items()
+            if before.get(name) != value
+        ]
+    if then.get("commit") != now["commit"]:
+        told.append(f"commit {then.get('commit')} then, {now['commit']} now")
+    if then.get("dirty") or now["dirty"]:
+        told.append("dynlm's code holds changes that no commit has")
+    return told
+
+
+def rounds_alike(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether both round every sum alike, so that a reading has to come out bit for bit."""
+    decisive = {"versions": ("torch",), "platform": ("machine", "processor", "instructions", "threads", "device")}
+    for section, names in decisive.items():
+        before = then.get(section)
+        if not isinstance(before, dict) or any(before.get(name) != now[section][name] for name in names):
+            return False
+    return True
+
+
+def record_sitting(folder: Path, data: Mapping[str, Any], made: Mapping[str, Any]) -> None:
+    """Write down what training starts on in ``folder``, and with which ``data`` (each split's fingerprint).
+
+    A sitting like the last one is not told again. Raises UserError where the training was begun on other data.
+    """
+    path = folder / FILE
+    sittings: list[Any] = []
+    if path.exists():
+        content = read_json(path)
+        if not isinstance(content, dict) or not isinstance(content.get("sittings"), list):
+            raise UserError("not a record of what a run was made with", path, "remove it")
+        sittings, before = content["sittings"], content.get("data")
+        for split, told in data.items():
+            if isinstance(before, dict) and before.get(split, told) != told:
+                raise UserError(
+                    f"the text of split {split!r} is not what this run was begun with",
+                    folder,
+                    "put the text back, or choose another --run.name",
+                )
+    if not sittings or _undated(sittings[-1]) != _undated(made):
+        write_json(path, {"data": dict(data), "sittings": [*sittings, dict(made)]})
+
+
+def _undated(made: object) -> object:
+    return {name: value for name, value in made.items() if name != "date"} if isinstance(made, Mapping) else made
+
+
+def reader_fingerprint(reader: Reader) -> str:
+    """What tells all that a reader reads with, besides the model and the protocol's words, from any other's."""
+    return fingerprint(
+        *(f"{name} {float(value)!r}" for name, value in _numbers(reader)), params_fingerprint(dict(_tensors(reader)))
+    )
+
+
+def _numbers(reader: Reader) -> Iterator[tuple[str, float | Tensor]]:
+    rule = reader.rule
+    for name, rates in sorted(rule.rates.items()):
+        yield f"rate {name}", rates.alpha
+        yield f"pull {name}", rates.pull
+    for name, flush in sorted(rule.flush.items()):
+        yield f"flush {name}", flush
+    yield "consolidation", rule.consolidation
+    yield "momentum", rule.momentum
+
+
+def _tensors(reader: Reader) -> Iterator[tuple[str, Tensor]]:
+    rule = reader.rule
+    for kind, table in (("scale", rule.scale), ("shape", rule.shape)):
+        for name, value in (table or {}).items():
+            yield f"{kind}/{name}", torch.as_tensor(value)
+    if rule.gates is not None:
+        yield from (("gates/rate", rule.gates.rate_KJ), ("gates/pull", rule.gates.pull_KJ))
+        if rule.gates.scale is not None:
+            yield "gates/scale", rule.gates.scale
+    if reader.cache is not None and isinstance(reader.cache.gate, Gate):
+        for name, tensor in reader.cache.gate.params.items():
+            yield f"cache/{name}", tensor
+
+
+def _commit() -> tuple[str | None, bool | None]:
+    """(the commit that dynlm's own code is at, whether that code was changed), or (None, None) where it is in no git.
+
+    An installed copy inside some other project's checkout has no commit: git does not know its files.
+    """
+    code = Path(dynlm.__file__).parent
+    try:
+        _git(code, "ls-files", "--error-unmatch", "__init__.py")
+        return _git(code, "rev-parse", "HEAD"), bool(_git(code, "status", "--porcelain", "--", "."))
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+
+
+def _git(folder: Path, *words: str) -> str:
+    # Only looked at: no lock is taken, and nothing is written.
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    command = ["git", "-C", str(folder), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True, env=environment)
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    """The processor's name, as far as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
