@@ -21,6 +21,8 @@ try:
 except ImportError:  # Windows: leftovers of killed processes stay
     fcntl = None  # type: ignore[assignment]
 
+LARGEST_JSON = 256 * 2**20
+"""Bytes: more than the largest vocabulary takes."""
 _ASIDE = ".aside-"
 _SECONDS_TO_LOCK = 60.0
 """A folder this young may not be locked yet by the process that made it."""
@@ -144,12 +146,14 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read a JSON file. Raises UserError where it is missing, unreadable or cut short."""
+    """Read a JSON file. Raises UserError where it is missing, unreadable, cut short, or over 256 MiB."""
     try:
+        if (size := Path(path).stat().st_size) > LARGEST_JSON:
+            raise UserError(f"a JSON file of {size / 2**20:,.0f} MiB", path, "none of dynlm's is so large")
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError("no such file", path) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"not a readable JSON file ({error})", path, "it may be cut short; make it anew") from error
 
 

@@ -67,13 +67,28 @@ def _header(dtype: np.dtype, length: int) -> bytes:
     return b"\x93NUMPY\x01\x00" + room.to_bytes(2, "little") + about.ljust(room - 1).encode("ascii") + b"\n"
 
 
-def mapped(path: Path) -> np.ndarray:
-    """The array in a file, read from disk where it is looked at. Raises UserError where the file is damaged."""
+def mapped(path: Path, dtype: type[np.generic]) -> np.ndarray:
+    """The array that an ``ArrayFile`` wrote, read from disk where it is looked at.
+
+    Raises UserError where the file is damaged or holds something else: its header has to be, byte for byte, the one
+    that a file of its size has, so nothing of it is interpreted and nothing is taken that is not there.
+    """
+    kind = np.dtype(dtype)
     try:
+        length = (path.stat().st_size - _HEADER) // kind.itemsize
+        with path.open("rb") as file:
+            if length < 0 or file.read(_HEADER) != _header(kind, length):
+                raise ValueError("its header is not that of its content")
         # As a plain array: each slice of numpy.memmap costs a microsecond more.
-        return np.asarray(np.load(path, mmap_mode="r"))
+        return np.asarray(np.memmap(path, kind, "r", _HEADER, (length,))) if length else np.empty(0, kind)
     except (OSError, ValueError) as error:
-        raise UserError(f"a cached token array is damaged ({error})", path.parent, "remove the folder") from error
+        raise UserError(f"a cached array is damaged ({error})", path, "remove the folder that it is in") from error
+
+
+def check_starts(starts: np.ndarray, end: int, where: Path) -> None:
+    """Raise UserError unless ``starts`` lead from 0 to ``end`` and never back."""
+    if not len(starts) or starts[0] != 0 or starts[-1] != end or (starts[1:] < starts[:-1]).any():
+        raise UserError("a cached array is damaged (its places do not fit)", where, "remove the folder")
 
 
 def add_array(mark: Fingerprint, path: Path) -> None:
@@ -116,7 +131,10 @@ class Strings(Sequence[str]):
     """What a ``StringsFile`` holds: string n is ``data[starts[n]:starts[n + 1]]``, decoded when it is asked for."""
 
     def __init__(self, folder: Path, name: str):
-        self.data, self.starts = mapped(folder / f"{name}.npy"), mapped(folder / f"{name}_starts.npy")
+        self._folder = folder
+        self.data = mapped(folder / f"{name}.npy", np.uint8)
+        self.starts = mapped(folder / f"{name}_starts.npy", np.int64)
+        check_starts(self.starts, len(self.data), folder)
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -130,8 +148,11 @@ class Strings(Sequence[str]):
             return [self[place] for place in range(*index.indices(len(self)))]
         place = range(len(self))[index]
         low, high = int(self.starts[place]), int(self.starts[place + 1])
-        # Names of files may hold what is no UTF-8.
-        return self.data[low:high].tobytes().decode("utf-8", "surrogatepass")
+        try:
+            # Names of files may hold what is no UTF-8.
+            return self.data[low:high].tobytes().decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError as error:
+            raise UserError(f"a cached text is damaged ({error})", self._folder, "remove the folder") from error
 
     def __iter__(self) -> Iterator[str]:
         return (self[index] for index in range(len(self)))

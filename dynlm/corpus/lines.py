@@ -11,6 +11,7 @@ import gzip
 import io
 import itertools
 import lzma
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -26,7 +27,11 @@ LONGEST_LINE = 16 * 2**20
 
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _PACKED = {*_OPENERS, ".zip", ".zst"}
-_DAMAGED = (EOFError, lzma.LZMAError, zlib.error, zipfile.BadZipFile, pa.ArrowException)
+_DAMAGED = (
+    *(EOFError, lzma.LZMAError, zlib.error, zipfile.BadZipFile, pa.ArrowException),
+    # What zipfile raises over headers that lie; MemoryError where one asks for a window that is not to be had.
+    *(ValueError, LookupError, OverflowError, struct.error, MemoryError),
+)
 
 
 def unpacked_name(path: Path) -> str:

@@ -20,7 +20,7 @@ from typing import Protocol
 import numpy as np
 import sentencepiece
 
-from dynlm.config import TokenizerConfig
+from dynlm.config import TokenizerConfig, section_of
 from dynlm.errors import UserError
 from dynlm.files import cache_folder, fingerprint, read_json, write_json, written_whole
 
@@ -33,6 +33,8 @@ _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _WORD = re.compile(r"[^\S\n]*\n|\s*[^\s]+|[^\S\n]+")
 # A word with the spaces before it, an end of line with those before it, or the spaces that end a text.
 _UNIT = re.compile(r" *[^ \n]+| *\n| +")
+_SAMPLE = "A  text\u00a0of \ufb01ve\t\u2460 \u6f22\u5b57, \U0001f600\n \n" + SPACE + "\x00"
+"""What normalising would change, and what has to be spelt in bytes."""
 _MEMO_CHARACTERS = 4_000_000
 """Of the units whose tokens are remembered."""
 
@@ -66,15 +68,22 @@ class Tokenizer(Protocol):
 
 
 class PieceTokenizer:
-    """SentencePiece (unigram, Kudo 2018, or BPE, Sennrich et al. 2016); ``decode(encode(x).ids) == x`` for any text."""
+    """SentencePiece (unigram, Kudo 2018, or BPE, Sennrich et al. 2016); ``decode(encode(x).ids) == x`` for any text.
+
+    Raises ValueError or RuntimeError where ``model`` is none that can keep that promise.
+    """
 
     def __init__(self, config: TokenizerConfig, model: bytes):
         self.config = config
         self.model = model
         self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
+        if not model:  # which SentencePiece takes, and then knows nothing
+            raise ValueError("the model is empty")
         self.start = self._pieces.bos_id()
         size = self._pieces.get_piece_size()
-        self._byte_ids = np.zeros(256, dtype=np.int32)
+        if not 0 <= self.start < size:
+            raise ValueError("the model has no start token")
+        self._byte_ids = np.full(256, -1, dtype=np.int32)
         self._surfaces: list[bytes] = []
         for index in range(size):
             piece = self._pieces.id_to_piece(index)
@@ -85,6 +94,8 @@ class PieceTokenizer:
                 self._surfaces.append(b"")
             else:
                 self._surfaces.append(piece.replace(SPACE, " ").encode())
+        if (self._byte_ids < 0).any():
+            raise ValueError("the model cannot spell every byte")
         self._lengths = np.array([len(surface) for surface in self._surfaces], dtype=np.int32)
         # Where no piece reaches over the border of two units, byte pairs merge in each unit as in the whole line.
         # A unigram's sums are rounded along the line, which can decide between near-equal pieces.
@@ -256,17 +267,28 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     card = read_json(folder / "tokenizer.json")
     tokenizer: Tokenizer
     try:
-        config = TokenizerConfig(**card["config"])
+        config = section_of("tokenizer", TokenizerConfig, card["config"])
         if config.kind == "word":
-            tokenizer = WordTokenizer(config, read_json(folder / "words.json"))
+            tokenizer = WordTokenizer(config, _types(read_json(folder / "words.json")))
         else:
             tokenizer = PieceTokenizer(config, (folder / "tokenizer.model").read_bytes())
+            if tokenizer.decode(tokenizer.encode(_SAMPLE).ids.tolist()) != _SAMPLE:
+                raise ValueError("it does not give back the text that it takes")
         intact = tokenizer.fingerprint == card["fingerprint"]
-    except (KeyError, TypeError, OSError, RuntimeError) as error:
+    except (UserError, KeyError, TypeError, OSError, RuntimeError, ValueError, IndexError, OverflowError) as error:
         raise UserError(f"not a tokenizer that dynlm can read ({error})", folder, "train the run again") from error
     if not intact:
         raise UserError("the tokenizer is not the one its card describes", folder, "restore the file or train again")
     return tokenizer
+
+
+def _types(content: object) -> list[str]:
+    """A word vocabulary, checked."""
+    if not isinstance(content, list) or not all(isinstance(word, str) for word in content):
+        raise ValueError("words.json is no list of words")
+    if len(set(content)) != len(content) or not {UNKNOWN, END_OF_LINE} <= set(content):
+        raise ValueError(f"words.json has a word twice, or no {UNKNOWN} or {END_OF_LINE}")
+    return content
 
 
 def _within_unit(surface: bytes) -> bool:

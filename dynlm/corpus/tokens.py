@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dynlm.corpus.arrays import ArrayFile, Strings, add_array, mapped
+from dynlm.corpus.arrays import ArrayFile, Strings, add_array, check_starts, mapped
 from dynlm.corpus.article import Article
 from dynlm.corpus.encoding import encoded
 from dynlm.corpus.gathered import TEXT, TITLES, Gathered, gathered
@@ -137,9 +137,22 @@ def _too_short(texts: Gathered, index: int, tokens: int) -> UserError:
 
 def _mapped(folder: Path, tokenizer: Tokenizer) -> TokenisedSplit:
     card = read_json(folder / "card.json")
-    names = ("ids", "lengths", "words", "starts", "headings")
-    ids, lengths, words, starts, headings = (mapped(folder / f"{name}.npy") for name in names)
+    kinds = {"ids": np.int32, "lengths": np.int32, "words": np.int16, "starts": np.int64, "headings": np.int64}
+    ids, lengths, words, starts, headings = (mapped(folder / f"{name}.npy", kind) for name, kind in kinds.items())
     text, titles = Strings(folder, TEXT), Strings(folder, TITLES)
+    check_starts(starts, len(ids), folder)
+    fits = (
+        isinstance(card, dict)
+        and isinstance(card.get("fingerprint"), str)
+        and len(ids) == len(lengths) == len(words) > 0
+        and len(starts) == len(text.starts) == len(titles.starts)
+        # A pass at the memory's speed over what is read anyway.
+        and 0 <= ids.min() <= ids.max() < tokenizer.size
+        and lengths.min() >= 0
+        and (not len(headings) or (headings[0] >= 0 and headings[-1] < len(ids) and (np.diff(headings) > 0).all()))
+    )
+    if not fits:
+        raise UserError("cached tokens are damaged", folder, "remove the folder")
     return TokenisedSplit(
         ids, lengths, words, text.data, starts, text.starts, titles, tokenizer.start, card["fingerprint"], headings
     )

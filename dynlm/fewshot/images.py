@@ -10,13 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from dynlm.corpus.arrays import ArrayFile
+from dynlm.corpus.arrays import ArrayFile, mapped
 from dynlm.errors import UserError
 from dynlm.files import cache_folder, fingerprint, folder_aside, read_json, settle, write_json
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
+LARGEST_IMAGE = 50_000_000
+"""Places (width times height) of an image that is opened."""
+LARGEST_FILE = 64 * 2**20
+"""Bytes of an image's file, unpacked."""
 
 
 @dataclass(frozen=True)
@@ -68,25 +73,32 @@ def cached_classes(
             write_json(aside / "classes.json", {"names": names, "sizes": counts, "size": size, "channels": channels})
             settle(aside, folder)
     about = read_json(folder / "classes.json")
+    flat = mapped(folder / "images.npy", np.uint8)
     try:
-        flat = np.load(folder / "images.npy", mmap_mode="r")
         images = flat.reshape(-1, size, size, channels)
-        sizes = np.asarray(about["sizes"], dtype=np.int64)
-        if sizes.sum() != len(images):
+        sizes, names = np.asarray(about["sizes"], dtype=np.int64), [str(name) for name in about["names"]]
+        if sizes.shape != (len(names),) or (sizes < 1).any() or sizes.sum() != len(images):
             raise ValueError("its length is wrong")
-    except (OSError, ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise UserError(f"not a whole cache of images ({error})", folder, "remove it") from error
-    return ImageClasses(images, list(about["names"]), np.cumsum(sizes) - sizes, sizes, where)
+    return ImageClasses(images, names, np.cumsum(sizes) - sizes, sizes, where)
 
 
 def read_image(file: object, where: object, size: int, colour: bool, invert: bool = False) -> np.ndarray:
-    """One image, brought to ``size`` (square, by Lanczos): bytes (H, W, C). Raises UserError, naming it."""
+    """One image, brought to ``size`` (square, by Lanczos): bytes (H, W, C).
+
+    Raises UserError, naming it, where it is broken, in no format of IMAGE_ENDINGS, or claims over LARGEST_IMAGE places,
+    which is seen before any of them is decoded.
+    """
     try:
-        with Image.open(file) as opened:  # type: ignore[arg-type]
+        # Other formats' readers are not tried: one of them starts another program.
+        with Image.open(file, formats=_FORMATS) as opened:  # type: ignore[arg-type]
+            if opened.width * opened.height > LARGEST_IMAGE:
+                raise ValueError("too large")
             image = opened.convert("RGB" if colour else "L")
             image = image.resize((size, size), Image.Resampling.LANCZOS)
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise UserError("a broken image", where, "restore it or take it away") from error
+    except Exception as error:  # decoders raise whatever they like over bytes that are no image
+        raise UserError(f"a broken image ({error or type(error).__name__})", where, "restore it or take it away") from error
     values = np.asarray(image, dtype=np.uint8).reshape(size, size, -1)
     return 255 - values if invert else values
 

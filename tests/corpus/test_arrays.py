@@ -18,7 +18,7 @@ def test_what_was_appended_is_one_array(tmp_path, dtype, lengths):
         for part in parts:
             file.append(part)
     expected = np.concatenate([np.zeros(0, dtype), *parts])
-    for read in (np.load(tmp_path / "a.npy"), mapped(tmp_path / "a.npy")):
+    for read in (np.load(tmp_path / "a.npy"), mapped(tmp_path / "a.npy", dtype)):
         assert read.dtype == dtype
         assert read.tolist() == expected.tolist()
     mark = Fingerprint()
@@ -31,7 +31,7 @@ def test_a_file_that_was_not_finished_is_no_array(tmp_path):
         file.append(np.arange(3))
         raise KeyboardInterrupt
     with pytest.raises(UserError, match="damaged"):
-        mapped(tmp_path / "a.npy")
+        mapped(tmp_path / "a.npy", np.int32)
 
 
 def test_a_file_that_was_cut_is_no_array(tmp_path):
@@ -40,7 +40,7 @@ def test_a_file_that_was_cut_is_no_array(tmp_path):
     whole = (tmp_path / "a.npy").read_bytes()
     (tmp_path / "a.npy").write_bytes(whole[:-1])
     with pytest.raises(UserError, match="damaged"):
-        mapped(tmp_path / "a.npy")
+        mapped(tmp_path / "a.npy", np.int32)
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):

@@ -1,0 +1,161 @@
+"""What all fuzz tests share: how many cases each tries, what is generated, and what may come of it.
+
+A reader of files may give what it reads, or raise UserError with one line. Anything else, a MemoryError for what a
+file only claims included, is a crash. ``DYNLM_FUZZ=20`` tries twenty times as many cases, others each time.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dynlm.errors import UserError
+
+TIMES = int(os.environ.get("DYNLM_FUZZ", "1"))
+PROMISED = 10_000
+"""Cases that CI tries altogether."""
+CASES = {
+    "tokenizer round trip": 1000,
+    "tokenizer files": 600,
+    "text files": 1500,
+    "json lines": 700,
+    "parquet corpora": 600,
+    "wikitext": 500,
+    "token arrays": 500,
+    "yaml configs": 900,
+    "run configs": 900,
+    "dotted options": 500,
+    "safetensors": 1200,
+    "model cards": 500,
+    "memory files": 900,
+    "score files": 900,
+    "protocols": 500,
+    "few-shot files": 500,
+    "images": 500,
+}
+TRIED: Counter[str] = Counter()
+"""Cases that each test has tried in this process."""
+
+_Returned = TypeVar("_Returned")
+
+
+def fuzz(name: str, *arguments: st.SearchStrategy[Any], **named: st.SearchStrategy[Any]) -> Callable[..., Any]:
+    """A hypothesis test of ``CASES[name]`` cases, counted as they run; the same cases each time, but for long runs."""
+
+    def decorate(test: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(test)
+        def counted(*given_arguments: Any, **given_named: Any) -> None:
+            TRIED[name] += 1
+            test(*given_arguments, **given_named)
+
+        limits = settings(
+            max_examples=CASES[name] * TIMES,
+            deadline=None,
+            derandomize=TIMES == 1,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        )
+        made: Callable[..., None] = limits(given(*arguments, **named)(counted))
+        return made
+
+    return decorate
+
+
+def tried(call: Callable[[], _Returned]) -> _Returned | None:
+    """What ``call`` gives, or None where it raises UserError; anything else fails the test."""
+    try:
+        return call()
+    except UserError as error:
+        assert str(error) and "\n" not in str(error)
+        return None
+
+
+EXTREMES = (0, 1, 0x7F, 0x80, 0xFF)
+
+numbers = st.one_of(
+    st.integers(-3, 70),
+    st.sampled_from([2**31 - 1, 2**31, -(2**31), 2**53, 2**63, 2**64, -(2**63), 10**18, 10**40]),
+    st.floats(),
+    st.sampled_from([float("nan"), float("inf"), -float("inf"), -0.0, 1e308, 5e-324, 0.5]),
+)
+scalars = st.one_of(st.none(), st.booleans(), numbers, st.text(max_size=8), st.sampled_from(["", "\ud800", "\0", "../x"]))
+values = st.recursive(
+    scalars,
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=6), inner, max_size=4)),
+    max_leaves=6,
+)
+
+
+@st.composite
+def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
+    """``whole`` after one to three accidents; sometimes nothing of it is left."""
+    data = bytearray(whole)
+    for _ in range(draw(st.integers(1, 3))):
+        kind = draw(st.sampled_from(["cut", "flip", "fill", "splice", "insert", "length", "random"]))
+        at = draw(st.integers(0, max(0, len(data) - 1)))
+        if draw(st.booleans()):  # headers and footers hold most of what is claimed
+            at = draw(st.sampled_from([at % 64, max(0, len(data) - 1 - at % 64)])) % max(1, len(data))
+        if kind == "cut":
+            del data[at:]
+        elif kind == "flip" and data:
+            data[at] ^= 1 << draw(st.integers(0, 7))
+        elif kind == "fill":
+            count = draw(st.integers(1, 16))
+            data[at : at + count] = bytes([draw(st.sampled_from(EXTREMES))]) * min(count, len(data) - at)
+        elif kind == "splice":
+            other = draw(st.integers(0, max(0, len(data) - 1)))
+            count = draw(st.integers(1, 64))
+            data[at : at + count] = data[other : other + count]
+        elif kind == "insert":
+            data[at:at] = draw(st.binary(min_size=1, max_size=16))
+        elif kind == "length":
+            size = draw(st.sampled_from([4, 8]))
+            number = draw(st.one_of(st.integers(0, 2 ** (8 * size) - 1), st.integers(0, 300)))
+            data[at : at + size] = number.to_bytes(size, "little")
+        elif kind == "random":
+            data = bytearray(draw(st.binary(max_size=200)))
+    return bytes(data)
+
+
+@st.composite
+def altered(draw: st.DrawFn, content: Any) -> Any:
+    """A JSON value with one to three of its parts replaced, taken out or put twice."""
+    content = json.loads(json.dumps(content))
+    for _ in range(draw(st.integers(1, 3))):
+        holder, parents = content, []
+        while isinstance(holder, dict | list) and holder:
+            keys = list(holder) if isinstance(holder, dict) else list(range(len(holder)))
+            parents.append((holder, draw(st.sampled_from(keys))))
+            holder = holder[parents[-1][1]]
+        if not parents:
+            return draw(values)
+        inside, key = parents[draw(st.integers(0, len(parents) - 1))]
+        kind = draw(st.sampled_from(["replace", "replace", "remove", "add"]))
+        if kind == "replace":
+            inside[key] = draw(values)
+        elif kind == "remove":
+            del inside[key]
+        elif isinstance(inside, dict):
+            inside[draw(st.text(max_size=6))] = draw(values)
+        else:
+            inside.append(draw(values))
+    return content
+
+
+def as_json(content: Any) -> bytes:
+    """As Python's writer has it: NaN and lone surrogates included."""
+    return json.dumps(content).encode("utf-8", "surrogatepass")
+
+
+def damaged_json(content: Any) -> st.SearchStrategy[bytes]:
+    """A JSON file whose content is altered, or whose bytes are damaged."""
+    whole = as_json(content)
+    deep = [b"[" * 100_000, b'{"a":' * 100_000, b"9" * 5000, b"1e999", b"NaN", b"null", b"[]", b"\xff\xfe{"]
+    return st.one_of(altered(content).map(as_json), damaged(whole), st.sampled_from(deep))
