@@ -15,6 +15,8 @@ RULES = ("none", "sgd", "sgd+decay", "rms", "meta")
 RESETS = ("stream", "article")
 CACHES = ("none", "fixed", "learned")
 FEATURES = ("fresh", "settling", "heading", "surprise", "steepness", "distance")
+LARGEST_WINDOW = 1_000_000
+"""Tokens of a cache, whose features are all in memory."""
 ORDERS = ("in order", "shuffled")
 HUB_WIKITEXT = ("wikitext-2", "wikitext-2-raw", "wikitext-103", "wikitext-103-raw")
 
@@ -30,6 +32,12 @@ def within(option: str, value: float, low: float, high: float = float("inf")) ->
     if not low <= value <= high:
         bounds = f"at least {low:g}" if high == float("inf") else f"from {low:g} to {high:g}"
         raise UserError(f"{option} is {value:g}", do=f"choose a value {bounds}")
+
+
+def plain_name(option: str, value: str) -> None:
+    """Raise UserError unless the option's value, which names a file or folder, cannot lead out of where it is put."""
+    if not value or value.startswith(".") or not value.isprintable() or set(value) & set("/\\:"):
+        raise UserError(f"{option} is {value!r}", do="choose a plain name without slashes")
 
 
 @dataclass
@@ -101,8 +109,9 @@ class ModelConfig:
     """Whether the output layer shares the embedding's weights."""
 
     def __post_init__(self) -> None:
-        for name in ("embedding", "hidden", "layers"):
-            within(f"model.{name}", getattr(self, name), 1)
+        for name in ("embedding", "hidden"):
+            within(f"model.{name}", getattr(self, name), 1, 1_000_000)
+        within("model.layers", self.layers, 1, 100)
 
 
 @dataclass
@@ -228,6 +237,7 @@ class MemoryConfig:
     def __post_init__(self) -> None:
         one_of("memory.rule", self.rule, RULES)
         one_of("memory.reset", self.reset, RESETS)
+        plain_name("memory.g", self.g)
         within("memory.segment", self.segment, 1)
         within("memory.lanes", self.lanes, 1)
         if self.lanes > 1 and (self.rule, self.cache) != ("none", "none") and self.reset == "stream":
@@ -255,7 +265,7 @@ class MemoryConfig:
     def _check_cache(self) -> None:
         one_of("memory.cache", self.cache, CACHES)
         if self.cache_window is not None:
-            within("memory.cache_window", self.cache_window, 1)
+            within("memory.cache_window", self.cache_window, 1, LARGEST_WINDOW)
         if self.cache_share is not None:
             within("memory.cache_share", self.cache_share, 0, 0.99)
         for flatness in self.cache_flatness or ():
@@ -370,8 +380,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         one_of("run.precision", self.precision, ("no", "bf16"))
-        if not self.name or "/" in self.name or self.name.startswith("."):
-            raise UserError(f"run.name is {self.name!r}", do="choose a plain folder name")
+        within("run.seed", self.seed, 0, 2**32 - 1)
+        plain_name("run.name", self.name)
 
 
 @dataclass

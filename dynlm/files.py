@@ -6,11 +6,12 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -150,11 +151,39 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     try:
         if (size := Path(path).stat().st_size) > LARGEST_JSON:
             raise UserError(f"a JSON file of {size / 2**20:,.0f} MiB", path, "none of dynlm's is so large")
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return parsed_json(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError("no such file", path) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"not a readable JSON file ({error})", path, "it may be cut short; make it anew") from error
+
+
+def parsed_json(text: str | bytes) -> Any:
+    """A JSON value. Raises ValueError where ``text`` is none, one nested too deep for the parser included."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+
+
+def number_in(
+    content: Mapping[str, Any], name: str, where: object, low: float = -math.inf, high: float = math.inf
+) -> float:
+    """The finite number ``content[name]``. Raises UserError where there is none, or one out of bounds."""
+    value = content.get(name)
+    if (
+        not isinstance(value, int | float)
+        or isinstance(value, bool)
+        or not low <= value <= high
+        or not _is_finite(value)
+    ):
+        told = repr(value) if len(repr(value)) <= 40 else type(value).__name__
+        raise UserError(f"its {name} is {told}", where, "make it anew")
+    return value
+
+
+def _is_finite(value: float) -> bool:
+    return abs(value) < 2.0**1023
 
 
 class Fingerprint:

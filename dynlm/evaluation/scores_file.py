@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dynlm.errors import UserError
-from dynlm.files import written_whole
+from dynlm.files import parsed_json, written_whole
 
 FORMAT = 1
 FOLDER = "scores"
@@ -194,7 +194,7 @@ def _protocol(schema: pa.Schema, path: Path) -> dict[str, Any]:
     if text is None:
         raise UserError("a Parquet file, but no score file of dynlm's", path)
     try:
-        protocol = json.loads(text)
+        protocol = parsed_json(text)
         version = protocol["format"]
     except (ValueError, TypeError, KeyError) as error:
         raise UserError("the score file's protocol cannot be read", path, "score the text anew") from error

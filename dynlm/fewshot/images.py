@@ -98,7 +98,9 @@ def read_image(file: object, where: object, size: int, colour: bool, invert: boo
             image = opened.convert("RGB" if colour else "L")
             image = image.resize((size, size), Image.Resampling.LANCZOS)
     except Exception as error:  # decoders raise whatever they like over bytes that are no image
-        raise UserError(f"a broken image ({error or type(error).__name__})", where, "restore it or take it away") from error
+        raise UserError(
+            f"a broken image ({error or type(error).__name__})", where, "restore it or take it away"
+        ) from error
     values = np.asarray(image, dtype=np.uint8).reshape(size, size, -1)
     return 255 - values if invert else values
 

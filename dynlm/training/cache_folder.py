@@ -12,14 +12,15 @@ from typing import Any
 
 import torch
 
-from dynlm.config import MemoryConfig
+from dynlm.config import LARGEST_WINDOW, MemoryConfig
 from dynlm.errors import UserError
-from dynlm.files import read_json, write_json
+from dynlm.files import number_in, read_json, write_json
 from dynlm.memory.cache import Cache
 from dynlm.memory.cache_gate import Gate, evidence_names
-from dynlm.training.run_folder import TrainedModel, check_model, load_tensors, save_tensors
+from dynlm.training.run_folder import TrainedModel, check_model, check_shapes, load_tensors, save_tensors
 
 FIXED = ("window", "flatness", "share")
+_MOST_FLATNESSES = 64
 
 
 def rule_stem(memory: MemoryConfig) -> str:
@@ -39,7 +40,10 @@ def load_fixed(folder: Path, memory: MemoryConfig, trained: TrainedModel) -> dic
         return None
     content = read_json(path)
     check_model(path, content, trained)
-    return content
+    content["window"] = int(number_in(content, "window", path, 1, LARGEST_WINDOW))
+    number_in(content, "flatness", path, 1e-6)
+    number_in(content, "share", path, 0, 0.99)
+    return dict(content)
 
 
 def save_gated(
@@ -62,7 +66,21 @@ def load_gated(
         return None
     tensors, about = load_tensors(path, device)
     check_model(path, about, trained)
-    return Cache(about["window"], tuple(about["flatness"]), Gate(tensors)), about
+    window, flatness = int(number_in(about, "window", path, 1, LARGEST_WINDOW)), about.get("flatness")
+    if not isinstance(flatness, list) or not 1 <= len(flatness) <= _MOST_FLATNESSES:
+        raise UserError("it does not tell its flatness", path, "run metatrain again")
+    for value in flatness:
+        number_in({"flatness": value}, "flatness", path, 1e-6)
+    hidden = tensors["hidden.bias"].numel() if "hidden.bias" in tensors else 0
+    pieces, shares = len(evidence_names(flatness)), 1 + len(flatness)
+    wanted = {
+        **{"center": (pieces,), "spread": (pieces,), "hidden.weight": (hidden, pieces), "hidden.bias": (hidden,)},
+        **{"output.weight": (shares, hidden), "output.bias": (shares,)},
+    }
+    check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()}, wanted, path)
+    if not all(tensor.dtype == torch.float32 for tensor in tensors.values()):
+        raise UserError("the gate is not of float32", path, "run metatrain again")
+    return Cache(window, tuple(flatness), Gate(tensors)), about
 
 
 def open_cache(folder: Path, trained: TrainedModel, memory: MemoryConfig) -> Cache | None:

@@ -7,15 +7,15 @@ takes ``reader_of``.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dynlm.config import GConfig, MemoryConfig
+from dynlm.config import GConfig, MemoryConfig, section_of
 from dynlm.errors import UserError
-from dynlm.files import read_json, write_json
+from dynlm.files import number_in, read_json, write_json
 from dynlm.memory.capture import recorded
 from dynlm.memory.guard import guard_over
 from dynlm.memory.hedge import HedgeRule
@@ -26,9 +26,10 @@ from dynlm.memory.unroll import Reader
 from dynlm.model.lstm import Params
 from dynlm.model.native import native_kernels
 from dynlm.training.cache_folder import open_cache
-from dynlm.training.run_folder import TrainedModel, check_model, load_tensors, save_tensors
+from dynlm.training.run_folder import TrainedModel, check_model, check_shapes, load_tensors, save_tensors
 
-HAND_MADE = ("sgd", "sgd+decay", "rms")
+_NEEDED = {"sgd": ("rate",), "sgd+decay": ("rate", "pull"), "rms": ("rate", "pull", "epsilon")}
+HAND_MADE = tuple(_NEEDED)
 
 
 def save_statistics(folder: Path, statistics: Statistics, trained: TrainedModel, tokens: int) -> None:
@@ -44,6 +45,10 @@ def load_statistics(folder: Path, trained: TrainedModel, device: torch.device | 
         return None
     tensors, about = load_tensors(path, device)
     check_model(path, about, trained)
+    for name, tensor in tensors.items():
+        fits = name in trained.params and tensor.shape == trained.params[name].shape
+        if not fits or tensor.dtype != torch.float32 or not bool(((tensor >= 0) & (tensor < torch.inf)).all()):
+            raise UserError(f"tensor {name} is no statistics of the model's", path, "remove it and run tune again")
     return Statistics(tensors)
 
 
@@ -66,7 +71,7 @@ def save_tuned(folder: Path, rule: str, reset: str, tuned: Mapping[str, Any], tr
     """Keep a hand-made rule's tuned rates beside those of the others."""
     path = folder / "memory" / "tuned.json"
     content = read_json(path) if path.exists() else {}
-    if content.get("model") != trained.fingerprint:
+    if not isinstance(content, dict) or content.get("model") != trained.fingerprint:
         content = {"model": trained.fingerprint}
     content.setdefault(rule, {})[reset] = dict(tuned)
     write_json(path, content)
@@ -79,7 +84,15 @@ def load_tuned(folder: Path, rule: str, reset: str, trained: TrainedModel) -> di
         return None
     content = read_json(path)
     check_model(path, content, trained)
-    return content.get(rule, {}).get(reset)
+    tuned = content.get(rule, {})
+    tuned = tuned.get(reset) if isinstance(tuned, dict) else {}
+    if tuned is None:
+        return None
+    if not isinstance(tuned, dict):
+        raise UserError(f"what was tuned for {rule} cannot be read", path, "remove it and run tune again")
+    for name in _NEEDED[rule]:
+        number_in(tuned, name, path, 0.0)
+    return tuned
 
 
 def save_learned(
@@ -117,6 +130,36 @@ def meta_of(g: GConfig, tuned: Mapping[str, Any], statistics: Statistics, static
         g.consolidation,
         g.momentum,
     )
+
+
+def _meta_learned(about: Mapping[str, Any], statistics: Statistics, trained: TrainedModel, path: Path) -> Meta:
+    """g as a file says that it was learned. Raises UserError where the file says nothing that can be."""
+    names, start = about.get("tensors"), about.get("start")
+    if not isinstance(names, list) or not isinstance(start, dict) or not names:
+        raise UserError("it does not tell how it was learned", path, "run metatrain again")
+    for name in _NEEDED["rms"]:
+        number_in(start, name, path, 1e-12 if name == "epsilon" else 0.0)
+    try:
+        g = section_of("g", GConfig, about.get("g"))
+    except UserError as error:
+        raise UserError(f"it does not tell how it was learned ({error})", path, "run metatrain again") from error
+    return meta_of(g, start, _of_these(statistics, names, path), trained.params)
+
+
+def check_phi(phi: Params, meta: Meta, path: Path) -> None:
+    """Raise UserError unless ``phi`` holds finite numbers of just the shapes that g needs."""
+    wanted = {name: tuple(tensor.shape) for name, tensor in meta.initial().items()}
+    check_shapes({name: tuple(tensor.shape) for name, tensor in phi.items()}, wanted, path)
+    for name, tensor in phi.items():
+        if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
+            raise UserError(f"{name} of phi holds what is no finite number", path, "run metatrain again")
+
+
+def _of_these(statistics: Statistics, names: Sequence[Any], where: Path) -> Statistics:
+    for name in names:
+        if not isinstance(name, str) or name not in statistics.rms:
+            raise UserError(f"there are no gradient statistics of tensor {name!r}", where, "run tune again")
+    return Statistics({name: statistics.rms[name] for name in names})
 
 
 def open_reader(folder: Path, trained: TrainedModel, memory: MemoryConfig) -> Reader:
@@ -157,6 +200,7 @@ def _open_rule(folder: Path, trained: TrainedModel, memory: MemoryConfig, dynami
         for option in ("rate", "pull", "epsilon"):
             if getattr(memory, option) is not None:
                 raise UserError(f"memory.{option} does not go with memory.rule meta, whose rates are learned")
+        path = folder / "memory" / f"{memory.g}-{memory.reset}.safetensors"
         learned = load_learned(folder, memory.g, memory.reset, trained)
         statistics = load_statistics(folder, trained, device)
         if learned is None or statistics is None:
@@ -166,13 +210,12 @@ def _open_rule(folder: Path, trained: TrainedModel, memory: MemoryConfig, dynami
                 folder,
                 f"run `dynlm metatrain {folder} --memory.reset {memory.reset}{named}` first",
             )
-        phi, about = learned
-        held = Statistics({name: statistics.rms[name] for name in about["tensors"]})
-        meta = meta_of(GConfig(**about["g"]), about["start"], held, trained.params)
+        phi, meta = learned[0], _meta_learned(learned[1], statistics, trained, path)
+        check_phi(phi, meta, path)
         return meta.rule(phi, memory.g).of(dynamic)
     tuned = load_tuned(folder, memory.rule, memory.reset, trained) or {}
     values = {}
-    for option in {"sgd": ("rate",), "sgd+decay": ("rate", "pull"), "rms": ("rate", "pull", "epsilon")}[memory.rule]:
+    for option in _NEEDED[memory.rule]:
         value = getattr(memory, option)
         value = tuned.get(option) if value is None else value
         if value is None:
@@ -187,7 +230,7 @@ def _open_rule(folder: Path, trained: TrainedModel, memory: MemoryConfig, dynami
         statistics = load_statistics(folder, trained, device)
         if statistics is None:
             raise UserError("no gradient statistics yet", folder, f"run `dynlm tune {folder}` first")
-        statistics = Statistics({name: statistics.rms[name] for name in dynamic})
+        statistics = _of_these(statistics, dynamic, folder / "memory" / "statistics.safetensors")
     return uniform_rule(
         memory.rule, dynamic, values["rate"], values.get("pull", 0.0), statistics, values.get("epsilon", 0.0)
     )

@@ -32,14 +32,15 @@ import torch
 import yaml
 from torch import Tensor
 
-from dynlm.config import Config, ModelConfig, options_of
+from dynlm.config import Config, ModelConfig, options_of, section_of
 from dynlm.corpus.tokenizer import Tokenizer, load_tokenizer
 from dynlm.errors import UserError
-from dynlm.files import cannot_write, fingerprint, read_json, write_json, written_whole
+from dynlm.files import cannot_write, fingerprint, number_in, parsed_json, read_json, write_json, written_whole
 from dynlm.model.lstm import LSTMLanguageModel, Params
 
 CHECKPOINTS_KEPT = 2
 
+Shapes = Mapping[str, tuple[int, ...]]
 _Options = TypeVar("_Options")
 
 
@@ -72,14 +73,29 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any] |
             raise UserError(f"cannot write ({error})", path, "free some space and start again") from error
 
 
-def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what ``save_tensors`` wrote. Raises UserError where the file is missing, cut short or something else."""
+def load_tensors(
+    path: Path, device: torch.device | str = "cpu", shapes: Shapes | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what ``save_tensors`` wrote.
+
+    A header can claim no more than the file holds: safetensors refuses it. With ``shapes`` it has to claim just these
+    tensors, of float32, and that is seen before any of them is made. Raises UserError where the file is missing, cut
+    short or something else.
+    """
     if not path.exists():
         raise UserError("no such file", path)
     try:
         with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
-            about = json.loads((file.metadata() or {}).get("about", "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118 - it is no dict
+            about = parsed_json((file.metadata() or {}).get("about", "{}"))
+            if not isinstance(about, dict):
+                raise ValueError("what it says of itself is no object")
+            names = file.keys()
+            if shapes is not None:
+                slices = {name: file.get_slice(name) for name in names}
+                check_shapes({name: tuple(one.get_shape()) for name, one in slices.items()}, shapes, path)
+                if other := [name for name, one in slices.items() if one.get_dtype() != "F32"]:
+                    raise ValueError(f"tensor {other[0]} is not of float32")
+            return {name: file.get_tensor(name) for name in names}, about
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise UserError(
             f"not a whole safetensors file ({error})", path, "it may be cut short; restore it or train again"
@@ -127,12 +143,8 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> TrainedModel
     if not (folder / "model.json").exists():
         raise UserError("no trained model in this run folder", folder, "run `dynlm pretrain` to its end first")
     card = read_json(folder / "model.json")
-    try:
-        model = LSTMLanguageModel(ModelConfig(**card["model"]), card["vocabulary"])
-    except (KeyError, TypeError) as error:
-        raise UserError(f"not a model card ({error})", folder / "model.json") from error
-    params, _ = load_tensors(folder / "model.safetensors", device)
-    check_shapes(params, model, folder / "model.safetensors")
+    model = _model_of(card, folder / "model.json")
+    params, _ = load_tensors(folder / "model.safetensors", device, model.shapes())
     if params_fingerprint(params) != card["fingerprint"]:
         raise UserError("the weights are not those that model.json describes", folder / "model.safetensors")
     tokenizer = load_tokenizer(folder / "tokenizer")
@@ -146,19 +158,30 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> TrainedModel
     return TrainedModel(model, {name: params[name] for name in model.shapes()}, tokenizer, card)
 
 
-def check_model(path: Path, about: Mapping[str, Any], trained: TrainedModel) -> None:
+def _model_of(card: Any, where: Path) -> LSTMLanguageModel:
+    """The model that a card describes. Nothing is made of what it claims but a list of shapes."""
+    try:
+        config = section_of("model", ModelConfig, card["model"])
+        named = [card[name] for name in ("fingerprint", "tokenizer")]
+        if not all(isinstance(value, str) for value in named):
+            raise TypeError("fingerprints that are no text")
+    except (UserError, KeyError, TypeError) as error:
+        raise UserError(f"not a model card ({error})", where) from error
+    return LSTMLanguageModel(config, int(number_in(card, "vocabulary", where, 1, 2**31)))
+
+
+def check_model(path: Path, about: Any, trained: TrainedModel) -> None:
     """Raise UserError unless what ``path`` holds was made for this model."""
-    if about.get("model") != trained.fingerprint:
+    if not isinstance(about, dict) or about.get("model") != trained.fingerprint:
         raise UserError("this belongs to another model", path, "remove it and run tune and metatrain again")
 
 
-def check_shapes(tensors: dict[str, Tensor], model: LSTMLanguageModel, where: Path) -> None:
-    """Raise UserError unless ``tensors`` holds just the model's parameters."""
-    for name, shape in model.shapes().items():
-        found = tuple(tensors[name].shape) if name in tensors else None
-        if found != shape:
-            raise UserError(f"tensor {name} is {found}, the model needs {shape}", where)
-    if extra := set(tensors) - set(model.shapes()):
+def check_shapes(found: Shapes, wanted: Shapes, where: Path) -> None:
+    """Raise UserError unless just the ``wanted`` tensors were ``found``."""
+    for name, shape in wanted.items():
+        if found.get(name) != shape:
+            raise UserError(f"tensor {name} is {found.get(name)}, the model needs {shape}", where)
+    if extra := set(found) - set(wanted):
         raise UserError(f"tensors that the model does not know: {', '.join(sorted(extra))}", where)
 
 

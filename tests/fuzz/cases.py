@@ -85,7 +85,9 @@ numbers = st.one_of(
     st.floats(),
     st.sampled_from([float("nan"), float("inf"), -float("inf"), -0.0, 1e308, 5e-324, 0.5]),
 )
-scalars = st.one_of(st.none(), st.booleans(), numbers, st.text(max_size=8), st.sampled_from(["", "\ud800", "\0", "../x"]))
+scalars = st.one_of(
+    st.none(), st.booleans(), numbers, st.text(max_size=8), st.sampled_from(["", "\ud800", "\0", "../x"])
+)
 values = st.recursive(
     scalars,
     lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=6), inner, max_size=4)),

@@ -140,7 +140,7 @@ def test_cached_token_arrays(data: st.DataObject, cached: tuple[list[Article], W
             titles = tried(lambda: list(found.titles))
             assert titles is None or len(titles) == found.articles
             assert len(found.ids_N) == len(found.words_N) == int(found.starts[-1])
-            assert 0 <= found.ids_N.min() and found.ids_N.max() < tokenizer.size
+            assert found.ids_N.min() >= 0 and found.ids_N.max() < tokenizer.size
     finally:
         path.unlink(missing_ok=True)
         path.write_bytes(whole)
