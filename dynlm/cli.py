@@ -101,34 +101,41 @@ def _options(parser: ArgumentParser, argv: list[str], kind: type) -> tuple[Names
     """The options of ``argv``, checked. Raises UserError, which names the config file where that is what is wrong."""
     argv = _with_bases(argv, kind)
     try:
-        options = parser.parse_args(argv)
+        options = _parsed(parser, argv)
         return options, _instantiate(parser, options, kind)
     except UserError:
         alone = _config_parser("dynlm", "", kind)
         for path in _files(argv, "config"):
             try:
-                _instantiate(alone, alone.parse_args(["--config", path]), kind)
+                _instantiate(alone, _parsed(alone, ["--config", path]), kind)
             except UserError as error:
                 what = str(error).partition("; see `dynlm")[0]
                 raise UserError(what, None if path in what else path) from error
         raise
 
 
+def _parsed(parser: ArgumentParser, argv: list[str]) -> Namespace:
+    """What the parser makes of ``argv``. Raises UserError for whatever it stumbles over in values."""
+    try:
+        return parser.parse_args(argv)
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise UserError(f"the options cannot be read ({error})", do="see --help for what each may be") from error
+
+
 def _with_bases(argv: list[str], kind: type) -> list[str]:
-    """``argv`` with the config files that ``base`` names read before all others."""
+    """``argv`` with the config files that ``base`` names read before all others.
+
+    Raises UserError where a config file is none.
+    """
     import dataclasses
 
-    import yaml
+    from dynlm.files import read_yaml
 
-    if "base" not in {item.name for item in dataclasses.fields(kind)}:
-        return argv
-    bases = [word for path in _files(argv, "base") for word in ("--config", path)]
+    takes_base = "base" in {item.name for item in dataclasses.fields(kind)}
+    bases = [word for path in _files(argv, "base") if takes_base for word in ("--config", path)]
     for path in _files(argv, "config"):
-        try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError):  # said in one line by who reads the options
-            continue
-        if isinstance(content, dict) and isinstance(base := content.get("base"), str):
+        content = read_yaml(path)  # what it refuses the parser does not see
+        if takes_base and isinstance(content, dict) and isinstance(base := content.get("base"), str):
             bases += ["--config", str(Path(path).parent / base)]
     # It is read: the options that are printed or kept stand by themselves.
     return [*bases, *argv, "--base=null"] if bases else argv
@@ -168,7 +175,14 @@ def _config_parser(name: str, about: str, kind: type) -> ArgumentParser:
 
 def _instantiate(parser: ArgumentParser, options: Namespace, kind: type) -> Any:
     import dataclasses
+    from typing import get_type_hints
 
+    from dynlm.config import section_of
+
+    for name, section in get_type_hints(kind).items():
+        if isinstance(section, type) and dataclasses.is_dataclass(section):
+            given = options.get(name)
+            section_of(name, section, None if given is None else given.as_dict())
     made = parser.instantiate(options)
     return kind(**{item.name: getattr(made, item.name) for item in dataclasses.fields(kind)})
 

@@ -441,19 +441,21 @@ def section_of(section: str, kind: type[_Section], values: object) -> _Section:
     for name, value in values.items():
         if name not in hints:
             raise UserError(f"{section} has no option {_shortened(name)}", do="take it out")
-        if not _is_of(value, hints[name]):
+        if not is_of(value, hints[name]):
             wanted = getattr(hints[name], "__name__", str(hints[name]))
             raise UserError(f"{section}.{name} is {_shortened(value)}", do=f"write {wanted}")
     return kind(**values)
 
 
-def _is_of(value: object, hint: Any) -> bool:
+def is_of(value: object, hint: Any) -> bool:
     """Whether a value of a file can be an option of this type; a whole number may stand for a float."""
     kind, arguments = get_origin(hint) or hint, get_args(hint)
+    if kind is Any:
+        return True
     if kind in (Union, UnionType):
-        return any(_is_of(value, one) for one in arguments)
+        return any(is_of(value, one) for one in arguments)
     if kind is list:
-        return isinstance(value, list) and all(_is_of(one, arguments[0]) for one in value)
+        return isinstance(value, list) and all(is_of(one, arguments[0]) for one in value)
     if kind is dict:
         return isinstance(value, dict)
     if isinstance(value, bool):

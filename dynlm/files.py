@@ -24,6 +24,8 @@ except ImportError:  # Windows: leftovers of killed processes stay
 
 LARGEST_JSON = 256 * 2**20
 """Bytes: more than the largest vocabulary takes."""
+_LARGEST_YAML = 2**20
+_DEEPEST_YAML = 20
 _ASIDE = ".aside-"
 _SECONDS_TO_LOCK = 60.0
 """A folder this young may not be locked yet by the process that made it."""
@@ -91,6 +93,15 @@ def settle(aside: Path, folder: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise cannot_write(folder, error) from error
+
+
+def refuse_leaving(path: Path, root: Path) -> None:
+    """Raise UserError where ``path``, in a folder of a stranger's, leads out of ``root`` by a link or by ``..``.
+
+    ``root`` itself may be a link: the user named it.
+    """
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise UserError(f"leads out of {root}", path, "put the file itself there, or name its own folder")
 
 
 def link_or_copy(source: Path, place: Path) -> None:
@@ -164,6 +175,31 @@ def parsed_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("nested too deep") from error
+
+
+def read_yaml(path: str | os.PathLike[str]) -> Any:
+    """Read a YAML file of options, by the safe loader.
+
+    Raises UserError where it is missing or none, over 1 MiB, nested deeper than options are, or uses aliases: a few of
+    them can stand for more than fits into memory.
+    """
+    import yaml
+
+    try:
+        if (size := Path(path).stat().st_size) > _LARGEST_YAML:
+            raise UserError(f"a file of options of {size / 2**20:,.0f} MiB", path, "name a YAML file")
+        text = Path(path).read_text(encoding="utf-8-sig")
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST_YAML or isinstance(event, yaml.AliasEvent):
+                what = "an alias" if isinstance(event, yaml.AliasEvent) else "nested too deep"
+                raise UserError(f"not a config that dynlm can read ({what})", path, "write every option out")
+        return yaml.safe_load(text)
+    except FileNotFoundError as error:
+        raise UserError("no such file", path) from error
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, OverflowError, yaml.YAMLError) as error:
+        raise UserError(f"not a config that dynlm can read ({error})", path) from error
 
 
 def number_in(

@@ -27,11 +27,13 @@ LONGEST_LINE = 16 * 2**20
 
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _PACKED = {*_OPENERS, ".zip", ".zst"}
-_DAMAGED = (
-    *(EOFError, lzma.LZMAError, zlib.error, zipfile.BadZipFile, pa.ArrowException),
-    # What zipfile raises over headers that lie; MemoryError where one asks for a window that is not to be had.
-    *(ValueError, LookupError, OverflowError, struct.error, MemoryError),
+UNPACKING_ERRORS = (
+    *(EOFError, OSError, lzma.LZMAError, zlib.error, zipfile.BadZipFile, pa.ArrowException),
+    # What zipfile raises over headers that lie, encryption and methods that it does not know; MemoryError where a
+    # header asks for a window that is not to be had.
+    *(ValueError, LookupError, OverflowError, struct.error, RuntimeError, MemoryError),
 )
+"""What the standard library and Arrow raise over packed files that are damaged or made to harm."""
 
 
 def unpacked_name(path: Path) -> str:
@@ -99,14 +101,12 @@ def _user_errors(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise UserError("no such file", path) from error
-    except _DAMAGED as error:
-        raise _damaged(path, error) from error
-    except OSError as error:
-        if error.errno is None:  # a decompressor's, about the data
-            raise _damaged(path, error) from error
-        raise UserError(f"cannot be read: {error.strerror}", path) from error
     except RuntimeError as error:  # an encrypted zip, or a method that zipfile doesn't know
         raise UserError(f"cannot be unpacked ({error})", path, "unpack it yourself") from error
+    except UNPACKING_ERRORS as error:
+        if isinstance(error, OSError) and error.errno is not None:  # not a decompressor's, about the data
+            raise UserError(f"cannot be read: {error.strerror}", path) from error
+        raise _damaged(path, error) from error
 
 
 def _damaged(path: Path, error: Exception) -> UserError:

@@ -14,6 +14,7 @@ from dynlm.corpus.records import json_records, parquet_records, record_articles
 from dynlm.corpus.source import SPLIT_NAMES, Articles, Source, with_held_out
 from dynlm.corpus.wikitext import wikitext_articles
 from dynlm.errors import UserError
+from dynlm.files import refuse_leaving
 
 _KINDS = {
     **dict.fromkeys((".txt", ".md", ".tokens", ".raw"), "text"),
@@ -32,8 +33,8 @@ def local_source(corpus: CorpusConfig) -> Source:
     """The file or folder ``corpus.path``; without valid and test splits of its own, articles are held out.
 
     In a folder the splits are files named like them (``train.txt.xz``, ``wiki.valid.tokens``, ``test-00000.parquet``)
-    or subfolders; where there are such, other files are not read. Raises UserError where nothing is there to read
-    or it is not clear which format or file is meant.
+    or subfolders; where there are such, other files are not read. Raises UserError where nothing is there to read,
+    a file is a link that leads out of the folder, or it is not clear which format or file is meant.
     """
     root = Path(corpus.path or "").expanduser()
     if root.is_dir():
@@ -77,6 +78,8 @@ def _files_to_read(root: Path, asked: str) -> tuple[str, list[Path]]:
         wanted = "text, JSON lines or Parquet" if asked == "auto" else asked
         raise UserError(f"no {wanted} files in this folder", root, "check --corpus.path and --corpus.format")
     files = [path for path in files if _split(path, root, asked)] or files
+    for path in files:
+        refuse_leaving(path, root)
     if asked != "auto":
         return asked, files
 

@@ -15,7 +15,8 @@ from dynlm.corpus.article import Article
 from dynlm.corpus.lines import text_lines
 from dynlm.errors import UserError
 
-_ROWS_AT_ONCE = 256
+_ROWS_AT_ONCE = 32
+"""Few: a dictionary lets a small file spell the same long text for each of them."""
 _BYTES_AT_ONCE = 1 << 20
 
 Record = tuple[str, Mapping[str, Any]]
@@ -50,7 +51,7 @@ def json_records(path: Path) -> Iterator[Record]:
 
 
 def parquet_records(path: Path, corpus: CorpusConfig) -> Iterator[Record]:
-    """The rows of a Parquet file, counted from 1, as far as they are needed: a few hundred and a MiB at a time.
+    """The rows of a Parquet file, counted from 1, as far as they are needed: a few and a MiB at a time.
 
     Raises UserError where the file is damaged or has no text column.
     """
@@ -68,7 +69,7 @@ def parquet_records(path: Path, corpus: CorpusConfig) -> Iterator[Record]:
                     yield f"{path}:{row}", _row(batch.schema.names, values, f"{path}:{row}")
     except FileNotFoundError as error:
         raise UserError("no such file", path) from error
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise UserError(f"no readable Parquet file ({error})", path, "fetch or make the file anew") from error
 
 

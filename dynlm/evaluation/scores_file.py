@@ -45,6 +45,9 @@ _COLUMNS = pa.schema(
 _OPTIONAL = pa.schema(
     [pa.field("distance", pa.float32(), nullable=False), pa.field("flush", pa.float32(), nullable=False)]
 )
+_ROWS_OF_ANY_FILE, _ROWS_A_BYTE = 2**20, 8
+_TEXT_OF_ANY_FILE, _TEXT_A_BYTE = 64 * 2**20, 64
+"""What a file may claim by its size in bytes: losses are noise, and hardly compress."""
 _NEEDED = {"arm": str, "articles": list, "text": str, "tokenizer": str}
 
 
@@ -157,26 +160,29 @@ def read_scores(path: Path) -> Scores:
     if not path.is_file():
         raise UserError("no such score file", path, "write it with `dynlm score`")
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=["surface"]) as file:
             schema = file.schema_arrow
+            _check_claims(file.metadata, path)
             protocol = _protocol(schema, path)
             missing = [name for name in _COLUMNS.names if name not in schema.names]
             if missing:
                 raise UserError(f"the score file has no column {missing[0]!r}", path, "score the text anew")
             wanted = pa.schema([*_COLUMNS, *(column for column in _OPTIONAL if column.name in schema.names)])
             table = file.read(columns=wanted.names).select(wanted.names)
-        table = table.replace_schema_metadata().cast(wanted)
-    except (OSError, pa.ArrowException, ValueError) as error:
+        surfaces = _surfaces(table.column("surface"), path)
+        table = table.replace_schema_metadata().drop_columns("surface")
+        table = table.cast(pa.schema([column for column in wanted if column.name != "surface"]))
+    except (OSError, pa.ArrowException, ValueError, MemoryError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(
             f"not a whole score file ({reason})", path, "it may be cut short; score the text anew"
         ) from error
     if any(column.null_count for column in table.columns):
         raise UserError("the score file has empty fields", path, "score the text anew")
-    columns = {name: table.column(name).to_numpy() for name in wanted.names if name != "surface"}
+    columns = {name: table.column(name).to_numpy() for name in table.column_names}
     _check_rows(columns["article"], columns["nats"], path)
     _check_recorded(columns, path)
-    return Scores(protocol=protocol, surface=table.column("surface").to_pylist(), path=path, **columns)
+    return Scores(protocol=protocol, surface=surfaces, path=path, **columns)
 
 
 def scores_of_run(folder: Path) -> list[Path]:
@@ -187,6 +193,33 @@ def scores_of_run(folder: Path) -> list[Path]:
 def printable(text: str) -> str:
     """``text`` of a protocol as one line that can steer neither a terminal nor a page."""
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in " ".join(text.split()))
+
+
+def _check_claims(metadata: Any, path: Path) -> None:
+    """Refuse, before anything is taken for them, more rows than a file of this size can hold."""
+    size = path.stat().st_size
+    rows = max(metadata.num_rows, sum(metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)))
+    if rows > max(_ROWS_OF_ANY_FILE, _ROWS_A_BYTE * size):
+        raise UserError(f"claims {rows:,} rows in {size:,} bytes, which no reading does", path, "score the text anew")
+
+
+def _surfaces(column: pa.ChunkedArray, path: Path) -> list[bytes]:
+    """Each row's bytes; rows with the same share them, so that they take no more memory than the file says at most."""
+    surfaces: list[bytes] = []
+    total, most = 0, max(_TEXT_OF_ANY_FILE, _TEXT_A_BYTE * path.stat().st_size)
+    for chunk in column.chunks:
+        if not isinstance(chunk, pa.DictionaryArray):
+            chunk = chunk.cast(pa.binary()).dictionary_encode()
+        if chunk.null_count:
+            raise UserError("the score file has empty fields", path, "score the text anew")
+        values, places = chunk.dictionary.cast(pa.binary()).to_pylist(), chunk.indices.to_numpy()
+        if None in values:
+            raise UserError("the score file has empty fields", path, "score the text anew")
+        total += int(np.array([len(value) for value in values], dtype=np.int64)[places].sum())
+        if total > most:
+            raise UserError(f"claims {total:,} bytes of text, more than its size allows", path, "score the text anew")
+        surfaces += [values[place] for place in places.tolist()]
+    return surfaces
 
 
 def _protocol(schema: pa.Schema, path: Path) -> dict[str, Any]:

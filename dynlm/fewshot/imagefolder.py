@@ -17,6 +17,7 @@ import numpy as np
 from dynlm.errors import UserError
 from dynlm.fewshot.images import ImageClasses, cached_classes, class_folders, read_image, stamps
 from dynlm.fewshot.options import TaskConfig
+from dynlm.files import refuse_leaving
 
 _FILES = {"train": ("train",), "valid": ("val", "valid"), "test": ("test",)}
 
@@ -68,6 +69,7 @@ def _read_csv(path: Path, root: Path) -> Listing:
                 place = next((place for place in places if name and place.is_file()), None)
                 if place is None:
                     raise UserError(f"no image {name!r}, which is in line {rows.line_num}", path, "put it in images/")
+                refuse_leaving(place, root)
                 listing.setdefault(label, []).append(place)
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"not a CSV file ({error})", path, "make it anew") from error

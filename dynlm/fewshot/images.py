@@ -14,7 +14,7 @@ from PIL import Image
 
 from dynlm.corpus.arrays import ArrayFile, mapped
 from dynlm.errors import UserError
-from dynlm.files import cache_folder, fingerprint, folder_aside, read_json, settle, write_json
+from dynlm.files import cache_folder, fingerprint, folder_aside, read_json, refuse_leaving, settle, write_json
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
@@ -115,9 +115,13 @@ def stamps(files: Sequence[Path], root: Path) -> list[str]:
 
 
 def class_folders(root: Path) -> dict[str, list[Path]]:
-    """Folders with images directly in them, below ``root``: their place and their images, both sorted."""
+    """Folders with images directly in them, below ``root``: their place and their images, both sorted.
+
+    Raises UserError for an image that is a link leading out of ``root``.
+    """
     found: dict[str, list[Path]] = {}
     for path in sorted(root.rglob("*")):
         if path.suffix.lower() in IMAGE_ENDINGS and not path.name.startswith("."):
+            refuse_leaving(path, root)
             found.setdefault(path.parent.relative_to(root).as_posix(), []).append(path)
     return found

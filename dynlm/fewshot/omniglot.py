@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from dynlm.corpus.lines import UNPACKING_ERRORS
 from dynlm.errors import UserError
-from dynlm.fewshot.images import ImageClasses, cached_classes, class_folders, read_image, stamps
+from dynlm.fewshot.images import LARGEST_FILE, ImageClasses, cached_classes, class_folders, read_image, stamps
 from dynlm.fewshot.options import TaskConfig
 
 PARTS = ("images_background", "images_evaluation")
@@ -67,16 +68,20 @@ def _part(root: Path, part: str, size: int) -> ImageClasses:
 def _from_zip(archive: Path, part: str, size: int) -> Iterator[tuple[str, np.ndarray]]:
     try:
         with zipfile.ZipFile(archive) as file:
+            # Names of members become names of classes, never paths: nothing is unpacked.
             members: dict[str, list[str]] = {}
-            for member in sorted(file.namelist()):
-                if member.endswith(".png") and not member.rpartition("/")[2].startswith("."):
-                    place = member.removeprefix(f"{part}/").rpartition("/")[0]
-                    members.setdefault(place, []).append(member)
+            for member in sorted(file.infolist(), key=lambda member: member.filename):
+                name = member.filename
+                if name.endswith(".png") and not name.rpartition("/")[2].startswith("."):
+                    if member.file_size > LARGEST_FILE:
+                        raise ValueError(f"{name} claims {member.file_size:,} bytes")
+                    place = name.removeprefix(f"{part}/").rpartition("/")[0]
+                    members.setdefault(place, []).append(name)
             for name, drawings in sorted(members.items()):
                 images = [
                     read_image(io.BytesIO(file.read(one)), f"{archive}: {one}", size, False, invert=True)
                     for one in drawings
                 ]
                 yield name, np.stack(images)
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
+    except UNPACKING_ERRORS as error:
         raise UserError(f"not a whole zip file ({error})", archive, "it may be cut short; get it again") from error

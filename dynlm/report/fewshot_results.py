@@ -17,7 +17,7 @@ from typing import Any
 
 from dynlm.errors import UserError
 from dynlm.evaluation.scores_file import printable
-from dynlm.files import read_json
+from dynlm.files import read_json, refuse_leaving
 
 FILE = "fewshot.json"
 _KINDS = {b"\x89PNG\r\n\x1a\n": "image/png", b"GIF89a": "image/gif", b"GIF87a": "image/gif"}
@@ -94,6 +94,7 @@ def _picture(folder: Path, picture: Any) -> Picture:
     path = folder / name
     if not path.is_file():
         raise UserError("no such picture", path, f"it is named in {folder / FILE}")
+    refuse_leaving(path, folder)
     if path.stat().st_size > _LARGEST:
         raise UserError(f"the picture is larger than {_LARGEST:,} bytes", path, "make it smaller")
     content = path.read_bytes()

@@ -18,6 +18,7 @@ from dynlm.evaluation.scores_file import Scores, printable, read_scores
 from dynlm.files import written_whole
 from dynlm.report.cells import Cell, cells_of, lay_out
 from dynlm.report.drawing import FAINT, INK, drawable, drawing, monospace, save_figure, short
+from dynlm.report.policy import source_hash
 from dynlm.report.scale import STEPS, colour_map, limit_of, step_of, steps
 from dynlm.report.series import Passage, default_passages
 
@@ -145,6 +146,7 @@ def heatmap_html(lower: Scores, higher: Scores, passages: Sequence[Passage]) -> 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("dynlm.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["source_hash"] = source_hash
     title, explanation = _headline(labels)
     return environment.get_template("heatmap.html.j2").render(
         title=title,

@@ -7,8 +7,6 @@ only ever sets as text.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from dynlm.report import series
 from dynlm.report.behaviour import FLUSHED, Recorded, rates_table, recorded
 from dynlm.report.fewshot_results import FewShot, Table, read_fewshot
 from dynlm.report.page_data import page_data
+from dynlm.report.policy import source_hash
 from dynlm.report.scale import steps
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -99,15 +98,11 @@ def _asset(path: Path) -> str:
 
 def _policy(style: str, scripts: Sequence[str]) -> str:
     """Only these scripts and this style, pictures that are in the page, and nothing from anywhere."""
-    hashes = " ".join(map(_hash, scripts))
+    hashes = " ".join(map(source_hash, scripts))
     return (
-        f"default-src 'none'; script-src {hashes}; style-src {_hash(style)}; img-src data:; "
+        f"default-src 'none'; script-src {hashes}; style-src {source_hash(style)}; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"
 
 
 def _title(scores_list: Sequence[Scores]) -> str:

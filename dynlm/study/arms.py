@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import types
 import typing
 from dataclasses import dataclass
 from typing import Any
 
-from dynlm.config import Config
+from dynlm.config import Config, is_of
 from dynlm.errors import UserError
 from dynlm.study.options import StudyConfig, StudyOptions
 
@@ -134,7 +133,7 @@ def _arm(options: StudyOptions, entry: dict[str, Any]) -> Arm:
                 raise UserError(
                     f"arm {name!r}: there is no option {section}.{option}", do=f"choose among {', '.join(kinds)}"
                 )
-            if not _is_of(value, kinds[option]):
+            if not is_of(value, kinds[option]):
                 raise UserError(f"arm {name!r}: {section}.{option} is {value!r}", do="give a value of its type")
         try:
             config = dataclasses.replace(config, **{section: dataclasses.replace(old, **values)})
@@ -145,17 +144,3 @@ def _arm(options: StudyOptions, entry: dict[str, Any]) -> Arm:
         config = dataclasses.replace(config, memory=dataclasses.replace(config.memory, g=plain(name)))
     own = overrides.get("memory", {}).get("reset")
     return Arm(name, config, (own,) if own else tuple(options.study.resets))
-
-
-def _is_of(value: Any, kind: Any) -> bool:
-    """Whether a value of YAML is of an option's type; a whole number may stand for a float."""
-    origin = typing.get_origin(kind)
-    if origin in (types.UnionType, typing.Union):
-        return any(_is_of(value, each) for each in typing.get_args(kind))
-    if origin is list:
-        return isinstance(value, list) and all(_is_of(each, typing.get_args(kind)[0]) for each in value)
-    if origin is dict:
-        return isinstance(value, dict)
-    if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))

@@ -35,7 +35,16 @@ from torch import Tensor
 from dynlm.config import Config, ModelConfig, options_of, section_of
 from dynlm.corpus.tokenizer import Tokenizer, load_tokenizer
 from dynlm.errors import UserError
-from dynlm.files import cannot_write, fingerprint, number_in, parsed_json, read_json, write_json, written_whole
+from dynlm.files import (
+    cannot_write,
+    fingerprint,
+    number_in,
+    parsed_json,
+    read_json,
+    read_yaml,
+    write_json,
+    written_whole,
+)
 from dynlm.model.lstm import LSTMLanguageModel, Params
 
 CHECKPOINTS_KEPT = 2
@@ -229,13 +238,9 @@ def load_options(folder: Path, kind: type[_Options], maker: str) -> _Options:
     path = folder / "config.yaml"
     if not folder.is_dir() or not path.exists():
         raise UserError("no such run", folder, f"name a folder that `{maker}` made")
-    try:
-        text = path.read_text(encoding="utf-8")
-        if not text.endswith("\n"):  # half a file can be whole YAML, with half a number in it
-            raise ValueError("it is cut short")
-        content = yaml.safe_load(text)
-    except (OSError, yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
-        raise UserError(f"not a config that dynlm can read ({error})", path) from error
+    content = read_yaml(path)
+    if not path.read_bytes().endswith(b"\n"):  # half a file can be whole YAML, with half a number in it
+        raise UserError("not a config that dynlm can read (it is cut short)", path)
     try:
         return options_of(kind, content)
     except UserError as error:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -109,7 +112,9 @@ def test_hover_titles_tell_both_losses(tmp_path, hostile):
 def test_the_page_loads_nothing(tmp_path, hostile):
     text = page_of(hostile, tmp_path)
     policy = [value for _, name, value in Page(text).attributes if name == "content"]
-    assert "default-src 'none'; style-src 'unsafe-inline'" in policy
+    (style,) = re.findall(r"<style>(.*?)</style>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert policy[0] == f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     assert "url(" not in text and "@import" not in text and "http://" not in text and "https://" not in text
 
 
