@@ -3,12 +3,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# How many times as many cases `make fuzz` tries as `make test`.
+FUZZ ?= 20
 # Only pip's errors: what it may warn of is the machine's affair.
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo fewshot-demo test lint bench instructions chromium clean
+.PHONY: help demo fewshot-demo test fuzz lint bench instructions chromium clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name about; do printf 'make %-13s %s\n' "$$name" "$$about"; done
@@ -21,6 +23,9 @@ fewshot-demo: $(VENV)/.installed ## install once, then few-shot learning on embe
 
 test: $(VENV)/.installed-dev chromium lint ## install once, then check style, types and imports, and run all tests
 	@$(BIN)/python -m pytest
+
+fuzz: $(VENV)/.installed-dev ## try some 200,000 damaged and hostile files, others each time; FUZZ=100 tries more
+	@DYNLM_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/fuzz
 
 lint: $(VENV)/.installed-dev ## check style, types and the order of imports
 	@$(BIN)/ruff check --quiet

@@ -104,8 +104,8 @@ def _options(parser: ArgumentParser, argv: list[str], kind: type) -> tuple[Names
         options = _parsed(parser, argv)
         return options, _instantiate(parser, options, kind)
     except UserError:
-        alone = _config_parser("dynlm", "", kind)
         for path in _files(argv, "config"):
+            alone = _config_parser("dynlm", "", kind)
             try:
                 _instantiate(alone, _parsed(alone, ["--config", path]), kind)
             except UserError as error:

@@ -34,7 +34,16 @@ def started() -> Iterator[Any]:
 class Opened:
     """A page that was opened from a file, with all that it said and asked for."""
 
-    def __init__(self, browser: Any, path: Path, width: int = 1300, height: int = 1000, scheme: str = "light"):
+    def __init__(
+        self,
+        browser: Any,
+        path: Path,
+        width: int = 1300,
+        height: int = 1000,
+        scheme: str = "light",
+        ready: str | None = "html[data-ready]",
+    ):
+        """``ready``: what the page's own script puts there when it is done; None for a page without one."""
         self.context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
         self.page = self.context.new_page()
         self.said: list[str] = []
@@ -43,8 +52,9 @@ class Opened:
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
         self.page.on("dialog", lambda dialog: (self.said.append("a dialog"), dialog.dismiss()))
         self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(path.as_uri(), wait_until="commit")
-        self.page.wait_for_selector("html[data-ready]", state="attached", timeout=20_000)
+        self.page.goto(path.as_uri(), wait_until="commit" if ready else "load")
+        if ready:
+            self.page.wait_for_selector(ready, state="attached", timeout=20_000)
 
     def text(self, selector: str) -> str:
         return str(self.page.locator(selector).inner_text())

@@ -144,7 +144,7 @@ def write_scores(path: Path, scores: Scores) -> None:
     _check_protocol(protocol, scores.arm)
     schema = pa.schema([*_COLUMNS, *(_OPTIONAL.field(name) for name in scores._recorded)])
     arrays = [pa.array(getattr(scores, column.name), type=column.type) for column in schema]
-    schema = schema.with_metadata({_KEY: json.dumps(protocol, ensure_ascii=False).encode()})
+    schema = schema.with_metadata({_KEY: json.dumps(protocol, ensure_ascii=False).encode("utf-8", "surrogatepass")})
     table = pa.Table.from_arrays(arrays, schema=schema)
     with written_whole(path) as aside:
         pq.write_table(table, aside, compression="zstd", write_page_checksum=True)
@@ -160,19 +160,20 @@ def read_scores(path: Path) -> Scores:
     if not path.is_file():
         raise UserError("no such score file", path, "write it with `dynlm score`")
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=["surface"]) as file:
+        with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
             _check_claims(file.metadata, path)
             protocol = _protocol(schema, path)
             missing = [name for name in _COLUMNS.names if name not in schema.names]
             if missing:
                 raise UserError(f"the score file has no column {missing[0]!r}", path, "score the text anew")
-            wanted = pa.schema([*_COLUMNS, *(column for column in _OPTIONAL if column.name in schema.names)])
+        wanted = pa.schema([*_COLUMNS, *(column for column in _OPTIONAL if column.name in schema.names)])
+        with pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=["surface"]) as file:
             table = file.read(columns=wanted.names).select(wanted.names)
         surfaces = _surfaces(table.column("surface"), path)
         table = table.replace_schema_metadata().drop_columns("surface")
         table = table.cast(pa.schema([column for column in wanted if column.name != "surface"]))
-    except (OSError, pa.ArrowException, ValueError, MemoryError) as error:
+    except (OSError, pa.ArrowException, ValueError, LookupError, MemoryError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(
             f"not a whole score file ({reason})", path, "it may be cut short; score the text anew"

@@ -90,7 +90,7 @@ def load_tuned(folder: Path, rule: str, reset: str, trained: TrainedModel) -> di
         return None
     if not isinstance(tuned, dict):
         raise UserError(f"what was tuned for {rule} cannot be read", path, "remove it and run tune again")
-    for name in _NEEDED[rule]:
+    for name in set(_NEEDED[rule]) & set(tuned):
         number_in(tuned, name, path, 0.0)
     return tuned
 
