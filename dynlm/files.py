@@ -26,6 +26,7 @@ LARGEST_JSON = 256 * 2**20
 """Bytes: more than the largest vocabulary takes."""
 _LARGEST_YAML = 2**20
 _DEEPEST_YAML = 20
+_LONGEST_YAML = 20_000
 _ASIDE = ".aside-"
 _SECONDS_TO_LOCK = 60.0
 """A folder this young may not be locked yet by the process that made it."""
@@ -180,8 +181,8 @@ def parsed_json(text: str | bytes) -> Any:
 def read_yaml(path: str | os.PathLike[str]) -> Any:
     """Read a YAML file of options, by the safe loader.
 
-    Raises UserError where it is missing or none, over 1 MiB, nested deeper than options are, or uses aliases: a few of
-    them can stand for more than fits into memory.
+    Raises UserError where it is missing or none, over 1 MiB, nested deeper than options are, or by its aliases longer
+    than any options: a few of them can stand for more than fits into memory.
     """
     import yaml
 
@@ -189,11 +190,23 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
         if (size := Path(path).stat().st_size) > _LARGEST_YAML:
             raise UserError(f"a file of options of {size / 2**20:,.0f} MiB", path, "name a YAML file")
         text = Path(path).read_text(encoding="utf-8-sig")
-        depth = 0
+        sizes: dict[str, int] = {}
+        held: list[tuple[str | None, int]] = [(None, 0)]  # of each collection that is open: its anchor, values so far
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > _DEEPEST_YAML or isinstance(event, yaml.AliasEvent):
-                what = "an alias" if isinstance(event, yaml.AliasEvent) else "nested too deep"
+            anchor, size = getattr(event, "anchor", None), 1
+            if isinstance(event, yaml.CollectionStartEvent):
+                held.append((anchor, 1))
+            elif isinstance(event, (yaml.CollectionEndEvent, yaml.NodeEvent)):
+                if isinstance(event, yaml.CollectionEndEvent):
+                    anchor, size = held.pop()
+                elif isinstance(event, yaml.AliasEvent):
+                    # What holds itself has no size yet.
+                    anchor, size = None, sizes.get(event.anchor, _LONGEST_YAML)
+                if anchor is not None:
+                    sizes[anchor] = size
+                held[-1] = (held[-1][0], held[-1][1] + size)
+            if len(held) > _DEEPEST_YAML or held[-1][1] >= _LONGEST_YAML:
+                what = "nested too deep" if len(held) > _DEEPEST_YAML else "too long, or an alias of what holds it"
                 raise UserError(f"not a config that dynlm can read ({what})", path, "write every option out")
         return yaml.safe_load(text)
     except FileNotFoundError as error:

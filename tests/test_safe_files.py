@@ -6,6 +6,7 @@ import ast
 import bz2
 import gzip
 import io
+import itertools
 import json
 import lzma
 import os
@@ -42,6 +43,8 @@ from tests.readings import reading
 from tests.tiny import Run
 
 ROOT = Path(__file__).resolve().parents[1]
+TENFOLD = "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in itertools.pairwise("abcdefgh"))
+"""Each line stands for ten of the last."""
 FORBIDDEN = {
     *("pickle cPickle dill cloudpickle marshal shelve joblib".split()),
     *("eval exec compile __import__".split()),
@@ -349,12 +352,15 @@ def test_json_and_yaml_too_large_too_deep_or_full_of_aliases_are_refused(tmp_pat
         read_json(path)
     path = tmp_path / "a.yaml"
     for content, says in (
-        ("a: &a [x]\nb: [*a, *a]\n", "an alias"),
+        ("a: &a [*a]\n", "an alias of what holds it"),
+        ("a: &a [x, x, x, x, x, x, x, x, x, x]\n" + TENFOLD, "too long"),
         ("[" * 30 + "]" * 30, "nested too deep"),
         ("a: " + "x" * 2**20, "a file of options of 1 MiB"),
     ):
         path.write_text(content)
         with pytest.raises(UserError, match=says):
             read_yaml(path)
+    path.write_text("a: &a [x]\nb: [*a, *a]\n")
+    assert read_yaml(path) == {"a": ["x"], "b": [["x"], ["x"]]}
     path.write_text(yaml.safe_dump({"run": {"name": "x"}}))
     assert read_yaml(path) == {"run": {"name": "x"}}

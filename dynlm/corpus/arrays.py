@@ -75,14 +75,26 @@ def mapped(path: Path, dtype: type[np.generic]) -> np.ndarray:
     """
     kind = np.dtype(dtype)
     try:
-        length = (path.stat().st_size - _HEADER) // kind.itemsize
+        length, rest = divmod(path.stat().st_size - _HEADER, kind.itemsize)
         with path.open("rb") as file:
-            if length < 0 or file.read(_HEADER) != _header(kind, length):
+            if length < 0 or rest or file.read(_HEADER) != _header(kind, length):
                 raise ValueError("its header is not that of its content")
         # As a plain array: each slice of numpy.memmap costs a microsecond more.
         return np.asarray(np.memmap(path, kind, "r", _HEADER, (length,))) if length else np.empty(0, kind)
     except (OSError, ValueError) as error:
         raise UserError(f"a cached array is damaged ({error})", path, "remove the folder that it is in") from error
+
+
+def bounds(path: Path, dtype: type[np.generic]) -> tuple[int, int]:
+    """(smallest, largest) of an ``ArrayFile`` that holds something, read a piece at a time: none of it stays in memory."""
+    low, high = [], []
+    with path.open("rb") as file:
+        file.seek(_HEADER)
+        for piece in iter(lambda: file.read(_AT_ONCE), b""):
+            values = np.frombuffer(piece, dtype=dtype)
+            low.append(int(values.min()))
+            high.append(int(values.max()))
+    return min(low), max(high)
 
 
 def check_starts(starts: np.ndarray, end: int, where: Path) -> None:
