@@ -201,7 +201,7 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
                     anchor, size = held.pop()
                 elif isinstance(event, yaml.AliasEvent):
                     # What holds itself has no size yet.
-                    anchor, size = None, sizes.get(event.anchor, _LONGEST_YAML)
+                    anchor, size = None, sizes.get(str(event.anchor), _LONGEST_YAML)
                 if anchor is not None:
                     sizes[anchor] = size
                 held[-1] = (held[-1][0], held[-1][1] + size)

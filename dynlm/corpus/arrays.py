@@ -86,8 +86,9 @@ def mapped(path: Path, dtype: type[np.generic]) -> np.ndarray:
 
 
 def bounds(path: Path, dtype: type[np.generic]) -> tuple[int, int]:
-    """(smallest, largest) of an ``ArrayFile`` that holds something, read a piece at a time: none of it stays in memory."""
-    low, high = [], []
+    """(smallest, largest) value of an ``ArrayFile`` that holds some, read a piece at a time: none stays in memory."""
+    low: list[int] = []
+    high: list[int] = []
     with path.open("rb") as file:
         file.seek(_HEADER)
         for piece in iter(lambda: file.read(_AT_ONCE), b""):
