@@ -295,6 +295,20 @@ def _metatrain(options: Namespace, config: Config) -> int:
     return 0
 
 
+def _finetune(options: Namespace, config: Config) -> int:
+    from dynlm.training.finetune import finetune
+
+    done = finetune(Path(options.folder), config, _quiet(options))
+    nats = ", ".join(f"{value:.4f} {name}" for name, value in done["tuning_nats_per_token"].items())
+    _print(
+        options,
+        done,
+        f"on the tuning articles, nats per token by {done['picked_by']}: {nats}; kept: {done['kept']}\n"
+        f"level 1 on valid: {done['valid_nats_per_token']:.4f} nats per token\nwrote {done['run']}",
+    )
+    return 0
+
+
 def _train_gate(options: Namespace, config: Config) -> int:
     from dynlm.training.cache_gate import train_gate
 
@@ -640,6 +654,16 @@ VERBS: dict[str, Verb] = {
         "learn the memory's rates on training articles that the LSTM has not seen",
         ("dynlm metatrain runs/demo", "dynlm metatrain runs/demo --metatrain.tokens 200000 --json"),
         _metatrain,
+        _add_json,
+        takes_run=True,
+    ),
+    "finetune": Verb(
+        "train the static parameters further while a rule reads with them, into a run of its own",
+        (
+            "dynlm finetune runs/demo --memory.rule rms",
+            "dynlm finetune runs/demo --memory.rule none --finetune.pick_rule rms",
+        ),
+        _finetune,
         _add_json,
         takes_run=True,
     ),

@@ -362,6 +362,46 @@ class GConfig:
 
 
 @dataclass
+class FinetuneConfig:
+    """Training the static parameters further by what they cost while memory.rule moves the weights away from them."""
+
+    name: str | None = None
+    """The new run, beside the one that it starts from; unset: RUN-finetuned-RULE."""
+    split: str = "train"
+    """Articles that are read: train, or meta, those kept from the LSTM."""
+    tokens: int = 200000
+    """Tokens read; the articles are read again from the first when they end."""
+    lanes: int = 4
+    """Articles read side by side, over all processes; each lane has weights of its own."""
+    window: int = 32
+    """Segments of all lanes whose gradients are averaged for one step."""
+    rate: float = 1e-4
+    """Adam's learning rate for the static parameters."""
+    average: float = 0.98
+    """Decay of their Polyak average."""
+    phi: bool = False
+    """memory.rule meta: learn g's phi in the same reading, by metatrain's rate and bound."""
+    pick_rule: str | None = None
+    """Rule that reads the tuning articles to choose between start, halfway and end; unset: memory.rule."""
+    pick_tokens: int = 40000
+    """Tokens of the tuning articles that it reads; 0 reads all of them."""
+    tune: bool = False
+    """Gather R and tune rms anew for the new run; false takes over those of the run that it starts from."""
+
+    def __post_init__(self) -> None:
+        one_of("finetune.split", self.split, ("train", "meta"))
+        if self.name is not None and (not self.name or "/" in self.name or self.name.startswith(".")):
+            raise UserError(f"finetune.name is {self.name!r}", do="choose a plain folder name")
+        if self.pick_rule is not None:
+            one_of("finetune.pick_rule", self.pick_rule, RULES)
+        for name in ("tokens", "rate", "pick_tokens"):
+            within(f"finetune.{name}", getattr(self, name), 0)
+        within("finetune.window", self.window, 1)
+        within("finetune.lanes", self.lanes, 1)
+        within("finetune.average", self.average, 0, 0.9999)
+
+
+@dataclass
 class RunConfig:
     """The run's folder and what it runs on."""
 
@@ -398,6 +438,7 @@ class Config:
     tune: TuneConfig = field(default_factory=TuneConfig)
     g: GConfig = field(default_factory=GConfig)
     metatrain: MetatrainConfig = field(default_factory=MetatrainConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
 
 
 def article_range(text: str | None, count: int, option: str = "articles") -> range:

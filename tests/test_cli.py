@@ -101,6 +101,15 @@ def test_tune_and_metatrain_keep_what_they_find(run_copy: Run, capsys: Capture) 
     assert f"kept: {learned['kept']}" in answer(capsys, "metatrain", run_copy.folder)
 
 
+def test_finetune_makes_a_run_that_can_be_read(tuned_copy: Run, capsys: Capture) -> None:
+    options = ("--memory.rule", "rms", "--finetune.tokens", "400", "--finetune.name", "moved")
+    done = answer_json(capsys, "finetune", tuned_copy.folder, *options)
+    assert Path(done["run"]) == tuned_copy.folder.parent / "moved"
+    assert "\nrms " in answer(capsys, "score", done["run"], "--memory.rule", "rms", "--articles", "1")
+    plain = answer(capsys, "finetune", tuned_copy.folder, "--memory.rule", "none", "--finetune.tokens", "400")
+    assert "tiny-finetuned-none" in plain and "kept: " in plain
+
+
 def test_score_compare_and_pictures(tuned_copy: Run, tmp_path: Path, capsys: Capture) -> None:
     folder = tuned_copy.folder
     for rule in ("none", "rms"):
@@ -444,7 +453,7 @@ def cut(path: Path, share: float = 0.5) -> None:
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
 
 
-@pytest.mark.parametrize("verb", ["score", "tune", "metatrain", "generate", "audit"])
+@pytest.mark.parametrize("verb", ["score", "tune", "metatrain", "finetune", "generate", "audit"])
 @pytest.mark.parametrize("name", ["model.safetensors", "model.json", "tokenizer/tokenizer.model", "config.yaml"])
 def test_a_run_cut_short_is_refused_by_every_verb(verb: str, name: str, tuned_copy: Run, capsys: Capture) -> None:
     cut(tuned_copy.folder / name)
@@ -514,6 +523,7 @@ VERBS_THAT_WRITE: dict[str, list[str]] = {
     "pretrain": [],
     "tune": ["--memory.rule", "rms"],
     "metatrain": [],
+    "finetune": ["--memory.rule", "rms", "--finetune.tokens", "200"],
     "score": ["--memory.rule", "none"],
 }
 

@@ -12,7 +12,7 @@ from dynlm.config import Config, is_of
 from dynlm.errors import UserError
 from dynlm.study.options import StudyConfig, StudyOptions
 
-SHARED = ("run", "corpus", "tokenizer", "model", "regularisation", "pretrain")
+SHARED = ("run", "corpus", "tokenizer", "model", "regularisation", "pretrain", "finetune")
 """Sections that no arm may change: all arms read the same text with the same base model."""
 
 

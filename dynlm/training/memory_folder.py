@@ -95,6 +95,18 @@ def load_tuned(folder: Path, rule: str, reset: str, trained: TrainedModel) -> di
     return tuned
 
 
+def carry_over(folder: Path, trained: TrainedModel, target: Path, moved: TrainedModel) -> None:
+    """Give the run in ``target``, whose static parameters are those of ``folder`` trained further, its R and rates."""
+    statistics, card = load_statistics(folder, trained), statistics_card(folder, trained)
+    if statistics is not None and card is not None:
+        save_statistics(target, statistics, moved, card["tokens"])
+    path = folder / "memory" / "tuned.json"
+    if path.exists():
+        content = read_json(path)
+        check_model(path, content, trained)
+        write_json(target / "memory" / "tuned.json", {**content, "model": moved.fingerprint})
+
+
 def save_learned(
     folder: Path, name: str, reset: str, meta: Meta, phi: Params, about: Mapping[str, Any], trained: TrainedModel
 ) -> None:
@@ -162,6 +174,23 @@ def _of_these(statistics: Statistics, names: Sequence[Any], where: Path) -> Stat
     return Statistics({name: statistics.rms[name] for name in names})
 
 
+def open_meta(folder: Path, trained: TrainedModel, memory: MemoryConfig) -> tuple[Meta, Params]:
+    """The g that ``memory`` names, and its phi. Raises UserError where it was not learned."""
+    learned = load_learned(folder, memory.g, memory.reset, trained)
+    statistics = load_statistics(folder, trained, trained.params["embedding"].device)
+    if learned is None or statistics is None:
+        named = "" if memory.g == "meta" else f" --memory.g {memory.g}"
+        raise UserError(
+            f"no learned memory {memory.g!r} for reset {memory.reset!r}",
+            folder,
+            f"run `dynlm metatrain {folder} --memory.reset {memory.reset}{named}` first",
+        )
+    path = folder / "memory" / f"{memory.g}-{memory.reset}.safetensors"
+    phi, meta = learned[0], _meta_learned(learned[1], statistics, trained, path)
+    check_phi(phi, meta, path)
+    return meta, phi
+
+
 def open_reader(folder: Path, trained: TrainedModel, memory: MemoryConfig) -> Reader:
     """A reader by ``memory``'s options, with the run's tuned or learned rates where an option does not set them.
 
@@ -200,18 +229,7 @@ def _open_rule(folder: Path, trained: TrainedModel, memory: MemoryConfig, dynami
         for option in ("rate", "pull", "epsilon"):
             if getattr(memory, option) is not None:
                 raise UserError(f"memory.{option} does not go with memory.rule meta, whose rates are learned")
-        path = folder / "memory" / f"{memory.g}-{memory.reset}.safetensors"
-        learned = load_learned(folder, memory.g, memory.reset, trained)
-        statistics = load_statistics(folder, trained, device)
-        if learned is None or statistics is None:
-            named = "" if memory.g == "meta" else f" --memory.g {memory.g}"
-            raise UserError(
-                f"no learned memory {memory.g!r} for reset {memory.reset!r}",
-                folder,
-                f"run `dynlm metatrain {folder} --memory.reset {memory.reset}{named}` first",
-            )
-        phi, meta = learned[0], _meta_learned(learned[1], statistics, trained, path)
-        check_phi(phi, meta, path)
+        meta, phi = open_meta(folder, trained, memory)
         return meta.rule(phi, memory.g).of(dynamic)
     tuned = load_tuned(folder, memory.rule, memory.reset, trained) or {}
     values = {}
