@@ -38,8 +38,10 @@ KINDS = [
     "rms",
     "meta",
     "meta-gated",
+    "meta-slow-gated",
     "meta-training",
     "meta-training-gated",
+    "meta-training-slow-gated",
     "difference",
 ]
 
@@ -67,8 +69,10 @@ class Setting:
         return Segment(inputs_BT, targets_BT, mask_BT, goes_on, nothing, nothing, goes_on)
 
     def meta(self, kind: str) -> Meta:
-        """g with rates of each tensor's own, or with all that it may look at and move."""
-        every = {"importance": True, "features": FEATURES, "flush": True} if kind.endswith("gated") else {}
+        """g with rates of each tensor's own, or with all that it may look at and move, and slow weights besides."""
+        if not kind.endswith("gated"):
+            return Meta(self.statistics, self.static, RATE, PULL, EPSILON)
+        every = {"importance": True, "features": FEATURES, "flush": True, "slow": "slow" in kind}
         return Meta(self.statistics, self.static, RATE, PULL, EPSILON, **every)
 
     def phi(self, meta: Meta) -> Params:

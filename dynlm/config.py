@@ -342,7 +342,10 @@ class GConfig:
     flush: bool = False
     """Each tensor goes a learned share of the way home when an article begins (matters for memory.reset stream)."""
     consolidation: float = 0.0
-    """Share of what an article taught that is taken into home at its end; not learned."""
+    """Share of what an article taught that is taken into home at its end; with g.slow it is where learning starts."""
+    slow: bool = False
+    """Two time scales: each tensor's consolidation is learned, and how far what earlier articles left fades at an
+    article's end (matters for memory.reset stream)."""
     momentum: float = 0.0
     """Decay of the running sum of gradients that steps are by; not learned."""
 

@@ -9,8 +9,9 @@ importance of elastic weight consolidation: Kirkpatrick et al. 2017), tensor k's
     beta  = min(lambda_0 * exp(pull_k + pull.importance_k * z + pull.each) * shape, 1)
 
 where alpha_0, lambda_0, epsilon are the tuned rms rule's: phi of zero *is* that rule. ``rate.each`` is there where
-rates are shared by rows or by nothing. Gates and flush are told in ``pace`` and ``rules``. phi holds as many numbers as
-there are tensors, whatever their sizes, unless rates are shared less than by tensors.
+rates are shared by rows or by nothing. Gates are told in ``pace``; each tensor's shares ``flush``, ``consolidation``
+and ``fading`` (two time scales: theta_0 + slow + fast) in ``rules``. phi holds as many numbers as there are tensors,
+whatever their sizes, unless rates are shared less than by tensors.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from dynlm.model.lstm import Params
 
 # A pull of zero has no logarithm; it starts here, where it does next to nothing in thousands of segments.
 SMALLEST_PULL = 1e-6
+SHARES = ("flush", "consolidation", "fading")
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,9 @@ class Meta:
     """What g may look at and move: the parts of phi, and the tuned rms rule that it starts from.
 
     ``level`` 2 has no pull: theta_0 is the start, and a flush goes to the slow weights that consolidation makes of what
-    was read. ``sharing``: tensor, row or weight. ``features``: names of ``config.FEATURES``. ``static`` are theta_0's
-    dynamic tensors.
+    was read. ``sharing``: tensor, row or weight. ``features``: names of ``config.FEATURES``. ``slow``: shares of
+    consolidation are learned, from the one given, and so is how the slow weights fade. ``static`` are theta_0's dynamic
+    tensors.
     """
 
     statistics: Statistics
@@ -52,6 +55,7 @@ class Meta:
     flush: bool = False
     consolidation: float = 0.0
     momentum: float = 0.0
+    slow: bool = False
 
     @property
     def names(self) -> list[str]:
@@ -73,6 +77,10 @@ class Meta:
                     phi[f"{kind}.each/{name}"] = torch.zeros(each_shape(tensor, self.sharing))
         if self.flush:
             phi["flush"] = torch.zeros(count)
+        if self.slow:
+            phi["consolidation"] = torch.full((count,), self.consolidation, dtype=torch.float64)
+            if self.level == 3:
+                phi["fading"] = torch.zeros(count)
         return {key: tensor.to(some.device, torch.float64) for key, tensor in phi.items()}
 
     def importance_of(self, name: str) -> Tensor:
@@ -87,8 +95,14 @@ class Meta:
         """
         learned = any(tensor.requires_grad for tensor in phi.values())
         scale, shape = self.statistics.scale(self.epsilon), self.statistics.shape()
+        limits = None
+        if self.slow or self.consolidation:
+            # The more depends on a weight, the less of it is for good what one article taught.
+            limits = {name: 1 / (1 + tensor) for name, tensor in shape.items()}
         rates: dict[str, Rates] = {}
-        flush: dict[str, float | Tensor] = {}
+        shares: dict[str, dict[str, float | Tensor]] = {kind: {} for kind in SHARES}
+        if self.consolidation and not self.slow:
+            shares["consolidation"] = dict.fromkeys(self.names, self.consolidation)
         for number, name in enumerate(self.names):
             made = [self.rate * phi["rate"][number].exp()]
             made.append(self.pull_of(phi, number))
@@ -102,8 +116,10 @@ class Meta:
                     logs = logs + each.to(table[name].dtype)
                 if isinstance(logs, Tensor):
                     table[name] = table[name] * logs.exp()
-            if "flush" in phi:
-                flush[name] = phi["flush"][number] if learned else float(phi["flush"][number])
+            for kind in shares.keys() & phi.keys():
+                # As tensors of the weights' own type, which is float32 where phi is float64.
+                share = phi[kind][number]
+                shares[kind][name] = share.to(scale[name].dtype) if learned else float(share)
         gates = None
         if self.features:
             like = next(iter(scale.values()))
@@ -114,7 +130,7 @@ class Meta:
             measure = 1 / (self.statistics.rms[first] + self.epsilon)
             length = float(size(self.static, self.names))
             gates = Gates(self.features, rate_KJ, pull_KJ, measure, length, self.level == 3)
-        return Rule(label, rates, scale, shape, gates, flush, self.consolidation, self.momentum)
+        return Rule(label, rates, scale, shape, gates, limits=limits, momentum=self.momentum, **shares)
 
     def pull_of(self, phi: Params, number: int) -> Tensor:
         """lambda of tensor ``number``."""
@@ -129,9 +145,9 @@ def each_shape(tensor: Tensor, sharing: str) -> tuple[int, ...]:
 
 
 def clamp_(phi: Params, bound: float) -> None:
-    """Keep log-rates and gates within ``bound`` nats of the start, and flushes from 0 to 1, in place."""
+    """Keep log-rates and gates within ``bound`` nats of the start, and shares from 0 to 1, in place."""
     for key, tensor in phi.items():
-        tensor.clamp_(0 if key == "flush" else -bound, 1 if key == "flush" else bound)
+        tensor.clamp_(0 if key in SHARES else -bound, 1 if key in SHARES else bound)
 
 
 def readable(phi: Params, meta: Meta) -> Mapping[str, object]:

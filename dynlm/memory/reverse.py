@@ -31,10 +31,9 @@ def unrolled_meta_gradient(
 ) -> tuple[float, Params]:
     """(sum over segments of mean nats, its gradient by phi) of a fresh memory's reading in one lane.
 
-    ``reader``'s own rule is not used: the rule is ``meta.rule(phi)``. What earlier articles left in home
-    (consolidation) is not unrolled.
+    ``reader``'s own rule is not used: the rule is ``meta.rule(phi)``.
     """
-    assert not meta.consolidation and stream.own_lanes == 1
+    assert stream.own_lanes == 1
     leaves = {key: tensor.detach().clone().requires_grad_() for key, tensor in phi.items()}
     rule = meta.rule(leaves)
     # cuDNN's and oneDNN's LSTM have no second derivatives.
@@ -42,6 +41,7 @@ def unrolled_meta_gradient(
     like = reader.static["embedding"].detach()
     static = {name: tensor.detach() for name, tensor in reader.static.items()}
     theta = {name: static[name].clone().requires_grad_() for name in meta.names}
+    home = dict(static)
     velocity = {name: torch.zeros_like(tensor) for name, tensor in theta.items()}
     hidden, pace = model.initial_hidden(1, like), fresh_pace(1, like)
     place = stream.begin() if place is None else place
@@ -56,10 +56,11 @@ def unrolled_meta_gradient(
                 restarted(hidden, batch.starts_B),
                 at_articles(pace, batch.starts_B, reader.reset == "article"),
             )
-            theta = {
-                name: _at_article(reader, tensor, static[name], rule.flush.get(name, 0.0))
-                for name, tensor in theta.items()
-            }
+            if reader.reset == "article":
+                theta, home = {name: static[name].clone().requires_grad_() for name in theta}, dict(static)
+            else:
+                home = {name: rule.next_home(name, theta[name], home[name], static[name]) for name in theta}
+                theta = {name: theta[name] + rule.flush.get(name, 0.0) * (home[name] - theta[name]) for name in theta}
             velocity = {name: torch.zeros_like(tensor) for name, tensor in velocity.items()}
         pace = at_headings(pace, batch.headings_B)
         if not second_order:
@@ -77,19 +78,13 @@ def unrolled_meta_gradient(
         if rule.gates is not None:
             factors = _factors(rule.gates, pace, loss, u, theta, static, second_order)
         velocity = {name: rule.momentum * tensor + u[name] for name, tensor in velocity.items()}
-        theta = rule.step(theta, velocity, static, factors)
+        theta = rule.step(theta, velocity, home, factors)
         pace = after_segment(pace, (loss if second_order else loss.detach())[None])
     found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
     return told, {
         key: torch.zeros_like(leaf) if gradient is None else gradient
         for (key, leaf), gradient in zip(leaves.items(), found, strict=True)
     }
-
-
-def _at_article(reader: Reader, theta: Tensor, home: Tensor, share: float | Tensor) -> Tensor:
-    if reader.reset == "article":
-        return home.clone().requires_grad_()
-    return theta + torch.as_tensor(share, dtype=theta.dtype) * (home - theta)
 
 
 def _factors(

@@ -71,9 +71,9 @@ class Rule:
     """A named rule with its constants for each dynamic tensor; ``rates`` empty is level 1, which learns nothing.
 
     ``gates`` change rates and pulls from segment to segment. ``flush`` is each tensor's share of the way home that its
-    weights go when an article begins: 0 carries all of them over, 1 forgets. ``consolidation`` is the share of what an
-    article taught that its end makes part of home, limited by each weight's ``shape``. With ``momentum`` the step is by
-    a running sum of gradients.
+    weights go when an article begins: 0 carries all of them over, 1 forgets. ``consolidation`` is each tensor's share
+    of what an article taught that its end makes part of home, times each weight's ``limits``, and ``fading`` the share
+    of the way back to theta_0 that home goes first. With ``momentum`` the step is by a running sum of gradients.
     """
 
     name: str
@@ -82,7 +82,9 @@ class Rule:
     shape: Params | None = None
     gates: Gates | None = None
     flush: Mapping[str, float | Tensor] = field(default_factory=dict)
-    consolidation: float = 0.0
+    consolidation: Mapping[str, float | Tensor] = field(default_factory=dict)
+    limits: Params | None = None
+    fading: Mapping[str, float | Tensor] = field(default_factory=dict)
     momentum: float = 0.0
     beta: Mapping[str, Tensor | float] = field(init=False)
     clamps: Mapping[str, bool] = field(init=False)
@@ -124,8 +126,17 @@ class Rule:
         """1: nothing moves; 2: nothing pulls back; 3: the static parameters pull."""
         if not self.learns:
             return 1
-        flushed_to_static = any(self.flush.values()) and not self.consolidation
-        return 3 if flushed_to_static or any(rates.pull for rates in self.rates.values()) else 2
+        back = any(share and not self.consolidation.get(name) for name, share in self.flush.items())
+        return 3 if back or any(self.fading.values()) or any(rates.pull for rates in self.rates.values()) else 2
+
+    def taken_in(self, name: str) -> float | Tensor:
+        """Each weight's share of what an article taught that home takes in."""
+        return self.consolidation.get(name, 0.0) * (1.0 if self.limits is None else self.limits[name])
+
+    def next_home(self, name: str, theta: Tensor, home: Tensor, theta_0: Tensor) -> Tensor:
+        """Home once an article has ended with the weights ``theta``, of one lane."""
+        faded = home + self.fading.get(name, 0.0) * (theta_0 - home)
+        return faded + self.taken_in(name) * (theta - home)
 
     def step(self, weights: Params, gradients: Params, home: Params, factors: Factors | None = None) -> Params:
         """The next dynamic weights of one lane, by the formula; ``weights`` stay as they are."""

@@ -17,8 +17,16 @@ multiplied by 1 - f as the distance is, and
 
     s_flush <- (1 - f) s_flush - (theta - home)     with s_flush <- (1 - beta) s_flush at every step.
 
-What an article leaves in home (consolidation) is a constant. Where phi itself moves while the text is read, all are
-derivatives by a constant added to phi at all times.
+With slow weights home moves too, at article ends. Let x be s less d home / d phi: within an article home stays, and the
+recurrences above are those of x. When the next one begins, with c the share of a weight that home takes in, d its
+fading and theta and home as they were,
+
+    d home / d phi <- (1 - d) d home / d phi + c x      (+ (theta - home) * limits for the share c itself,
+                                                         - (home - theta_0) for d itself)
+    x <- (1 - f) (s - d home / d phi)                   by the home that results (and - (theta - home) for f itself)
+
+so that one tensor more is kept for each, ``slow``. The rate's is home - theta_0 and need not be kept either. Where phi
+itself moves while the text is read, all are derivatives by a constant added to phi at all times.
 """
 
 from __future__ import annotations
@@ -29,7 +37,7 @@ import torch
 from torch import Tensor
 
 from dynlm.memory.pace import at_bound
-from dynlm.memory.phi import Meta, each_shape
+from dynlm.memory.phi import SHARES, Meta, each_shape
 from dynlm.memory.rules import Rule
 from dynlm.memory.state import Memory
 from dynlm.memory.unroll import Reader, Shown
@@ -52,28 +60,48 @@ class Sensitivities:
         self.gathered = {key: torch.zeros_like(tensor) for key, tensor in phi.items()}
         """Sum over segments and lanes of dL / d phi; zero it after taking it."""
         kept = [f"{kind}.{feature}" for kind in ("rate", "pull") if f"{kind}.gates" in phi for feature in meta.features]
-        kept += [kind for kind in ("pull", "flush") if kind in phi]
-        self.kept: dict[str, Params] = {
-            kind: {name: torch.zeros_like(tensor) for name, tensor in memory.weights.items()} for kind in kept
-        }
+        kept += [kind for kind in ("pull", *SHARES) if kind in phi]
+
+        def zeros() -> dict[str, Params]:
+            return {kind: {name: torch.zeros_like(t) for name, t in memory.weights.items()} for kind in kept}
+
+        self.kept = zeros()
+        self.slow = zeros() if memory.home else {}
+        """d home / d phi; ``kept`` is s less this."""
         self._native = None if set(kept) - {"pull"} or meta.importance or meta.sharing != "tensor" else native
         self._scratch = Scratch()
 
     def begin_articles(self, reader: Reader, memory: Memory, lanes: Iterable[int]) -> None:
         """These lanes' weights are about to go home, altogether or by the share that phi has."""
         for lane in lanes:
-            for name, theta in memory.weights.items():
+            for name, weights in memory.weights.items():
                 if reader.reset == "article":
-                    for tensors in self.kept.values():
+                    for tensors in (*self.kept.values(), *self.slow.values()):
                         tensors[name][lane].zero_()
                     continue
-                share = float(self.rule.flush.get(name, 0.0))
-                if share:
+                theta, theta_0 = weights[lane], reader.static[name]
+                home = theta_0
+                if memory.home:
+                    home = self._home_moves(name, lane, theta, memory.home[name][lane], theta_0)
+                if share := float(self.rule.flush.get(name, 0.0)):
                     for tensors in self.kept.values():
                         tensors[name][lane].mul_(1 - share)
                 if "flush" in self.kept:
-                    home = memory.home[name][lane] if memory.home else reader.static[name]
-                    self.kept["flush"][name][lane].sub_(theta[lane] - home)
+                    self.kept["flush"][name][lane].sub_(theta - home)
+
+    def _home_moves(self, name: str, lane: int, theta: Tensor, home: Tensor, theta_0: Tensor) -> Tensor:
+        """Carry d home / d phi over an article's end; returns the home that it leaves."""
+        fading, taken = float(self.rule.fading.get(name, 0.0)), self.rule.taken_in(name)
+        for kind, tensors in self.kept.items():
+            s, slow = tensors[name][lane], self.slow[kind][name][lane]
+            moves = taken * s - fading * slow
+            if kind == "consolidation":
+                moves += (theta - home) * (1.0 if self.rule.limits is None else self.rule.limits[name])
+            elif kind == "fading":
+                moves -= home - theta_0
+            slow.add_(moves)
+            s.sub_(moves)
+        return self.rule.next_home(name, theta, home, theta_0)
 
     def forget(self, lanes: Iterable[int]) -> None:
         """These lanes' weights went back to theta_0, whatever phi is."""
@@ -96,10 +124,12 @@ class Sensitivities:
             return
         away = torch.sub(home, theta, out=self._scratch.take("away", tuple(theta.shape), theta))
         number = self.meta.names.index(name)
+        # What the rate has moved altogether: the fast weights, and the slow ones that came of them.
+        moved = away if not self.slow else self.meta.static[name][part] - theta
         for lane in range(len(theta)):
-            self._of_lane(shown, lane, number, away[lane], beta)
+            self._of_lane(shown, lane, number, away[lane], moved[lane], beta)
 
-    def _of_lane(self, shown: Shown, lane: int, number: int, away: Tensor, beta: Tensor | float) -> None:
+    def _of_lane(self, shown: Shown, lane: int, number: int, away: Tensor, moved: Tensor, beta: Tensor | float) -> None:
         name, part = shown.gradient.name, shown.gradient.part
         u, push, features = shown.gradient.tensor[lane], shown.push[lane], self.meta.features
         at = shown.lanes.start + lane
@@ -111,15 +141,16 @@ class Sensitivities:
             # Where a factor is at its bound its gates' weights change nothing.
             moves = {"rate": not at_bound(rate_factor), "pull": not at_bound(pull_factor)}
         kept = {kind: tensors[name][at, part] for kind, tensors in self.kept.items()}
-        self._gather("rate", u, away, number, name, part, sign=-1)
+        whole = {kind: s + self.slow[kind][name][at, part] for kind, s in kept.items()} if self.slow else kept
+        self._gather("rate", u, moved, number, name, part, sign=-1)
         if "pull" in kept:
-            self._gather("pull", u, kept["pull"], number, name, part)
+            self._gather("pull", u, whole["pull"], number, name, part)
         for kind in ("rate", "pull"):
             for j, feature in enumerate(features):
                 if f"{kind}.{feature}" in kept:
-                    self.gathered[f"{kind}.gates"][number, j] += _dot(u, kept[f"{kind}.{feature}"])
-        if "flush" in kept:
-            self.gathered["flush"][number] += _dot(u, kept["flush"])
+                    self.gathered[f"{kind}.gates"][number, j] += _dot(u, whole[f"{kind}.{feature}"])
+        for kind in kept.keys() & set(SHARES):
+            self.gathered[kind][number] += _dot(u, whole[kind])
         # Over the step every sensitivity keeps 1 - beta of itself, and where beta is clamped no parameter moves it.
         clamps, free = self.rule.clamps[name], None
         if pull_factor != 1:
@@ -140,7 +171,7 @@ class Sensitivities:
         by_rate = by_rate * (-float(self.rule.rates[name].alpha) * rate_factor)
         for kind in others:
             kept[kind].mul_(keep)
-            if kind != "flush":
+            if kind not in SHARES:
                 what, _, feature = kind.partition(".")
                 term = by_rate if what == "rate" else by_pull
                 kept[kind].add_(term, alpha=told[features.index(feature)] * moves[what])

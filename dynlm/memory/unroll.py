@@ -236,9 +236,7 @@ def _begin_article(reader: Reader, memory: Memory, lane: int) -> None:
                 home.copy_(theta_0)
         else:
             if memory.home:
-                shape = torch.as_tensor(1.0 if rule.shape is None else rule.shape[name]).to(theta)
-                # Home takes its share of what the article taught: the less of a weight, the more depends on it.
-                home.lerp_(theta, rule.consolidation / (1 + shape))
+                home.copy_(rule.next_home(name, theta, home, theta_0))
             if share := float(rule.flush.get(name, 0.0)):
                 theta.copy_(home) if share >= 1 else theta.lerp_(home, share)
         if memory.velocity:

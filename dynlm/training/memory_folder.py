@@ -141,6 +141,7 @@ def meta_of(g: GConfig, tuned: Mapping[str, Any], statistics: Statistics, static
         g.flush,
         g.consolidation,
         g.momentum,
+        g.slow,
     )
 
 

@@ -1,6 +1,5 @@
 """Forward sensitivities against reverse mode through an unroll that keeps everything."""
 
-import dataclasses
 import itertools
 
 import pytest
@@ -8,6 +7,7 @@ import torch
 
 from dynlm.corpus.streams import Stream, read_in_order
 from dynlm.memory import unroll as loop
+from dynlm.memory.phi import SHARES
 from dynlm.memory.reverse import unrolled_meta_gradient
 from dynlm.memory.sensitivities import Sensitivities
 from dynlm.memory.unroll import Reader, read_segment
@@ -15,13 +15,17 @@ from tests.memory.readings import MODEL, NAMES, moved_phi, static_params, stream
 from tests.memory.readings import meta as g
 
 FEATURES = ("fresh", "settling", "heading", "surprise", "steepness", "distance")
-EVERYTHING = {"importance": True, "features": FEATURES, "flush": True, "sharing": "row"}
+EVERYTHING = {"importance": True, "features": FEATURES, "flush": True, "sharing": "row", "slow": True}
 KINDS = {
     "rates": {},
     "level 2": {"level": 2, "features": FEATURES, "importance": True},
     "importance": {"importance": True},
     "gates": {"features": FEATURES},
     "flush": {"flush": True},
+    "given slow weights": {"flush": True, "features": FEATURES, "importance": True, "consolidation": 0.3},
+    "slow": {"slow": True},
+    "slow, level 2": {"level": 2, "slow": True, "flush": True, "consolidation": 0.1, "features": ("distance",)},
+    "slow, momentum": {"slow": True, "flush": True, "momentum": 0.4},
     "rows": {"sharing": "row"},
     "weights": {"sharing": "weight"},
     "momentum": {"momentum": 0.5, "features": ("fresh",)},
@@ -52,14 +56,14 @@ def forward_mode(meta, phi, segments, reset="stream", source=None, reference=Fal
 def test_forward_is_reverse_to_rounding(kind, reset):
     meta = g(**KINDS[kind])
     phi = moved_phi(meta)
-    told, wanted = unrolled_meta_gradient(reader_of(meta, phi, reset), meta, phi, stream(), segments=11)
-    total, found = forward_mode(meta, phi, 11, reset)
+    told, wanted = unrolled_meta_gradient(reader_of(meta, phi, reset), meta, phi, stream(), segments=14)
+    total, found = forward_mode(meta, phi, 14, reset)
     assert total == pytest.approx(told, rel=1e-12)
     assert found.keys() == wanted.keys()
     for key in wanted:
         torch.testing.assert_close(found[key], wanted[key], rtol=1e-9, atol=1e-12)
-        # Under "article" there is nothing left to flush.
-        assert found[key].abs().max() > 0 or (key == "flush" and reset == "article")
+        # Under "article" there is nothing left to flush, or to take in.
+        assert found[key].abs().max() > 0 or (key in SHARES and reset == "article")
 
 
 @pytest.mark.parametrize("pull", [0.18, 3.0])
@@ -83,23 +87,23 @@ def test_lanes_gather_the_sum_of_what_each_would(at_a_time, monkeypatch):
         torch.testing.assert_close(found, sum(one[key] for one in alone), rtol=1e-10, atol=1e-13)
 
 
-@pytest.mark.parametrize("kind", ["gates", "everything", "momentum"])
+@pytest.mark.parametrize("kind", ["gates", "everything", "momentum", "slow, level 2"])
 def test_the_reference_reading_gives_the_same(kind):
     meta = g(**KINDS[kind])
     phi = moved_phi(meta)
-    (fast, found), (slow, wanted) = (forward_mode(meta, phi, 11, reference=reference) for reference in (False, True))
+    (fast, found), (slow, wanted) = (forward_mode(meta, phi, 14, reference=reference) for reference in (False, True))
     assert fast == pytest.approx(slow, rel=1e-12)
     for key in wanted:
         torch.testing.assert_close(found[key], wanted[key], rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["rates", "importance", "gates", "flush", "rows", "momentum", "everything"])
+@pytest.mark.parametrize("kind", ["rates", "importance", "gates", "flush", "slow", "rows", "momentum", "everything"])
 def test_second_order_is_a_finite_difference(kind):
     meta, step = g(**KINDS[kind]), 1e-6
     phi = moved_phi(meta)
     chosen = reader_of(meta, phi)
-    _, wanted = unrolled_meta_gradient(chosen, meta, phi, stream(), segments=8, second_order=True)
-    _, first = unrolled_meta_gradient(chosen, meta, phi, stream(), segments=8)
+    _, wanted = unrolled_meta_gradient(chosen, meta, phi, stream(), segments=13, second_order=True)
+    _, first = unrolled_meta_gradient(chosen, meta, phi, stream(), segments=13)
     assert any((wanted[key] - first[key]).abs().max() > 1e-6 for key in wanted)  # The orders do differ.
     for key, tensor in phi.items():
         for place in itertools.islice(range(tensor.numel()), 3):
@@ -107,9 +111,9 @@ def test_second_order_is_a_finite_difference(kind):
             for sign in (1, -1):
                 moved = {**phi, key: tensor.clone()}
                 moved[key].view(-1)[place] += sign * step
-                losses.append(forward_mode(meta, moved, 8)[0])
+                losses.append(forward_mode(meta, moved, 13)[0])
             difference = (losses[0] - losses[1]) / (2 * step)
-            assert float(wanted[key].view(-1)[place]) == pytest.approx(difference, rel=2e-5, abs=1e-8)
+            assert float(wanted[key].view(-1)[place]) == pytest.approx(difference, rel=2e-5, abs=5e-8)
 
 
 def test_phi_of_zero_is_the_rms_rule():
@@ -119,10 +123,9 @@ def test_phi_of_zero_is_the_rms_rule():
     assert zero == pytest.approx(rms, rel=1e-13)
 
 
-def test_what_an_article_leaves_in_home_is_a_constant():
-    """With consolidation the meta-gradients are those of a reading whose home stays as it came to be."""
-    meta = dataclasses.replace(g(flush=True), consolidation=0.3)
-    total, found = forward_mode(meta, moved_phi(meta), 11)
-    without, _ = forward_mode(g(flush=True), moved_phi(meta), 11)
-    assert total != without
-    assert all(bool(tensor.isfinite().all()) for tensor in found.values())
+def test_slow_weights_that_nothing_was_taken_into_change_no_bit():
+    slow, plain = g(slow=True, flush=True), g()
+    assert forward_mode(slow, slow.initial(), 11)[0] == forward_mode(plain, plain.initial(), 11)[0]
+    given = g(slow=True, consolidation=0.2)
+    fixed = g(consolidation=0.2)
+    assert forward_mode(given, given.initial(), 11)[0] == forward_mode(fixed, fixed.initial(), 11)[0]
