@@ -331,6 +331,11 @@ class MetatrainConfig:
 class GConfig:
     """What the learned rule g may look at and move; it starts at the tuned rms rule whatever it may."""
 
+    kind: str = "rates"
+    """rates, by the options below; lstm: the LSTM meta-learner (Ravi & Larochelle 2017), a gate state for every weight:
+    a comparison, which reads some thirty times slower than rms."""
+    hidden: int = 4
+    """kind lstm: width of its state."""
     level: int = 3
     """3: the static parameters pull back; 2: they do not (a flush then goes to the slow weights of consolidation)."""
     sharing: str = "tensor"
@@ -350,6 +355,13 @@ class GConfig:
     """Decay of the running sum of gradients that steps are by; not learned."""
 
     def __post_init__(self) -> None:
+        one_of("g.kind", self.kind, ("rates", "lstm"))
+        within("g.hidden", self.hidden, 1)
+        if self.kind == "lstm":
+            plain = vars(GConfig())
+            for name, value in vars(self).items():
+                if name not in ("kind", "hidden") and value != plain[name]:
+                    raise UserError(f"g.{name} does not go with g.kind 'lstm'", do="leave it out")
         if self.level not in (2, 3):
             raise UserError(f"g.level is {self.level}", do="choose 2 or 3")
         one_of("g.sharing", self.sharing, ("tensor", "row", "weight"))

@@ -28,7 +28,8 @@ def foretold_bytes(reader: Reader, lanes: int, segment: int) -> int:
     """
     static = {name: tensor.to("meta") for name, tensor in reader.static.items()}
     gates = reader.rule.gates and reader.rule.gates.to("meta")
-    rule = dataclasses.replace(reader.rule, scale=None, shape=None, gates=gates)
+    coordinates = reader.rule.coordinates and {name: t.to("meta") for name, t in reader.rule.coordinates.items()}
+    rule = dataclasses.replace(reader.rule, scale=None, shape=None, gates=gates, coordinates=coordinates)
     native = None if reader.native is None else _KernelsOnPaper()
     cache = reader.cache and reader.cache.to("meta")
     on_paper = dataclasses.replace(reader, static=static, rule=rule, native=native, cache=cache, scratch=Scratch())
@@ -48,6 +49,7 @@ def foretold_bytes(reader: Reader, lanes: int, segment: int) -> int:
 def _state_bytes(memory: Memory) -> int:
     hidden = memory.hidden if memory.hedge is None else (*memory.hidden, *memory.hedge.hidden)
     state = [*memory.weights.values(), *memory.home.values(), *memory.velocity.values()]
+    state += memory.coordinates.values()
     state += [
         *(memory.guarded or ()),
         *(memory.pace or ()),

@@ -73,18 +73,26 @@ def fresh_state(gates: Params, coordinates: int) -> GateState:
     return GateState(zeros_NH, zeros_NH, like.new_zeros(coordinates), like.new_ones(coordinates))
 
 
+def gates_read(
+    gates: Params, state: GateState, features_N4: Tensor, theta_N: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What the gates i and f read before their sigmoid (N,), and the LSTM's next h and c."""
+    weights = (gates["gates.input"], gates["gates.recurrent"], gates["gates.bias"])
+    _, (h_NH, c_NH) = fused_layer(features_N4[None], (state.h, state.c), *weights)
+
+    def gate(name: str, last_N: Tensor) -> Tensor:
+        read = torch.cat([h_NH, theta_N[:, None], last_N[:, None]], 1)
+        return read @ gates[f"gates.{name}.weight"] + gates[f"gates.{name}.bias"]
+
+    return gate("i", state.i), gate("f", state.f), h_NH, c_NH
+
+
 def gated_step(
     gates: Params, state: GateState, theta_N: Tensor, gradient_N: Tensor, loss_N: Tensor
 ) -> tuple[Tensor, GateState]:
     """(the next weights, the next state). ``gradient_N`` and ``loss_N`` are constants to the gates."""
-    features_1N4 = torch.cat([log_and_sign(gradient_N.detach()), log_and_sign(loss_N.detach())], -1)[None]
-    weights = (gates["gates.input"], gates["gates.recurrent"], gates["gates.bias"])
-    _, (h_NH, c_NH) = fused_layer(features_1N4, (state.h, state.c), *weights)
-
-    def gate(name: str, last_N: Tensor) -> Tensor:
-        read = torch.cat([h_NH, theta_N[:, None], last_N[:, None]], 1)
-        return torch.sigmoid(read @ gates[f"gates.{name}.weight"] + gates[f"gates.{name}.bias"])
-
-    i_N, f_N = gate("i", state.i), gate("f", state.f)
+    features_N4 = torch.cat([log_and_sign(gradient_N.detach()), log_and_sign(loss_N.detach())], -1)
+    read_i_N, read_f_N, h_NH, c_NH = gates_read(gates, state, features_N4, theta_N)
+    i_N, f_N = torch.sigmoid(read_i_N), torch.sigmoid(read_f_N)
     moved_N = gradient_step(theta_N, gradient_N.detach(), i_N, theta_0=torch.zeros_like(theta_N), beta=1 - f_N)
     return moved_N, GateState(h_NH, c_NH, i_N, f_N)

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dynlm.memory.coordinates import fresh_value
 from dynlm.memory.pace import Factors
 from dynlm.memory.rules import Rule
 from dynlm.model.lanes import Gradient
@@ -223,13 +224,17 @@ def _largest_norm(of_lanes: Tensor) -> float:
     return float(torch.linalg.vector_norm(of_lanes, dim=tuple(range(1, of_lanes.dim()))).amax())
 
 
-def restore_(weights: Params, home: Params, velocity: Params, static: Params, broken_B: Tensor) -> None:
+def restore_(
+    weights: Params, home: Params, velocity: Params, coordinates: Params, static: Params, broken_B: Tensor
+) -> None:
     """Take the lanes of ``broken_B`` back to theta_0."""
     for tensors in (weights, home):
         for name, theta in tensors.items():
             theta.copy_(torch.where(_beside(broken_B, theta), static[name], theta))
     for tensor in velocity.values():
         tensor.masked_fill_(_beside(broken_B, tensor), 0)
+    for key, tensor in coordinates.items():
+        tensor.masked_fill_(_beside(broken_B, tensor), fresh_value(key))
 
 
 def _beside(lanes_B: Tensor, tensor: Tensor) -> Tensor:

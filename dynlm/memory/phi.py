@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dynlm.memory.coordinates import CoordinateMeta
 from dynlm.memory.pace import Gates
 from dynlm.memory.rules import Rates, Rule, Statistics
 from dynlm.memory.state import size
@@ -130,7 +131,18 @@ class Meta:
             measure = 1 / (self.statistics.rms[first] + self.epsilon)
             length = float(size(self.static, self.names))
             gates = Gates(self.features, rate_KJ, pull_KJ, measure, length, self.level == 3)
-        return Rule(label, rates, scale, shape, gates, limits=limits, momentum=self.momentum, **shares)
+        return Rule(
+            label,
+            rates,
+            scale,
+            shape,
+            gates,
+            shares["flush"],
+            shares["consolidation"],
+            limits,
+            shares["fading"],
+            self.momentum,
+        )
 
     def pull_of(self, phi: Params, number: int) -> Tensor:
         """lambda of tensor ``number``."""
@@ -150,8 +162,10 @@ def clamp_(phi: Params, bound: float) -> None:
         tensor.clamp_(0 if key in SHARES else -bound, 1 if key in SHARES else bound)
 
 
-def readable(phi: Params, meta: Meta) -> Mapping[str, object]:
-    """phi's small parts by tensor, for JSON and tables."""
+def readable(phi: Params, meta: Meta | CoordinateMeta) -> Mapping[str, object]:
+    """phi's small parts by tensor, for JSON and tables; of the LSTM meta-learner what it starts from."""
+    if isinstance(meta, CoordinateMeta):
+        return {name: {"alpha": meta.rate, "lambda": meta.pull} for name in meta.names}
     told: dict[str, dict[str, object]] = {name: {} for name in meta.names}
     for key, tensor in phi.items():
         if "/" in key:

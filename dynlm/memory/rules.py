@@ -74,6 +74,7 @@ class Rule:
     weights go when an article begins: 0 carries all of them over, 1 forgets. ``consolidation`` is each tensor's share
     of what an article taught that its end makes part of home, times each weight's ``limits``, and ``fading`` the share
     of the way back to theta_0 that home goes first. With ``momentum`` the step is by a running sum of gradients.
+    ``coordinates`` are the gates of the LSTM meta-learner: every weight's own alpha and beta, from segment to segment.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Rule:
     limits: Params | None = None
     fading: Mapping[str, float | Tensor] = field(default_factory=dict)
     momentum: float = 0.0
+    coordinates: Params | None = None
     beta: Mapping[str, Tensor | float] = field(init=False)
     clamps: Mapping[str, bool] = field(init=False)
     """Whether some weight of a tensor has a beta that would pass 1."""

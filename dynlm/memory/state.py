@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dynlm.errors import UserError
 from dynlm.memory.cache import CacheState
+from dynlm.memory.coordinates import fresh_coordinates
 from dynlm.memory.guard import Guarded
 from dynlm.memory.hedge import Hedge
 from dynlm.memory.pace import Pace, displacement, fresh_pace
@@ -28,8 +29,9 @@ class Memory(NamedTuple):
     """The state of a reading in B lanes: each lane's dynamic weights (B, ...) and LSTM state (B, H).
 
     What else a rule asks for is there or empty: ``pace`` for its gates, ``home`` (B, ...), theta_0 and what earlier
-    articles left of themselves, and ``velocity`` (B, ...), the running gradient of a rule with momentum. ``cache`` is
-    there where a reader has one, ``hedge`` where it mixes with level 1, ``guarded`` where it has a guard.
+    articles left of themselves, ``velocity`` (B, ...), the running gradient of a rule with momentum, and
+    ``coordinates``, the state of each weight's gates (``memory.coordinates``). ``cache`` is there where a reader has
+    one, ``hedge`` where it mixes with level 1, ``guarded`` where it has a guard.
     """
 
     weights: Params
@@ -37,6 +39,7 @@ class Memory(NamedTuple):
     pace: Pace | None = None
     home: Params = _NONE
     velocity: Params = _NONE
+    coordinates: Params = _NONE
     cache: CacheState | None = None
     hedge: Hedge | None = None
     guarded: Guarded | None = None
@@ -49,6 +52,7 @@ class Memory(NamedTuple):
             self.pace,
             _cloned(self.home),
             _cloned(self.velocity),
+            _cloned(self.coordinates),
             self.cache and self.cache.copy(),
             self.hedge and self.hedge.copy(),
             self.guarded and self.guarded.copy(),
@@ -102,4 +106,5 @@ def fresh_memory(
         fresh_pace(lanes, like) if rule.gates is not None else None,
         _cloned(weights) if rule.consolidation else {},
         {name: torch.zeros_like(tensor) for name, tensor in weights.items()} if rule.momentum else {},
+        fresh_coordinates(rule.coordinates, weights) if rule.coordinates is not None else {},
     )

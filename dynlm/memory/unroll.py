@@ -22,6 +22,7 @@ from dynlm.corpus.streams import Place, Segment, Stream
 from dynlm.memory.batches import Batch, to_batch
 from dynlm.memory.cache import Cache, CacheState, Told, side_by_side
 from dynlm.memory.cache_reference import naive_read
+from dynlm.memory.coordinates import begin_coordinates_, coordinate_step_, naive_coordinate_steps
 from dynlm.memory.guard import Guard, Guarded, StepSizes, fresh_guarded, kept_where, restore_, step_norms
 from dynlm.memory.hedge import Hedge, HedgeRule
 from dynlm.memory.pace import Factors, Pace, after_segment, at_articles, at_headings
@@ -241,6 +242,8 @@ def _begin_article(reader: Reader, memory: Memory, lane: int) -> None:
                 theta.copy_(home) if share >= 1 else theta.lerp_(home, share)
         if memory.velocity:
             memory.velocity[name][lane].zero_()
+    if reader.reset == "article":
+        begin_coordinates_(memory.coordinates, lane)
 
 
 def unroll(
@@ -253,9 +256,16 @@ def unroll(
     """Read a stream from ``place`` (its beginning) with ``memory`` (a fresh one), in the stream's lanes."""
     memory = reader.fresh_memory(stream.own_lanes) if memory is None else memory
     place = stream.begin() if place is None else place
-    # Gates, slow weights, velocities, caches and mixtures are not recorded.
+    # Gates, slow weights, velocities, states of coordinates, caches and mixtures are not recorded.
     plain = observe is None and not any(
-        (memory.pace, memory.home, memory.velocity, memory.cache is not None, memory.hedge is not None)
+        (
+            memory.pace,
+            memory.home,
+            memory.velocity,
+            memory.coordinates,
+            memory.cache is not None,
+            memory.hedge is not None,
+        )
     )
     recording = reader.record(reader, memory, stream.segment) if plain and reader.record is not None else None
     while True:
@@ -396,12 +406,12 @@ def _guarded(
         return scored, share_BT
     lost_B = broken_B & ~torch.where(share_BT > 0, scored.nats_BT, 0).isfinite().all(1)
     if guard.waits and lost_B.any():
-        restore_(own.weights, own.home, own.velocity, static, lost_B)
+        restore_(own.weights, own.home, own.velocity, own.coordinates, static, lost_B)
         # A state that these weights left may be no better than they are.
         whole_B = torch.stack([tensor.isfinite().all(1) for layer in own.hidden for tensor in layer]).all(0)
         scored = score(restarted(own.hidden, lost_B & ~whole_B))
         guarded.rescored_B.add_((share_BT > 0).sum(1) * lost_B)
-    restore_(own.weights, own.home, own.velocity, static, broken_B)
+    restore_(own.weights, own.home, own.velocity, own.coordinates, static, broken_B)
     guarded.note_(-1, broken_B, place_B2)
     return scored, share_BT.masked_fill(broken_B[:, None], 0)
 
@@ -414,6 +424,7 @@ def _lanes_of(memory: Memory, lanes: slice) -> Memory:
         memory.pace and Pace(*(of_all[lanes] for of_all in memory.pace)),
         {name: tensor[lanes] for name, tensor in memory.home.items()},
         {name: tensor[lanes] for name, tensor in memory.velocity.items()},
+        {name: tensor[lanes] for name, tensor in memory.coordinates.items()},
         memory.cache and memory.cache.of_lanes(lanes),
         guarded=memory.guarded and memory.guarded.of_lanes(lanes),
     )
@@ -436,13 +447,12 @@ def learn_from(
     rule, guard = reader.rule, reader.guard if reader.rule.learns else None
     wanted = rule.rates if rule.learns else reader.dynamic
     factors: Factors | None = None
-    sizes = StepSizes()
+    sizes, nats_B = StepSizes(), torch.where(share_BT > 0, scored.nats_BT * share_BT, 0).sum(1)
     for gradient in gradients(reader.model, scored, share_BT, wanted, reader.scratch, whole, reader.native):
         name, part = gradient.name, gradient.part
         static = reader.static[name]
         theta = own.weights[name] if name in own.weights else static.expand(len(share_BT), *static.shape)
         if rule.gates is not None and own.pace is not None and factors is None:
-            nats_B = (scored.nats_BT * share_BT).sum(1)
             told_BJ = rule.gates.told(own.pace, nats_B, gradient.tensor, own.weights, reader.static, reader.scratch)
             factors = rule.gates.factors(told_BJ)
         home = own.home[name] if own.home else static
@@ -458,17 +468,21 @@ def learn_from(
             sizes.add(name, step_norms(rule, gradient, factors, reader.scratch), theta[:, part])
         allowed_B = None if guard is None else guard.allowed(rule, gradient, factors, reader.scratch)
         if allowed_B is None:
-            _take_step(reader, shown, gradient, observe)
+            _take_step(reader, shown, gradient, observe, own.coordinates, nats_B)
         else:
-            _take_allowed_steps(reader, own, shown, gradient, observe, allowed_B, place_B2)
+            _take_allowed_steps(reader, own, shown, gradient, observe, allowed_B, place_B2, nats_B)
     if own.guarded is not None and guard is not None and guard.track:
         own.guarded.measure_(sizes, list(own.weights), share_BT)
 
 
-def _take_step(reader: Reader, shown: Shown, gradient: Gradient, observe: Observer | None) -> None:
+def _take_step(
+    reader: Reader, shown: Shown, gradient: Gradient, observe: Observer | None, coordinates: Params, nats_B: Tensor
+) -> None:
     if observe is not None:
         observe(shown)
-    if reader.rule.learns:
+    if coordinates:
+        coordinate_step_(reader.rule, coordinates, shown.theta, gradient, shown.home, nats_B)
+    elif reader.rule.learns:
         reader.rule.step_(shown.theta, gradient, shown.home, reader.native, shown.factors, reader.scratch)
 
 
@@ -480,6 +494,7 @@ def _take_allowed_steps(
     observe: Observer | None,
     allowed_B: Tensor,
     place_B2: Tensor | None,
+    nats_B: Tensor,
 ) -> None:
     assert reader.guard is not None and own.guarded is not None, "a guard has a place in the memory to count in"
     name, part = gradient.name, gradient.part
@@ -488,12 +503,17 @@ def _take_allowed_steps(
         kept_where(allowed_B, own.velocity[name][:, part], torch.zeros_like(gradient.tensor))
     if reader.guard.waits or observe is not None:
         for lane in allowed_B.nonzero().flatten().tolist():
-            _take_step(reader, _of_lane(shown, lane), gradient.of_lane(lane), observe)
+            one = slice(lane, lane + 1)
+            states = {key: tensor[one] for key, tensor in own.coordinates.items()}
+            _take_step(reader, _of_lane(shown, lane), gradient.of_lane(lane), observe, states, nats_B[one])
         return
     theta = shown.theta[:, part]
     before = reader.scratch.take("before", tuple(theta.shape), theta).copy_(theta)
-    _take_step(reader, shown, gradient, None)
-    kept_where(allowed_B, theta, before)
+    moving = [tensor[:, part] for key, tensor in own.coordinates.items() if key.startswith(f"{name}/")]
+    states_before = [tensor.clone() for tensor in moving]
+    _take_step(reader, shown, gradient, None, own.coordinates, nats_B)
+    for after, earlier in ((theta, before), *zip(moving, states_before, strict=True)):
+        kept_where(allowed_B, after, earlier)
 
 
 def _of_lane(shown: Shown, lane: int) -> Shown:
@@ -523,7 +543,7 @@ def _read_by_autograd(reader: Reader, memory: Memory, batch: Batch, observe: Obs
         read_with = theta
         if reader.guard is not None and own.guarded is not None and not float(total.detach()) <= reader.guard.nats:
             broken_1 = torch.ones_like(own.guarded.restored_B, dtype=torch.bool)
-            restore_(own.weights, own.home, own.velocity, reader.static, broken_1)
+            restore_(own.weights, own.home, own.velocity, own.coordinates, reader.static, broken_1)
             own.guarded.note_(-1, broken_1, place_12)
             theta = memory.of_lane(lane)
             if not nats_1T[share_1T > 0].isfinite().all():
@@ -554,7 +574,10 @@ def _read_by_autograd(reader: Reader, memory: Memory, batch: Batch, observe: Obs
                     gradient = Gradient(name, u[name][None])
                     observe(Shown(gradient, push[name][None], leaves[name].detach()[None], home[name], one, factors))
             if rule.learns:
-                stepped = rule.step(theta, push, home, factors)
+                if own.coordinates:
+                    stepped = naive_coordinate_steps(rule, own.coordinates, allowed, theta, push, home, total)
+                else:
+                    stepped = rule.step(theta, push, home, factors)
                 theta = {**theta, **{name: stepped[name] for name in stepped if allowed[name]}}
         done.append(_ReadLanes(told_1T, nats_1T.detach(), detached(hidden), cache))
         moved.append(theta)

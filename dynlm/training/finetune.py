@@ -22,9 +22,9 @@ from tqdm import tqdm
 
 from dynlm.config import Config, MemoryConfig
 from dynlm.corpus.articles import iter_articles, source_name
-from dynlm.corpus.streams import Stream
 from dynlm.corpus.tokens import tokenise
 from dynlm.errors import UserError
+from dynlm.memory.coordinates import CoordinateMeta
 from dynlm.memory.phi import Meta, clamp_
 from dynlm.memory.sensitivities import Sensitivities
 from dynlm.memory.state import Memory
@@ -34,6 +34,7 @@ from dynlm.training import memory_folder
 from dynlm.training.pretrain import validate
 from dynlm.training.processes import Processes
 from dynlm.training.run_folder import TrainedModel, load_model, log_line, save_config, save_model
+from dynlm.training.shared_stream import shared_stream
 from dynlm.training.tune import tune, tuning_stream
 
 
@@ -87,6 +88,8 @@ def finetune(folder: Path, config: Config, quiet: bool = False) -> dict[str, Any
     reader = memory_folder.open_reader(folder, trained, memory)
     memory_folder.open_reader(folder, trained, picked_by)  # Before anything takes long.
     meta, phi = (None, {}) if memory.rule != "meta" else memory_folder.open_meta(folder, trained, memory)
+    if options.phi and not isinstance(meta, Meta):
+        raise UserError("finetune.phi does not go with a g of kind lstm", do="leave it out")
     if meta is not None and set(meta.names) - set(reader.dynamic):
         raise UserError(f"g {memory.g!r} moves other tensors than memory.dynamic names", do="name those it moves")
     begun = time.monotonic()
@@ -152,7 +155,7 @@ def _learn(
     config: Config,
     trained: TrainedModel,
     reader: Reader,
-    meta: Meta | None,
+    meta: Meta | CoordinateMeta | None,
     phi: Params,
     processes: Processes,
     quiet: bool,
@@ -161,16 +164,7 @@ def _learn(
     options = config.finetune
     with processes.first_goes_ahead():
         split = tokenise(iter_articles(config.corpus, options.split), trained.tokenizer, config.corpus.num_proc)
-    stream = Stream(
-        split,
-        options.lanes,
-        config.memory.segment,
-        range(split.articles),
-        seed=config.run.seed,
-        repeat=True,
-        rank=processes.rank,
-        world=processes.world,
-    )
+    stream = shared_stream(split, options.lanes, "finetune.lanes", config, processes)
     now = _Found(trained.params, phi).clone()
     mean = now.clone()
     moving = {name: now.static[name] for name in reader.dynamic}
@@ -181,7 +175,7 @@ def _learn(
     reader = dataclasses.replace(reader, static=now.static)
     memory, place = reader.fresh_memory(stream.own_lanes), stream.begin()
     gradients, sensitivities = StaticGradients(moving), None
-    if options.phi and meta is not None:
+    if options.phi and isinstance(meta, Meta):
         groups.append({"params": list(now.phi.values()), "lr": config.metatrain.rate})
         sensitivities = Sensitivities(meta, reader.rule, memory, reader.native)
     adam = torch.optim.Adam(groups)
@@ -217,9 +211,9 @@ def _learn(
                 sensitivities.gathered[key].zero_()
         adam.step()
         move_static(moving, before, memory)
-        if sensitivities is not None and meta is not None:
+        if sensitivities is not None:
             clamp_(now.phi, config.metatrain.bound)
-            sensitivities.rule = meta.rule(now.phi, importance=sensitivities.importance)
+            sensitivities.rule = sensitivities.meta.rule(now.phi, importance=sensitivities.importance)
             reader = dataclasses.replace(reader, rule=sensitivities.rule)
         steps += 1
         for averaged, tensors in zip(mean, now, strict=True):
@@ -257,14 +251,11 @@ def _check(config: Config, target: Path) -> None:
         raise UserError(
             "finetune.pick_rule is 'meta', and memory.rule is not", do="choose --memory.rule meta, or rms to pick by"
         )
-    world = Processes.start(config.run.cpu).world
-    if options.lanes % world:
-        raise UserError(f"finetune.lanes is {options.lanes}", do=f"choose a multiple of the {world} processes")
 
 
 def _label(memory: MemoryConfig) -> str:
     return memory.g if memory.rule == "meta" else memory.rule
 
 
-def _with_static(meta: Meta, static: Params) -> Meta:
+def _with_static(meta: Meta | CoordinateMeta, static: Params) -> Meta | CoordinateMeta:
     return dataclasses.replace(meta, static={name: static[name] for name in meta.names})

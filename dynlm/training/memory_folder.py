@@ -17,6 +17,7 @@ from dynlm.config import GConfig, MemoryConfig, section_of
 from dynlm.errors import UserError
 from dynlm.files import number_in, read_json, write_json
 from dynlm.memory.capture import recorded
+from dynlm.memory.coordinates import CoordinateMeta
 from dynlm.memory.guard import guard_over
 from dynlm.memory.hedge import HedgeRule
 from dynlm.memory.phi import Meta, readable
@@ -108,7 +109,13 @@ def carry_over(folder: Path, trained: TrainedModel, target: Path, moved: Trained
 
 
 def save_learned(
-    folder: Path, name: str, reset: str, meta: Meta, phi: Params, about: Mapping[str, Any], trained: TrainedModel
+    folder: Path,
+    name: str,
+    reset: str,
+    meta: _AnyMeta,
+    phi: Params,
+    about: Mapping[str, Any],
+    trained: TrainedModel,
 ) -> None:
     """Keep phi under ``name``, as tensors and what can be read of it as JSON."""
     about = {"model": trained.fingerprint, "tensors": meta.names, **about}
@@ -126,8 +133,11 @@ def load_learned(folder: Path, name: str, reset: str, trained: TrainedModel) -> 
     return tensors, about
 
 
-def meta_of(g: GConfig, tuned: Mapping[str, Any], statistics: Statistics, static: Params) -> Meta:
+def meta_of(g: GConfig, tuned: Mapping[str, Any], statistics: Statistics, static: Params) -> _AnyMeta:
     """g by its options, starting at the ``tuned`` rms rule."""
+    if g.kind == "lstm":
+        own = {name: static[name] for name in statistics.rms}
+        return CoordinateMeta(statistics, own, tuned["rate"], tuned["pull"], tuned["epsilon"], g.hidden)
     return Meta(
         statistics,
         {name: static[name] for name in statistics.rms},
@@ -145,7 +155,7 @@ def meta_of(g: GConfig, tuned: Mapping[str, Any], statistics: Statistics, static
     )
 
 
-def _meta_learned(about: Mapping[str, Any], statistics: Statistics, trained: TrainedModel, path: Path) -> Meta:
+def _meta_learned(about: Mapping[str, Any], statistics: Statistics, trained: TrainedModel, path: Path) -> _AnyMeta:
     """g as a file says that it was learned. Raises UserError where the file says nothing that can be."""
     names, start = about.get("tensors"), about.get("start")
     if not isinstance(names, list) or not isinstance(start, dict) or not names:
@@ -159,7 +169,7 @@ def _meta_learned(about: Mapping[str, Any], statistics: Statistics, trained: Tra
     return meta_of(g, start, _of_these(statistics, names, path), trained.params)
 
 
-def check_phi(phi: Params, meta: Meta, path: Path) -> None:
+def check_phi(phi: Params, meta: _AnyMeta, path: Path) -> None:
     """Raise UserError unless ``phi`` holds finite numbers of just the shapes that g needs."""
     wanted = {name: tuple(tensor.shape) for name, tensor in meta.initial().items()}
     check_shapes({name: tuple(tensor.shape) for name, tensor in phi.items()}, wanted, path)
@@ -175,7 +185,7 @@ def _of_these(statistics: Statistics, names: Sequence[Any], where: Path) -> Stat
     return Statistics({name: statistics.rms[name] for name in names})
 
 
-def open_meta(folder: Path, trained: TrainedModel, memory: MemoryConfig) -> tuple[Meta, Params]:
+def open_meta(folder: Path, trained: TrainedModel, memory: MemoryConfig) -> tuple[_AnyMeta, Params]:
     """The g that ``memory`` names, and its phi. Raises UserError where it was not learned."""
     learned = load_learned(folder, memory.g, memory.reset, trained)
     statistics = load_statistics(folder, trained, trained.params["embedding"].device)

@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from dynlm.config import Config
 from dynlm.corpus.articles import iter_articles
-from dynlm.corpus.streams import Stream
-from dynlm.corpus.tokens import TokenisedSplit, tokenise
+from dynlm.corpus.tokens import tokenise
 from dynlm.errors import UserError
+from dynlm.memory.coordinates import CoordinateMeta
 from dynlm.memory.guard import counts_of
 from dynlm.memory.phi import Meta, clamp_, readable
 from dynlm.memory.rules import Statistics
@@ -29,8 +29,10 @@ from dynlm.memory.state import dynamic_tensors
 from dynlm.memory.unroll import mean_nats, read_segment
 from dynlm.model.lstm import Params
 from dynlm.training import memory_folder
+from dynlm.training.metatrain_lstm import learn_gates
 from dynlm.training.processes import Processes
 from dynlm.training.run_folder import TrainedModel, load_model, log_line
+from dynlm.training.shared_stream import shared_stream
 from dynlm.training.tune import ensure_statistics, tune, tuning_stream
 
 
@@ -59,7 +61,11 @@ def metatrain(folder: Path, config: Config, quiet: bool = False) -> dict[str, An
     dynamic = dynamic_tensors(trained.model, config.memory.dynamic)
     statistics = Statistics({name: every.rms[name] for name in dynamic})
     meta = memory_folder.meta_of(config.g, tuned, statistics, trained.params)
-    candidates = {"start": meta.initial(), **_learn(folder, config, trained, processes, meta, quiet)}
+    candidates = {"start": meta.initial()}
+    if isinstance(meta, CoordinateMeta):
+        candidates |= learn_gates(folder, config, trained, processes, meta, quiet)
+    else:
+        candidates |= _learn(folder, config, trained, processes, meta, quiet)
 
     with processes.first_goes_ahead():
         valid = tokenise(iter_articles(config.corpus, config.tune.split), trained.tokenizer, config.corpus.num_proc)
@@ -92,7 +98,7 @@ def _learn(
     options = config.metatrain
     with processes.first_goes_ahead():
         split = tokenise(iter_articles(config.corpus, "meta"), trained.tokenizer, config.corpus.num_proc)
-    stream = _stream(split, config, processes)
+    stream = shared_stream(split, options.lanes, "metatrain.lanes", config, processes)
     phi, mean = meta.initial(), meta.initial()
     adam = torch.optim.Adam(list(phi.values()), lr=options.rate)
     reader = memory_folder.reader_of(trained, config.memory, meta.rule(phi), tuple(meta.names))
@@ -147,19 +153,3 @@ def _learn(
             averages["halfway"] = {key: tensor.clone() for key, tensor in mean.items()}
     bar.close()
     return {**averages, "learned": mean}
-
-
-def _stream(split: TokenisedSplit, config: Config, processes: Processes) -> Stream:
-    lanes = config.metatrain.lanes
-    if lanes % processes.world:
-        raise UserError(f"metatrain.lanes is {lanes}", do=f"choose a multiple of the {processes.world} processes")
-    return Stream(
-        split,
-        lanes,
-        config.memory.segment,
-        range(split.articles),
-        seed=config.run.seed,
-        repeat=True,
-        rank=processes.rank,
-        world=processes.world,
-    )

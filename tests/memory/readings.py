@@ -6,6 +6,7 @@ import torch
 from dynlm.config import FEATURES, ModelConfig
 from dynlm.corpus.streams import read_in_order
 from dynlm.corpus.tokens import TokenisedSplit
+from dynlm.memory.coordinates import CoordinateMeta
 from dynlm.memory.phi import Meta
 from dynlm.memory.rules import Rates, Rule, Statistics
 from dynlm.memory.unroll import Reader
@@ -53,6 +54,10 @@ def rule(name, rate=0.02, pull=0.05, dtype=torch.float64):
     if name == "sgd+decay":
         return Rule(name, rates)
     held = statistics(dtype)
+    if name == "lstm":
+        own = {tensor: static_params(dtype)[tensor] for tensor in NAMES}
+        lstm = CoordinateMeta(held, own, rate, pull, 1e-2, hidden=3)
+        return lstm.rule({key: tensor + 0.2 for key, tensor in lstm.initial().items()})
     if name == "g":
         g = meta(pull, dtype, importance=True, features=FEATURES, flush=True, consolidation=0.2, momentum=0.3)
         return g.rule(moved_phi(g))
@@ -60,8 +65,8 @@ def rule(name, rate=0.02, pull=0.05, dtype=torch.float64):
 
 
 RECORDED = ("none", "sgd", "sgd+decay", "rms", "meta")
-"""What a GPU reads by a recording; gates and slow weights are not recorded."""
-RULES = (*RECORDED, "g")
+"""What a GPU reads by a recording; gates, slow weights and states of coordinates are not."""
+RULES = (*RECORDED, "g", "lstm")
 
 
 def reader(name="rms", reset="stream", reference=False, dtype=torch.float64, **rates):

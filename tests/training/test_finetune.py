@@ -164,6 +164,15 @@ def test_phi_is_learned_in_the_same_reading(tuned_copy: Run) -> None:
         assert read == pytest.approx(done["tuning_nats_per_token"][done["kept"]], rel=1e-6)
 
 
+def test_theta_0_is_trained_under_the_lstm_meta_learner_too(tuned_copy: Run) -> None:
+    config = with_memory(tuned_copy.config, rule="meta", g="lstm")
+    metatrain(tuned_copy.folder, dataclasses.replace(config, g=GConfig(kind="lstm", hidden=2)), quiet=True)
+    config, done = tuned_finetune(tuned_copy, {"rule": "meta", "g": "lstm"})
+    assert done["kept"] != "start"
+    with pytest.raises(UserError, match="g of kind lstm"):
+        tuned_finetune(tuned_copy, {"rule": "meta", "g": "lstm"}, phi=True, name="other")
+
+
 def test_what_diverges_is_not_kept(tuned_copy: Run) -> None:
     _, done = tuned_finetune(tuned_copy, {"rule": "rms"}, rate=1e30)
     assert done["kept"] == "start"

@@ -15,7 +15,7 @@ from dynlm.config import GConfig
 from dynlm.errors import UserError
 from dynlm.model.lstm import Params
 from dynlm.training import metatrain as module
-from dynlm.training.memory_folder import load_learned
+from dynlm.training.memory_folder import load_learned, open_reader
 from dynlm.training.metatrain import metatrain
 from dynlm.training.run_folder import load_model, load_tensors
 from tests.tiny import Run, with_memory
@@ -68,6 +68,30 @@ def test_phi_moves_within_its_bound(tuned_copy: Run) -> None:
     tensors, _ = load_tensors(tuned_copy.folder / "memory" / "all-stream.safetensors")
     assert parts < tensors.keys()
     assert done["name"] == "all"
+
+
+@pytest.mark.parametrize("reset", ["stream", "article"])
+def test_the_lstm_meta_learner_learns_its_gates(reset: str, tuned_copy: Run) -> None:
+    config = with_memory(tuned_copy.config, rule="meta", g="lstm", reset=reset)
+    metatrain = dataclasses.replace(config.metatrain, lanes=2)
+    config = dataclasses.replace(config, g=GConfig(kind="lstm", hidden=2), metatrain=metatrain)
+    done = module.metatrain(tuned_copy.folder, config, quiet=True)
+    nats = done["tuning_nats_per_token"]
+    assert nats["start"] == pytest.approx(tuned_card(tuned_copy, reset)["nats_per_token"], abs=1e-5)
+    assert nats["learned"] != nats["halfway"] != nats["start"]
+    assert nats[done["kept"]] == min(nats.values())
+    phi, _ = load_tensors(tuned_copy.folder / "memory" / f"lstm-{reset}.safetensors")
+    assert phi["gates.bias"].shape == (8,)
+    trained = load_model(tuned_copy.folder)
+    split = module.tokenise(module.iter_articles(config.corpus, "valid"), trained.tokenizer, 1)
+    stream = module.tuning_stream(split, config, 350)
+    read = module.mean_nats(open_reader(tuned_copy.folder, trained, config.memory), stream)
+    assert read == pytest.approx(nats[done["kept"]], rel=1e-9)
+
+
+def test_the_lstm_meta_learner_takes_no_options_of_the_rates() -> None:
+    with pytest.raises(UserError, match="g.flush does not go with g.kind 'lstm'"):
+        GConfig(kind="lstm", flush=True)
 
 
 def test_phi_is_kept_as_tensors_and_as_readable_json(tuned_run: Run) -> None:
