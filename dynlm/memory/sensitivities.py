@@ -106,7 +106,7 @@ class Sensitivities:
     def forget(self, lanes: Iterable[int]) -> None:
         """These lanes' weights went back to theta_0, whatever phi is."""
         for lane in lanes:
-            for tensors in self.kept.values():
+            for tensors in (*self.kept.values(), *self.slow.values()):
                 for tensor in tensors.values():
                     tensor[lane].zero_()
 

@@ -196,7 +196,10 @@ def _learn(
             assert segment is not None, "a repeating stream has no end"
             if sensitivities is not None and segment.starts_B.any():
                 sensitivities.begin_articles(reader, memory, segment.starts_B.nonzero()[0])
+            restored_B = memory.guarded and memory.guarded.restored_B.clone()
             nats_BT, memory = read_segment(reader, memory, segment, observe)
+            if sensitivities is not None and memory.guarded is not None and restored_B is not None:
+                sensitivities.forget((memory.guarded.restored_B > restored_B).nonzero().flatten().tolist())
             mask_BT = torch.from_numpy(segment.mask_BT).to(nats_BT.device)
             window += torch.stack([mask_BT.any(1).sum(), (nats_BT.double() * mask_BT).sum()])
         bar.update(place.tokens - read)

@@ -49,10 +49,14 @@ def learn_gates(
         for _ in range(math.ceil(options.window / options.lanes)):
             segment, place = stream.next(place)
             assert segment is not None, "a repeating stream has no end"
+            restored_B = memory.guarded and memory.guarded.restored_B.clone()
             nats_BT, memory = read_segment(reader, memory, segment, window)
             mask_BT = torch.from_numpy(segment.mask_BT).to(nats_BT)
             nats_B = (nats_BT * mask_BT).sum(1) / mask_BT.sum(1).clamp(min=1)
-            window.after_segment(nats_B, segment.starts_B & (config.memory.reset == "article"))
+            afresh_B = segment.starts_B & (config.memory.reset == "article")
+            if memory.guarded is not None and restored_B is not None:
+                afresh_B = afresh_B | (memory.guarded.restored_B > restored_B).cpu().numpy()
+            window.after_segment(nats_B.nan_to_num(), afresh_B)
             count, total = count + int(segment.mask_BT.any(1).sum()), total + float((nats_BT * mask_BT).sum())
         bar.update(place.tokens - before)
         read, nats = processes.total(

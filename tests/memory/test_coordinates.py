@@ -162,7 +162,7 @@ def test_lanes_add_up() -> None:
 def test_a_sample_estimates_the_whole_without_bias() -> None:
     gates = moved_gates(meta())
     whole = window_of(gates, "stream", 3)
-    drawn = [window_of(gates, "stream", 3, sample=20, seed=seed) for seed in range(150)]
+    drawn = [window_of(gates, "stream", 3, sample=20, seed=seed) for seed in range(60)]
     for name in ("gates.i.bias", "gates.f.bias"):
         estimates = torch.stack([each[name] for each in drawn])
         error = estimates.std() / len(drawn) ** 0.5

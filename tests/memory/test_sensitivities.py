@@ -106,7 +106,7 @@ def test_second_order_is_a_finite_difference(kind):
     _, first = unrolled_meta_gradient(chosen, meta, phi, stream(), segments=13)
     assert any((wanted[key] - first[key]).abs().max() > 1e-6 for key in wanted)  # The orders do differ.
     for key, tensor in phi.items():
-        for place in itertools.islice(range(tensor.numel()), 3):
+        for place in itertools.islice(range(tensor.numel()), 2):
             losses = []
             for sign in (1, -1):
                 moved = {**phi, key: tensor.clone()}
