@@ -24,13 +24,14 @@ from dynlm.config import Config, MemoryConfig
 from dynlm.corpus.articles import iter_articles, source_name
 from dynlm.corpus.tokens import tokenise
 from dynlm.errors import UserError
+from dynlm.files import read_json
 from dynlm.memory.coordinates import CoordinateMeta
 from dynlm.memory.phi import Meta, clamp_
 from dynlm.memory.sensitivities import Sensitivities
 from dynlm.memory.state import Memory
 from dynlm.memory.unroll import Reader, Shown, mean_nats, read_segment
 from dynlm.model.lstm import Params
-from dynlm.training import memory_folder
+from dynlm.training import memory_folder, provenance
 from dynlm.training.pretrain import validate
 from dynlm.training.processes import Processes
 from dynlm.training.run_folder import TrainedModel, load_model, log_line, save_config, save_model
@@ -134,6 +135,10 @@ def finetune(folder: Path, config: Config, quiet: bool = False) -> dict[str, Any
         run = dataclasses.replace(config.run, name=target.name, folder=str(target.parent))
         save_config(target, dataclasses.replace(config, run=run))
         trained.tokenizer.save(target / "tokenizer")
+        origin = folder / provenance.FILE
+        # Its text is that of the run it comes from; what it ran on is its own.
+        data = read_json(origin).get("data", {}) if origin.exists() else {}
+        provenance.record_sitting(target, data, provenance.made_with(processes.device))
         save_model(target, trained.model, static, trained.tokenizer, about)
         memory_folder.carry_over(folder, trained, target, load_model(target))
         if meta is not None:

@@ -31,6 +31,7 @@ from dynlm.training.run_folder import TrainedModel, check_model, check_shapes, l
 
 _NEEDED = {"sgd": ("rate",), "sgd+decay": ("rate", "pull"), "rms": ("rate", "pull", "epsilon")}
 HAND_MADE = tuple(_NEEDED)
+_AnyMeta = Meta | CoordinateMeta
 
 
 def save_statistics(folder: Path, statistics: Statistics, trained: TrainedModel, tokens: int) -> None:

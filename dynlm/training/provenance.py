@@ -124,15 +124,20 @@ def _numbers(reader: Reader) -> Iterator[tuple[str, float | Tensor]]:
     for name, rates in sorted(rule.rates.items()):
         yield f"rate {name}", rates.alpha
         yield f"pull {name}", rates.pull
-    for name, flush in sorted(rule.flush.items()):
-        yield f"flush {name}", flush
-    yield "consolidation", rule.consolidation
+    for kind, shares in (("flush", rule.flush), ("consolidation", rule.consolidation), ("fading", rule.fading)):
+        for name, share in sorted(shares.items()):
+            yield f"{kind} {name}", share
     yield "momentum", rule.momentum
 
 
 def _tensors(reader: Reader) -> Iterator[tuple[str, Tensor]]:
     rule = reader.rule
-    for kind, table in (("scale", rule.scale), ("shape", rule.shape)):
+    for kind, table in (
+        ("scale", rule.scale),
+        ("shape", rule.shape),
+        ("limits", rule.limits),
+        ("coordinates", rule.coordinates),
+    ):
         for name, value in (table or {}).items():
             yield f"{kind}/{name}", torch.as_tensor(value)
     if rule.gates is not None:

@@ -116,6 +116,8 @@ def test_a_run_of_its_own_that_reads_as_it_was_picked(rule_name: str, tuned_copy
     new, old = load_model(target), load_model(tuned_copy.folder)
     assert new.fingerprint != old.fingerprint == done["finetuned_from"]["model"]
     assert load_tuned(target, "rms", "stream", new) == load_tuned(tuned_copy.folder, "rms", "stream", old)
+    told, origin = (json.loads((each / "provenance.json").read_text()) for each in (target, tuned_copy.folder))
+    assert told["data"] == origin["data"] and len(told["sittings"]) == 1
     rms = dataclasses.replace(config.memory, rule="rms")
     split = module.tokenise(module.iter_articles(config.corpus, "valid"), new.tokenizer, 1)
     read = module.mean_nats(open_reader(target, new, rms), module.tuning_stream(split, config, 350))
