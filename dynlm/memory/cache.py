@@ -55,6 +55,11 @@ class CacheState(NamedTuple):
         """A state that further reading of this one leaves as it is."""
         return CacheState(*(tensor.clone() for tensor in self))
 
+    def is_sound(self, vocabulary: int) -> bool:
+        """Whether a state from outside can be read with: its tokens are of the vocabulary, and it counts from 0."""
+        tokens = (self.tokens_BC >= 0) & (self.tokens_BC < vocabulary)
+        return bool(tokens.all() and (self.written_B >= 0).all() and (self.position_B >= 0).all())
+
     def of_lanes(self, lanes: slice) -> CacheState:
         """Views of what ``lanes`` hold."""
         return CacheState(*(tensor[lanes] for tensor in self))

@@ -17,7 +17,8 @@ from dynlm.errors import UserError
 from dynlm.files import number_in, read_json, write_json
 from dynlm.memory.cache import Cache
 from dynlm.memory.cache_gate import Gate, evidence_names
-from dynlm.training.run_folder import TrainedModel, check_model, check_shapes, load_tensors, save_tensors
+from dynlm.tensors import check_shapes, load_tensors, save_tensors
+from dynlm.training.run_folder import TrainedModel, check_model
 
 FIXED = ("window", "flatness", "share")
 _MOST_FLATNESSES = 64

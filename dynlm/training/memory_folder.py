@@ -26,8 +26,9 @@ from dynlm.memory.state import dynamic_tensors
 from dynlm.memory.unroll import Reader
 from dynlm.model.lstm import Params
 from dynlm.model.native import native_kernels
+from dynlm.tensors import check_shapes, load_tensors, save_tensors
 from dynlm.training.cache_folder import open_cache
-from dynlm.training.run_folder import TrainedModel, check_model, check_shapes, load_tensors, save_tensors
+from dynlm.training.run_folder import TrainedModel, check_model
 
 _NEEDED = {"sgd": ("rate",), "sgd+decay": ("rate", "pull"), "rms": ("rate", "pull", "epsilon")}
 HAND_MADE = tuple(_NEEDED)

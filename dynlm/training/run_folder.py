@@ -21,13 +21,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import safetensors
-import safetensors.torch
 import torch
 import yaml
 from torch import Tensor
@@ -35,21 +32,12 @@ from torch import Tensor
 from dynlm.config import Config, ModelConfig, options_of, section_of
 from dynlm.corpus.tokenizer import Tokenizer, load_tokenizer
 from dynlm.errors import UserError
-from dynlm.files import (
-    cannot_write,
-    fingerprint,
-    number_in,
-    parsed_json,
-    read_json,
-    read_yaml,
-    write_json,
-    written_whole,
-)
+from dynlm.files import cannot_write, number_in, read_json, read_yaml, write_json, written_whole
 from dynlm.model.lstm import LSTMLanguageModel, Params
+from dynlm.tensors import load_tensors, params_fingerprint, save_tensors
 
 CHECKPOINTS_KEPT = 2
 
-Shapes = Mapping[str, tuple[int, ...]]
 _Options = TypeVar("_Options")
 
 
@@ -70,53 +58,6 @@ class TrainedModel:
 def run_path(config: Config) -> Path:
     """The folder of a config's run."""
     return Path(config.run.folder) / config.run.name
-
-
-def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any] | None = None) -> None:
-    """Write tensors and a JSON value beside them as one safetensors file, whole or not at all."""
-    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with written_whole(path) as aside:
-        try:
-            safetensors.torch.save_file(held, aside, metadata={"about": json.dumps(about or {})})
-        except safetensors.SafetensorError as error:
-            raise UserError(f"cannot write ({error})", path, "free some space and start again") from error
-
-
-def load_tensors(
-    path: Path, device: torch.device | str = "cpu", shapes: Shapes | None = None
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what ``save_tensors`` wrote.
-
-    A header can claim no more than the file holds: safetensors refuses it. With ``shapes`` it has to claim just these
-    tensors, of float32, and that is seen before any of them is made. Raises UserError where the file is missing, cut
-    short or something else.
-    """
-    if not path.exists():
-        raise UserError("no such file", path)
-    try:
-        with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
-            about = parsed_json((file.metadata() or {}).get("about", "{}"))
-            if not isinstance(about, dict):
-                raise ValueError("what it says of itself is no object")
-            names = file.keys()
-            if shapes is not None:
-                slices = {name: file.get_slice(name) for name in names}
-                check_shapes({name: tuple(one.get_shape()) for name, one in slices.items()}, shapes, path)
-                if other := [name for name, one in slices.items() if one.get_dtype() != "F32"]:
-                    raise ValueError(f"tensor {other[0]} is not of float32")
-            return {name: file.get_tensor(name) for name in names}, about
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise UserError(
-            f"not a whole safetensors file ({error})", path, "it may be cut short; restore it or train again"
-        ) from error
-
-
-def params_fingerprint(params: Params) -> str:
-    """What tells one set of parameters from another."""
-    parts: list[bytes | str] = []
-    for name in sorted(params):
-        parts += [name, params[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()]
-    return fingerprint(*parts)
 
 
 def save_config(folder: Path, config: Any) -> None:
@@ -183,15 +124,6 @@ def check_model(path: Path, about: Any, trained: TrainedModel) -> None:
     """Raise UserError unless what ``path`` holds was made for this model."""
     if not isinstance(about, dict) or about.get("model") != trained.fingerprint:
         raise UserError("this belongs to another model", path, "remove it and run tune and metatrain again")
-
-
-def check_shapes(found: Shapes, wanted: Shapes, where: Path) -> None:
-    """Raise UserError unless just the ``wanted`` tensors were ``found``."""
-    for name, shape in wanted.items():
-        if found.get(name) != shape:
-            raise UserError(f"tensor {name} is {found.get(name)}, the model needs {shape}", where)
-    if extra := set(found) - set(wanted):
-        raise UserError(f"tensors that the model does not know: {', '.join(sorted(extra))}", where)
 
 
 def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
