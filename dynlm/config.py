@@ -430,12 +430,15 @@ class RunConfig:
     """accelerate's mixed precision: no or bf16."""
     cpu: bool = False
     """Stay on the CPU even where there is a GPU."""
+    checkpoint_seconds: float = 60.0
+    """Seconds of a scoring between two checkpoints; one that takes less writes none. 0: after each segment."""
     tracker: str | None = None
     """A tracker of accelerate's that is installed: tensorboard, wandb or trackio."""
 
     def __post_init__(self) -> None:
         one_of("run.precision", self.precision, ("no", "bf16"))
         within("run.seed", self.seed, 0, 2**32 - 1)
+        within("run.checkpoint_seconds", self.checkpoint_seconds, 0)
         plain_name("run.name", self.name)
 
 

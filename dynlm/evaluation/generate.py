@@ -4,52 +4,91 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from dynlm.config import Config
-from dynlm.corpus.streams import read_in_order
-from dynlm.corpus.tokens import split_of_text
+from dynlm.corpus.tokenizer import Tokenizer
 from dynlm.errors import UserError
-from dynlm.memory.unroll import unroll
+from dynlm.evaluation.reading import one_lane, read_on
+from dynlm.memory.file import SavedMemory, load_memory
+from dynlm.memory.unroll import Reader, begin_articles
 from dynlm.training.memory_folder import open_reader
 from dynlm.training.processes import Processes
 from dynlm.training.run_folder import load_model
 
 
-@torch.no_grad()
-def generate(folder: Path, config: Config, prompt: str, tokens: int, temperature: float = 0.8, top: int = 40) -> str:
+def generate(
+    folder: Path,
+    config: Config,
+    prompt: str,
+    tokens: int,
+    temperature: float = 0.8,
+    top: int = 40,
+    memory_file: Path | None = None,
+) -> str:
     """Read ``prompt`` as an article's opening by ``config.memory``, then sample ``tokens`` tokens that follow it.
 
-    Each is drawn from the ``top`` likeliest (0: all) at ``temperature`` (0: always the likeliest), from the run's
-    seed. What is generated is not learned from, and a mixture's weights stay those of the prompt's end. Raises
-    UserError for options out of their range.
+    From ``memory_file`` it starts with what was read before, and the prompt goes on with an article that was left
+    unfinished; the file stays as it is. Draws come from the run's seed. Raises UserError for options out of their
+    range, and for a memory that does not fit.
     """
-    if tokens < 1 or temperature < 0 or top < 0:
-        raise UserError("generate needs tokens of at least 1, and temperature and top of at least 0")
+    check_draws(tokens, temperature, top)
     if config.memory.cache != "none":
         raise UserError("generate has no cache", do="leave out --memory.cache")
     trained = load_model(folder, Processes.start(config.run.cpu).device)
     reader = open_reader(folder, trained, config.memory)
-    memory = reader.fresh_memory()
-    text = split_of_text(prompt, trained.tokenizer)
-    last = trained.tokenizer.start
-    if len(text.ids_N):
-        for read in unroll(reader, read_in_order(text, config.memory.segment, [0])):
-            memory = read.memory
-        last = int(text.ids_N[-1])
-    params = {**trained.params, **memory.of_lane(0)}
-    device = params["embedding"].device
-    generator = torch.Generator(device).manual_seed(config.run.seed)
+    saved = SavedMemory(reader.fresh_memory())
+    if memory_file is not None:
+        one_lane(config)
+        saved = load_memory(memory_file, reader, config.memory, trained.fingerprint)
+    generator = torch.Generator(trained.params["embedding"].device).manual_seed(config.run.seed)
+    return go_on(reader, saved, trained.tokenizer, config.memory.segment, prompt, tokens, temperature, top, generator)
+
+
+@torch.no_grad()
+def go_on(
+    reader: Reader,
+    saved: SavedMemory,
+    tokenizer: Tokenizer,
+    segment: int,
+    prompt: str,
+    tokens: int,
+    temperature: float,
+    top: int,
+    generator: torch.Generator,
+) -> str:
+    """``tokens`` tokens after ``prompt``, read with ``saved``, which is used up.
+
+    Each is drawn from the ``top`` likeliest (0: all) at ``temperature`` (0: always the likeliest). What is generated is
+    not learned from, and a mixture's weights stay those of the prompt's end.
+    """
+    last = tokenizer.start
+    if prompt or saved.unfinished is not None:
+        told = (saved.unfinished.text if saved.unfinished else "") + prompt
+        _, saved = read_on(reader, saved, prompt, tokenizer, segment)
+        last = int(tokenizer.encode(told).ids[-1])
+        memory = saved.memory
+    else:
+        starts_B = torch.ones(1, dtype=torch.bool, device=generator.device)
+        memory = begin_articles(reader, saved.memory, np.ones(1, dtype=bool), starts_B)
+    params = {**reader.static, **memory.of_lane(0)}
     hidden, hedge, generated = memory.hidden, memory.hedge, []
     for _ in range(tokens):
-        token_11 = torch.tensor([[last]], device=device)
+        token_11 = torch.tensor([[last]], device=generator.device)
         logits_BTV, hidden = reader.model.logits(params, token_11, hidden)
         if hedge is not None:
-            level_1_BTV, beside = reader.model.logits(trained.params, token_11, hedge.hidden)
+            level_1_BTV, beside = reader.model.logits(reader.static, token_11, hedge.hidden)
             logits_BTV, hedge = hedge.log_mixture(level_1_BTV, logits_BTV), hedge._replace(hidden=beside)
         last = _draw(logits_BTV[0, 0], temperature, top, generator)
         generated.append(last)
-    return trained.tokenizer.decode(generated)
+    return tokenizer.decode(generated)
+
+
+def check_draws(tokens: int, temperature: float, top: int) -> None:
+    """Raise UserError for options out of their range."""
+    if tokens < 1 or temperature < 0 or top < 0:
+        raise UserError("generate needs tokens of at least 1, and temperature and top of at least 0")
 
 
 def _draw(logits_V: torch.Tensor, temperature: float, top: int, generator: torch.Generator) -> int:

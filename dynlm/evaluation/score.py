@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,13 @@ from dynlm.corpus.articles import iter_articles, source_name
 from dynlm.corpus.streams import read_side_by_side
 from dynlm.corpus.tokens import TokenisedSplit, tokenise
 from dynlm.errors import UserError
+from dynlm.evaluation.reading import open_memory
 from dynlm.evaluation.scores_file import FOLDER, Scores, write_scores
+from dynlm.evaluation.underway import Keeper, Underway
 from dynlm.files import fingerprint
 from dynlm.memory.cache import Cache
 from dynlm.memory.cache_gate import Gate
+from dynlm.memory.file import SavedMemory, constants_of, load_about
 from dynlm.memory.footprint import foretold_bytes, held_bytes, refuse_what_does_not_fit
 from dynlm.memory.guard import counts_of, first_of, joined, ratios_of
 from dynlm.memory.hedge import HedgeRule
@@ -50,13 +55,16 @@ def score(
     order_seed: int = 0,
     path: Path | None = None,
     told: Mapping[str, Any] | None = None,
+    memory_file: Path | None = None,
 ) -> tuple[Path, Scores]:
     """Read ``articles`` (``"31-60"``, None: all) of a split by ``config.memory`` and write the score file.
 
     ``order`` "shuffled" reads them in an order drawn by ``order_seed``; the file's rows stay in the split's own order.
     The file is ``path``, unset: in the run's scores, and its protocol holds what is ``told`` in place of its own words.
-    Several processes share the articles. Raises UserError for what cannot be read or does not fit in memory, where the
-    rule was never tuned, and where several processes are to read one stream.
+    With ``memory_file`` it starts with what was read before; that file stays as it is. Several processes share the
+    articles. A scoring that was stopped goes on from what it kept (every ``config.run.checkpoint_seconds``). Raises
+    UserError for what cannot be read or does not fit in memory, where the rule was never tuned, where several processes
+    are to read one stream, and for a memory that does not fit.
     """
     one_of("order", order, ORDERS)
     memory, processes = config.memory, Processes.start(config.run.cpu)
@@ -70,6 +78,18 @@ def score(
         text = tokenise(iter_articles(config.corpus, split), trained.tokenizer, config.corpus.num_proc)
     chosen = article_range(articles, text.articles)
     reader = open_reader(folder, trained, memory)
+    protocol = _protocol(folder, config, trained, reader, split, text, chosen, order, order_seed)
+    begun, stem = None, file_stem(memory, split, articles, protocol["order"])
+    if memory_file is not None:
+        _refuse_what_cannot_go_on(memory, processes)
+        begun = open_memory(memory_file, reader, config, trained.tokenizer, trained.fingerprint)
+        protocol |= _begun_with(memory_file, begun, protocol)
+        stem += f"-after-{memory_file.stem}"
+    if path is None:
+        path = folder / FOLDER / f"{stem}.parquet"
+    protocol |= told or {}
+    key = fingerprint(json.dumps([{**protocol, "date": None}, dataclasses.asdict(memory), constants_of(reader)]))
+    keeper = Keeper(path, key, config.run.checkpoint_seconds, processes.rank, processes.world)
     scores = read_scored(
         reader,
         text,
@@ -79,16 +99,35 @@ def score(
         processes,
         quiet or not processes.first,
         memory.track,
+        None if begun is None else begun.memory,
+        keeper,
     )
-    if order != "in order":
-        order = f"{order}, seed {order_seed}"
-    protocol = _protocol(folder, config, trained, reader, split, text, chosen, order)
-    scores = dataclasses.replace(scores, protocol={**scores.protocol, **protocol, **(told or {})})
-    if path is None:
-        path = folder / FOLDER / f"{file_stem(memory, split, articles, order)}.parquet"
+    scores = dataclasses.replace(scores, protocol={**scores.protocol, **protocol})
     if processes.first:
         write_scores(path, scores)
+    keeper.drop()
     return path, scores
+
+
+def _refuse_what_cannot_go_on(memory: MemoryConfig, processes: Processes) -> None:
+    if memory.reset == "article":
+        raise UserError(
+            "memory.reset is 'article', and what was read would be forgotten at the first article's beginning",
+            do="read and score with --memory.reset stream",
+        )
+    if processes.world > 1:
+        raise UserError(f"{processes.world} processes cannot go on with one memory", do="start one process")
+
+
+def _begun_with(path: Path, begun: SavedMemory, protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """What a protocol says of the memory that a reading starts with."""
+    before = f"begun with a memory of {begun.tokens} tokens of {begun.articles} articles that were read before"
+    content = load_about(path)[0].content
+    return {
+        "arm": f"{protocol['arm']} after {path.stem}",
+        "statement": f"{protocol['statement']}; {before}",
+        "memory": {"content": content, "tokens": begun.tokens, "articles": begun.articles},
+    }
 
 
 def text_fingerprint(text: TokenisedSplit, articles: Sequence[int]) -> str:
@@ -123,11 +162,14 @@ def read_scored(
     processes: Processes | None = None,
     quiet: bool = True,
     track: bool = False,
+    begun: Memory | None = None,
+    keeper: Keeper | None = None,
 ) -> Scores:
     """One pass over ``articles`` in the order given; the protocol says only what the reading itself knows.
 
     Rows are in the split's own order whatever the articles were read in, so that any two readings can be compared.
-    With ``track`` the memory's distance from theta_0 and its flushes stand beside each token.
+    With ``track`` the memory's distance from theta_0 and its flushes stand beside each token. The reading starts with
+    the memory ``begun`` (a fresh one), which is used up, or goes on with what ``keeper`` has kept of it.
     """
     read_first, stream_order, articles = articles[0], articles, sorted(articles)
     lengths = [len(text.article(index)) for index in articles]
@@ -137,29 +179,43 @@ def read_scored(
     stream = read_side_by_side(text, segment, stream_order, lanes, rank, world)
     foretold = _foretell(reader, lanes, segment, quiet) if lanes > 1 else None
     bar = tqdm(total=sum(lengths), desc=f"score {reader.rule.name}", unit="tok", unit_scale=True, disable=quiet)
-    memory = reader.fresh_memory(stream.own_lanes)
     track = track and reader.rule.learns
-    moved_B = torch.zeros(stream.own_lanes, device=reader.static["embedding"].device)
     # Each token's place among those of ``articles``, and what it cost (and the distance of the weights that it was read
     # with): the latter stay on the device until the end.
     first = dict(zip(articles, np.cumsum([0, *lengths]).tolist(), strict=False))
     places: list[np.ndarray] = []
     costs: list[Tensor] = []
-    for read in unroll(reader, stream, memory):
-        begins_B = [first.get(int(article), 0) for article in read.segment.article_B]
-        places_BT = (begins_B + read.segment.position_B)[:, None] + np.arange(read.segment.mask_BT.shape[1])
-        places.append(np.where(read.segment.mask_BT, places_BT, -1).ravel())
-        told = [read.nats_BT]
-        if track:
-            if reader.reset == "article":
-                moved_B = moved_B * torch.from_numpy(~read.segment.starts_B).to(moved_B.device)
-            told.append(moved_B[:, None].expand_as(read.nats_BT))
-            moved_B = distance(read.memory, reader.static)
-        costs.append(torch.stack(told).flatten(1))
-        memory = read.memory
-        bar.update(read.place.tokens - bar.n)
+    held, place = 0, stream.begin()
+    kept = None if keeper is None else keeper.kept(reader, stream.own_lanes)
+    if kept is not None:
+        memory, place, moved_B, held = kept.memory, kept.place, kept.moved_B, kept.held
+        places, costs = [kept.places_N], [kept.costs_CN]
+        bar.update(place.tokens)
+    else:
+        memory = reader.fresh_memory(stream.own_lanes) if begun is None else begun
+        moved_B = torch.zeros(stream.own_lanes, device=reader.static["embedding"].device)
+        if track and begun is not None:
+            moved_B = distance(memory, reader.static)
+    with keeper or nullcontext():
+        for read in unroll(reader, stream, memory, place):
+            begins_B = [first.get(int(article), 0) for article in read.segment.article_B]
+            places_BT = (begins_B + read.segment.position_B)[:, None] + np.arange(read.segment.mask_BT.shape[1])
+            places.append(np.where(read.segment.mask_BT, places_BT, -1).ravel())
+            told = [read.nats_BT]
+            if track:
+                if reader.reset == "article":
+                    moved_B = moved_B * torch.from_numpy(~read.segment.starts_B).to(moved_B.device)
+                told.append(moved_B[:, None].expand_as(read.nats_BT))
+                moved_B = distance(read.memory, reader.static)
+            costs.append(torch.stack(told).flatten(1).float())
+            memory = read.memory
+            bar.update(read.place.tokens - bar.n)
+            if keeper is not None and keeper.is_due:
+                places, costs = [np.concatenate(places)], [torch.cat(costs, 1)]
+                held = max(held, held_bytes(reader, memory))
+                keeper.keep(Underway(memory, read.place, places[0], costs[0], moved_B, held), reader)
     bar.close()
-    mine = (np.concatenate(places), torch.cat(costs, 1).float().cpu().numpy()) if places else None
+    mine = (np.concatenate(places), torch.cat(costs, 1).cpu().numpy()) if places else None
     columns = np.full((1 + track, sum(lengths)), np.nan, dtype=np.float32)
     for part in [mine] if processes is None else processes.of_all(mine):
         if part is not None:
@@ -167,8 +223,8 @@ def read_scored(
             columns[:, places_N[places_N >= 0]] = told_CN[:, places_N >= 0]
     rows = np.concatenate([np.arange(text.starts[a], text.starts[a + 1]) for a in articles])
     segments = [np.arange(length) // segment for length in lengths]
-    begun = np.cumsum([0, *(int(numbers[-1]) + 1 for numbers in segments)])
-    held = held_bytes(reader, memory)
+    before = np.cumsum([0, *(int(numbers[-1]) + 1 for numbers in segments)])
+    held = max(held, held_bytes(reader, memory))
     return Scores(
         protocol={
             "arm": arm_name(reader),
@@ -179,13 +235,13 @@ def read_scored(
         },
         article=np.repeat(np.array(articles, dtype=np.int32), lengths),
         position=np.concatenate([np.arange(length, dtype=np.int32) for length in lengths]),
-        segment=np.concatenate([numbers + at for numbers, at in zip(segments, begun, strict=False)]).astype(np.int32),
+        segment=np.concatenate([numbers + at for numbers, at in zip(segments, before, strict=False)]).astype(np.int32),
         token=text.ids_N[rows],
         words=text.words_N[rows],
         nats=columns[0],
         surface=[surface for a in articles for surface in text.surfaces(a)],
         distance=columns[1] if track else None,
-        flush=_flushes(reader, lengths, segment, articles.index(read_first)) if track else None,
+        flush=_flushes(reader, lengths, segment, None if begun else articles.index(read_first)) if track else None,
     )
 
 
@@ -204,11 +260,11 @@ def _guard_protocol(memory: Memory, segment: int, track: bool, processes: Proces
     return {**about, "update_to_weight": ratios_of(guarded, names)} if track else about
 
 
-def _flushes(reader: Reader, lengths: Sequence[int], segment: int, begins: int) -> np.ndarray:
+def _flushes(reader: Reader, lengths: Sequence[int], segment: int, begins: int | None) -> np.ndarray:
     """How much of the way home weights went before each token's segment, on average over weights.
 
     1 where they start afresh; where an article begins under "stream" what g flushes; else the mean beta of a step
-    (before the gates' factors). ``begins`` is the place of the article that was read first.
+    (before the gates' factors). ``begins`` is the place of the article that was read first, if by a fresh memory.
     """
     rule, sizes = reader.rule, {name: reader.static[name].numel() for name in reader.rule.rates}
 
@@ -264,7 +320,9 @@ def _protocol(
     text: TokenisedSplit,
     chosen: range,
     order: str,
+    seed: int,
 ) -> dict[str, Any]:
+    order = order if order == "in order" else f"{order}, seed {seed}"
     rule, cache = reader.rule, reader.cache
     statement = (
         f"score, then learn: each segment of {config.memory.segment} tokens is scored once, before it is learned from; "

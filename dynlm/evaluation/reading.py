@@ -1,0 +1,190 @@
+"""Reading texts of one's own, with a memory that can be kept and read on with.
+
+Each text is an article. A text may be left unfinished: the next one then goes on with it, and both together are read as
+they would have been in one piece, bit for bit. For that, what could come out otherwise with more text behind it (the
+last segment, where it is not whole, and the last line, whose tokens are not settled before its end) is not read yet,
+and kept as text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dynlm.config import Config
+from dynlm.corpus.streams import Place, read_in_order
+from dynlm.corpus.tokenizer import Tokenizer
+from dynlm.corpus.tokens import TokenisedSplit, split_of_text
+from dynlm.errors import UserError
+from dynlm.memory.file import About, SavedMemory, Unfinished, load_memory, save_memory
+from dynlm.memory.state import distance
+from dynlm.memory.unroll import Reader, unroll
+from dynlm.tensors import params_fingerprint
+from dynlm.training.memory_folder import open_reader
+from dynlm.training.processes import Processes
+from dynlm.training.run_folder import load_model
+
+
+@dataclass(frozen=True)
+class ReadText:
+    """What was read, a token an entry: its id, the exact bytes it stands for, the words that start in it (an end of
+    line is one), and ``nats``, what it cost before it was learned from."""
+
+    token: np.ndarray
+    surface: list[bytes]
+    words: np.ndarray
+    nats: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.nats)
+
+    def __iter__(self) -> Iterator[tuple[str, float]]:
+        """Each token's surface, as text, with its nats."""
+        for surface, nats in zip(self.surface, self.nats.tolist(), strict=True):
+            yield surface.decode("utf-8", "replace"), nats
+
+    @property
+    def total(self) -> float:
+        """The sum of the nats."""
+        return float(self.nats.sum(dtype=np.float64))
+
+
+@dataclass(frozen=True)
+class Sitting:
+    """What came of reading some texts into a memory file."""
+
+    tokens: int
+    nats: float
+    about: About
+    distance: float
+    """|theta_t - theta_0| / |theta_0|."""
+    static: tuple[str, str]
+    """Checksum of the static parameters before and after."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "tokens": self.tokens,
+            "nats_per_token": self.nats / self.tokens if self.tokens else None,
+            "distance": self.distance,
+            "static_parameters": {"before": self.static[0], "after": self.static[1]},
+            "memory": {"tokens": self.about.tokens, "articles": self.about.articles, "content": self.about.content},
+        }
+
+
+def read_files(
+    folder: Path,
+    config: Config,
+    texts: list[Callable[[], str]],
+    path: Path,
+    unfinished: bool = False,
+) -> Sitting:
+    """Read ``texts``, each an article, by ``config.memory``, going on with the memory in ``path`` where there is one.
+
+    The file is written once, when all is read. ``unfinished``: more of the last text is to follow. Raises UserError
+    for a memory that cannot be gone on with, an empty text, and a memory that diverged; the file is then as it was.
+    """
+    one_lane(config)
+    trained = load_model(folder, Processes.start(config.run.cpu).device)
+    reader = open_reader(folder, trained, config.memory)
+    before, tokens, nats = params_fingerprint(trained.params), 0, 0.0
+    saved = SavedMemory(reader.fresh_memory())
+    if path.exists():
+        saved = load_memory(path, reader, config.memory, trained.fingerprint)
+    for number, text in enumerate(texts):
+        ends = not (unfinished and number == len(texts) - 1)
+        read, saved = read_on(reader, saved, text(), trained.tokenizer, config.memory.segment, ends)
+        tokens, nats = tokens + len(read), nats + read.total
+    moved = float(distance(saved.memory, reader.static)) if saved.memory.weights else 0.0
+    after = params_fingerprint(trained.params)
+    assert after == before, "reading moved the static parameters"
+    about = save_memory(path, saved, reader, config.memory, trained.fingerprint)
+    return Sitting(tokens, nats, about, moved, (before, after))
+
+
+def open_memory(path: Path, reader: Reader, config: Config, tokenizer: Tokenizer, model: str) -> SavedMemory:
+    """The memory in ``path`` with its last article finished, for who begins a new one. Raises UserError as
+    ``load_memory`` does."""
+    one_lane(config)
+    saved = load_memory(path, reader, config.memory, model)
+    return finished(reader, saved, tokenizer, config.memory.segment)[1]
+
+
+def finished(reader: Reader, saved: SavedMemory, tokenizer: Tokenizer, segment: int) -> tuple[ReadText, SavedMemory]:
+    """Read what is left of an unfinished article: no more of it follows."""
+    if saved.unfinished is None:
+        return ReadText(np.zeros(0, np.int32), [], np.zeros(0, np.int16), np.zeros(0, np.float32)), saved
+    return read_on(reader, saved, "", tokenizer, segment)
+
+
+def read_on(
+    reader: Reader, saved: SavedMemory, text: str, tokenizer: Tokenizer, segment: int, ends: bool = True
+) -> tuple[ReadText, SavedMemory]:
+    """(what ``text`` cost, the memory after it); ``saved`` is used up.
+
+    ``text`` is an article, or goes on with the one that ``saved`` has not finished. Unless it ``ends`` with it, the
+    article is unfinished. What was not read of it before is in what was read now. Raises UserError for a text without
+    a token.
+    """
+    before = saved.unfinished
+    if not text and before is None:
+        raise UserError("an empty text", do="give at least one character")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError("the text holds half a character (a lone surrogate)", do="remove it") from error
+    done = 0 if before is None else before.read
+    split = split_of_text(text if before is None else before.text + text, tokenizer)
+    if done > len(split.ids_N):
+        raise UserError("a damaged memory: more of its unfinished article was read than there is")
+    end = len(split.ids_N) if ends else done + max(0, _settled(split) - done) // segment * segment
+    stream = read_in_order(dataclasses.replace(split, starts=np.array([0, end], dtype=np.int64)), segment, [0])
+    memory, nats = saved.memory, []
+    if end > done:
+        place = Place(0, 1, (0,), (done,)) if done else None
+        for read in unroll(reader, stream, memory, place):
+            memory = read.memory
+            nats.append(read.nats_T.float().cpu().numpy())
+    told = ReadText(
+        split.ids_N[done:end],
+        split.surfaces(0)[done:end],
+        split.words_N[done:end],
+        np.concatenate([np.zeros(0, np.float32), *nats]),
+    )
+    after = SavedMemory(
+        memory,
+        saved.tokens + len(told),
+        saved.articles + (before is None),
+        None if ends else _unfinished(split, end),
+    )
+    return told, after
+
+
+def one_lane(config: Config) -> None:
+    """Raise UserError where the options ask for several lanes: a memory file holds one."""
+    if config.memory.lanes > 1:
+        raise UserError(
+            f"memory.lanes is {config.memory.lanes}, and a memory that is kept is of one", do="choose --memory.lanes 1"
+        )
+
+
+def _settled(split: TokenisedSplit) -> int:
+    """How many tokens stay what they are whatever follows: no token crosses an end of line."""
+    breaks = np.flatnonzero(split.text == ord("\n"))
+    size = int(breaks[-1]) + 1 if len(breaks) else 0
+    return int(np.searchsorted(np.cumsum(split.lengths_N, dtype=np.int64), size, side="right"))
+
+
+def _unfinished(split: TokenisedSplit, read: int) -> Unfinished:
+    """What must be kept of an article of which ``read`` tokens were read: the line of the last of them, and the rest.
+
+    The model is fed each token's predecessor, and tokens are found line by line.
+    """
+    ends = np.cumsum(split.lengths_N, dtype=np.int64)
+    data = split.text.tobytes()
+    begin = data.rfind(b"\n", 0, int(ends[read - 1] - split.lengths_N[read - 1])) + 1 if read else 0
+    return Unfinished(data[begin:].decode(), read - int(np.searchsorted(ends, begin, side="right")))
