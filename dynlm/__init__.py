@@ -1,3 +1,23 @@
-"""dynlm: LSTM language models whose weights change while they read."""
+"""dynlm: LSTM language models whose weights change while they read.
 
+``dynlm.load(path)`` gives a trained run as an object that reads, generates and remembers (``dynlm.api``).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dynlm.api import DynamicLM, load
+
+__all__ = ["DynamicLM", "load"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    # Only who asks for them waits for torch.
+    if name in __all__:
+        from dynlm import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,12 +7,14 @@ verb that works on a run takes the run's own config as its defaults.
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from dynlm import fewshot_verbs
+from dynlm import fewshot_verbs, memory_verbs
 from dynlm.errors import UserError
+from dynlm.stopping import Stopped, stopped_by_sigterm
 from dynlm.verb import Verb
 from dynlm.verb import add_json as _add_json
 from dynlm.verb import is_quiet as _quiet
@@ -26,7 +28,10 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 2 for what the user can mend, said in one line."""
+    """Run the command line; returns the exit code: 2 for what the user can mend, said in one line.
+
+    130 where it is stopped by Ctrl-C, 143 by SIGTERM.
+    """
     argv = sys.argv[1:] if argv is None else argv
     try:
         if not argv or argv[0] in ("-h", "--help"):
@@ -41,7 +46,8 @@ def main(argv: list[str] | None = None) -> int:
         if name is None:
             print(_overview(argv[0]))
             return 0
-        return _call(name, VERBS[name], rest)
+        with stopped_by_sigterm():
+            return _call(name, VERBS[name], rest)
     except UserError as error:
         print(f"dynlm: error: {error}", file=sys.stderr)
         return 2
@@ -50,9 +56,13 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"dynlm: error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("dynlm: stopped; the same command goes on from the newest checkpoint", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        stopped = stop if isinstance(stop, Stopped) else Stopped()
+        # Of several processes that were stopped together, one tells.
+        if os.environ.get("RANK", "0") == "0":
+            goes_on = stopped.saved or "the newest checkpoint, where there is one"
+            print(f"dynlm: stopped; the same command goes on from {goes_on}", file=sys.stderr)
+        return stopped.exit_code
 
 
 def load_config(path: str | Path) -> Config:
@@ -86,12 +96,22 @@ def _call(name: str, verb: Verb, argv: list[str]) -> int:
     parser = _config_parser(name, verb.about, kind) if verb.takes_config else _bare_parser(name, verb.about)
     if verb.takes_run:
         parser.add_argument("folder", type=str, metavar="RUN", help="the run's folder, such as runs/demo")
+    if verb.takes_memory:
+        about = "a memory file to start from, as `dynlm read` keeps it (also --memory FILE)"
+        parser.add_argument("--memory_file", type=str | None, default=None, metavar="FILE", help=about)
+        argv = ["--memory_file" + word.removeprefix("--memory") if _is_memory(word) else word for word in argv]
     verb.add_options(parser)
     parser.epilog = "examples:\n" + "\n".join(f"  {example}" for example in verb.examples)
     if verb.takes_run and (folder := _first_positional(argv)) is not None:
         import dataclasses
 
-        parser.set_defaults(dataclasses.asdict(verb.load_run(Path(folder))))
+        config = verb.load_run(Path(folder))
+        for path in _files(argv, "memory_file") if verb.takes_memory else ():
+            if Path(path).exists():
+                from dynlm.memory.file import options_of
+
+                config = dataclasses.replace(config, memory=options_of(Path(path), config.memory))
+        parser.set_defaults(dataclasses.asdict(config))
     if not verb.takes_config:
         return verb.run(parser.parse_args(argv), kind())
     return verb.run(*_options(parser, argv, kind))
@@ -185,6 +205,11 @@ def _instantiate(parser: ArgumentParser, options: Namespace, kind: type) -> Any:
             section_of(name, section, None if given is None else given.as_dict())
     made = parser.instantiate(options)
     return kind(**{item.name: getattr(made, item.name) for item in dataclasses.fields(kind)})
+
+
+def _is_memory(word: str) -> bool:
+    """Whether a word is the option ``--memory``, not one of the options of the memory (``--memory.rule``)."""
+    return word == "--memory" or word.startswith("--memory=")
 
 
 def _first_positional(argv: list[str]) -> str | None:
@@ -348,6 +373,7 @@ def _score(options: Namespace, config: Config) -> int:
         _quiet(options),
         options.order,
         options.order_seed,
+        memory_file=_memory_file(options),
     )
     comparison = compare([scores])
     _print(options, {"file": str(path), **comparison.to_dict()}, f"{comparison.to_text()}\nwrote {path}")
@@ -515,6 +541,10 @@ def _add_generate_options(parser: ArgumentParser) -> None:
     _add_json(parser)
 
 
+def _memory_file(options: Namespace) -> Path | None:
+    return None if options.memory_file is None else Path(options.memory_file)
+
+
 def _prompt(given: str) -> str:
     """The prompt, or standard input's text for ``-``. Raises UserError where it is not UTF-8."""
     where = "standard input" if given == "-" else "--prompt"
@@ -530,7 +560,8 @@ def _generate(options: Namespace, config: Config) -> int:
     from dynlm.evaluation.generate import generate
 
     prompt = _prompt(options.prompt)
-    text = generate(Path(options.folder), config, prompt, options.tokens, options.temperature, options.top)
+    folder, memory = Path(options.folder), _memory_file(options)
+    text = generate(folder, config, prompt, options.tokens, options.temperature, options.top, memory)
     _print(options, {"prompt": prompt, "generated": text}, prompt + text)
     return 0
 
@@ -676,6 +707,7 @@ VERBS: dict[str, Verb] = {
         _score,
         _add_score_options,
         takes_run=True,
+        takes_memory=True,
     ),
     "study": Verb(
         "which arm is better: tune every arm alike, read other articles by each, and tell what came of it",
@@ -724,6 +756,7 @@ VERBS: dict[str, Verb] = {
         _generate,
         _add_generate_options,
         takes_run=True,
+        takes_memory=True,
     ),
     "audit": Verb(
         "try the protocol's promises on a run, bit for bit",
@@ -746,6 +779,7 @@ VERBS: dict[str, Verb] = {
         _add_hostile_options,
         takes_run=True,
     ),
+    **memory_verbs.VERBS,
     **fewshot_verbs.VERBS,
 }
 

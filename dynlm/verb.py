@@ -36,6 +36,8 @@ class Verb:
     add_options: Callable[[ArgumentParser], None] = lambda parser: None
     takes_run: bool = False
     takes_config: bool = True
+    takes_memory: bool = False
+    """Whether ``--memory FILE`` names a memory file; the options that it was read by are then the defaults."""
     options: Callable[[], type] = _language_model_options
     """The dataclass of its config."""
     load_run: Callable[[Path], Any] = _load_language_model_run

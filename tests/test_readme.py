@@ -1,4 +1,4 @@
-"""What the README tells a reader to type works, on a tiny run in place of the one it names."""
+"""What the README and the documentation tell a reader to type works, on a tiny run in place of the one they name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ import pytest
 from dynlm.cli import main
 from tests.tiny import Run
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+KEPT = (ROOT / "docs" / "kept-memories.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"^```python\n(.*?)^```", README + KEPT, re.MULTILINE | re.DOTALL)
 
 
 def blocks(language: str) -> list[str]:
@@ -29,16 +32,19 @@ def test_make_stands_first() -> None:
 
 
 def test_every_command_runs(
-    tuned_copy: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tuned_copy: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(Path(__file__).parent.parent)
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "book.txt").write_text("A book.\n", encoding="utf-8")
+    named = {"DIR": str(tuned_copy.corpus), "31-60": "1-2"}
+    named |= {name: str(tmp_path / name) for name in ("book.txt", "me.safetensors")}
     ran = commands()
     assert len(ran) >= 10
     for command in ran:
         words = shlex.split(command)[1:]
         if "native" in words and shutil.which("g++") is None:
             continue
-        words = [{"DIR": str(tuned_copy.corpus), "31-60": "1-2"}.get(word, word) for word in words]
+        words = [named.get(word, word) for word in words]
         words = [word.replace("runs/wikitext-2-small", str(tuned_copy.folder)) for word in words]
         if words[0] in (
             "pretrain",
@@ -53,11 +59,19 @@ def test_every_command_runs(
     assert capsys.readouterr().err == ""
 
 
-def test_the_python_example_runs(tuned_copy: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    (example,) = blocks("python")
-    assert "runs/demo" in example
-    exec(compile(example.replace("runs/demo", str(tuned_copy.folder)), "README.md", "exec"), {})
-    assert capsys.readouterr().out.startswith("tensor(")
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+def test_the_python_examples_run(
+    number: int,
+    tuned_copy: Run,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    assert len(EXAMPLES) == 4 and len(blocks("python")) == 1
+    assert "runs/demo" in EXAMPLES[number]
+    monkeypatch.chdir(tmp_path)
+    exec(compile(EXAMPLES[number].replace("runs/demo", str(tuned_copy.folder)), "an example", "exec"), {})
+    assert capsys.readouterr().out
 
 
 def test_every_link_into_the_repository_leads_somewhere() -> None:

@@ -144,6 +144,7 @@ def _ranges(articles: list[dict[str, Any]]) -> str:
 
 def escaped(text: str) -> str:
     """``text`` as Markdown that shows just it."""
-    for mark in "\\`*_|<>[]":
+    for mark in "\\`*_|<>[]&@~":
         text = text.replace(mark, "\\" + mark)
-    return text
+    # Nor is an address made a link.
+    return text.replace("://", ":\\//").replace("www.", "www\\.")

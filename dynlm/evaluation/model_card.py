@@ -1,0 +1,136 @@
+"""A model card: what a run says of itself, from its own figures, as Markdown with the front matter of model hubs.
+
+Whatever comes from a corpus or a file (titles, names) is shown as text, whatever it holds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import dynlm
+from dynlm.evaluation.compare import compare
+from dynlm.evaluation.scores_file import Scores, printable, read_scores, scores_of_run
+from dynlm.evaluation.tables import escaped
+from dynlm.files import read_json
+from dynlm.training.run_folder import TrainedModel, load_config
+
+_TITLES_SHOWN = 8
+_RESAMPLES = 2000
+_USE = """\
+```python
+from dynlm import DynamicLM
+
+model = DynamicLM.from_pretrained("{place}")
+for surface, nats in model.read("A text of your own.\\n"):
+    print(surface, nats)  # of each token, before it was learned from
+print(model.generate("The", tokens=50))
+model.save_memory("me.safetensors")  # what was read stays with you
+```"""
+
+
+def model_card(folder: Path, trained: TrainedModel, place: str = "this folder or its name on the hub") -> str:
+    """The card of the run in ``folder``; ``place`` is what ``from_pretrained`` is to be given.
+
+    Raises UserError where a score file of the run cannot be read.
+    """
+    config = load_config(folder)
+    matter = {
+        "library_name": "dynlm",
+        "pipeline_tag": "text-generation",
+        "tags": ["dynlm", "lstm", "dynamic-evaluation"],
+    }
+    parts = [
+        f"---\n{yaml.safe_dump(matter, sort_keys=False)}---",
+        f"# {escaped(printable(config.run.name))}",
+        "An LSTM language model whose weights can change while it reads: a small rule turns the gradient of what was "
+        f"just read into new weights. Made with dynlm {dynlm.__version__}.",
+        _USE.format(place=re.sub(r"[^\w./: -]", "", place)),
+        "## The model",
+        _table(("", ""), _model_rows(trained, config.model, config.tokenizer)),
+        "## Its memory",
+        *_memory(folder, trained),
+        "## What reading costs",
+        *_figures(scores_of_run(folder)),
+        "## What is in these files",
+        "Static parameters, a tokenizer, rates of the memory, and options: safetensors, JSON and YAML, no pickle. "
+        "Nothing that anybody read with a memory is in them: a memory is a file of its own.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _model_rows(trained: TrainedModel, model: Any, tokenizer: Any) -> list[tuple[str, str]]:
+    card = trained.card
+    rows = [
+        ("parameters", f"{card.get('parameters', 0):,}"),
+        ("layers", f"{model.layers} LSTM, embedding {model.embedding}" + (", tied" if model.tied else "")),
+        ("tokens", f"{card['vocabulary']:,} ({tokenizer.kind})"),
+        ("fingerprint", str(card["fingerprint"])),
+    ]
+    if "corpus" in card:
+        rows.append(("trained on", f"{Path(str(card['corpus'])).name}, {card.get('tokens', 0):,} tokens"))
+    if "valid_nats_per_token" in card:
+        rows.append(("valid, level 1, nats per token", f"{card['valid_nats_per_token']:.4f}"))
+    if "valid_perplexity_per_word" in card:
+        rows.append(("valid, level 1, perplexity per word", f"{card['valid_perplexity_per_word']:.1f}"))
+    return rows
+
+
+def _memory(folder: Path, trained: TrainedModel) -> list[str]:
+    """What was tuned, and what was learned, for this model."""
+    tuned_path, parts = folder / "memory" / "tuned.json", []
+    tuned = read_json(tuned_path) if tuned_path.exists() else {}
+    rows = []
+    for rule, resets in tuned.items() if tuned.get("model") == trained.fingerprint else ():
+        for reset, found in resets.items() if isinstance(resets, dict) else ():
+            rates = [_number(found.get(name)) for name in ("rate", "pull", "epsilon")]
+            nats = [_number(found.get(name)) for name in ("nats_per_token", "level_1_nats_per_token")]
+            rows.append((rule, reset, *rates, *nats))
+    if rows:
+        headings = ("rule", "reset", "rate", "pull", "epsilon", "nats/token, tuning articles", "level 1 there")
+        parts.append("Tuned:\n\n" + _table(headings, rows))
+    for path in sorted((folder / "memory").glob("*.json")):
+        about = read_json(path)
+        if isinstance(about, dict) and about.get("model") == trained.fingerprint and "g" in about:
+            looks = ", ".join(about["g"].get("features") or []) or "nothing"
+            parts.append(
+                f"Learned: {_code(path.stem)}, whose gates look at {_code(looks)}; kept: {_code(about.get('kept'))}."
+            )
+    return parts or ["Not tuned yet."]
+
+
+def _figures(paths: Sequence[Path]) -> list[str]:
+    """A table for each text that was scored."""
+    texts: dict[str, list[Scores]] = {}
+    for path in paths:
+        scores = read_scores(path)
+        texts.setdefault(str(scores.protocol["text"]), []).append(scores)
+    parts = []
+    for arms in texts.values():
+        comparison = compare(arms, resamples=_RESAMPLES)
+        titles = [_code(article["title"]) for article in comparison.articles[:_TITLES_SHOWN]]
+        more = len(comparison.articles) - len(titles)
+        parts.append(comparison.to_markdown().rstrip())
+        parts.append(f"Articles: {', '.join(titles)}{f' and {more} more' if more else ''}.")
+    return parts or ["Nothing was scored yet."]
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [" | ".join(headings), " | ".join("---" for _ in headings)]
+    lines += [" | ".join(escaped(printable(cell)) for cell in row) for row in rows]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, (int, float)) else "-"
+
+
+def _code(text: Any) -> str:
+    """``text`` as a code span, in which nothing means anything but the end of it."""
+    shown = printable(str(text))
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", shown)), default=0))
+    return f"{fence} {shown} {fence}"

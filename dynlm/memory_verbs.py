@@ -1,0 +1,138 @@
+"""The verbs of memories that are kept: ``dynlm read``, ``dynlm memory VERB``. torch is imported only by their calls."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dynlm.errors import UserError
+from dynlm.verb import Verb, add_json, print_answer
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+    from dynlm.config import Config
+
+
+def _add_read_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "texts", type=str, nargs="+", metavar="TEXT", help="text files, each an article; -: standard input"
+    )
+    parser.add_argument("--unfinished", action="store_true", help="more of the last text is to follow")
+    add_json(parser)
+
+
+def _read(options: Namespace, config: Config) -> int:
+    from dynlm.evaluation.reading import read_files
+
+    if options.memory_file is None:
+        raise UserError("a memory to keep was not named", do="give --memory FILE, such as --memory me.safetensors")
+    path = Path(options.memory_file)
+    done = read_files(Path(options.folder), config, [_text(name) for name in options.texts], path, options.unfinished)
+    told = done.to_dict()
+    if done.tokens:
+        cost = f"{done.tokens:,} tokens, {told['nats_per_token']:.4f} nats per token before each was learned from"
+    else:
+        cost = "nothing yet: the text goes on"
+    text = "\n".join(
+        [
+            f"read {cost}",
+            f"the memory has read {done.about.tokens:,} tokens of {done.about.articles:,} articles and is "
+            f"{done.distance:.4g} of |theta_0| from it",
+            f"static parameters: checksum {done.static[0]} before, {done.static[1]} after",
+            f"wrote {path}",
+        ]
+    )
+    print_answer(options, {"file": str(path), **told}, text)
+    return 0
+
+
+def _text(name: str) -> Callable[[], str]:
+    """Reads a text file, or standard input for ``-``. Raises UserError where it is not UTF-8."""
+
+    def read() -> str:
+        try:
+            if name == "-":
+                return sys.stdin.read()
+            return Path(name).read_bytes().decode()
+        except UnicodeError as error:
+            raise UserError("not UTF-8", "standard input" if name == "-" else name, "convert it") from error
+
+    return read
+
+
+def _add_show_options(parser: ArgumentParser) -> None:
+    parser.add_argument("file", type=str, metavar="FILE", help="a memory file")
+    add_json(parser)
+
+
+def _show(options: Namespace, config: Config) -> int:
+    from dynlm.evaluation.kept_memories import as_text, show
+
+    told = show(Path(options.file))
+    print_answer(options, told, as_text(told))
+    return 0
+
+
+def _reset(options: Namespace, config: Config) -> int:
+    from dynlm.memory.file import reset_memory
+
+    path = Path(options.file)
+    about = reset_memory(path)
+    print_answer(options, {"file": str(path), "content": about.content}, f"{path}: as if nothing had been read")
+    return 0
+
+
+def _add_diff_options(parser: ArgumentParser) -> None:
+    parser.add_argument("file", type=str, metavar="FILE", help="a memory file")
+    parser.add_argument("other", type=str, metavar="OTHER", help="another of the same model")
+    add_json(parser)
+
+
+def _diff(options: Namespace, config: Config) -> int:
+    from dynlm.evaluation.kept_memories import diff, diff_as_text
+
+    told = diff(Path(options.file), Path(options.other))
+    print_answer(options, told, diff_as_text(told))
+    return 0
+
+
+VERBS: dict[str, Verb] = {
+    "read": Verb(
+        "read texts of your own and keep the memory of them in a file, to go on with",
+        (
+            "dynlm read runs/demo --memory me.safetensors book.txt",
+            "dynlm read runs/demo --memory me.safetensors --unfinished - < notes.txt",
+        ),
+        _read,
+        _add_read_options,
+        takes_run=True,
+        takes_memory=True,
+    ),
+    "memory show": Verb(
+        "tell what a memory file holds: whose it is, how it reads, what it has read, how far it went",
+        ("dynlm memory show me.safetensors", "dynlm memory show me.safetensors --json"),
+        _show,
+        _add_show_options,
+        takes_config=False,
+    ),
+    "memory reset": Verb(
+        "make a memory file forget all that was read",
+        ("dynlm memory reset me.safetensors", "dynlm memory reset me.safetensors --json"),
+        _reset,
+        _add_show_options,
+        takes_config=False,
+    ),
+    "memory diff": Verb(
+        "tell how two memories of one model differ",
+        (
+            "dynlm memory diff yesterday.safetensors me.safetensors",
+            "dynlm memory diff a.safetensors b.safetensors --json",
+        ),
+        _diff,
+        _add_diff_options,
+        takes_config=False,
+    ),
+}

@@ -1,0 +1,84 @@
+"""Model cards: the run's own figures, and hostile words shown as words."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import pytest
+import yaml
+
+from dynlm.evaluation.compare import compare
+from dynlm.evaluation.model_card import model_card
+from dynlm.evaluation.score import score
+from dynlm.evaluation.scores_file import read_scores, write_scores
+from dynlm.evaluation.tables import figures_of
+from dynlm.training.run_folder import load_model, save_config
+from tests.tiny import Run, with_memory
+
+HOSTILE = (
+    "<script>alert(1)</script> [x](javascript:1) | `` ` \u202e\x00 https://evil.example www.evil.example &lt; **b**"
+)
+
+
+def body(card: str) -> str:
+    return card.split("---\n", 2)[2]
+
+
+def test_a_card_has_the_runs_own_figures(tuned_copy: Run) -> None:
+    scores = []
+    for rule in ("none", "rms"):
+        path, _ = score(tuned_copy.folder, with_memory(tuned_copy.config, rule=rule), "valid", "1-3", True)
+        scores.append(read_scores(path))
+    trained = load_model(tuned_copy.folder)
+    card = model_card(tuned_copy.folder, trained)
+    matter = yaml.safe_load(card.split("---\n", 2)[1])
+    assert matter["library_name"] == "dynlm"
+    for arm in compare(scores).arms:
+        assert " | ".join(figures_of(arm)[:4]) in card
+    for told in (f"{trained.card['parameters']:,}", f"{trained.card['valid_nats_per_token']:.4f}", trained.fingerprint):
+        assert told in card
+    assert re.search(r"^\| rms \| stream \| \d", card, re.MULTILINE)
+    assert "Learned: ` meta-stream `" in card
+    assert scores[0].title(0) in card
+    assert str(tuned_copy.corpus) not in card.replace(str(scores[0].protocol["corpus"]), "")
+
+
+def test_a_run_that_knows_little_says_little(run_copy: Run) -> None:
+    card = model_card(run_copy.folder, load_model(run_copy.folder))
+    assert "Not tuned yet." in card and "Nothing was scored yet." in card
+
+
+def test_hostile_words_are_words(tuned_copy: Run) -> None:
+    path, _ = score(tuned_copy.folder, with_memory(tuned_copy.config, rule="rms"), "valid", "1-2", True)
+    scores = read_scores(path)
+    titles = [{"index": 0, "title": HOSTILE}, {"index": 1, "title": "\n# heading\n---\n"}]
+    changes = {"articles": titles, "arm": HOSTILE, "run": HOSTILE, "split": HOSTILE, "statement": HOSTILE}
+    write_scores(path, dataclasses.replace(scores, protocol={**scores.protocol, **changes}))
+    run = dataclasses.replace(tuned_copy.config.run, name=HOSTILE.replace("/", ""))
+    save_config(tuned_copy.folder, dataclasses.replace(tuned_copy.config, run=run))
+    card = body(model_card(tuned_copy.folder, load_model(tuned_copy.folder)))
+    assert "alert(1)" in card
+    assert "\u202e" not in card and "\x00" not in card
+    # Outside of code spans and blocks nothing is left that Markdown would act upon.
+    plain = re.sub(r"(?s)```python.*?```", "", card)
+    plain = re.sub(r"(?s)(?<![\\`])(`+) .*? \1(?!`)", "", plain)
+    plain = re.sub(r"\\.", "", plain)
+    assert "<" not in plain and "`" not in plain and "](" not in plain
+    assert "://" not in plain and "www." not in plain and "**" not in plain and "&" not in plain
+    assert [line for line in plain.splitlines() if line.startswith("#")] == [
+        line for line in plain.splitlines() if line.startswith(("# ", "## "))
+    ]
+    assert plain.count("\n# ") == 1
+
+
+@pytest.mark.parametrize("title", ["`", "``` x", "a`b``c", "", "   ", "`x`"])
+def test_a_title_ends_no_code_span(title: str, tuned_copy: Run) -> None:
+    from dynlm.evaluation.model_card import _code
+
+    span = _code(title)
+    fence = re.match("`+", span)
+    assert fence is not None
+    inner = span[len(fence[0]) : -len(fence[0])]
+    assert fence[0] not in re.findall("`+", inner)
+    assert inner.strip() == title.strip()
