@@ -39,8 +39,9 @@ def _read(options: Namespace, config: Config) -> int:
     text = "\n".join(
         [
             f"read {cost}",
-            f"the memory has read {done.about.tokens:,} tokens of {done.about.articles:,} articles and is "
-            f"{done.distance:.4g} of |theta_0| from it",
+            f"the memory has read {done.about.tokens:,} tokens of {done.about.articles:,} articles; its weights are "
+            f"{done.distance:.4g} |theta_0| from the static ones",
+            *([f"a guard kept the memory whole {done.guarded:,} times"] if done.guarded else []),
             f"static parameters: checksum {done.static[0]} before, {done.static[1]} after",
             f"wrote {path}",
         ]

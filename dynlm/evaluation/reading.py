@@ -22,6 +22,7 @@ from dynlm.corpus.tokenizer import Tokenizer
 from dynlm.corpus.tokens import TokenisedSplit, split_of_text
 from dynlm.errors import UserError
 from dynlm.memory.file import About, SavedMemory, Unfinished, load_memory, save_memory
+from dynlm.memory.guard import fresh_guarded
 from dynlm.memory.state import distance
 from dynlm.memory.unroll import Reader, unroll
 from dynlm.tensors import params_fingerprint
@@ -33,12 +34,14 @@ from dynlm.training.run_folder import load_model
 @dataclass(frozen=True)
 class ReadText:
     """What was read, a token an entry: its id, the exact bytes it stands for, the words that start in it (an end of
-    line is one), and ``nats``, what it cost before it was learned from."""
+    line is one), and ``nats``, what it cost before it was learned from. ``guarded``: how often a guard had to see to
+    it that the memory stays whole."""
 
     token: np.ndarray
     surface: list[bytes]
     words: np.ndarray
     nats: np.ndarray
+    guarded: int = 0
 
     def __len__(self) -> int:
         return len(self.nats)
@@ -65,12 +68,15 @@ class Sitting:
     """|theta_t - theta_0| / |theta_0|."""
     static: tuple[str, str]
     """Checksum of the static parameters before and after."""
+    guarded: int
+    """Steps that a guard did not take, and memories that it restored."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "tokens": self.tokens,
             "nats_per_token": self.nats / self.tokens if self.tokens else None,
             "distance": self.distance,
+            "guarded": self.guarded,
             "static_parameters": {"before": self.static[0], "after": self.static[1]},
             "memory": {"tokens": self.about.tokens, "articles": self.about.articles, "content": self.about.content},
         }
@@ -91,19 +97,19 @@ def read_files(
     one_lane(config)
     trained = load_model(folder, Processes.start(config.run.cpu).device)
     reader = open_reader(folder, trained, config.memory)
-    before, tokens, nats = params_fingerprint(trained.params), 0, 0.0
+    before, tokens, nats, guarded = params_fingerprint(trained.params), 0, 0.0, 0
     saved = SavedMemory(reader.fresh_memory())
     if path.exists():
         saved = load_memory(path, reader, config.memory, trained.fingerprint)
     for number, text in enumerate(texts):
         ends = not (unfinished and number == len(texts) - 1)
         read, saved = read_on(reader, saved, text(), trained.tokenizer, config.memory.segment, ends)
-        tokens, nats = tokens + len(read), nats + read.total
+        tokens, nats, guarded = tokens + len(read), nats + read.total, guarded + read.guarded
     moved = float(distance(saved.memory, reader.static)) if saved.memory.weights else 0.0
     after = params_fingerprint(trained.params)
     assert after == before, "reading moved the static parameters"
     about = save_memory(path, saved, reader, config.memory, trained.fingerprint)
-    return Sitting(tokens, nats, about, moved, (before, after))
+    return Sitting(tokens, nats, about, moved, (before, after), guarded)
 
 
 def open_memory(path: Path, reader: Reader, config: Config, tokenizer: Tokenizer, model: str) -> SavedMemory:
@@ -149,11 +155,17 @@ def read_on(
         for read in unroll(reader, stream, memory, place):
             memory = read.memory
             nats.append(read.nats_T.float().cpu().numpy())
+    met = 0
+    if memory.guarded is not None:
+        # What a guard met is of a reading; a memory does not carry it.
+        met = int(memory.guarded.counts_BC.sum())
+        memory = memory._replace(guarded=fresh_guarded(1, len(memory.weights), reader.static["embedding"].detach()))
     told = ReadText(
         split.ids_N[done:end],
         split.surfaces(0)[done:end],
         split.words_N[done:end],
         np.concatenate([np.zeros(0, np.float32), *nats]),
+        met,
     )
     after = SavedMemory(
         memory,

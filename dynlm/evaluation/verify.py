@@ -84,7 +84,8 @@ def verify(
     """Read a score file's text again, all of it, or some ``articles``, or its first ``tokens`` (or a few more).
 
     The run is the folder above the file that holds the model; ``corpus_path`` tells where the text lies now. Raises
-    UserError where the run, its memory or the text is missing, the file does not tell what it was read with, or
+    UserError where the run, its memory or the text is missing, the file does not tell what it was read with (or began
+    with a memory file), or
     ``articles`` are asked for of a reading whose articles depend on each other.
     """
     if tokens is not None and tokens < 1:
@@ -155,6 +156,10 @@ def _config(folder: Path, scores: Scores, corpus_path: str | None) -> Config:
     protocol, options = scores.protocol, scores.protocol.get("options")
     needed = {"split": str, "order": str, "model": str, "reader": str}
     missing = [name for name, kind in needed.items() if not isinstance(protocol.get(name), kind)]
+    if protocol.get("memory") is not None:
+        raise UserError(
+            "its reading began with a memory that is not in it", scores.path, "verify one that began afresh"
+        )
     if missing or not isinstance(options, dict):
         missing = missing or ["options"]
         raise UserError(f"the file does not tell its {missing[0]}", scores.path, "score the text anew to verify it")

@@ -32,7 +32,7 @@ def as_tensors(memory: Memory, fresh: Memory, static: Params) -> dict[str, Tenso
     tensors: dict[str, Tensor] = {}
     for name, _ in _leaves(fresh):
         theta_0 = _static_of(name, static)
-        tensors |= {name: found[name].clone()} if theta_0 is None else _difference(name, found[name], theta_0)
+        tensors |= {name: _compact(found[name])} if theta_0 is None else _difference(name, found[name], theta_0)
     return tensors
 
 
@@ -84,6 +84,11 @@ def flaw(tensors: Mapping[str, Tensor], fresh: Memory, static: Params) -> str | 
             if len(at) and (int(at.min()) < 0 or int(at.max()) >= like.numel()):
                 return f"its tensor {name}{_AT} has a place that is none"
     return None
+
+
+def _compact(tensor: Tensor) -> Tensor:
+    """A copy without odd strides, whose bytes can be looked at: torch calls one entry of a row contiguous, too."""
+    return tensor.detach().clone(memory_format=torch.contiguous_format)
 
 
 def _difference(name: str, theta: Tensor, theta_0: Tensor) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynlm.config import MemoryConfig
+from dynlm.config import MemoryConfig, section_of
 from dynlm.errors import UserError
 from dynlm.files import Fingerprint, fingerprint
 from dynlm.memory.as_tensors import as_tensors, flaw, flaw_of_shapes, from_tensors
@@ -69,9 +69,9 @@ class About:
     def memory_options(self, where: object) -> MemoryConfig:
         """The options that the memory was read by. Raises UserError for those of another dynlm."""
         try:
-            return MemoryConfig(**self.options)
-        except TypeError as error:
-            raise UserError(f"its options are not this dynlm's ({error})", where, "upgrade dynlm") from error
+            return section_of("memory", MemoryConfig, self.options)
+        except UserError as error:
+            raise UserError(f"what it was read with is not understood ({error})", where) from error
 
 
 @dataclass(frozen=True)

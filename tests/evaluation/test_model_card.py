@@ -55,7 +55,7 @@ def test_hostile_words_are_words(tuned_copy: Run) -> None:
     titles = [{"index": 0, "title": HOSTILE}, {"index": 1, "title": "\n# heading\n---\n"}]
     changes = {"articles": titles, "arm": HOSTILE, "run": HOSTILE, "split": HOSTILE, "statement": HOSTILE}
     write_scores(path, dataclasses.replace(scores, protocol={**scores.protocol, **changes}))
-    run = dataclasses.replace(tuned_copy.config.run, name=HOSTILE.replace("/", ""))
+    run = dataclasses.replace(tuned_copy.config.run, name="**b** [x](y) www.evil.example")
     save_config(tuned_copy.folder, dataclasses.replace(tuned_copy.config, run=run))
     card = body(model_card(tuned_copy.folder, load_model(tuned_copy.folder)))
     assert "alert(1)" in card

@@ -31,7 +31,7 @@ def partnered(name: str, dtype=torch.float32):
 
 
 def bits(tensor):
-    return tensor.contiguous().flatten().view(torch.uint8)
+    return tensor.clone(memory_format=torch.contiguous_format).flatten().view(torch.uint8)
 
 
 def assert_equal(one, other):
