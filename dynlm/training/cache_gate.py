@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dynlm.config import Config
-from dynlm.corpus.articles import iter_articles
+from dynlm.corpus.articles import iter_articles, source_name
 from dynlm.corpus.streams import Stream
 from dynlm.corpus.tokens import TokenisedSplit, tokenise
 from dynlm.errors import UserError
@@ -179,6 +179,7 @@ def tune_cache(folder: Path, config: Config, quiet: bool = False) -> dict[str, A
         "nats_per_token": nats,
         "without_cache_nats_per_token": _mean(torch.cat([article.nats_1T[0] for article in articles])),
         "settings": settings,
+        "corpus": source_name(config.corpus),
         "split": config.tune.split,
         "tokens": sum(article.nats_1T.numel() for article in articles),
         "articles": sorted(int(index) + 1 for index in stream.order),

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dynlm.config import MemoryConfig
-from dynlm.corpus.articles import load_articles
+from dynlm.corpus.articles import load_articles, source_name
 from dynlm.corpus.tokens import tokenise
 from dynlm.errors import UserError
 from dynlm.memory.cache import Cache, mixture
@@ -69,6 +69,8 @@ def test_under_the_article_policy_each_article_is_by_itself(tuned_copy: Run) -> 
     tuned = tune_cache(tuned_copy.folder, config, quiet=True)
     found = tuning_nats(tuned_copy, config.memory, config.tune.tokens)
     assert found == pytest.approx(tuned["nats_per_token"], abs=1e-5)
+    # Who reports figures of these articles has to be refused: what it was tuned on is told in full.
+    assert (tuned["corpus"], tuned["split"]) == (source_name(config.corpus), config.tune.split)
 
 
 def test_the_search_starts_at_what_is_given(tuned_copy: Run) -> None:
