@@ -29,33 +29,27 @@ _DEEPEST_YAML = 20
 _LONGEST_YAML = 20_000
 _ASIDE = ".aside-"
 _SECONDS_TO_LOCK = 60.0
-"""A folder this young may not be locked yet by the process that made it."""
+"""An empty folder this young may not be locked yet by the process that made it."""
 
 
 @contextlib.contextmanager
 def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a path beside ``path`` to write to; move it there once the block ends well, else remove it.
 
-    Raises UserError where the folder cannot be written or the disk is full; ``path`` is then as it was before.
+    What processes that were killed left beside it is removed. Raises UserError where the folder cannot be written or
+    the disk is full; ``path`` is then as it was before.
     """
     path = Path(path)
-    aside: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        aside = Path(name)
-        yield aside
-        with aside.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.chmod(aside, 0o644)
-        os.replace(aside, path)
-        aside = None
+        with _folder_beside(path.parent) as folder:
+            aside = folder / path.name
+            yield aside
+            with aside.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.chmod(aside, 0o644)
+            os.replace(aside, path)
     except OSError as error:
         raise cannot_write(path, error) from error
-    finally:
-        if aside is not None:
-            aside.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -65,13 +59,20 @@ def folder_aside(parent: Path) -> Iterator[Path]:
     ``settle`` moves it to its place. Such folders of processes that were killed are removed first. Raises UserError
     where ``parent`` cannot be written.
     """
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(parent)
-        folder = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=parent))
-        os.chmod(folder, 0o755)
-    except OSError as error:
-        raise cannot_write(parent, error) from error
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(_folder_beside(parent))
+        except OSError as error:
+            raise cannot_write(parent, error) from error
+        yield folder
+
+
+@contextlib.contextmanager
+def _folder_beside(parent: Path) -> Iterator[Path]:
+    parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(parent)
+    folder = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=parent))
+    os.chmod(folder, 0o755)
     lock = _lock(folder)
     try:
         yield folder
@@ -119,12 +120,14 @@ def link_or_copy(source: Path, place: Path) -> None:
         raise cannot_write(place, error) from error
 
 
-def _remove_leftovers(parent: Path) -> None:
+def remove_leftovers(parent: Path) -> None:
+    """Remove what processes that were killed were writing in ``parent``; what is still being written stays."""
     for folder in parent.glob(f"{_ASIDE}*"):
         with contextlib.suppress(OSError):  # it ends while it is looked at
-            # A clock that was set back leaves folders of the future: they are not young.
-            age = abs(time.time() - folder.stat().st_mtime)
-            if age < _SECONDS_TO_LOCK or (lock := _lock(folder)) is None:
+            # A clock that was set back leaves folders of the future: they are not young. And nothing is written before
+            # the lock is held: only what is empty may yet have to be locked.
+            young = abs(time.time() - folder.stat().st_mtime) < _SECONDS_TO_LOCK
+            if (young and not any(folder.iterdir())) or (lock := _lock(folder)) is None:
                 continue
             shutil.rmtree(folder, ignore_errors=True)
             os.close(lock)
@@ -245,7 +248,7 @@ class Fingerprint:
         data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
         self.add_long(len(data), [data])
 
-    def add_long(self, size: int, chunks: Iterable[bytes]) -> None:
+    def add_long(self, size: int, chunks: Iterable[bytes | memoryview]) -> None:
         """Add one part of ``size`` bytes that is given in chunks."""
         self._digest.update(size.to_bytes(8, "little"))
         for chunk in chunks:

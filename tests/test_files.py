@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynlm.errors import UserError
-from dynlm.files import Fingerprint, fingerprint, folder_aside, link_or_copy, settle
+from dynlm.files import Fingerprint, fingerprint, folder_aside, link_or_copy, settle, written_whole
 
 
 def test_a_settled_folder_is_whole_and_nothing_is_left_aside(tmp_path):
@@ -50,14 +50,29 @@ with folder_aside(Path(sys.argv[1])) as aside:
 """
     assert subprocess.run([sys.executable, "-c", code, tmp_path]).returncode == -signal.SIGKILL
     (leftover,) = tmp_path.iterdir()
-    long_ago = time.time() - 3600
+    just_made = tmp_path / ".aside-just-made"
+    just_made.mkdir()
     with folder_aside(tmp_path) as living:
-        assert leftover.exists()  # too young to be sure of
-        for folder in (leftover, living):
+        assert not leftover.exists()
+        assert just_made.exists()  # its maker may not have come to lock it
+        long_ago = time.time() - 3600
+        for folder in (just_made, living):
             os.utime(folder, (long_ago, long_ago))
         with folder_aside(tmp_path):
             assert living.exists()
-            assert not leftover.exists()
+            assert not just_made.exists()
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    with written_whole(path) as aside:
+        aside.write_text("1")
+        assert not path.exists()
+    with pytest.raises(KeyboardInterrupt), written_whole(path) as aside:
+        aside.write_text("2")
+        raise KeyboardInterrupt
+    assert [found.name for found in path.parent.iterdir()] == ["file.txt"]
+    assert path.read_text() == "1"
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):

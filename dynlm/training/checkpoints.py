@@ -1,0 +1,125 @@
+"""Checkpoints, and their one owner: what a run that was stopped, or killed, goes on from.
+
+    FOLDER/STEM-00000012.safetensors    tensors and a JSON value beside them, with a checksum of both
+
+A checkpoint is written aside and renamed, so that a kill at any moment leaves whole ones. What a failing disk or a loss
+of power made of one is found out by its checksum: it is named on standard error and passed over for the one before.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dynlm.errors import UserError
+from dynlm.files import Fingerprint, remove_leftovers
+from dynlm.training.run_folder import load_tensors, save_tensors
+
+
+class Checkpoint(NamedTuple):
+    """What was saved as number ``number``; ``tensors`` are the reader's own."""
+
+    path: Path
+    number: int
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one piece of work, numbered as it advances.
+
+    ``kept``: how many of the newest stay. ``made_with``: the options, and fingerprints of the data, that decide on the
+    work's outcome, as a flat JSON object; a checkpoint that was made with others is refused.
+    """
+
+    folder: Path
+    stem: str = "step"
+    kept: int = 2
+    made_with: Mapping[str, Any] = field(default_factory=dict)
+
+    def save(self, number: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
+        """Keep the work as it stands, and drop all but the newest checkpoints; returns the file.
+
+        ``state`` is anything that JSON holds. Raises UserError where it cannot be written.
+        """
+        content = json.dumps({"made_with": dict(self.made_with), "state": dict(state)})
+        path = self.folder / f"{self.stem}-{number:08d}.safetensors"
+        save_tensors(path, dict(tensors), {"content": content, "checksum": _checksum(tensors, content)})
+        for old in self.paths()[: -self.kept]:
+            old.unlink()
+        return path
+
+    def newest(self, quiet: bool = False) -> Checkpoint | None:
+        """The newest whole checkpoint, or None where there is none.
+
+        Each that is not whole gets a line on standard error, unless ``quiet``. Raises UserError where the checkpoint
+        was made with other options.
+        """
+        for path in reversed(self.paths()):
+            try:
+                tensors, content = _read(path)
+            except UserError as error:
+                if not quiet:
+                    print(f"dynlm: warning: {error}; passed over for the one before", file=sys.stderr)
+                continue
+            self._refuse_other_options(path, content["made_with"])
+            return Checkpoint(path, _number(path, self.stem), tensors, content["state"])
+        return None
+
+    def drop(self) -> None:
+        """Remove all checkpoints: the work is done."""
+        for path in self.paths():
+            path.unlink()
+        remove_leftovers(self.folder)
+
+    def paths(self) -> list[Path]:
+        """The checkpoints' files, whole or not, oldest first."""
+        numbered = (path for path in self.folder.glob("*.safetensors") if _number(path, self.stem) >= 0)
+        return sorted(numbered, key=lambda path: _number(path, self.stem))
+
+    def _refuse_other_options(self, path: Path, made_with: Mapping[str, Any]) -> None:
+        now = json.loads(json.dumps(dict(self.made_with)))
+        for name in [*now, *made_with]:
+            if made_with.get(name) != now.get(name):
+                raise UserError(
+                    f"this checkpoint was made with {name} {made_with.get(name)!r}, not {now.get(name)!r}",
+                    path,
+                    "go on with the same options, or remove the checkpoint to begin anew",
+                )
+
+
+def _number(path: Path, stem: str) -> int:
+    """The number in a checkpoint's name; -1 for a file that is none of ``stem``'s."""
+    name, _, digits = path.stem.rpartition("-")
+    return int(digits) if name == stem and digits.isdecimal() else -1
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    mapped, about = load_tensors(path)
+    try:
+        if about["checksum"] != _checksum(mapped, about["content"]):
+            raise ValueError("its checksum is that of something else")
+        content = json.loads(about["content"])
+        # Tensors of torch's own: the file's bytes are not aligned as sums in a fixed order need them.
+        return {name: tensor.clone() for name, tensor in mapped.items()}, content
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"not a whole checkpoint ({error})", path) from error
+
+
+def _checksum(tensors: Mapping[str, Tensor], content: str) -> str:
+    mark = Fingerprint()
+    mark.add(content)
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        mark.add(f"{name} {tensor.dtype} {tuple(tensor.shape)}")
+        octets = tensor.reshape(-1).view(torch.uint8).numpy().data
+        mark.add_long(octets.nbytes, [octets])
+    return mark.hexdigest()
