@@ -7,12 +7,14 @@ verb that works on a run takes the run's own config as its defaults.
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from dynlm import fewshot_verbs
 from dynlm.errors import UserError
+from dynlm.stopping import Stopped, stopped_by_sigterm
 from dynlm.verb import Verb
 from dynlm.verb import add_json as _add_json
 from dynlm.verb import is_quiet as _quiet
@@ -26,7 +28,10 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 2 for what the user can mend, said in one line."""
+    """Run the command line; returns the exit code: 2 for what the user can mend, said in one line.
+
+    130 where it is stopped by Ctrl-C, 143 by SIGTERM.
+    """
     argv = sys.argv[1:] if argv is None else argv
     try:
         if not argv or argv[0] in ("-h", "--help"):
@@ -41,7 +46,8 @@ def main(argv: list[str] | None = None) -> int:
         if name is None:
             print(_overview(argv[0]))
             return 0
-        return _call(name, VERBS[name], rest)
+        with stopped_by_sigterm():
+            return _call(name, VERBS[name], rest)
     except UserError as error:
         print(f"dynlm: error: {error}", file=sys.stderr)
         return 2
@@ -50,9 +56,13 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"dynlm: error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("dynlm: stopped; the same command goes on from the newest checkpoint", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        stopped = stop if isinstance(stop, Stopped) else Stopped()
+        # Of several processes that were stopped together, one tells.
+        if os.environ.get("RANK", "0") == "0":
+            goes_on = stopped.saved or "the newest checkpoint, where there is one"
+            print(f"dynlm: stopped; the same command goes on from {goes_on}", file=sys.stderr)
+        return stopped.exit_code
 
 
 def load_config(path: str | Path) -> Config:

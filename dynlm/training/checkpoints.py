@@ -20,6 +20,7 @@ from torch import Tensor
 
 from dynlm.errors import UserError
 from dynlm.files import Fingerprint, remove_leftovers
+from dynlm.training.processes import Processes
 from dynlm.training.run_folder import load_tensors, save_tensors
 
 
@@ -68,11 +69,23 @@ class Checkpoints:
                 tensors, content = _read(path)
             except UserError as error:
                 if not quiet:
-                    print(f"dynlm: warning: {error}; passed over for the one before", file=sys.stderr)
+                    what = str(error).partition(";")[0]
+                    print(f"dynlm: warning: {what}; passed over for the one before", file=sys.stderr)
                 continue
             self._refuse_other_options(path, content["made_with"])
             return Checkpoint(path, _number(path, self.stem), tensors, content["state"])
         return None
+
+    def newest_of(self, processes: Processes) -> Checkpoint | None:
+        """The same for several processes, which go on from one checkpoint. Raises UserError where they see others."""
+        found = self.newest(quiet=not processes.first)
+        numbers = processes.of_all(None if found is None else found.number)
+        if len(set(numbers)) > 1:
+            seen = ", ".join("none" if number is None else str(number) for number in numbers)
+            raise UserError(
+                f"the processes see different checkpoints ({seen})", self.folder, "give all of them the same folder"
+            )
+        return found
 
     def drop(self) -> None:
         """Remove all checkpoints: the work is done."""

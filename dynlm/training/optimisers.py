@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -76,20 +77,34 @@ class Optimiser:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that a resumed training needs besides the parameters: (tensors, JSON)."""
         tensors = {f"average/{name}": tensor for name, tensor in self.averaged.items()}
-        for name, param in self.params.items():
-            for key, value in self._torch.state.get(param, {}).items():
-                if isinstance(value, Tensor):
-                    tensors[f"optimiser/{key}/{name}"] = value
+        tensors |= state_of(self._torch, self.params)
         return tensors, {"validations": self.validations, "averaged_steps": self.averaged_steps}
 
     def load_state(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Take up what ``state`` gave."""
         self.validations, self.averaged_steps = list(state["validations"]), state["averaged_steps"]
         for key, tensor in tensors.items():
-            kind, _, rest = key.partition("/")
+            kind, _, name = key.partition("/")
             if kind == "average":
-                self.averaged[rest] = tensor.to(self.params[rest].device)
-            elif kind == "optimiser":
-                slot, _, name = rest.partition("/")
-                device = "cpu" if slot == "step" and not self.params[name].is_cuda else self.params[name].device
-                self._torch.state[self.params[name]][slot] = tensor.to(device)
+                self.averaged[name] = tensor.to(self.params[name].device)
+        load_state_of(self._torch, self.params, tensors)
+
+
+def state_of(optimiser: torch.optim.Optimizer, params: Params) -> dict[str, Tensor]:
+    """What an optimiser of torch's keeps of each parameter, as named tensors."""
+    return {
+        f"optimiser/{slot}/{name}": value
+        for name, param in params.items()
+        for slot, value in optimiser.state.get(param, {}).items()
+        if isinstance(value, Tensor)
+    }
+
+
+def load_state_of(optimiser: torch.optim.Optimizer, params: Params, tensors: Mapping[str, Tensor]) -> None:
+    """Take up what ``state_of`` gave; other tensors are passed over."""
+    for key, tensor in tensors.items():
+        kind, _, rest = key.partition("/")
+        if kind == "optimiser":
+            slot, _, name = rest.partition("/")
+            device = "cpu" if slot == "step" and not params[name].is_cuda else params[name].device
+            optimiser.state[params[name]][slot] = tensor.to(device)

@@ -7,7 +7,7 @@
               provenance.json        versions, machine, commit and data of the training (training/provenance)
               memory/                statistics.safetensors (R), tuned.json, each g's phi, caches,
                                      prepared.json (what a study had found)
-              checkpoints/           training under way, newest last
+              checkpoints/           training under way, newest last (training/checkpoints)
               log.jsonl              one JSON object a line
               scores/*.parquet       what each arm's reading cost, token by token
               figures/               pictures
@@ -46,8 +46,6 @@ from dynlm.files import (
     written_whole,
 )
 from dynlm.model.lstm import LSTMLanguageModel, Params
-
-CHECKPOINTS_KEPT = 2
 
 Shapes = Mapping[str, tuple[int, ...]]
 _Options = TypeVar("_Options")
@@ -192,29 +190,6 @@ def check_shapes(found: Shapes, wanted: Shapes, where: Path) -> None:
             raise UserError(f"tensor {name} is {found.get(name)}, the model needs {shape}", where)
     if extra := set(found) - set(wanted):
         raise UserError(f"tensors that the model does not know: {', '.join(sorted(extra))}", where)
-
-
-def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Keep training under way, and drop all but the newest checkpoints."""
-    save_tensors(folder / "checkpoints" / f"step-{step:08d}.safetensors", tensors, state)
-    for old in _checkpoints(folder)[:-CHECKPOINTS_KEPT]:
-        old.unlink()
-
-
-def newest_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The newest checkpoint. Raises UserError where it is cut short: removing it falls back on the one before."""
-    paths = _checkpoints(folder)
-    return load_tensors(paths[-1]) if paths else None
-
-
-def drop_checkpoints(folder: Path) -> None:
-    """Remove what only an unfinished training needs."""
-    for path in _checkpoints(folder):
-        path.unlink()
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    return sorted((folder / "checkpoints").glob("step-*.safetensors"))
 
 
 def log_line(folder: Path, **fields: Any) -> None:
