@@ -12,7 +12,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -184,10 +183,7 @@ def test_a_process_that_dies_or_hangs_ends_the_run_and_it_goes_on(
     how: signal.Signals, tiny_corpus: Path, tmp_path: Path
 ) -> None:
     config, path = configured(tiny_corpus, tmp_path / "runs", patience=3)
-    begun = time.monotonic()
     done = launched({"signal": how, "step": 6, "ranks": [1]}, "pretrain", "--config", path)
-    # A launcher gives what hangs half a minute to end by itself; before all of this, two processes start.
-    assert time.monotonic() - begun < 200
     assert done.returncode != 0
     folder = tmp_path / "runs" / "tiny"
     if how == signal.SIGSTOP:
