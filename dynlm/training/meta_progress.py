@@ -71,4 +71,4 @@ def resume(checkpoints: Checkpoints, fresh: MetaProgress, processes: Processes) 
 
 
 def _of_lanes(at: MetaProgress) -> list[tuple[str, torch.Tensor]]:
-    return list(leaves({"memory": at.memory, "sensitivities": at.sensitivities.kept}))
+    return list(leaves({"memory": at.memory, "sensitivities": at.sensitivities.carried()}))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +64,7 @@ def metatrain(folder: Path, config: Config, quiet: bool = False) -> dict[str, An
     dynamic = dynamic_tensors(trained.model, config.memory.dynamic)
     statistics = Statistics({name: every.rms[name] for name in dynamic})
     meta = memory_folder.meta_of(config.g, tuned, statistics, trained.params)
-    with processes.first_goes_ahead():
-        split = tokenise(iter_articles(config.corpus, "meta"), trained.tokenizer, config.corpus.num_proc)
-    checkpoints = _checkpoints(folder, config, trained, meta, split)
-    with processes.in_step(config.run.patience) as in_step, stop_requests() as request:
-        averages = _learn(folder, config, trained, in_step, meta, split, checkpoints, request, quiet)
-    candidates = {"start": meta.initial(), **averages}
+    candidates = {"start": meta.initial(), **_learn(folder, config, trained, processes, meta, quiet)}
 
     with processes.first_goes_ahead():
         valid = tokenise(iter_articles(config.corpus, config.tune.split), trained.tokenizer, config.corpus.num_proc)
@@ -91,11 +87,30 @@ def metatrain(folder: Path, config: Config, quiet: bool = False) -> dict[str, An
     }
     if processes.first:
         memory_folder.save_learned(folder, config.memory.g, reset, meta, phi, about, trained)
-        checkpoints.drop()
+        _checkpoints(folder, config).drop()
     return {"reset": reset, "name": config.memory.g, **about, "phi": readable(phi, meta)}
 
 
 def _learn(
+    folder: Path, config: Config, trained: TrainedModel, processes: Processes, meta: Meta, quiet: bool
+) -> dict[str, Params]:
+    """Read the articles kept for it, moving phi after every window: its Polyak average halfway and at the end."""
+    with processes.first_goes_ahead():
+        split = tokenise(iter_articles(config.corpus, "meta"), trained.tokenizer, config.corpus.num_proc)
+    made_with = {
+        "run.seed": config.run.seed,
+        **decisive(config, "memory", "g", "metatrain"),
+        "the model": trained.fingerprint,
+        "the text": split.fingerprint,
+        "the tuned rms": [meta.rate, meta.pull, meta.epsilon],
+        "the statistics R": params_fingerprint(meta.statistics.rms),
+    }
+    checkpoints = _checkpoints(folder, config, made_with)
+    with processes.in_step(config.run.patience) as in_step, stop_requests() as request:
+        return _learn_by_windows(folder, config, trained, in_step, meta, split, checkpoints, request, quiet)
+
+
+def _learn_by_windows(
     folder: Path,
     config: Config,
     trained: TrainedModel,
@@ -106,7 +121,6 @@ def _learn(
     request: StopRequest,
     quiet: bool,
 ) -> dict[str, Params]:
-    """Read the articles kept for it, moving phi after every window: its Polyak average halfway and at the end."""
     options = config.metatrain
     stream = _stream(split, config, processes)
     phi, mean = meta.initial(), meta.initial()
@@ -187,18 +201,10 @@ def _by(phi: Params, meta: Meta, reader: Reader, sensitivities: Sensitivities) -
     return dataclasses.replace(reader, rule=sensitivities.rule)
 
 
-def _checkpoints(folder: Path, config: Config, trained: TrainedModel, meta: Meta, split: TokenisedSplit) -> Checkpoints:
-    """The checkpoints of learning one g under one reset policy, and all that decides on what is learned."""
-    made_with = {
-        "run.seed": config.run.seed,
-        **decisive(config, "memory", "g", "metatrain"),
-        "the model": trained.fingerprint,
-        "the text": split.fingerprint,
-        "the tuned rms": [meta.rate, meta.pull, meta.epsilon],
-        "the statistics R": params_fingerprint(meta.statistics.rms),
-    }
+def _checkpoints(folder: Path, config: Config, made_with: Mapping[str, Any] | None = None) -> Checkpoints:
+    """Those of learning one g under one reset policy."""
     stem = f"metatrain-{config.memory.g}-{config.memory.reset}"
-    return Checkpoints(folder / "checkpoints", stem, config.run.checkpoints_kept, made_with)
+    return Checkpoints(folder / "checkpoints", stem, config.run.checkpoints_kept, made_with or {})
 
 
 def _stream(split: TokenisedSplit, config: Config, processes: Processes) -> Stream:
