@@ -55,19 +55,20 @@ def resume(checkpoints: Checkpoints, fresh: MetaProgress, processes: Processes) 
     found = checkpoints.newest_of(processes)
     if found is None:
         return fresh, None
-    for name, tensor in leaves({"phi": fresh.phi, "mean": fresh.mean}):
-        tensor.copy_(found.tensors[name])
-    load_state_of(fresh.adam, fresh.phi, found.tensors)
-    for name, tensor in _of_lanes(fresh):
-        tensor.copy_(processes.own_lanes(found.tensors[name]))
     averages: dict[str, Params] = {}
-    for name, tensor in found.tensors.items():
-        kind, _, rest = name.partition("/")
-        if kind == "averages":
-            when, _, key = rest.partition("/")
-            averages.setdefault(when, {})[key] = tensor.to(fresh.phi[key].device)
-    place = Place.from_dict(found.state["place"])
-    return fresh._replace(averages=averages, place=place, steps=found.state["steps"]), found.path
+    with found.taken_up() as (tensors, state):
+        for name, tensor in leaves({"phi": fresh.phi, "mean": fresh.mean}):
+            tensor.copy_(tensors[name])
+        load_state_of(fresh.adam, fresh.phi, tensors)
+        for name, tensor in _of_lanes(fresh):
+            tensor.copy_(processes.own_lanes(tensors[name]))
+        for name, tensor in tensors.items():
+            kind, _, rest = name.partition("/")
+            if kind == "averages":
+                when, _, key = rest.partition("/")
+                averages.setdefault(when, {})[key] = tensor.to(fresh.phi[key].device)
+        taken_up = fresh._replace(averages=averages, place=Place.from_dict(state["place"]), steps=int(state["steps"]))
+    return taken_up, found.path
 
 
 def _of_lanes(at: MetaProgress) -> list[tuple[str, torch.Tensor]]:

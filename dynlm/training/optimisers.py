@@ -108,3 +108,17 @@ def load_state_of(optimiser: torch.optim.Optimizer, params: Params, tensors: Map
             slot, _, name = rest.partition("/")
             device = "cpu" if slot == "step" and not params[name].is_cuda else params[name].device
             optimiser.state[params[name]][slot] = tensor.to(device)
+
+
+def first_broken(params: Params) -> str:
+    """The first tensor whose gradient is no number, or too large for one."""
+    broken = [name for name, tensor in params.items() if tensor.grad is not None and not tensor.grad.isfinite().all()]
+    return broken[0] if broken else "all tensors together"
+
+
+def update_to_weight(params: Params, before: Params) -> dict[str, float]:
+    """|update| / |weights| of each tensor's last step."""
+    return {
+        name: float((params[name].detach() - tensor).norm() / tensor.norm().clamp(min=1e-30))
+        for name, tensor in before.items()
+    }

@@ -35,7 +35,7 @@ from dynlm.model.regularisers import Regularisers
 from dynlm.stopping import StopRequest, stop_requests
 from dynlm.training import run_folder
 from dynlm.training.checkpoints import Checkpoints
-from dynlm.training.optimisers import Optimiser, rate_at
+from dynlm.training.optimisers import Optimiser, first_broken, rate_at, update_to_weight
 from dynlm.training.processes import Processes
 from dynlm.training.progress import Progress, checkpoints_of, finished, resume, save
 from dynlm.training.provenance import made_with, record_sitting
@@ -117,12 +117,7 @@ def pretrain(config: Config, quiet: bool = False) -> dict[str, Any]:
         corpus.tokenizer.save(folder / "tokenizer")
     if config.run.tracker:
         accelerator.init_trackers("dynlm", config={"options": str(dataclasses.asdict(config))})
-    data = {
-        "the tokenizer": corpus.tokenizer.fingerprint,
-        "the training text": corpus.train.fingerprint,
-        "the validation text": corpus.valid.fingerprint,
-    }
-    checkpoints = checkpoints_of(config, data)
+    checkpoints = checkpoints_of(config)
     with processes.in_step(config.run.patience) as in_step, stop_requests() as request:
         at = _train(config, accelerator, in_step, checkpoints, request, model, corpus, quiet)
     valid_nats, valid_tokens = validate(model, at.optimiser.current(), corpus.valid, 0)
@@ -202,7 +197,7 @@ def _train(
         norm = _mean_gradients(params, tokens, options.clip, processes)
         if not math.isfinite(norm):
             # Before the step: no checkpoint ever holds what it would make of the weights.
-            where = f"step {at.step + 1}, {_first_broken(params)}"
+            where = f"step {at.step + 1}, {first_broken(params)}"
             raise UserError(f"training diverged: the gradient's norm is {norm}", where, "lower pretrain.rate")
         logs = (at.step + 1) % options.log_every == 0 or at.place.tokens >= goal
         stepped_from = {name: tensor.detach().clone() for name, tensor in params.items()} if logs else {}
@@ -218,7 +213,7 @@ def _train(
                 raise UserError("training diverged: the loss is not finite", f"step {at.step}", "lower pretrain.rate")
             bar.set_postfix(nats=f"{loss:.3f}", rate=f"{rate:.1e}", refresh=False)
             line = {"loss": loss, "norm": norm, "rate": rate, "tokens": at.place.tokens, "seconds": at.seconds}
-            line |= {f"update/{name}": ratio for name, ratio in _update_to_weight(params, stepped_from).items()}
+            line |= {f"update/{name}": ratio for name, ratio in update_to_weight(params, stepped_from).items()}
             _log(accelerator, folder, config, at.step, line)
             at.window_nats, at.window_tokens = nothing, 0
         if at.step % options.validate_every == 0:
@@ -232,20 +227,6 @@ def _train(
                 request.stop(path)
     bar.close()
     return at
-
-
-def _first_broken(params: Params) -> str:
-    """The first tensor whose gradient is no number, or too large for one."""
-    broken = [name for name, tensor in params.items() if tensor.grad is not None and not tensor.grad.isfinite().all()]
-    return broken[0] if broken else "all tensors together"
-
-
-def _update_to_weight(params: Params, before: Params) -> dict[str, float]:
-    """|update| / |weights| of each tensor's last step."""
-    return {
-        name: float((params[name].detach() - tensor).norm() / tensor.norm().clamp(min=1e-30))
-        for name, tensor in before.items()
-    }
 
 
 def _steps_foreseen(at: Progress, goal: int, tokens_a_step: int) -> int:

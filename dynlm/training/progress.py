@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,10 +38,9 @@ class Progress:
     seconds: float = 0.0
 
 
-def checkpoints_of(config: Config, data: Mapping[str, Any] | None = None) -> Checkpoints:
-    """A run's checkpoints of level-1 training; ``data`` tells the text and the tokenizer by their fingerprints."""
-    folder = run_path(config) / "checkpoints"
-    return Checkpoints(folder, kept=config.run.checkpoints_kept, made_with={**_decisive(config), **(data or {})})
+def checkpoints_of(config: Config) -> Checkpoints:
+    """A run's checkpoints of level-1 training; that the text is the same, the run's provenance sees to."""
+    return Checkpoints(run_path(config) / "checkpoints", "step", config.run.checkpoints_kept, _decisive(config))
 
 
 def finished(config: Config, processes: Processes) -> dict[str, Any] | None:
@@ -98,20 +96,19 @@ def resume(checkpoints: Checkpoints, at: Progress, generator: torch.Generator, p
     found = checkpoints.newest_of(processes)
     if found is None:
         return None
-    tensors, state, device = found.tensors, found.state, at.window_nats.device
-    with torch.no_grad():
+    with found.taken_up() as (tensors, state), torch.no_grad():
         for name, tensor in at.params.items():
             tensor.copy_(tensors[f"params/{name}"])
-    at.optimiser.load_state(tensors, state)
-    generator.set_state(tensors["generator"])
-    at.hidden = tuple(
-        (_lanes(tensors[f"hidden/{index}/h"], processes), _lanes(tensors[f"hidden/{index}/c"], processes))
-        for index in range(len(at.hidden))
-    )
-    if processes.first:
-        at.window_nats = tensors["window_nats"].to(device)
-    at.place, at.step, at.seconds = Place.from_dict(state["place"]), state["step"], state["seconds"]
-    at.window_tokens = state["window_tokens"]
+        at.optimiser.load_state(tensors, state)
+        generator.set_state(tensors["generator"])
+        at.hidden = tuple(
+            (_lanes(tensors[f"hidden/{index}/h"], processes), _lanes(tensors[f"hidden/{index}/c"], processes))
+            for index in range(len(at.hidden))
+        )
+        if processes.first:
+            at.window_nats = tensors["window_nats"].to(processes.device)
+        at.place, at.step, at.seconds = Place.from_dict(state["place"]), state["step"], state["seconds"]
+        at.window_tokens = state["window_tokens"]
     return found.path
 
 

@@ -15,6 +15,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from dynlm.cli import main
 from dynlm.training import pretrain as pretraining
 from dynlm.training import tune as tuning
+from dynlm.training.checkpoints import Checkpoints
 from dynlm.training.run_folder import load_tensors
 from tests.tiny import Run, as_yaml, listing, tiny_config
 
@@ -147,17 +148,26 @@ def test_a_run_killed_when_it_was_as_good_as_done_is_done(
     assert "trained already" in capsys.readouterr().err
 
 
-def test_a_changed_text_is_no_text_to_go_on_with(tmp_path: Path, tiny_corpus: Path, capsys: Capture) -> None:
-    corpus = tmp_path / "corpus"
-    shutil.copytree(tiny_corpus, corpus)
+def test_a_checkpoint_of_something_else_is_refused(
+    tuned_copy: Run, tiny_corpus: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """Whole, by its checksum, and made with these options: but what it holds is not what is looked for."""
     path = tmp_path / "config.yaml"
-    path.write_text(as_yaml(tiny_config(corpus, tmp_path / "runs")))
-    assert stopped_after(2, signal.SIGTERM, "pretrain", "--config", path) == 143
-    text = (corpus / "valid.txt").read_text()
-    (corpus / "valid.txt").write_text(text + text)
-    capsys.readouterr()
-    assert run("pretrain", "--config", path) == 2
-    assert "this checkpoint was made with the validation text " in capsys.readouterr().err
+    path.write_text(as_yaml(tiny_config(tiny_corpus, tmp_path / "runs")))
+    for folder, words in (
+        (tmp_path / "runs" / "tiny", ("pretrain", "--config", path)),
+        (tuned_copy.folder, ("metatrain", tuned_copy.folder, *SHORT)),
+    ):
+        assert stopped_after(2, signal.SIGTERM, *words) == 143
+        (saved,) = (folder / "checkpoints").iterdir()
+        stem = saved.stem.rpartition("-")[0]
+        made_with = json.loads(load_tensors(saved)[1]["content"])["made_with"]
+        for state in ({}, {"place": 3, "steps": 1, "step": 1}):
+            Checkpoints(folder / "checkpoints", stem, made_with=made_with).save(9, {}, state)
+            capsys.readouterr()
+            assert run(*words) == 2
+            err = capsys.readouterr().err
+            assert "00000009.safetensors: a checkpoint of something else" in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
