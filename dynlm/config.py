@@ -318,11 +318,14 @@ class MetatrainConfig:
     """Decay of the Polyak average of phi."""
     pick_tokens: int = 40000
     """Tokens of the tuning articles that decide between the start and what was learned; 0 reads all of them."""
+    checkpoint_every: int = 20
+    """Windows between checkpoints."""
 
     def __post_init__(self) -> None:
         for name in ("tokens", "rate", "bound", "pick_tokens"):
             within(f"metatrain.{name}", getattr(self, name), 0)
         within("metatrain.window", self.window, 1)
+        within("metatrain.checkpoint_every", self.checkpoint_every, 1)
         within("metatrain.lanes", self.lanes, 1)
         within("metatrain.average", self.average, 0, 0.9999)
 
@@ -434,12 +437,18 @@ class RunConfig:
     """Seconds of a scoring between two checkpoints; one that takes less writes none. 0: after each segment."""
     tracker: str | None = None
     """A tracker of accelerate's that is installed: tensorboard, wandb or trackio."""
+    checkpoints_kept: int = 2
+    """How many of the newest checkpoints stay while work is under way; when it is done, none does."""
+    patience: float = 50.0
+    """Several processes: seconds that one may be behind in training before the others take it for dead and end."""
 
     def __post_init__(self) -> None:
         one_of("run.precision", self.precision, ("no", "bf16"))
         within("run.seed", self.seed, 0, 2**32 - 1)
         within("run.checkpoint_seconds", self.checkpoint_seconds, 0)
         plain_name("run.name", self.name)
+        within("run.checkpoints_kept", self.checkpoints_kept, 1)
+        within("run.patience", self.patience, 1)
 
 
 @dataclass
@@ -457,6 +466,16 @@ class Config:
     g: GConfig = field(default_factory=GConfig)
     metatrain: MetatrainConfig = field(default_factory=MetatrainConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+
+
+CHANGE_NOTHING = frozenset({"corpus.num_proc", "pretrain.checkpoint_every", "metatrain.checkpoint_every"})
+"""Options of how a result is come to, not of what it is: work that was stopped goes on whatever they are."""
+
+
+def decisive(config: Config, *sections: str) -> dict[str, Any]:
+    """The options of these sections that decide on a result, by their full names."""
+    options = {f"{name}.{option}": value for name in sections for option, value in vars(getattr(config, name)).items()}
+    return {name: value for name, value in options.items() if name not in CHANGE_NOTHING}
 
 
 def article_range(text: str | None, count: int, option: str = "articles") -> range:

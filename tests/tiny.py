@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import yaml
 
 from dynlm.config import (
     Config,
@@ -86,6 +87,11 @@ def tiny_config(corpus: Path, runs: Path, **options: Any) -> Config:
     )
     changed = {name: dataclasses.replace(getattr(config, name), **values) for name, values in options.items()}
     return dataclasses.replace(config, **changed)
+
+
+def as_yaml(config: Config) -> str:
+    """``config`` as a file for ``--config``."""
+    return yaml.safe_dump(dataclasses.asdict(config))
 
 
 def with_memory(config: Config, **options: Any) -> Config:

@@ -20,12 +20,14 @@ from dynlm.fewshot.open import open_learner, open_tasks
 from dynlm.fewshot.options import UNTRAINED, FewShotConfig, TrainConfig
 from dynlm.files import read_json
 from dynlm.model.lstm import Params
-from dynlm.training.run_folder import drop_checkpoints, log_line, newest_checkpoint, save_checkpoint, save_config
+from dynlm.training.checkpoints import Checkpoints
+from dynlm.training.run_folder import log_line, save_config
 
 # What a generator is for: each meta-step has its own two, so that a resumed run sees what it would have seen.
 FRESH, EPISODES, INNER = range(3)
 _STATE = "optimiser."
 _MEAN = "mean."
+_CHECKPOINTS = "checkpoints"
 
 
 def rate_at(progress: float, config: TrainConfig) -> float:
@@ -109,7 +111,7 @@ def train(config: FewShotConfig, quiet: bool = False) -> dict[str, Any]:
     else:
         save_config(folder, config)
     card = save_learned(folder, learned, about)
-    drop_checkpoints(folder)
+    Checkpoints(folder / _CHECKPOINTS).drop()
     return card
 
 
@@ -119,10 +121,11 @@ def _train(
     options, shape, seed = config.train, config.task.episode(True), config.run.seed
     begun = time.monotonic()
     first = 0
-    checkpoint = newest_checkpoint(folder)
+    checkpoints = Checkpoints(folder / _CHECKPOINTS)
+    checkpoint = checkpoints.newest()
     state: Params = {}
     if checkpoint is not None:
-        tensors, about = checkpoint
+        tensors, about = checkpoint.tensors, checkpoint.state
         first, begun = about["step"], begun - about["seconds"]
         state = {name: tensor for name, tensor in tensors.items() if name.startswith((_STATE, _MEAN))}
         learned = from_tensors(tensors)
@@ -155,7 +158,7 @@ def _train(
             window.clear()
         if (step + 1) % options.checkpoint_every == 0 and not last:
             about = {"step": step + 1, "seconds": time.monotonic() - begun}
-            save_checkpoint(folder, step + 1, as_tensors(Learned(meta, buffers)) | optimiser.state(), about)
+            checkpoints.save(step + 1, as_tensors(Learned(meta, buffers)) | optimiser.state(), about)
     bar.close()
     about = {
         "steps": options.steps,

@@ -11,13 +11,13 @@ it, by its place: ``NAME/at`` (K,) and ``NAME/is`` (K,).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dynlm.memory.state import Memory
+from dynlm.memory.state import Memory, leaves
 from dynlm.model.lstm import Params
 from dynlm.tensors import Shapes
 
@@ -28,9 +28,9 @@ _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 def as_tensors(memory: Memory, fresh: Memory, static: Params) -> dict[str, Tensor]:
     """``memory`` as tensors that share nothing with it; ``fresh`` is an unread memory of the same reader and lanes."""
-    found = dict(_leaves(memory))
+    found = dict(leaves(memory))
     tensors: dict[str, Tensor] = {}
-    for name, _ in _leaves(fresh):
+    for name, _ in leaves(fresh):
         theta_0 = _static_of(name, static)
         tensors |= {name: _compact(found[name])} if theta_0 is None else _difference(name, found[name], theta_0)
     return tensors
@@ -52,7 +52,7 @@ def from_tensors(tensors: Mapping[str, Tensor], fresh: Memory, static: Params) -
 
 def flaw_of_shapes(shapes: Shapes, fresh: Memory, static: Params) -> str | None:
     """What is wrong with tensors of these shapes, in words; None where they can be a memory of this reader."""
-    wanted = {name: tuple(tensor.shape) for name, tensor in _leaves(fresh)}
+    wanted = {name: tuple(tensor.shape) for name, tensor in leaves(fresh)}
     listed = [name + end for name in wanted if _static_of(name, static) is not None for end in (_AT, _IS)]
     for name in [*wanted, *listed]:
         if name not in shapes:
@@ -68,7 +68,7 @@ def flaw_of_shapes(shapes: Shapes, fresh: Memory, static: Params) -> str | None:
 
 def flaw(tensors: Mapping[str, Tensor], fresh: Memory, static: Params) -> str | None:
     """What is wrong with the values of ``tensors``, whose shapes passed ``flaw_of_shapes``; None for nothing."""
-    for name, like in _leaves(fresh):
+    for name, like in leaves(fresh):
         theta_0 = _static_of(name, static)
         parts = [tensors[name]] if theta_0 is None else [tensors[name], tensors[name + _IS]]
         for part in parts:
@@ -103,15 +103,6 @@ def _static_of(name: str, static: Params) -> Tensor | None:
     """theta_0 of a tensor that is kept as its difference from it."""
     field, _, rest = name.partition("/")
     return static[rest].detach() if field in _FROM_STATIC else None
-
-
-def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """All tensors of a state with their names."""
-    if isinstance(value, Tensor):
-        yield name, value
-    elif value is not None:
-        for key, item in _items(value):
-            yield from _leaves(item, f"{name}/{key}" if name else key)
 
 
 def _rebuilt(like: Any, name: str, read: Callable[[str, Tensor], Tensor]) -> Any:

@@ -71,6 +71,10 @@ class Sensitivities:
         self._native = None if set(kept) - {"pull"} or meta.importance or meta.sharing != "tensor" else native
         self._scratch = Scratch()
 
+    def carried(self) -> dict[str, dict[str, Params]]:
+        """What passes from segment to segment, of each lane: with ``gathered``, all that a checkpoint has to hold."""
+        return {"kept": self.kept, "slow": self.slow}
+
     def begin_articles(self, reader: Reader, memory: Memory, lanes: Iterable[int]) -> None:
         """These lanes' weights are about to go home, altogether or by the share that phi has."""
         for lane in lanes:

@@ -7,8 +7,8 @@ three names here and are never mixed: only the tensors of ``dynamic`` have copie
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -61,6 +61,17 @@ class Memory(NamedTuple):
     def of_lane(self, lane: int) -> Params:
         """One lane's dynamic weights, shaped as the static parameters are."""
         return {name: tensor[lane] for name, tensor in self.weights.items()}
+
+
+def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """All tensors of a state with the names of their places, such as ``weights/embedding`` and ``hidden/0/1``."""
+    if isinstance(value, Tensor):
+        yield name, value
+    elif value is not None:
+        keyed = isinstance(value, Mapping)
+        keys = value.keys() if keyed else getattr(value, "_fields", range(len(value)))
+        for key, item in zip(keys, value.values() if keyed else value, strict=True):
+            yield from leaves(item, f"{name}/{key}" if name else str(key))
 
 
 def _cloned(tensors: Params) -> Params:

@@ -88,8 +88,11 @@ class LSTMLanguageModel:
         shapes["output.bias"] = (self.vocabulary,)
         return shapes
 
-    def initial_params(self, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Params:
-        """Fresh parameters: uniform as in torch's LSTM, a small normal embedding, forget gates opened by a bias."""
+    def initial_params(self, generator: torch.Generator, dtype: torch.dtype | None = None) -> Params:
+        """Fresh parameters: uniform as in torch's LSTM, a small normal embedding, forget gates opened by a bias.
+
+        ``dtype`` None is torch's default, float32 unless that was changed.
+        """
         params: Params = {}
         for name, shape in self.shapes().items():
             if name == "embedding":
@@ -157,8 +160,12 @@ class LSTMLanguageModel:
         share_BT: Tensor,
         hidden: Hidden,
         regularisers: Regularisers | None = None,
+        penalised: float | None = None,
     ) -> tuple[Tensor, Tensor, Hidden]:
-        """(sum of share * nats plus penalties, nats_BT as a constant, hidden), with the logits never stored."""
+        """(sum of share * nats plus penalties, nats_BT as a constant, hidden), with the logits never stored.
+
+        ``penalised``: the tokens that penalties count for, the sum of the shares where None.
+        """
         features_TBH, hidden, penalty = self.features(params, inputs_BT, hidden, regularisers)
         total, nats_N = weighted_nats(
             features_TBH.flatten(0, 1),
@@ -168,7 +175,7 @@ class LSTMLanguageModel:
             share_BT.T.reshape(-1),
         )
         if regularisers is not None:
-            total = total + penalty * share_BT.sum()
+            total = total + penalty * (share_BT.sum() if penalised is None else penalised)
         return total, nats_N.view(targets_BT.shape[1], -1).T, hidden
 
     def naive_loss(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynlm.config import Config, MemoryConfig
+from dynlm.config import CHANGE_NOTHING, Config, MemoryConfig
 from dynlm.errors import UserError
 from dynlm.files import fingerprint, read_json, write_json
 from dynlm.study.arms import Arm
@@ -172,10 +172,9 @@ def _learned(folder: Path, base: Config, config: Config, trained: TrainedModel) 
         learned = memory_folder.load_learned(folder, config.memory.g, config.memory.reset, trained)
         return None if learned is None else learned[1]
 
-    sections = ("memory", "tune", "g", "metatrain")
     return Step(
         slot=f"g ({config.memory.g}) under {config.memory.reset}",
-        options={**_text_of(config), **{name: dataclasses.asdict(getattr(config, name)) for name in sections}},
+        options={**_text_of(config), **_sections(config, "memory", "tune", "g", "metatrain")},
         find=lambda quiet: metatrain(folder, config, quiet),
         held=held,
         # What it chose between at the end was read on the tuning articles too.
@@ -190,10 +189,7 @@ def _fixed_cache(folder: Path, base: Config, config: Config, trained: TrainedMod
     config = dataclasses.replace(config, memory=dataclasses.replace(alone, cache="fixed", **given))
     return Step(
         slot=f"the cache beside {rule_stem(memory)} under {memory.reset}",
-        options={
-            **_text_of(config),
-            **{name: dataclasses.asdict(getattr(config, name)) for name in ("memory", "tune")},
-        },
+        options={**_text_of(config), **_sections(config, "memory", "tune")},
         find=lambda quiet: tune_cache(folder, config, quiet),
         held=lambda: load_fixed(folder, config.memory, trained),
         budget=lambda held: Budget(held["settings"], held.get("tokens", 0)),
@@ -210,10 +206,9 @@ def _gate(folder: Path, base: Config, config: Config, trained: TrainedModel) -> 
         gated = load_gated(folder, config.memory, trained)
         return None if gated is None else gated[1]
 
-    sections = ("memory", "tune", "metatrain")
     return Step(
         slot=f"the gate of the cache beside {rule_stem(memory)} under {memory.reset}",
-        options={**_text_of(config), **{name: dataclasses.asdict(getattr(config, name)) for name in sections}},
+        options={**_text_of(config), **_sections(config, "memory", "tune", "metatrain")},
         find=lambda quiet: train_gate(folder, config, quiet),
         held=held,
         budget=lambda held: Budget(held["passes"], learned_on=held["tokens"]),
@@ -224,6 +219,15 @@ def _weights_alone(base: Config, config: Config) -> MemoryConfig:
     """How an arm's weights move, without what it does besides: arms that move them alike share what is found."""
     names = ("rule", "g", "reset", "lanes", "segment", "dynamic")
     return dataclasses.replace(base.memory, **{name: getattr(config.memory, name) for name in names})
+
+
+def _sections(config: Config, *names: str) -> dict[str, dict[str, Any]]:
+    """Sections of the options, without those that change nothing of what is found."""
+    sections = {name: dataclasses.asdict(getattr(config, name)) for name in names}
+    return {
+        name: {option: value for option, value in section.items() if f"{name}.{option}" not in CHANGE_NOTHING}
+        for name, section in sections.items()
+    }
 
 
 def _text_of(config: Config) -> dict[str, Any]:

@@ -8,9 +8,10 @@ of power made of one is found out by its checksum: it is named on standard error
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,8 @@ from torch import Tensor
 
 from dynlm.errors import UserError
 from dynlm.files import Fingerprint, remove_leftovers
-from dynlm.training.run_folder import load_tensors, save_tensors
+from dynlm.tensors import load_tensors, save_tensors
+from dynlm.training.processes import Processes
 
 
 class Checkpoint(NamedTuple):
@@ -30,6 +32,15 @@ class Checkpoint(NamedTuple):
     number: int
     tensors: dict[str, Tensor]
     state: dict[str, Any]
+
+    @contextlib.contextmanager
+    def taken_up(self) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
+        """Tensors and state, for the block to take up. Raises UserError where they are not what it looks for."""
+        try:
+            yield self.tensors, self.state
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            what = f"a checkpoint of something else ({error})"
+            raise UserError(what, self.path, "remove it to begin anew") from error
 
 
 @dataclass(frozen=True)
@@ -68,11 +79,23 @@ class Checkpoints:
                 tensors, content = _read(path)
             except UserError as error:
                 if not quiet:
-                    print(f"dynlm: warning: {error}; passed over for the one before", file=sys.stderr)
+                    what = str(error).partition(";")[0]
+                    print(f"dynlm: warning: {what}; passed over for the one before", file=sys.stderr)
                 continue
             self._refuse_other_options(path, content["made_with"])
             return Checkpoint(path, _number(path, self.stem), tensors, content["state"])
         return None
+
+    def newest_of(self, processes: Processes) -> Checkpoint | None:
+        """The same for several processes, which go on from one checkpoint. Raises UserError where they see others."""
+        found = self.newest(quiet=not processes.first)
+        numbers = processes.of_all(None if found is None else found.number)
+        if len(set(numbers)) > 1:
+            seen = ", ".join("none" if number is None else str(number) for number in numbers)
+            raise UserError(
+                f"the processes see different checkpoints ({seen})", self.folder, "give all of them the same folder"
+            )
+        return found
 
     def drop(self) -> None:
         """Remove all checkpoints: the work is done."""
@@ -108,6 +131,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if about["checksum"] != _checksum(mapped, about["content"]):
             raise ValueError("its checksum is that of something else")
         content = json.loads(about["content"])
+        content["made_with"].items(), content["state"].items()  # objects, both
         # Tensors of torch's own: the file's bytes are not aligned as sums in a fixed order need them.
         return {name: tensor.clone() for name, tensor in mapped.items()}, content
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -120,6 +144,7 @@ def _checksum(tensors: Mapping[str, Tensor], content: str) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         mark.add(f"{name} {tensor.dtype} {tuple(tensor.shape)}")
-        octets = tensor.reshape(-1).view(torch.uint8).numpy().data
+        # One number may have any stride, and be contiguous.
+        octets = tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8).numpy().data
         mark.add_long(octets.nbytes, [octets])
     return mark.hexdigest()

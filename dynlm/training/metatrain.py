@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from dynlm.config import Config
+from dynlm.config import Config, decisive
 from dynlm.corpus.articles import iter_articles
-from dynlm.corpus.tokens import tokenise
+from dynlm.corpus.tokens import TokenisedSplit, tokenise
 from dynlm.errors import UserError
 from dynlm.memory.coordinates import CoordinateMeta
 from dynlm.memory.guard import counts_of
@@ -26,12 +27,15 @@ from dynlm.memory.phi import Meta, clamp_, readable
 from dynlm.memory.rules import Statistics
 from dynlm.memory.sensitivities import Sensitivities
 from dynlm.memory.state import dynamic_tensors
-from dynlm.memory.unroll import mean_nats, read_segment
+from dynlm.memory.unroll import Reader, mean_nats, read_segment
 from dynlm.model.lstm import Params
+from dynlm.stopping import StopRequest, stop_requests
 from dynlm.training import memory_folder
+from dynlm.training.checkpoints import Checkpoints
+from dynlm.training.meta_progress import MetaProgress, resume, save
 from dynlm.training.metatrain_lstm import learn_gates
 from dynlm.training.processes import Processes
-from dynlm.training.run_folder import TrainedModel, load_model, log_line
+from dynlm.training.run_folder import TrainedModel, load_model, log_line, params_fingerprint
 from dynlm.training.shared_stream import shared_stream
 from dynlm.training.tune import ensure_statistics, tune, tuning_stream
 
@@ -39,7 +43,8 @@ from dynlm.training.tune import ensure_statistics, tune, tuning_stream
 def metatrain(folder: Path, config: Config, quiet: bool = False) -> dict[str, Any]:
     """Learn phi for ``config.memory.reset`` and keep it in the run; tunes rms first where that was not done.
 
-    Returns what was learned and the tuning articles' nats per token at the start and at the end.
+    Goes on from the newest checkpoint. Returns what was learned and the tuning articles' nats per token at the start
+    and at the end. Raises Stopped, with a checkpoint saved, where it is asked to stop.
     """
     reset = config.memory.reset
     processes = Processes.start(config.run.cpu)
@@ -88,6 +93,7 @@ def metatrain(folder: Path, config: Config, quiet: bool = False) -> dict[str, An
     }
     if processes.first:
         memory_folder.save_learned(folder, config.memory.g, reset, meta, phi, about, trained)
+        _checkpoints(folder, config).drop()
     return {"reset": reset, "name": config.memory.g, **about, "phi": readable(phi, meta)}
 
 
@@ -95,21 +101,57 @@ def _learn(
     folder: Path, config: Config, trained: TrainedModel, processes: Processes, meta: Meta, quiet: bool
 ) -> dict[str, Params]:
     """Read the articles kept for it, moving phi after every window: its Polyak average halfway and at the end."""
-    options = config.metatrain
     with processes.first_goes_ahead():
         split = tokenise(iter_articles(config.corpus, "meta"), trained.tokenizer, config.corpus.num_proc)
+    made_with = {
+        "run.seed": config.run.seed,
+        **decisive(config, "memory", "g", "metatrain"),
+        "the model": trained.fingerprint,
+        "the text": split.fingerprint,
+        "the tuned rms": [meta.rate, meta.pull, meta.epsilon],
+        "the statistics R": params_fingerprint(meta.statistics.rms),
+    }
+    checkpoints = _checkpoints(folder, config, made_with)
+    with processes.in_step(config.run.patience) as in_step, stop_requests() as request:
+        return _learn_by_windows(folder, config, trained, in_step, meta, split, checkpoints, request, quiet)
+
+
+def _learn_by_windows(
+    folder: Path,
+    config: Config,
+    trained: TrainedModel,
+    processes: Processes,
+    meta: Meta,
+    split: TokenisedSplit,
+    checkpoints: Checkpoints,
+    request: StopRequest,
+    quiet: bool,
+) -> dict[str, Params]:
+    options = config.metatrain
     stream = shared_stream(split, options.lanes, "metatrain.lanes", config, processes)
     phi, mean = meta.initial(), meta.initial()
     adam = torch.optim.Adam(list(phi.values()), lr=options.rate)
     reader = memory_folder.reader_of(trained, config.memory, meta.rule(phi), tuple(meta.names))
-    memory, place = reader.fresh_memory(stream.own_lanes), stream.begin()
+    memory = reader.fresh_memory(stream.own_lanes)
     sensitivities = Sensitivities(meta, reader.rule, memory, reader.native)
-    steps = 0
-    averages: dict[str, Params] = {}
+    fresh = MetaProgress(phi, mean, adam, {}, memory, sensitivities, stream.begin())
+    at, resumed = resume(checkpoints, fresh, processes)
+    averages, place, steps = at.averages, at.place, at.steps
+    if resumed is not None:
+        reader = _by(phi, meta, reader, sensitivities)
+        if processes.first:
+            log_line(folder, event="resumed", checkpoint=resumed.name, tokens=place.tokens)
     # Of this process, since phi's last step: segments that were read, and their nats.
     window = torch.zeros(2, dtype=torch.float64, device=processes.device)
     rounds = math.ceil(options.window / options.lanes)
-    bar = tqdm(total=options.tokens, desc=f"metatrain {config.memory.g}", unit="tok", unit_scale=True, disable=quiet)
+    bar = tqdm(
+        total=options.tokens,
+        initial=place.tokens,
+        desc=f"metatrain {config.memory.g}",
+        unit="tok",
+        unit_scale=True,
+        disable=quiet,
+    )
     while place.tokens < options.tokens:
         before = place.tokens
         for _ in range(rounds):
@@ -134,9 +176,7 @@ def _learn(
             # Early on the average is over what there is, not weighed down by the start.
             tensor.lerp_(phi[key], max(1 - options.average, 1 / (steps + 1)))
             sensitivities.gathered[key].zero_()
-        rule = meta.rule(phi, importance=sensitivities.importance)
-        reader = dataclasses.replace(reader, rule=rule)
-        sensitivities.rule = rule
+        reader = _by(phi, meta, reader, sensitivities)
         if processes.first:
             log_line(
                 folder,
@@ -151,5 +191,23 @@ def _learn(
         window.zero_()
         if "halfway" not in averages and place.tokens >= options.tokens / 2:
             averages["halfway"] = {key: tensor.clone() for key, tensor in mean.items()}
+        stopping = processes.any(request.asked)
+        if stopping or steps % options.checkpoint_every == 0:
+            at = MetaProgress(phi, mean, adam, averages, memory, sensitivities, place, steps)
+            path = save(checkpoints, at, processes)
+            if stopping:
+                request.stop(path)
     bar.close()
     return {**averages, "learned": mean}
+
+
+def _by(phi: Params, meta: Meta, reader: Reader, sensitivities: Sensitivities) -> Reader:
+    """``reader``, by the rule that phi makes now; ``sensitivities`` are told."""
+    sensitivities.rule = meta.rule(phi, importance=sensitivities.importance)
+    return dataclasses.replace(reader, rule=sensitivities.rule)
+
+
+def _checkpoints(folder: Path, config: Config, made_with: Mapping[str, Any] | None = None) -> Checkpoints:
+    """Those of learning one g under one reset policy."""
+    stem = f"metatrain-{config.memory.g}-{config.memory.reset}"
+    return Checkpoints(folder / "checkpoints", stem, config.run.checkpoints_kept, made_with or {})

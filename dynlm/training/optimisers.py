@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -76,20 +77,48 @@ class Optimiser:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that a resumed training needs besides the parameters: (tensors, JSON)."""
         tensors = {f"average/{name}": tensor for name, tensor in self.averaged.items()}
-        for name, param in self.params.items():
-            for key, value in self._torch.state.get(param, {}).items():
-                if isinstance(value, Tensor):
-                    tensors[f"optimiser/{key}/{name}"] = value
+        tensors |= state_of(self._torch, self.params)
         return tensors, {"validations": self.validations, "averaged_steps": self.averaged_steps}
 
     def load_state(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Take up what ``state`` gave."""
         self.validations, self.averaged_steps = list(state["validations"]), state["averaged_steps"]
         for key, tensor in tensors.items():
-            kind, _, rest = key.partition("/")
+            kind, _, name = key.partition("/")
             if kind == "average":
-                self.averaged[rest] = tensor.to(self.params[rest].device)
-            elif kind == "optimiser":
-                slot, _, name = rest.partition("/")
-                device = "cpu" if slot == "step" and not self.params[name].is_cuda else self.params[name].device
-                self._torch.state[self.params[name]][slot] = tensor.to(device)
+                self.averaged[name] = tensor.to(self.params[name].device)
+        load_state_of(self._torch, self.params, tensors)
+
+
+def state_of(optimiser: torch.optim.Optimizer, params: Params) -> dict[str, Tensor]:
+    """What an optimiser of torch's keeps of each parameter, as named tensors."""
+    return {
+        f"optimiser/{slot}/{name}": value
+        for name, param in params.items()
+        for slot, value in optimiser.state.get(param, {}).items()
+        if isinstance(value, Tensor)
+    }
+
+
+def load_state_of(optimiser: torch.optim.Optimizer, params: Params, tensors: Mapping[str, Tensor]) -> None:
+    """Take up what ``state_of`` gave; other tensors are passed over."""
+    for key, tensor in tensors.items():
+        kind, _, rest = key.partition("/")
+        if kind == "optimiser":
+            slot, _, name = rest.partition("/")
+            device = "cpu" if slot == "step" and not params[name].is_cuda else params[name].device
+            optimiser.state[params[name]][slot] = tensor.to(device)
+
+
+def first_broken(params: Params) -> str:
+    """The first tensor whose gradient is no number, or too large for one."""
+    broken = [name for name, tensor in params.items() if tensor.grad is not None and not tensor.grad.isfinite().all()]
+    return broken[0] if broken else "all tensors together"
+
+
+def update_to_weight(params: Params, before: Params) -> dict[str, float]:
+    """|update| / |weights| of each tensor's last step."""
+    return {
+        name: float((params[name].detach() - tensor).norm() / tensor.norm().clamp(min=1e-30))
+        for name, tensor in before.items()
+    }

@@ -25,15 +25,19 @@ from tqdm import tqdm
 from dynlm.config import Config
 from dynlm.corpus.articles import iter_articles, source_name, splits_with_articles
 from dynlm.corpus.gathered import content_of, gathered
-from dynlm.corpus.streams import Place, Stream
+from dynlm.corpus.streams import Stream
 from dynlm.corpus.tokenizer import Tokenizer, train_tokenizer
 from dynlm.corpus.tokens import TokenisedSplit, tokenise_gathered
 from dynlm.errors import UserError
 from dynlm.memory.batches import to_batch
-from dynlm.model.lstm import Hidden, LSTMLanguageModel, Params, detached, restarted
+from dynlm.model.lstm import LSTMLanguageModel, Params, detached, restarted
 from dynlm.model.regularisers import Regularisers
+from dynlm.stopping import StopRequest, stop_requests
 from dynlm.training import run_folder
-from dynlm.training.optimisers import Optimiser, rate_at
+from dynlm.training.checkpoints import Checkpoints
+from dynlm.training.optimisers import Optimiser, first_broken, rate_at, update_to_weight
+from dynlm.training.processes import Processes
+from dynlm.training.progress import Progress, checkpoints_of, finished, resume, save
 from dynlm.training.provenance import made_with, record_sitting
 
 
@@ -85,24 +89,15 @@ def validate(
     return float(nats), place.tokens
 
 
-@dataclass
-class _Progress:
-    """Where training stands; everything that a resumed run continues from."""
-
-    place: Place
-    hidden: Hidden
-    step: int = 0
-    seconds: float = 0.0
-
-
 def pretrain(config: Config, quiet: bool = False) -> dict[str, Any]:
     """Train level 1 into the run's folder, resuming from its newest checkpoint.
 
     Returns what the model's card says of the training: steps, tokens, seconds and the whole validation split's loss.
     Raises UserError for a corpus that cannot be read, a run folder that was made with other options, or a training
-    that diverges.
+    that diverges, and Stopped, with a checkpoint saved, where it is asked to stop.
     """
     _check_tracker(config.run.tracker)
+    processes = Processes.start(config.run.cpu)
     accelerator = Accelerator(
         cpu=config.run.cpu,
         mixed_precision=config.run.precision,
@@ -110,34 +105,61 @@ def pretrain(config: Config, quiet: bool = False) -> dict[str, Any]:
         project_dir=run_folder.run_path(config),
     )
     folder = run_folder.run_path(config)
-    _refuse_another_run(folder, config)
-    with accelerator.main_process_first():
+    if (card := finished(config, processes)) is not None:
+        return card
+    with processes.first_goes_ahead():
         corpus = load_corpus(config)
     model = LSTMLanguageModel(config.model, corpus.tokenizer.size)
     set_seed(config.run.seed)
-    if accelerator.is_main_process:
+    if processes.first:
         run_folder.save_config(folder, config)
         record_sitting(folder, corpus.content, made_with(accelerator.device))
         corpus.tokenizer.save(folder / "tokenizer")
     if config.run.tracker:
         accelerator.init_trackers("dynlm", config={"options": str(dataclasses.asdict(config))})
-    card = _train(config, accelerator, folder, model, corpus, quiet)
+    checkpoints = checkpoints_of(config)
+    with processes.in_step(config.run.patience) as in_step, stop_requests() as request:
+        at = _train(config, accelerator, in_step, checkpoints, request, model, corpus, quiet)
+    valid_nats, valid_tokens = validate(model, at.optimiser.current(), corpus.valid, 0)
+    words = int(corpus.valid.words_N.sum(dtype="int64"))
+    about = {
+        "corpus": source_name(config.corpus),
+        "steps": at.step,
+        "tokens": at.place.tokens,
+        "seconds": round(at.seconds, 1),
+        "processes": processes.world,
+        "valid_nats_per_token": valid_nats / valid_tokens,
+        "valid_perplexity_per_word": math.exp(valid_nats / words),
+    }
+    if processes.first:
+        run_folder.save_model(folder, model, at.optimiser.current(), corpus.tokenizer, about)
+        run_folder.log_line(folder, event="pretrained", **about)
+        checkpoints.drop()
     accelerator.end_training()
-    return card
+    return about
 
 
 def _train(
-    config: Config, accelerator: Accelerator, folder: Path, model: LSTMLanguageModel, corpus: Corpus, quiet: bool
-) -> dict[str, Any]:
-    options, device = config.pretrain, accelerator.device
+    config: Config,
+    accelerator: Accelerator,
+    processes: Processes,
+    checkpoints: Checkpoints,
+    request: StopRequest,
+    model: LSTMLanguageModel,
+    corpus: Corpus,
+    quiet: bool,
+) -> Progress:
+    options, device, folder, world = config.pretrain, processes.device, run_folder.run_path(config), processes.world
     fresh = model.initial_params(torch.Generator().manual_seed(config.run.seed))
     params = {name: tensor.to(device).requires_grad_() for name, tensor in fresh.items()}
-    generator = torch.Generator(device).manual_seed(config.run.seed + 1 + accelerator.process_index)
-    regularisers = Regularisers(config.regularisation, generator)
     optimiser = Optimiser(params, options)
-    world = accelerator.num_processes
-    if options.lanes % world:
-        raise UserError(f"pretrain.lanes is {options.lanes}", do=f"choose a multiple of the {world} processes")
+    # The same in every process.
+    generator = torch.Generator(device).manual_seed(config.run.seed + 1)
+    regularisers = Regularisers(config.regularisation, generator, processes.rank, processes.world)
+    if options.lanes % processes.world:
+        raise UserError(
+            f"pretrain.lanes is {options.lanes}", do=f"choose a multiple of the {processes.world} processes"
+        )
     stream = Stream(
         corpus.train,
         options.lanes,
@@ -145,91 +167,69 @@ def _train(
         range(corpus.train.articles),
         seed=config.run.seed,
         repeat=True,
-        rank=accelerator.process_index,
+        rank=processes.rank,
         world=world,
     )
     goal = max(1, round(options.epochs * len(corpus.train.ids_N)))
-    at = _Progress(stream.begin(), model.initial_hidden(options.lanes // world, params["embedding"]))
-    _resume(folder, params, optimiser, generator, at)
+    nothing = torch.zeros((), device=device)
+    hidden = model.initial_hidden(stream.own_lanes, params["embedding"])
+    at = Progress(params, optimiser, stream.begin(), hidden, nothing)
+    resumed = resume(checkpoints, at, generator, processes)
+    if resumed and processes.first:
+        run_folder.log_line(folder, event="resumed", step=at.step, checkpoint=resumed.name)
     bar = tqdm(
         total=goal,
         initial=at.place.tokens,
         unit="tok",
         unit_scale=True,
         desc="pretrain",
-        disable=quiet or not accelerator.is_main_process,
+        disable=quiet or not processes.first,
     )
-    begun, window_nats, window_tokens = time.monotonic() - at.seconds, torch.zeros((), device=device), 0
+    begun = time.monotonic() - at.seconds
     # Batches shrink a little where articles end, so the number of steps is foreseen from the tokens, not counted.
     while at.place.tokens < goal:
         rate = rate_at(
             at.step, _steps_foreseen(at, goal, options.lanes * options.segment * options.accumulate), options
         )
         before = at.place.tokens
-        nats = _accumulate(model, params, stream, at, regularisers, accelerator, options.accumulate)
+        nats = _accumulate(model, stream, at, regularisers, accelerator, options.accumulate)
         tokens = at.place.tokens - before
-        norm = _mean_gradients(params, tokens, options.clip, accelerator)
+        norm = _mean_gradients(params, tokens, options.clip, processes)
         if not math.isfinite(norm):
             # Before the step: no checkpoint ever holds what it would make of the weights.
-            where = f"step {at.step + 1}, {_first_broken(params)}"
+            where = f"step {at.step + 1}, {first_broken(params)}"
             raise UserError(f"training diverged: the gradient's norm is {norm}", where, "lower pretrain.rate")
         logs = (at.step + 1) % options.log_every == 0 or at.place.tokens >= goal
         stepped_from = {name: tensor.detach().clone() for name, tensor in params.items()} if logs else {}
         optimiser.step(rate)
         at.step += 1
         at.seconds = time.monotonic() - begun
-        window_nats, window_tokens = window_nats + nats, window_tokens + tokens
+        at.window_nats, at.window_tokens = at.window_nats + nats, at.window_tokens + tokens
         bar.update(tokens)
         last = at.place.tokens >= goal
         if logs:
-            loss = float(accelerator.reduce(window_nats, "sum")) / window_tokens
+            loss = float(processes.total(at.window_nats)) / at.window_tokens
             if not math.isfinite(loss):
                 raise UserError("training diverged: the loss is not finite", f"step {at.step}", "lower pretrain.rate")
             bar.set_postfix(nats=f"{loss:.3f}", rate=f"{rate:.1e}", refresh=False)
             line = {"loss": loss, "norm": norm, "rate": rate, "tokens": at.place.tokens, "seconds": at.seconds}
-            line |= {f"update/{name}": ratio for name, ratio in _update_to_weight(params, stepped_from).items()}
+            line |= {f"update/{name}": ratio for name, ratio in update_to_weight(params, stepped_from).items()}
             _log(accelerator, folder, config, at.step, line)
-            window_nats, window_tokens = torch.zeros((), device=device), 0
+            at.window_nats, at.window_tokens = nothing, 0
         if at.step % options.validate_every == 0:
             valid_nats, valid_tokens = validate(model, optimiser.current(), corpus.valid, options.validate_tokens)
             begins = optimiser.after_validation(valid_nats / valid_tokens)
             _log(accelerator, folder, config, at.step, {"valid": valid_nats / valid_tokens, "averaging": begins})
-        if at.step % options.checkpoint_every == 0 and not last and accelerator.is_main_process:
-            _checkpoint(folder, params, optimiser, generator, at)
+        stopping = processes.any(request.asked)
+        if stopping or (at.step % options.checkpoint_every == 0 and not last):
+            path = save(checkpoints, at, generator, processes)
+            if stopping:
+                request.stop(path)
     bar.close()
-    valid_nats, valid_tokens = validate(model, optimiser.current(), corpus.valid, 0)
-    words = int(corpus.valid.words_N.sum(dtype="int64"))
-    about = {
-        "corpus": source_name(config.corpus),
-        "steps": at.step,
-        "tokens": at.place.tokens,
-        "seconds": round(at.seconds, 1),
-        "processes": world,
-        "valid_nats_per_token": valid_nats / valid_tokens,
-        "valid_perplexity_per_word": math.exp(valid_nats / words),
-    }
-    if accelerator.is_main_process:
-        run_folder.save_model(folder, model, optimiser.current(), corpus.tokenizer, about)
-        run_folder.drop_checkpoints(folder)
-        run_folder.log_line(folder, event="pretrained", **about)
-    return about
+    return at
 
 
-def _first_broken(params: Params) -> str:
-    """The first tensor whose gradient is no number, or too large for one."""
-    broken = [name for name, tensor in params.items() if tensor.grad is not None and not tensor.grad.isfinite().all()]
-    return broken[0] if broken else "all tensors together"
-
-
-def _update_to_weight(params: Params, before: Params) -> dict[str, float]:
-    """|update| / |weights| of each tensor's last step."""
-    return {
-        name: float((params[name].detach() - tensor).norm() / tensor.norm().clamp(min=1e-30))
-        for name, tensor in before.items()
-    }
-
-
-def _steps_foreseen(at: _Progress, goal: int, tokens_a_step: int) -> int:
+def _steps_foreseen(at: Progress, goal: int, tokens_a_step: int) -> int:
     if at.step == 0:
         return math.ceil(goal / tokens_a_step)
     return math.ceil(at.step * goal / at.place.tokens)
@@ -237,23 +237,25 @@ def _steps_foreseen(at: _Progress, goal: int, tokens_a_step: int) -> int:
 
 def _accumulate(
     model: LSTMLanguageModel,
-    params: Params,
     stream: Stream,
-    at: _Progress,
+    at: Progress,
     regularisers: Regularisers,
     accelerator: Accelerator,
     batches: int,
 ) -> Tensor:
-    """Add the gradients of the next batches' summed nats to ``params``; returns this process's nats."""
+    """Add the gradients of the next batches' summed nats to the parameters; returns this process's nats."""
     nats = torch.zeros((), device=accelerator.device)
     for _ in range(batches):
+        before = at.place.tokens
         segment, at.place = stream.next(at.place)
         assert segment is not None, "a repeating stream has no end"
-        batch = to_batch(segment, params["embedding"])
+        batch = to_batch(segment, at.params["embedding"])
         hidden = restarted(at.hidden, batch.starts_B)
         with accelerator.autocast():
+            # Penalties are means over the lanes: this process's share of those of all is as large as the others'.
+            tokens = (at.place.tokens - before) / stream.world
             total, nats_BT, hidden = model.loss(
-                params, batch.inputs_BT, batch.targets_BT, batch.mask_BT, hidden, regularisers
+                at.params, batch.inputs_BT, batch.targets_BT, batch.mask_BT, hidden, regularisers, tokens
             )
         total.backward()
         at.hidden = detached(hidden)
@@ -261,13 +263,12 @@ def _accumulate(
     return nats
 
 
-def _mean_gradients(params: Params, tokens: int, clip: float, accelerator: Accelerator) -> float:
+def _mean_gradients(params: Params, tokens: int, clip: float, processes: Processes) -> float:
     """Sum the gradients over processes, divide them once by all tokens, clip; returns the norm before clipping."""
     tensors = list(params.values())
     for tensor in tensors:
         assert tensor.grad is not None
-        if accelerator.num_processes > 1:
-            tensor.grad = accelerator.reduce(tensor.grad, "sum")
+        tensor.grad = processes.total(tensor.grad)
         tensor.grad /= tokens
     norm = torch.nn.utils.clip_grad_norm_(tensors, clip if clip else math.inf)
     return float(norm)
@@ -280,58 +281,9 @@ def _log(accelerator: Accelerator, folder: Path, config: Config, step: int, fiel
         accelerator.log(fields, step=step)
 
 
-def _checkpoint(folder: Path, params: Params, optimiser: Optimiser, generator: torch.Generator, at: _Progress) -> None:
-    tensors, state = optimiser.state()
-    tensors |= {f"params/{name}": tensor for name, tensor in params.items()}
-    tensors["generator"] = generator.get_state()
-    for index, (h, c) in enumerate(at.hidden):
-        tensors[f"hidden/{index}/h"], tensors[f"hidden/{index}/c"] = h, c
-    state |= {"place": at.place.to_dict(), "step": at.step, "seconds": at.seconds, "layers": len(at.hidden)}
-    run_folder.save_checkpoint(folder, at.step, tensors, state)
-
-
-def _resume(folder: Path, params: Params, optimiser: Optimiser, generator: torch.Generator, at: _Progress) -> None:
-    found = run_folder.newest_checkpoint(folder)
-    if found is None:
-        return
-    tensors, state = found
-    with torch.no_grad():
-        for name, tensor in params.items():
-            tensor.copy_(tensors[f"params/{name}"])
-    optimiser.load_state(tensors, state)
-    generator.set_state(tensors["generator"])
-    device = params["embedding"].device
-    at.hidden = tuple(
-        (tensors[f"hidden/{i}/h"].to(device), tensors[f"hidden/{i}/c"].to(device)) for i in range(state["layers"])
-    )
-    at.place, at.step, at.seconds = Place.from_dict(state["place"]), state["step"], state["seconds"]
-
-
 def _check_tracker(tracker: str | None) -> None:
     installed = sorted(str(name) for name in get_available_trackers())
     if tracker is not None and tracker not in installed:
         raise UserError(
             f"run.tracker is {tracker!r}, which is not installed", do=f"choose among {', '.join(installed) or 'none'}"
         )
-
-
-def _refuse_another_run(folder: Path, config: Config) -> None:
-    """A run folder is continued with the options it was begun with, and never trained over."""
-    if (folder / "model.json").exists():
-        raise UserError("this run is trained already", folder, "choose another --run.name or remove the folder")
-    if (folder / "config.yaml").exists():
-        earlier = run_folder.load_config(folder)
-        if earlier.run.seed != config.run.seed:
-            raise UserError(
-                f"this run was begun with run.seed {earlier.run.seed}, not {config.run.seed}",
-                folder,
-                "choose another --run.name or remove the folder",
-            )
-        for section in ("corpus", "tokenizer", "model", "regularisation", "pretrain"):
-            for name, value in vars(getattr(config, section)).items():
-                if (before := getattr(getattr(earlier, section), name)) != value and name != "num_proc":
-                    raise UserError(
-                        f"this run was begun with {section}.{name} {before!r}, not {value!r}",
-                        folder,
-                        "choose another --run.name or remove the folder",
-                    )

@@ -1,10 +1,16 @@
-"""The processes that a verb runs in: one, or several under ``accelerate launch`` or torchrun."""
+"""The processes that a verb runs in: one, or several under ``accelerate launch`` or torchrun.
+
+A process that dies closes its connections, and the others' next word to it fails at once. One that hangs does not: in
+``in_step``, where all do the same things at the same time, those who wait longer than a patience give up; elsewhere
+they may wait for hours, since the first process may tune.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -13,23 +19,25 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
-# The others wait while the first process tunes; a process that dies ends the others' waiting at once.
-_PATIENCE = timedelta(hours=12)
+from dynlm.errors import UserError
+
+_WHILE_ONE_WORKS = timedelta(hours=12)
 
 
 @dataclass(frozen=True)
 class Processes:
-    """Which of ``world`` processes this one is, and the device that it computes on."""
+    """Which of ``world`` processes this one is, and the device that it computes on; ``group`` they sum by."""
 
     rank: int
     world: int
     device: torch.device
+    group: Any = None
 
     @classmethod
     def start(cls, cpu: bool) -> Processes:
         """Join the other processes, where there are any; ``cpu`` stays on the CPU even where there is a GPU."""
         launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
-        state = PartialState(cpu=cpu, **({"timeout": _PATIENCE} if launched else {}))
+        state = PartialState(cpu=cpu, **({"timeout": _WHILE_ONE_WORKS} if launched else {}))
         # safetensors knows no numbered CPU.
         device = torch.device("cpu") if state.device.type == "cpu" else state.device
         return cls(state.process_index, state.num_processes, device)
@@ -39,29 +47,78 @@ class Processes:
         """Whether this is the process that writes."""
         return self.rank == 0
 
-    @contextmanager
+    @contextlib.contextmanager
     def first_goes_ahead(self) -> Iterator[None]:
         """The first process runs the block before the others, which find what it left."""
-        if self.world == 1:
-            yield
-            return
         if not self.first:
-            torch.distributed.barrier()
+            self.wait()
         yield
         if self.first:
-            torch.distributed.barrier()
+            self.wait()
+
+    @contextlib.contextmanager
+    def in_step(self, patience: float) -> Iterator[Processes]:
+        """The same processes, whose sums fail where one of them is more than ``patience`` seconds behind."""
+        if self.world == 1:
+            yield self
+            return
+        group = torch.distributed.new_group(timeout=timedelta(seconds=patience))
+        try:
+            yield dataclasses.replace(self, group=group)
+        finally:
+            torch.distributed.destroy_process_group(group)
+
+    def wait(self) -> None:
+        """Until all have come here, however long that takes."""
+        if self.world > 1:
+            with self._talking():
+                torch.distributed.barrier()
 
     def total(self, tensor: Tensor) -> Tensor:
         """The sum of all processes' tensors."""
         if self.world > 1:
             tensor = tensor.clone()
-            torch.distributed.all_reduce(tensor)
+            with self._talking():
+                torch.distributed.all_reduce(tensor, group=self.group)
         return tensor
+
+    def any(self, here: bool) -> bool:
+        """Whether it is so in any process."""
+        return bool(self.total(torch.tensor(int(here), device=self.device))) if self.world > 1 else here
 
     def of_all(self, value: Any) -> list[Any]:
         """Every process's value, by rank."""
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
-        torch.distributed.all_gather_object(values, value)
+        with self._talking():
+            torch.distributed.all_gather_object(values, value)
         return values
+
+    def all_lanes(self, own: Tensor) -> Tensor:
+        """A tensor of every lane, in the order of ``Stream``, from each process's (lanes, ...); in the first process.
+
+        All have as many lanes; the others get their own back.
+        """
+        if self.world == 1:
+            return own
+        own = own.contiguous()
+        parts = [torch.empty_like(own) for _ in range(self.world)] if self.first else None
+        with self._talking():
+            torch.distributed.gather(own, parts, dst=0, group=self.group)
+        return own if parts is None else torch.stack(parts, 1).flatten(0, 1)
+
+    def own_lanes(self, every: Tensor) -> Tensor:
+        """This process's lanes of a tensor of all."""
+        return every[self.rank :: self.world]
+
+    @contextlib.contextmanager
+    def _talking(self) -> Iterator[None]:
+        """Raise UserError where the others cannot be talked to: torch tells that by plain RuntimeErrors."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise UserError(
+                f"process {self.rank} of {self.world} lost the others: one has died or hangs ({error})",
+                do="start the same command again; it goes on from the newest checkpoint",
+            ) from error

@@ -7,7 +7,7 @@
               provenance.json        versions, machine, commit and data of the training (training/provenance)
               memory/                statistics.safetensors (R), tuned.json, each g's phi, caches,
                                      prepared.json (what a study had found)
-              checkpoints/           training under way, newest last
+              checkpoints/           training under way, newest last (training/checkpoints)
               log.jsonl              one JSON object a line
               scores/*.parquet       what each arm's reading cost, token by token
               figures/               pictures
@@ -27,7 +27,6 @@ from typing import Any, TypeVar
 
 import torch
 import yaml
-from torch import Tensor
 
 from dynlm.config import Config, ModelConfig, options_of, section_of
 from dynlm.corpus.tokenizer import Tokenizer, load_tokenizer
@@ -35,8 +34,6 @@ from dynlm.errors import UserError
 from dynlm.files import cannot_write, number_in, read_json, read_yaml, write_json, written_whole
 from dynlm.model.lstm import LSTMLanguageModel, Params
 from dynlm.tensors import load_tensors, params_fingerprint, save_tensors
-
-CHECKPOINTS_KEPT = 2
 
 _Options = TypeVar("_Options")
 
@@ -124,29 +121,6 @@ def check_model(path: Path, about: Any, trained: TrainedModel) -> None:
     """Raise UserError unless what ``path`` holds was made for this model."""
     if not isinstance(about, dict) or about.get("model") != trained.fingerprint:
         raise UserError("this belongs to another model", path, "remove it and run tune and metatrain again")
-
-
-def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Keep training under way, and drop all but the newest checkpoints."""
-    save_tensors(folder / "checkpoints" / f"step-{step:08d}.safetensors", tensors, state)
-    for old in _checkpoints(folder)[:-CHECKPOINTS_KEPT]:
-        old.unlink()
-
-
-def newest_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The newest checkpoint. Raises UserError where it is cut short: removing it falls back on the one before."""
-    paths = _checkpoints(folder)
-    return load_tensors(paths[-1]) if paths else None
-
-
-def drop_checkpoints(folder: Path) -> None:
-    """Remove what only an unfinished training needs."""
-    for path in _checkpoints(folder):
-        path.unlink()
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    return sorted((folder / "checkpoints").glob("step-*.safetensors"))
 
 
 def log_line(folder: Path, **fields: Any) -> None:

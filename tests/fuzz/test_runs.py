@@ -32,8 +32,9 @@ from dynlm.report.heatmap import heatmap_page
 from dynlm.report.page import report_page
 from dynlm.report.series import default_passages
 from dynlm.training.cache_folder import save_fixed, save_gated
+from dynlm.training.checkpoints import Checkpoints
 from dynlm.training.memory_folder import open_reader
-from dynlm.training.run_folder import TrainedModel, load_model, load_tensors, newest_checkpoint
+from dynlm.training.run_folder import TrainedModel, load_model, load_tensors
 from tests.fuzz.cases import altered, as_json, damaged, damaged_json, fuzz, tried
 from tests.readings import reading
 from tests.tiny import Run, with_memory
@@ -91,7 +92,8 @@ def test_tensor_files(folder: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     path.write_bytes(content)
-    for found in (tried(lambda: load_tensors(path)), tried(lambda: newest_checkpoint(folder / "run"))):
+    newest = tried(lambda: Checkpoints(path.parent).newest(quiet=True))
+    for found in (tried(lambda: load_tensors(path)), newest and (newest.tensors, newest.state)):
         if found is not None:
             tensors, about = found
             assert isinstance(about, dict) and sum(tensor.nbytes for tensor in tensors.values()) <= len(content)

@@ -54,3 +54,22 @@ def test_the_seed_decides_and_zero_changes_nothing():
     assert torch.equal(outputs(regularisers(1, **options)), outputs(regularisers(1, **options)))
     assert not torch.equal(outputs(regularisers(1, **options)), outputs(regularisers(2, **options)))
     assert torch.equal(outputs(regularisers()), outputs(None))
+
+
+def test_masks_of_two_processes_are_the_rows_of_one() -> None:
+    options = RegularisationConfig(embedding=0.3, input=0.5, weight=0.4)
+    x_TBH, recurrent, tokens_TB = torch.ones(3, 4, 5), torch.ones(8, 2), torch.arange(12).view(3, 4)
+    found = {}
+    for world in (1, 2):
+        for rank in range(world):
+            drop = Regularisers(options, torch.Generator().manual_seed(3), rank, world)
+            own = slice(rank, None, world)
+            found[rank, world] = (
+                drop.embedding(x_TBH[:, own], tokens_TB[:, own], 12),
+                drop.variational(x_TBH[:, own], 0.5),
+                drop.weight_drop(recurrent),
+                drop.variational(x_TBH[:, own], 0.5),
+            )
+    for rank in range(2):
+        for number, (whole, part) in enumerate(zip(found[0, 1], found[rank, 2], strict=True)):
+            assert torch.equal(whole if number == 2 else whole[:, rank::2], part)

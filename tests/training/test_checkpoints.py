@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from dynlm.errors import UserError
-from dynlm.training.checkpoints import Checkpoints
-from dynlm.training.run_folder import load_tensors, save_tensors
+from dynlm.tensors import load_tensors, save_tensors
+from dynlm.training.checkpoints import Checkpoints, _checksum
 
 STATE = {"place": [1, 2], "nats": 0.1 + 0.2, "running": float("inf"), "name": "Straße"}
 
@@ -25,6 +25,7 @@ def tensors(value: float = 1.0) -> dict[str, torch.Tensor]:
         "weights/a": torch.full((2, 3), value, dtype=torch.float64).T,
         "step": torch.tensor(value),
         "empty": torch.zeros(0, 3),
+        "one of a row": torch.arange(6)[None][:, 3],
         "random": torch.Generator().manual_seed(3).get_state(),
     }
 
@@ -121,9 +122,11 @@ def test_every_flipped_bit_of_a_checkpoint_is_noticed_or_changes_nothing(tmp_pat
             assert all(torch.equal(found.tensors[name], tensor) for name, tensor in before.tensors.items())
 
 
-@pytest.mark.parametrize("about", [{}, {"content": "{}"}, {"content": 3, "checksum": ""}, []])
+@pytest.mark.parametrize("about", [{}, {"content": "{}"}, {"content": 3, "checksum": ""}, "{}", "[]", '{"state": 3}'])
 def test_tensors_that_are_no_checkpoint_are_passed_over(about: object, tmp_path: Path) -> None:
     checkpoints = saved(tmp_path, 1)
+    if isinstance(about, str):
+        about = {"content": about, "checksum": _checksum(tensors(), about)}
     save_tensors(tmp_path / "step-00000002.safetensors", tensors(), about)  # type: ignore[arg-type]
     found = checkpoints.newest()
     assert found is not None and found.number == 1

@@ -18,13 +18,10 @@ from dynlm.config import TokenizerConfig
 from dynlm.corpus.tokenizer import PieceTokenizer
 from dynlm.errors import UserError
 from dynlm.training.run_folder import (
-    CHECKPOINTS_KEPT,
     load_config,
     load_model,
     load_tensors,
     log_line,
-    newest_checkpoint,
-    save_checkpoint,
     save_tensors,
 )
 from tests.tiny import Run, article, listing
@@ -157,16 +154,6 @@ def test_the_tokenizers_file_cut_short_is_refused(run_copy: Run) -> None:
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(UserError, match="tokenizer"):
         load_model(run_copy.folder)
-
-
-def test_only_the_newest_checkpoints_stay(tmp_path: Path) -> None:
-    for step in range(1, 5):
-        save_checkpoint(tmp_path, step, {"a": torch.tensor(float(step))}, {"step": step})
-    assert len(list((tmp_path / "checkpoints").iterdir())) == CHECKPOINTS_KEPT
-    found = newest_checkpoint(tmp_path)
-    assert found is not None
-    assert found[1] == {"step": 4}
-    assert float(found[0]["a"]) == 4
 
 
 def test_log_lines_are_one_json_object_each(tmp_path: Path) -> None:
