@@ -40,7 +40,9 @@ def often(config: Config) -> Config:
 
 
 def left_over(folder: Path) -> list[str]:
-    return [path.name for path in folder.rglob("*") if path.name.startswith(".")]
+    """Checkpoints and whatever else a killed process left; not the empty folder that it was just about to lock."""
+    hidden = [path for path in folder.rglob("*") if path.name.startswith(".")]
+    return [path.name for path in hidden if path.is_file() or any(path.iterdir())]
 
 
 def assert_same_scores(one: Scores, other: Scores) -> None:
