@@ -48,6 +48,7 @@ from dynlm.files import (
 from dynlm.model.lstm import LSTMLanguageModel, Params
 
 Shapes = Mapping[str, tuple[int, ...]]
+_STORED_AS = {torch.float32: "F32", torch.float64: "F64"}
 _Options = TypeVar("_Options")
 
 
@@ -86,8 +87,8 @@ def load_tensors(
     """Read what ``save_tensors`` wrote.
 
     A header can claim no more than the file holds: safetensors refuses it. With ``shapes`` it has to claim just these
-    tensors, of float32, and that is seen before any of them is made. Raises UserError where the file is missing, cut
-    short or something else.
+    tensors, of torch's default type (float32), and that is seen before any of them is made. Raises UserError where the
+    file is missing, cut short or something else.
     """
     if not path.exists():
         raise UserError("no such file", path)
@@ -100,8 +101,9 @@ def load_tensors(
             if shapes is not None:
                 slices = {name: file.get_slice(name) for name in names}
                 check_shapes({name: tuple(one.get_shape()) for name, one in slices.items()}, shapes, path)
-                if other := [name for name, one in slices.items() if one.get_dtype() != "F32"]:
-                    raise ValueError(f"tensor {other[0]} is not of float32")
+                default = torch.get_default_dtype()
+                if other := [name for name, one in slices.items() if one.get_dtype() != _STORED_AS[default]]:
+                    raise ValueError(f"tensor {other[0]} is not of {str(default).removeprefix('torch.')}")
             return {name: file.get_tensor(name) for name in names}, about
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise UserError(
