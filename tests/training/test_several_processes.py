@@ -184,7 +184,9 @@ def test_a_process_that_dies_or_hangs_ends_the_run_and_it_goes_on(
     _, path = configured(tiny_corpus, tmp_path / "runs", patience=3)
     done = launched({**told, "step": 6, "ranks": [1]}, "pretrain", "--config", path)
     assert done.returncode != 0
-    assert "dynlm: error: process 0 of 2 lost the others: one has died or hangs" in done.stderr, done.stderr[-3000:]
+    # Who dies is told by the launcher too, which may end the other first.
+    lost = "dynlm: error: process 0 of 2 lost the others: one has died or hangs"
+    assert lost in done.stderr or ("signal" in told and "SIGKILL" in done.stderr), done.stderr[-3000:]
     folder = tmp_path / "runs" / "tiny"
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-00000004.safetensors"]
     assert main(["pretrain", "--config", str(path)]) == 0
