@@ -17,6 +17,7 @@ from dynlm.errors import UserError
 from dynlm.files import fingerprint, parsed_json, written_whole
 
 Shapes = Mapping[str, tuple[int, ...]]
+_STORED_AS = {torch.float32: "F32", torch.float64: "F64"}
 Check = Callable[[Shapes, dict[str, Any]], None]
 """Is shown a file's shapes and its JSON value before any tensor is read; raises UserError for what it refuses."""
 
@@ -37,7 +38,7 @@ def load_tensors(
     """Read what ``save_tensors`` wrote.
 
     A header can claim no more than the file holds: safetensors refuses it. With ``shapes`` it has to claim just these
-    tensors, of float32, and that is seen, as what ``check`` refuses, before any of them is made. Raises UserError where
+    tensors, of torch's default type (float32), and that is seen, as what ``check`` refuses, before any of them is made. Raises UserError where
     the file is missing, cut short or something else.
     """
     with _opened(path, device) as (file, about):
@@ -45,8 +46,9 @@ def load_tensors(
         found = {name: tuple(one.get_shape()) for name, one in slices.items()}
         if shapes is not None:
             check_shapes(found, shapes, path)
-            if other := [name for name, one in slices.items() if one.get_dtype() != "F32"]:
-                raise ValueError(f"tensor {other[0]} is not of float32")
+            default = torch.get_default_dtype()
+            if other := [name for name, one in slices.items() if one.get_dtype() != _STORED_AS[default]]:
+                raise ValueError(f"tensor {other[0]} is not of {str(default).removeprefix('torch.')}")
         if check is not None:
             check(found, about)
         return {name: file.get_tensor(name) for name in slices}, about

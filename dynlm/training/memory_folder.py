@@ -50,7 +50,11 @@ def load_statistics(folder: Path, trained: TrainedModel, device: torch.device | 
     check_model(path, about, trained)
     for name, tensor in tensors.items():
         fits = name in trained.params and tensor.shape == trained.params[name].shape
-        if not fits or tensor.dtype != torch.float32 or not bool(((tensor >= 0) & (tensor < torch.inf)).all()):
+        if (
+            not fits
+            or tensor.dtype != torch.get_default_dtype()
+            or not bool(((tensor >= 0) & (tensor < torch.inf)).all())
+        ):
             raise UserError(f"tensor {name} is no statistics of the model's", path, "remove it and run tune again")
     return Statistics(tensors)
 

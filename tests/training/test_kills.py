@@ -57,7 +57,8 @@ def killed_and_run_again(
                 break
             kills += 1
         assert result(folder) == wanted, f"run {runs}, after {kills} kills"
-        assert not list((folder / "checkpoints").glob("*"))
+        assert not list((folder / "checkpoints").glob("*.safetensors"))
+        # Who dies between making a folder aside and locking it leaves it, empty, for a minute.
         assert not [path for path in folder.rglob(".aside-*") if any(path.iterdir())]
     return kills
 

@@ -6,7 +6,6 @@ float64, where other orders of the same sums differ by less than the tolerance.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import signal
@@ -178,18 +177,17 @@ def test_two_processes_meta_train_as_one_and_each_goes_on_with_the_others(
         assert_near(phi[name], phi["whole"])
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["dies", "hangs"])
+@pytest.mark.parametrize("told", [{"signal": signal.SIGKILL}, {}], ids=["dies", "hangs"])
 def test_a_process_that_dies_or_hangs_ends_the_run_and_it_goes_on(
-    how: signal.Signals, tiny_corpus: Path, tmp_path: Path
+    told: dict[str, Any], tiny_corpus: Path, tmp_path: Path
 ) -> None:
-    config, path = configured(tiny_corpus, tmp_path / "runs", patience=3)
-    done = launched({"signal": how, "step": 6, "ranks": [1]}, "pretrain", "--config", path)
+    _, path = configured(tiny_corpus, tmp_path / "runs", patience=3)
+    done = launched({**told, "step": 6, "ranks": [1]}, "pretrain", "--config", path)
     assert done.returncode != 0
+    # Who dies is told by the launcher too, which may end the other first.
+    lost = "dynlm: error: process 0 of 2 lost the others: one has died or hangs"
+    assert lost in done.stderr or ("signal" in told and "SIGKILL" in done.stderr), done.stderr[-3000:]
     folder = tmp_path / "runs" / "tiny"
-    if how == signal.SIGSTOP:
-        assert "dynlm: error: process 0 of 2 lost the others: one has died or hangs" in done.stderr, done.stderr[-3000:]
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-00000004.safetensors"]
-    alone = dataclasses.replace(config, run=dataclasses.replace(config.run, patience=50))
-    path.write_text(as_yaml(alone))
     assert main(["pretrain", "--config", str(path)]) == 0
     assert [line["step"] for line in log_of(folder) if line["event"] == "resumed"] == [4]
