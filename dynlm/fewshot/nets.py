@@ -193,7 +193,10 @@ def batch_norm(
     """(normalised maps, (mean_F, variance_F) used); without ``moments`` those of all places of this batch."""
     if moments is None:
         places = tuple(range(maps.dim() - 1))
-        variance_F, mean_F = torch.var_mean(maps, places, correction=0)
-        moments = (mean_F, variance_F)
-    factor_F = scale_F * torch.rsqrt(moments[1] + EPSILON)
-    return maps * factor_F + (shift_F - moments[0] * factor_F), moments
+        mean_F = maps.mean(places)
+        centred = maps - mean_F
+        variance_F = centred.square().mean(places)  # torch's var_mean takes five times as long, over several axes
+        return centred * (scale_F * torch.rsqrt(variance_F + EPSILON)) + shift_F, (mean_F, variance_F)
+    mean_F, variance_F = moments
+    factor_F = scale_F * torch.rsqrt(variance_F + EPSILON)
+    return maps * factor_F + (shift_F - mean_F * factor_F), moments

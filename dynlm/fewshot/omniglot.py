@@ -2,8 +2,8 @@
 
 Two splits. ``background``: its alphabets train and evaluation's test; ``task.held_out`` of the former are kept from
 training, as split valid, so that options are chosen without a look at the latter. ``vinyals`` (Vinyals et al. 2016, as
-Snell et al. 2017 have it): five background alphabets validate, the other background alphabets and evaluation's up to the 41st
-character of Gurmukhi train, and what comes after it in the alphabets' order tests. Ink is 255.
+Snell et al. 2017 have it): five background alphabets validate, the other background alphabets and evaluation's up to
+the 41st character of Gurmukhi train, and what comes after it in the alphabets' order tests. Ink is 255.
 """
 
 from __future__ import annotations

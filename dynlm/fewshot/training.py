@@ -93,8 +93,9 @@ class MetaOptimiser:
 def train(config: FewShotConfig, quiet: bool = False) -> dict[str, Any]:
     """Meta-train into the run's folder, going on from its newest checkpoint; a trained run is left as it is.
 
-    Returns the card: steps, seconds of wall time and of all threads, and the mean score of the last training episodes. Raises UserError for tasks that
-    cannot be made, a folder that was made with other options, or a training that diverges.
+    Returns the card: steps, seconds of wall time and of all threads, and the mean score of the last training episodes.
+    Raises UserError for tasks that cannot be made, a folder that was made with other options, or a training that
+    diverges.
     """
     folder = run_path(config)
     refuse_another_run(folder, config)
@@ -102,7 +103,13 @@ def train(config: FewShotConfig, quiet: bool = False) -> dict[str, Any]:
         return dict(read_json(folder / "learner.json"))
     tasks, learner = open_tasks(config.task), open_learner(config)
     learned = learner.initial(seeded(config.run.seed, FRESH))
-    about: dict[str, Any] = {"learner": config.learner.kind, "tasks": tasks.describe(), "steps": 0, "seconds": 0.0, "cpu_seconds": 0.0}
+    about: dict[str, Any] = {
+        "learner": config.learner.kind,
+        "tasks": tasks.describe(),
+        "steps": 0,
+        "seconds": 0.0,
+        "cpu_seconds": 0.0,
+    }
     if config.learner.kind not in UNTRAINED and config.train.steps:
         for split, training in (("train", True), (config.evaluate.split, False)):
             tasks.sample(split, config.task.episode(training), 1, seeded(0))  # what does not fit is said before writing
