@@ -54,7 +54,9 @@ class MetaOptimiser:
     def step(self, gradients: Params, rate: float) -> float:
         """One step at ``rate``; returns the gradients' norm before clipping. A tensor without a gradient stays."""
         for name, tensor in self.meta.items():
-            tensor.grad = gradients.get(name)
+            gradient = gradients.get(name)
+            # torch's fused optimisers take a transposed gradient in the order of its memory (seen with torch 2.x).
+            tensor.grad = None if gradient is None else gradient.contiguous()
         norm = torch.nn.utils.clip_grad_norm_(list(self.meta.values()), self.config.clip or math.inf)
         for group in self._torch.param_groups:
             group["lr"] = rate

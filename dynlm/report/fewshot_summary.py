@@ -27,21 +27,33 @@ def tables_of(scores: Sequence[EpisodeScores]) -> list[Table]:
 
 
 def _accuracies(scores: Sequence[EpisodeScores]) -> Table:
-    columns = ["learner", "episodes", "query statistics", "accuracy, %", "published, %", "published by"]
+    columns = [
+        "learner",
+        "episodes",
+        "queries a class",
+        "query statistics",
+        "accuracy, %",
+        "published, %",
+        "published by",
+    ]
     rows = []
     for one in sorted(scores, key=lambda one: (one.protocol["ways"], one.protocol["shots"], one.at()[0])):
         told = one.protocol
         mean, half = one.at()
         figure, source = published_accuracy(told)
         shape = f"{told['ways']}-way {told['shots']}-shot"
-        rows.append([one.label, shape, told["statistics"], f"{100 * mean:.2f} ± {100 * half:.2f}", figure, source])
+        queries = str(told.get("queries", "-"))
+        rows.append(
+            [one.label, shape, queries, told["statistics"], f"{100 * mean:.2f} ± {100 * half:.2f}", figure, source]
+        )
     told = scores[0].protocol
     counts = sorted({one.protocol["episodes"] for one in scores})
     note = (
         f"{' or '.join(f'{count:,}' for count in counts)} episodes of the {told['split']} split"
         f"{' (' + told['classes'] + ')' if told.get('classes') else ''}, 95 % normal intervals over episodes. "
         "Query statistics: "
-        "transductive sees the query set as a batch, inductive and running see each query example alone. "
+        "transductive sees the query set as a batch (one query of each class, as Finn et al. have it, tells more by it "
+        "than 15 do), inductive and running see each query example alone. "
         "Published figures are of other splits and trainings."
     )
     return Table(f"Accuracy on {told['task']}", columns, rows, note)

@@ -113,6 +113,27 @@ def test_omniglot_is_read_from_folders_and_from_zip_files(tmp_path: Path, zipped
     assert 0.01 < float(images.mean()) < 0.2 and float(images.max()) == 1.0  # ink is bright
 
 
+def test_held_out_alphabets_are_kept_from_training(tmp_path: Path) -> None:
+    root = tmp_path / "omniglot"
+    for place, alphabet in enumerate(("Arcadian", "Balinese", "Cyrillic", "Futurama", "Greek")):
+        write_classes(root / "images_background", 2, 2, first=2 * place, depth=alphabet)
+    write_classes(root / "images_evaluation", 2, 2, first=10, depth="Tengwar")
+
+    def alphabets(held_out: int) -> dict[str, set[str]]:
+        opened = open_tasks(TaskConfig(source="omniglot", path=str(root), held_out=held_out))
+        assert isinstance(opened, ImageTasks)
+        return {split: {name.split("/")[0] for name in classes.names} for split, classes in opened.splits.items()}
+
+    assert alphabets(2) == {
+        "train": {"Arcadian", "Cyrillic", "Greek"},
+        "valid": {"Balinese", "Futurama"},
+        "test": {"Tengwar"},
+    }
+    assert set(alphabets(0)) == {"train", "test"}
+    with pytest.raises(UserError, match="task.held_out is 5, and there are 5 alphabets"):
+        alphabets(5)
+
+
 def test_omniglot_vinyals_split_keeps_its_order(tmp_path: Path) -> None:
     root = tmp_path / "omniglot"
     write_classes(root / "images_background", 2, 2, depth="Greek")

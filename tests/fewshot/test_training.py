@@ -190,6 +190,19 @@ def test_the_average_is_of_all_steps_at_first() -> None:
     assert weight.item() == 4.0 and optimiser.result()["w"].item() == pytest.approx(2.5)
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_transposed_gradient_is_taken_in_its_own_order(optimizer: str) -> None:
+    """As a convolution's gradient may be; torch's fused Adam goes by the order of its memory."""
+    gradient, stepped = torch.arange(1.0, 13).reshape(4, 3).T, []
+    for one in (gradient, gradient.contiguous()):
+        weight = torch.zeros(3, 4, requires_grad=True)
+        optimiser = MetaOptimiser({"w": weight}, TrainConfig(optimizer=optimizer))
+        optimiser.step({"w": one}, 1.0)
+        optimiser.step({"w": one.square()}, 1.0)
+        stepped.append(weight.detach())
+    assert torch.equal(*stepped)
+
+
 def test_interval_of_known_numbers() -> None:
     assert interval(np.array([0.0, 1.0, 0.0, 1.0])) == (0.5, pytest.approx(1.96 * 0.57735 / 2, rel=1e-3))
     assert training.EPISODES != training.INNER
