@@ -31,6 +31,8 @@ class TaskConfig:
     """omniglot's background split: so many of its alphabets, evenly over their order, are split valid, to tune on."""
     rotations: bool = True
     """Whether a training character turned by 90, 180 or 270 degrees is a class of its own (omniglot, glyphs)."""
+    mirrored: bool = False
+    """Whether a training character in a mirror is a class of its own too, turned or not (omniglot, glyphs)."""
     test_rotations: bool = False
     """The same of test characters."""
     size: int = 28
@@ -190,6 +192,8 @@ class TrainConfig:
     """The rate's end as a share of its start, approached linearly for sgd and along half a cosine for adam."""
     clip: float = 0.0
     """Largest norm of the meta-gradient; 0 does not clip."""
+    start: str | None = None
+    """Folder of a trained few-shot run whose learner is where training begins; unset: fresh parameters."""
     average: float = 0.0
     """Decay of a Polyak average of the meta-parameters, which is then what is kept; 0 keeps the last."""
     log_every: int = 50

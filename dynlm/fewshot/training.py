@@ -105,6 +105,8 @@ def train(config: FewShotConfig, quiet: bool = False) -> dict[str, Any]:
         return dict(read_json(folder / "learner.json"))
     tasks, learner = open_tasks(config.task), open_learner(config)
     learned = learner.initial(seeded(config.run.seed, FRESH))
+    if config.train.start is not None:
+        learned, _ = run_folder.load_learned(Path(config.train.start), learner)
     about: dict[str, Any] = {
         "learner": config.learner.kind,
         "tasks": tasks.describe(),
