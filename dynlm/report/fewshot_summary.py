@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ def _accuracies(scores: Sequence[EpisodeScores]) -> Table:
         "published by",
     ]
     rows = []
+    kinds = Counter(_kind(one.protocol) for one in scores)
     for one in sorted(scores, key=lambda one: (one.protocol["ways"], one.protocol["shots"], one.at()[0])):
         told = one.protocol
         mean, half = one.at()
@@ -57,6 +59,10 @@ def _accuracies(scores: Sequence[EpisodeScores]) -> Table:
         "Published figures are of other splits and trainings."
     )
     return Table(f"Accuracy on {told['task']}", columns, rows, note)
+
+
+def _kind(told: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(told.get(name) for name in ("label", "ways", "shots", "queries", "statistics"))
 
 
 def _errors(scores: Sequence[EpisodeScores]) -> Table:
@@ -133,7 +139,8 @@ def summarise(runs: Sequence[Path], out: Path, title: str | None = None) -> tupl
     for one in examples_of_runs(runs, "images"):
         if one["tasks"]:
             told = one["protocol"]
-            name = f"{told['run']}-{told['ways']}-way-{told['shots']}-shot-{told['statistics']}"
+            shape = f"{told['ways']}-way-{told['shots']}-shot-{told['queries']}-queries"
+            name = f"{told['run']}-{shape}-{told['statistics']}"
             heading = f"An episode: {told['label']}, {told['ways']}-way {told['shots']}-shot"
             add(plot_episode(one, out / name), heading, "Support and query images of each class, wrong answers marked.")
     content: dict[str, Any] = {
