@@ -87,5 +87,5 @@ def params_fingerprint(params: Mapping[str, Tensor]) -> str:
     """What tells one set of tensors from another."""
     parts: list[bytes | str] = []
     for name in sorted(params):
-        parts += [name, params[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()]
+        parts += [name, params[name].detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()]
     return fingerprint(*parts)

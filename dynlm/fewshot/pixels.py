@@ -1,7 +1,7 @@
 """The floor of every accuracy table: the class of the nearest support example, pixel by pixel (Lake et al. 2015).
 
-Nearest by the cosine of the angle between images: on Omniglot five points better than by Euclidean distance, for which a
-bold drawing is far from everything.
+Nearest by the cosine of the angle between images: on Omniglot five points better than by Euclidean distance, for which
+a bold drawing is far from everything.
 
 Legend: T tasks, S support and Q query examples, K classes.
 """

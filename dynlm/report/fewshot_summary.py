@@ -45,9 +45,9 @@ def _accuracies(scores: Sequence[EpisodeScores]) -> Table:
         figure, source = published_accuracy(told)
         shape = f"{told['ways']}-way {told['shots']}-shot"
         queries = str(told.get("queries", "-"))
-        rows.append(
-            [one.label, shape, queries, told["statistics"], f"{100 * mean:.2f} ± {100 * half:.2f}", figure, source]
-        )
+        # Two runs of one kind of learner are told apart by their names.
+        name = one.label if kinds[_kind(told)] == 1 else f"{one.label} ({told['run']})"
+        rows.append([name, shape, queries, told["statistics"], f"{100 * mean:.2f} ± {100 * half:.2f}", figure, source])
     told = scores[0].protocol
     counts = sorted({one.protocol["episodes"] for one in scores})
     note = (

@@ -71,6 +71,15 @@ def test_a_turned_class_is_turned_alike() -> None:
             assert len(bright[task][labels[task] == way].unique()) == 1
 
 
+def test_a_mirrored_class_is_another_class() -> None:
+    splits = {"train": numbered(3), "test": numbered(5, first=6)}
+    mirrored = ImageTasks(splits, TaskConfig(source="glyphs", rotations=False, mirrored=True))
+    assert (mirrored.turns("train"), mirrored.turns("test")) == (2, 1)
+    images = mirrored.sample("train", EpisodeShape(6, 1, 1), 4, seeded(0)).query.inputs[..., 0]
+    left, right = images[:, :, 0, 0] == 1.0, images[:, :, 0, -1] == 1.0
+    assert (left ^ right).all() and (left.sum(1) == 3).all()
+
+
 def test_support_order_tells_nothing() -> None:
     targets = tasks().sample("test", EpisodeShape(5, 1, 1), 40, seeded(0)).support.targets
     assert len({tuple(row) for row in targets.tolist()}) > 20
