@@ -38,8 +38,8 @@ def load_tensors(
     """Read what ``save_tensors`` wrote.
 
     A header can claim no more than the file holds: safetensors refuses it. With ``shapes`` it has to claim just these
-    tensors, of torch's default type (float32), and that is seen, as what ``check`` refuses, before any of them is made. Raises UserError where
-    the file is missing, cut short or something else.
+    tensors, of torch's default type (float32), and that is seen, as what ``check`` refuses, before any of them is made.
+    Raises UserError where the file is missing, cut short or something else.
     """
     with _opened(path, device) as (file, about):
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
@@ -89,5 +89,5 @@ def params_fingerprint(params: Mapping[str, Tensor]) -> str:
     """What tells one set of tensors from another."""
     parts: list[bytes | str] = []
     for name in sorted(params):
-        parts += [name, params[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()]
+        parts += [name, params[name].detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()]
     return fingerprint(*parts)

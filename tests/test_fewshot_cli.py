@@ -55,6 +55,9 @@ def test_tasks_tells_what_is_there(capsys: Capture) -> None:
         (["--learner.inner_optimizer", "adam"], "choose --learner.inner_optimizer sgd"),
         (["--learner.kind", "anil", "--learner.multi_step_loss", "true"], "learner.multi_step_loss is set"),
         (["--train.rate", "-1"], "train.rate is -1"),
+        (["--task.held_out", "3"], "task.held_out is set, but it is for the background split of omniglot"),
+        (["--task.source", "cubic", "--learner.gains", "[1, 2]"], "learner.gains has 2 factors, for 3 layers"),
+        (["--task.source", "cubic", "--learner.activation", "swish"], "learner.activation is 'swish'"),
     ],
 )
 def test_bad_options_are_one_line_and_write_nothing(

@@ -29,7 +29,8 @@ class ImageTasks:
         """How many classes each class of a split stands for."""
         if self.config.source == "imagefolder":
             return 1
-        return 4 if (self.config.rotations if split == "train" else self.config.test_rotations) else 1
+        quarters = 4 if (self.config.rotations if split == "train" else self.config.test_rotations) else 1
+        return quarters * (2 if self.config.mirrored and split == "train" else 1)
 
     def sample(self, split: str, shape: EpisodeShape, count: int, generator: torch.Generator) -> Episodes:
         """Draw ``count`` episodes; images (T, N, H, W, C) from 0 to 1, support examples shuffled.
@@ -49,7 +50,9 @@ class ImageTasks:
         order_TKD[torch.arange(order_TKD.shape[-1]).expand_as(order_TKD) >= sizes_TK1] = 2.0  # never drawn
         example_TKE = order_TKD.argsort(-1)[..., :each]
         images = classes.take((torch.from_numpy(classes.starts)[kind_TK][..., None] + example_TKE).numpy())
-        images_TKEHWC = torch.from_numpy(_turned(images, turn_TK.numpy())).float().div_(255)
+        mirrored = self.config.mirrored and split == "train"
+        quarter_TK, mirror_TK = (turn_TK // 2, turn_TK % 2) if mirrored else (turn_TK, torch.zeros_like(turn_TK))
+        images_TKEHWC = torch.from_numpy(_turned(images, quarter_TK.numpy(), mirror_TK.numpy())).float().div_(255)
         support_TN = images_TKEHWC[:, :, : shape.shots].flatten(1, 2)
         query_TN = images_TKEHWC[:, :, shape.shots :].flatten(1, 2)
         labels_K = torch.arange(shape.ways)
@@ -110,10 +113,12 @@ def _draw(count: int, total: int, ways: int, generator: torch.Generator) -> Tens
     return torch.rand(count, total, generator=generator).topk(ways, dim=1).indices
 
 
-def _turned(images: np.ndarray, turn_TK: np.ndarray) -> np.ndarray:
-    """Each class's images (T, K, E, H, W, C) turned by its number of quarter turns."""
+def _turned(images: np.ndarray, quarter_TK: np.ndarray, mirror_TK: np.ndarray) -> np.ndarray:
+    """Each class's images (T, K, E, H, W, C) turned by its number of quarter turns, then in a mirror or not."""
     turned = images.copy()
     for quarter in (1, 2, 3):
-        chosen = turn_TK == quarter
+        chosen = quarter_TK == quarter
         turned[chosen] = np.rot90(images[chosen], quarter, axes=(2, 3))
+    chosen = mirror_TK == 1
+    turned[chosen] = turned[chosen][..., ::-1, :]
     return turned

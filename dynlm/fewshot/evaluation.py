@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from dynlm.fewshot.episodes import Episodes, Tasks, seeded
 from dynlm.fewshot.folder import load_learned
+from dynlm.fewshot.heap import keep_freed_memory
 from dynlm.fewshot.learner import Learned, Learner
 from dynlm.fewshot.open import open_learner, open_tasks
 from dynlm.fewshot.options import FewShotConfig
@@ -36,11 +37,12 @@ def evaluate(folder: Path, config: FewShotConfig, quiet: bool = False) -> tuple[
 
     Raises UserError where the run is not trained, or where the split cannot give such episodes.
     """
+    keep_freed_memory()
     tasks, learner = open_tasks(config.task), open_learner(config)
     learned, card = load_learned(folder, learner)
     scores = judge(learner, learned, tasks, config, quiet)
     scores.protocol["learner_fingerprint"] = card["fingerprint"]
-    scores.protocol["training"] = {name: card[name] for name in ("steps", "seconds") if name in card}
+    scores.protocol["training"] = {name: card[name] for name in ("steps", "seconds", "cpu_seconds") if name in card}
     name = _file_name(config)
     shown = examples(learner, learned, tasks, config)
     write_scores(folder / "scores" / name, scores)

@@ -1,8 +1,9 @@
 """Omniglot (Lake et al. 2015) from its official zip files or the folders in them, ALPHABET/CHARACTER/DRAWING.png.
 
-Two splits. ``background``: its alphabets train and evaluation's test. ``vinyals`` (Vinyals et al. 2016, as Snell et al.
-2017 have it): five background alphabets validate, the other background alphabets and evaluation's up to the 41st
-character of Gurmukhi train, and what comes after it in the alphabets' order tests. Ink is 255.
+Two splits. ``background``: its alphabets train and evaluation's test; ``task.held_out`` of the former are kept from
+training, as split valid, so that options are chosen without a look at the latter. ``vinyals`` (Vinyals et al. 2016, as
+Snell et al. 2017 have it): five background alphabets validate, the other background alphabets and evaluation's up to
+the 41st character of Gurmukhi train, and what comes after it in the alphabets' order tests. Ink is 255.
 """
 
 from __future__ import annotations
@@ -29,12 +30,28 @@ def open_omniglot(config: TaskConfig) -> dict[str, ImageClasses]:
     assert config.path is not None
     background, evaluation = (_part(Path(config.path), part, config.size) for part in PARTS)
     if config.split == "background":
-        return {"train": background, "test": evaluation}
-    valid = background.only(lambda name: name.partition("/")[0] in _VINYALS_VALID)
-    train = background.only(lambda name: name.partition("/")[0] not in _VINYALS_VALID)
+        kept = _held_out(background, config.held_out)
+        splits = {"train": background.only(lambda name: _alphabet(name) not in kept), "test": evaluation}
+        return splits | ({"valid": background.only(lambda name: _alphabet(name) in kept)} if kept else {})
+    valid = background.only(lambda name: _alphabet(name) in _VINYALS_VALID)
+    train = background.only(lambda name: _alphabet(name) not in _VINYALS_VALID)
     more = evaluation.only(lambda name: name <= _VINYALS_LAST_OF_TRAIN)
     test = evaluation.only(lambda name: name > _VINYALS_LAST_OF_TRAIN)
     return {"train": _joined(train, more), "valid": valid, "test": test}
+
+
+def _alphabet(name: str) -> str:
+    return name.partition("/")[0]
+
+
+def _held_out(classes: ImageClasses, count: int) -> set[str]:
+    """``count`` of the classes' alphabets, evenly over their order. Raises UserError where none would be left."""
+    alphabets = sorted({_alphabet(name) for name in classes.names})
+    if count >= len(alphabets):
+        raise UserError(
+            f"task.held_out is {count}, and there are {len(alphabets)} alphabets", classes.where, "lower task.held_out"
+        )
+    return {alphabets[(2 * index + 1) * len(alphabets) // (2 * count)] for index in range(count)}
 
 
 def _joined(one: ImageClasses, other: ImageClasses) -> ImageClasses:

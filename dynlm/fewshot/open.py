@@ -32,7 +32,7 @@ def open_learner(config: FewShotConfig) -> Learner:
     task, learner = config.task, config.learner
     if task.is_regression:
         outputs = 1
-        net: Net = Perceptron((1, *learner.hidden, outputs))
+        net: Net = Perceptron((1, *learner.hidden, outputs), learner.activation, tuple(learner.gains or ()))
     else:
         outputs = task.ways
         headless = learner.kind in ("prototypes", "lstm-reader")

@@ -12,6 +12,7 @@ IMAGES = ("glyphs", "omniglot", "imagefolder")
 GRADIENT_LEARNERS = ("maml", "fomaml", "anil", "meta-sgd", "maml++", "reptile", "random")
 LEARNERS = (*GRADIENT_LEARNERS, "prototypes", "lstm-reader", "lstm-optimiser", "pixels")
 UNTRAINED = ("random", "pixels")
+ACTIVATIONS = ("relu", "silu", "gelu", "tanh")
 STATISTICS = ("transductive", "inductive", "running")
 SPLITS = ("train", "valid", "test")
 
@@ -26,8 +27,12 @@ class TaskConfig:
     """omniglot: folder with the two official zip files, or what is in them; imagefolder: the folder of images."""
     split: str = "background"
     """omniglot: background (its alphabets train, evaluation's test) or vinyals (Vinyals et al. 2016)."""
+    held_out: int = 0
+    """omniglot's background split: so many of its alphabets, evenly over their order, are split valid, to tune on."""
     rotations: bool = True
     """Whether a training character turned by 90, 180 or 270 degrees is a class of its own (omniglot, glyphs)."""
+    mirrored: bool = False
+    """Whether a training character in a mirror is a class of its own too, turned or not (omniglot, glyphs)."""
     test_rotations: bool = False
     """The same of test characters."""
     size: int = 28
@@ -50,6 +55,11 @@ class TaskConfig:
     def __post_init__(self) -> None:
         one_of("task.source", self.source, (*REGRESSION, *IMAGES))
         one_of("task.split", self.split, ("background", "vinyals"))
+        within("task.held_out", self.held_out, 0)
+        if self.held_out and (self.source != "omniglot" or self.split != "background"):
+            raise UserError(
+                "task.held_out is set, but it is for the background split of omniglot alone", do="leave it at 0"
+            )
         within("task.size", self.size, 8, 512)
         within("task.ways", self.ways, 2)
         for name in ("shots", "queries", "train_shots", "train_queries"):
@@ -122,6 +132,11 @@ class LearnerConfig:
     """How the last map becomes features: mean over places, or flatten."""
     hidden: list[int] = field(default_factory=lambda: [40, 40])
     """Widths of the hidden layers of a regression network."""
+    activation: str = "relu"
+    """Between the layers of a regression network: relu, silu, gelu or tanh."""
+    gains: list[float] | None = None
+    """Factor of the fresh weights and biases of each layer of a regression network: how far a step of a given rate
+    moves its outputs grows with them; unset: 1."""
     reader_hidden: int = 128
     """lstm-reader and lstm-optimiser: width of the LSTM's state (lstm-optimiser: 20 in the paper)."""
 
@@ -129,6 +144,12 @@ class LearnerConfig:
         one_of("learner.kind", self.kind, LEARNERS)
         one_of("learner.statistics", self.statistics, STATISTICS)
         one_of("learner.readout", self.readout, ("mean", "flatten"))
+        one_of("learner.activation", self.activation, ACTIVATIONS)
+        if self.gains is not None and len(self.gains) != len(self.hidden) + 1:
+            raise UserError(
+                f"learner.gains has {len(self.gains)} factors, for {len(self.hidden) + 1} layers",
+                do="give one for each hidden layer and one for the last",
+            )
         one_of("learner.inner_optimizer", self.inner_optimizer, ("sgd", "adam"))
         within("learner.inner_rate", self.inner_rate, 0)
         for name in ("inner_steps", "filters", "layers", "reader_hidden"):
@@ -171,6 +192,8 @@ class TrainConfig:
     """The rate's end as a share of its start, approached linearly for sgd and along half a cosine for adam."""
     clip: float = 0.0
     """Largest norm of the meta-gradient; 0 does not clip."""
+    start: str | None = None
+    """Folder of a trained few-shot run whose learner is where training begins; unset: fresh parameters."""
     average: float = 0.0
     """Decay of a Polyak average of the meta-parameters, which is then what is kept; 0 keeps the last."""
     log_every: int = 50

@@ -8,6 +8,7 @@ classes, D features.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -40,7 +41,11 @@ class Prototypes(Learner):
             _RUNNING + name: torch.full(shape, float(name.endswith("variance")))
             for name, shape in self.net.statistics_shapes().items()
         }
-        return Learned(initial_params(self.net, generator), buffers)
+        meta = initial_params(self.net, generator)
+        # Squared distances grow with the number of features: begun at some nats, they are not sure of wrong classes.
+        last = f"norm.{self.net.layers - 1}.scale"
+        meta[last] = meta[last] * 2 / math.sqrt(self.net.features)
+        return Learned(meta, buffers)
 
     def adapt(self, learned: Learned, support: Labelled, steps: int, generator: torch.Generator) -> Iterator[Adapted]:
         state = {}

@@ -15,6 +15,7 @@ from dynlm.errors import UserError
 from dynlm.fewshot import folder as run_folder
 from dynlm.fewshot.episodes import Tasks, seeded
 from dynlm.fewshot.folder import as_tensors, from_tensors, run_path, save_learned
+from dynlm.fewshot.heap import keep_freed_memory
 from dynlm.fewshot.learner import Learned, Learner
 from dynlm.fewshot.open import open_learner, open_tasks
 from dynlm.fewshot.options import UNTRAINED, FewShotConfig, TrainConfig
@@ -53,7 +54,9 @@ class MetaOptimiser:
     def step(self, gradients: Params, rate: float) -> float:
         """One step at ``rate``; returns the gradients' norm before clipping. A tensor without a gradient stays."""
         for name, tensor in self.meta.items():
-            tensor.grad = gradients.get(name)
+            gradient = gradients.get(name)
+            # torch's fused optimisers take a transposed gradient in the order of its memory (seen with torch 2.x).
+            tensor.grad = None if gradient is None else gradient.contiguous()
         norm = torch.nn.utils.clip_grad_norm_(list(self.meta.values()), self.config.clip or math.inf)
         for group in self._torch.param_groups:
             group["lr"] = rate
@@ -92,8 +95,9 @@ class MetaOptimiser:
 def train(config: FewShotConfig, quiet: bool = False) -> dict[str, Any]:
     """Meta-train into the run's folder, going on from its newest checkpoint; a trained run is left as it is.
 
-    Returns the card: steps, seconds, and the mean score of the last training episodes. Raises UserError for tasks that
-    cannot be made, a folder that was made with other options, or a training that diverges.
+    Returns the card: steps, seconds of wall time and of all threads, and the mean score of the last training episodes.
+    Raises UserError for tasks that cannot be made, a folder that was made with other options, or a training that
+    diverges.
     """
     folder = run_path(config)
     refuse_another_run(folder, config)
@@ -101,7 +105,15 @@ def train(config: FewShotConfig, quiet: bool = False) -> dict[str, Any]:
         return dict(read_json(folder / "learner.json"))
     tasks, learner = open_tasks(config.task), open_learner(config)
     learned = learner.initial(seeded(config.run.seed, FRESH))
-    about: dict[str, Any] = {"learner": config.learner.kind, "tasks": tasks.describe(), "steps": 0, "seconds": 0.0}
+    if config.train.start is not None:
+        learned, _ = run_folder.load_learned(Path(config.train.start), learner)
+    about: dict[str, Any] = {
+        "learner": config.learner.kind,
+        "tasks": tasks.describe(),
+        "steps": 0,
+        "seconds": 0.0,
+        "cpu_seconds": 0.0,
+    }
     if config.learner.kind not in UNTRAINED and config.train.steps:
         for split, training in (("train", True), (config.evaluate.split, False)):
             tasks.sample(split, config.task.episode(training), 1, seeded(0))  # what does not fit is said before writing
@@ -119,7 +131,8 @@ def _train(
     config: FewShotConfig, folder: Path, tasks: Tasks, learner: Learner, learned: Learned, quiet: bool
 ) -> tuple[Learned, dict[str, Any]]:
     options, shape, seed = config.train, config.task.episode(True), config.run.seed
-    begun = time.monotonic()
+    keep_freed_memory()
+    begun, begun_cpu = time.monotonic(), time.process_time()
     first = 0
     checkpoints = Checkpoints(folder / _CHECKPOINTS)
     checkpoint = checkpoints.newest()
@@ -127,6 +140,7 @@ def _train(
     if checkpoint is not None:
         tensors, about = checkpoint.tensors, checkpoint.state
         first, begun = about["step"], begun - about["seconds"]
+        begun_cpu -= about.get("cpu_seconds", 0.0)
         state = {name: tensor for name, tensor in tensors.items() if name.startswith((_STATE, _MEAN))}
         learned = from_tensors(tensors)
     meta, buffers = {name: tensor.requires_grad_() for name, tensor in learned.meta.items()}, learned.buffers
@@ -157,12 +171,17 @@ def _train(
             bar.set_postfix(loss=f"{loss:.3f}", score=f"{score:.3f}", refresh=False)
             window.clear()
         if (step + 1) % options.checkpoint_every == 0 and not last:
-            about = {"step": step + 1, "seconds": time.monotonic() - begun}
+            about = {
+                "step": step + 1,
+                "seconds": time.monotonic() - begun,
+                "cpu_seconds": time.process_time() - begun_cpu,
+            }
             checkpoints.save(step + 1, as_tensors(Learned(meta, buffers)) | optimiser.state(), about)
     bar.close()
     about = {
         "steps": options.steps,
         "seconds": round(time.monotonic() - begun, 1),
+        "cpu_seconds": round(time.process_time() - begun_cpu, 1),
         "train_loss": loss,
         "train_score": score,
     }

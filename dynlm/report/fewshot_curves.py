@@ -71,7 +71,8 @@ def animate_fits(examples: Sequence[dict[str, Any]], path: Path, task: int = 0) 
 
 def _title(example: dict[str, Any], task: int, step: int) -> str:
     error = example["tasks"][task]["errors"][step]
-    return f"{example['protocol']['label']}\n{step} steps: error {error:.3f}"
+    steps = "1 step" if step == 1 else f"{step} steps"
+    return f"{example['protocol']['label']}\n{steps}: error {error:.3f}"
 
 
 def _panel(axes: Axes, example: dict[str, Any], task: int, index: int) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,24 +28,41 @@ def tables_of(scores: Sequence[EpisodeScores]) -> list[Table]:
 
 
 def _accuracies(scores: Sequence[EpisodeScores]) -> Table:
-    columns = ["learner", "episodes", "query statistics", "accuracy, %", "published, %", "published by"]
+    columns = [
+        "learner",
+        "episodes",
+        "queries a class",
+        "query statistics",
+        "accuracy, %",
+        "published, %",
+        "published by",
+    ]
     rows = []
+    kinds = Counter(_kind(one.protocol) for one in scores)
     for one in sorted(scores, key=lambda one: (one.protocol["ways"], one.protocol["shots"], one.at()[0])):
         told = one.protocol
         mean, half = one.at()
         figure, source = published_accuracy(told)
         shape = f"{told['ways']}-way {told['shots']}-shot"
-        rows.append([one.label, shape, told["statistics"], f"{100 * mean:.2f} ± {100 * half:.2f}", figure, source])
+        queries = str(told.get("queries", "-"))
+        # Two runs of one kind of learner are told apart by their names.
+        name = one.label if kinds[_kind(told)] == 1 else f"{one.label} ({told['run']})"
+        rows.append([name, shape, queries, told["statistics"], f"{100 * mean:.2f} ± {100 * half:.2f}", figure, source])
     told = scores[0].protocol
     counts = sorted({one.protocol["episodes"] for one in scores})
     note = (
         f"{' or '.join(f'{count:,}' for count in counts)} episodes of the {told['split']} split"
         f"{' (' + told['classes'] + ')' if told.get('classes') else ''}, 95 % normal intervals over episodes. "
         "Query statistics: "
-        "transductive sees the query set as a batch, inductive and running see each query example alone. "
+        "transductive sees the query set as a batch (one query of each class, as Finn et al. have it, tells more by it "
+        "than 15 do), inductive and running see each query example alone. "
         "Published figures are of other splits and trainings."
     )
     return Table(f"Accuracy on {told['task']}", columns, rows, note)
+
+
+def _kind(told: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(told.get(name) for name in ("label", "ways", "shots", "queries", "statistics"))
 
 
 def _errors(scores: Sequence[EpisodeScores]) -> Table:
@@ -121,7 +139,8 @@ def summarise(runs: Sequence[Path], out: Path, title: str | None = None) -> tupl
     for one in examples_of_runs(runs, "images"):
         if one["tasks"]:
             told = one["protocol"]
-            name = f"{told['run']}-{told['ways']}-way-{told['shots']}-shot-{told['statistics']}"
+            shape = f"{told['ways']}-way-{told['shots']}-shot-{told['queries']}-queries"
+            name = f"{told['run']}-{shape}-{told['statistics']}"
             heading = f"An episode: {told['label']}, {told['ways']}-way {told['shots']}-shot"
             add(plot_episode(one, out / name), heading, "Support and query images of each class, wrong answers marked.")
     content: dict[str, Any] = {

@@ -71,6 +71,15 @@ def test_a_turned_class_is_turned_alike() -> None:
             assert len(bright[task][labels[task] == way].unique()) == 1
 
 
+def test_a_mirrored_class_is_another_class() -> None:
+    splits = {"train": numbered(3), "test": numbered(5, first=6)}
+    mirrored = ImageTasks(splits, TaskConfig(source="glyphs", rotations=False, mirrored=True))
+    assert (mirrored.turns("train"), mirrored.turns("test")) == (2, 1)
+    images = mirrored.sample("train", EpisodeShape(6, 1, 1), 4, seeded(0)).query.inputs[..., 0]
+    left, right = images[:, :, 0, 0] == 1.0, images[:, :, 0, -1] == 1.0
+    assert (left ^ right).all() and (left.sum(1) == 3).all()
+
+
 def test_support_order_tells_nothing() -> None:
     targets = tasks().sample("test", EpisodeShape(5, 1, 1), 40, seeded(0)).support.targets
     assert len({tuple(row) for row in targets.tolist()}) > 20
@@ -111,6 +120,27 @@ def test_omniglot_is_read_from_folders_and_from_zip_files(tmp_path: Path, zipped
     images = opened.sample("test", EpisodeShape(5, 1, 4), 2, seeded(0)).query.inputs
     assert images.shape == (2, 20, 28, 28, 1)
     assert 0.01 < float(images.mean()) < 0.2 and float(images.max()) == 1.0  # ink is bright
+
+
+def test_held_out_alphabets_are_kept_from_training(tmp_path: Path) -> None:
+    root = tmp_path / "omniglot"
+    for place, alphabet in enumerate(("Arcadian", "Balinese", "Cyrillic", "Futurama", "Greek")):
+        write_classes(root / "images_background", 2, 2, first=2 * place, depth=alphabet)
+    write_classes(root / "images_evaluation", 2, 2, first=10, depth="Tengwar")
+
+    def alphabets(held_out: int) -> dict[str, set[str]]:
+        opened = open_tasks(TaskConfig(source="omniglot", path=str(root), held_out=held_out))
+        assert isinstance(opened, ImageTasks)
+        return {split: {name.split("/")[0] for name in classes.names} for split, classes in opened.splits.items()}
+
+    assert alphabets(2) == {
+        "train": {"Arcadian", "Cyrillic", "Greek"},
+        "valid": {"Balinese", "Futurama"},
+        "test": {"Tengwar"},
+    }
+    assert set(alphabets(0)) == {"train", "test"}
+    with pytest.raises(UserError, match="task.held_out is 5, and there are 5 alphabets"):
+        alphabets(5)
 
 
 def test_omniglot_vinyals_split_keeps_its_order(tmp_path: Path) -> None:

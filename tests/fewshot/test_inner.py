@@ -10,10 +10,13 @@ from torch.func import vmap
 
 from dynlm.fewshot.episodes import Labelled, seeded
 from dynlm.fewshot.inner import Through, for_each_task, forward, inner_steps, looped_inner_steps
-from dynlm.fewshot.nets import ConvNet, Net, Perceptron, initial_params
+from dynlm.fewshot.nets import EPSILON, ConvNet, Net, Perceptron, batch_norm, initial_params
+from dynlm.fewshot.options import ACTIVATIONS
 from dynlm.model.lstm import Params
 
 T = 3
+
+SHAPES = ((6, 5, 5, 3), (3,), (3,))
 
 
 def double(params: Params) -> Params:
@@ -100,10 +103,11 @@ def test_second_order_agrees_with_finite_differences() -> None:
     assert along(first) != pytest.approx(difference, rel=1e-3)
 
 
-def test_curves_by_vmap_equal_all_tasks_at_once() -> None:
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_curves_by_vmap_equal_all_tasks_at_once(activation: str) -> None:
     """``Perceptron.forward_tasks`` is the fast path of ``vmap(forward)``: outputs and gradients."""
-    net, support, _ = curves()
-    assert isinstance(net, Perceptron)
+    _, support, _ = curves()
+    net = Perceptron((1, 8, 8, 1), activation)
     weights = {name: tensor.double().requires_grad_() for name, tensor in initial_params(net, seeded(0), T).items()}
     fast = net.forward_tasks(weights, support.inputs)
     naive, _ = vmap(net.forward)(weights, support.inputs)
@@ -111,6 +115,23 @@ def test_curves_by_vmap_equal_all_tasks_at_once() -> None:
     found = [torch.autograd.grad(out.square().sum(), list(weights.values())) for out in (fast, naive)]
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_gains_are_factors_of_fresh_layers() -> None:
+    plain, larger = (initial_params(Perceptron((1, 8, 1), "relu", gains), seeded(0)) for gains in ((), (3.0, 0.5)))
+    for name, tensor in plain.items():
+        torch.testing.assert_close(larger[name], tensor * (3.0 if name.startswith("linear.0") else 0.5))
+
+
+def test_batch_norm_agrees_with_torch() -> None:
+    maps, scale, shift = (torch.randn(*shape, generator=seeded(place)).double() for place, shape in enumerate(SHAPES))
+    mine, (mean, variance) = batch_norm(maps, scale, shift)
+    reference = torch.nn.functional.batch_norm(
+        maps.permute(0, 3, 1, 2), None, None, scale, shift, training=True, eps=EPSILON
+    )
+    torch.testing.assert_close(mine, reference.permute(0, 2, 3, 1))
+    # What a batch had normalises it alike when it is given.
+    torch.testing.assert_close(batch_norm(maps, scale, shift, (mean, variance))[0], mine)
 
 
 def test_first_order_is_the_gradient_at_the_adapted_weights() -> None:

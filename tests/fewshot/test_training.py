@@ -77,6 +77,22 @@ def test_the_seed_decides_and_training_is_not_done_twice(tmp_path: Path) -> None
     assert train(other, quiet=True)["fingerprint"] != cards[0]["fingerprint"]
 
 
+def test_a_run_begins_where_another_ended(tmp_path: Path) -> None:
+    """Reptile's Adam has a count without an axis among its buffers: it too is kept, and gone on from."""
+    options = {"inner_optimizer": "adam", "inner_rate": 0.001}
+    first = config(tmp_path, "first", "reptile", learner=options)
+    train(first, quiet=True)
+    start = str(run_path(first))
+    train(config(tmp_path, "same", "reptile", learner=options, train={"start": start, "steps": 0}), quiet=True)
+    ends = [load_tensors(tmp_path / name / "learner.safetensors")[0] for name in ("first", "same")]
+    assert all(torch.equal(tensor, ends[1][name]) for name, tensor in ends[0].items())
+    assert float(ends[0]["buffer.count"]) == 24
+    train(config(tmp_path, "more", "reptile", learner=options, train={"start": start}), quiet=True)
+    assert float(load_tensors(tmp_path / "more" / "learner.safetensors")[0]["buffer.count"]) == 48
+    with pytest.raises(UserError, match="no trained learner"):
+        train(config(tmp_path, "none", train={"start": str(tmp_path / "nowhere")}), quiet=True)
+
+
 def test_another_runs_folder_is_refused(tmp_path: Path) -> None:
     train(config(tmp_path), quiet=True)
     with pytest.raises(UserError, match=r"made with train.tasks 3, not 4"):
@@ -188,6 +204,19 @@ def test_the_average_is_of_all_steps_at_first() -> None:
     for _ in range(4):
         optimiser.step({"w": torch.tensor([-1.0])}, 1.0)
     assert weight.item() == 4.0 and optimiser.result()["w"].item() == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_transposed_gradient_is_taken_in_its_own_order(optimizer: str) -> None:
+    """As a convolution's gradient may be; torch's fused Adam goes by the order of its memory."""
+    gradient, stepped = torch.arange(1.0, 13).reshape(4, 3).T, []
+    for one in (gradient, gradient.contiguous()):
+        weight = torch.zeros(3, 4, requires_grad=True)
+        optimiser = MetaOptimiser({"w": weight}, TrainConfig(optimizer=optimizer))
+        optimiser.step({"w": one}, 1.0)
+        optimiser.step({"w": one.square()}, 1.0)
+        stepped.append(weight.detach())
+    assert torch.equal(*stepped)
 
 
 def test_interval_of_known_numbers() -> None:

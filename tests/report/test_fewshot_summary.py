@@ -83,6 +83,10 @@ def test_tables_have_the_figures_with_their_intervals() -> None:
     assert [row[0] for row in table.rows] == ["REPTILE", "MAML"]
     assert as_markdown(table).count("\n") == 3
     assert len(tables_of([accuracies(), accuracies(task="glyphs")])) == 2
+    one, other = accuracies(mean=0.97), accuracies(mean=0.98)
+    other.protocol["run"] = "longer"
+    (table,) = tables_of([one, other])
+    assert [row[0] for row in table.rows] == ["MAML (omniglot-maml)", "MAML (longer)"]
 
 
 def test_pictures_are_drawn_from_files_and_the_report_takes_them_in(tmp_path: Path) -> None:
