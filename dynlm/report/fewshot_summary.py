@@ -54,8 +54,8 @@ def _accuracies(scores: Sequence[EpisodeScores]) -> Table:
         f"{' or '.join(f'{count:,}' for count in counts)} episodes of the {told['split']} split"
         f"{' (' + told['classes'] + ')' if told.get('classes') else ''}, 95 % normal intervals over episodes. "
         "Query statistics: "
-        "transductive sees the query set as a batch (one query of each class, as Finn et al. have it, tells more by it "
-        "than 15 do), inductive and running see each query example alone. "
+        "transductive sees the query set as a batch (one query of each class tells more by it than 15 do), inductive "
+        "and running see each query example alone. "
         "Published figures are of other splits and trainings."
     )
     return Table(f"Accuracy on {told['task']}", columns, rows, note)
