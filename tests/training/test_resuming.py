@@ -24,6 +24,7 @@ SHORT = ("--metatrain.tokens", "700", "--metatrain.window", "4", "--metatrain.pi
 G = {
     "rates alone": (),
     "all": "--g.flush true --g.importance true --g.features [fresh,surprise,distance] --g.consolidation 0.1".split(),
+    "slow weights": "--g.slow true --g.flush true --g.consolidation 0.1".split(),
     "rows, momentum, level 2, articles": (
         "--g.sharing row --g.momentum 0.3 --g.level 2 --memory.reset article --metatrain.lanes 2".split()
     ),
