@@ -30,27 +30,19 @@ if TYPE_CHECKING:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 2 for what the user can mend, said in one line.
 
-    130 where it is stopped by Ctrl-C, 143 by SIGTERM.
+    130 where it is stopped by Ctrl-C, 143 by SIGTERM, 141 where nobody reads what it prints.
     """
-    argv = sys.argv[1:] if argv is None else argv
     try:
-        if not argv or argv[0] in ("-h", "--help"):
-            print(_overview())
-            return 0
-        if argv[0] == "--version":
-            import dynlm
-
-            print(f"dynlm {dynlm.__version__}")
-            return 0
-        name, rest = _verb_of(argv)
-        if name is None:
-            print(_overview(argv[0]))
-            return 0
-        with stopped_by_sigterm():
-            return _call(name, VERBS[name], rest)
+        code = _run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"dynlm: error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Who was reading has what they wanted, as in `dynlm compare RUN | head`; what is left is for nobody.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:
         if error.errno is None or error.filename is None:
             raise
@@ -63,6 +55,23 @@ def main(argv: list[str] | None = None) -> int:
             goes_on = stopped.saved or "the newest checkpoint, where there is one"
             print(f"dynlm: stopped; the same command goes on from {goes_on}", file=sys.stderr)
         return stopped.exit_code
+
+
+def _run(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if argv[0] == "--version":
+        import dynlm
+
+        print(f"dynlm {dynlm.__version__}")
+        return 0
+    name, rest = _verb_of(argv)
+    if name is None:
+        print(_overview(argv[0]))
+        return 0
+    with stopped_by_sigterm():
+        return _call(name, VERBS[name], rest)
 
 
 def load_config(path: str | Path) -> Config:

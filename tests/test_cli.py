@@ -659,3 +659,13 @@ def test_one_stream_is_not_for_two_processes(tuned_copy: Run, tmp_path: Path) ->
     assert done.returncode != 0
     assert "2 processes cannot share the one stream of memory.reset 'stream'; start one process" in done.stderr
     assert not (tuned_copy.folder / "scores").exists()
+
+
+def test_a_reader_that_goes_away_ends_it_quietly() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as nobody:
+        done = subprocess.run(
+            [sys.executable, "-m", "dynlm.cli", "--help"], stdout=nobody, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        )
+    assert (done.returncode, done.stderr) == (141, "")
