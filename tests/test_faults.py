@@ -16,7 +16,9 @@ from dynlm.evaluation.compare import compare
 from dynlm.evaluation.score import score
 from dynlm.evaluation.scores_file import read_scores
 from dynlm.memory import unroll as loop
-from tests.tiny import Run, listing, with_memory
+from dynlm.training import pretrain as pretraining
+from dynlm.training.run_folder import load_model
+from tests.tiny import Run, as_yaml, listing, tiny_config, with_memory
 
 
 def test_a_wild_rate_is_survived_and_told(run_copy: Run) -> None:
@@ -59,6 +61,53 @@ def test_a_run_folder_that_became_read_only(
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1 and "cannot write: Read-only file system" in error[0]
     assert listing(run_copy.folder) == before
+
+
+def test_learning_that_cannot_write_keeps_what_was_there(
+    tuned_copy: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["metatrain", str(tuned_copy.folder), "--memory.g", "new", "--metatrain.tokens", "400"]
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    before = listing(tuned_copy.folder / "memory")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", refuse)
+        assert main(command) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1 and "cannot write: Read-only file system" in error[0]
+    assert listing(tuned_copy.folder / "memory") == before
+    assert main(command) == 0
+    assert (tuned_copy.folder / "memory" / "new-stream.json").exists()
+
+
+def test_no_number_in_a_gradient_ends_training_before_its_step(
+    tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(name: str) -> list[str]:
+        options = {"epochs": 1.0, "checkpoint_every": 1}
+        config = tiny_config(tiny_corpus, tmp_path, run={"name": name}, pretrain=options)
+        (tmp_path / f"{name}.yaml").write_text(as_yaml(config))
+        return ["pretrain", "--config", str(tmp_path / f"{name}.yaml")]
+
+    mean_gradients = pretraining._mean_gradients
+    steps = iter(range(1, 1000))
+
+    def broken(params, *args):
+        if next(steps) == 3:
+            params["output.bias"].grad[0] = float("nan")
+        return mean_gradients(params, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretraining, "_mean_gradients", broken)
+        assert main(command("faulty")) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1 and "step 3, output.bias" in error[0]
+    # What the checkpoint holds is whole: once the fault is gone, training ends as one that never met it.
+    assert main(command("faulty")) == main(command("whole")) == 0
+    faulty, whole = (load_model(tmp_path / name) for name in ("faulty", "whole"))
+    assert faulty.fingerprint == whole.fingerprint
 
 
 @pytest.mark.parametrize("years", [-20, 20])

@@ -264,14 +264,21 @@ def _accumulate(
 
 
 def _mean_gradients(params: Params, tokens: int, clip: float, processes: Processes) -> float:
-    """Sum the gradients over processes, divide them once by all tokens, clip; returns the norm before clipping."""
-    tensors = list(params.values())
+    """Sum the gradients over processes, divide them once by all tokens, clip; returns the norm before clipping.
+
+    Where that is no number they are not clipped: it would spread to all of them.
+    """
+    tensors, gradients = list(params.values()), list[Tensor]()
     for tensor in tensors:
         assert tensor.grad is not None
         tensor.grad = processes.total(tensor.grad)
         tensor.grad /= tokens
-    norm = torch.nn.utils.clip_grad_norm_(tensors, clip if clip else math.inf)
-    return float(norm)
+        gradients.append(tensor.grad)
+    total = torch.nn.utils.get_total_norm(gradients)
+    norm = float(total)
+    if math.isfinite(norm):
+        torch.nn.utils.clip_grads_with_norm_(tensors, clip if clip else math.inf, total)
+    return norm
 
 
 def _log(accelerator: Accelerator, folder: Path, config: Config, step: int, fields: dict[str, Any]) -> None:
