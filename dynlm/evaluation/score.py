@@ -35,7 +35,7 @@ from dynlm.memory.unroll import Reader, unroll
 from dynlm.training.cache_folder import rule_stem
 from dynlm.training.memory_folder import open_reader
 from dynlm.training.processes import Processes
-from dynlm.training.provenance import made_with, reader_fingerprint
+from dynlm.training.provenance import made_with
 from dynlm.training.run_folder import TrainedModel, load_model
 
 _RESETS = {
@@ -88,7 +88,7 @@ def score(
     if path is None:
         path = folder / FOLDER / f"{stem}.parquet"
     protocol |= told or {}
-    key = fingerprint(json.dumps([{**protocol, "date": None}, dataclasses.asdict(memory), constants_of(reader)]))
+    key = fingerprint(json.dumps([{**protocol, "date": None}, dataclasses.asdict(memory)]))
     keeper = Keeper(path, key, config.run.checkpoint_seconds, processes.rank, processes.world)
     scores = read_scored(
         reader,
@@ -352,7 +352,7 @@ def _protocol(
         "text": text_fingerprint(text, chosen),
         "seed": config.run.seed,
         "options": {"corpus": vars(config.corpus), "memory": vars(config.memory)},
-        "reader": reader_fingerprint(reader),
+        "reader": constants_of(reader),
         **made_with(reader.static["embedding"].device),
     }
 

@@ -24,10 +24,11 @@ from dynlm.corpus.tokens import TokenisedSplit, tokenise
 from dynlm.errors import UserError
 from dynlm.evaluation.score import in_order, text_fingerprint
 from dynlm.evaluation.scores_file import Scores, printable, read_scores
+from dynlm.memory.file import constants_of
 from dynlm.memory.unroll import Reader, unroll
 from dynlm.training.memory_folder import open_reader
 from dynlm.training.processes import Processes
-from dynlm.training.provenance import differences, made_with, reader_fingerprint, rounds_alike
+from dynlm.training.provenance import differences, made_with, rounds_alike
 from dynlm.training.run_folder import TrainedModel, load_config, load_model
 
 TOLERANCE = 1e-3
@@ -208,7 +209,7 @@ def _other_text(scores: Scores, text: TokenisedSplit) -> str | None:
 
 
 def _other_reader(protocol: dict[str, Any], reader: Reader) -> str | None:
-    if protocol["reader"] == reader_fingerprint(reader):
+    if protocol["reader"] == constants_of(reader):
         return None
     then = protocol.get("rule", {})
     rates = {name: rates._asdict() for name, rates in reader.rule.rates.items()}

@@ -10,20 +10,16 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import dynlm
 from dynlm.errors import UserError
-from dynlm.files import fingerprint, read_json, write_json
-from dynlm.memory.cache_gate import Gate
-from dynlm.memory.unroll import Reader
-from dynlm.training.run_folder import params_fingerprint
+from dynlm.files import read_json, write_json
 
 FILE = "provenance.json"
 _PACKAGES = ("numpy", "sentencepiece")
@@ -110,43 +106,6 @@ def record_sitting(folder: Path, data: Mapping[str, Any], made: Mapping[str, Any
 
 def _undated(made: object) -> object:
     return {name: value for name, value in made.items() if name != "date"} if isinstance(made, Mapping) else made
-
-
-def reader_fingerprint(reader: Reader) -> str:
-    """What tells all that a reader reads with, besides the model and the protocol's words, from any other's."""
-    return fingerprint(
-        *(f"{name} {float(value)!r}" for name, value in _numbers(reader)), params_fingerprint(dict(_tensors(reader)))
-    )
-
-
-def _numbers(reader: Reader) -> Iterator[tuple[str, float | Tensor]]:
-    rule = reader.rule
-    for name, rates in sorted(rule.rates.items()):
-        yield f"rate {name}", rates.alpha
-        yield f"pull {name}", rates.pull
-    for kind, shares in (("flush", rule.flush), ("consolidation", rule.consolidation), ("fading", rule.fading)):
-        for name, share in sorted(shares.items()):
-            yield f"{kind} {name}", share
-    yield "momentum", rule.momentum
-
-
-def _tensors(reader: Reader) -> Iterator[tuple[str, Tensor]]:
-    rule = reader.rule
-    for kind, table in (
-        ("scale", rule.scale),
-        ("shape", rule.shape),
-        ("limits", rule.limits),
-        ("coordinates", rule.coordinates),
-    ):
-        for name, value in (table or {}).items():
-            yield f"{kind}/{name}", torch.as_tensor(value)
-    if rule.gates is not None:
-        yield from (("gates/rate", rule.gates.rate_KJ), ("gates/pull", rule.gates.pull_KJ))
-        if rule.gates.scale is not None:
-            yield "gates/scale", rule.gates.scale
-    if reader.cache is not None and isinstance(reader.cache.gate, Gate):
-        for name, tensor in reader.cache.gate.params.items():
-            yield f"cache/{name}", tensor
 
 
 def _commit() -> tuple[str | None, bool | None]:
