@@ -13,6 +13,10 @@ from dynlm.errors import UserError
 from dynlm.fewshot.episodes import Episodes, Labelled
 from dynlm.fewshot.images import ImageClasses
 from dynlm.fewshot.options import EpisodeShape, TaskConfig
+from dynlm.fewshot.warps import Warp, warped
+
+_WARP = Warp(turn=10.0, shear=0.15, scale=0.15, shift=0.06, bend=0.0)
+"""What ``task.warp`` 1 does to a training drawing."""
 
 
 class ImageTasks:
@@ -58,10 +62,19 @@ class ImageTasks:
         labels_K = torch.arange(shape.ways)
         order_TN = torch.rand(support_TN.shape[:2], generator=generator).argsort(-1)
         support_TN = support_TN[torch.arange(count)[:, None], order_TN]
+        if self.config.warp and split == "train":
+            support_TN, query_TN = (self._warped(part_TN, generator) for part_TN in (support_TN, query_TN))
         return Episodes(
             Labelled(support_TN, labels_K.repeat_interleave(shape.shots)[order_TN]),
             Labelled(query_TN, labels_K.repeat_interleave(shape.queries).repeat(count, 1)),
         )
+
+    def _warped(self, images_TNHWC: Tensor, generator: torch.Generator) -> Tensor:
+        """Every image of training under a warp of its own; colours of an image are warped alike."""
+        tasks, count, size, _, channels = images_TNHWC.shape
+        drawings = images_TNHWC.permute(0, 1, 4, 2, 3).reshape(-1, channels, size, size)
+        moved = warped(drawings, size, _WARP.times(self.config.warp), generator)
+        return moved.reshape(tasks, count, channels, size, size).permute(0, 1, 3, 4, 2).contiguous()
 
     def check(self, split: str, shape: EpisodeShape) -> None:
         """Raise UserError where a split cannot give such episodes."""

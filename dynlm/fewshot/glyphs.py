@@ -16,10 +16,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.ft2font import FT2Font
-from torch import Tensor
 
 from dynlm.fewshot.images import ImageClasses, cached_classes
 from dynlm.fewshot.options import TaskConfig
+from dynlm.fewshot.warps import Warp, warped
 
 DRAWINGS = 20
 VALID = ("LAO", "NKO")
@@ -30,9 +30,7 @@ _ALIKE = 0.93
 _SMALLEST_SCRIPT = 8
 _SEED = 20
 
-# (degrees, shear, log scale, shift as a share of the side, bend as a share of the side): half-widths of uniform draws,
-# but for the bend, a standard deviation.
-_TURN, _SHEAR, _SCALE, _SHIFT, _BEND = 14.0, 0.22, 0.16, 0.07, 0.022
+_WARP = Warp(turn=14.0, shear=0.22, scale=0.16, shift=0.07, bend=0.022)
 
 
 def open_glyphs(config: TaskConfig) -> dict[str, ImageClasses]:
@@ -55,34 +53,10 @@ def _drawn(size: int) -> Iterator[tuple[str, np.ndarray]]:
     generator = torch.Generator().manual_seed(_SEED)
     for name, sheets in sorted(_characters().items()):
         faces_D = torch.randint(len(sheets), (DRAWINGS,), generator=generator)
-        sheets_DPP = torch.from_numpy(np.stack(sheets))[faces_D]
-        drawings = warped(sheets_DPP, size, generator)
+        sheets_D1PP = torch.from_numpy(np.stack(sheets))[faces_D][:, None]
+        twice_as_large_D1SS = warped(sheets_D1PP, 2 * size, _WARP, generator)
+        drawings = F.avg_pool2d(twice_as_large_D1SS, 2)[:, 0].clamp(0, 1)
         yield name, (drawings * 255).round().to(torch.uint8)[..., None].numpy()
-
-
-def warped(sheets_DPP: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Each sheet under a warp of its own, from 0 to 1: (D, size, size)."""
-    count = len(sheets_DPP)
-
-    def spread(width: float) -> Tensor:
-        return width * (2 * torch.rand(count, generator=generator) - 1)
-
-    turn, shear = torch.deg2rad(spread(_TURN)), spread(_SHEAR)
-    scale_x, scale_y = (torch.exp(spread(_SCALE)) for _ in range(2))
-    cos, sin = turn.cos(), turn.sin()
-    # Rows of the map from a place on the drawing to the place on the sheet that it shows.
-    matrix_D23 = torch.stack(
-        [
-            torch.stack([scale_x * cos, scale_x * (shear * cos - sin), 2 * spread(_SHIFT)], -1),
-            torch.stack([scale_y * sin, scale_y * (shear * sin + cos), 2 * spread(_SHIFT)], -1),
-        ],
-        1,
-    )
-    grid = F.affine_grid(matrix_D23, [count, 1, 2 * size, 2 * size], align_corners=False)
-    bend_D255 = 2 * _BEND * torch.randn(count, 2, 5, 5, generator=generator)
-    bend = F.interpolate(bend_D255, size=(2 * size, 2 * size), mode="bicubic", align_corners=True)
-    drawn = F.grid_sample(sheets_DPP[:, None], grid + bend.permute(0, 2, 3, 1), align_corners=False)
-    return F.avg_pool2d(drawn, 2)[:, 0].clamp(0, 1)
 
 
 def _characters() -> dict[str, list[np.ndarray]]:

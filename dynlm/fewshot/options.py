@@ -35,6 +35,8 @@ class TaskConfig:
     """Whether a training character in a mirror is a class of its own too, turned or not (omniglot, glyphs)."""
     test_rotations: bool = False
     """The same of test characters."""
+    warp: float = 0.0
+    """How far each training image is turned (at 1: 10 degrees), sheared, scaled and shifted, at random each time."""
     size: int = 28
     """Height and width that images are brought to."""
     colour: bool = False
@@ -61,6 +63,7 @@ class TaskConfig:
                 "task.held_out is set, but it is for the background split of omniglot alone", do="leave it at 0"
             )
         within("task.size", self.size, 8, 512)
+        within("task.warp", self.warp, 0, 4)
         within("task.ways", self.ways, 2)
         for name in ("shots", "queries", "train_shots", "train_queries"):
             if (value := getattr(self, name)) is not None:
