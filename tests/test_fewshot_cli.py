@@ -100,7 +100,7 @@ def test_demo_in_a_real_process(tmp_path: Path) -> None:
     told = json.loads(done.stdout)
     assert [table["title"] for table in told["tables"]] == ["Error on cubic", "Accuracy on glyphs"]
     names = {Path(file).name for file in told["files"]}
-    assert {"cubic-fits.gif", "cubic-cubic-maml.gif", "cubic-strip.png", "cubic-error.png", "fewshot.json"} <= names
+    assert {"cubic-fits.gif", "cubic-maml.gif", "cubic-strip.png", "cubic-error.png", "fewshot.json"} <= names
     assert {config.run.name for config in demo_configs(tmp_path)} == {
         path.name for path in (tmp_path / "demo").iterdir() if path.name != "figures"
     }

@@ -21,6 +21,7 @@ from dynlm.fewshot.open import open_learner, open_tasks
 from dynlm.fewshot.options import UNTRAINED, FewShotConfig, TrainConfig
 from dynlm.files import read_json
 from dynlm.model.lstm import Params
+from dynlm.stopping import StopRequest, stop_requests
 from dynlm.training.checkpoints import Checkpoints
 from dynlm.training.run_folder import log_line, save_config
 
@@ -97,7 +98,7 @@ def train(config: FewShotConfig, quiet: bool = False) -> dict[str, Any]:
 
     Returns the card: steps, seconds of wall time and of all threads, and the mean score of the last training episodes.
     Raises UserError for tasks that cannot be made, a folder that was made with other options, or a training that
-    diverges.
+    diverges; Stopped, with the checkpoint that the same call goes on from, where Ctrl-C or SIGTERM asked for it.
     """
     folder = run_path(config)
     refuse_another_run(folder, config)
@@ -118,7 +119,8 @@ def train(config: FewShotConfig, quiet: bool = False) -> dict[str, Any]:
         for split, training in (("train", True), (config.evaluate.split, False)):
             tasks.sample(split, config.task.episode(training), 1, seeded(0))  # what does not fit is said before writing
         save_config(folder, config)
-        learned, done = _train(config, folder, tasks, learner, learned, quiet)
+        with stop_requests() as request:
+            learned, done = _train(config, folder, tasks, learner, learned, request, quiet)
         about |= done
     else:
         save_config(folder, config)
@@ -128,7 +130,13 @@ def train(config: FewShotConfig, quiet: bool = False) -> dict[str, Any]:
 
 
 def _train(
-    config: FewShotConfig, folder: Path, tasks: Tasks, learner: Learner, learned: Learned, quiet: bool
+    config: FewShotConfig,
+    folder: Path,
+    tasks: Tasks,
+    learner: Learner,
+    learned: Learned,
+    request: StopRequest,
+    quiet: bool,
 ) -> tuple[Learned, dict[str, Any]]:
     options, shape, seed = config.train, config.task.episode(True), config.run.seed
     keep_freed_memory()
@@ -137,18 +145,19 @@ def _train(
     checkpoints = Checkpoints(folder / _CHECKPOINTS)
     checkpoint = checkpoints.newest()
     state: Params = {}
+    window: list[tuple[float, float]] = []
+    loss = score = math.nan
     if checkpoint is not None:
-        tensors, about = checkpoint.tensors, checkpoint.state
-        first, begun = about["step"], begun - about["seconds"]
-        begun_cpu -= about.get("cpu_seconds", 0.0)
-        state = {name: tensor for name, tensor in tensors.items() if name.startswith((_STATE, _MEAN))}
-        learned = from_tensors(tensors)
+        with checkpoint.taken_up() as (tensors, about):
+            first, begun, begun_cpu = about["step"], begun - about["seconds"], begun_cpu - about["cpu_seconds"]
+            window, (loss, score) = [(one, other) for one, other in about["window"]], about["logged"]
+            state = {name: tensor for name, tensor in tensors.items() if name.startswith((_STATE, _MEAN))}
+            # In the order they were made in, not the file's: clipping adds up norms in that order.
+            learned = from_tensors({name: tensors[name] for name in as_tensors(learned)})
     meta, buffers = {name: tensor.requires_grad_() for name, tensor in learned.meta.items()}, learned.buffers
     optimiser = MetaOptimiser(meta, options)
     optimiser.load_state(state, first)
-    window: list[tuple[float, float]] = []
     bar = tqdm(total=options.steps, initial=first, desc=config.run.name, unit="step", disable=quiet)
-    loss = score = math.nan
     for step in range(first, options.steps):
         progress = step / options.steps
         episodes = tasks.sample("train", shape, options.tasks, seeded(seed, EPISODES, step))
@@ -170,13 +179,19 @@ def _train(
             log_line(folder, step=step + 1, loss=loss, score=score, norm=norm, seconds=seconds)
             bar.set_postfix(loss=f"{loss:.3f}", score=f"{score:.3f}", refresh=False)
             window.clear()
-        if (step + 1) % options.checkpoint_every == 0 and not last:
+        stopping = request.asked
+        if stopping or ((step + 1) % options.checkpoint_every == 0 and not last):
             about = {
                 "step": step + 1,
                 "seconds": time.monotonic() - begun,
                 "cpu_seconds": time.process_time() - begun_cpu,
+                "window": window,
+                "logged": (loss, score),
             }
-            checkpoints.save(step + 1, as_tensors(Learned(meta, buffers)) | optimiser.state(), about)
+            path = checkpoints.save(step + 1, as_tensors(Learned(meta, buffers)) | optimiser.state(), about)
+            if stopping:
+                bar.close()
+                request.stop(path)
     bar.close()
     about = {
         "steps": options.steps,

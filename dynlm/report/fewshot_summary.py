@@ -135,7 +135,8 @@ def summarise(runs: Sequence[Path], out: Path, title: str | None = None) -> tupl
             )
         for one in curves if len(curves) > 1 else []:
             run = one["protocol"]["run"]
-            written.append(animate_fits([one], out / f"{task}-{run}.gif"))
+            name = run if run.startswith(f"{task}-") else f"{task}-{run}"
+            written.append(animate_fits([one], out / f"{name}.gif"))
     for one in examples_of_runs(runs, "images"):
         if one["tasks"]:
             told = one["protocol"]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from dynlm.cli import main
 from dynlm.errors import UserError
 from dynlm.fewshot import training
 from dynlm.fewshot.episodes import seeded
@@ -29,6 +31,7 @@ from dynlm.fewshot.results import interval, read_scores
 from dynlm.fewshot.training import MetaOptimiser, rate_at, train
 from dynlm.training.run_folder import load_tensors
 from tests.tiny import listing
+from tests.training.test_resuming import stopped_after
 
 
 def config(runs: Path, name: str = "one", kind: str = "maml", **options: dict[str, object]) -> FewShotConfig:
@@ -64,6 +67,34 @@ def test_a_resumed_training_is_the_whole_one(tmp_path: Path, monkeypatch: pytest
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert not list((tmp_path / "broken" / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("kind", ["maml", "reptile"])
+def test_a_training_stopped_by_signals_goes_on_bit_for_bit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    def words(name: str) -> list[str]:
+        options = {"run.folder": tmp_path, "run.name": name, "task.source": "cubic", "learner.kind": kind}
+        options |= {"learner.inner_steps": 2, "learner.hidden": [8], "train.steps": 12, "train.tasks": 3}
+        options |= {"train.log_every": 5, "train.average": 0.9, "train.clip": 0.5}
+        return ["fewshot", "train", *(f"--{key}={value}" for key, value in options.items())]
+
+    def learned(name: str) -> tuple[dict[str, bytes], list[tuple[float, ...]]]:
+        tensors = load_tensors(tmp_path / name / "learner.safetensors")[0]
+        log = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        losses = [(line["step"], line["loss"], line["score"], line["norm"]) for line in log]
+        return {key: tensor.numpy().tobytes() for key, tensor in tensors.items()}, losses
+
+    assert main(words("whole")) == 0
+    for steps, number in ((3, signal.SIGTERM), (4, signal.SIGINT), (5, signal.SIGTERM)):
+        capsys.readouterr()
+        assert stopped_after(steps, number, *words("parts")) == 128 + number
+        said = capsys.readouterr().err
+        assert "dynlm: stopped; the same command goes on from" in said and "checkpoints/step-" in said
+        assert not (tmp_path / "parts" / "learner.json").exists()
+    assert main(words("parts")) == 0
+    assert learned("parts") == learned("whole")
+    assert not list((tmp_path / "parts" / "checkpoints").iterdir())
 
 
 def test_the_seed_decides_and_training_is_not_done_twice(tmp_path: Path) -> None:
