@@ -25,9 +25,10 @@ from dynlm.config import FEATURES
 from dynlm.corpus.streams import Segment
 from dynlm.memory.footprint import foretold_bytes, held_bytes
 from dynlm.memory.phi import Meta
+from dynlm.memory.reader import Reader
 from dynlm.memory.rules import LEVEL_1, Rule, Statistics, uniform_rule
 from dynlm.memory.sensitivities import Sensitivities
-from dynlm.memory.unroll import Reader, read_segment
+from dynlm.memory.unroll import read_segment
 from dynlm.model.lstm import LSTMLanguageModel, Params
 from dynlm.model.native import native_kernels
 

@@ -59,3 +59,8 @@ def is_quiet(options: Namespace) -> bool:
 def add_json(parser: ArgumentParser) -> None:
     """Add ``--json``."""
     parser.add_argument("--json", action="store_true", help="print JSON, and nothing else on standard output")
+
+
+def add_files(parser: ArgumentParser) -> None:
+    """Add the score files that a verb looks at, or runs of them."""
+    parser.add_argument("files", type=str, nargs="+", metavar="FILE", help="score files, or a run whose files to take")

@@ -16,8 +16,9 @@ from dynlm.corpus.streams import Place, read_in_order
 from dynlm.corpus.tokens import TokenisedSplit, excerpt, tokenise
 from dynlm.errors import UserError
 from dynlm.evaluation.score import read_scored
+from dynlm.memory.reader import Reader
 from dynlm.memory.rules import Rates
-from dynlm.memory.unroll import Reader, unroll
+from dynlm.memory.unroll import unroll
 from dynlm.training.memory_folder import open_reader
 from dynlm.training.processes import Processes
 from dynlm.training.run_folder import load_model, params_fingerprint

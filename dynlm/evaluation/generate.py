@@ -12,7 +12,8 @@ from dynlm.corpus.tokenizer import Tokenizer
 from dynlm.errors import UserError
 from dynlm.evaluation.reading import one_lane, read_on
 from dynlm.memory.file import SavedMemory, load_memory
-from dynlm.memory.unroll import Reader, begin_articles
+from dynlm.memory.reader import Reader
+from dynlm.memory.unroll import begin_articles
 from dynlm.training.memory_folder import open_reader
 from dynlm.training.processes import Processes
 from dynlm.training.run_folder import load_model

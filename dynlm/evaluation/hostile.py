@@ -25,7 +25,8 @@ from dynlm.corpus.tokens import TokenisedSplit, excerpt, split_of_text, tokenise
 from dynlm.errors import UserError
 from dynlm.evaluation.score import arm_name
 from dynlm.files import fingerprint
-from dynlm.memory.unroll import Reader, unroll
+from dynlm.memory.reader import Reader
+from dynlm.memory.unroll import unroll
 from dynlm.training.memory_folder import open_reader
 from dynlm.training.processes import Processes
 from dynlm.training.run_folder import load_model

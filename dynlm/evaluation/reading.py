@@ -23,8 +23,9 @@ from dynlm.corpus.tokens import TokenisedSplit, split_of_text
 from dynlm.errors import UserError
 from dynlm.memory.file import About, SavedMemory, Unfinished, load_memory, save_memory
 from dynlm.memory.guard import fresh_guarded
+from dynlm.memory.reader import Reader
 from dynlm.memory.state import distance
-from dynlm.memory.unroll import Reader, unroll
+from dynlm.memory.unroll import unroll
 from dynlm.tensors import params_fingerprint
 from dynlm.training.memory_folder import open_reader
 from dynlm.training.processes import Processes

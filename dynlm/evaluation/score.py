@@ -30,8 +30,9 @@ from dynlm.memory.file import SavedMemory, constants_of, load_about
 from dynlm.memory.footprint import foretold_bytes, held_bytes, refuse_what_does_not_fit
 from dynlm.memory.guard import counts_of, first_of, joined, ratios_of
 from dynlm.memory.hedge import HedgeRule
+from dynlm.memory.reader import Reader
 from dynlm.memory.state import Memory, distance
-from dynlm.memory.unroll import Reader, unroll
+from dynlm.memory.unroll import unroll
 from dynlm.training.cache_folder import rule_stem
 from dynlm.training.memory_folder import open_reader
 from dynlm.training.processes import Processes

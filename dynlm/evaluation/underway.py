@@ -14,8 +14,8 @@ from torch import Tensor
 
 from dynlm.corpus.streams import Place
 from dynlm.memory.as_tensors import as_tensors, flaw_of_shapes, from_tensors
+from dynlm.memory.reader import Reader
 from dynlm.memory.state import Memory
-from dynlm.memory.unroll import Reader
 from dynlm.stopping import StopRequest, stop_requests
 from dynlm.training.checkpoints import Checkpoints
 

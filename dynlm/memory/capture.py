@@ -15,8 +15,10 @@ from torch import Tensor
 
 from dynlm.corpus.streams import Segment
 from dynlm.memory.batches import Batch, places
+from dynlm.memory.reader import Reader
+from dynlm.memory.segment import score_and_learn
 from dynlm.memory.state import Memory
-from dynlm.memory.unroll import Reader, begin_articles, score_and_learn
+from dynlm.memory.unroll import begin_articles
 from dynlm.model.lstm import Hidden
 
 

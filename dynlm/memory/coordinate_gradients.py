@@ -16,8 +16,8 @@ from torch import Tensor
 
 from dynlm.memory.coordinates import CoordinateMeta, coordinate_step
 from dynlm.memory.gates import GateState
+from dynlm.memory.reader import Shown
 from dynlm.memory.state import Memory
-from dynlm.memory.unroll import Shown
 from dynlm.model.lstm import Params
 
 

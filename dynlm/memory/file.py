@@ -26,8 +26,8 @@ from dynlm.config import MemoryConfig, section_of
 from dynlm.errors import UserError
 from dynlm.files import Fingerprint, fingerprint
 from dynlm.memory.as_tensors import as_tensors, flaw, flaw_of_shapes, from_tensors
+from dynlm.memory.reader import Reader
 from dynlm.memory.state import Memory
-from dynlm.memory.unroll import Reader
 from dynlm.tensors import Shapes, load_json_of_tensors, load_tensors, params_fingerprint, save_tensors
 
 FORMAT = 1

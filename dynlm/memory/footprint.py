@@ -9,8 +9,9 @@ import torch
 
 from dynlm.errors import UserError
 from dynlm.memory.batches import Batch
+from dynlm.memory.reader import Reader
+from dynlm.memory.segment import lanes_at_a_time, score_and_learn
 from dynlm.memory.state import Memory
-from dynlm.memory.unroll import Reader, lanes_at_a_time, score_and_learn
 from dynlm.model.native import NativeKernels
 from dynlm.model.scratch import Scratch
 

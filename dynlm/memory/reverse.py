@@ -16,7 +16,8 @@ from dynlm.corpus.streams import Place, Stream
 from dynlm.memory.batches import to_batch
 from dynlm.memory.pace import Factors, Gates, Pace, after_segment, at_articles, at_headings, fresh_pace
 from dynlm.memory.phi import Meta
-from dynlm.memory.unroll import Reader, shares
+from dynlm.memory.reader import Reader
+from dynlm.memory.segment import shares
 from dynlm.model.lstm import Params, detached, naive_layer, restarted
 
 

@@ -38,9 +38,9 @@ from torch import Tensor
 
 from dynlm.memory.pace import at_bound
 from dynlm.memory.phi import SHARES, Meta, each_shape
+from dynlm.memory.reader import Reader, Shown
 from dynlm.memory.rules import Rule
 from dynlm.memory.state import Memory
-from dynlm.memory.unroll import Reader, Shown
 from dynlm.model.lstm import Params
 from dynlm.model.native import NativeKernels
 from dynlm.model.scratch import Scratch

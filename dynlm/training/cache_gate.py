@@ -28,7 +28,8 @@ from dynlm.corpus.tokens import TokenisedSplit, tokenise
 from dynlm.errors import UserError
 from dynlm.memory.cache import Cache, CacheState, Told, mixture
 from dynlm.memory.cache_gate import Gate, initial_gate, log_shares
-from dynlm.memory.unroll import Reader, unroll
+from dynlm.memory.reader import Reader
+from dynlm.memory.unroll import unroll
 from dynlm.model.lstm import Params
 from dynlm.model.scratch import Scratch
 from dynlm.training.cache_folder import command, load_fixed, save_fixed, save_gated

@@ -27,9 +27,10 @@ from dynlm.errors import UserError
 from dynlm.files import read_json
 from dynlm.memory.coordinates import CoordinateMeta
 from dynlm.memory.phi import Meta, clamp_
+from dynlm.memory.reader import Reader, Shown
 from dynlm.memory.sensitivities import Sensitivities
 from dynlm.memory.state import Memory
-from dynlm.memory.unroll import Reader, Shown, mean_nats, read_segment
+from dynlm.memory.unroll import mean_nats, read_segment
 from dynlm.model.lstm import Params
 from dynlm.training import memory_folder, provenance
 from dynlm.training.pretrain import validate

@@ -21,9 +21,9 @@ from dynlm.memory.coordinates import CoordinateMeta
 from dynlm.memory.guard import guard_over
 from dynlm.memory.hedge import HedgeRule
 from dynlm.memory.phi import Meta, readable
+from dynlm.memory.reader import Reader
 from dynlm.memory.rules import LEVEL_1, Rule, Statistics, uniform_rule
 from dynlm.memory.state import dynamic_tensors
-from dynlm.memory.unroll import Reader
 from dynlm.model.lstm import Params
 from dynlm.model.native import native_kernels
 from dynlm.tensors import check_shapes, load_tensors, save_tensors

@@ -24,10 +24,11 @@ from dynlm.errors import UserError
 from dynlm.memory.coordinates import CoordinateMeta
 from dynlm.memory.guard import counts_of
 from dynlm.memory.phi import Meta, clamp_, readable
+from dynlm.memory.reader import Reader
 from dynlm.memory.rules import Statistics
 from dynlm.memory.sensitivities import Sensitivities
 from dynlm.memory.state import dynamic_tensors
-from dynlm.memory.unroll import Reader, mean_nats, read_segment
+from dynlm.memory.unroll import mean_nats, read_segment
 from dynlm.model.lstm import Params
 from dynlm.stopping import StopRequest, stop_requests
 from dynlm.training import memory_folder

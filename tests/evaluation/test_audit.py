@@ -17,9 +17,10 @@ from dynlm.errors import UserError
 from dynlm.evaluation import audit as module
 from dynlm.evaluation.audit import Check, audit, audit_reader, to_dict, to_text
 from dynlm.memory import unroll as loop
+from dynlm.memory.reader import Reader
 from dynlm.memory.rules import Rule
-from dynlm.memory.unroll import Reader
 from dynlm.model.lanes import Gradient, Scored
+from dynlm.model.lanes import forward as score_lanes
 from dynlm.training.memory_folder import open_reader
 from dynlm.training.run_folder import load_model
 from tests.tiny import Run, with_memory
@@ -46,13 +47,13 @@ def broken(checks: list[Check]) -> set[str]:
 
 def have_losses(change: Callable[[Tensor, Tensor, Tensor], Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     """Every loss read is ``change(nats_BT, inputs_BT, targets_BT)`` from here on."""
-    whole = loop.forward
+    whole = score_lanes
 
     def forward(model: Any, static: Any, own: Any, inputs_BT: Tensor, targets_BT: Tensor, *rest: Any) -> Scored:
         scored = whole(model, static, own, inputs_BT, targets_BT, *rest)
         return scored._replace(nats_BT=change(scored.nats_BT, inputs_BT, targets_BT))
 
-    monkeypatch.setattr(loop, "forward", forward)
+    monkeypatch.setattr("dynlm.memory.segment.forward", forward)
 
 
 def peek(nats_BT: Tensor, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
@@ -181,7 +182,7 @@ def test_lanes_are_tried_too(rule: str, tuned_run: Run) -> None:
 
 
 def test_lanes_that_hear_each_other_are_caught(tuned_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "lanes_at_a_time", lambda *_: 4)
+    monkeypatch.setattr("dynlm.memory.segment.lanes_at_a_time", lambda *_: 4)
     have_losses(lambda nats_BT, *_: nats_BT + 1e-3 * nats_BT.mean(), monkeypatch)
     config = with_memory(tuned_run.config, rule="rms", reset="article", lanes=2)
     assert APART in broken(audit(tuned_run.folder, config, "valid", places=2, tokens=50))

@@ -22,7 +22,8 @@ from dynlm.evaluation.reading import ReadText, finished, read_files, read_on
 from dynlm.evaluation.score import score
 from dynlm.evaluation.scores_file import read_scores
 from dynlm.memory.file import SavedMemory, load_memory
-from dynlm.memory.unroll import Reader, unroll
+from dynlm.memory.reader import Reader
+from dynlm.memory.unroll import unroll
 from dynlm.training.memory_folder import open_reader
 from dynlm.training.run_folder import TrainedModel, load_model, params_fingerprint
 from tests.memory.test_as_tensors import assert_equal

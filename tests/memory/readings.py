@@ -8,8 +8,8 @@ from dynlm.corpus.streams import read_in_order
 from dynlm.corpus.tokens import TokenisedSplit
 from dynlm.memory.coordinates import CoordinateMeta
 from dynlm.memory.phi import Meta
+from dynlm.memory.reader import Reader
 from dynlm.memory.rules import Rates, Rule, Statistics
-from dynlm.memory.unroll import Reader
 from dynlm.model.lstm import LSTMLanguageModel
 
 VOCABULARY = 17

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from dynlm.corpus.streams import read_in_order, read_side_by_side
-from dynlm.memory import unroll as loop
 from dynlm.memory.batches import Batch
 from dynlm.memory.cache import Cache
 from dynlm.memory.capture import recorded
 from dynlm.memory.footprint import foretold_bytes, held_bytes
 from dynlm.memory.rules import Rates
-from dynlm.memory.unroll import score_and_learn, unroll
+from dynlm.memory.segment import score_and_learn
+from dynlm.memory.unroll import unroll
 from tests.memory.readings import MODEL, NAMES, RULES, reader, stream, text
 from tests.memory.test_cache import gate
 
@@ -59,7 +59,7 @@ def test_what_the_weights_learn_is_their_own(name, reference):
 @pytest.mark.parametrize("name, reference", [("none", False), ("rms", False), ("rms", True)])
 def test_lanes_are_one_lane_at_a_time(name, reference, at_a_time, monkeypatch):
     """Lanes that end early are passed over, and what they hold is not disturbed."""
-    monkeypatch.setattr(loop, "lanes_at_a_time", lambda *_: at_a_time)
+    monkeypatch.setattr("dynlm.memory.segment.lanes_at_a_time", lambda *_: at_a_time)
     split = text((23, 31, 8, 2, 17, 40, 5, 12, 9))
     chosen = cached(name, "learned", "article", reference=reference)
     wanted = nats_of(chosen, split)

@@ -8,7 +8,8 @@ import torch
 from dynlm.corpus.streams import Stream, read_side_by_side
 from dynlm.memory.batches import Batch
 from dynlm.memory.capture import Recording, recorded
-from dynlm.memory.unroll import mean_nats, read_segment, score_and_learn, unroll
+from dynlm.memory.segment import score_and_learn
+from dynlm.memory.unroll import mean_nats, read_segment, unroll
 from tests.memory.readings import NAMES, RECORDED, reader, stream, text
 
 

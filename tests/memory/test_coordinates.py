@@ -12,8 +12,9 @@ from dynlm.corpus.streams import Stream
 from dynlm.memory import coordinates as module
 from dynlm.memory.coordinate_gradients import CoordinateWindow
 from dynlm.memory.coordinates import CoordinateMeta, coordinate_step, fresh_coordinates, state_of
+from dynlm.memory.reader import Reader
 from dynlm.memory.rules import Rates, uniform_rule
-from dynlm.memory.unroll import Reader, read_segment, unroll
+from dynlm.memory.unroll import read_segment, unroll
 from dynlm.model.lstm import Params
 from tests.memory.readings import MODEL, NAMES, static_params, statistics, stream, text
 

@@ -71,7 +71,7 @@ def test_by_masks_as_by_branches(name):
 
 
 def test_a_lane_that_breaks_leaves_the_others_alone(monkeypatch):
-    monkeypatch.setattr(loop, "lanes_at_a_time", lambda *_: 3)
+    monkeypatch.setattr("dynlm.memory.segment.lanes_at_a_time", lambda *_: 3)
     split = text((40, 40, 40))
     side_by_side = read_side_by_side(split, 5, range(3), 3)
     chosen = guarded(reader("rms", "article"))

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynlm.corpus.streams import read_in_order, read_side_by_side
-from dynlm.memory import unroll as loop
 from dynlm.memory.capture import recorded
 from dynlm.memory.footprint import foretold_bytes, held_bytes
 from dynlm.memory.hedge import Hedge, HedgeRule, fixed_share, naive_fixed_share
@@ -172,7 +171,7 @@ def test_the_fast_loop_is_the_reference(name, reset):
 
 @pytest.mark.parametrize("at_a_time", [1, 3, 16])
 def test_lanes_are_one_lane_at_a_time(at_a_time, monkeypatch):
-    monkeypatch.setattr(loop, "lanes_at_a_time", lambda *_: at_a_time)
+    monkeypatch.setattr("dynlm.memory.segment.lanes_at_a_time", lambda *_: at_a_time)
     split, chosen = text((23, 31, 8, 2, 17, 40, 5, 12, 9)), hedged("rms", "article")
     wanted = nats_of(chosen, split)
     found = torch.full_like(wanted, math.nan)

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from dynlm.corpus.streams import Stream, read_in_order
-from dynlm.memory import unroll as loop
 from dynlm.memory.phi import SHARES
+from dynlm.memory.reader import Reader
 from dynlm.memory.reverse import unrolled_meta_gradient
 from dynlm.memory.sensitivities import Sensitivities
-from dynlm.memory.unroll import Reader, read_segment
+from dynlm.memory.unroll import read_segment
 from tests.memory.readings import MODEL, NAMES, moved_phi, static_params, stream, text
 from tests.memory.readings import meta as g
 
@@ -78,7 +78,7 @@ def test_clamped_pulls_are_told_apart_weight_by_weight(pull):
 
 @pytest.mark.parametrize("at_a_time", [1, 3])
 def test_lanes_gather_the_sum_of_what_each_would(at_a_time, monkeypatch):
-    monkeypatch.setattr(loop, "lanes_at_a_time", lambda *_: at_a_time)
+    monkeypatch.setattr("dynlm.memory.segment.lanes_at_a_time", lambda *_: at_a_time)
     meta = g(**EVERYTHING)
     phi, split = moved_phi(meta), text((20, 20, 20, 20, 20))
     _, together = forward_mode(meta, phi, 4, "article", Stream(split, 5, 5, range(5)))

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from dynlm.config import ModelConfig
 from dynlm.corpus.streams import Stream, read_in_order, read_side_by_side
 from dynlm.errors import UserError
-from dynlm.memory import unroll as loop
 from dynlm.memory.rules import Rates
 from dynlm.memory.state import dynamic_tensors
 from dynlm.memory.unroll import gradient_statistics, mean_nats, unroll
@@ -112,7 +111,7 @@ def test_the_fast_way_is_the_reference(name, reset):
 @pytest.mark.parametrize("name", RULES)
 def test_lanes_are_one_lane_at_a_time(name, lanes, at_a_time, monkeypatch):
     """Articles of all lengths, also more of them than lanes and more lanes than are read at a time."""
-    monkeypatch.setattr(loop, "lanes_at_a_time", lambda *_: at_a_time)
+    monkeypatch.setattr("dynlm.memory.segment.lanes_at_a_time", lambda *_: at_a_time)
     split = text((23, 31, 8, 2, 17, 40, 5, 12, 9))
     chosen = reader(name, "article")
     wanted = nats_of(chosen, split)
@@ -129,7 +128,7 @@ def test_lanes_are_one_lane_at_a_time(name, lanes, at_a_time, monkeypatch):
 @pytest.mark.parametrize("name", RULES[1:])
 @pytest.mark.parametrize("reset", ["stream", "article"])
 def test_lanes_by_the_reference_leave_the_same_weights(name, reset, monkeypatch):
-    monkeypatch.setattr(loop, "lanes_at_a_time", lambda *_: 2)
+    monkeypatch.setattr("dynlm.memory.segment.lanes_at_a_time", lambda *_: 2)
     split = text((23, 31, 8, 2, 17, 40, 5))
     last = {}
     for reference in (False, True):

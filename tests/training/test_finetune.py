@@ -14,7 +14,8 @@ import torch
 from dynlm.config import Config, FinetuneConfig, GConfig
 from dynlm.corpus.streams import Stream
 from dynlm.errors import UserError
-from dynlm.memory.unroll import Reader, read_segment
+from dynlm.memory.reader import Reader
+from dynlm.memory.unroll import read_segment
 from dynlm.training import finetune as module
 from dynlm.training.finetune import StaticGradients, finetune, move_static
 from dynlm.training.memory_folder import load_statistics, load_tuned, open_reader

@@ -15,8 +15,9 @@ from dynlm.config import Config
 from dynlm.corpus.streams import Stream, read_in_order
 from dynlm.errors import UserError
 from dynlm.memory.batches import to_batch
+from dynlm.memory.reader import Reader
 from dynlm.memory.rules import LEVEL_1
-from dynlm.memory.unroll import Reader, mean_nats
+from dynlm.memory.unroll import mean_nats
 from dynlm.model.lstm import LSTMLanguageModel, Params, detached, restarted
 from dynlm.training.optimisers import Optimiser, rate_at
 from dynlm.training.pretrain import load_corpus, pretrain, validate

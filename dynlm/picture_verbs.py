@@ -1,0 +1,163 @@
+"""The verbs that look at score files: tables, pictures, pages. They never import torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dynlm.errors import UserError
+from dynlm.verb import Verb, add_files, add_json, print_answer
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+    from dynlm.config import Config
+
+
+def _add_compare_options(parser: ArgumentParser) -> None:
+    add_files(parser)
+    parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
+    parser.add_argument("--resamples", type=int, default=2000, help="bootstrap resamples of the articles")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
+    add_json(parser)
+
+
+def _compare(options: Namespace, config: Config) -> int:
+    from dynlm.evaluation.compare import compare
+    from dynlm.evaluation.named_scores import score_files_named
+    from dynlm.evaluation.scores_file import read_scores
+
+    comparison = compare(
+        [read_scores(path) for path in score_files_named(options.files)], resamples=options.resamples, seed=options.seed
+    )
+    print_answer(options, comparison.to_dict(), comparison.to_markdown() if options.markdown else comparison.to_text())
+    return 0
+
+
+def _add_picture_options(parser: ArgumentParser) -> None:
+    add_files(parser)
+    parser.add_argument("--out", type=str | None, default=None, help="folder to write to; unset: the run's figures/")
+    add_json(parser)
+
+
+def _add_plot_options(parser: ArgumentParser) -> None:
+    _add_picture_options(parser)
+    parser.add_argument("--window", type=int | None, default=None, help="tokens that the curve is smoothed over")
+    parser.add_argument("--pairs", type=str | None, default=None, help="pairs of arms, such as 'level 1:rms,rms:meta'")
+
+
+def _figures(options: Namespace, paths: list[Path]) -> Path:
+    return Path(options.out) if options.out else paths[0].parent.parent / "figures"
+
+
+def _print_written(options: Namespace, written: list[Path]) -> None:
+    print_answer(options, {"files": [str(path) for path in written]}, "\n".join(f"wrote {path}" for path in written))
+
+
+def _plot(options: Namespace, config: Config) -> int:
+    from dynlm.evaluation.named_scores import score_files_named
+    from dynlm.report.curves import plot_run
+
+    paths = score_files_named(options.files)
+    pairs = None
+    if options.pairs:
+        pairs = []
+        for pair in options.pairs.split(","):
+            lower, separator, higher = pair.partition(":")
+            if not separator:
+                raise UserError(f"--pairs has {pair!r}", do="write LOWER:HIGHER, with commas between pairs")
+            pairs.append((lower.strip(), higher.strip()))
+    _print_written(options, plot_run(paths, _figures(options, paths), options.window, pairs))
+    return 0
+
+
+def _add_heatmap_options(parser: ArgumentParser) -> None:
+    _add_picture_options(parser)
+    parser.add_argument("--article", type=int | None, default=None, help="article of the split, counted from 1")
+    parser.add_argument("--start", type=int, default=0, help="the passage's first token in the article")
+    parser.add_argument("--length", type=int, default=180, help="tokens shown")
+    parser.add_argument("--terminal", action="store_true", help="print it in colours instead of writing files")
+
+
+def _heatmap(options: Namespace, config: Config) -> int:
+    from dynlm.evaluation.named_scores import score_files_named
+    from dynlm.report.heatmap import heatmap_run
+
+    paths = score_files_named(options.files)
+    if len(paths) < 2:
+        raise UserError("a heat map needs two score files", do="name the lower and the higher level's")
+    passage = None if options.article is None else (options.article, options.start, options.length)
+    if options.terminal:
+        if options.json or options.out:
+            raise UserError("--terminal writes no files", do="leave out --json and --out")
+        from dynlm.report.terminal import print_heatmap
+
+        print_heatmap([paths[0], paths[-1]], passage)
+        return 0
+    _print_written(options, heatmap_run([paths[0], paths[-1]], _figures(options, paths), passage))
+    return 0
+
+
+def _add_report_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "runs", type=str, nargs="+", metavar="RUN", help="runs or score files of one text, and few-shot results"
+    )
+    parser.add_argument("--out", type=str | None, default=None, help="file; unset: report.html in the run's figures/")
+    parser.add_argument("--open", action="store_true", help="show it in the browser")
+    parser.add_argument(
+        "--window", type=int | None, default=None, help="tokens that the curve is smoothed over at first"
+    )
+    parser.add_argument("--resamples", type=int, default=2000, help="bootstrap resamples of the articles")
+    add_json(parser)
+
+
+def _report(options: Namespace, config: Config) -> int:
+    from dynlm.evaluation.named_scores import score_files_named
+    from dynlm.report.fewshot_results import FILE
+    from dynlm.report.page import default_place, report_run, show
+
+    fewshot = [Path(word) for word in options.runs if (Path(word) / FILE).is_file()]
+    read = [word for word in options.runs if Path(word) not in fewshot]
+    if not read:
+        raise UserError("a report needs score files beside few-shot results", do="name a run")
+    paths = score_files_named(read)
+    out = Path(options.out) if options.out else default_place(paths)
+    if out.is_dir():
+        raise UserError("a folder", out, "name the file to write")
+    written = report_run(paths, out, fewshot, options.window, options.resamples)
+    _print_written(options, [written])
+    if options.open and not show(written):
+        raise UserError("no browser was found to show it in", written, "open it yourself")
+    return 0
+
+
+VERBS: dict[str, Verb] = {
+    "compare": Verb(
+        "one table of several score files of the same text",
+        ("dynlm compare runs/demo", "dynlm compare a.parquet b.parquet --markdown"),
+        _compare,
+        _add_compare_options,
+        takes_config=False,
+    ),
+    "plot": Verb(
+        "draw the perplexity difference over articles, and loss against position",
+        ("dynlm plot runs/demo", "dynlm plot runs/demo --pairs 'level 1:meta' --window 2000"),
+        _plot,
+        _add_plot_options,
+        takes_config=False,
+    ),
+    "heatmap": Verb(
+        "show token by token where the memory helped and where it hurt",
+        ("dynlm heatmap runs/demo", "dynlm heatmap a.parquet b.parquet --article 7 --start 0 --length 300"),
+        _heatmap,
+        _add_heatmap_options,
+        takes_config=False,
+    ),
+    "report": Verb(
+        "write one page where the curve leads to the words: self-contained HTML",
+        ("dynlm report runs/demo --open", "dynlm report runs/one runs/other --out report.html"),
+        _report,
+        _add_report_options,
+        takes_config=False,
+    ),
+}

@@ -1,0 +1,165 @@
+"""The verbs that make a language model: its corpus, level 1, rates, phi. torch is imported only by their calls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dynlm.verb import Verb, add_json, is_quiet, print_answer
+
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
+
+    from dynlm.config import Config
+
+
+def _corpus(options: Namespace, config: Config) -> int:
+    from dynlm.corpus.articles import describe, source_name
+
+    counts = describe(config.corpus)
+    rows = [f"{source_name(config.corpus)}", f"{'split':8}{'articles':>10}{'words':>12}{'types':>10}  longest article"]
+    for split, count in counts.items():
+        longest = count["longest"]
+        rows.append(
+            f"{split:8}{count['articles']:>10,}{count['words']:>12,}{count['types']:>10,}  "
+            f"{longest['title']} ({longest['words']:,} words)"
+        )
+    print_answer(
+        options, counts, "\n".join([*rows, "words and types count each end of line as one, as the literature does"])
+    )
+    return 0
+
+
+def _pretrain(options: Namespace, config: Config) -> int:
+    from dynlm.training.pretrain import pretrain
+
+    done = pretrain(config, is_quiet(options))
+    print_answer(
+        options,
+        done,
+        f"level 1 on valid: {done['valid_nats_per_token']:.4f} nats per token, perplexity "
+        f"{done['valid_perplexity_per_word']:.1f} per word, after {done['tokens']:,} tokens in {done['seconds']:.0f} s",
+    )
+    return 0
+
+
+def _tune(options: Namespace, config: Config) -> int:
+    if config.memory.cache != "none":
+        return _tune_cache(options, config)
+    from dynlm.training.tune import tune
+
+    done = tune(Path(options.folder), config, is_quiet(options))
+    values = ", ".join(f"{name} {done[name]:g}" for name in ("rate", "pull", "epsilon") if name in done)
+    print_answer(
+        options,
+        done,
+        f"{done['rule']} ({done['reset']}): {values}: {done['nats_per_token']:.4f} nats per token, level 1 "
+        f"{done['level_1_nats_per_token']:.4f}, on {len(done['articles'])} articles of {done['split']}",
+    )
+    return 0
+
+
+def _tune_cache(options: Namespace, config: Config) -> int:
+    from dynlm.training.cache_gate import tune_cache
+
+    done = tune_cache(Path(options.folder), config, is_quiet(options))
+    print_answer(
+        options,
+        done,
+        f"{done['rule']} + cache ({done['reset']}): window {done['window']}, flatness {done['flatness']:g}, share "
+        f"{done['share']:g}: {done['nats_per_token']:.4f} nats per token, without it "
+        f"{done['without_cache_nats_per_token']:.4f}, on {len(done['articles'])} articles of {done['split']}",
+    )
+    return 0
+
+
+def _metatrain(options: Namespace, config: Config) -> int:
+    if config.memory.cache != "none":
+        return _train_gate(options, config)
+    from dynlm.training.metatrain import metatrain
+
+    done = metatrain(Path(options.folder), config, is_quiet(options))
+    nats = done["tuning_nats_per_token"]
+    rows = [f"{'tensor':20}{'rate':>12}{'pull':>12}{'flush':>8}"]
+    rows += [
+        f"{name:20}{told['alpha']:>12.3g}{told['lambda']:>12.3g}{told.get('flush', 0.0):>8.2f}"
+        for name, told in done["phi"].items()
+    ]
+    rows.append(
+        f"on the tuning articles: {nats['start']:.4f} nats per token at the start (rms), "
+        f"{nats['halfway']:.4f} halfway, {nats['learned']:.4f} as learned; kept: {done['kept']}"
+    )
+    print_answer(options, done, "\n".join(rows))
+    return 0
+
+
+def _finetune(options: Namespace, config: Config) -> int:
+    from dynlm.training.finetune import finetune
+
+    done = finetune(Path(options.folder), config, is_quiet(options))
+    nats = ", ".join(f"{value:.4f} {name}" for name, value in done["tuning_nats_per_token"].items())
+    print_answer(
+        options,
+        done,
+        f"on the tuning articles, nats per token by {done['picked_by']}: {nats}; kept: {done['kept']}\n"
+        f"level 1 on valid: {done['valid_nats_per_token']:.4f} nats per token\nwrote {done['run']}",
+    )
+    return 0
+
+
+def _train_gate(options: Namespace, config: Config) -> int:
+    from dynlm.training.cache_gate import train_gate
+
+    done = train_gate(Path(options.folder), config, is_quiet(options))
+    nats, flatness = done["tuning_nats_per_token"], ", ".join(f"{value:g}" for value in done["flatness"])
+    print_answer(
+        options,
+        done,
+        f"{done['rule']} + gated cache ({done['reset']}): window {done['window']}, flatness {flatness}\n"
+        f"on the tuning articles: {nats['none']:.4f} nats per token without a cache, {nats['start']:.4f} at the start, "
+        f"{nats['learned']:.4f} as learned; kept: {done['kept']}",
+    )
+    return 0
+
+
+VERBS: dict[str, Verb] = {
+    "corpus": Verb(
+        "tell what a corpus holds: articles, words, types, longest article of each split",
+        ("dynlm corpus", "dynlm corpus --corpus.path wikitext-2/ --json"),
+        _corpus,
+        add_json,
+    ),
+    "pretrain": Verb(
+        "train level 1: the tokenizer and the static parameters",
+        (
+            "dynlm pretrain --config configs/wikitext-2-small.yaml --corpus.path DIR",
+            "dynlm pretrain --run.name mine --corpus.path book.txt --print_config",
+        ),
+        _pretrain,
+        add_json,
+    ),
+    "tune": Verb(
+        "tune a hand-made rule's rates on articles that no figure is reported on",
+        ("dynlm tune runs/demo", "dynlm tune runs/demo --memory.rule sgd --memory.reset article"),
+        _tune,
+        add_json,
+        takes_run=True,
+    ),
+    "metatrain": Verb(
+        "learn the memory's rates on training articles that the LSTM has not seen",
+        ("dynlm metatrain runs/demo", "dynlm metatrain runs/demo --metatrain.tokens 200000 --json"),
+        _metatrain,
+        add_json,
+        takes_run=True,
+    ),
+    "finetune": Verb(
+        "train the static parameters further while a rule reads with them, into a run of its own",
+        (
+            "dynlm finetune runs/demo --memory.rule rms",
+            "dynlm finetune runs/demo --memory.rule none --finetune.pick_rule rms",
+        ),
+        _finetune,
+        add_json,
+        takes_run=True,
+    ),
+}
