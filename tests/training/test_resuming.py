@@ -136,8 +136,8 @@ def test_a_run_killed_when_it_was_as_good_as_done_is_done(
     path = tmp_path / "config.yaml"
     path.write_text(as_yaml(tiny_config(tiny_corpus, tmp_path, pretrain={"epochs": 0.4, "checkpoint_every": 4})))
     with monkeypatch.context() as patch:
-        patch.setattr(pretraining.Checkpoints, "drop", lambda _: os.kill(os.getpid(), signal.SIGINT))
-        assert run("pretrain", "--config", path) == 130
+        patch.setattr(pretraining.Checkpoints, "drop", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+        assert run("pretrain", "--config", path) == 143
     folder = tmp_path / "tiny"
     model = (folder / "model.safetensors").read_bytes()
     assert list((folder / "checkpoints").iterdir())
