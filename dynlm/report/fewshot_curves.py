@@ -53,7 +53,10 @@ def animate_fits(examples: Sequence[dict[str, Any]], path: Path, task: int = 0) 
         canvas = FigureCanvasAgg(figure)
         panels = figure.subplots(1, len(examples), sharey=True, squeeze=False)[0]
         lines = [_panel(axes, one, task, index) for index, (axes, one) in enumerate(zip(panels, examples, strict=True))]
-        figure.subplots_adjust(left=0.55 / figure.get_figwidth(), right=0.98, top=0.84, bottom=0.14, wspace=0.08)
+        for axes in panels:
+            axes.set_xlabel("x")
+        panels[0].set_ylabel("y")
+        figure.subplots_adjust(left=0.65 / figure.get_figwidth(), right=0.98, top=0.84, bottom=0.18, wspace=0.08)
         for step in range(steps):
             for (line, title), one in zip(lines, examples, strict=True):
                 own = min(step, len(one["tasks"][task]["fits"]) - 1)
@@ -119,7 +122,9 @@ def plot_strip(examples: Sequence[dict[str, Any]], stem: Path, task: int = 0) ->
                 error = one["tasks"][task]["errors"][own]
                 title.set_text(f"step {own}: {error:.3f}" if row else f"step {own}: error {error:.3f}")
                 title.set_fontsize(8)
-            panels[row, 0].set_ylabel(one["protocol"]["label"])
+            panels[row, 0].set_ylabel(f"{one['protocol']['label']}\ny")
+        for axes in panels[-1]:
+            axes.set_xlabel("x")
         return save_figure(figure, stem)
 
 
