@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from dynlm import fewshot_verbs, memory_verbs, picture_verbs, scoring_verbs, training_verbs
 from dynlm.errors import UserError
 from dynlm.stopping import Stopped, stopped_by_sigterm
+from dynlm.text import escape_for_streams
 from dynlm.verb import Verb, add_json, print_answer
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def main(argv: list[str] | None = None) -> int:
 
     130 where it is stopped by Ctrl-C, 143 by SIGTERM, 141 where nobody reads what it prints.
     """
+    escape_for_streams()
     try:
         code = _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()

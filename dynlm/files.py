@@ -9,11 +9,14 @@ import json
 import math
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import filelock
 
 from dynlm.errors import UserError
 
@@ -33,11 +36,12 @@ _SECONDS_TO_LOCK = 60.0
 
 
 @contextlib.contextmanager
-def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+def written_whole(path: str | os.PathLike[str], private: bool = False) -> Iterator[Path]:
     """Give a path beside ``path`` to write to; move it there once the block ends well, else remove it.
 
-    What processes that were killed left beside it is removed. Raises UserError where the folder cannot be written or
-    the disk is full; ``path`` is then as it was before.
+    A file that was there keeps its permissions; a new one has those of the umask, and with ``private`` none for others
+    than its owner. What processes that were killed left beside it is removed. Raises UserError where the folder cannot
+    be written or the disk is full; ``path`` is then as it was before.
     """
     path = Path(path)
     try:
@@ -46,7 +50,11 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
             yield aside
             with aside.open("rb+") as file:
                 os.fsync(file.fileno())
-            os.chmod(aside, 0o644)
+            mode = stat.S_IMODE(folder.stat().st_mode) & (0o600 if private else 0o666)
+            with contextlib.suppress(FileNotFoundError):
+                if stat.S_ISREG((before := path.lstat()).st_mode):
+                    mode = stat.S_IMODE(before.st_mode)
+            os.chmod(aside, mode)
             os.replace(aside, path)
     except OSError as error:
         raise cannot_write(path, error) from error
@@ -72,7 +80,10 @@ def _folder_beside(parent: Path) -> Iterator[Path]:
     parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(parent)
     folder = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=parent))
-    os.chmod(folder, 0o755)
+    # As mkdir makes folders: the umask decides.
+    (inner := folder / "umask").mkdir()
+    os.chmod(folder, stat.S_IMODE(inner.stat().st_mode))
+    inner.rmdir()
     lock = _lock(folder)
     try:
         yield folder
@@ -158,18 +169,65 @@ def cannot_write(path: str | os.PathLike[str], error: OSError) -> UserError:
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Write ``content`` as indented JSON, whole or not at all."""
     with written_whole(path) as aside:
-        aside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        # JSON can spell a lone surrogate, as a file's name may hold one; UTF-8 has none.
+        aside.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def read_bytes(path: str | os.PathLike[str], largest: int) -> bytes:
+    """A regular file's content. Raises UserError where it is missing, no regular file, or over ``largest`` bytes.
+
+    A device or a named pipe, which may never end, is not opened for reading.
+    """
+    try:
+        # Opening a named pipe would wait for whoever writes to it.
+        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+            about = os.fstat(file.fileno())
+            if not stat.S_ISREG(about.st_mode):
+                raise UserError("not a regular file", path, "name a file")
+            data = b"" if about.st_size > largest else file.read(largest + 1)
+            if max(about.st_size, len(data)) > largest:
+                raise UserError(
+                    f"larger than {largest / 2**20:,.0f} MiB", path, "name another file, or cut it in parts"
+                )
+            return data
+    except FileNotFoundError as error:
+        raise UserError("no such file", path) from error
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror or error}", path) from error
+
+
+@contextlib.contextmanager
+def exclusive(path: str | os.PathLike[str], what: str, seconds: float = 0.0) -> Iterator[None]:
+    """Within the block no other process is in such a block for ``path``, a file or folder that is written.
+
+    The same process may enter it again. Of several processes that work together (RANK) the first holds the lock for
+    all. Raises UserError, saying that ``what`` is in use, where another process holds it for longer than ``seconds``,
+    and where the folder cannot be written.
+    """
+    path = Path(path)
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    lock = filelock.FileLock(path.parent / f".{path.name}.lock", timeout=seconds, is_singleton=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=seconds)
+    except filelock.Timeout as error:
+        raise UserError(f"{what} is in use by another process", path, "wait until that one has ended") from error
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Read a JSON file. Raises UserError where it is missing, unreadable, cut short, or over 256 MiB."""
     try:
-        if (size := Path(path).stat().st_size) > LARGEST_JSON:
-            raise UserError(f"a JSON file of {size / 2**20:,.0f} MiB", path, "none of dynlm's is so large")
-        return parsed_json(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError("no such file", path) from error
-    except (OSError, ValueError) as error:
+        return parsed_json(read_bytes(path, LARGEST_JSON).decode("utf-8"))
+    except ValueError as error:
         raise UserError(f"not a readable JSON file ({error})", path, "it may be cut short; make it anew") from error
 
 
@@ -190,9 +248,7 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
     import yaml
 
     try:
-        if (size := Path(path).stat().st_size) > _LARGEST_YAML:
-            raise UserError(f"a file of options of {size / 2**20:,.0f} MiB", path, "name a YAML file")
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = read_bytes(path, _LARGEST_YAML).decode("utf-8-sig")
         sizes: dict[str, int] = {}
         held: list[tuple[str | None, int]] = [(None, 0)]  # of each collection that is open: its anchor, values so far
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
@@ -212,9 +268,7 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
                 what = "nested too deep" if len(held) > _DEEPEST_YAML else "too long, or an alias of what holds it"
                 raise UserError(f"not a config that dynlm can read ({what})", path, "write every option out")
         return yaml.safe_load(text)
-    except FileNotFoundError as error:
-        raise UserError("no such file", path) from error
-    except (OSError, ValueError, LookupError, AttributeError, TypeError, OverflowError, yaml.YAMLError) as error:
+    except (ValueError, LookupError, AttributeError, TypeError, OverflowError, yaml.YAMLError) as error:
         raise UserError(f"not a config that dynlm can read ({error})", path) from error
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from dynlm.text import json_text
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -48,7 +49,7 @@ def print_answer(options: Namespace, content: Any, text: str) -> None:
     """Print ``text``, or ``content`` as JSON where that was asked for."""
     # Of several processes that did one thing together, one tells.
     if os.environ.get("RANK", "0") == "0":
-        print(json.dumps(content, indent=2, ensure_ascii=False) if options.json else text)
+        print(json_text(content) if options.json else text)
 
 
 def is_quiet(options: Namespace) -> bool:
