@@ -1,6 +1,6 @@
 """Meta-training g: its parameters phi, learned from what they cost on later segments.
 
-phi starts at the tuned rms rule and moves by Adam, within bounds, along exact first-order meta-gradients
+phi starts at the tuned rms rule and moves by Adam, within bounds, along first-order meta-gradients
 (``memory.sensitivities``), on training articles that the LSTM has not seen. phi's Polyak average is kept if it reads
 the tuning articles better than the rule it started from; else the start is, and the run says so.
 Several processes share the lanes; their meta-gradients are summed once a window, and all take the same step.

@@ -1,7 +1,8 @@
 """The hand-made rules' rates, tuned by reading articles that no figure is reported on.
 
 A coordinate search over factors: each of a rule's options is moved up or down by its factor for as long as the
-articles' nats per token fall. Every arm is tuned by the same search on the same tokens.
+articles' nats per token fall. Every hand-made rule and fixed cache is tuned by this
+search on the same tokens; g and gates are learned (``metatrain``, ``cache_gate``).
 """
 
 from __future__ import annotations
