@@ -161,8 +161,10 @@ def cannot_write(path: str | os.PathLike[str], error: OSError) -> UserError:
     """The user's error for an operating system's refusal to write ``path``."""
     do = "choose a place you may write to"
     # numpy says only how much of an array was written, without the system's number: the disk is full.
-    if error.errno in (errno.ENOSPC, None):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, None):
         do = "free some space and start again"
+    elif error.errno == errno.ENOENT:
+        do = "the folder was removed meanwhile: make it again"
     return UserError(f"cannot write: {error.strerror or error}", path, do)
 
 
@@ -195,6 +197,17 @@ def read_bytes(path: str | os.PathLike[str], largest: int) -> bytes:
         raise UserError("no such file", path) from error
     except OSError as error:
         raise UserError(f"cannot be read: {error.strerror or error}", path) from error
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Raise UserError where ``path`` is missing or, links followed, no regular file; nothing is opened."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise UserError("not a regular file", path, "name a file")
+    except FileNotFoundError as error:
+        raise UserError("no such file", path) from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot be read: {getattr(error, 'strerror', None) or error}", path) from error
 
 
 @contextlib.contextmanager

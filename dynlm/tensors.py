@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dynlm.errors import UserError
-from dynlm.files import fingerprint, parsed_json, written_whole
+from dynlm.files import cannot_write, check_regular, fingerprint, parsed_json, written_whole
 
 Shapes = Mapping[str, tuple[int, ...]]
 _STORED_AS = {torch.float32: "F32", torch.float64: "F64"}
@@ -22,14 +24,22 @@ Check = Callable[[Shapes, dict[str, Any]], None]
 """Is shown a file's shapes and its JSON value before any tensor is read; raises UserError for what it refuses."""
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any] | None = None) -> None:
-    """Write tensors and a JSON value beside them as one safetensors file, whole or not at all."""
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any] | None = None, private: bool = False
+) -> None:
+    """Write tensors and a JSON value beside them as one safetensors file, whole or not at all.
+
+    With ``private`` a new file is for its owner alone. Raises UserError where it cannot be written.
+    """
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with written_whole(path) as aside:
+    with written_whole(path, private) as aside:
         try:
             safetensors.torch.save_file(held, aside, metadata={"about": json.dumps(about or {})})
         except safetensors.SafetensorError as error:
-            raise UserError(f"cannot write ({error})", path, "free some space and start again") from error
+            # The library tells the system's number in its text only.
+            number = re.search(r"os error (\d+)", str(error))
+            cause = OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))
+            raise cannot_write(path, cause) from error
 
 
 def load_tensors(
@@ -62,8 +72,7 @@ def load_json_of_tensors(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def _opened(path: Path, device: torch.device | str) -> Iterator[tuple[Any, dict[str, Any]]]:
-    if not path.exists():
-        raise UserError("no such file", path)
+    check_regular(path)
     try:
         with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
             about = parsed_json((file.metadata() or {}).get("about", "{}"))

@@ -201,3 +201,57 @@ def test_the_hub_is_waited_for_only_by_who_shares() -> None:
     done = python("-c", "import dynlm.cli, sys; assert not {'torch', 'huggingface_hub'} & set(sys.modules)")
     assert done.returncode == 0, done.stderr
     assert isinstance(done, subprocess.CompletedProcess) and sys.executable
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "memory/me.safetensors",
+        "memory/meta-stream.safetensors",
+        "memory/mine-article.safetensors",
+        "memory/statistics.safetensors",
+        "memory/gated-cache-rms-stream.safetensors",
+        "me.safetensors",
+        "tokenizer/me.safetensors",
+    ],
+)
+@pytest.mark.parametrize("unfinished", [False, True])
+def test_what_somebody_read_is_shared_under_no_name(
+    tuned_copy: Run, tmp_path: Path, name: str, unfinished: bool
+) -> None:
+    model = dynlm.load(tuned_copy.folder, rule="rms")
+    model.read(TEXT + "the secret word is xyzzy", unfinished)
+    model.save_memory(tuned_copy.folder / name)
+    (tuned_copy.folder / "memory" / "mine-article.json").write_text('{"model": "m", "secret": "xyzzy"}')
+    dynlm.load(tuned_copy.folder, rule="none").save_pretrained(tmp_path / "shared")
+    shared = listing(tmp_path / "shared")
+    assert name not in shared and "memory/mine-article.json" not in shared
+    assert "Nothing that anybody read with a memory is in them" in shared["README.md"].decode()
+    assert not any(b"xyzzy" in content for content in shared.values())
+    memory = (tuned_copy.folder / name).read_bytes()
+    assert memory not in shared.values()
+
+
+@pytest.mark.parametrize("name", ["memory/key-stream.json", "model.json", "tokenizer/words.json", "memory"])
+def test_links_out_of_a_run_are_never_shared(tuned_copy: Run, tmp_path: Path, name: str) -> None:
+    (secret := tmp_path / "secret").mkdir()
+    path = tuned_copy.folder / name
+    if path.is_dir():
+        path.rename(secret / "memory")
+        target = secret / "memory"
+    elif path.exists():
+        path.rename(target := secret / "key")
+    else:
+        (target := secret / "key").write_text('["a private key"]')
+    path.symlink_to(target)
+    with pytest.raises(UserError, match="a link, which is not shared"):
+        share_run(tuned_copy.folder, tmp_path / "shared")
+    assert not (tmp_path / "shared").exists()
+
+
+def test_links_of_other_names_are_passed_over(tuned_copy: Run, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("a private key")
+    for name in ("tokenizer/key", "memory/key.json", "key.safetensors", "config.json"):
+        (tuned_copy.folder / name).symlink_to(tmp_path / "key")
+    share_run(tuned_copy.folder, tmp_path / "shared")
+    assert not any(b"private" in content for content in listing(tmp_path / "shared").values())

@@ -76,7 +76,7 @@ class About:
 
 @dataclass(frozen=True)
 class SavedMemory:
-    """A memory in one lane with what reading on must know; nothing was read where it is as ``fresh_saved`` gives it."""
+    """A memory in one lane with what reading on must know; of a reader's ``fresh_memory`` nothing was read."""
 
     memory: Memory
     tokens: int = 0
@@ -151,6 +151,11 @@ def options_of(path: Path, otherwise: MemoryConfig) -> MemoryConfig:
     return dataclasses.replace(options, **{name: getattr(otherwise, name) for name in _ANYHOW})
 
 
+def is_memory(told: Mapping[str, Any]) -> bool:
+    """Whether a file that tells ``told`` of itself is a memory, whole or damaged."""
+    return {"model", "constants", "options"} <= told.keys()
+
+
 def load_about(path: Path) -> tuple[About, dict[str, Tensor]]:
     """(what a memory file tells of itself, its tensors), without its model.
 
@@ -209,7 +214,7 @@ def _content_of(about: About, tensors: Mapping[str, Tensor]) -> str:
 
 def _about_of(path: Path, told: dict[str, Any]) -> About:
     version = told.get("format")
-    if not isinstance(version, int) or not {"model", "constants", "options"} <= told.keys():
+    if not isinstance(version, int) or not is_memory(told):
         raise UserError("this is no memory", path, "name a file that `dynlm read` wrote")
     if version > FORMAT:
         raise UserError(f"a memory of format {version}, newer than this dynlm reads ({FORMAT})", path, "upgrade dynlm")

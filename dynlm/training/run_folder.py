@@ -31,7 +31,15 @@ import yaml
 from dynlm.config import Config, ModelConfig, options_of, section_of
 from dynlm.corpus.tokenizer import Tokenizer, load_tokenizer
 from dynlm.errors import UserError
-from dynlm.files import cannot_write, number_in, read_json, read_yaml, write_json, written_whole
+from dynlm.files import (
+    cannot_write,
+    number_in,
+    read_json,
+    read_yaml,
+    refuse_leaving,
+    write_json,
+    written_whole,
+)
 from dynlm.model.lstm import LSTMLanguageModel, Params
 from dynlm.tensors import load_tensors, params_fingerprint, save_tensors
 
@@ -115,6 +123,29 @@ def _model_of(card: Any, where: Path) -> LSTMLanguageModel:
     except (UserError, KeyError, TypeError) as error:
         raise UserError(f"not a model card ({error})", where) from error
     return LSTMLanguageModel(config, int(number_in(card, "vocabulary", where, 1, 2**31)))
+
+
+def refuse_leaving_run(path: Path, folder: Path) -> None:
+    """Raise UserError where ``path``, of the run in ``folder``, leads out of it by a link.
+
+    A snapshot in the cache of a model hub is made of links to the same model's ``blobs``.
+    """
+    refuse_leaving(path, folder.parent.parent if _of_hub(folder) else folder)
+
+
+def refuse_foreign(path: Path, folder: Path) -> None:
+    """Raise UserError where ``path``, of the run in ``folder``, is a link or is reached by one below ``folder``.
+
+    A hub's cache is made of links, which then have to stay in it.
+    """
+    if _of_hub(folder):
+        refuse_leaving_run(path, folder)
+    elif any(one.is_symlink() for one in (path, *path.parents) if one != folder and one.is_relative_to(folder)):
+        raise UserError("a link, which is not shared", path, "put the file itself there, or remove the link")
+
+
+def _of_hub(folder: Path) -> bool:
+    return folder.parent.name == "snapshots" and (folder.parent.parent / "blobs").is_dir()
 
 
 def check_model(path: Path, about: Any, trained: TrainedModel) -> None:
