@@ -16,11 +16,16 @@ if TYPE_CHECKING:
     from dynlm.config import Config
 
 
+_NOTICEABLE = 0.02
+"""Nats per token: a memory that is worse by less is not warned of."""
+
+
 def _add_read_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "texts", type=str, nargs="+", metavar="TEXT", help="text files, each an article; -: standard input"
     )
     parser.add_argument("--unfinished", action="store_true", help="more of the last text is to follow")
+    parser.add_argument("--again", action="store_true", help="learn texts once more that the memory has read last")
     add_json(parser)
 
 
@@ -30,12 +35,23 @@ def _read(options: Namespace, config: Config) -> int:
     if options.memory_file is None:
         raise UserError("a memory to keep was not named", do="give --memory FILE, such as --memory me.safetensors")
     path = Path(options.memory_file)
-    done = read_files(Path(options.folder), config, [_text(name) for name in options.texts], path, options.unfinished)
+    done = read_files(
+        Path(options.folder), config, [_text(name) for name in options.texts], path, options.unfinished, options.again
+    )
     told = done.to_dict()
-    if done.tokens:
+    if done.repeated:
+        what = "these texts are what this memory has read last; they were not read again"
+        print(f"dynlm: warning: {path}: {what}; give --again to learn them once more", file=sys.stderr)
+        cost = "nothing"
+    elif done.tokens:
         cost = f"{done.tokens:,} tokens, {told['nats_per_token']:.4f} nats per token before each was learned from"
+        cost += f" (level 1: {told['level_1_nats_per_token']:.4f})"
     else:
         cost = "nothing yet: the text goes on"
+    if done.worse_by > _NOTICEABLE:
+        what = f"reading with this memory cost {done.worse_by:.2f} nats per token more than without"
+        do = "tune the rule on more text, lower its rate, or give --memory.no_regret true"
+        print(f"dynlm: warning: {path}: {what}; {do}", file=sys.stderr)
     text = "\n".join(
         [
             f"read {cost}",
@@ -43,7 +59,7 @@ def _read(options: Namespace, config: Config) -> int:
             f"{done.distance:.4g} |theta_0| from the static ones",
             *([f"a guard kept the memory whole {done.guarded:,} times"] if done.guarded else []),
             f"static parameters: checksum {done.static[0]} before, {done.static[1]} after",
-            f"wrote {path}",
+            *([] if done.repeated else [f"wrote {path}"]),
         ]
     )
     print_answer(options, {"file": str(path), **told}, text)

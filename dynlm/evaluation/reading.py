@@ -9,6 +9,7 @@ and kept as text.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +22,15 @@ from dynlm.corpus.streams import Place, read_in_order
 from dynlm.corpus.tokenizer import Tokenizer
 from dynlm.corpus.tokens import TokenisedSplit, split_of_text
 from dynlm.errors import UserError
-from dynlm.memory.file import About, SavedMemory, Unfinished, load_memory, save_memory
+from dynlm.files import fingerprint
+from dynlm.memory.file import About, SavedMemory, Unfinished, changing, load_about, load_memory, save_memory
 from dynlm.memory.guard import fresh_guarded
 from dynlm.memory.reader import Reader
+from dynlm.memory.rules import LEVEL_1
 from dynlm.memory.state import distance
 from dynlm.memory.unroll import unroll
 from dynlm.tensors import params_fingerprint
-from dynlm.training.memory_folder import open_reader
+from dynlm.training.memory_folder import open_reader, reader_of
 from dynlm.training.processes import Processes
 from dynlm.training.run_folder import load_model
 
@@ -71,11 +74,22 @@ class Sitting:
     """Checksum of the static parameters before and after."""
     guarded: int
     """Steps that a guard did not take, and memories that it restored."""
+    level_1_nats: float = 0.0
+    """What the same tokens cost the static parameters."""
+    repeated: bool = False
+    """The texts are those of the sitting before, and were not read again."""
+
+    @property
+    def worse_by(self) -> float:
+        """Nats per token by which reading with the memory was worse than level 1; below 0 it was better."""
+        return (self.nats - self.level_1_nats) / max(1, self.tokens)
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "tokens": self.tokens,
             "nats_per_token": self.nats / self.tokens if self.tokens else None,
+            "level_1_nats_per_token": self.level_1_nats / self.tokens if self.tokens else None,
+            "repeated": self.repeated,
             "distance": self.distance,
             "guarded": self.guarded,
             "static_parameters": {"before": self.static[0], "after": self.static[1]},
@@ -89,28 +103,53 @@ def read_files(
     texts: list[Callable[[], str]],
     path: Path,
     unfinished: bool = False,
+    again: bool = False,
 ) -> Sitting:
     """Read ``texts``, each an article, by ``config.memory``, going on with the memory in ``path`` where there is one.
 
-    The file is written once, when all is read. ``unfinished``: more of the last text is to follow. Raises UserError
-    for a memory that cannot be gone on with, an empty text, and a memory that diverged; the file is then as it was.
+    The file is written once, when all is read. ``unfinished``: more of the last text is to follow. Texts that the
+    memory has read last, as after a command that was broken off and repeated, are not read unless ``again``. Raises
+    UserError for a memory that cannot be gone on with, or that another process changes, for an empty text, and for a
+    memory that diverged; the file is then as it was.
     """
+    # Standard input may take long: the memory is not held meanwhile.
+    given = [text() for text in texts]
+    with changing(path) as path:
+        return _read_files(folder, config, given, path, (unfinished, again))
+
+
+def _read_files(folder: Path, config: Config, texts: list[str], path: Path, how: tuple[bool, bool]) -> Sitting:
+    unfinished, again = how
     one_lane(config)
     trained = load_model(folder, Processes.start(config.run.cpu).device)
     reader = open_reader(folder, trained, config.memory)
-    before, tokens, nats, guarded = params_fingerprint(trained.params), 0, 0.0, 0
+    before, tokens, nats, level_1_nats, guarded = params_fingerprint(trained.params), 0, 0.0, 0.0, 0
     saved = SavedMemory(reader.fresh_memory())
     if path.exists():
         saved = load_memory(path, reader, config.memory, trained.fingerprint)
+    last = fingerprint(*(text.encode("utf-8", "replace") for text in texts), "unfinished" if unfinished else "")
+    if saved.last == last and not again:
+        moved = float(distance(saved.memory, reader.static)) if saved.memory.weights else 0.0
+        return Sitting(0, 0.0, load_about(path)[0], moved, (before, before), 0, repeated=True)
+    level_1 = reader_of(trained, config.memory, LEVEL_1, reader.dynamic)
+    # Level 1 goes on with an unfinished article from the LSTM's state in the memory; its own is not kept.
+    hidden = tuple((h_BH.clone(), c_BH.clone()) for h_BH, c_BH in saved.memory.hidden)
+    beside = dataclasses.replace(saved, memory=level_1.fresh_memory()._replace(hidden=hidden))
     for number, text in enumerate(texts):
         ends = not (unfinished and number == len(texts) - 1)
-        read, saved = read_on(reader, saved, text(), trained.tokenizer, config.memory.segment, ends)
+        read, saved = read_on(reader, saved, text, trained.tokenizer, config.memory.segment, ends)
         tokens, nats, guarded = tokens + len(read), nats + read.total, guarded + read.guarded
+        if reader.rule.learns or reader.cache is not None:
+            read, beside = read_on(level_1, beside, text, trained.tokenizer, config.memory.segment, ends)
+        level_1_nats += read.total
+    if not math.isfinite(nats):
+        raise UserError("this memory is not kept: what was read cost no finite number", path, "lower the rule's rate")
     moved = float(distance(saved.memory, reader.static)) if saved.memory.weights else 0.0
     after = params_fingerprint(trained.params)
     assert after == before, "reading moved the static parameters"
+    saved = dataclasses.replace(saved, last=last)
     about = save_memory(path, saved, reader, config.memory, trained.fingerprint)
-    return Sitting(tokens, nats, about, moved, (before, after), guarded)
+    return Sitting(tokens, nats, about, moved, (before, after), guarded, level_1_nats)
 
 
 def open_memory(path: Path, reader: Reader, config: Config, tokenizer: Tokenizer, model: str) -> SavedMemory:

@@ -4,16 +4,22 @@ format.
 A safetensors file of ``as_tensors`` in one lane, the unfinished article's text (``text``, its bytes) where there is
 one, and a JSON value (``About``): the fingerprint of the model that it belongs to, the options that it was read by,
 what these options stood for (``constants``: a fingerprint of rates, statistics, phi), how much was read. ``content`` is
-a fingerprint of all of it, so that damage is noticed. A memory that was reset has no tensors.
+a fingerprint of all of it, so that damage is noticed; ``last``, a fingerprint of what was read last, is not part of it:
+a text leaves the same memory in one sitting and in two. A memory that was reset has no tensors.
+
+A file is written where a link leads to, keeps its permissions, and is its owner's alone where it is new. Who changes
+one holds ``changing`` from reading it to writing it.
 
 It holds what was read: dynamic weights have learned it, and a cache and an unfinished article hold it word for word.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +30,7 @@ from torch import Tensor
 
 from dynlm.config import MemoryConfig, section_of
 from dynlm.errors import UserError
-from dynlm.files import Fingerprint, fingerprint
+from dynlm.files import Fingerprint, exclusive, fingerprint
 from dynlm.memory.as_tensors import as_tensors, flaw, flaw_of_shapes, from_tensors
 from dynlm.memory.reader import Reader
 from dynlm.memory.state import Memory
@@ -32,6 +38,7 @@ from dynlm.tensors import Shapes, load_json_of_tensors, load_tensors, params_fin
 
 FORMAT = 1
 _TEXT = "text"
+_SECONDS_TO_WAIT = 5.0
 _AGAIN = "read the text again, or restore the file"
 _ANYHOW = ("lanes", "track", "capture")
 """Options of the memory that change nothing of what is read; a memory file is of one lane."""
@@ -63,7 +70,9 @@ class About:
     unfinished: int | None = None
     """Where the last article is not finished: how many tokens of ``text`` were read."""
     content: str = ""
-    """Fingerprint of everything else, and of all tensors."""
+    """Fingerprint of everything else but ``last``, and of all tensors."""
+    last: str = ""
+    """Fingerprint of the texts of the last sitting, where it is known."""
     format: int = FORMAT
 
     def memory_options(self, where: object) -> MemoryConfig:
@@ -82,6 +91,8 @@ class SavedMemory:
     tokens: int = 0
     articles: int = 0
     unfinished: Unfinished | None = None
+    last: str = ""
+    """Fingerprint of what was read last, where it was a sitting of ``dynlm read``."""
 
     def copy(self) -> SavedMemory:
         """One that further reading of this one leaves as it is."""
@@ -108,6 +119,7 @@ def save_memory(path: Path, saved: SavedMemory, reader: Reader, options: MemoryC
         tokens=saved.tokens,
         articles=saved.articles,
         unfinished=None if saved.unfinished is None else saved.unfinished.read,
+        last=saved.last,
     )
     return _write(path, about, tensors)
 
@@ -139,7 +151,7 @@ def load_memory(path: Path, reader: Reader, options: MemoryConfig, model: str) -
     memory = from_tensors(state, fresh, reader.static)
     if memory.cache is not None and not memory.cache.is_sound(reader.model.vocabulary):
         raise UserError("a damaged memory: its cache holds what cannot be", path, _AGAIN)
-    return SavedMemory(memory, about.tokens, about.articles, unfinished)
+    return SavedMemory(memory, about.tokens, about.articles, unfinished, about.last)
 
 
 def options_of(path: Path, otherwise: MemoryConfig) -> MemoryConfig:
@@ -168,9 +180,25 @@ def load_about(path: Path) -> tuple[About, dict[str, Tensor]]:
 
 
 def reset_memory(path: Path) -> About:
-    """Forget all that a memory file holds, but not whose it is and how it reads. Raises UserError as ``load_about``."""
-    about, _ = load_about(path)
-    return _write(path, dataclasses.replace(about, tokens=0, articles=0, unfinished=None), {})
+    """Forget all that a memory file holds, but not whose it is and how it reads.
+
+    Raises UserError as ``load_about`` and ``changing`` do.
+    """
+    with changing(path) as path:
+        about, _ = load_about(path)
+        return _write(path, dataclasses.replace(about, tokens=0, articles=0, unfinished=None, last=""), {})
+
+
+@contextlib.contextmanager
+def changing(path: Path) -> Iterator[Path]:
+    """Within the block no other process changes the memory file ``path``; gives the file itself where that is a link.
+
+    Raises UserError where another process still changes it after some seconds.
+    """
+    # What a link leads to is the memory: it is locked, and replaced, in its own place.
+    path = Path(os.path.realpath(path))
+    with exclusive(path, "this memory", _SECONDS_TO_WAIT):
+        yield path
 
 
 def constants_of(reader: Reader) -> str:
@@ -203,12 +231,13 @@ def _add(mark: Fingerprint, value: Any) -> None:
 
 def _write(path: Path, about: About, tensors: dict[str, Tensor]) -> About:
     about = dataclasses.replace(about, content=_content_of(about, tensors))
-    save_tensors(path, tensors, dataclasses.asdict(about))
+    save_tensors(Path(os.path.realpath(path)), tensors, dataclasses.asdict(about), private=True)
     return about
 
 
 def _content_of(about: About, tensors: Mapping[str, Tensor]) -> str:
     told = {**dataclasses.asdict(about), "content": None}
+    del told["last"]
     return fingerprint(json.dumps(told, sort_keys=True), params_fingerprint(tensors))
 
 
@@ -227,6 +256,7 @@ def _about_of(path: Path, told: dict[str, Any]) -> About:
         "articles": int,
         "unfinished": (int, type(None)),
         "content": str,
+        "last": str,
         "format": int,
     }
     for name, value in told.items():

@@ -22,6 +22,7 @@ from dynlm.training.run_folder import TrainedModel, check_model
 
 FIXED = ("window", "flatness", "share")
 _MOST_FLATNESSES = 64
+_LARGEST_FLATNESS = 1e6
 
 
 def rule_stem(memory: MemoryConfig) -> str:
@@ -42,7 +43,7 @@ def load_fixed(folder: Path, memory: MemoryConfig, trained: TrainedModel) -> dic
     content = read_json(path)
     check_model(path, content, trained)
     content["window"] = int(number_in(content, "window", path, 1, LARGEST_WINDOW))
-    number_in(content, "flatness", path, 1e-6)
+    number_in(content, "flatness", path, 1e-6, _LARGEST_FLATNESS)
     number_in(content, "share", path, 0, 0.99)
     return dict(content)
 
@@ -71,7 +72,7 @@ def load_gated(
     if not isinstance(flatness, list) or not 1 <= len(flatness) <= _MOST_FLATNESSES:
         raise UserError("it does not tell its flatness", path, "run metatrain again")
     for value in flatness:
-        number_in({"flatness": value}, "flatness", path, 1e-6)
+        number_in({"flatness": value}, "flatness", path, 1e-6, _LARGEST_FLATNESS)
     hidden = tensors["hidden.bias"].numel() if "hidden.bias" in tensors else 0
     pieces, shares = len(evidence_names(flatness)), 1 + len(flatness)
     wanted = {
@@ -79,8 +80,8 @@ def load_gated(
         **{"output.weight": (shares, hidden), "output.bias": (shares,)},
     }
     check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()}, wanted, path)
-    if not all(tensor.dtype == torch.float32 for tensor in tensors.values()):
-        raise UserError("the gate is not of float32", path, "run metatrain again")
+    if not all(tensor.dtype == torch.float32 and bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise UserError("the gate is not of finite float32 numbers", path, "run metatrain again")
     return Cache(window, tuple(flatness), Gate(tensors)), about
 
 

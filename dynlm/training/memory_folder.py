@@ -15,7 +15,7 @@ import torch
 
 from dynlm.config import GConfig, MemoryConfig, section_of
 from dynlm.errors import UserError
-from dynlm.files import number_in, read_json, write_json
+from dynlm.files import exclusive, number_in, read_json, write_json
 from dynlm.memory.capture import recorded
 from dynlm.memory.coordinates import CoordinateMeta
 from dynlm.memory.guard import guard_over
@@ -31,6 +31,7 @@ from dynlm.training.cache_folder import open_cache
 from dynlm.training.run_folder import TrainedModel, check_model
 
 _NEEDED = {"sgd": ("rate",), "sgd+decay": ("rate", "pull"), "rms": ("rate", "pull", "epsilon")}
+_SECONDS_TO_WAIT = 60.0
 HAND_MADE = tuple(_NEEDED)
 _AnyMeta = Meta | CoordinateMeta
 
@@ -75,13 +76,15 @@ def drop_statistics(folder: Path) -> None:
 
 
 def save_tuned(folder: Path, rule: str, reset: str, tuned: Mapping[str, Any], trained: TrainedModel) -> None:
-    """Keep a hand-made rule's tuned rates beside those of the others."""
+    """Keep a hand-made rule's tuned rates beside those of the others, which other processes may keep meanwhile."""
     path = folder / "memory" / "tuned.json"
-    content = read_json(path) if path.exists() else {}
-    if not isinstance(content, dict) or content.get("model") != trained.fingerprint:
-        content = {"model": trained.fingerprint}
-    content.setdefault(rule, {})[reset] = dict(tuned)
-    write_json(path, content)
+    with exclusive(path, "the file of tuned rates", _SECONDS_TO_WAIT):
+        content = read_json(path) if path.exists() else {}
+        if not isinstance(content, dict) or content.get("model") != trained.fingerprint:
+            content = {"model": trained.fingerprint}
+        before = content.get(rule)
+        content[rule] = {**(before if isinstance(before, dict) else {}), reset: dict(tuned)}
+        write_json(path, content)
 
 
 def load_tuned(folder: Path, rule: str, reset: str, trained: TrainedModel) -> dict[str, Any] | None:

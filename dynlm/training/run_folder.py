@@ -100,6 +100,13 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> TrainedModel
     card = read_json(folder / "model.json")
     model = _model_of(card, folder / "model.json")
     params, _ = load_tensors(folder / "model.safetensors", device, model.shapes())
+    for name, tensor in params.items():
+        if not bool(tensor.isfinite().all()):
+            raise UserError(
+                f"{name} holds what is no finite number",
+                folder / "model.safetensors",
+                "restore the file or train again",
+            )
     if params_fingerprint(params) != card["fingerprint"]:
         raise UserError("the weights are not those that model.json describes", folder / "model.safetensors")
     tokenizer = load_tokenizer(folder / "tokenizer")
