@@ -9,6 +9,7 @@ from pathlib import Path
 from dynlm.config import Config
 from dynlm.evaluation.compare import Comparison, compare
 from dynlm.evaluation.score import score
+from dynlm.perplexity import shown
 from dynlm.report.curves import plot_run
 from dynlm.report.heatmap import heatmap_run
 from dynlm.report.page import report_run
@@ -36,7 +37,7 @@ def demo(config: Config, quiet: bool = False, progress: bool = False) -> tuple[C
     if not (folder / "model.json").exists():
         say("training the tokenizer and the LSTM (level 1)")
         done = pretrain(config, quiet=not progress)
-        say(f"level 1 on valid: perplexity {done['valid_perplexity_per_word']:.0f} per word")
+        say(f"level 1 on valid: perplexity {shown(done['valid_perplexity_per_word'], 0)} per word")
     rms = dataclasses.replace(config, memory=dataclasses.replace(config.memory, rule="rms"))
     if not (folder / "memory" / "tuned.json").exists():
         say("tuning dynamic evaluation (rms) on valid articles")

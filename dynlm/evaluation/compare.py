@@ -13,6 +13,7 @@ import numpy as np
 from dynlm.errors import UserError
 from dynlm.evaluation.scores_file import Scores, printable
 from dynlm.evaluation.tables import markdown_table, text_table
+from dynlm.perplexity import perplexity
 
 _PER_ARM = ("level", "rule", "cache", "reset", "segment", "statement", "run", "model", "guard")
 
@@ -97,8 +98,8 @@ def compare(scores: Sequence[Scores], baseline: int | None = None, resamples: in
                 arm=labels[index],
                 nats=nats,
                 nats_per_token=nats / tokens,
-                perplexity_per_token=_exp(nats, tokens),
-                perplexity_per_word=_exp(nats, words),
+                perplexity_per_token=perplexity(nats, tokens),
+                perplexity_per_word=perplexity(nats, words),
                 bits_per_byte=nats / math.log(2) / size if size else None,
                 gain=None if index == base else _gain(scores[base], arm, drawn),
                 protocol={key: arm.protocol[key] for key in _PER_ARM if key in arm.protocol},
@@ -200,12 +201,3 @@ def gain_of(saved_A: np.ndarray, tokens_A: np.ndarray, drawn: np.ndarray | None)
 
 def _gain(base: Scores, arm: Scores, drawn: np.ndarray | None) -> Gain:
     return gain_of(base.sums(base.nats) - arm.sums(arm.nats), np.diff(base.starts), drawn)
-
-
-def _exp(nats: float, count: int) -> float | None:
-    if not count:
-        return None
-    try:
-        return math.exp(nats / count)
-    except OverflowError:
-        return None

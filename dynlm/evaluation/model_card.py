@@ -17,6 +17,7 @@ from dynlm.evaluation.compare import compare
 from dynlm.evaluation.scores_file import Scores, printable, read_scores, scores_of_run
 from dynlm.evaluation.tables import escaped
 from dynlm.files import read_json
+from dynlm.perplexity import shown
 from dynlm.training.run_folder import TrainedModel, load_config
 
 _TITLES_SHOWN = 8
@@ -76,7 +77,7 @@ def _model_rows(trained: TrainedModel, model: Any, tokenizer: Any) -> list[tuple
     if "valid_nats_per_token" in card:
         rows.append(("valid, level 1, nats per token", f"{card['valid_nats_per_token']:.4f}"))
     if "valid_perplexity_per_word" in card:
-        rows.append(("valid, level 1, perplexity per word", f"{card['valid_perplexity_per_word']:.1f}"))
+        rows.append(("valid, level 1, perplexity per word", shown(card["valid_perplexity_per_word"])))
     return rows
 
 

@@ -32,6 +32,7 @@ from dynlm.memory.sensitivities import Sensitivities
 from dynlm.memory.state import Memory
 from dynlm.memory.unroll import mean_nats, read_segment
 from dynlm.model.lstm import Params
+from dynlm.perplexity import perplexity
 from dynlm.training import memory_folder, provenance
 from dynlm.training.pretrain import validate
 from dynlm.training.processes import Processes
@@ -94,15 +95,18 @@ def finetune(folder: Path, config: Config, quiet: bool = False) -> dict[str, Any
         raise UserError("finetune.phi does not go with a g of kind lstm", do="leave it out")
     if meta is not None and set(meta.names) - set(reader.dynamic):
         raise UserError(f"g {memory.g!r} moves other tensors than memory.dynamic names", do="name those it moves")
+    # Read before training: what cannot be read is told before hours are spent.
+    with processes.first_goes_ahead():
+        tuning, valid = (
+            tokenise(iter_articles(config.corpus, split), trained.tokenizer, config.corpus.num_proc)
+            for split in (config.tune.split, "valid")
+        )
     begun = time.monotonic()
     candidates = {
         "start": _Found(trained.params, phi),
         **_learn(folder, target.name, config, trained, reader, meta, phi, processes, quiet),
     }
     seconds = time.monotonic() - begun
-
-    with processes.first_goes_ahead():
-        tuning = tokenise(iter_articles(config.corpus, config.tune.split), trained.tokenizer, config.corpus.num_proc)
     stream = tuning_stream(tuning, config, options.pick_tokens)
     nats = {}
     for name, (static, own_phi) in candidates.items():
@@ -125,12 +129,10 @@ def finetune(folder: Path, config: Config, quiet: bool = False) -> dict[str, Any
         "tuning_nats_per_token": nats,
         "kept": kept,
     }
-    with processes.first_goes_ahead():
-        valid = tokenise(iter_articles(config.corpus, "valid"), trained.tokenizer, config.corpus.num_proc)
     total, tokens = validate(trained.model, static, valid, 0)
     about |= {
         "valid_nats_per_token": total / tokens,
-        "valid_perplexity_per_word": math.exp(total / int(valid.words_N.sum(dtype="int64"))),
+        "valid_perplexity_per_word": perplexity(total, int(valid.words_N.sum(dtype="int64"))),
     }
     if processes.first:
         run = dataclasses.replace(config.run, name=target.name, folder=str(target.parent))

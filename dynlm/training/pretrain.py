@@ -32,6 +32,7 @@ from dynlm.errors import UserError
 from dynlm.memory.batches import to_batch
 from dynlm.model.lstm import LSTMLanguageModel, Params, detached, restarted
 from dynlm.model.regularisers import Regularisers
+from dynlm.perplexity import perplexity
 from dynlm.stopping import StopRequest, stop_requests
 from dynlm.training import run_folder
 from dynlm.training.checkpoints import Checkpoints
@@ -129,7 +130,7 @@ def pretrain(config: Config, quiet: bool = False) -> dict[str, Any]:
         "seconds": round(at.seconds, 1),
         "processes": processes.world,
         "valid_nats_per_token": valid_nats / valid_tokens,
-        "valid_perplexity_per_word": math.exp(valid_nats / words),
+        "valid_perplexity_per_word": perplexity(valid_nats, words),
     }
     if processes.first:
         run_folder.save_model(folder, model, at.optimiser.current(), corpus.tokenizer, about)
@@ -221,7 +222,8 @@ def _train(
             begins = optimiser.after_validation(valid_nats / valid_tokens)
             _log(accelerator, folder, config, at.step, {"valid": valid_nats / valid_tokens, "averaging": begins})
         stopping = processes.any(request.asked)
-        if stopping or (at.step % options.checkpoint_every == 0 and not last):
+        # The last one too: what is measured after training may fail, and is not worth training again.
+        if stopping or last or at.step % options.checkpoint_every == 0:
             path = save(checkpoints, at, generator, processes)
             if stopping:
                 request.stop(path)

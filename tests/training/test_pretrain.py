@@ -272,3 +272,31 @@ def test_a_tracker_that_is_not_there_is_named(tiny_corpus: Path, tmp_path: Path)
     with pytest.raises(UserError, match="no-such-tracker"):
         pretrain(config, quiet=True)
     assert not listing(tmp_path)
+
+
+def test_a_perplexity_that_overflows_is_null_and_the_model_is_there(tmp_path: Path) -> None:
+    for number in range(12):
+        text = "".join(chr(0x4E00 + (37 * number + i) % 3000) for i in range(500))
+        (tmp_path / "texts").mkdir(exist_ok=True)
+        (tmp_path / "texts" / f"{number}.txt").write_text(text + "\n", encoding="utf-8")
+    config = tiny_config(tmp_path / "texts", tmp_path, pretrain={"epochs": 0.1})
+    config = dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, vocab_size=1400))
+    assert pretrain(config, quiet=True)["valid_perplexity_per_word"] is None
+    assert json.loads((run_path(config) / "model.json").read_text())["valid_perplexity_per_word"] is None
+
+
+def test_what_fails_after_the_last_step_is_not_trained_again(
+    tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(tiny_corpus, tmp_path, pretrain=SHORT)
+
+    def failing(*_: Any) -> Any:
+        raise MemoryError
+
+    with monkeypatch.context() as patched, pytest.raises(MemoryError):
+        patched.setattr("dynlm.training.pretrain.perplexity", failing)
+        pretrain(config, quiet=True)
+    steps = len(losses(config))
+    pretrain(config, quiet=True)
+    assert len(losses(config)) == steps
+    assert (run_path(config) / "model.safetensors").exists()
