@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from dynlm import fewshot_verbs, memory_verbs, picture_verbs, scoring_verbs, training_verbs
 from dynlm.errors import UserError
 from dynlm.stopping import Stopped, stopped_by_sigterm
-from dynlm.text import escape_for_streams
+from dynlm.text import escape_for_streams, printable
 from dynlm.verb import Verb, add_json, print_answer
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except UserError as error:
-        print(f"dynlm: error: {error}", file=sys.stderr)
+        # It may name files and quote texts.
+        print(f"dynlm: error: {printable(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         # Who was reading has what they wanted, as in `dynlm compare RUN | head`; what is left is for nobody.
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno is None or error.filename is None:
             raise
-        print(f"dynlm: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"dynlm: error: {printable(str(error.filename))}: {error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         stopped = stop if isinstance(stop, Stopped) else Stopped()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dynlm.perplexity import shown
 from dynlm.verb import Verb, add_json, is_quiet, print_answer
 
 if TYPE_CHECKING:
@@ -14,19 +15,23 @@ if TYPE_CHECKING:
 
 
 def _corpus(options: Namespace, config: Config) -> int:
-    from dynlm.corpus.articles import describe, source_name
+    from dynlm.corpus.articles import describe, not_read, source_name
+    from dynlm.text import printable
 
-    counts = describe(config.corpus)
-    rows = [f"{source_name(config.corpus)}", f"{'split':8}{'articles':>10}{'words':>12}{'types':>10}  longest article"]
+    counts, left = describe(config.corpus), not_read(config.corpus)
+    rows = [
+        printable(source_name(config.corpus)),
+        f"{'split':8}{'articles':>10}{'words':>12}{'types':>10}  longest article",
+    ]
     for split, count in counts.items():
         longest = count["longest"]
         rows.append(
             f"{split:8}{count['articles']:>10,}{count['words']:>12,}{count['types']:>10,}  "
-            f"{longest['title']} ({longest['words']:,} words)"
+            f"{printable(longest['title'])} ({longest['words']:,} words)"
         )
-    print_answer(
-        options, counts, "\n".join([*rows, "words and types count each end of line as one, as the literature does"])
-    )
+    rows.append("words and types count each end of line as one, as the literature does")
+    rows += [f"not read: {printable(path)}: {why}" for path, why in left.items()]
+    print_answer(options, {**counts, "not_read": left} if left else counts, "\n".join(rows))
     return 0
 
 
@@ -38,7 +43,8 @@ def _pretrain(options: Namespace, config: Config) -> int:
         options,
         done,
         f"level 1 on valid: {done['valid_nats_per_token']:.4f} nats per token, perplexity "
-        f"{done['valid_perplexity_per_word']:.1f} per word, after {done['tokens']:,} tokens in {done['seconds']:.0f} s",
+        f"{shown(done['valid_perplexity_per_word'])} per word, after {done['tokens']:,} tokens "
+        f"in {done['seconds']:.0f} s",
     )
     return 0
 

@@ -77,6 +77,11 @@ def describe(corpus: CorpusConfig) -> dict[str, dict[str, Any]]:
     return {split: count for split, count in counts.items() if count["articles"]}
 
 
+def not_read(corpus: CorpusConfig) -> dict[str, str]:
+    """Files of the folder ``corpus.path`` that are not read as part of the corpus, and why."""
+    return dict(open_source(corpus).not_read)
+
+
 def splits_with_articles(corpus: CorpusConfig) -> list[str]:
     """Those of SPLITS that the source has an article of. Raises UserError for bad input among the first ones."""
     source = open_source(corpus)

@@ -35,7 +35,10 @@ def hub_source(corpus: CorpusConfig) -> Source:
             return lambda: wikitext_articles(_lines(_rows(rows, name)), where)
         return lambda: _record_articles(rows, name, where, corpus)
 
-    splits = {ours: opener(theirs) for theirs, ours in SPLIT_NAMES.items() if theirs in found}
+    splits: dict[str, Articles] = {}
+    for theirs, ours in SPLIT_NAMES.items():
+        if theirs in found:
+            splits.setdefault(ours, opener(theirs))
     if not splits and len(found) == 1:
         splits = {"train": opener(next(iter(found)))}
     if not splits:

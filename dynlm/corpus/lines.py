@@ -11,6 +11,8 @@ import gzip
 import io
 import itertools
 import lzma
+import os
+import stat
 import struct
 import zipfile
 import zlib
@@ -21,12 +23,13 @@ from typing import IO, Any
 import pyarrow as pa
 
 from dynlm.errors import UserError
+from dynlm.text import decoded
 
 LONGEST_LINE = 16 * 2**20
 """Bytes; no more than this is read at once, so that a file without line ends cannot fill the memory."""
 
-_OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-_PACKED = {*_OPENERS, ".zip", ".zst"}
+_PACKED_AT_ONCE = 1 << 16
+_PACKED = {".gz", ".bz2", ".xz", ".zip", ".zst"}
 UNPACKING_ERRORS = (
     *(EOFError, OSError, lzma.LZMAError, zlib.error, zipfile.BadZipFile, pa.ArrowException),
     # What zipfile raises over headers that lie, encryption and methods that it does not know; MemoryError where a
@@ -44,8 +47,9 @@ def unpacked_name(path: Path) -> str:
 def text_lines(path: Path) -> Iterator[str]:
     """The lines of a UTF-8 file, plain or compressed (.gz, .bz2, .xz, .zip, .zst), each with its line end.
 
-    Raises UserError, naming line and byte where there are such, where the file cannot be opened, is cut short or
-    damaged, is no UTF-8, holds a NUL character or a line over 16 MiB, or is a zip archive of several files.
+    Raises UserError, naming line and byte where there are such, where the file cannot be opened, is not a regular one,
+    is cut short or damaged, is not UTF-8, holds a NUL character or a line over 16 MiB, or is a zip archive of several
+    files.
     """
     offset = 0
     with _user_errors(path), _opened(path) as file:
@@ -62,29 +66,91 @@ def _checked(line: bytes, number: int, offset: int, path: Path) -> str:
     """``line``, which begins at byte ``offset``, as text."""
     if len(line) > LONGEST_LINE:
         raise UserError(f"longer than {LONGEST_LINE // 2**20} MiB", f"{path}:{number}", "break it into lines")
-    if (nul := line.find(b"\0")) >= 0:
-        raise UserError(f"NUL character at byte {offset + nul}", f"{path}:{number}", "is it a text file in UTF-8?")
-    try:
-        text = line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        place = f"byte {offset + error.start} (0x{line[error.start]:02x})"
-        raise UserError(f"no UTF-8 at {place}", f"{path}:{number}", "convert the file to UTF-8") from error
-    return text.removeprefix("\ufeff") if number == 1 else text
+    return decoded(line, f"{path}:{number}", offset)
+
+
+def regular_file(path: Path) -> IO[bytes]:
+    """Open a file for reading. Raises UserError where it is not regular, and OSError where it cannot be opened.
+
+    A corpus is read more than once; a pipe or a device gives its bytes only once.
+    """
+    # Without O_NONBLOCK, opening a named pipe would wait for whoever writes to it.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise UserError("not a regular file", path, "copy what it gives into a file, and name that")
+    return open(os.open(path, flags), "rb")
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
     packing = path.suffix.lower()
-    if packing == ".zip":
-        with zipfile.ZipFile(path) as archive, archive.open(_only_member(archive, path)) as member:
-            yield member
-    elif packing == ".zst":
-        # Arrow's reader, unlike zstandard's, reads on into a second frame and tells a frame that is cut short.
-        with io.BufferedReader(pa.CompressedInputStream(str(path), "zstd")) as file:
-            yield file
-    else:
-        with _OPENERS.get(packing, open)(path, "rb") as file:
-            yield file
+    with regular_file(path) as packed:
+        if packing == ".zip":
+            with zipfile.ZipFile(packed) as archive, archive.open(_only_member(archive, path)) as member:
+                yield member
+        elif packing == ".zst":
+            # Arrow's reader, unlike zstandard's, reads on into a second frame and tells a frame that is cut short.
+            with io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(packed, "r"), "zstd")) as file:
+                yield file
+        elif packing == ".gz":
+            with gzip.GzipFile(fileobj=packed) as unpacked:
+                yield unpacked  # type: ignore[misc]
+        elif packing in _UNPACKERS:
+            with io.BufferedReader(_Streams(packed, *_UNPACKERS[packing])) as file:
+                yield file
+        else:
+            yield packed
+
+
+class _Streams(io.RawIOBase):
+    """The compressed streams of a file, one after another, unpacked as far as they are read.
+
+    The standard library's readers take the file for finished where a later stream's header is damaged or stands
+    behind padding. Here whatever follows a stream is padding (zero bytes, a multiple of ``padding`` of them; 0: none)
+    or another stream, and EOFError or the decompressor's own error is raised where it is not.
+    """
+
+    def __init__(self, file: IO[bytes], unpacker: Callable[[], Any], padding: int):
+        self._file, self._make, self._padding = file, unpacker, padding
+        self._unpacker, self._packed = unpacker(), b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            if self._unpacker.eof and not self._begin_next():
+                return 0
+            if self._unpacker.needs_input and not self._packed:
+                self._packed = self._file.read(_PACKED_AT_ONCE)
+                if not self._packed:
+                    raise EOFError("it ends within a stream")
+            packed, self._packed = self._packed, b""
+            if data := self._unpacker.decompress(packed, len(buffer)):
+                buffer[: len(data)] = data
+                return len(data)
+
+    def _begin_next(self) -> bool:
+        """Pass over padding and begin the stream behind it; False at the end of the file."""
+        self._packed, zeros = self._unpacker.unused_data, 0
+        while True:
+            stripped = self._packed.lstrip(b"\0") if self._padding else self._packed
+            zeros += len(self._packed) - len(stripped)
+            self._packed = stripped or self._file.read(_PACKED_AT_ONCE)
+            if stripped or not self._packed:
+                break
+        if self._padding and zeros % self._padding:
+            raise EOFError(f"{zeros} zero bytes behind a stream, not a multiple of {self._padding}")
+        if self._packed:
+            self._unpacker = self._make()
+        return bool(self._packed)
+
+
+_UNPACKERS: dict[str, tuple[Callable[[], Any], int]] = {
+    ".bz2": (bz2.BZ2Decompressor, 0),
+    ".xz": (lzma.LZMADecompressor, 4),
+}
+"""Decompressor of one stream, and of what its padding is a multiple."""
 
 
 def _only_member(archive: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:

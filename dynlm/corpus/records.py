@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dynlm import text as texts
 from dynlm.config import CorpusConfig
-from dynlm.corpus.article import Article
-from dynlm.corpus.lines import text_lines
+from dynlm.corpus.article import Article, too_long
+from dynlm.corpus.lines import regular_file, text_lines
+from dynlm.corpus.wikitext import wikitext_articles
 from dynlm.errors import UserError
 
 _ROWS_AT_ONCE = 32
 """Few: a dictionary lets a small file spell the same long text for each of them."""
 _BYTES_AT_ONCE = 1 << 20
+_ROWS_TO_JUDGE = 1000
+"""WikiText has a title among its first lines."""
+_BYTES_TO_JUDGE = 16 << 20
 
 Record = tuple[str, Mapping[str, Any]]
 """Where a record stands, and its fields."""
@@ -26,13 +33,58 @@ Record = tuple[str, Mapping[str, Any]]
 def record_articles(records: Iterable[Record], corpus: CorpusConfig) -> Iterator[Article]:
     """The records' articles; without a title field, ``where`` is the title. Empty texts are passed over.
 
-    Raises UserError, naming the record, where the text field is missing or holds something else than text.
+    Records that are the lines of WikiText, as the hub keeps it, are joined into its articles. Raises UserError, naming
+    the record, where the text field is missing, holds something else than text, or one over ``text.LARGEST_TEXT``.
     """
+    records = iter(records)
+    begins = list(_while_lines(records, corpus))
+    records = chain(begins, records)
+    if any(article.title for article in wikitext_articles(_lines(begins, corpus), "")):
+        yield from _joined(records, corpus)
+        return
     for where, record in records:
         text = _text(record, where, corpus.text_field)
         if text.strip():
             title = record.get(corpus.title_field)
             yield Article(where if title is None else str(title), text, where)
+
+
+def _while_lines(records: Iterator[Record], corpus: CorpusConfig) -> Iterator[Record]:
+    """The first records as far as they are lines of text, and one more."""
+    size = 0
+    for number, (where, record) in enumerate(records, 1):
+        yield where, record
+        text = record.get(corpus.text_field)
+        is_line = isinstance(text, str) and (not text.strip() or text.find("\n") == len(text) - 1)
+        if not is_line or record.get(corpus.title_field) is not None:
+            return
+        size += len(text or "")
+        if number == _ROWS_TO_JUDGE or size > _BYTES_TO_JUDGE:
+            return
+
+
+def _lines(records: Iterable[Record], corpus: CorpusConfig) -> Iterator[str]:
+    """WikiText's lines: the hub keeps them whole but for the empty ones, whose space and line end it drops."""
+    for where, record in records:
+        text = _text(record, where, corpus.text_field) if corpus.text_field in record else ""
+        yield text or " \n"
+
+
+def _joined(records: Iterable[Record], corpus: CorpusConfig) -> Iterator[Article]:
+    """The articles that the records are lines of; each is named by its file and its title's row in that file."""
+    files: list[tuple[int, str]] = []  # of each file, the rows before its first one, and its name
+
+    def noted() -> Iterator[Record]:
+        for before, (where, record) in enumerate(records):
+            name = where.rpartition(":")[0]
+            if not files or files[-1][1] != name:
+                files.append((before, name))
+            yield where, record
+
+    for article in wikitext_articles(_lines(noted(), corpus), ""):
+        row = int(article.where.removeprefix(":"))
+        before, name = next(file for file in reversed(files) if file[0] < row)
+        yield replace(article, where=f"{name}:{row - before}")
 
 
 def json_records(path: Path) -> Iterator[Record]:
@@ -57,7 +109,7 @@ def parquet_records(path: Path, corpus: CorpusConfig) -> Iterator[Record]:
     """
     try:
         # Without these two a whole row group, which may be the whole file, is read at once.
-        with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BYTES_AT_ONCE) as file:
+        with regular_file(path) as data, pq.ParquetFile(data, pre_buffer=False, buffer_size=_BYTES_AT_ONCE) as file:
             columns = file.schema_arrow.names
             if corpus.text_field not in columns:
                 raise _no_field(corpus.text_field, columns, str(path))
@@ -84,6 +136,7 @@ def _text(record: Mapping[str, Any], where: str, field: str) -> str:
     if field not in record:
         raise _no_field(field, record, where)
     text = record[field]
+    _check_size(text, where)
     if not isinstance(text, str):
         raise UserError(f"field {field!r} holds {type(text).__name__}, no text", where, "choose --corpus.text_field")
     if (nul := text.find("\0")) >= 0:
@@ -93,6 +146,13 @@ def _text(record: Mapping[str, Any], where: str, field: str) -> str:
     except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
         raise UserError(f"half a character at character {error.start} of field {field!r}", where) from error
     return text
+
+
+def _check_size(text: object, where: str) -> None:
+    if isinstance(text, str) and (
+        len(text) > texts.LARGEST_TEXT or len(text.encode("utf-8", "replace")) > texts.LARGEST_TEXT
+    ):
+        raise too_long(where)
 
 
 def _no_field(field: str, fields: Iterable[str], where: str) -> UserError:

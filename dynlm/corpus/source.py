@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dynlm.corpus.article import Article
 
 Articles = Callable[[], Iterator[Article]]
 """Starts reading a split from its first article."""
 
-SPLIT_NAMES = {"train": "train", "valid": "valid", "validation": "valid", "test": "test"}
+SPLIT_NAMES = {
+    "train": "train",
+    **dict.fromkeys(("valid", "validation", "val", "dev", "development"), "valid"),
+    "test": "test",
+}
 """How files, folders and hub data sets name the splits, and what they are called here."""
 
 
@@ -20,6 +24,8 @@ class Source:
 
     name: str
     splits: Mapping[str, Articles]
+    not_read: Mapping[str, str] = field(default_factory=dict)
+    """Files of a folder that are no part of the corpus, and why."""
 
 
 def with_held_out(splits: Mapping[str, Articles], every: int) -> dict[str, Articles]:

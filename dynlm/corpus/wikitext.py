@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from dynlm.corpus.article import Article
+from dynlm.corpus.article import Article, Lines
 
 _TITLE_LINE = re.compile(r" = (?!=)(\S.*?)(?<!=) =\s*")
 
@@ -27,21 +27,24 @@ def wikitext_articles(lines: Iterable[str], name: str) -> Iterator[Article]:
     """The articles of WikiText lines, read one at a time; their texts joined are the lines joined.
 
     An article begins with the empty line before its title. Text before the first title is an article without one;
-    lines that are all empty are none. ``where`` is ``name`` and the number of the title's line.
+    lines that are all empty are none. ``where`` is ``name`` and the number of the title's line. Raises UserError for an
+    article over ``text.LARGEST_TEXT``.
     """
     title, title_number = "", 1
-    held: list[str] = []
+    held, last = Lines(), list[str]()  # the last two lines may be the next article's
     maybe: str | None = None  # the last line's title, if the line to come is empty
 
     for number, line in enumerate(lines, 1):
         empty = not line.strip()
         if maybe is not None and empty:
-            finished = held[:-2]
-            if any(map(str.strip, finished)):
-                yield Article(title, "".join(finished), f"{name}:{title_number}")
-                held = held[-2:]
+            if not held.blank:
+                yield Article(title, held.text, f"{name}:{title_number}")
+                held = Lines()
             title, title_number = maybe, number - 1
-        maybe = title_of(line) if held and not held[-1].strip() else None
-        held.append(line)
-    if any(map(str.strip, held)):
-        yield Article(title, "".join(held), f"{name}:{title_number}")
+        maybe = title_of(line) if last and not last[-1].strip() else None
+        last.append(line)
+        if len(last) > 2:
+            held.append(last.pop(0), f"{name}:{title_number}")
+    held.extend(last, f"{name}:{title_number}")
+    if not held.blank:
+        yield Article(title, held.text, f"{name}:{title_number}")

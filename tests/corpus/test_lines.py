@@ -3,7 +3,9 @@
 import bz2
 import gzip
 import lzma
+import os
 import re
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -77,6 +79,52 @@ def test_parts_packed_one_after_another_are_all_read(tmp_path, suffix):
     pack(b"one\n", path)
     path.write_bytes(path.read_bytes() * 2)
     assert list(text_lines(path)) == ["one\n", "one\n"]
+
+
+@pytest.mark.parametrize("zeros", [0, 4, 8, 1 << 17])
+def test_padding_between_and_behind_xz_streams_is_passed_over(tmp_path, zeros):
+    path = tmp_path / "a.xz"
+    path.write_bytes(b"".join(lzma.compress(part) + bytes(zeros) for part in (b"one\n", b"", b"two\n")))
+    assert list(text_lines(path)) == ["one\n", "two\n"]
+
+
+@pytest.mark.parametrize("zeros", [1, 6])
+def test_padding_of_another_length_is_refused(tmp_path, zeros):
+    path = tmp_path / "a.xz"
+    path.write_bytes(lzma.compress(b"one\n") + bytes(zeros) + lzma.compress(b"two\n"))
+    assert "cut short or damaged" in complaint(path)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "compress"), [(".bz2", bz2.compress), (".xz", lzma.compress), (".gz", gzip.compress)]
+)
+@pytest.mark.parametrize("at", range(3))
+def test_a_later_stream_with_a_damaged_header_is_refused(tmp_path, suffix, compress, at):
+    path = tmp_path / f"a{suffix}"
+    later = bytearray(compress(b"two\n"))
+    later[at] ^= 0x55
+    path.write_bytes(compress(b"one\n") + later)
+    assert "cut short or damaged" in complaint(path)
+    path.write_bytes(compress(b"one\n") + b"garbage")
+    assert "cut short or damaged" in complaint(path)
+
+
+def test_what_unpacks_to_much_is_unpacked_as_far_as_it_is_read(tmp_path):
+    for suffix, compress in ((".bz2", bz2.compress), (".xz", lzma.compress)):
+        path = tmp_path / f"a{suffix}"
+        path.write_bytes(compress(b"0123456\n" * (4 << 20)))
+        tracemalloc.start()
+        assert next(text_lines(path)) == "0123456\n"
+        assert tracemalloc.get_traced_memory()[1] < 12 << 20  # of 32 << 20; xz's own window takes 8
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".bz2", ".xz", ".zip", ".zst"])
+def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path, suffix):
+    path = tmp_path / f"a.txt{suffix}"
+    os.mkfifo(path)
+    assert "not a regular file" in complaint(path)
+    assert "not a regular file" in complaint(Path("/dev/zero"))
 
 
 def test_a_zip_of_several_files_is_refused(tmp_path):

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dynlm import text
 from dynlm.config import CorpusConfig
-from dynlm.corpus.articles import iter_articles, load_articles
+from dynlm.corpus.articles import iter_articles, load_articles, not_read
 from dynlm.corpus.local import local_source
 from dynlm.corpus.records import parquet_records
 from dynlm.errors import UserError
@@ -186,3 +187,102 @@ def test_a_single_article_cannot_be_split(tmp_path):
     message = complaint(config, "valid")
     assert "no articles in split 'valid'" in message
     assert str(tmp_path / "book.txt") in message
+
+
+def test_a_folder_says_what_it_does_not_read_and_why(tmp_path):
+    write(tmp_path / "data" / "train.jsonl", '{"text": "a"}\n')
+    write(tmp_path / "data" / "dev.jsonl", '{"text": "b"}\n')
+    write(tmp_path / "data" / "cars.jsonl", '{"text": "c"}\n')
+    write(tmp_path / "data" / "README.md", "about it")
+    write(tmp_path / "data" / "picture.png", "")
+    write(tmp_path / "data" / ".DS_Store", "")
+    (tmp_path / "data" / "gone.txt").symlink_to("nowhere")
+    (tmp_path / "data" / "round").symlink_to(".")
+    config = corpus(tmp_path / "data")
+    assert [len(titles(config, split)) for split in ("train+meta", "valid")] == [1, 1]
+    assert {Path(path).name: why.split()[-1] for path, why in not_read(config).items()} == {
+        "cars.jsonl": "none",
+        "README.md": "data",
+        "picture.png": "file",
+        "gone.txt": "nowhere",
+        "round": "folder",
+    }
+
+
+@pytest.mark.parametrize("name", ["valid", "validation", "val", "dev", "development", "Dev"])
+def test_validation_has_several_names(tmp_path, name):
+    for split in ("train", name):
+        write(tmp_path / f"{split}.jsonl", f'{{"text": "{split}"}}\n')
+    assert [a.text for a in load_articles(corpus(tmp_path), "valid")] == [name]
+
+
+def test_a_linked_split_folder_is_read_or_refused_by_name(tmp_path):
+    write(tmp_path / "c" / "kept" / "a.txt", "a")
+    (tmp_path / "c" / "train").symlink_to("kept")
+    assert titles(corpus(tmp_path / "c")) == ["train/a"]
+    write(tmp_path / "elsewhere" / "b.txt", "b")
+    (tmp_path / "c" / "valid").symlink_to(tmp_path / "elsewhere")
+    assert f"{tmp_path / 'c' / 'valid'}: leads out of" in complaint(corpus(tmp_path / "c"))
+
+
+def test_notes_beside_wikitext_do_not_decide_on_its_format(tmp_path):
+    for name in ("README.md", "LICENSE.txt", "a.txt"):
+        write(tmp_path / name, "one line\n")
+    write(tmp_path / "shard-0.txt", wiki("A", "B"))
+    write(tmp_path / "shard-1.txt", wiki("C"))
+    config = corpus(tmp_path)
+    read = [a.title for split in ("train+meta", "test", "valid") for a in load_articles(config, split)]
+    assert sorted(read) == ["A", "B", "C", "a"]
+    assert {Path(path).name for path in not_read(config)} == {"README.md", "LICENSE.txt"}
+
+
+def lines_of(text: str) -> list[str]:
+    """The rows that the hub makes of WikiText: its lines, empty ones without space and line end."""
+    return [line if line.strip() else "" for line in text.splitlines(keepends=True)]
+
+
+@pytest.mark.parametrize("form", ["parquet", "jsonl"])
+def test_rows_that_are_lines_of_wikitext_are_joined_across_shards(tmp_path, form):
+    rows = lines_of(wiki("A", "B", "C"))
+    for shard, part in enumerate((rows[:5], rows[5:])):
+        (tmp_path / "rows").mkdir(exist_ok=True)
+        path = tmp_path / "rows" / f"train-{shard}.{form}"
+        if form == "parquet":
+            pq.write_table(pa.table({"text": part}), path)
+        else:
+            write(path, "".join(json.dumps({"text": row}) + "\n" for row in part))
+    write(tmp_path / "plain" / "train.txt", wiki("A", "B", "C"))
+    joined = [a for split in ("train+meta", "test", "valid") for a in load_articles(corpus(tmp_path / "rows"), split)]
+    plain = [a for split in ("train+meta", "test", "valid") for a in load_articles(corpus(tmp_path / "plain"), split)]
+    assert [(a.title, a.text) for a in joined] == [(a.title, a.text) for a in plain]
+    assert [Path(a.where).name for a in joined] == [f"train-0.{form}:2", f"train-1.{form}:1", f"train-1.{form}:5"]
+
+
+def test_rows_of_one_line_without_titles_stay_articles(tmp_path):
+    pq.write_table(pa.table({"text": ["one\n", "", "two\n", "three\n"]}), tmp_path / "train.parquet")
+    assert len(titles(corpus(tmp_path / "train.parquet"))) == 1
+    assert [a.text for a in load_articles(corpus(tmp_path / "train.parquet"), "valid")] == ["three\n"]
+
+
+@pytest.mark.parametrize("name", ["pipe.txt", "train.jsonl", "a.parquet", "wiki.valid.tokens.xz"])
+def test_a_pipe_is_refused_alone_and_in_a_folder(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    for path in (tmp_path / name, tmp_path):
+        assert f"{tmp_path / name}: not a regular file" in complaint(corpus(path))
+
+
+def test_an_article_too_large_is_refused_in_every_format(tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "LARGEST_TEXT", 1000)
+    fits, longer = "ä\n" * 333, "ä\n" * 334
+    for body, refused in ((fits, False), (longer, True)):
+        made = [write(tmp_path / "a.txt", body), write(tmp_path / "a.jsonl", json.dumps({"text": body}))]
+        pq.write_table(pa.table({"text": [body]}), tmp_path / "a.parquet")
+        (tmp_path / "b.txt.gz").write_bytes(gzip.compress(body.encode()))
+        made += [tmp_path / "a.parquet", tmp_path / "b.txt.gz"]
+        made.append(write(tmp_path / "wiki.txt", " \n = A = \n \n" + body if refused else wiki("A") + body[:600]))
+        for path in made:
+            if refused:
+                message = complaint(corpus(path))
+                assert message.startswith(str(path)) and "the most that an article may have" in message
+            else:
+                assert len(titles(corpus(path))) == 1
