@@ -292,10 +292,12 @@ class TuneConfig:
     """Training tokens read for the gradient statistics R."""
     rounds: int = 2
     """Passes of the coordinate search over rate, pull and epsilon."""
+    fewest_tokens: int = 2000
+    """Of the tuning articles: rates found on fewer may make reading worse, and are refused."""
 
     def __post_init__(self) -> None:
         one_of("tune.split", self.split, ("train", "valid", "test"))
-        for name in ("tokens", "rounds"):
+        for name in ("tokens", "rounds", "fewest_tokens"):
             within(f"tune.{name}", getattr(self, name), 0)
         within("tune.statistics_tokens", self.statistics_tokens, 1)
 

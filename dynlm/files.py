@@ -113,7 +113,7 @@ def refuse_leaving(path: Path, root: Path) -> None:
 
     ``root`` itself may be a link: the user named it.
     """
-    if not path.resolve().is_relative_to(root.resolve()):
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
         raise UserError(f"leads out of {root}", path, "put the file itself there, or name its own folder")
 
 

@@ -82,7 +82,7 @@ def tiny_config(corpus: Path, runs: Path, **options: Any) -> Config:
             log_every=10,
         ),
         memory=MemoryConfig(segment=20),
-        tune=TuneConfig(articles="1-3", tokens=350, statistics_tokens=1200, rounds=1),
+        tune=TuneConfig(articles="1-3", tokens=350, statistics_tokens=1200, rounds=1, fewest_tokens=100),
         metatrain=MetatrainConfig(tokens=1200, window=10, pick_tokens=350),
     )
     changed = {name: dataclasses.replace(getattr(config, name), **values) for name, values in options.items()}
@@ -100,5 +100,6 @@ def with_memory(config: Config, **options: Any) -> Config:
 
 
 def listing(folder: Path) -> dict[str, bytes]:
-    """Every file below ``folder`` with its content, hidden ones too."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    """Every file below ``folder`` with its content, hidden ones too; locks, which hold nothing, are none."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}

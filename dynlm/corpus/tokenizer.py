@@ -22,7 +22,7 @@ import sentencepiece
 
 from dynlm.config import TokenizerConfig, section_of
 from dynlm.errors import UserError
-from dynlm.files import cache_folder, fingerprint, read_json, write_json, written_whole
+from dynlm.files import LARGEST_JSON, cache_folder, fingerprint, read_bytes, read_json, write_json, written_whole
 
 SPACE = "\u2581"
 END_OF_LINE = "<eos>"
@@ -271,7 +271,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         if config.kind == "word":
             tokenizer = WordTokenizer(config, _types(read_json(folder / "words.json")))
         else:
-            tokenizer = PieceTokenizer(config, (folder / "tokenizer.model").read_bytes())
+            tokenizer = PieceTokenizer(config, read_bytes(folder / "tokenizer.model", LARGEST_JSON))
             if tokenizer.decode(tokenizer.encode(_SAMPLE).ids.tolist()) != _SAMPLE:
                 raise ValueError("it does not give back the text that it takes")
         intact = tokenizer.fingerprint == card["fingerprint"]

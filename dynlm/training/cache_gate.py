@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,13 +27,14 @@ from dynlm.corpus.articles import iter_articles, source_name
 from dynlm.corpus.streams import Stream
 from dynlm.corpus.tokens import TokenisedSplit, tokenise
 from dynlm.errors import UserError
+from dynlm.files import exclusive
 from dynlm.memory.cache import Cache, CacheState, Told, mixture
 from dynlm.memory.cache_gate import Gate, initial_gate, log_shares
 from dynlm.memory.reader import Reader
 from dynlm.memory.unroll import unroll
 from dynlm.model.lstm import Params
 from dynlm.model.scratch import Scratch
-from dynlm.training.cache_folder import command, load_fixed, save_fixed, save_gated
+from dynlm.training.cache_folder import command, load_fixed, rule_stem, save_fixed, save_gated
 from dynlm.training.memory_folder import open_reader
 from dynlm.training.processes import Processes
 from dynlm.training.run_folder import TrainedModel, load_model, log_line
@@ -194,8 +196,14 @@ def train_gate(folder: Path, config: Config, quiet: bool = False) -> dict[str, A
     """Learn the gate of a cache beside ``config.memory.rule``; tunes the fixed cache first where that was not done.
 
     Returns how it was learned and the tuning articles' nats per token, without a cache, at the start (shares much as
-    the fixed cache's) and as learned. Raises UserError as ``tune_cache`` does.
+    the fixed cache's) and as learned. Raises UserError as ``tune_cache`` does, and where another process learns it.
     """
+    learned = folder / "memory" / f"gated-cache-{rule_stem(config.memory)}-{config.memory.reset}"
+    with exclusive(learned, "this gated cache") if folder.is_dir() else nullcontext():
+        return _train_gate(folder, config, quiet)
+
+
+def _train_gate(folder: Path, config: Config, quiet: bool) -> dict[str, Any]:
     memory = config.memory
     if memory.cache != "learned" or memory.cache_share is not None:
         what = "memory.cache_share is set" if memory.cache == "learned" else "a fixed cache has nothing to meta-train"

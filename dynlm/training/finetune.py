@@ -24,7 +24,7 @@ from dynlm.config import Config, MemoryConfig
 from dynlm.corpus.articles import iter_articles, source_name
 from dynlm.corpus.tokens import tokenise
 from dynlm.errors import UserError
-from dynlm.files import read_json
+from dynlm.files import exclusive
 from dynlm.memory.coordinates import CoordinateMeta
 from dynlm.memory.phi import Meta, clamp_
 from dynlm.memory.reader import Reader, Shown
@@ -79,12 +79,17 @@ def finetune(folder: Path, config: Config, quiet: bool = False) -> dict[str, Any
 
     The tensors of ``memory.dynamic`` move. Of the start and the Polyak averages halfway and at the end the new run
     gets the one that reads the tuning articles best by ``finetune.pick_rule``. Returns what its card says. Raises
-    UserError where the new run is there already, or the rules have not what they need.
+    UserError where the new run is there already, or another process makes it, or the rules have not what they need.
     """
+    target = folder.parent / (config.finetune.name or f"{folder.name}-finetuned-{_label(config.memory)}")
+    with exclusive(target, "this run"):
+        return _finetune(folder, target, config, quiet)
+
+
+def _finetune(folder: Path, target: Path, config: Config, quiet: bool) -> dict[str, Any]:
     options, memory = config.finetune, config.memory
     processes = Processes.start(config.run.cpu)
     quiet = quiet or not processes.first
-    target = folder.parent / (options.name or f"{folder.name}-finetuned-{_label(memory)}")
     _check(config, target)
     trained = load_model(folder, processes.device)
     picked_by = dataclasses.replace(memory, rule=options.pick_rule or memory.rule)
@@ -138,9 +143,8 @@ def finetune(folder: Path, config: Config, quiet: bool = False) -> dict[str, Any
         run = dataclasses.replace(config.run, name=target.name, folder=str(target.parent))
         save_config(target, dataclasses.replace(config, run=run))
         trained.tokenizer.save(target / "tokenizer")
-        origin = folder / provenance.FILE
         # Its text is that of the run it comes from; what it ran on is its own.
-        data = read_json(origin).get("data", {}) if origin.exists() else {}
+        data = provenance.read_provenance(folder)["data"]
         provenance.record_sitting(target, data, provenance.made_with(processes.device))
         save_model(target, trained.model, static, trained.tokenizer, about)
         memory_folder.carry_over(folder, trained, target, load_model(target))

@@ -28,7 +28,7 @@ from dynlm.model.lstm import Params
 from dynlm.model.native import native_kernels
 from dynlm.tensors import check_shapes, load_tensors, save_tensors
 from dynlm.training.cache_folder import open_cache
-from dynlm.training.run_folder import TrainedModel, check_model
+from dynlm.training.run_folder import TrainedModel, check_model, refuse_leaving_run
 
 _NEEDED = {"sgd": ("rate",), "sgd+decay": ("rate", "pull"), "rms": ("rate", "pull", "epsilon")}
 _SECONDS_TO_WAIT = 60.0
@@ -45,6 +45,7 @@ def save_statistics(folder: Path, statistics: Statistics, trained: TrainedModel,
 def load_statistics(folder: Path, trained: TrainedModel, device: torch.device | str = "cpu") -> Statistics | None:
     """R of a run, or None where it was not gathered yet. Raises UserError where it is another model's."""
     path = folder / "memory" / "statistics.safetensors"
+    refuse_leaving_run(path, folder)
     if not path.exists():
         return None
     tensors, about = load_tensors(path, device)
@@ -63,6 +64,7 @@ def load_statistics(folder: Path, trained: TrainedModel, device: torch.device | 
 def statistics_card(folder: Path, trained: TrainedModel) -> dict[str, Any] | None:
     """What R was gathered with, or None where it was not gathered yet. Raises UserError where it is another model's."""
     path = folder / "memory" / "statistics.safetensors"
+    refuse_leaving_run(path, folder)
     if not path.exists():
         return None
     about = load_tensors(path)[1]
@@ -90,6 +92,7 @@ def save_tuned(folder: Path, rule: str, reset: str, tuned: Mapping[str, Any], tr
 def load_tuned(folder: Path, rule: str, reset: str, trained: TrainedModel) -> dict[str, Any] | None:
     """A hand-made rule's tuned rates, or None where it was not tuned under this reset policy."""
     path = folder / "memory" / "tuned.json"
+    refuse_leaving_run(path, folder)
     if not path.exists():
         return None
     content = read_json(path)
@@ -111,6 +114,7 @@ def carry_over(folder: Path, trained: TrainedModel, target: Path, moved: Trained
     if statistics is not None and card is not None:
         save_statistics(target, statistics, moved, card["tokens"])
     path = folder / "memory" / "tuned.json"
+    refuse_leaving_run(path, folder)
     if path.exists():
         content = read_json(path)
         check_model(path, content, trained)
@@ -135,6 +139,7 @@ def save_learned(
 def load_learned(folder: Path, name: str, reset: str, trained: TrainedModel) -> tuple[Params, dict[str, Any]] | None:
     """(phi, how it was learned), or None where it was not learned yet."""
     path = folder / "memory" / f"{name}-{reset}.safetensors"
+    refuse_leaving_run(path, folder)
     if not path.exists():
         return None
     tensors, about = load_tensors(path, trained.params["embedding"].device)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from dynlm.config import Config, decisive
 from dynlm.corpus.articles import iter_articles
 from dynlm.corpus.tokens import TokenisedSplit, tokenise
 from dynlm.errors import UserError
+from dynlm.files import exclusive
 from dynlm.memory.coordinates import CoordinateMeta
 from dynlm.memory.guard import counts_of
 from dynlm.memory.phi import Meta, clamp_, readable
@@ -45,8 +47,15 @@ def metatrain(folder: Path, config: Config, quiet: bool = False) -> dict[str, An
     """Learn phi for ``config.memory.reset`` and keep it in the run; tunes rms first where that was not done.
 
     Goes on from the newest checkpoint. Returns what was learned and the tuning articles' nats per token at the start
-    and at the end. Raises Stopped, with a checkpoint saved, where it is asked to stop.
+    and at the end. Raises Stopped, with a checkpoint saved, where it is asked to stop, and UserError where another
+    process learns the same.
     """
+    learned = folder / "memory" / f"{config.memory.g}-{config.memory.reset}"
+    with exclusive(learned, f"the learned memory {config.memory.g!r}") if folder.is_dir() else nullcontext():
+        return _metatrain(folder, config, quiet)
+
+
+def _metatrain(folder: Path, config: Config, quiet: bool) -> dict[str, Any]:
     reset = config.memory.reset
     processes = Processes.start(config.run.cpu)
     quiet = quiet or not processes.first

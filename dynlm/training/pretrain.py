@@ -29,6 +29,7 @@ from dynlm.corpus.streams import Stream
 from dynlm.corpus.tokenizer import Tokenizer, train_tokenizer
 from dynlm.corpus.tokens import TokenisedSplit, tokenise_gathered
 from dynlm.errors import UserError
+from dynlm.files import exclusive
 from dynlm.memory.batches import to_batch
 from dynlm.model.lstm import LSTMLanguageModel, Params, detached, restarted
 from dynlm.model.regularisers import Regularisers
@@ -39,7 +40,7 @@ from dynlm.training.checkpoints import Checkpoints
 from dynlm.training.optimisers import Optimiser, first_broken, rate_at, update_to_weight
 from dynlm.training.processes import Processes
 from dynlm.training.progress import Progress, checkpoints_of, finished, resume, save
-from dynlm.training.provenance import made_with, record_sitting
+from dynlm.training.provenance import made_with, record_sitting, refuse_other_data
 
 
 @dataclass(frozen=True)
@@ -95,17 +96,22 @@ def pretrain(config: Config, quiet: bool = False) -> dict[str, Any]:
 
     Returns what the model's card says of the training: steps, tokens, seconds and the whole validation split's loss.
     Raises UserError for a corpus that cannot be read, a run folder that was made with other options, or a training
-    that diverges, and Stopped, with a checkpoint saved, where it is asked to stop.
+    that diverges, or that another process trains, and Stopped, with a checkpoint saved, where it is asked to stop.
     """
+    folder = run_folder.run_path(config)
+    with exclusive(folder, "this run"):
+        return _pretrain(folder, config, quiet)
+
+
+def _pretrain(folder: Path, config: Config, quiet: bool) -> dict[str, Any]:
     _check_tracker(config.run.tracker)
     processes = Processes.start(config.run.cpu)
     accelerator = Accelerator(
         cpu=config.run.cpu,
         mixed_precision=config.run.precision,
         log_with=config.run.tracker,
-        project_dir=run_folder.run_path(config),
+        project_dir=folder,
     )
-    folder = run_folder.run_path(config)
     if (card := finished(config, processes)) is not None:
         return card
     with processes.first_goes_ahead():
@@ -113,9 +119,7 @@ def pretrain(config: Config, quiet: bool = False) -> dict[str, Any]:
     model = LSTMLanguageModel(config.model, corpus.tokenizer.size)
     set_seed(config.run.seed)
     if processes.first:
-        run_folder.save_config(folder, config)
-        record_sitting(folder, corpus.content, made_with(accelerator.device))
-        corpus.tokenizer.save(folder / "tokenizer")
+        refuse_other_data(folder, corpus.content)
     if config.run.tracker:
         accelerator.init_trackers("dynlm", config={"options": str(dataclasses.asdict(config))})
     checkpoints = checkpoints_of(config)
@@ -176,6 +180,11 @@ def _train(
     hidden = model.initial_hidden(stream.own_lanes, params["embedding"])
     at = Progress(params, optimiser, stream.begin(), hidden, nothing)
     resumed = resume(checkpoints, at, generator, processes)
+    if processes.first:
+        # Written once the checkpoint is taken up: they are of the model that is trained.
+        record_sitting(folder, corpus.content, made_with(device))
+        corpus.tokenizer.save(folder / "tokenizer")
+        run_folder.save_config(folder, config)
     if resumed and processes.first:
         run_folder.log_line(folder, event="resumed", step=at.step, checkpoint=resumed.name)
     bar = tqdm(

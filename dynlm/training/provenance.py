@@ -81,25 +81,46 @@ def rounds_alike(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     return True
 
 
+def read_provenance(folder: Path) -> dict[str, Any]:
+    """What was written down in ``folder``: ``data`` and ``sittings``, both empty where nothing was.
+
+    Raises UserError where it is damaged.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return {"data": {}, "sittings": []}
+    content = read_json(path)
+    content = content if isinstance(content, dict) else {}
+    data, sittings = content.get("data"), content.get("sittings")
+    if (
+        not isinstance(data, dict)
+        or not isinstance(sittings, list)
+        or not all(isinstance(one, dict) for one in (*data.values(), *sittings))
+    ):
+        raise UserError("not a record of what a run was made with", path, "remove it")
+    return {"data": data, "sittings": sittings}
+
+
+def refuse_other_data(folder: Path, data: Mapping[str, Any]) -> None:
+    """Raise UserError where the training in ``folder`` was begun on other data than ``data``."""
+    before = read_provenance(folder)["data"]
+    for split, told in data.items():
+        if before.get(split, told) != told:
+            raise UserError(
+                f"the text of split {split!r} is not what this run was begun with",
+                folder,
+                "put the text back, or choose another --run.name",
+            )
+
+
 def record_sitting(folder: Path, data: Mapping[str, Any], made: Mapping[str, Any]) -> None:
     """Write down what training starts on in ``folder``, and with which ``data`` (each split's fingerprint).
 
     A sitting like the last one is not told again. Raises UserError where the training was begun on other data.
     """
     path = folder / FILE
-    sittings: list[Any] = []
-    if path.exists():
-        content = read_json(path)
-        if not isinstance(content, dict) or not isinstance(content.get("sittings"), list):
-            raise UserError("not a record of what a run was made with", path, "remove it")
-        sittings, before = content["sittings"], content.get("data")
-        for split, told in data.items():
-            if isinstance(before, dict) and before.get(split, told) != told:
-                raise UserError(
-                    f"the text of split {split!r} is not what this run was begun with",
-                    folder,
-                    "put the text back, or choose another --run.name",
-                )
+    refuse_other_data(folder, data)
+    sittings = read_provenance(folder)["sittings"]
     if not sittings or _undated(sittings[-1]) != _undated(made):
         write_json(path, {"data": dict(data), "sittings": [*sittings, dict(made)]})
 

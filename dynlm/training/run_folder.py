@@ -20,6 +20,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +34,10 @@ from dynlm.config import Config, ModelConfig, options_of, section_of
 from dynlm.corpus.tokenizer import Tokenizer, load_tokenizer
 from dynlm.errors import UserError
 from dynlm.files import (
+    LARGEST_JSON,
     cannot_write,
     number_in,
+    read_bytes,
     read_json,
     read_yaml,
     refuse_leaving,
@@ -44,6 +48,7 @@ from dynlm.model.lstm import LSTMLanguageModel, Params
 from dynlm.tensors import load_tensors, params_fingerprint, save_tensors
 
 _Options = TypeVar("_Options")
+TOKENIZER_FILES = ("tokenizer/tokenizer.json", "tokenizer/tokenizer.model", "tokenizer/words.json")
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,8 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> TrainedModel
     """
     if not folder.is_dir():
         raise UserError("no such run folder", folder, "run `dynlm pretrain` first")
+    for name in ("model.json", "model.safetensors", *TOKENIZER_FILES):
+        refuse_leaving_run(folder / name, folder)
     if not (folder / "model.json").exists():
         raise UserError("no trained model in this run folder", folder, "run `dynlm pretrain` to its end first")
     card = read_json(folder / "model.json")
@@ -162,11 +169,15 @@ def check_model(path: Path, about: Any, trained: TrainedModel) -> None:
 
 
 def log_line(folder: Path, **fields: Any) -> None:
-    """Append one JSON object to the run's log."""
+    """Append one JSON object to the run's log. Raises UserError where that is a link or cannot be written."""
     path = folder / "log.jsonl"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
+        # A link would have what is no log appended to.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        with open(os.open(path, flags, 0o666), "a", encoding="utf-8") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise UserError("not a regular file", path, "remove it")
             file.write(json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **fields}) + "\n")
     except OSError as error:
         raise cannot_write(path, error) from error
@@ -182,8 +193,9 @@ def load_options(folder: Path, kind: type[_Options], maker: str) -> _Options:
     path = folder / "config.yaml"
     if not folder.is_dir() or not path.exists():
         raise UserError("no such run", folder, f"name a folder that `{maker}` made")
+    refuse_leaving_run(path, folder)
     content = read_yaml(path)
-    if not path.read_bytes().endswith(b"\n"):  # half a file can be whole YAML, with half a number in it
+    if not read_bytes(path, LARGEST_JSON).endswith(b"\n"):  # half a file can be whole YAML, with half a number in it
         raise UserError("not a config that dynlm can read (it is cut short)", path)
     try:
         return options_of(kind, content)

@@ -18,12 +18,11 @@ from dynlm.errors import UserError
 from dynlm.files import check_regular, read_json, write_json, written_whole
 from dynlm.memory.file import is_memory
 from dynlm.tensors import load_json_of_tensors, load_tensors, save_tensors
-from dynlm.training.run_folder import load_config, refuse_foreign, save_config
+from dynlm.training.run_folder import TOKENIZER_FILES, load_config, refuse_foreign, save_config
 
 _LEARNED = tuple(f"memory/*-{reset}.{suffix}" for reset in RESETS for suffix in ("safetensors", "json"))
-_TOKENIZER = ("tokenizer/tokenizer.json", "tokenizer/tokenizer.model", "tokenizer/words.json")
 _MODEL = ("config.yaml", "model.json", "model.safetensors")
-PATTERNS = (*_MODEL, "config.json", *_TOKENIZER, "memory/statistics.safetensors", "memory/tuned.json", *_LEARNED)
+PATTERNS = (*_MODEL, "config.json", *TOKENIZER_FILES, "memory/statistics.safetensors", "memory/tuned.json", *_LEARNED)
 """Of the files that a shared run is made of."""
 
 

@@ -47,6 +47,23 @@ def tuning_stream(split: TokenisedSplit, config: Config, tokens: int) -> Stream:
     return read_side_by_side(split, config.memory.segment, kept, config.memory.lanes)
 
 
+def enough_to_tune(split: TokenisedSplit, config: Config) -> Stream:
+    """The articles that rates are tuned on: all that are named where ``tune.tokens`` of them are too few.
+
+    Raises UserError where all of them have less than ``tune.fewest_tokens``.
+    """
+    for tokens in (config.tune.tokens, 0):
+        stream = tuning_stream(split, config, tokens)
+        held = sum(len(split.article(index)) for index in stream.order)
+        if held >= config.tune.fewest_tokens:
+            return stream
+    raise UserError(
+        f"the tuning articles have {held:,} tokens, and rates found on less than {config.tune.fewest_tokens:,} "
+        "may make reading worse",
+        do="name more by --tune.articles, give more text, or set --tune.fewest_tokens lower",
+    )
+
+
 def ensure_statistics(folder: Path, trained: TrainedModel, config: Config) -> Statistics:
     """The run's R over all its tensors, gathered on training articles if it was not before."""
     statistics = memory_folder.load_statistics(folder, trained, trained.params["embedding"].device)
@@ -63,7 +80,7 @@ def tune(folder: Path, config: Config, quiet: bool = False) -> dict[str, Any]:
     """Tune ``config.memory.rule`` for ``config.memory.reset`` and keep the rates in the run.
 
     Returns the rates, their nats per token and level 1's, how many settings were read and on how many tokens. Raises
-    UserError for a rule that has nothing to tune by hand.
+    UserError for a rule that has nothing to tune by hand, and for less than ``tune.fewest_tokens`` to read.
     """
     memory = config.memory
     if memory.rule not in memory_folder.HAND_MADE:
@@ -72,7 +89,7 @@ def tune(folder: Path, config: Config, quiet: bool = False) -> dict[str, Any]:
         )
     trained = load_model(folder, Processes.start(config.run.cpu).device)
     split = tokenise(iter_articles(config.corpus, config.tune.split), trained.tokenizer, config.corpus.num_proc)
-    stream = tuning_stream(split, config, config.tune.tokens)
+    stream = enough_to_tune(split, config)
     statistics = ensure_statistics(folder, trained, config) if memory.rule == "rms" else None
     dynamic = dynamic_tensors(trained.model, memory.dynamic)
     if statistics is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import stat
@@ -12,12 +13,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 from dynlm.errors import UserError
 from dynlm.files import exclusive
 from dynlm.memory.file import load_about
+from dynlm.training.cache_gate import train_gate
+from dynlm.training.finetune import finetune
+from dynlm.training.metatrain import metatrain
+from dynlm.training.pretrain import pretrain
+from dynlm.training.progress import checkpoints_of
+from dynlm.training.run_folder import load_config, load_model
 from tests.test_cli import Capture, answer, answer_json, refused
-from tests.tiny import Run
+from tests.tiny import Run, as_yaml, listing, tiny_config, with_memory
 
 TEXT = " the bafidela of the town was seen near a bafidela .\n"
 HOLDS = """
@@ -178,3 +186,56 @@ def test_a_reading_that_costs_no_number_is_not_kept(tuned_copy: Run, tmp_path: P
     tuned.unlink()
     refused(capsys, *read, "--memory.cache_flatness", "[1e300]", book)
     assert not me.exists()
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(tiny_corpus: Path, tmp_path: Path) -> None:
+    rates = ("0.02", "0.03")
+    processes = []
+    for rate in rates:
+        config = tmp_path / f"{rate}.yaml"
+        epochs = {"epochs": 1.0, "rate": float(rate)}
+        config.write_text(as_yaml(tiny_config(tiny_corpus, tmp_path / "runs", pretrain=epochs)))
+        command = [sys.executable, "-m", "dynlm.cli", "pretrain", "--config", str(config)]
+        processes.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
+    said = [process.communicate(timeout=200)[1] for process in processes]
+    done = [process.returncode for process in processes]
+    assert sorted(done) == [0, 2]
+    winner = done.index(0)
+    assert load_config(tmp_path / "runs" / "tiny").pretrain.rate == float(rates[winner])
+    load_model(tmp_path / "runs" / "tiny")
+    assert "dynlm: " in said[1 - winner].splitlines()[-1]
+
+
+@pytest.mark.parametrize("verb", ["pretrain", "metatrain", "finetune", "gate"])
+def test_training_that_another_process_does_is_refused(verb: str, tuned_copy: Run, tmp_path: Path) -> None:
+    folder, before = tuned_copy.folder, listing(tuned_copy.folder)
+    config = tuned_copy.config
+    config = dataclasses.replace(config, run=dataclasses.replace(config.run, folder=str(folder.parent)))
+    held, does = {
+        "pretrain": (folder, lambda: pretrain(config, quiet=True)),
+        "metatrain": (folder / "memory" / "meta-stream", lambda: metatrain(folder, config, quiet=True)),
+        "finetune": (
+            folder.parent / "tiny-finetuned-rms",
+            lambda: finetune(folder, with_memory(config, rule="rms"), quiet=True),
+        ),
+        "gate": (
+            folder / "memory" / "gated-cache-rms-stream",
+            lambda: train_gate(folder, with_memory(config, rule="rms", cache="learned"), quiet=True),
+        ),
+    }[verb]
+    with held_by_another(held), pytest.raises(UserError, match="in use by another process"):
+        does()
+    assert listing(folder) == before
+
+
+def test_a_config_is_written_only_with_the_checkpoint_that_it_tells_of(run_copy: Run) -> None:
+    folder = run_copy.folder
+    config = tiny_config(run_copy.corpus, folder.parent, pretrain={"epochs": 1.0, "checkpoint_every": 2})
+    config = dataclasses.replace(config, run=dataclasses.replace(config.run, name="broken"))
+    broken = folder.parent / "broken"
+    made = checkpoints_of(config)
+    made.save(2, {"a": torch.zeros(1)}, {})
+    other = dataclasses.replace(config, pretrain=dataclasses.replace(config.pretrain, rate=0.5))
+    with pytest.raises(UserError, match=r"pretrain\.rate"):
+        pretrain(other, quiet=True)
+    assert not (broken / "config.yaml").exists() and not (broken / "tokenizer").exists()

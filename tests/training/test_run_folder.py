@@ -14,9 +14,11 @@ import pytest
 import torch
 import yaml
 
-from dynlm.config import TokenizerConfig
+from dynlm.config import MemoryConfig, TokenizerConfig
 from dynlm.corpus.tokenizer import PieceTokenizer
 from dynlm.errors import UserError
+from dynlm.files import written_whole
+from dynlm.training.memory_folder import load_learned, load_statistics, load_tuned, open_reader
 from dynlm.training.run_folder import (
     load_config,
     load_model,
@@ -24,6 +26,7 @@ from dynlm.training.run_folder import (
     log_line,
     save_tensors,
 )
+from dynlm.training.sharing import share_run
 from tests.tiny import Run, article, listing
 
 ABOUT = {"step": 3, "name": "Straße", "rates": [0.1, 1e-9]}
@@ -183,3 +186,86 @@ def test_trained_model_is_the_one_on_disk(trained_run: Run) -> None:
     assert trained.model.config == dataclasses.replace(trained_run.config.model)
     assert trained.fingerprint == json.loads((trained_run.folder / "model.json").read_text())["fingerprint"]
     assert list(trained.params) == list(trained.model.shapes())
+
+
+RUN_FILES = ("config.yaml", "model.json", "model.safetensors", "tokenizer/tokenizer.json", "tokenizer/tokenizer.model")
+MEMORY_FILES = ("memory/tuned.json", "memory/statistics.safetensors", "memory/meta-stream.safetensors")
+
+
+def opened(folder: Path) -> None:
+    load_config(folder)
+    trained = load_model(folder)
+    load_statistics(folder, trained)
+    load_tuned(folder, "rms", "stream", trained)
+    load_learned(folder, "meta", "stream", trained)
+
+
+@pytest.mark.parametrize("name", [*RUN_FILES, *MEMORY_FILES])
+@pytest.mark.parametrize("kind", ["device", "pipe", "link out", "folder"])
+def test_what_is_no_file_of_the_run_is_refused_at_once(name: str, kind: str, tuned_copy: Run, tmp_path: Path) -> None:
+    opened(tuned_copy.folder)
+    path = tuned_copy.folder / name
+    path.rename(tmp_path / "elsewhere")
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"leads out of|not a regular file|Is a directory"):
+        opened(tuned_copy.folder)
+
+
+def test_links_within_a_run_and_a_hubs_cache_are_read(tuned_copy: Run, tmp_path: Path) -> None:
+    (tuned_copy.folder / "model.json").rename(tuned_copy.folder / "kept.json")
+    (tuned_copy.folder / "model.json").symlink_to("kept.json")
+    opened(tuned_copy.folder)
+    repository = tmp_path / "models--somebody--tiny"
+    shutil.copytree(tuned_copy.folder, snapshot := repository / "snapshots" / "0123")
+    (blobs := repository / "blobs").mkdir()
+    for name in (*RUN_FILES, *MEMORY_FILES):
+        (snapshot / name).rename(blobs / Path(name).name)
+        (snapshot / name).symlink_to(blobs / Path(name).name)
+    opened(snapshot)
+    share_run(snapshot, tmp_path / "shared")
+    opened(tmp_path / "shared")
+    (snapshot / "model.json").unlink()
+    (snapshot / "model.json").symlink_to(tuned_copy.folder / "model.json")
+    with pytest.raises(UserError, match="leads out of"):
+        opened(snapshot)
+
+
+def test_a_log_is_written_in_its_run_only(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "diary").write_text("mine\n")
+    path = tmp_path / "run" / "log.jsonl"
+    path.symlink_to(tmp_path / "diary")
+    with pytest.raises(UserError, match=r"log\.jsonl"):
+        log_line(tmp_path / "run", event="e")
+    assert (tmp_path / "diary").read_text() == "mine\n"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=r"log\.jsonl"):
+        log_line(tmp_path / "run", event="e")
+    path.unlink()
+    log_line(tmp_path / "run", event="e")
+    log_line(tmp_path / "run", event="e")
+    assert len(path.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", *MEMORY_FILES[1:]])
+def test_one_number_that_is_none_is_refused(name: str, tuned_copy: Run) -> None:
+    path = tuned_copy.folder / name
+    tensors, about = load_tensors(path)
+    tensors = {key: tensor.clone() for key, tensor in tensors.items()}
+    next(iter(tensors.values())).view(-1)[0] = float("nan")
+    save_tensors(path, tensors, about)
+    with pytest.raises(UserError, match=f"{path.name}"):
+        open_reader(tuned_copy.folder, load_model(tuned_copy.folder), MemoryConfig(rule="meta"))
+
+
+def test_a_vanished_folder_is_no_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught, written_whole(tmp_path / "there" / "file") as aside:
+        shutil.rmtree(tmp_path / "there")
+        aside.write_text("text")
+    assert "space" not in str(caught.value) and "the folder was removed" in str(caught.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -16,7 +17,7 @@ from dynlm.memory.unroll import mean_nats
 from dynlm.training.memory_folder import open_reader
 from dynlm.training.run_folder import load_model
 from dynlm.training.tune import coordinate_search, tune, tuning_stream
-from tests.tiny import Run, tiny_config, with_memory
+from tests.tiny import Run, listing, tiny_config, with_memory
 
 FACTOR = {"rate": 1.6, "pull": 3.0, "epsilon": 4.0}
 
@@ -103,3 +104,17 @@ def test_articles_tuned_on_are_the_ones_named(trained_run: Run) -> None:
     assert order("3-6", 1) == [2]
     with pytest.raises(UserError, match=r"tune\.articles is '5-7' but there are 6"):
         order("5-7", 0)
+
+
+def test_rates_are_not_found_on_a_few_tokens(trained_run: Run, run_copy: Run) -> None:
+    def tokens(**options: Any) -> int:
+        config = tiny_config(run_copy.corpus, run_copy.folder.parent, tune={"rounds": 0, **options})
+        return int(tune(run_copy.folder, with_memory(config, rule="sgd"), quiet=True)["tokens"])
+
+    few = tokens(tokens=100, fewest_tokens=50)
+    # Widened to all that are named.
+    assert tokens(tokens=100, fewest_tokens=few + 1) == tokens(tokens=0) > few
+    before = listing(run_copy.folder)
+    with pytest.raises(UserError, match=r"the tuning articles have [\d,]+ tokens, .*tune\.fewest_tokens"):
+        tokens(fewest_tokens=2000)
+    assert listing(run_copy.folder) == before
