@@ -72,11 +72,9 @@ class DynamicLM(ModelHubMixin, library_name="dynlm"):
         """``tokens`` tokens that follow ``prompt``, drawn from the ``top`` likeliest (0: all) at ``temperature``.
 
         It starts with what was read, and the prompt goes on with an unfinished article; the memory stays as it is.
-        Raises UserError for options out of their range, and where the memory has a cache.
+        Raises UserError for options out of their range.
         """
         check_draws(tokens, temperature, top)
-        if self._reader.cache is not None:
-            raise UserError("generate has no cache", do="load the run without memory.cache")
         generator = torch.Generator(self._trained.params["embedding"].device).manual_seed(seed)
         saved, tokenizer, segment = self._saved.copy(), self._trained.tokenizer, self.options.segment
         return go_on(self._reader, saved, tokenizer, segment, prompt, tokens, temperature, top, generator)

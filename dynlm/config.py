@@ -31,7 +31,9 @@ def within(option: str, value: float, low: float, high: float = float("inf")) ->
     """Raise UserError unless the option's value is from ``low`` to ``high``."""
     if not low <= value <= high:
         bounds = f"at least {low:g}" if high == float("inf") else f"from {low:g} to {high:g}"
-        raise UserError(f"{option} is {value:g}", do=f"choose a value {bounds}")
+        # An integer may be larger than any float.
+        told = f"{value:g}" if abs(value) < 2**1000 or isinstance(value, float) else "too large"
+        raise UserError(f"{option} is {told}", do=f"choose a value {bounds}")
 
 
 def plain_name(option: str, value: str) -> None:

@@ -165,7 +165,8 @@ def test_a_cache_is_tuned_learned_scored_and_audited(tuned_copy: Run, capsys: Ca
     assert compared["baseline"] == 0
     checks = answer_json(capsys, "audit", folder, "--places", "3", "--memory.cache", "learned")
     assert checks["kept"] and len(checks["checks"]) == 4
-    assert "generate has no cache" in refused(capsys, "generate", folder, "--memory.cache", "fixed")
+    for cache in ("fixed", "learned"):
+        assert answer_json(capsys, "generate", folder, "--tokens", "3", "--memory.cache", cache)["generated"]
 
 
 def test_score_reads_articles_in_a_shuffled_order(tuned_copy: Run, capsys: Capture) -> None:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from dynlm.config import Config
 from dynlm.corpus.tokenizer import Tokenizer
 from dynlm.errors import UserError
 from dynlm.evaluation.reading import one_lane, read_on
+from dynlm.memory.cache_next import log_next
 from dynlm.memory.file import SavedMemory, load_memory
 from dynlm.memory.reader import Reader
 from dynlm.memory.unroll import begin_articles
@@ -35,8 +37,6 @@ def generate(
     range, and for a memory that does not fit.
     """
     check_draws(tokens, temperature, top)
-    if config.memory.cache != "none":
-        raise UserError("generate has no cache", do="leave out --memory.cache")
     trained = load_model(folder, Processes.start(config.run.cpu).device)
     reader = open_reader(folder, trained, config.memory)
     saved = SavedMemory(reader.fresh_memory())
@@ -62,7 +62,7 @@ def go_on(
     """``tokens`` tokens after ``prompt``, read with ``saved``, which is used up.
 
     Each is drawn from the ``top`` likeliest (0: all) at ``temperature`` (0: always the likeliest). What is generated is
-    not learned from, and a mixture's weights stay those of the prompt's end.
+    not learned from: it enters no cache, and a mixture's weights stay those of the prompt's end.
     """
     last = tokenizer.start
     if prompt or saved.unfinished is not None:
@@ -77,7 +77,10 @@ def go_on(
     hidden, hedge, generated = memory.hidden, memory.hedge, []
     for _ in range(tokens):
         token_11 = torch.tensor([[last]], device=generator.device)
-        logits_BTV, hidden = reader.model.logits(params, token_11, hidden)
+        features_TBH, hidden, _ = reader.model.features(params, token_11, hidden)
+        logits_BTV = F.linear(features_TBH, reader.model.output_weight(params), params["output.bias"]).transpose(0, 1)
+        if reader.cache is not None and memory.cache is not None:
+            logits_BTV = log_next(reader.cache, memory.cache, features_TBH.transpose(0, 1), logits_BTV)
         if hedge is not None:
             level_1_BTV, beside = reader.model.logits(reader.static, token_11, hedge.hidden)
             logits_BTV, hedge = hedge.log_mixture(level_1_BTV, logits_BTV), hedge._replace(hidden=beside)

@@ -13,12 +13,14 @@ from typing import Any
 import yaml
 
 import dynlm
+from dynlm.config import GConfig, section_of
+from dynlm.errors import UserError
 from dynlm.evaluation.compare import compare
 from dynlm.evaluation.scores_file import Scores, printable, read_scores, scores_of_run
 from dynlm.evaluation.tables import escaped
 from dynlm.files import read_json
 from dynlm.perplexity import shown
-from dynlm.training.run_folder import TrainedModel, load_config
+from dynlm.training.run_folder import TrainedModel, load_config, refuse_leaving_run
 
 _TITLES_SHOWN = 8
 _RESAMPLES = 2000
@@ -37,7 +39,7 @@ model.save_memory("me.safetensors")  # what was read stays with you
 def model_card(folder: Path, trained: TrainedModel, place: str = "this folder or its name on the hub") -> str:
     """The card of the run in ``folder``; ``place`` is what ``from_pretrained`` is to be given.
 
-    Raises UserError where a score file of the run cannot be read.
+    Raises UserError where a score file of the run, or what was tuned or learned, cannot be read.
     """
     config = load_config(folder)
     matter = {
@@ -67,14 +69,14 @@ def model_card(folder: Path, trained: TrainedModel, place: str = "this folder or
 def _model_rows(trained: TrainedModel, model: Any, tokenizer: Any) -> list[tuple[str, str]]:
     card = trained.card
     rows = [
-        ("parameters", f"{card.get('parameters', 0):,}"),
+        ("parameters", f"{card.get('parameters') or 0:,}"),
         ("layers", f"{model.layers} LSTM, embedding {model.embedding}" + (", tied" if model.tied else "")),
         ("tokens", f"{card['vocabulary']:,} ({tokenizer.kind})"),
         ("fingerprint", str(card["fingerprint"])),
     ]
-    if "corpus" in card:
-        rows.append(("trained on", f"{Path(str(card['corpus'])).name}, {card.get('tokens', 0):,} tokens"))
-    if "valid_nats_per_token" in card:
+    if card.get("corpus") is not None:
+        rows.append(("trained on", f"{Path(str(card['corpus'])).name}, {card.get('tokens') or 0:,} tokens"))
+    if card.get("valid_nats_per_token") is not None:
         rows.append(("valid, level 1, nats per token", f"{card['valid_nats_per_token']:.4f}"))
     if "valid_perplexity_per_word" in card:
         rows.append(("valid, level 1, perplexity per word", shown(card["valid_perplexity_per_word"])))
@@ -84,10 +86,16 @@ def _model_rows(trained: TrainedModel, model: Any, tokenizer: Any) -> list[tuple
 def _memory(folder: Path, trained: TrainedModel) -> list[str]:
     """What was tuned, and what was learned, for this model."""
     tuned_path, parts = folder / "memory" / "tuned.json", []
+    for path in (folder / "memory").glob("*.json"):
+        refuse_leaving_run(path, folder)
     tuned = read_json(tuned_path) if tuned_path.exists() else {}
+    if not isinstance(tuned, dict):
+        raise UserError("what was tuned cannot be read", tuned_path, "remove it and run tune again")
     rows = []
     for rule, resets in tuned.items() if tuned.get("model") == trained.fingerprint else ():
         for reset, found in resets.items() if isinstance(resets, dict) else ():
+            if not isinstance(found, dict):
+                raise UserError(f"what was tuned for {rule} cannot be read", tuned_path, "remove it and run tune again")
             rates = [_number(found.get(name)) for name in ("rate", "pull", "epsilon")]
             nats = [_number(found.get(name)) for name in ("nats_per_token", "level_1_nats_per_token")]
             rows.append((rule, reset, *rates, *nats))
@@ -97,7 +105,12 @@ def _memory(folder: Path, trained: TrainedModel) -> list[str]:
     for path in sorted((folder / "memory").glob("*.json")):
         about = read_json(path)
         if isinstance(about, dict) and about.get("model") == trained.fingerprint and "g" in about:
-            looks = ", ".join(about["g"].get("features") or []) or "nothing"
+            try:
+                looks = ", ".join(section_of("g", GConfig, about["g"]).features) or "nothing"
+            except UserError as error:
+                raise UserError(
+                    f"it does not tell how it was learned ({error})", path, "run metatrain again"
+                ) from error
             parts.append(
                 f"Learned: {_code(path.stem)}, whose gates look at {_code(looks)}; kept: {_code(about.get('kept'))}."
             )
@@ -127,7 +140,9 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, (int, float)) else "-"
+    # An integer of a file's may be larger than any float.
+    fits = isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**1000)
+    return f"{value:.4g}" if fits else "-"
 
 
 def _code(text: Any) -> str:

@@ -5,8 +5,7 @@ Legend: T tasks side by side, S support examples, Q query examples, D the shape 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -43,15 +42,6 @@ class Episodes(NamedTuple):
         return Episodes(support, query)
 
 
-def side_by_side(episodes: Sequence[Episodes]) -> Episodes:
-    """Episodes of one shape as one batch of tasks."""
-
-    def joined(parts: Sequence[Labelled]) -> Labelled:
-        return Labelled(torch.cat([part.inputs for part in parts]), torch.cat([part.targets for part in parts]))
-
-    return Episodes(joined([one.support for one in episodes]), joined([one.query for one in episodes]))
-
-
 class Tasks(Protocol):
     """A distribution of tasks."""
 
@@ -64,10 +54,6 @@ class Tasks(Protocol):
 
     def describe(self) -> dict[str, dict[str, int]]:
         """What each split holds: numbers by name."""
-        ...
-
-    def images(self) -> dict[str, Any]:
-        """What images are like (``classification.ImageTasks.images``); nothing where inputs are numbers."""
         ...
 
 

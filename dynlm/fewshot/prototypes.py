@@ -9,7 +9,7 @@ classes, D features.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -47,9 +47,7 @@ class Prototypes(Learner):
         meta[last] = meta[last] * 2 / math.sqrt(self.net.features)
         return Learned(meta, buffers)
 
-    def adapt(
-        self, learned: Learned, support: Labelled, steps: int, generators: Sequence[torch.Generator]
-    ) -> Iterator[Adapted]:
+    def adapt(self, learned: Learned, support: Labelled, steps: int, generator: torch.Generator) -> Iterator[Adapted]:
         state = {}
         if self.config.statistics == "running":
             embedded_TSD = self._embed(learned, support.inputs)

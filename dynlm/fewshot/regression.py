@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,10 +42,6 @@ class Curves:
 
     def describe(self) -> dict[str, dict[str, int]]:
         """There is nothing to count."""
-        return {}
-
-    def images(self) -> dict[str, Any]:
-        """There are none."""
         return {}
 
 

@@ -48,6 +48,14 @@ from dynlm.model.lstm import LSTMLanguageModel, Params
 from dynlm.tensors import load_tensors, params_fingerprint, save_tensors
 
 _Options = TypeVar("_Options")
+_TOLD: dict[str, tuple[type, ...]] = {
+    "corpus": (str,),
+    "parameters": (int,),
+    "tokens": (int,),
+    "valid_nats_per_token": (float,),
+    "valid_perplexity_per_word": (float,),
+}
+"""What a model's card may tell of the training, beside what the model is."""
 TOKENIZER_FILES = ("tokenizer/tokenizer.json", "tokenizer/tokenizer.model", "tokenizer/words.json")
 
 
@@ -134,6 +142,9 @@ def _model_of(card: Any, where: Path) -> LSTMLanguageModel:
         named = [card[name] for name in ("fingerprint", "tokenizer")]
         if not all(isinstance(value, str) for value in named):
             raise TypeError("fingerprints that are no text")
+        for name, kinds in _TOLD.items():
+            if not isinstance(card.get(name), (*kinds, type(None))) or isinstance(card.get(name), bool):
+                raise TypeError(f"its {name} is a {type(card[name]).__name__}")
     except (UserError, KeyError, TypeError) as error:
         raise UserError(f"not a model card ({error})", where) from error
     return LSTMLanguageModel(config, int(number_in(card, "vocabulary", where, 1, 2**31)))

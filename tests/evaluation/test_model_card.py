@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import yaml
 
+from dynlm.errors import UserError
 from dynlm.evaluation.compare import compare
 from dynlm.evaluation.model_card import model_card
 from dynlm.evaluation.score import score
 from dynlm.evaluation.scores_file import read_scores, write_scores
 from dynlm.evaluation.tables import figures_of
+from dynlm.training.provenance import made_with, record_sitting
 from dynlm.training.run_folder import load_model, save_config
 from tests.tiny import Run, with_memory
 
@@ -82,3 +87,37 @@ def test_a_title_ends_no_code_span(title: str, tuned_copy: Run) -> None:
     inner = span[len(fence[0]) : -len(fence[0])]
     assert fence[0] not in re.findall("`+", inner)
     assert inner.strip() == title.strip()
+
+
+NOT_AS_IT_SHOULD_BE = (None, [], {}, "x", 7, True, -1.5, [[]], {"a": {"b": []}}, 10**400, "\ud800")
+
+
+@pytest.mark.parametrize("name", ["model.json", "memory/tuned.json", "memory/meta-stream.json", "provenance.json"])
+def test_whatever_is_in_a_card_a_reader_says_one_line_or_nothing(name: str, tuned_copy: Run) -> None:
+    path = tuned_copy.folder / name
+    whole = json.loads(path.read_text())
+
+    def damaged(value: Any) -> Iterator[Any]:
+        yield from NOT_AS_IT_SHOULD_BE
+        if isinstance(value, dict):
+            for key in value:
+                for other in damaged(value[key]):
+                    yield {**value, key: other}
+                yield {other: one for other, one in value.items() if other != key}
+        elif isinstance(value, list) and value:
+            for other in damaged(value[0]):
+                yield [other, *value[1:]]
+
+    cards = list(damaged(whole))
+    said = 0
+    trained = load_model(tuned_copy.folder)
+    for card in cards[:: max(1, len(cards) // 250)]:
+        path.write_text(json.dumps(card))
+        try:
+            if name == "provenance.json":
+                record_sitting(tuned_copy.folder, {"train": {"articles": 1, "fingerprint": "f"}}, made_with())
+            else:
+                model_card(tuned_copy.folder, load_model(tuned_copy.folder) if name == "model.json" else trained)
+        except UserError:
+            said += 1
+    assert said > 20
