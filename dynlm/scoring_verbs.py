@@ -81,7 +81,7 @@ def _generate(options: Namespace, config: Config) -> int:
 
 def _add_audit_options(parser: ArgumentParser) -> None:
     parser.add_argument("--split", type=str, default="valid", help="split whose opening is read")
-    parser.add_argument("--places", type=int, default=20, help="tokens to change, one at a time")
+    parser.add_argument("--places", type=int, default=20, help="places of the text to change, one at a time")
     add_json(parser)
 
 

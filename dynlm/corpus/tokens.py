@@ -171,6 +171,22 @@ def split_of_text(text: str, tokenizer: Tokenizer, title: str = "") -> Tokenised
     )
 
 
+def split_of_texts(texts: Sequence[str], tokenizer: Tokenizer) -> TokenisedSplit:
+    """Several texts as a split in memory, an article each; everything in it is derived from them."""
+    parts = [split_of_text(text, tokenizer) for text in texts]
+    starts = np.cumsum([0] + [len(part.ids_N) for part in parts]).astype(np.int64)
+    text_starts = np.cumsum([0] + [len(part.text) for part in parts]).astype(np.int64)
+    ids, lengths, words, text = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("ids_N", "lengths_N", "words_N", "text")
+    )
+    headings = np.concatenate([part.headings + start for part, start in zip(parts, starts[:-1], strict=True)])
+    mark = fingerprint(ids.tobytes(), text.tobytes(), starts.tobytes())
+    titles = [""] * len(parts)
+    return TokenisedSplit(
+        ids, lengths, words, text, starts, text_starts, titles, tokenizer.start, mark, headings.astype(np.int64)
+    )
+
+
 def excerpt(split: TokenisedSplit, articles: int, tokens: int) -> TokenisedSplit:
     """The first ``tokens`` tokens of each of the first ``articles`` articles, in memory, to be changed at will."""
     kept = range(min(articles, split.articles))

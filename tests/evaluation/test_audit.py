@@ -75,7 +75,7 @@ def test_a_loss_that_peeks_at_the_next_target_is_caught(
     rule: str, tuned_run: Run, text: TokenisedSplit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     have_losses(peek, monkeypatch)
-    checks = audit_reader(honest(tuned_run, rule), text, 20, places=10, seed=0)
+    checks = audit_reader(honest(tuned_run, rule), text, 20, 10, 0, load_model(tuned_run.folder).tokenizer)
     assert CAUSAL in broken(checks)
     assert f"BROKEN  {CAUSAL}" in to_text(checks)
     assert to_dict(checks)["kept"] is False
@@ -93,14 +93,14 @@ def test_learning_before_scoring_is_caught(
         return nats_BT, learned
 
     monkeypatch.setattr(loop, "read_segment", adapted_first)
-    assert broken(audit_reader(honest(tuned_run), text, 20, places=10, seed=0)) == {CAUSAL}
+    assert broken(audit_reader(honest(tuned_run), text, 20, 10, 0, load_model(tuned_run.folder).tokenizer)) == {CAUSAL}
 
 
 def test_a_reader_that_feels_nothing_is_not_called_causal(
     tuned_run: Run, text: TokenisedSplit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     have_losses(lambda nats_BT, *_: torch.ones_like(nats_BT), monkeypatch)
-    checks = audit_reader(honest(tuned_run, "none"), text, 20, places=5, seed=0)
+    checks = audit_reader(honest(tuned_run, "none"), text, 20, 5, 0, load_model(tuned_run.folder).tokenizer)
     assert broken(checks) == {CAUSAL}
 
 
@@ -111,7 +111,7 @@ def test_a_rule_that_moves_at_rate_zero_is_caught(tuned_run: Run, text: Tokenise
 
     rule = honest(tuned_run, "sgd").rule
     reader = dataclasses.replace(honest(tuned_run), rule=Restless(rule.name, rule.rates))
-    assert broken(audit_reader(reader, text, 20, places=3, seed=0)) == {ZERO}
+    assert broken(audit_reader(reader, text, 20, 3, 0, load_model(tuned_run.folder).tokenizer)) == {ZERO}
 
 
 def test_state_outside_the_memory_is_caught(tuned_run: Run, text: TokenisedSplit) -> None:
@@ -126,7 +126,7 @@ def test_state_outside_the_memory_is_caught(tuned_run: Run, text: TokenisedSplit
 
     rule = honest(tuned_run, "sgd").rule
     reader = dataclasses.replace(honest(tuned_run), rule=Counting(rule.name, rule.rates))
-    assert SITTINGS in broken(audit_reader(reader, text, 20, places=1, seed=0))
+    assert SITTINGS in broken(audit_reader(reader, text, 20, 1, 0, load_model(tuned_run.folder).tokenizer))
 
 
 def test_static_parameters_that_move_are_caught(tuned_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,9 +144,9 @@ def test_static_parameters_that_move_are_caught(tuned_run: Run, monkeypatch: pyt
 
 def test_a_text_of_one_segment_can_be_audited(tuned_run: Run, text: TokenisedSplit) -> None:
     short = excerpt(text, articles=1, tokens=8)
-    checks = audit_reader(honest(tuned_run), short, 20, places=20, seed=0)
+    checks = audit_reader(honest(tuned_run), short, 20, 20, 0, load_model(tuned_run.folder).tokenizer)
     assert not broken(checks)
-    assert checks[0].tried.startswith("8 tokens changed")
+    assert checks[0].tried.startswith("20 changes of the text")
 
 
 def test_trying_nothing_is_refused(tuned_run: Run) -> None:
@@ -167,7 +167,9 @@ def test_places_are_tried_all_over_the_text(
         return nats_BT
 
     have_losses(leak_at_one_token, monkeypatch)
-    assert broken(audit_reader(honest(tuned_run, "none"), short, 6, places=24, seed=0)) == {CAUSAL}
+    assert broken(
+        audit_reader(honest(tuned_run, "none"), short, 6, 200, 0, load_model(tuned_run.folder).tokenizer)
+    ) == {CAUSAL}
 
 
 APART = "articles side by side do not hear each other"
@@ -186,3 +188,26 @@ def test_lanes_that_hear_each_other_are_caught(tuned_run: Run, monkeypatch: pyte
     have_losses(lambda nats_BT, *_: nats_BT + 1e-3 * nats_BT.mean(), monkeypatch)
     config = with_memory(tuned_run.config, rule="rms", reset="article", lanes=2)
     assert APART in broken(audit(tuned_run.folder, config, "valid", places=2, tokens=50))
+
+
+def test_headings_flagged_where_they_begin_are_caught(
+    tuned_run: Run, text: TokenisedSplit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first token of an article is flagged by whether the article has a heading later on."""
+    whole = module.split_of_texts
+    tokenizer = load_model(tuned_run.folder).tokenizer
+
+    def foreseeing(texts: list[str], tokenizer: Any) -> TokenisedSplit:
+        split = whole(texts, tokenizer)
+        late = np.array([start for start, t in zip(split.starts, texts, strict=False) if "= = X" in t], dtype=np.int64)
+        return dataclasses.replace(split, headings=np.union1d(split.headings, late))
+
+    def told(reader: Any, split: TokenisedSplit, segment: int) -> list[np.ndarray]:
+        flags = np.isin(np.arange(len(split.ids_N)), split.headings)
+        return [nats * (1 + flags.sum() * 1e-3) for nats in read(reader, split, segment)]
+
+    read = module._segments_of
+    assert not broken(audit_reader(honest(tuned_run), text, 20, 8, 0, tokenizer))
+    monkeypatch.setattr(module, "split_of_texts", foreseeing)
+    monkeypatch.setattr(module, "_segments_of", told)
+    assert CAUSAL in broken(audit_reader(honest(tuned_run), text, 20, 8, 0, tokenizer))
