@@ -44,6 +44,18 @@ class Chunk:
     headings: np.ndarray
 
 
+def long_enough(chunk: Chunk, tokens: int) -> Chunk:
+    """``chunk`` without the articles of fewer than ``tokens`` tokens."""
+    kept = chunk.sizes >= tokens
+    if kept.all():
+        return chunk
+    kept_N = np.repeat(kept, chunk.sizes)
+    headings = np.zeros(len(kept_N), dtype=bool)
+    headings[chunk.headings] = True
+    ids, lengths, words = (part[kept_N] for part in (chunk.ids, chunk.lengths, chunk.words))
+    return Chunk(ids, lengths, words, chunk.sizes[kept], np.flatnonzero(headings[kept_N]))
+
+
 def encoded(texts: Gathered, tokenizer: Tokenizer, num_proc: int) -> Iterator[Chunk]:
     """The chunks of ``texts`` in order, by up to ``num_proc`` processes (a tokenizer must be fit for pickling then).
 

@@ -21,6 +21,7 @@ import numpy as np
 import sentencepiece
 
 from dynlm.config import TokenizerConfig, section_of
+from dynlm.corpus.piece_model import check_identity
 from dynlm.errors import UserError
 from dynlm.files import LARGEST_JSON, cache_folder, fingerprint, read_bytes, read_json, write_json, written_whole
 
@@ -35,6 +36,9 @@ _WORD = re.compile(r"[^\S\n]*\n|\s*[^\s]+|[^\S\n]+")
 _UNIT = re.compile(r" *[^ \n]+| *\n| +")
 _SAMPLE = "A  text\u00a0of \ufb01ve\t\u2460 \u6f22\u5b57, \U0001f600\n \n" + SPACE + "\x00"
 """What normalising would change, and what has to be spelt in bytes."""
+_TRAINING_LINE = 1 << 18
+"""Characters of a line that SentencePiece trains on, at most: it drops lines over ``_TRAINING_BYTES``."""
+_TRAINING_BYTES = 4 * _TRAINING_LINE
 _MEMO_CHARACTERS = 4_000_000
 """Of the units whose tokens are remembered."""
 
@@ -76,9 +80,10 @@ class PieceTokenizer:
     def __init__(self, config: TokenizerConfig, model: bytes):
         self.config = config
         self.model = model
-        self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
         if not model:  # which SentencePiece takes, and then knows nothing
             raise ValueError("the model is empty")
+        check_identity(model)
+        self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
         self.start = self._pieces.bos_id()
         size = self._pieces.get_piece_size()
         if not 0 <= self.start < size:
@@ -125,7 +130,7 @@ class PieceTokenizer:
                 add_dummy_prefix=False,
                 allow_whitespace_only_pieces=True,
                 user_defined_symbols=[SPACE + "\n", "\n"],
-                max_sentence_length=1 << 20,
+                max_sentence_length=_TRAINING_BYTES,
                 minloglevel=2,
                 num_threads=1,
             )
@@ -301,11 +306,12 @@ def _id_bytes(ids: Iterable[Iterable[int]]) -> bytes:
 
 
 def _training_lines(texts: Iterable[str], characters: int) -> Iterator[str]:
+    """Lines to train on, the longest cut in parts."""
     seen = 0
     for text in texts:
         for line in text.split("\n"):
             if line.strip() and SPACE not in line and "\x00" not in line:
-                yield line
+                yield from (line[at : at + _TRAINING_LINE] for at in range(0, len(line), _TRAINING_LINE))
         seen += len(text)
         if seen > characters:
             return

@@ -6,15 +6,17 @@ moved to their place as one folder, so that whatever is there is whole.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from dynlm.corpus.arrays import ArrayFile, Strings, add_array, bounds, check_starts, mapped
+from dynlm.corpus.arrays import ArrayFile, Strings, StringsFile, add_array, bounds, check_starts, mapped
 from dynlm.corpus.article import Article
-from dynlm.corpus.encoding import encoded
+from dynlm.corpus.encoding import encoded, long_enough
 from dynlm.corpus.gathered import TEXT, TITLES, Gathered, gathered
 from dynlm.corpus.headings import headings_starting
 from dynlm.corpus.tokenizer import Tokenizer
@@ -30,7 +32,10 @@ from dynlm.files import (
     settle,
     write_json,
 )
+from dynlm.text import printable
 
+_FEWEST_TOKENS = 2
+"""Of an article: the first one alone is predicted from nothing."""
 _LAYOUT = "3"
 """Of a cached folder's files; part of what it is found by."""
 
@@ -79,8 +84,8 @@ class TokenisedSplit:
 def tokenise(articles: Iterable[Article], tokenizer: Tokenizer, num_proc: int = 1) -> TokenisedSplit:
     """Encode ``articles`` by up to ``num_proc`` processes, or map the arrays that an earlier call cached.
 
-    Articles are read once, as they come, and neither they nor their tokens are held in memory. Raises UserError for an
-    article of fewer than two tokens, naming it, and where there is no article at all.
+    Articles are read once, as they come, and neither they nor their tokens are held in memory. Articles of fewer than
+    two tokens are left out, and standard error is told how many. Raises UserError where there is no other.
     """
     with gathered(articles) as texts:
         return tokenise_gathered(texts, tokenizer, num_proc)
@@ -96,7 +101,9 @@ def tokenise_gathered(texts: Gathered, tokenizer: Tokenizer, num_proc: int = 1) 
         with folder_aside(folder.parent) as aside:
             _encode(texts, tokenizer, num_proc, aside)
             settle(aside, folder)
-    return _mapped(folder, tokenizer)
+    split = _mapped(folder, tokenizer)
+    _tell_left_out(texts, folder)
+    return split
 
 
 def _encode(texts: Gathered, tokenizer: Tokenizer, num_proc: int, folder: Path) -> None:
@@ -108,31 +115,55 @@ def _encode(texts: Gathered, tokenizer: Tokenizer, num_proc: int, folder: Path) 
         ArrayFile(folder / "headings.npy", np.int64) as headings,
     ):
         article = tokens = 0
+        too_short = list[int]()
         starts.append(np.zeros(1, dtype=np.int64))
         for chunk in encoded(texts, tokenizer, num_proc):
-            if (too_short := np.flatnonzero(chunk.sizes < 2)).size:
-                raise _too_short(texts, article + int(too_short[0]), int(chunk.sizes[too_short[0]]))
+            too_short += (article + np.flatnonzero(chunk.sizes < _FEWEST_TOKENS)).tolist()
+            article += len(chunk.sizes)
+            chunk = long_enough(chunk, _FEWEST_TOKENS)
             ids.append(chunk.ids)
             lengths.append(chunk.lengths)
             words.append(chunk.words)
             starts.append(tokens + np.cumsum(chunk.sizes))
             headings.append(tokens + chunk.headings)
-            article, tokens = article + len(chunk.sizes), tokens + int(chunk.sizes.sum())
-    for name in (TEXT, TITLES):
-        for file in (f"{name}.npy", f"{name}_starts.npy"):
-            link_or_copy(texts.folder / file, folder / file)
+            tokens += int(chunk.sizes.sum())
+    if len(too_short) == article:
+        raise UserError(
+            f"each of its {article:,} article(s) has fewer than {_FEWEST_TOKENS} tokens, too few to predict anything",
+            texts.where(0),
+            "give longer articles, or join them",
+        )
+    _keep_strings(texts, set(too_short), folder)
     mark = Fingerprint()
     for name in ("ids", "starts", TEXT):
         add_array(mark, folder / f"{name}.npy")
-    write_json(folder / "card.json", {"articles": article, "tokens": tokens, "fingerprint": mark.hexdigest()})
-
-
-def _too_short(texts: Gathered, index: int, tokens: int) -> UserError:
-    return UserError(
-        f"article {texts.title(index)!r} has {tokens} token(s), too few to predict anything",
-        texts.where(index),
-        "remove it or join it with another",
+    card = {"articles": article - len(too_short), "tokens": tokens, "fingerprint": mark.hexdigest()}
+    write_json(
+        folder / "card.json",
+        {**card, "left_out": len(too_short), "first_left_out": too_short[0] if too_short else None},
     )
+
+
+def _keep_strings(texts: Gathered, left_out: set[int], folder: Path) -> None:
+    """Give ``folder`` the texts and titles that belong to its tokens."""
+    for name in (TEXT, TITLES):
+        if left_out:
+            with StringsFile(folder, name) as kept:
+                for index, string in enumerate(Strings(texts.folder, name)):
+                    if index not in left_out:
+                        kept.append(string.encode("utf-8", "surrogatepass"))
+            continue
+        for file in (f"{name}.npy", f"{name}_starts.npy"):
+            link_or_copy(texts.folder / file, folder / file)
+
+
+def _tell_left_out(texts: Gathered, folder: Path) -> None:
+    card = read_json(folder / "card.json")
+    count, first = card.get("left_out", 0), card.get("first_left_out")
+    # Of several processes that do one thing together, one tells.
+    if isinstance(first, int) and 0 <= first < texts.articles and os.environ.get("RANK", "0") == "0":
+        what = f"left out {count} article(s) of fewer than {_FEWEST_TOKENS} tokens, the first at {texts.where(first)}"
+        print(f"dynlm: {printable(what)}", file=sys.stderr)
 
 
 def _mapped(folder: Path, tokenizer: Tokenizer) -> TokenisedSplit:

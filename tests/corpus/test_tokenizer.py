@@ -1,9 +1,11 @@
 """Tokenizers: nothing is lost, surfaces are exact, words are counted as the literature counts them."""
 
+import io
 import json
 import pickle
 
 import pytest
+import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -148,3 +150,39 @@ def test_trained_once_and_then_taken_from_the_cache(tmp_path, monkeypatch):
     assert train_tokenizer(config, [], "corpus-1").fingerprint == first.fingerprint
     with pytest.raises(TypeError):  # Another corpus has another place in the cache.
         train_tokenizer(config, TEXT, "corpus-2")
+
+
+@pytest.mark.parametrize(
+    ("changes", "options"),
+    [
+        ("characters", {"normalization_rule_name": "nfkc"}),
+        ("characters", {"normalization_rule_name": "nmt_nfkc_cf"}),
+        ("spaces", {"remove_extra_whitespaces": True}),
+        ("spaces", {"add_dummy_prefix": True}),
+    ],
+)
+def test_a_model_that_normalises_is_refused(tmp_path, changes, options):
+    identity = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False, "add_dummy_prefix": False}
+    kind = {"model_type": "bpe", "vocab_size": 305, "character_coverage": 0.99, "byte_fallback": True}
+    config = TokenizerConfig("bpe", 305, 0.99)
+
+    def model(**changed):
+        out = io.BytesIO()
+        told = {**identity, **changed, **kind, "minloglevel": 2}
+        sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(TEXT), model_writer=out, **told)
+        return out.getvalue()
+
+    PieceTokenizer(config, model())
+    with pytest.raises(ValueError, match=changes):
+        PieceTokenizer(config, model(**options))
+    made = PieceTokenizer(config, model())
+    made.save(tmp_path)
+    (tmp_path / "tokenizer.model").write_bytes(model(**options))
+    with pytest.raises(UserError, match=changes):
+        load_tokenizer(tmp_path)
+
+
+def test_lines_over_what_sentencepiece_takes_are_trained_on_in_parts():
+    line = " ".join(TEXT).replace("\n", " ") * 6000
+    assert len(line) > 1 << 20
+    assert PieceTokenizer.train(TokenizerConfig("bpe", 305, 0.99), [line]).size == 305

@@ -291,24 +291,33 @@ print(peak() / 1024)
     assert many - few < 6
 
 
-def test_articles_that_teach_nothing_are_named(tokenizer):
-    with pytest.raises(UserError, match=r"^c:7: article 'Dot' has 1 token"):
-        tokenise([*ARTICLES, Article("Dot", "\n", "c:7")], tokenizer)
-    with pytest.raises(UserError, match="no articles"):
-        tokenise([], tokenizer)
-
-
-def test_the_first_that_teaches_nothing_is_named_by_any_number_of_processes(tokenizer, monkeypatch):
+@pytest.mark.parametrize("num_proc", [1, 2])
+def test_articles_that_teach_nothing_are_left_out_and_said(tokenizer, monkeypatch, capsys, num_proc):
     monkeypatch.setattr("dynlm.corpus.encoding.CHUNK_BYTES", 1)
     dots = [Article(f"Dot {n}", "\n", f"c:{n}") for n in range(3)]
-    for num_proc in (1, 2):
-        with pytest.raises(UserError, match=r"^c:0: article 'Dot 0'"):
-            tokenise([*ARTICLES, *dots], tokenizer, num_proc)
+    whole = tokenise(ARTICLES, tokenizer)
+    assert capsys.readouterr().err == ""
+    for _ in range(2):  # encoded, and taken from the cache
+        split = tokenise([dots[0], *ARTICLES[:1], dots[1], *ARTICLES[1:], dots[2]], tokenizer, num_proc)
+        err = capsys.readouterr().err
+        assert "left out 3 article(s)" in err and err.endswith("the first at c:0\n") and err.count("\n") == 1
+        assert list(split.titles) == list(whole.titles)
+        assert split.fingerprint == whole.fingerprint
+        for name in ("ids_N", "lengths_N", "words_N", "text", "starts", "text_starts", "headings"):
+            assert np.array_equal(getattr(split, name), getattr(whole, name)), name
 
 
-def test_nothing_is_cached_of_a_refused_corpus(tokenizer, tmp_path):
-    with pytest.raises(UserError):
-        tokenise([*ARTICLES, Article("Empty", "", "c:7")], tokenizer)
+def test_the_first_articles_of_a_chunk_may_teach_nothing(tokenizer):
+    dot = Article("Dot", "\n", "c:0")
+    split, whole = tokenise([dot, *ARTICLES, dot], tokenizer), tokenise(ARTICLES, tokenizer)
+    assert np.array_equal(split.headings, whole.headings) and split.fingerprint == whole.fingerprint
+
+
+def test_nothing_is_cached_of_a_corpus_that_teaches_nothing(tokenizer, tmp_path):
+    with pytest.raises(UserError, match=r"^c:6: each of its 2 article"):
+        tokenise([Article("Dot", "\n", "c:6"), Article("Empty", "", "c:7")], tokenizer)
+    with pytest.raises(UserError, match="no articles"):
+        tokenise([], tokenizer)
     assert not list(tmp_path.rglob("*.npy"))
 
 
