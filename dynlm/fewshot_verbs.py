@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynlm.errors import UserError
+from dynlm.text import printable
 from dynlm.verb import Verb, add_json, is_quiet, print_answer
 
 if TYPE_CHECKING:
@@ -32,14 +33,17 @@ def _tasks(options: Namespace, config: FewShotConfig) -> int:
     from dynlm.fewshot.open import open_tasks
 
     task = config.task
-    shape, counts = task.episode(False), open_tasks(task).describe()
-    about = {"source": task.source, "episode": dataclasses.asdict(shape), "splits": counts}
+    shape, tasks = task.episode(False), open_tasks(task)
+    counts, images = tasks.describe(), tasks.images()
+    about = {"source": task.source, "episode": dataclasses.asdict(shape), "splits": counts, "images": images}
     if task.is_regression:
         text = f"{task.source}: {shape.shots} support and {shape.queries} query points; every task is a new curve"
     else:
         rows = [f"{task.source}: {shape.ways}-way {shape.shots}-shot, {shape.queries} queries of each class"]
         for split, count in counts.items():
             rows.append(f"{split:8}" + ", ".join(f"{value:,} {name}" for name, value in count.items()))
+        if images["turned_round"]:
+            rows.append("values turned round: the images' ground is bright, and ink has to be")
         text = "\n".join(rows)
     print_answer(options, about, text)
     return 0
@@ -56,7 +60,7 @@ def _train(options: Namespace, config: FewShotConfig) -> int:
         text = f"{config.learner.kind}: {card['steps']:,} meta-steps in {card['seconds']:.0f} s, "
         text += f"{measure} of the last training episodes {card['train_score']:.4f}"
     folder = run_path(config)
-    print_answer(options, {"folder": str(folder), **card}, f"{text}\nwrote {folder}")
+    print_answer(options, {"folder": str(folder), **card}, f"{text}\nwrote {printable(str(folder))}")
     return 0
 
 
@@ -79,7 +83,7 @@ def _evaluate(options: Namespace, config: FewShotConfig) -> int:
         "steps": [{"step": step, "mean": mean, "half_width_95": half} for step, (mean, half) in figures.items()],
     }
     episodes = f"{scores.label}, {scores.protocol['episodes']:,} episodes"
-    print_answer(options, about, f"{episodes}: {told}\nwrote {path}")
+    print_answer(options, about, f"{episodes}: {told}\nwrote {printable(str(path))}")
     return 0
 
 
@@ -99,11 +103,18 @@ def _show(options: Namespace, config: FewShotConfig) -> int:
     runs = [Path(run) for run in options.runs]
     if missing := [run for run in runs if not run.exists()]:
         raise UserError("no such run", missing[0], "name folders that `dynlm fewshot train` made")
+    # `show runs/*` names what lies beside runs too: pictures of an earlier one.
+    is_run = [run.is_file() or (run / "config.yaml").exists() or (run / "scores").is_dir() for run in runs]
+    if not any(is_run):
+        raise UserError("no few-shot run", runs[0], "name folders that `dynlm fewshot train` made")
+    for run in (run for run, known in zip(runs, is_run, strict=True) if not known):
+        print(f"dynlm: passed over, no few-shot run: {printable(str(run))}", file=sys.stderr)
+    runs = [run for run, known in zip(runs, is_run, strict=True) if known]
     out = Path(options.out) if options.out else runs[0] / "figures"
     tables, written = summarise(runs, out, options.title)
     text = "\n\n".join((as_markdown if options.markdown else as_text)(table) for table in tables)
     if not options.markdown:
-        text = "\n".join([text, "", *(f"wrote {path}" for path in written)])
+        text = "\n".join([text, "", *(f"wrote {printable(str(path))}" for path in written)])
     print_answer(options, {"tables": [vars(table) for table in tables], "files": [str(path) for path in written]}, text)
     return 0
 
@@ -124,7 +135,7 @@ def _demo(options: Namespace, config: FewShotConfig) -> int:
     text = "\n\n".join(as_text(table) for table in tables)
     files = [str(path) for path in written]
     about = {"tables": [vars(table) for table in tables], "files": files}
-    print_answer(options, about, "\n".join(["", text, "", *(f"wrote {file}" for file in files)]))
+    print_answer(options, about, "\n".join(["", text, "", *(f"wrote {printable(file)}" for file in files)]))
     return 0
 
 

@@ -32,6 +32,11 @@ def test_from_training_to_tables(tmp_path: Path, capsys: Capture) -> None:
     shown = answer_json(capsys, "fewshot", "show", runs / "maml", runs / "pixels", "--out", tmp_path / "out")
     assert len(shown["tables"][0]["rows"]) == 3
     assert read_fewshot(tmp_path / "out").pictures
+    (runs / "figures").mkdir()
+    everything = [run for run in sorted(runs.iterdir()) if not run.name.startswith(".")]
+    assert len(everything) == 3
+    assert len(answer_json(capsys, "fewshot", "show", *everything, "--out", tmp_path / "all")["tables"][0]["rows"]) == 3
+    assert "no few-shot run" in refused(capsys, "fewshot", "show", runs / "figures")
     assert "| nearest pixels |" in answer(
         capsys, "fewshot", "show", runs / "pixels", "--markdown", "--out", tmp_path / "one"
     )
@@ -54,6 +59,9 @@ def test_tasks_tells_what_is_there(capsys: Capture) -> None:
         (["--task.train_ways", "20"], "maml has one output for each class"),
         (["--learner.inner_optimizer", "adam"], "choose --learner.inner_optimizer sgd"),
         (["--learner.kind", "anil", "--learner.multi_step_loss", "true"], "learner.multi_step_loss is set"),
+        (["--learner.gains", "[1, 2, 3]"], "learner.gains is for cubic and sinusoid alone"),
+        (["--learner.kind", "pixels", "--evaluate.steps", "3"], "evaluate.steps is set"),
+        (["--task.source", "cubic", "--task.mirrored", "true"], "are for images"),
         (["--train.rate", "-1"], "train.rate is -1"),
         (["--task.held_out", "3"], "task.held_out is set, but it is for the background split of omniglot"),
         (["--task.source", "cubic", "--learner.gains", "[1, 2]"], "learner.gains has 2 factors, for 3 layers"),
@@ -102,5 +110,7 @@ def test_demo_in_a_real_process(tmp_path: Path) -> None:
     names = {Path(file).name for file in told["files"]}
     assert {"cubic-fits.gif", "cubic-maml.gif", "cubic-strip.png", "cubic-error.png", "fewshot.json"} <= names
     assert {config.run.name for config in demo_configs(tmp_path)} == {
-        path.name for path in (tmp_path / "demo").iterdir() if path.name != "figures"
+        path.name
+        for path in (tmp_path / "demo").iterdir()
+        if path.name != "figures" and not path.name.endswith(".lock")
     }

@@ -5,13 +5,16 @@ Legend: T tasks, K classes of an episode, E = shots + queries examples of each, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from dynlm.errors import UserError
 from dynlm.fewshot.episodes import Episodes, Labelled
-from dynlm.fewshot.images import ImageClasses
+from dynlm.fewshot.images import MIDDLE, ImageClasses, ground_of
 from dynlm.fewshot.options import EpisodeShape, TaskConfig
 from dynlm.fewshot.warps import Warp, warped
 
@@ -105,6 +108,37 @@ class ImageTasks:
             }
             for split, classes in self.splits.items()
         }
+
+    def images(self) -> dict[str, Any]:
+        """What a learner of them gets used to: their size, channels and ground, and whether values were turned round.
+
+        The ground, dark or bright, is that along the borders. Ink is taken for the other.
+        """
+        parts = list(self.splits.values())
+        return {
+            "size": int(parts[0].images_NHWC.shape[1]),
+            "channels": int(parts[0].images_NHWC.shape[3]),
+            "ground": "bright" if ground_of(parts) > MIDDLE else "dark",
+            "turned_round": parts[0].inverted,
+        }
+
+
+def check_images(learned_from: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """A line that says in what ``given`` images differ from those ``learned_from``; empty where they do not.
+
+    Both are as ``ImageTasks.images`` tells them; what is not known of them is not compared. Raises UserError where
+    their size or channels differ.
+    """
+    for name in ("size", "channels"):
+        if name in learned_from and name in given and learned_from[name] != given[name]:
+            raise UserError(
+                f"the images' {name} is {given[name]}, the learner's was {learned_from[name]}",
+                do="leave task.size and task.colour as trained",
+            )
+    then, now = learned_from.get("ground"), given.get("ground")
+    if then is None or now is None or then == now:
+        return ""
+    return f"these images have a {now} ground, the learner's had a {then} one: are they inverted?"
 
 
 def refuse_overlap(splits: dict[str, ImageClasses]) -> None:

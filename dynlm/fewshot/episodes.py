@@ -5,7 +5,8 @@ Legend: T tasks side by side, S support examples, Q query examples, D the shape 
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -42,6 +43,15 @@ class Episodes(NamedTuple):
         return Episodes(support, query)
 
 
+def side_by_side(episodes: Sequence[Episodes]) -> Episodes:
+    """Episodes of one shape as one batch of tasks."""
+
+    def joined(parts: Sequence[Labelled]) -> Labelled:
+        return Labelled(torch.cat([part.inputs for part in parts]), torch.cat([part.targets for part in parts]))
+
+    return Episodes(joined([one.support for one in episodes]), joined([one.query for one in episodes]))
+
+
 class Tasks(Protocol):
     """A distribution of tasks."""
 
@@ -54,6 +64,10 @@ class Tasks(Protocol):
 
     def describe(self) -> dict[str, dict[str, int]]:
         """What each split holds: numbers by name."""
+        ...
+
+    def images(self) -> dict[str, Any]:
+        """What images are like (``classification.ImageTasks.images``); nothing where inputs are numbers."""
         ...
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import itertools
-from collections.abc import Iterator
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dynlm.fewshot.episodes import Episodes, Tasks, seeded
+from dynlm.fewshot.classification import check_images
+from dynlm.fewshot.episodes import Episodes, Tasks, seeded, side_by_side
 from dynlm.fewshot.folder import load_learned
 from dynlm.fewshot.heap import keep_freed_memory
 from dynlm.fewshot.learner import Learned, Learner
@@ -27,7 +28,7 @@ from dynlm.fewshot.regression import Curves
 from dynlm.fewshot.results import EpisodeScores, write_scores
 from dynlm.files import write_json
 
-EPISODES, ADAPTING, SHOWN = 10, 11, 12
+EPISODES, ADAPTING, SHOWN, ADAPTING_SHOWN = 10, 11, 12, 13
 _GRID = 121
 _SHOWN_IMAGES = 6
 
@@ -40,12 +41,15 @@ def evaluate(folder: Path, config: FewShotConfig, quiet: bool = False) -> tuple[
     keep_freed_memory()
     tasks, learner = open_tasks(config.task), open_learner(config)
     learned, card = load_learned(folder, learner)
+    if said := check_images(card.get("images") or {}, tasks.images()):
+        print(f"dynlm: {said}", file=sys.stderr)
     scores = judge(learner, learned, tasks, config, quiet)
     scores.protocol["learner_fingerprint"] = card["fingerprint"]
     scores.protocol["training"] = {name: card[name] for name in ("steps", "seconds", "cpu_seconds") if name in card}
     name = _file_name(config)
-    shown = examples(learner, learned, tasks, config)
+    # First what took long: nothing that is only shown can lose it.
     write_scores(folder / "scores" / name, scores)
+    shown = examples(learner, learned, tasks, config)
     if shown is not None:
         write_json(folder / "examples" / name, shown)
     return folder / "scores" / name, scores
@@ -53,11 +57,13 @@ def evaluate(folder: Path, config: FewShotConfig, quiet: bool = False) -> tuple[
 
 def judge(learner: Learner, learned: Learned, tasks: Tasks, config: FewShotConfig, quiet: bool = True) -> EpisodeScores:
     """Scores of ``evaluate.episodes`` episodes: on curves after 0, 1, ... steps, on images after the last alone."""
-    options, shape, rows = config.evaluate, config.task.episode(False), []
+    options, rows = config.evaluate, []
     judged: list[int] = []
-    for count, generators in tqdm(list(_batches(config)), desc="evaluate", disable=quiet):
-        episodes = tasks.sample(options.split, shape, count, generators[0])
-        every = learner.adapt(learned, episodes.support, config.evaluation_steps, generators[1])
+    for first in tqdm(range(0, options.episodes, options.at_once), desc="evaluate", disable=quiet):
+        numbers = range(first, min(first + options.at_once, options.episodes))
+        episodes = _drawn(tasks, config, EPISODES, numbers)
+        adapting = [seeded(config.run.seed, ADAPTING, number) for number in numbers]
+        every = learner.adapt(learned, episodes.support, config.evaluation_steps, adapting)
         columns, judged = [], []
         with torch.no_grad():
             if not config.task.is_regression:
@@ -71,15 +77,11 @@ def judge(learner: Learner, learned: Learned, tasks: Tasks, config: FewShotConfi
     return EpisodeScores(protocol(config), judged, torch.cat(rows).numpy())
 
 
-def _batches(config: FewShotConfig) -> Iterator[tuple[int, tuple[torch.Generator, torch.Generator]]]:
-    """Sizes of the batches, with their generators: of the episodes, and of what adapting draws."""
-    left, seed = config.evaluate.episodes, config.run.seed
-    for batch in itertools.count():
-        if left <= 0:
-            return
-        count = min(left, config.evaluate.at_once)
-        yield count, (seeded(seed, EPISODES, batch), seeded(seed, ADAPTING, batch))
-        left -= count
+def _drawn(tasks: Tasks, config: FewShotConfig, purpose: int, numbers: Sequence[int]) -> Episodes:
+    """The episodes of these numbers. Each has a generator of its own: it is the same whichever are drawn with it."""
+    shape, seed = config.task.episode(False), config.run.seed
+    split = config.evaluate.split
+    return side_by_side([tasks.sample(split, shape, 1, seeded(seed, purpose, number)) for number in numbers])
 
 
 def protocol(config: FewShotConfig) -> dict[str, Any]:
@@ -153,11 +155,12 @@ def examples(learner: Learner, learned: Learned, tasks: Tasks, config: FewShotCo
     count, seed = config.evaluate.shown_tasks, config.run.seed
     if not count:
         return None
-    episodes = tasks.sample(config.evaluate.split, config.task.episode(False), count, seeded(seed, SHOWN))
+    episodes = _drawn(tasks, config, SHOWN, range(count))
     if isinstance(tasks, Curves):
         return _curves(learner, learned, tasks, episodes, config)
+    adapting = [seeded(seed, ADAPTING_SHOWN, number) for number in range(count)]
     with torch.no_grad():
-        every = learner.adapt(learned, episodes.support, config.evaluation_steps, seeded(seed, SHOWN, 1))
+        every = learner.adapt(learned, episodes.support, config.evaluation_steps, adapting)
         *_, adapted = every
         outputs_TQK = learner.predict(learned, adapted, episodes.query.inputs)
     shape = config.task.episode(False)
@@ -188,17 +191,19 @@ def _images(images_NHWC: torch.Tensor) -> dict[str, Any]:
 def _curves(
     learner: Learner, learned: Learned, tasks: Curves, episodes: Episodes, config: FewShotConfig
 ) -> dict[str, Any]:
-    count = episodes.tasks
+    count, seed = episodes.tasks, config.run.seed
+    adapting = [seeded(seed, ADAPTING_SHOWN, number) for number in range(count)]
     grid_TN1 = tasks.grid(_GRID).expand(count, -1, -1)
     fits, errors = [], []
     with torch.no_grad():
-        every = learner.adapt(learned, episodes.support, config.evaluate.shown_steps, seeded(config.run.seed, SHOWN, 1))
+        every = learner.adapt(learned, episodes.support, config.evaluate.shown_steps, adapting)
         for adapted in every:
             fits.append(learner.predict(learned, adapted, grid_TN1)[..., 0])
             outputs = learner.predict(learned, adapted, episodes.query.inputs)
             errors.append(learner.scores(outputs, episodes.query.targets))
-    curve = tasks.draw(count, seeded(config.run.seed, SHOWN))  # the first thing that a task's generator is asked for
-    true_TN = curve(grid_TN1)[..., 0]
+    # The curve is the first thing that a task's generator is asked for.
+    curves = [tasks.draw(1, seeded(seed, SHOWN, number)) for number in range(count)]
+    true_TN = torch.cat([curve(grid_TN1[:1]) for curve in curves])[..., 0]
 
     def rounded(tensor: torch.Tensor) -> Any:
         return np.round(tensor.numpy().astype(float), 4).tolist()

@@ -4,20 +4,25 @@
   ``images/``, in the folder itself or in a folder of the label's name: mini-ImageNet's layout (Ravi & Larochelle 2017);
 - folders ``train/``, ``val/`` (or ``valid/``) and ``test/`` of class folders;
 - class folders alone: of every five in the order of their names the fourth validates and the fifth tests.
+
+Grey images of dark ink on a bright ground are turned round: ink is bright, as in the other sources.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from dynlm.errors import UserError
-from dynlm.fewshot.images import ImageClasses, cached_classes, class_folders, read_image, stamps
+from dynlm.fewshot.images import MIDDLE, ImageClasses, cached_classes, class_folders, ground_of, read_image, stamps
 from dynlm.fewshot.options import TaskConfig
 from dynlm.files import refuse_leaving
+from dynlm.text import read_text
 
 _FILES = {"train": ("train",), "valid": ("val", "valid"), "test": ("test",)}
 
@@ -33,7 +38,17 @@ def open_imagefolder(config: TaskConfig) -> dict[str, ImageClasses]:
         raise UserError("no such folder", root, "task.path names a folder with one folder of images for each class")
     listings = _by_csv(root) or _by_folders(root) or _by_order(root)
     _refuse_overlap(listings, root)
-    return {split: _classes(root, listing, config) for split, listing in listings.items()}
+    splits = {split: _classes(root, listing, config) for split, listing in listings.items()}
+    return splits if config.colour else ink_bright(splits)
+
+
+def ink_bright(splits: dict[str, ImageClasses]) -> dict[str, ImageClasses]:
+    """Grey images with their values turned round, those of all splits, where their ground is bright.
+
+    Omniglot's and the glyphs' ink is 255 on a ground of 0. The ground is bright where the median along the borders is.
+    """
+    bright = ground_of(splits.values()) > MIDDLE
+    return {split: replace(classes, inverted=bright) for split, classes in splits.items()}
 
 
 def _refuse_overlap(listings: dict[str, Listing], root: Path) -> None:
@@ -59,7 +74,7 @@ def _by_csv(root: Path) -> dict[str, Listing]:
 def _read_csv(path: Path, root: Path) -> Listing:
     listing: Listing = {}
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with io.StringIO(read_text(path), newline="") as file:
             rows = csv.DictReader(file)
             if not {"filename", "label"} <= set(rows.fieldnames or ()):
                 raise UserError("no columns 'filename' and 'label'", path, "they are what a split file has")
@@ -71,7 +86,7 @@ def _read_csv(path: Path, root: Path) -> Listing:
                     raise UserError(f"no image {name!r}, which is in line {rows.line_num}", path, "put it in images/")
                 refuse_leaving(place, root)
                 listing.setdefault(label, []).append(place)
-    except (UnicodeDecodeError, csv.Error) as error:
+    except csv.Error as error:
         raise UserError(f"not a CSV file ({error})", path, "make it anew") from error
     return listing
 
@@ -103,5 +118,5 @@ def _classes(root: Path, listing: Listing, config: TaskConfig) -> ImageClasses:
     key = stamps([path for paths in listing.values() for path in paths], root)
     names = [f"{name} {len(paths)}" for name, paths in listing.items()]
     return cached_classes(
-        ["imagefolder", str(root.resolve()), *names, *key], config.size, 3 if config.colour else 1, make, str(root)
+        ["imagefolder 2", str(root.resolve()), *names, *key], config.size, 3 if config.colour else 1, make, str(root)
     )

@@ -60,6 +60,26 @@ Scales = Callable[[int, Params], Mapping[str, Tensor | float]]
 """What preconditions the gradients of a step, by tensor; from the step's number and its gradients."""
 
 
+_BETA = 0.999
+_SMALL = 1e-8
+
+
+class Squares:
+    """Adam's second moment along one adaptation: gives each step's preconditioner, and keeps where it got to."""
+
+    def __init__(self, squares: Params, count: int):
+        self.squares, self.count = squares, count
+
+    def __call__(self, step: int, gradients: Params) -> Mapping[str, Tensor | float]:
+        """1 / (sqrt(v / (1 - beta^t)) + 1e-8) of each tensor."""
+        self.count += 1
+        self.squares = {
+            name: _BETA * self.squares[name] + (1 - _BETA) * gradient.square() for name, gradient in gradients.items()
+        }
+        correction = 1 - _BETA**self.count
+        return {name: 1 / ((square / correction).sqrt() + _SMALL) for name, square in self.squares.items()}
+
+
 def inner_steps(
     net: Net,
     loss: TaskLoss,

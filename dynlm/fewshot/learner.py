@@ -6,7 +6,7 @@ Legend: T tasks, S support and Q query examples, O outputs.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -52,10 +52,13 @@ class Learner(ABC):
         """What it knows before meta-training."""
 
     @abstractmethod
-    def adapt(self, learned: Learned, support: Labelled, steps: int, generator: torch.Generator) -> Iterator[Adapted]:
+    def adapt(
+        self, learned: Learned, support: Labelled, steps: int, generators: Sequence[torch.Generator]
+    ) -> Iterator[Adapted]:
         """Adapt to T tasks: what is known after 0, 1, ..., ``steps`` steps. A learner without steps yields once.
 
-        The generator is of what adapting draws at random, if anything.
+        What adapting draws at random comes from ``generators``, one for each task, so that a task is adapted to alike
+        whichever tasks are beside it.
         """
 
     @abstractmethod

@@ -10,14 +10,13 @@ first order. Legend: T tasks, Q query examples, O outputs, K inner steps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from dynlm.fewshot.episodes import Episodes, Labelled
-from dynlm.fewshot.inner import Through, for_each_task, forward, inner_steps
+from dynlm.fewshot.inner import Squares, Through, for_each_task, forward, inner_steps
 from dynlm.fewshot.learner import Adapted, Learned, Learner, MetaStep
 from dynlm.fewshot.nets import BatchStatistics, ConvNet, Net, initial_params
 from dynlm.fewshot.options import LearnerConfig
@@ -26,14 +25,6 @@ from dynlm.model.lstm import Params
 _RATE = "rate."
 _RUNNING = "running."
 _MOMENTUM = 0.1
-
-
-def preset(config: LearnerConfig) -> LearnerConfig:
-    """``maml++`` is MAML with all of its fixes; what else its options say holds."""
-    if config.kind != "maml++":
-        return config
-    share = config.first_order_share or 0.3
-    return replace(config, multi_step_loss=True, per_step_rates=True, per_step_norm=True, first_order_share=share)
 
 
 class Maml(Learner):
@@ -45,7 +36,7 @@ class Maml(Learner):
 
     def __init__(self, config: LearnerConfig, net: Net, classifies: bool):
         super().__init__(classifies)
-        self.config, self.net = preset(config), net
+        self.config, self.net = config, net
         names = tuple(net.shapes())
         norms = tuple(name for name in names if name.startswith("norm."))
         self.per_step = norms if self.config.per_step_norm else ()
@@ -70,7 +61,9 @@ class Maml(Learner):
                 )
         return Learned(meta, buffers)
 
-    def adapt(self, learned: Learned, support: Labelled, steps: int, generator: torch.Generator) -> Iterator[Adapted]:
+    def adapt(
+        self, learned: Learned, support: Labelled, steps: int, generators: Sequence[torch.Generator]
+    ) -> Iterator[Adapted]:
         yield from self._adapt(learned, support, steps, Through.NOTHING)
 
     def _adapt(self, learned: Learned, support: Labelled, steps: int, through: Through) -> Iterator[Adapted]:
@@ -120,9 +113,9 @@ class Maml(Learner):
 
     def meta_step(self, learned: Learned, episodes: Episodes, progress: float, generator: torch.Generator) -> MetaStep:
         config = self.config
-        first = config.kind == "fomaml" or progress < config.first_order_share
+        first = config.kind == "fomaml" or progress < (config.first_order_share or 0.0)
         through = Through.WEIGHTS if first else Through.EVERYTHING
-        shares = loss_shares(config.inner_steps, config.multi_step_loss, progress, config.annealed_share)
+        shares = loss_shares(config.inner_steps, bool(config.multi_step_loss), progress, config.annealed_share)
         buffers = dict(learned.buffers)
         total = outputs_TQO = None
         for adapted in self._adapt(learned, episodes.support, config.inner_steps, through):
@@ -158,14 +151,20 @@ def loss_shares(steps: int, multi_step: bool, progress: float, annealed: float) 
 class RandomStart(Maml):
     """No meta-training: each task begins at random weights of its own and takes the same steps.
 
-    Meta-parameters are none; the random weights come from the generator that adapting is given.
+    Meta-parameters are none; each task's random weights come from its own generator.
     """
 
     def initial(self, generator: torch.Generator) -> Learned:
         return Learned({}, {})
 
-    def adapt(self, learned: Learned, support: Labelled, steps: int, generator: torch.Generator) -> Iterator[Adapted]:
-        weights = initial_params(self.net, generator, len(support.inputs))
+    def adapt(
+        self, learned: Learned, support: Labelled, steps: int, generators: Sequence[torch.Generator]
+    ) -> Iterator[Adapted]:
+        fresh = [initial_params(self.net, generator) for generator in generators]
+        weights = {name: torch.stack([own[name] for own in fresh]) for name in self.net.shapes()}
+        squares = None
+        if self.config.inner_optimizer == "adam":
+            squares = Squares({name: torch.zeros_like(weights[name]) for name in self.moving}, 0)
         every = inner_steps(
             self.net,
             self.loss,
@@ -175,6 +174,7 @@ class RandomStart(Maml):
             lambda step, name: self.config.inner_rate,
             steps,
             Through.NOTHING,
+            squares,
         )
         for step, moved in enumerate(every):
             yield Adapted(moved, support, step)

@@ -116,9 +116,11 @@ class ConvNet:
     """Convolutions of 3x3, each with batch norm and ReLU, halved by stride or pooling, and a linear head.
 
     Vinyals et al. 2016 with max pooling; Finn et al. 2017 with stride 2 and the mean over places. Without ``outputs``
-    it has no head, and gives features. A convolution's bias would be lost in batch norm, so there is none. The maximum
-    is taken before batch norm and ReLU, not after: it commutes with all that grows, and a quarter of the places is left
-    to be normalised.
+    it has no head, and gives features. A convolution's bias would be lost in batch norm, so there is none. The
+    order is convolution, maximum, batch norm, ReLU, and not the published convolution, batch norm, ReLU, maximum: a
+    quarter of the places is left to be normalised. It is another network. The maximum commutes with ReLU, and with an
+    affine map of positive slope, but batch norm takes its statistics from the maxima here, not from all places, and its
+    scales may become negative.
     """
 
     size: int

@@ -64,6 +64,12 @@ class TaskConfig:
             )
         within("task.size", self.size, 8, 512)
         within("task.warp", self.warp, 0, 4)
+        if self.is_regression and (self.warp or self.mirrored or self.train_ways is not None):
+            raise UserError(
+                f"task.warp, mirrored and train_ways are for images, and {self.source} has none", do="leave them out"
+            )
+        if self.mirrored and self.source == "imagefolder":
+            raise UserError("task.mirrored is for omniglot and glyphs alone", do="leave it out")
         within("task.ways", self.ways, 2)
         for name in ("shots", "queries", "train_shots", "train_queries"):
             if (value := getattr(self, name)) is not None:
@@ -113,14 +119,17 @@ class LearnerConfig:
     """sgd, or adam with beta1 = 0 (Nichol et al. 2018); adam only with reptile and random."""
     inner_batch: int = 0
     """reptile: support examples of an inner step in training, drawn anew for each; 0: all."""
-    multi_step_loss: bool = False
-    """MAML++: the query loss after every inner step counts at first, at last only that after the last step."""
-    per_step_rates: bool = False
-    """MAML++: learn a rate for each tensor and inner step."""
-    per_step_norm: bool = False
-    """MAML++: batch-norm scales, shifts and running statistics for each inner step, meta-learned and not adapted."""
-    first_order_share: float = 0.0
-    """MAML++: share of the training that treats inner gradients as constants, before second order begins."""
+    multi_step_loss: bool | None = None
+    """The query loss after every inner step counts at first, at last only that after the last step; unset: maml++
+    only."""
+    per_step_rates: bool | None = None
+    """Learn a rate for each tensor and inner step; unset: maml++ only."""
+    per_step_norm: bool | None = None
+    """Batch-norm scales, shifts and running statistics for each inner step, meta-learned and not adapted; unset: maml++
+    only."""
+    first_order_share: float | None = None
+    """Share of the training that treats inner gradients as constants, before second order begins; unset: maml++ 0.3,
+    else 0."""
     annealed_share: float = 0.1
     """MAML++: share of the training over which the multi-step loss becomes the last step's; 0: never."""
     statistics: str = "transductive"
@@ -158,8 +167,9 @@ class LearnerConfig:
         for name in ("inner_steps", "filters", "layers", "reader_hidden"):
             within(f"learner.{name}", getattr(self, name), 1)
         within("learner.inner_batch", self.inner_batch, 0)
-        for name in ("first_order_share", "annealed_share"):
-            within(f"learner.{name}", getattr(self, name), 0, 1)
+        within("learner.annealed_share", self.annealed_share, 0, 1)
+        if self.first_order_share is not None:
+            within("learner.first_order_share", self.first_order_share, 0, 1)
         if self.inner_optimizer == "adam" and self.kind not in ("reptile", "random"):
             raise UserError(
                 f"learner.inner_optimizer is 'adam', but learner.kind {self.kind!r} takes plain steps",
@@ -167,7 +177,7 @@ class LearnerConfig:
             )
         if self.inner_batch and self.kind != "reptile":
             raise UserError("learner.inner_batch is for reptile alone", do="leave it at 0")
-        for name in ("multi_step_loss", "per_step_rates", "per_step_norm"):
+        for name in ("multi_step_loss", "per_step_rates", "per_step_norm", "first_order_share"):
             if getattr(self, name) and self.kind not in ("maml", "fomaml", "maml++"):
                 raise UserError(f"learner.{name} is set, but learner.kind is {self.kind!r}", do="choose maml++")
         if self.kind == "prototypes" and self.statistics == "inductive":
@@ -177,6 +187,16 @@ class LearnerConfig:
             )
         if self.statistics == "running" and self.kind in ("random", "reptile"):
             raise UserError(f"learner.kind {self.kind!r} gathers no running statistics", do="choose inductive")
+        self._fill_in()
+
+    def _fill_in(self) -> None:
+        """``maml++`` has all of its fixes where options do not say otherwise, other learners what they say."""
+        fixed = self.kind == "maml++"
+        for name in ("multi_step_loss", "per_step_rates", "per_step_norm"):
+            if getattr(self, name) is None:
+                setattr(self, name, fixed)
+        if self.first_order_share is None:
+            self.first_order_share = 0.3 if fixed else 0.0
 
 
 @dataclass
@@ -226,7 +246,7 @@ class EvaluateConfig:
     steps: int | None = None
     """Inner steps taken; unset: 10 for regression, else the steps of training."""
     at_once: int = 50
-    """Episodes side by side; changes results by rounding only."""
+    """Episodes side by side; they are the same ones whatever it is, so that results change by rounding only."""
     shown_tasks: int = 3
     """Tasks kept with all that was predicted, to be drawn."""
     shown_steps: int = 30
@@ -287,6 +307,12 @@ class FewShotConfig:
             )
         if self.task.is_regression and self.learner.statistics == "running":
             raise UserError("learner.statistics is 'running', but a regression network has no batch norm")
+        if self.learner.gains is not None and not self.task.is_regression:
+            raise UserError("learner.gains is for cubic and sinusoid alone", do="leave it out")
+        if self.evaluate.steps is not None and self.learner.kind in ("prototypes", "lstm-reader", "pixels"):
+            raise UserError(
+                f"evaluate.steps is set, but learner.kind {self.learner.kind!r} takes no steps", do="leave it out"
+            )
 
     @property
     def evaluation_steps(self) -> int:

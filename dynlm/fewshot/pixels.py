@@ -9,7 +9,7 @@ Legend: T tasks, S support and Q query examples, K classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,9 @@ class NearestPixels(Learner):
     def initial(self, generator: torch.Generator) -> Learned:
         return Learned({}, {})
 
-    def adapt(self, learned: Learned, support: Labelled, steps: int, generator: torch.Generator) -> Iterator[Adapted]:
+    def adapt(
+        self, learned: Learned, support: Labelled, steps: int, generators: Sequence[torch.Generator]
+    ) -> Iterator[Adapted]:
         yield Adapted({}, support, 0)
 
     def predict(self, learned: Learned, adapted: Adapted, inputs_TQ: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ classes, D features.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +47,9 @@ class Prototypes(Learner):
         meta[last] = meta[last] * 2 / math.sqrt(self.net.features)
         return Learned(meta, buffers)
 
-    def adapt(self, learned: Learned, support: Labelled, steps: int, generator: torch.Generator) -> Iterator[Adapted]:
+    def adapt(
+        self, learned: Learned, support: Labelled, steps: int, generators: Sequence[torch.Generator]
+    ) -> Iterator[Adapted]:
         state = {}
         if self.config.statistics == "running":
             embedded_TSD = self._embed(learned, support.inputs)

@@ -7,7 +7,7 @@ coordinates of the network that is optimised.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -59,7 +59,9 @@ class LstmReader(Learner):
                 buffers[_RUNNING + name] = torch.full(shape, float(name.endswith("variance")))
         return Learned(meta, buffers)
 
-    def adapt(self, learned: Learned, support: Labelled, steps: int, generator: torch.Generator) -> Iterator[Adapted]:
+    def adapt(
+        self, learned: Learned, support: Labelled, steps: int, generators: Sequence[torch.Generator]
+    ) -> Iterator[Adapted]:
         yield Adapted(self._read(learned.meta, self._features(learned, support.inputs), support.targets), support, 0)
 
     def predict(self, learned: Learned, adapted: Adapted, inputs_TQ: Tensor) -> Tensor:
@@ -124,7 +126,9 @@ class LstmOptimiser(Learner):
         gates = initial_gates(self.config.reader_hidden, self.config.inner_rate, generator)
         return Learned(initial_params(self.net, generator) | gates, {})
 
-    def adapt(self, learned: Learned, support: Labelled, steps: int, generator: torch.Generator) -> Iterator[Adapted]:
+    def adapt(
+        self, learned: Learned, support: Labelled, steps: int, generators: Sequence[torch.Generator]
+    ) -> Iterator[Adapted]:
         yield from self._adapt(learned, support, steps, Through.NOTHING)
 
     def _adapt(self, learned: Learned, support: Labelled, steps: int, through: Through) -> Iterator[Adapted]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,6 +43,10 @@ class Curves:
 
     def describe(self) -> dict[str, dict[str, int]]:
         """There is nothing to count."""
+        return {}
+
+    def images(self) -> dict[str, Any]:
+        """There are none."""
         return {}
 
 

@@ -10,37 +10,18 @@ gradients, which goes on from task to task as in the authors' code.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch import Tensor
 
 from dynlm.fewshot.episodes import Episodes, Labelled
-from dynlm.fewshot.inner import Scales, Through, for_each_task, inner_steps
+from dynlm.fewshot.inner import Scales, Squares, Through, for_each_task, inner_steps
 from dynlm.fewshot.learner import Adapted, Learned, MetaStep
 from dynlm.fewshot.maml import Maml
 from dynlm.fewshot.nets import initial_params
 from dynlm.model.lstm import Params
 
 _SQUARES = "squares."
-_BETA = 0.999
-_SMALL = 1e-8
-
-
-class Squares:
-    """Adam's second moment along one adaptation: gives each step's preconditioner, and keeps where it got to."""
-
-    def __init__(self, squares: Params, count: int):
-        self.squares, self.count = squares, count
-
-    def __call__(self, step: int, gradients: Params) -> Mapping[str, Tensor | float]:
-        """1 / (sqrt(v / (1 - beta^t)) + 1e-8) of each tensor."""
-        self.count += 1
-        self.squares = {
-            name: _BETA * self.squares[name] + (1 - _BETA) * gradient.square() for name, gradient in gradients.items()
-        }
-        correction = 1 - _BETA**self.count
-        return {name: 1 / ((square / correction).sqrt() + _SMALL) for name, square in self.squares.items()}
 
 
 class Reptile(Maml):
@@ -54,7 +35,9 @@ class Reptile(Maml):
             buffers["count"] = torch.zeros(())
         return Learned(meta, buffers)
 
-    def adapt(self, learned: Learned, support: Labelled, steps: int, generator: torch.Generator) -> Iterator[Adapted]:
+    def adapt(
+        self, learned: Learned, support: Labelled, steps: int, generators: Sequence[torch.Generator]
+    ) -> Iterator[Adapted]:
         yield from self._steps(learned, support, steps, lambda step: support, self._squares(learned))
 
     def _steps(

@@ -19,7 +19,7 @@ from dynlm.fewshot.heap import keep_freed_memory
 from dynlm.fewshot.learner import Learned, Learner
 from dynlm.fewshot.open import open_learner, open_tasks
 from dynlm.fewshot.options import UNTRAINED, FewShotConfig, TrainConfig
-from dynlm.files import read_json
+from dynlm.files import exclusive, read_json
 from dynlm.model.lstm import Params
 from dynlm.stopping import StopRequest, stop_requests
 from dynlm.training.checkpoints import Checkpoints
@@ -97,8 +97,9 @@ def train(config: FewShotConfig, quiet: bool = False) -> dict[str, Any]:
     """Meta-train into the run's folder, going on from its newest checkpoint; a trained run is left as it is.
 
     Returns the card: steps, seconds of wall time and of all threads, and the mean score of the last training episodes.
-    Raises UserError for tasks that cannot be made, a folder that was made with other options, or a training that
-    diverges; Stopped, with the checkpoint that the same call goes on from, where Ctrl-C or SIGTERM asked for it.
+    Raises UserError for tasks that cannot be made, a folder that was made with other options or that another process
+    trains, or a training that diverges; Stopped, with the checkpoint that the same call goes on from, where Ctrl-C or
+    SIGTERM asked for it.
     """
     folder = run_path(config)
     refuse_another_run(folder, config)
@@ -111,6 +112,7 @@ def train(config: FewShotConfig, quiet: bool = False) -> dict[str, Any]:
     about: dict[str, Any] = {
         "learner": config.learner.kind,
         "tasks": tasks.describe(),
+        "images": tasks.images(),
         "steps": 0,
         "seconds": 0.0,
         "cpu_seconds": 0.0,
@@ -118,15 +120,18 @@ def train(config: FewShotConfig, quiet: bool = False) -> dict[str, Any]:
     if config.learner.kind not in UNTRAINED and config.train.steps:
         for split, training in (("train", True), (config.evaluate.split, False)):
             tasks.sample(split, config.task.episode(training), 1, seeded(0))  # what does not fit is said before writing
+    with exclusive(folder, "this run"):
+        refuse_another_run(folder, config)
+        if (folder / "learner.json").exists():  # another process ended it meanwhile
+            return dict(read_json(folder / "learner.json"))
         save_config(folder, config)
-        with stop_requests() as request:
-            learned, done = _train(config, folder, tasks, learner, learned, request, quiet)
-        about |= done
-    else:
-        save_config(folder, config)
-    card = save_learned(folder, learned, about)
-    Checkpoints(folder / _CHECKPOINTS).drop()
-    return card
+        if config.learner.kind not in UNTRAINED and config.train.steps:
+            with stop_requests() as request:
+                learned, done = _train(config, folder, tasks, learner, learned, request, quiet)
+            about |= done
+        card = save_learned(folder, learned, about)
+        Checkpoints(folder / _CHECKPOINTS).drop()
+        return card
 
 
 def _train(

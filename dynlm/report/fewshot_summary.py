@@ -13,6 +13,7 @@ from dynlm.report.fewshot_curves import animate_fits, plot_errors, plot_strip
 from dynlm.report.fewshot_episode import plot_episode
 from dynlm.report.fewshot_published import published_accuracy, published_error
 from dynlm.report.fewshot_results import FILE, Table, read_fewshot
+from dynlm.text import markdown, printable
 
 _STEPS = (1, 5, 10)
 
@@ -89,15 +90,16 @@ def _errors(scores: Sequence[EpisodeScores]) -> Table:
 
 def as_text(table: Table) -> str:
     """A table for a terminal."""
-    cells = [table.columns, *table.rows]
+    cells = [[printable(cell) for cell in row] for row in (table.columns, *table.rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(table.columns))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-    return "\n".join([table.title, *lines, table.note])
+    return "\n".join([printable(table.title), *lines, printable(table.note)])
 
 
 def as_markdown(table: Table) -> str:
     """A table for a page."""
-    rows = [table.columns, ["---"] * len(table.columns), *table.rows]
+    first, *rest = ([markdown(cell) for cell in row] for row in (table.columns, *table.rows))
+    rows = [first, ["---"] * len(first), *rest]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from dynlm.errors import UserError
-from dynlm.fewshot.classification import ImageTasks, refuse_overlap
+from dynlm.fewshot.classification import ImageTasks, check_images, refuse_overlap
 from dynlm.fewshot.episodes import seeded
-from dynlm.fewshot.images import ImageClasses
+from dynlm.fewshot.images import ImageClasses, as_seen, read_image
 from dynlm.fewshot.open import open_tasks
 from dynlm.fewshot.options import EpisodeShape, TaskConfig
 from tests.fewshot.drawn import write_classes, write_omniglot, zip_parts
@@ -250,6 +251,88 @@ def test_imagefolder_errors_and_cache(tmp_path: Path, cache: Path) -> None:
     first = open_tasks(config).sample("train", EpisodeShape(2, 1, 1), 2, seeded(0))
     again = open_tasks(config).sample("train", EpisodeShape(2, 1, 1), 2, seeded(0))
     assert torch.equal(first.query.inputs, again.query.inputs)
+
+
+def saved(folder: Path, image: Image.Image, ending: str = "png", **options: object) -> Path:
+    path = folder / f"{image.mode.replace(';', '')}-{len(list(folder.iterdir()))}.{ending}"
+    image.save(path, **options)
+    return path
+
+
+def test_images_of_every_mode_are_read_as_a_viewer_shows_them(tmp_path: Path) -> None:
+    ink = np.zeros((16, 16), bool)
+    ink[4:8, 4:12] = True
+    grey = np.where(ink, 0, 255).astype(np.uint8)
+    alpha = np.where(ink, 255, 0).astype(np.uint8)
+    black = np.zeros_like(grey)
+    plain = Image.fromarray(grey)
+    palette = Image.fromarray(ink.astype(np.uint8), "P")
+    palette.putpalette([0, 0, 0, 0, 0, 0])
+    paths = [
+        saved(tmp_path, plain),
+        saved(tmp_path, plain.convert("1")),
+        saved(tmp_path, plain.convert("RGB")),
+        saved(tmp_path, plain.convert("CMYK"), "jpg", quality=100),
+        saved(tmp_path, Image.fromarray(np.stack([black] * 3 + [alpha], -1))),
+        saved(tmp_path, Image.merge("LA", [Image.fromarray(black), Image.fromarray(alpha)])),
+        saved(tmp_path, palette, transparency=0),
+        saved(tmp_path, Image.fromarray(np.where(ink, 0, 65535).astype(np.uint16))),
+    ]
+    for path in paths:
+        for colour in (False, True):
+            read = read_image(path, path, 16, colour)
+            assert read.shape == (16, 16, 3 if colour else 1), path
+            np.testing.assert_allclose(read[..., 0], grey, atol=6, err_msg=str(path))
+    faint = saved(tmp_path, Image.fromarray(np.where(ink, 1000, 4000).astype(np.uint16)))
+    assert np.array_equal(read_image(faint, faint, 16, False)[..., 0], np.where(ink, 4, 16))
+
+
+def test_an_image_that_cannot_be_seen_is_refused_by_name(tmp_path: Path) -> None:
+    alpha = np.zeros((8, 8), np.uint8)
+    alpha[2:4] = 255
+    path = saved(tmp_path, Image.fromarray(np.stack([np.full_like(alpha, 255)] * 3 + [alpha], -1)))
+    with pytest.raises(UserError, match=r"RGBA-0.png: white on transparent"):
+        read_image(path, path, 8, False)
+    with pytest.raises(ValueError, match="mode 'F' has no known range"):
+        as_seen(Image.new("F", (4, 4)), False)
+    with pytest.raises(ValueError, match="values from 0 to 70000 are not those of 16 bits"):
+        as_seen(Image.fromarray(np.array([[0, 70000]], np.int32)), False)
+
+
+def test_dark_ink_of_an_image_folder_becomes_bright_as_omniglots(tmp_path: Path) -> None:
+    dark, bright = tmp_path / "dark", tmp_path / "bright"
+    write_classes(dark, 5, 3)
+    for path in sorted(dark.rglob("*.png")):
+        place = bright / path.relative_to(dark)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(place)
+    one, other = (open_tasks(TaskConfig(source="imagefolder", path=str(root), size=20)) for root in (dark, bright))
+    images = [tasks.sample("train", EpisodeShape(2, 1, 1), 2, seeded(0)).query.inputs for tasks in (one, other)]
+    assert torch.equal(*images) and float(images[0].mean()) < 0.2
+    assert one.images() == {"size": 20, "channels": 1, "ground": "dark", "turned_round": True}
+    assert other.images() == {"size": 20, "channels": 1, "ground": "dark", "turned_round": False}
+    colours = open_tasks(TaskConfig(source="imagefolder", path=str(dark), size=20, colour=True)).images()
+    assert colours["ground"] == "bright" and not colours["turned_round"]
+    assert "are they inverted?" in check_images(one.images(), colours | {"channels": 1})
+    assert check_images(one.images(), other.images()) == check_images({}, colours) == ""
+    with pytest.raises(UserError, match="the images' size is 28, the learner's was 20"):
+        check_images(one.images(), one.images() | {"size": 28})
+
+
+def test_names_of_classes_may_be_any_bytes(tmp_path: Path, cache: Path) -> None:
+    write_classes(tmp_path, 5, 2)
+    name = os.fsdecode(b"n\xff\x1b[2J")
+    (tmp_path / "character00").rename(tmp_path / name)
+    for _ in range(2):  # anew, and from the cache
+        opened = open_tasks(TaskConfig(source="imagefolder", path=str(tmp_path), size=12))
+        assert isinstance(opened, ImageTasks)
+        assert name in {one for classes in opened.splits.values() for one in classes.names}
+    smallest = EpisodeShape(1, 2, 2)
+    for split, classes in opened.splits.items():
+        if name in classes.names:
+            with pytest.raises(UserError) as error:
+                opened.check(split, smallest)
+            assert str(error.value).isprintable()
 
 
 # --- Glyphs --------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dynlm.errors import UserError
 from dynlm.fewshot.episodes import Episodes, Labelled, seeded
 from dynlm.fewshot.learner import Learned, Learner
 from dynlm.fewshot.maml import Maml, loss_shares
@@ -57,7 +58,7 @@ def trainable(learner: Learner) -> Learned:
 
 
 def last_outputs(learner: Learner, learned: Learned, episodes: Episodes, steps: int = 2) -> torch.Tensor:
-    *_, adapted = learner.adapt(learned, episodes.support, steps, seeded(9))
+    *_, adapted = learner.adapt(learned, episodes.support, steps, [seeded(task) for task in range(episodes.tasks)])
     with torch.no_grad():
         return learner.predict(learned, adapted, episodes.query.inputs)
 
@@ -111,7 +112,7 @@ def test_a_few_meta_steps_lower_the_loss_of_the_same_episodes(kind: str) -> None
 def test_no_steps_leave_the_start_as_it_is(kind: str) -> None:
     learner = open_learner(curve_config(kind))
     learned = learner.initial(seeded(0))
-    (adapted,) = learner.adapt(learned, curve_episodes().support, 0, seeded(0))
+    (adapted,) = learner.adapt(learned, curve_episodes().support, 0, [])
     for name, tensor in adapted.state.items():
         assert torch.equal(tensor, learned.meta[name].expand_as(tensor))
 
@@ -119,7 +120,7 @@ def test_no_steps_leave_the_start_as_it_is(kind: str) -> None:
 def test_anil_moves_the_head_alone() -> None:
     learner = open_learner(image_config("anil"))
     learned = learner.initial(seeded(0))
-    *_, adapted = learner.adapt(learned, image_episodes().support, 2, seeded(0))
+    *_, adapted = learner.adapt(learned, image_episodes().support, 2, [])
     for name, tensor in adapted.state.items():
         moved = not torch.equal(tensor, learned.meta[name].expand_as(tensor))
         assert moved == name.startswith("head.")
@@ -185,17 +186,44 @@ def test_transduction_is_told_apart() -> None:
 def test_random_starts_differ_from_task_to_task_and_come_from_the_generator() -> None:
     learner = open_learner(curve_config("random"))
     support = curve_episodes().support
-    starts = [next(learner.adapt(Learned({}, {}), support, 1, seeded(seed))) for seed in (1, 1, 2)]
+    starts = [
+        next(learner.adapt(Learned({}, {}), support, 1, [seeded(seed, task) for task in range(len(support.inputs))]))
+        for seed in (1, 1, 2)
+    ]
     weights = [start.state["linear.0.weight"] for start in starts]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
     assert not torch.equal(weights[0][0], weights[0][1])
+
+
+def test_a_random_start_takes_adams_steps_where_asked() -> None:
+    support, weights = curve_episodes(1).support, {}
+    for optimiser in ("sgd", "adam"):
+        learner = open_learner(curve_config("random", inner_optimizer=optimiser, inner_rate=0.01))
+        first, second = list(learner.adapt(Learned({}, {}), support, 1, [seeded(1)]))
+        weights[optimiser] = first.state["linear.0.bias"], second.state["linear.0.bias"]
+    assert torch.equal(weights["sgd"][0], weights["adam"][0])
+    moved = (weights["adam"][1] - weights["adam"][0]).abs()
+    assert ((moved < 1e-6) | ((moved - 0.01).abs() < 1e-4)).all() and bool((moved > 0.009).any())
+
+
+def test_maml_plus_plus_has_its_fixes_where_nothing_else_is_said() -> None:
+    fixes = ("multi_step_loss", "per_step_rates", "per_step_norm", "first_order_share")
+
+    def said(config: LearnerConfig) -> list[object]:
+        return [getattr(config, name) for name in fixes]
+
+    assert said(LearnerConfig("maml++")) == [True, True, True, 0.3]
+    assert said(LearnerConfig("maml++", first_order_share=0.0, per_step_norm=False)) == [True, True, False, 0.0]
+    assert said(LearnerConfig("maml")) == [False, False, False, 0.0]
+    with pytest.raises(UserError, match="learner.first_order_share is set, but learner.kind is 'reptile'"):
+        LearnerConfig("reptile", first_order_share=0.5)
 
 
 def test_reptile_moves_toward_where_tasks_ended() -> None:
     learner = open_learner(curve_config("reptile"))
     learned, episodes = trainable(learner), curve_episodes()
     done = learner.meta_step(learned, episodes, 0.0, seeded(0))
-    *_, adapted = learner.adapt(learned, episodes.support, 2, seeded(0))
+    *_, adapted = learner.adapt(learned, episodes.support, 2, [])
     for name, gradient in done.gradients.items():
         torch.testing.assert_close(learned.meta[name] - gradient, adapted.state[name].mean(0))
 
@@ -204,7 +232,7 @@ def test_reptile_with_adam_equals_torchs_adam() -> None:
     config = curve_config("reptile", inner_optimizer="adam", inner_rate=0.01)
     learner = open_learner(config)
     learned, support = learner.initial(seeded(0)), curve_episodes(1).support
-    *_, adapted = learner.adapt(learned, support, 3, seeded(0))
+    *_, adapted = learner.adapt(learned, support, 3, [])
     weights = {name: tensor.clone().requires_grad_() for name, tensor in learned.meta.items()}
     adam = torch.optim.Adam(weights.values(), lr=0.01, betas=(0.0, 0.999))
     for _ in range(3):

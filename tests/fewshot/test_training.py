@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -170,11 +172,49 @@ def test_batches_of_episodes_change_nothing_but_rounding(tmp_path: Path) -> None
     episodes = tasks.sample("test", options.task.episode(False), 4, seeded(3))
 
     def errors(part) -> list[float]:  # type: ignore[no-untyped-def]
-        *_, adapted = learner.adapt(learned, part.support, 3, seeded(0))
+        *_, adapted = learner.adapt(learned, part.support, 3, [seeded(0)] * part.tasks)
         return learner.scores(learner.predict(learned, adapted, part.query.inputs), part.query.targets).tolist()
 
     with torch.no_grad():
         assert errors(episodes) == pytest.approx([errors(episodes.task(task))[0] for task in range(4)], rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["maml", "random"])
+def test_test_episodes_do_not_depend_on_how_many_are_at_once(tmp_path: Path, kind: str) -> None:
+    every = []
+    for at_once in (1, 7, 25, 50):
+        options = config(tmp_path, kind=kind, evaluate={"episodes": 50, "at_once": at_once})
+        learner, tasks = open_learner(options), open_tasks(options.task)
+        every.append(judge(learner, learner.initial(seeded(0)), tasks, options).values_EJ)
+    for values_EJ in every[1:]:
+        np.testing.assert_allclose(values_EJ, every[0], rtol=1e-4)
+
+
+def test_scores_are_kept_where_what_is_only_shown_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = config(tmp_path)
+    train(options, quiet=True)
+
+    def fails(*arguments: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("dynlm.fewshot.evaluation.examples", fails)
+    with pytest.raises(MemoryError):
+        evaluate(run_path(options), options, quiet=True)
+    assert len(list((run_path(options) / "scores").glob("*.json"))) == 1
+
+
+def test_a_run_that_another_process_trains_is_refused(tmp_path: Path) -> None:
+    options = config(tmp_path)
+    program = "import sys; from dynlm.files import exclusive\n"
+    program += "with exclusive(sys.argv[1], 'it'): print(1, flush=True); input()"
+    command = [sys.executable, "-c", program, str(run_path(options))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline()
+        with pytest.raises(UserError, match="this run is in use by another process"):
+            train(options, quiet=True)
+        assert not run_path(options).exists()
+        other.communicate(b"\n")
+    assert train(options, quiet=True)["steps"] == 12
 
 
 def test_all_learners_are_given_the_same_test_episodes(tmp_path: Path) -> None:
