@@ -319,6 +319,19 @@ def test_dark_ink_of_an_image_folder_becomes_bright_as_omniglots(tmp_path: Path)
         check_images(one.images(), one.images() | {"size": 28})
 
 
+def test_omniglots_drawings_are_the_same_from_an_image_folder(tmp_path: Path) -> None:
+    root = write_omniglot(tmp_path / "omniglot", images=2)
+    one = open_tasks(TaskConfig(source="omniglot", path=str(root)))
+    other = open_tasks(TaskConfig(source="imagefolder", path=str(root / "images_evaluation")))
+
+    def drawings(tasks: object, splits: tuple[str, ...]) -> list[bytes]:
+        parts = [tasks.splits[split] for split in splits]  # type: ignore[attr-defined]
+        return sorted(image.tobytes() for part in parts for image in part.take(np.arange(len(part.images_NHWC))))
+
+    assert drawings(one, ("test",)) == drawings(other, ("train", "valid", "test"))
+    assert check_images(one.images(), other.images()) == ""
+
+
 def test_names_of_classes_may_be_any_bytes(tmp_path: Path, cache: Path) -> None:
     write_classes(tmp_path, 5, 2)
     name = os.fsdecode(b"n\xff\x1b[2J")
