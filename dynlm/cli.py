@@ -6,17 +6,21 @@ verb that works on a run takes the run's own config as its defaults.
 
 from __future__ import annotations
 
+import difflib
+import errno
 import itertools
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from dynlm import fewshot_verbs, memory_verbs, picture_verbs, scoring_verbs, training_verbs
 from dynlm.errors import UserError
+from dynlm.launcher import several_launched
 from dynlm.stopping import Stopped, stopped_by_sigterm
 from dynlm.text import escape_for_streams, printable
-from dynlm.verb import Verb, add_json, print_answer
+from dynlm.verb import Verb, add_json, check_numbers, print_answer
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -32,22 +36,24 @@ def main(argv: list[str] | None = None) -> int:
     """
     escape_for_streams()
     try:
-        code = _run(sys.argv[1:] if argv is None else argv)
-        sys.stdout.flush()
-        return code
+        try:
+            return _run(sys.argv[1:] if argv is None else argv)
+        finally:
+            sys.stdout.flush()  # --help leaves by SystemExit
     except UserError as error:
-        # It may name files and quote texts.
-        print(f"dynlm: error: {printable(str(error))}", file=sys.stderr)
-        return 2
+        return _refuse(str(error))
     except BrokenPipeError:
         # Who was reading has what they wanted, as in `dynlm compare RUN | head`; what is left is for nobody.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _print_no_more()
         return 141
     except OSError as error:
+        if error.filename is None and error.errno in _NO_ROOM:
+            # What is written to standard output has no name.
+            _print_no_more()
+            return _refuse(f"cannot write: {error.strerror}; free some space and start again")
         if error.errno is None or error.filename is None:
             raise
-        print(f"dynlm: error: {printable(str(error.filename))}: {error.strerror}", file=sys.stderr)
-        return 2
+        return _refuse(f"{error.filename}: {error.strerror}")
     except KeyboardInterrupt as stop:
         stopped = stop if isinstance(stop, Stopped) else Stopped()
         # Of several processes that were stopped together, one tells.
@@ -55,6 +61,19 @@ def main(argv: list[str] | None = None) -> int:
             goes_on = stopped.saved or "the newest checkpoint, where there is one"
             print(f"dynlm: stopped; the same command goes on from {goes_on}", file=sys.stderr)
         return stopped.exit_code
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+def _refuse(message: str) -> int:
+    print(f"dynlm: error: {printable(message)}", file=sys.stderr)
+    return 2
+
+
+def _print_no_more() -> None:
+    """Send what is still to be printed nowhere: Python would fail on it once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(argv: list[str]) -> int:
@@ -70,6 +89,7 @@ def _run(argv: list[str]) -> int:
     if name is None:
         print(_overview(argv[0]))
         return 0
+    several_launched()  # of several processes one tells: what says which has to be whole
     with stopped_by_sigterm():
         return _call(name, VERBS[name], rest)
 
@@ -97,7 +117,9 @@ def _verb_of(argv: list[str]) -> tuple[str | None, list[str]]:
     if group and (len(argv) == 1 or argv[1] in ("-h", "--help")):
         return None, []
     told = " ".join(argv[:2]) if group else argv[0]
-    raise UserError(f"there is no verb {told!r}", do=f"choose one of {', '.join(sorted(group) or VERBS)}")
+    near = difflib.get_close_matches(told, VERBS, n=1)
+    meant = f" (did you mean {near[0]}?)" if near else ""
+    raise UserError(f"there is no verb {told!r}{meant}", do=f"choose one of {', '.join(sorted(group) or VERBS)}")
 
 
 def _call(name: str, verb: Verb, argv: list[str]) -> int:
@@ -111,7 +133,7 @@ def _call(name: str, verb: Verb, argv: list[str]) -> int:
         argv = ["--memory_file" + word.removeprefix("--memory") if _is_memory(word) else word for word in argv]
     verb.add_options(parser)
     parser.epilog = "examples:\n" + "\n".join(f"  {example}" for example in verb.examples)
-    if verb.takes_run and (folder := _first_positional(argv)) is not None:
+    if verb.takes_run and (folder := _first_positional(parser, argv)) is not None:
         import dataclasses
 
         config = verb.load_run(Path(folder))
@@ -122,8 +144,11 @@ def _call(name: str, verb: Verb, argv: list[str]) -> int:
                 config = dataclasses.replace(config, memory=options_of(Path(path), config.memory))
         parser.set_defaults(dataclasses.asdict(config))
     if not verb.takes_config:
-        return verb.run(parser.parse_args(argv), kind())
-    return verb.run(*_options(parser, argv, kind))
+        options, config = _parsed(parser, argv), kind()
+    else:
+        options, config = _options(parser, argv, kind)
+    check_numbers(options)
+    return verb.run(options, config)
 
 
 def _options(parser: ArgumentParser, argv: list[str], kind: type) -> tuple[Namespace, Any]:
@@ -148,7 +173,9 @@ def _parsed(parser: ArgumentParser, argv: list[str]) -> Namespace:
     try:
         return parser.parse_args(argv)
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise UserError(f"the options cannot be read ({error})", do="see --help for what each may be") from error
+        raise UserError(
+            f"the options cannot be read ({_shortened(str(error))})", do="see --help for what each may be"
+        ) from error
 
 
 def _with_bases(argv: list[str], kind: type) -> list[str]:
@@ -162,12 +189,30 @@ def _with_bases(argv: list[str], kind: type) -> list[str]:
 
     takes_base = "base" in {item.name for item in dataclasses.fields(kind)}
     bases = [word for path in _files(argv, "base") if takes_base for word in ("--config", path)]
+    sections = [item.name for item in dataclasses.fields(kind) if dataclasses.is_dataclass(item.default_factory)]
+    # What is refused here the parser does not see, which would open whatever a section names in place of options.
+    for section in sections:
+        for word in _files(argv, section):
+            if os.path.exists(word):
+                raise UserError(f"--{section} names a file", word, "give it by --config, with its sections")
+    for path in bases[1::2]:
+        _refuse_nested(read_yaml(path), path, sections)
     for path in _files(argv, "config"):
-        content = read_yaml(path)  # what it refuses the parser does not see
+        content = read_yaml(path)
+        _refuse_nested(content, path, sections)
         if takes_base and isinstance(content, dict) and isinstance(base := content.get("base"), str):
-            bases += ["--config", str(Path(path).parent / base)]
+            below = Path(path).parent / base
+            _refuse_nested(read_yaml(below), below, sections)
+            bases += ["--config", str(below)]
     # It is read: the options that are printed or kept stand by themselves.
     return [*bases, *argv, "--base=null"] if bases else argv
+
+
+def _refuse_nested(content: object, path: str | Path, sections: list[str]) -> None:
+    """Raise UserError where a section of a config file is no mapping: the parser would take text for a file's name."""
+    for section in sections:
+        if isinstance(content, dict) and section in content and not isinstance(content[section], dict | type(None)):
+            raise UserError(f"{section} is {_shortened(repr(content[section]), 60)}", path, "write its options there")
 
 
 def _files(argv: list[str], option: str) -> list[str]:
@@ -183,7 +228,10 @@ def _bare_parser(name: str, about: str) -> ArgumentParser:
 
     class Parser(jsonargparse.ArgumentParser):
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
-            raise UserError(_one_line(message), do=f"see `dynlm {name} --help`") from ex
+            raise UserError(_explained(self, message), do=f"see `dynlm {name} --help`") from ex
+
+        def _print_message(self, message: str, file: Any = None) -> None:
+            (file or sys.stderr).write(message)  # argparse's own hides that a disk is full
 
     class Help(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
         pass
@@ -221,13 +269,36 @@ def _is_memory(word: str) -> bool:
     return word == "--memory" or word.startswith("--memory=")
 
 
-def _first_positional(argv: list[str]) -> str | None:
-    """The run's folder, which stands first after the verb (or behind options written --name=value)."""
-    return next((word for word in argv if not word.startswith("-")), None)
+def _first_positional(parser: ArgumentParser, argv: list[str]) -> str | None:
+    """The run's folder: the first word that is neither an option nor an option's value."""
+    words = iter(argv)
+    for word in words:
+        if word == "--":
+            return next(words, None)
+        if not word.startswith("-") or word == "-":
+            return word
+        action = parser._option_string_actions.get(word)
+        # An option that is not known is refused later; its value is none of the folder's.
+        if "=" not in word and (action is None or action.nargs != 0):
+            next(words, None)
+    return None
 
 
-def _one_line(message: str) -> str:
-    return " ".join(str(message).split())
+def _explained(parser: ArgumentParser, message: str) -> str:
+    """The parser's message on one line of bearable length: with the nearest options, and what usage calls arguments."""
+    told = " ".join(str(message).split())
+    if "required" in told:
+        for action in parser._actions:
+            if not action.option_strings and isinstance(action.metavar, str):
+                told = re.sub(rf"\b{re.escape(action.dest)}\b", action.metavar, told)
+    names = [name for name in parser._option_string_actions if name.startswith("--")]
+    unknown = [word for word in re.findall(r"--[\w.]+", told) if word not in names]
+    near = difflib.get_close_matches(unknown[0], names, n=1) if unknown else []
+    return _shortened(told) + (f" (did you mean {near[0]}?)" if near else "")
+
+
+def _shortened(told: str, most: int = 500) -> str:
+    return told if len(told) <= most else f"{told[:most]}..."
 
 
 def _overview(group: str = "") -> str:

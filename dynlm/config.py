@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -15,6 +16,12 @@ RULES = ("none", "sgd", "sgd+decay", "rms", "meta")
 RESETS = ("stream", "article")
 CACHES = ("none", "fixed", "learned")
 FEATURES = ("fresh", "settling", "heading", "surprise", "steepness", "distance")
+LARGEST = 10**12
+"""No number among the options is larger; most have a smaller bound of their own."""
+LARGEST_LANES = 10_000
+LARGEST_SEGMENT = 100_000
+LARGEST_WIDTH = 65_536
+LARGEST_SEED = 2**32 - 1
 LARGEST_WINDOW = 1_000_000
 """Tokens of a cache, whose features are all in memory."""
 ORDERS = ("in order", "shuffled")
@@ -27,13 +34,28 @@ def one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
         raise UserError(f"{option} is {value!r}", do=f"choose one of {', '.join(allowed)}")
 
 
-def within(option: str, value: float, low: float, high: float = float("inf")) -> None:
-    """Raise UserError unless the option's value is from ``low`` to ``high``."""
-    if not low <= value <= high:
-        bounds = f"at least {low:g}" if high == float("inf") else f"from {low:g} to {high:g}"
-        # An integer may be larger than any float.
-        told = f"{value:g}" if abs(value) < 2**1000 or isinstance(value, float) else "too large"
-        raise UserError(f"{option} is {told}", do=f"choose a value {bounds}")
+def within(option: str, value: float, low: float = 0, high: float = LARGEST) -> None:
+    """Raise UserError unless the option's value is from ``low`` to ``high``; NaN and infinities never are."""
+    if not low <= value <= min(high, LARGEST):
+        bounds = f"at least {low:g}" if high >= LARGEST and value < low else f"from {low:g} to {high:g}"
+        raise UserError(f"{option} is {_shortened(value)}", do=f"choose a value {bounds}")
+
+
+def check_values(section: str, options: object) -> None:
+    """Raise UserError, naming the option, where a number is below 0, over ``LARGEST`` or not finite, or text cannot be
+    written as UTF-8. What a number may be more narrowly is for the section itself.
+    """
+    for name, value in vars(options).items():
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, int | float):
+                within(f"{section}.{name}", one)
+            elif isinstance(one, str) and not is_utf8(one):
+                raise UserError(f"{section}.{name} is {_shortened(one)}", do="write text that UTF-8 has")
+
+
+def is_utf8(text: str) -> bool:
+    """Whether ``text`` can be written as UTF-8: it has no lone surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def plain_name(option: str, value: str) -> None:
@@ -68,10 +90,11 @@ class CorpusConfig:
     """Processes that turn text into tokens; the tokens are the same for any number."""
 
     def __post_init__(self) -> None:
+        check_values("corpus", self)
         one_of("corpus.format", self.format, ("auto", "wikitext", "text", "jsonl", "parquet"))
         within("corpus.hold_out_every", self.hold_out_every, 3)
         within("corpus.meta_every", self.meta_every, 2)
-        within("corpus.num_proc", self.num_proc, 1)
+        within("corpus.num_proc", self.num_proc, 1, 1024)
         if self.limit is not None:
             within("corpus.limit", self.limit, 1)
 
@@ -90,11 +113,11 @@ class TokenizerConfig:
     """Pieces are learned from the first articles with so many characters; word vocabularies from all of them."""
 
     def __post_init__(self) -> None:
+        check_values("tokenizer", self)
         one_of("tokenizer.kind", self.kind, ("bpe", "unigram", "word"))
         within("tokenizer.character_coverage", self.character_coverage, 0.9, 1.0)
         within("tokenizer.training_characters", self.training_characters, 1)
-        if self.kind != "word":
-            within("tokenizer.vocab_size", self.vocab_size, 300)
+        within("tokenizer.vocab_size", self.vocab_size, 0 if self.kind == "word" else 300, 1_000_000)
 
 
 @dataclass
@@ -111,8 +134,9 @@ class ModelConfig:
     """Whether the output layer shares the embedding's weights."""
 
     def __post_init__(self) -> None:
+        check_values("model", self)
         for name in ("embedding", "hidden"):
-            within(f"model.{name}", getattr(self, name), 1, 1_000_000)
+            within(f"model.{name}", getattr(self, name), 1, LARGEST_WIDTH)
         within("model.layers", self.layers, 1, 100)
 
 
@@ -136,6 +160,7 @@ class RegularisationConfig:
     """Weight of the L2 penalty on the outputs' change from step to step."""
 
     def __post_init__(self) -> None:
+        check_values("regularisation", self)
         for name in ("embedding", "input", "between", "output", "weight"):
             within(f"regularisation.{name}", getattr(self, name), 0.0, 0.99)
         for name in ("activation", "temporal_activation"):
@@ -178,9 +203,12 @@ class PretrainConfig:
     """Steps between lines of the log."""
 
     def __post_init__(self) -> None:
+        check_values("pretrain", self)
         one_of("pretrain.optimizer", self.optimizer, ("adamw", "nt-asgd"))
-        within("pretrain.epochs", self.epochs, 0)
-        for name in ("lanes", "segment", "accumulate", "validate_every", "checkpoint_every", "log_every", "patience"):
+        within("pretrain.epochs", self.epochs, 0, 1_000_000)
+        within("pretrain.lanes", self.lanes, 1, LARGEST_LANES)
+        within("pretrain.segment", self.segment, 1, LARGEST_SEGMENT)
+        for name in ("accumulate", "validate_every", "checkpoint_every", "log_every", "patience"):
             within(f"pretrain.{name}", getattr(self, name), 1)
         for name in ("rate", "final_rate", "warmup_steps", "weight_decay", "clip", "validate_tokens"):
             within(f"pretrain.{name}", getattr(self, name), 0)
@@ -237,11 +265,12 @@ class MemoryConfig:
     """torch, or native: C++ compiled on first use, for a CPU (needs g++ and pip install dynlm[native])."""
 
     def __post_init__(self) -> None:
+        check_values("memory", self)
         one_of("memory.rule", self.rule, RULES)
         one_of("memory.reset", self.reset, RESETS)
         plain_name("memory.g", self.g)
-        within("memory.segment", self.segment, 1)
-        within("memory.lanes", self.lanes, 1)
+        within("memory.segment", self.segment, 1, LARGEST_SEGMENT)
+        within("memory.lanes", self.lanes, 1, LARGEST_LANES)
         if self.lanes > 1 and (self.rule, self.cache) != ("none", "none") and self.reset == "stream":
             raise UserError(
                 f"memory.lanes is {self.lanes}, but under memory.reset 'stream' each article is read after the last",
@@ -298,9 +327,9 @@ class TuneConfig:
     """Of the tuning articles: rates found on fewer may make reading worse, and are refused."""
 
     def __post_init__(self) -> None:
+        check_values("tune", self)
         one_of("tune.split", self.split, ("train", "valid", "test"))
-        for name in ("tokens", "rounds", "fewest_tokens"):
-            within(f"tune.{name}", getattr(self, name), 0)
+        within("tune.rounds", self.rounds, 0, 1000)
         within("tune.statistics_tokens", self.statistics_tokens, 1)
 
 
@@ -326,11 +355,12 @@ class MetatrainConfig:
     """Windows between checkpoints."""
 
     def __post_init__(self) -> None:
+        check_values("metatrain", self)
         for name in ("tokens", "rate", "bound", "pick_tokens"):
             within(f"metatrain.{name}", getattr(self, name), 0)
-        within("metatrain.window", self.window, 1)
+        within("metatrain.window", self.window, 1, LARGEST_SEGMENT)
         within("metatrain.checkpoint_every", self.checkpoint_every, 1)
-        within("metatrain.lanes", self.lanes, 1)
+        within("metatrain.lanes", self.lanes, 1, LARGEST_LANES)
         within("metatrain.average", self.average, 0, 0.9999)
 
 
@@ -362,8 +392,9 @@ class GConfig:
     """Decay of the running sum of gradients that steps are by; not learned."""
 
     def __post_init__(self) -> None:
+        check_values("g", self)
         one_of("g.kind", self.kind, ("rates", "lstm"))
-        within("g.hidden", self.hidden, 1)
+        within("g.hidden", self.hidden, 1, 1024)
         if self.kind == "lstm":
             plain = vars(GConfig())
             for name, value in vars(self).items():
@@ -411,6 +442,7 @@ class FinetuneConfig:
     """Gather R and tune rms anew for the new run; false takes over those of the run that it starts from."""
 
     def __post_init__(self) -> None:
+        check_values("finetune", self)
         one_of("finetune.split", self.split, ("train", "meta"))
         if self.name is not None and (not self.name or "/" in self.name or self.name.startswith(".")):
             raise UserError(f"finetune.name is {self.name!r}", do="choose a plain folder name")
@@ -418,8 +450,8 @@ class FinetuneConfig:
             one_of("finetune.pick_rule", self.pick_rule, RULES)
         for name in ("tokens", "rate", "pick_tokens"):
             within(f"finetune.{name}", getattr(self, name), 0)
-        within("finetune.window", self.window, 1)
-        within("finetune.lanes", self.lanes, 1)
+        within("finetune.window", self.window, 1, LARGEST_SEGMENT)
+        within("finetune.lanes", self.lanes, 1, LARGEST_LANES)
         within("finetune.average", self.average, 0, 0.9999)
 
 
@@ -447,8 +479,9 @@ class RunConfig:
     """Several processes: seconds that one may be behind in training before the others take it for dead and end."""
 
     def __post_init__(self) -> None:
+        check_values("run", self)
         one_of("run.precision", self.precision, ("no", "bf16"))
-        within("run.seed", self.seed, 0, 2**32 - 1)
+        within("run.seed", self.seed, 0, LARGEST_SEED)
         within("run.checkpoint_seconds", self.checkpoint_seconds, 0)
         plain_name("run.name", self.name)
         within("run.checkpoints_kept", self.checkpoints_kept, 1)
@@ -482,22 +515,34 @@ def decisive(config: Config, *sections: str) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in CHANGE_NOTHING}
 
 
-def article_range(text: str | None, count: int, option: str = "articles") -> range:
-    """``"31-60"``, ``"7"`` or None (all) as indices from 0 into ``count`` articles.
+def article_range(text: str | None, count: int, option: str = "articles") -> list[int]:
+    """The articles that ``text`` names, as sorted indices from 0 into ``count`` articles, each once.
 
-    Raises UserError where the text is no such range or reaches past the last article.
+    ``"31-60"``, ``"7"``, with an open end ``"31-"`` or ``"-30"``, or several of these with commas between them; None or
+    ``"all"`` is all. Raises UserError where the text is no such list, a range ends before it begins, or one reaches
+    past the last article.
     """
     if text is None or text == "all":
-        return range(count)
-    first, _, last = text.partition("-")
-    if not first.isdecimal() or (last and not last.isdecimal()):
-        raise UserError(f"{option} is {text!r}", do="write FIRST-LAST counted from 1, or all")
-    low, high = int(first), int(last or first)
-    if not 1 <= low <= high <= count:
-        raise UserError(f"{option} is {text!r} but there are {count} articles", do=f"choose within 1-{count}")
-    return range(low - 1, high)
+        return list(range(count))
+    told = f"{option} is {_shortened(text)}"
+    chosen: set[int] = set()
+    for part in text.split(","):
+        if (found := _RANGE.fullmatch(part)) is None or part in ("", "-"):
+            raise UserError(told, do="write FIRST-LAST counted from 1, several with commas between them, or all")
+        first, dash, last = found.groups()
+        # Digits by the thousand are no number of an article, and Python refuses to convert them.
+        low, high = (int(end.lstrip("0")[:20] or 0) if end else None for end in (first, last))
+        low = 1 if low is None else low
+        high = (count if dash else low) if high is None else high
+        if not 1 <= low <= count or high > count:
+            raise UserError(f"{told} but there are {count} articles", do=f"choose within 1-{count}")
+        if high < low:
+            raise UserError(f"{told}, which ends before it begins", do="write the lower number first")
+        chosen.update(range(low - 1, high))
+    return sorted(chosen)
 
 
+_RANGE = re.compile(r"([0-9]*)(-?)([0-9]*)")
 _Section = TypeVar("_Section")
 _Options = TypeVar("_Options")
 
@@ -544,9 +589,12 @@ def is_of(value: object, hint: Any) -> bool:
         return kind is bool
     if kind is float and isinstance(value, int):
         return abs(value) < 2**1023
-    return isinstance(value, kind)
+    return isinstance(value, kind) and (not isinstance(value, str) or is_utf8(value))
 
 
 def _shortened(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not write out whole numbers of thousands of digits
+        return "a number of thousands of digits"
     return text if len(text) <= 60 else f"{text[:60]}..."

@@ -335,7 +335,15 @@ def fingerprint(*parts: bytes | str) -> str:
 
 
 def cache_folder() -> Path:
-    """Where tokenizers and token arrays are cached: ``DYNLM_CACHE``, else ``dynlm`` in the user's cache folder."""
+    """Where tokenizers and token arrays are cached: ``DYNLM_CACHE``, else ``dynlm`` in the user's cache folder.
+
+    Raises UserError where the user has none.
+    """
     if place := os.environ.get("DYNLM_CACHE"):
         return Path(place)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dynlm"
+    if place := os.environ.get("XDG_CACHE_HOME"):
+        return Path(place) / "dynlm"
+    try:
+        return Path.home() / ".cache" / "dynlm"
+    except RuntimeError as error:  # no HOME, and no entry of this user's
+        raise UserError("there is no home folder to cache in", do="set DYNLM_CACHE to a folder") from error

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dynlm.errors import UserError
+from dynlm.text import LARGEST_TEXT, read_text
 from dynlm.verb import Verb, add_json, print_answer
 
 if TYPE_CHECKING:
@@ -18,11 +20,16 @@ if TYPE_CHECKING:
 
 _NOTICEABLE = 0.02
 """Nats per token: a memory that is worse by less is not warned of."""
+_TEXTS = f"text files, each an article of up to {LARGEST_TEXT // 2**20} MiB; -: standard input"
 
 
 def _add_read_options(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "texts", type=str, nargs="+", metavar="TEXT", help="text files, each an article; -: standard input"
+        "texts",
+        type=str,
+        nargs="+",
+        metavar="TEXT",
+        help=_TEXTS,
     )
     parser.add_argument("--unfinished", action="store_true", help="more of the last text is to follow")
     parser.add_argument("--again", action="store_true", help="learn texts once more that the memory has read last")
@@ -35,9 +42,8 @@ def _read(options: Namespace, config: Config) -> int:
     if options.memory_file is None:
         raise UserError("a memory to keep was not named", do="give --memory FILE, such as --memory me.safetensors")
     path = Path(options.memory_file)
-    done = read_files(
-        Path(options.folder), config, [_text(name) for name in options.texts], path, options.unfinished, options.again
-    )
+    texts: list[Callable[[], str]] = [functools.partial(read_text, name) for name in options.texts]
+    done = read_files(Path(options.folder), config, texts, path, options.unfinished, options.again)
     told = done.to_dict()
     if done.repeated:
         what = "these texts are what this memory has read last; they were not read again"
@@ -64,20 +70,6 @@ def _read(options: Namespace, config: Config) -> int:
     )
     print_answer(options, {"file": str(path), **told}, text)
     return 0
-
-
-def _text(name: str) -> Callable[[], str]:
-    """Reads a text file, or standard input for ``-``. Raises UserError where it is not UTF-8."""
-
-    def read() -> str:
-        try:
-            if name == "-":
-                return sys.stdin.read()
-            return Path(name).read_bytes().decode()
-        except UnicodeError as error:
-            raise UserError("not UTF-8", "standard input" if name == "-" else name, "convert it") from error
-
-    return read
 
 
 def _add_show_options(parser: ArgumentParser) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dynlm.config import is_utf8
 from dynlm.errors import UserError
+from dynlm.text import read_text
 from dynlm.verb import Verb, add_files, add_json, is_quiet, print_answer
 
 if TYPE_CHECKING:
@@ -60,13 +61,11 @@ def _memory_file(options: Namespace) -> Path | None:
 
 def _prompt(given: str) -> str:
     """The prompt, or standard input's text for ``-``. Raises UserError where it is not UTF-8."""
-    where = "standard input" if given == "-" else "--prompt"
-    try:
-        prompt = sys.stdin.read() if given == "-" else given
-        prompt.encode()
-    except UnicodeError as error:
-        raise UserError("the prompt is not UTF-8", where, "convert it") from error
-    return prompt
+    if given == "-":
+        return read_text("-")
+    if not is_utf8(given):
+        raise UserError("the prompt is not UTF-8", "--prompt", "convert it")
+    return given
 
 
 def _generate(options: Namespace, config: Config) -> int:

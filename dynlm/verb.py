@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dynlm.config import LARGEST, LARGEST_SEED, within
 from dynlm.text import json_text
 
 if TYPE_CHECKING:
@@ -43,6 +44,33 @@ class Verb:
     """The dataclass of its config."""
     load_run: Callable[[Path], Any] = _load_language_model_run
     """A run's own config, which gives the defaults where a run is taken."""
+
+
+NUMBERS: dict[str, tuple[float, float]] = {
+    "tokens": (0, LARGEST),
+    "top": (0, LARGEST),
+    "resamples": (0, 1_000_000),
+    "window": (1, LARGEST),
+    "places": (1, 1_000_000),
+    "length": (1, 1_000_000),
+    "start": (0, LARGEST),
+    "article": (1, LARGEST),
+    "seed": (0, LARGEST_SEED),
+    "order_seed": (0, LARGEST_SEED),
+    "tolerance": (0, 1_000),
+    "share": (0, 1_000),
+}
+"""The verbs' own numbers, and from where to where they go."""
+LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 1e-3, 1e3
+
+
+def check_numbers(options: Namespace) -> None:
+    """Raise UserError, naming the option, where a number among a verb's own options is out of its bounds."""
+    for name, bounds in NUMBERS.items():
+        if isinstance(value := options.get(name), int | float):
+            within(f"--{name}", value, *bounds)
+    if value := options.get("temperature"):
+        within("--temperature (where it is not 0)", value, LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE)
 
 
 def print_answer(options: Namespace, content: Any, text: str) -> None:

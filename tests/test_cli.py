@@ -213,7 +213,7 @@ def test_reports_that_cannot_be_made_are_refused(tuned_copy: Run, tmp_path: Path
     assert "at least two" in refused(capsys, "report", folder)
     answer(capsys, "score", folder, "--memory.rule", "rms", "--articles", "4")
     assert "a folder" in refused(capsys, "report", folder, "--out", tmp_path)
-    assert "the window is 0" in refused(capsys, "report", folder, "--window", "0")
+    assert "--window is 0" in refused(capsys, "report", folder, "--window", "0")
     (tmp_path / "fewshot.json").write_text('{"tables": []}')
     assert "no 'title'" in refused(capsys, "report", folder, tmp_path)
     assert "name a run" in refused(capsys, "report", tmp_path)
@@ -414,11 +414,11 @@ BAD_OPTIONS: list[tuple[list[str], list[str]]] = [
     (["pretrain", "--config", "no-such.yaml"], ["no-such.yaml"]),
     (["pretrain", "--run.name", "../elsewhere"], ["run.name"]),
     (["corpus", "--corpus.source", "library"], ["corpus.source is 'library'"]),
-    (["tune"], ["folder"]),
+    (["tune"], ["required: RUN"]),
     (["tune", "no-such-run"], ["no-such-run: no such run"]),
     (["compare", "no-such.parquet"], ["no-such.parquet"]),
     (["heatmap", "no-such.parquet"], ["no-such.parquet"]),
-    (["compare"], ["files"]),
+    (["compare"], ["required: FILE"]),
 ]
 
 

@@ -108,7 +108,7 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(
     folder = tuned_copy.folder
     assert "--memory FILE" in refused(capsys, "read", folder, book)
     assert "no such file" in refused(capsys, "score", folder, "--memory", me).lower()
-    assert "No such file" in refused(capsys, "read", folder, "--memory", me, tmp_path / "none.txt")
+    assert "no such file" in refused(capsys, "read", folder, "--memory", me, tmp_path / "none.txt")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     assert "UTF-8" in refused(capsys, "read", folder, "--memory", me, tmp_path / "latin.txt")
     (tmp_path / "empty.txt").write_bytes(b"")

@@ -98,7 +98,8 @@ def word_count(text: str) -> int:
 def _of_split(source: Source, corpus: CorpusConfig, split: str) -> Iterator[Article]:
     own = "train" if split in ("meta", WHOLE_TRAIN) else split
     if own not in source.splits:
-        raise UserError(f"no split {split!r}", source.name, f"choose among {', '.join(source.splits)}")
+        named = [name for name in SPLITS if ("train" if name == "meta" else name) in source.splits]
+        raise UserError(f"no split {split!r}", source.name, f"choose among {', '.join(named)}")
     articles = source.splits[own]()
     if split in ("train", "meta"):
         every = corpus.meta_every

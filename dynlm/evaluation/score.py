@@ -319,7 +319,7 @@ def _protocol(
     reader: Reader,
     split: str,
     text: TokenisedSplit,
-    chosen: range,
+    chosen: Sequence[int],
     order: str,
     seed: int,
 ) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def verify(
     read = in_order(chosen, order, int(seed or 0))
     if articles is not None:
         _refuse_dependent(reader, config.memory.lanes)
-        wanted = {index for index in article_range(articles, text.articles)}
+        wanted = set(article_range(articles, text.articles))
         if absent := wanted - set(chosen):
             raise UserError(f"article {min(absent) + 1} is not in it", path, "choose among those that were scored")
         read = [index for index in read if index in wanted]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from dynlm.config import one_of, within
+from dynlm.config import LARGEST_SEED, LARGEST_WIDTH, check_values, one_of, within
 from dynlm.errors import UserError
 
 REGRESSION = ("cubic", "sinusoid")
@@ -15,6 +15,8 @@ UNTRAINED = ("random", "pixels")
 ACTIVATIONS = ("relu", "silu", "gelu", "tanh")
 STATISTICS = ("transductive", "inductive", "running")
 SPLITS = ("train", "valid", "test")
+LARGEST_EPISODE = 100_000
+"""Classes, examples, tasks side by side or inner steps: what is held for them is allocated at once."""
 
 
 @dataclass
@@ -55,6 +57,7 @@ class TaskConfig:
     """Query examples of each class in training; unset: queries."""
 
     def __post_init__(self) -> None:
+        check_values("task", self)
         one_of("task.source", self.source, (*REGRESSION, *IMAGES))
         one_of("task.split", self.split, ("background", "vinyals"))
         within("task.held_out", self.held_out, 0)
@@ -70,12 +73,12 @@ class TaskConfig:
             )
         if self.mirrored and self.source == "imagefolder":
             raise UserError("task.mirrored is for omniglot and glyphs alone", do="leave it out")
-        within("task.ways", self.ways, 2)
+        within("task.ways", self.ways, 2, LARGEST_EPISODE)
         for name in ("shots", "queries", "train_shots", "train_queries"):
             if (value := getattr(self, name)) is not None:
-                within(f"task.{name}", value, 1)
+                within(f"task.{name}", value, 1, LARGEST_EPISODE)
         if self.train_ways is not None:
-            within("task.train_ways", self.train_ways, 2)
+            within("task.train_ways", self.train_ways, 2, LARGEST_EPISODE)
         if self.source in ("omniglot", "imagefolder") and self.path is None:
             raise UserError(f"task.source is {self.source!r}, but task.path is not set", do="name the images' folder")
         if self.colour and self.source != "imagefolder":
@@ -153,6 +156,7 @@ class LearnerConfig:
     """lstm-reader and lstm-optimiser: width of the LSTM's state (lstm-optimiser: 20 in the paper)."""
 
     def __post_init__(self) -> None:
+        check_values("learner", self)
         one_of("learner.kind", self.kind, LEARNERS)
         one_of("learner.statistics", self.statistics, STATISTICS)
         one_of("learner.readout", self.readout, ("mean", "flatten"))
@@ -164,9 +168,13 @@ class LearnerConfig:
             )
         one_of("learner.inner_optimizer", self.inner_optimizer, ("sgd", "adam"))
         within("learner.inner_rate", self.inner_rate, 0)
-        for name in ("inner_steps", "filters", "layers", "reader_hidden"):
-            within(f"learner.{name}", getattr(self, name), 1)
-        within("learner.inner_batch", self.inner_batch, 0)
+        within("learner.inner_steps", self.inner_steps, 1, LARGEST_EPISODE)
+        within("learner.layers", self.layers, 1, 100)
+        for name in ("filters", "reader_hidden"):
+            within(f"learner.{name}", getattr(self, name), 1, LARGEST_WIDTH)
+        for width in self.hidden:
+            within("learner.hidden", width, 1, LARGEST_WIDTH)
+        within("learner.inner_batch", self.inner_batch, 0, LARGEST_EPISODE)
         within("learner.annealed_share", self.annealed_share, 0, 1)
         if self.first_order_share is not None:
             within("learner.first_order_share", self.first_order_share, 0, 1)
@@ -225,9 +233,11 @@ class TrainConfig:
     """Meta-steps between checkpoints."""
 
     def __post_init__(self) -> None:
+        check_values("train", self)
         one_of("train.optimizer", self.optimizer, ("adam", "sgd"))
         within("train.steps", self.steps, 0)
-        for name in ("tasks", "log_every", "checkpoint_every"):
+        within("train.tasks", self.tasks, 1, LARGEST_EPISODE)
+        for name in ("log_every", "checkpoint_every"):
             within(f"train.{name}", getattr(self, name), 1)
         for name in ("rate", "clip"):
             within(f"train.{name}", getattr(self, name), 0)
@@ -253,13 +263,14 @@ class EvaluateConfig:
     """Inner steps taken on those of them that are curves."""
 
     def __post_init__(self) -> None:
+        check_values("evaluate", self)
         one_of("evaluate.split", self.split, SPLITS)
         within("evaluate.episodes", self.episodes, 2)
-        within("evaluate.at_once", self.at_once, 1)
-        within("evaluate.shown_tasks", self.shown_tasks, 0)
-        within("evaluate.shown_steps", self.shown_steps, 0)
+        within("evaluate.at_once", self.at_once, 1, LARGEST_EPISODE)
+        within("evaluate.shown_tasks", self.shown_tasks, 0, LARGEST_EPISODE)
+        within("evaluate.shown_steps", self.shown_steps, 0, LARGEST_EPISODE)
         if self.steps is not None:
-            within("evaluate.steps", self.steps, 0)
+            within("evaluate.steps", self.steps, 0, LARGEST_EPISODE)
 
 
 @dataclass
@@ -274,6 +285,8 @@ class FewShotRunConfig:
     """Seed of every random number."""
 
     def __post_init__(self) -> None:
+        check_values("run", self)
+        within("run.seed", self.seed, 0, LARGEST_SEED)
         if not self.name or "/" in self.name or self.name.startswith("."):
             raise UserError(f"run.name is {self.name!r}", do="choose a plain folder name")
 

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from dynlm.config import ORDERS, RESETS, Config, one_of, within
+from dynlm.config import LARGEST_SEED, ORDERS, RESETS, Config, check_values, one_of, within
 from dynlm.errors import UserError
 
 
@@ -48,6 +48,7 @@ class StudyConfig:
     """Bootstrap resamples of the articles."""
 
     def __post_init__(self) -> None:
+        check_values("study", self)
         if not self.name or "/" in self.name or self.name.startswith("."):
             raise UserError(f"study.name is {self.name!r}", do="choose a plain folder name")
         for option in ("arms", "resets", "orders"):
@@ -57,8 +58,8 @@ class StudyConfig:
             one_of("study.resets", reset, RESETS)
         for order in self.orders:
             one_of("study.orders", order, ORDERS)
-        within("study.resamples", self.resamples, 0)
-        within("study.seed", self.seed, 0)
+        within("study.resamples", self.resamples, 0, 1_000_000)
+        within("study.seed", self.seed, 0, LARGEST_SEED)
 
 
 @dataclass

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,6 +19,7 @@ from accelerate import PartialState
 from torch import Tensor
 
 from dynlm.errors import UserError
+from dynlm.launcher import several_launched
 
 _WHILE_ONE_WORKS = timedelta(hours=12)
 
@@ -35,8 +35,11 @@ class Processes:
 
     @classmethod
     def start(cls, cpu: bool) -> Processes:
-        """Join the other processes, where there are any; ``cpu`` stays on the CPU even where there is a GPU."""
-        launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        """Join the other processes, where there are any; ``cpu`` stays on the CPU even where there is a GPU.
+
+        Raises UserError where the environment has a launcher's variables in part.
+        """
+        launched = several_launched()
         state = PartialState(cpu=cpu, **({"timeout": _WHILE_ONE_WORKS} if launched else {}))
         # safetensors knows no numbered CPU.
         device = torch.device("cpu") if state.device.type == "cpu" else state.device
