@@ -324,15 +324,18 @@ def _overview(group: str = "") -> str:
 
 def _demo(options: Namespace, config: Config) -> int:
     from dynlm.demo import demo
+    from dynlm.evaluation.audit import audit_all, to_dict, to_text
+    from dynlm.training.run_folder import run_path
 
     comparison, written = demo(config, quiet=options.json, progress=sys.stderr.isatty() and not options.json)
+    checks = audit_all(run_path(config), config, "valid", places=4)
     files = [str(path) for path in written]
     print_answer(
         options,
-        {**comparison.to_dict(), "files": files},
-        "\n".join(["", comparison.to_text(), "", *(f"wrote {file}" for file in files)]),
+        {**comparison.to_dict(), "files": files, "audit": to_dict(checks)},
+        "\n".join(["", comparison.to_text(), "", to_text(checks), "", *(f"wrote {file}" for file in files)]),
     )
-    return 0
+    return 0 if all(check.kept for check in checks) else 1
 
 
 def _study_options() -> type:

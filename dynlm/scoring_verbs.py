@@ -81,13 +81,14 @@ def _generate(options: Namespace, config: Config) -> int:
 def _add_audit_options(parser: ArgumentParser) -> None:
     parser.add_argument("--split", type=str, default="valid", help="split whose opening is read")
     parser.add_argument("--places", type=int, default=20, help="places of the text to change, one at a time")
+    parser.add_argument("--all", action="store_true", help="try every rule of the run, with a cache and without regret")
     add_json(parser)
 
 
 def _audit(options: Namespace, config: Config) -> int:
-    from dynlm.evaluation.audit import audit, to_dict, to_text
+    from dynlm.evaluation.audit import audit, audit_all, to_dict, to_text
 
-    checks = audit(Path(options.folder), config, options.split, options.places)
+    checks = (audit_all if options.all else audit)(Path(options.folder), config, options.split, options.places)
     print_answer(options, to_dict(checks), to_text(checks))
     return 0 if all(check.kept for check in checks) else 1
 

@@ -61,7 +61,8 @@ def load_tensors(
                 raise ValueError(f"tensor {other[0]} is not of {str(default).removeprefix('torch.')}")
         if check is not None:
             check(found, about)
-        return {name: file.get_tensor(name) for name in slices}, about
+        # A mapped tensor begins wherever the header ends, and products may round by where: a copy is aligned by torch.
+        return {name: file.get_tensor(name).clone() for name in slices}, about
 
 
 def load_json_of_tensors(path: Path) -> dict[str, Any]:

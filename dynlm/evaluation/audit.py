@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from dynlm.config import Config
+from dynlm.config import Config, MemoryConfig
 from dynlm.corpus.articles import iter_articles
 from dynlm.corpus.streams import Place, read_in_order
 from dynlm.corpus.tokenizer import Tokenizer
@@ -21,12 +22,14 @@ from dynlm.evaluation.score import read_scored
 from dynlm.memory.reader import Reader
 from dynlm.memory.rules import Rates
 from dynlm.memory.unroll import unroll
-from dynlm.training.memory_folder import open_reader
+from dynlm.tensors import load_tensors, save_tensors
+from dynlm.training.memory_folder import HAND_MADE, load_learned, load_tuned, open_reader
 from dynlm.training.processes import Processes
-from dynlm.training.run_folder import load_model, params_fingerprint
+from dynlm.training.run_folder import TrainedModel, load_model, params_fingerprint
 
 CHANGES = ("characters", "cuts", "headings", "newlines")
 """What is done to a text at a place: a character replaced, the rest cut off, a heading or a newline put in."""
+PADDINGS = (0, 8, 24, 56)
 ROUNDING = 1e-4
 """Nats by which a loss may differ in the one segment whose length a change changes."""
 
@@ -56,6 +59,62 @@ def audit(folder: Path, config: Config, split: str, places: int = 20, tokens: in
         checks.append(_apart(reader, text, config.memory.segment, config.memory.lanes))
     kept = params_fingerprint(trained.params) == before
     return [*checks, Check("reading leaves the static parameters as they are", kept, "their checksum before and after")]
+
+
+def audit_all(folder: Path, config: Config, split: str, places: int = 20, tokens: int = 300) -> list[Check]:
+    """``audit`` by every rule that is tuned or learned under the reset policy: alone, with a cache, and without regret.
+
+    The parameters are also loaded from files with headers of several lengths. Raises UserError as ``audit`` does.
+    """
+    trained = load_model(folder, Processes.start(config.run.cpu).device)
+    checks = []
+    alone: dict[str, Any] = {"cache": "none", "no_regret": False}
+    cached: dict[str, Any] = {
+        "cache": "fixed",
+        "cache_window": 500,
+        "cache_flatness": [0.5],
+        "cache_share": 0.1,
+        "no_regret": False,
+    }
+    for rule in rules_of(folder, config.memory.reset, trained):
+        partners = {"": alone, " with a cache": cached}
+        if rule != "none":
+            partners[" without regret"] = {**alone, "no_regret": True}
+        for named, options in partners.items():
+            memory = dataclasses.replace(config.memory, rule=rule, **options)
+            own = audit(folder, dataclasses.replace(config, memory=memory), split, places, tokens)
+            checks += [check._replace(promise=f"{rule}{named}: {check.promise}") for check in own]
+        if rule != "none":
+            memory = dataclasses.replace(config.memory, rule=rule, **alone)
+            whole = tokenise(iter_articles(config.corpus, split), trained.tokenizer, config.corpus.num_proc)
+            text = excerpt(whole, articles=1, tokens=tokens)
+            checks.append(_aligned(folder, trained, memory, text))
+    return checks
+
+
+def rules_of(folder: Path, reset: str, trained: TrainedModel) -> list[str]:
+    """Level 1 and the rules that are tuned or learned in a run under ``reset``."""
+    tuned = [rule for rule in HAND_MADE if load_tuned(folder, rule, reset, trained)]
+    return ["none", *tuned, *(["meta"] if load_learned(folder, "meta", reset, trained) else [])]
+
+
+def _aligned(folder: Path, trained: TrainedModel, memory: MemoryConfig, text: TokenisedSplit) -> Check:
+    """Are losses the same wherever a file's header lets the parameters begin in memory?"""
+    read, static = [], []
+    with tempfile.TemporaryDirectory() as place:
+        for padding in PADDINGS:
+            path = Path(place) / f"{padding}.safetensors"
+            save_tensors(path, trained.params, {"padding": "x" * padding})
+            params = load_tensors(path, trained.params["embedding"].device)[0]
+            params = {name: params[name] for name in trained.params}
+            reader = open_reader(folder, dataclasses.replace(trained, params=params), memory)
+            zero = dataclasses.replace(reader.rule, rates=dict.fromkeys(reader.rule.rates, Rates(0.0, 0.0)))
+            level_1 = dataclasses.replace(zero, rates={})
+            read.append(nats_of(reader, text, memory.segment))
+            static += [nats_of(dataclasses.replace(reader, rule=r), text, memory.segment) for r in (zero, level_1)]
+    kept = all(np.array_equal(nats, of[0]) for of in (read, static) for nats in of)
+    told = f"headers longer by {', '.join(map(str, PADDINGS))} bytes"
+    return Check(f"{memory.rule}: losses do not depend on where parameters lie in memory", kept, told)
 
 
 def audit_reader(

@@ -15,7 +15,7 @@ from dynlm.corpus.articles import load_articles
 from dynlm.corpus.tokens import TokenisedSplit, excerpt, tokenise
 from dynlm.errors import UserError
 from dynlm.evaluation import audit as module
-from dynlm.evaluation.audit import Check, audit, audit_reader, to_dict, to_text
+from dynlm.evaluation.audit import Check, audit, audit_all, audit_reader, to_dict, to_text
 from dynlm.memory import unroll as loop
 from dynlm.memory.reader import Reader
 from dynlm.memory.rules import Rule
@@ -211,3 +211,10 @@ def test_headings_flagged_where_they_begin_are_caught(
     monkeypatch.setattr(module, "split_of_texts", foreseeing)
     monkeypatch.setattr(module, "_segments_of", told)
     assert CAUSAL in broken(audit_reader(honest(tuned_run), text, 20, 8, 0, tokenizer))
+
+
+def test_every_rule_of_a_run_is_tried_with_its_partners(tuned_run: Run) -> None:
+    checks = audit_all(tuned_run.folder, tuned_run.config, "valid", places=4, tokens=60)
+    assert not broken(checks)
+    told = {check.promise.partition(":")[0] for check in checks}
+    assert {f"{rule}{named}" for rule in ("rms", "meta") for named in ("", " with a cache", " without regret")} <= told
