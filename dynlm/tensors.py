@@ -61,7 +61,8 @@ def load_tensors(
                 raise ValueError(f"tensor {other[0]} is not of {str(default).removeprefix('torch.')}")
         if check is not None:
             check(found, about)
-        # A mapped tensor begins wherever the header ends, and products may round by where: a copy is aligned by torch.
+        # Into storage of torch's own. The file is mapped at an address that its header's length decides, and products
+        # of one row round by alignment: a copy that moves by rates of zero would then lose other bits than theta_0.
         return {name: file.get_tensor(name).clone() for name in slices}, about
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from dynlm.corpus.arrays import Strings
 from dynlm.corpus.gathered import TEXT, Gathered
-from dynlm.corpus.headings import headings_starting
+from dynlm.corpus.headings import headings_completed
 from dynlm.corpus.tokenizer import Tokenizer
 from dynlm.corpus.words import words_starting
 from dynlm.errors import UserError
@@ -35,7 +35,7 @@ CHUNK_ARTICLES = 4096
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """Articles' tokens, one article after the other: ids, bytes and words of each token, tokens of each article, and
-    the places in the chunk of tokens in which a heading begins."""
+    the places in the chunk of tokens that complete a heading."""
 
     ids: np.ndarray
     lengths: np.ndarray
@@ -86,7 +86,7 @@ def _encoded(folder: Path, low: int, high: int, tokenizer: Tokenizer) -> Chunk:
         ids.append(encoding.ids)
         lengths.append(encoding.lengths)
         words.append(words_starting(text, encoding.lengths))
-        headings.append(before + headings_starting(text, encoding.lengths))
+        headings.append(before + headings_completed(text, encoding.lengths))
         before += len(encoding.ids)
     sizes = np.array([len(article) for article in ids], dtype=np.int64)
     return Chunk(np.concatenate(ids), np.concatenate(lengths), np.concatenate(words), sizes, np.concatenate(headings))

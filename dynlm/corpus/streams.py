@@ -26,7 +26,7 @@ class Segment:
 
     ``inputs_BT`` and ``targets_BT`` (int64; targets one token ahead), ``mask_BT`` (bool, False where there is nothing
     to score), ``starts_B`` (bool, an article starts here), ``article_B`` (index, -1 in an empty lane), ``position_B``
-    (of the segment's first token in its article), ``headings_B`` (bool, a heading begins among its tokens).
+    (of the segment's first token in its article), ``headings_B`` (bool, one of its tokens completes a heading).
     """
 
     inputs_BT: np.ndarray

@@ -18,7 +18,7 @@ from dynlm.corpus.arrays import ArrayFile, Strings, StringsFile, add_array, boun
 from dynlm.corpus.article import Article
 from dynlm.corpus.encoding import encoded, long_enough
 from dynlm.corpus.gathered import TEXT, TITLES, Gathered, gathered
-from dynlm.corpus.headings import headings_starting
+from dynlm.corpus.headings import headings_completed
 from dynlm.corpus.tokenizer import Tokenizer
 from dynlm.corpus.words import words_starting
 from dynlm.errors import UserError
@@ -36,7 +36,7 @@ from dynlm.text import printable
 
 _FEWEST_TOKENS = 2
 """Of an article: the first one alone is predicted from nothing."""
-_LAYOUT = "3"
+_LAYOUT = "5"
 """Of a cached folder's files; part of what it is found by."""
 
 
@@ -46,7 +46,7 @@ class TokenisedSplit:
 
     ids_N (int32), lengths_N (int32, bytes of each token's surface), words_N (int16, words starting in each token),
     starts (int64, article a is the slice starts[a]:starts[a + 1]), text_starts (int64, the same for its bytes in
-    text), titles one an article, headings (int64, the tokens in which a heading's line begins, ascending).
+    text), titles one an article, headings (int64, the tokens that complete a heading's line, ascending).
     """
 
     ids_N: np.ndarray
@@ -196,7 +196,7 @@ def split_of_text(text: str, tokenizer: Tokenizer, title: str = "") -> Tokenised
     words = words_starting(text, encoding.lengths)
     starts, text_starts = (np.array([0, size], dtype=np.int64) for size in (len(encoding.ids), len(data)))
     mark = fingerprint(encoding.ids.tobytes(), data.tobytes())
-    headings = headings_starting(text, encoding.lengths)
+    headings = headings_completed(text, encoding.lengths)
     return TokenisedSplit(
         encoding.ids, encoding.lengths, words, data, starts, text_starts, [title], tokenizer.start, mark, headings
     )

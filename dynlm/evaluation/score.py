@@ -205,7 +205,7 @@ def read_scored(
             told = [read.nats_BT]
             if track:
                 if reader.reset == "article":
-                    moved_B = moved_B * torch.from_numpy(~read.segment.starts_B).to(moved_B.device)
+                    moved_B = moved_B.masked_fill(torch.from_numpy(read.segment.starts_B).to(moved_B.device), 0)
                 told.append(moved_B[:, None].expand_as(read.nats_BT))
                 moved_B = distance(read.memory, reader.static)
             costs.append(torch.stack(told).flatten(1).float())

@@ -107,11 +107,12 @@ class Cache:
 
     def begin_articles(self, state: CacheState, starts_B: Tensor, empty: bool) -> CacheState:
         """Articles begin in the lanes of ``starts_B`` (bool), with the cache ``empty`` or as it is."""
-        keep_B = ~starts_B
-        state = state._replace(position_B=state.position_B * keep_B)
+        state = state._replace(position_B=state.position_B.masked_fill(starts_B, 0))
         if not empty:
             return state
-        return state._replace(written_B=state.written_B * keep_B, gain_BF=state.gain_BF * keep_B[:, None])
+        # What stays in the slots is out of sight, whatever it is.
+        written_B, gain_BF = state.written_B.masked_fill(starts_B, 0), state.gain_BF.masked_fill(starts_B[:, None], 0)
+        return state._replace(written_B=written_B, gain_BF=gain_BF)
 
     def read(
         self,

@@ -5,7 +5,7 @@ Legend: B lanes, K dynamic tensors, J features.
 Each feature is a number that any reader has by the time it learns from a segment (``config.FEATURES`` has the names):
 
     fresh, settling    exp(-k / 20) and exp(-k / 100), k the segments read since the article began
-    heading            exp(-k / 10), k the segments read since one in which a heading began
+    heading            exp(-k / 10), k the segments read since one in which a heading's line was completed
     surprise           the segment's mean nats above their running mean
     steepness          log of the first gradient's root mean square (the softmax bias') against its statistics
     distance           |theta - theta_0| / |theta_0|, in tenths
@@ -42,7 +42,7 @@ _LARGEST_LOG_FACTOR = 3.0
 
 class Pace(NamedTuple):
     """Of each lane (B,): segments since its article began, its running mean nats (nan before the first), and segments
-    since a heading began."""
+    since a heading was completed."""
 
     since_B: Tensor
     running_B: Tensor
@@ -131,12 +131,12 @@ def fresh_pace(lanes: int, like: Tensor) -> Pace:
 def at_articles(pace: Pace, starts_B: Tensor, afresh: bool) -> Pace:
     """The lanes of ``starts_B`` begin an article; unless they start ``afresh`` what was usual so far is still known."""
     running_B = pace.running_B.masked_fill(starts_B, torch.nan) if afresh else pace.running_B
-    return Pace(pace.since_B * ~starts_B, running_B, pace.heading_B.masked_fill(starts_B, _LONG_AGO))
+    return Pace(pace.since_B.masked_fill(starts_B, 0), running_B, pace.heading_B.masked_fill(starts_B, _LONG_AGO))
 
 
 def at_headings(pace: Pace, headings_B: Tensor) -> Pace:
     """The segment that is read has a heading in the lanes of ``headings_B``: known once it was scored."""
-    return pace._replace(heading_B=pace.heading_B * ~headings_B)
+    return pace._replace(heading_B=pace.heading_B.masked_fill(headings_B, 0))
 
 
 def displacement(theta: Params, theta_0: Params, scratch: Scratch | None = None) -> Tensor:

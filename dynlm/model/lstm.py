@@ -199,6 +199,6 @@ def detached(hidden: Hidden) -> Hidden:
 
 
 def restarted(hidden: Hidden, starts_B: Tensor) -> Hidden:
-    """The short-term memory with the lanes of ``starts_B`` (bool) at zero: they begin an article."""
-    keep_B1 = (~starts_B)[:, None]
-    return tuple((h * keep_B1, c * keep_B1) for h, c in hidden)
+    """The short-term memory with the lanes of ``starts_B`` (bool) at zero, whatever they held."""
+    starts_B1 = starts_B[:, None]
+    return tuple((h.masked_fill(starts_B1, 0), c.masked_fill(starts_B1, 0)) for h, c in hidden)

@@ -126,14 +126,13 @@ def _number(path: Path, stem: str) -> int:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    mapped, about = load_tensors(path)
+    tensors, about = load_tensors(path)
     try:
-        if about["checksum"] != _checksum(mapped, about["content"]):
+        if about["checksum"] != _checksum(tensors, about["content"]):
             raise ValueError("its checksum is that of something else")
         content = json.loads(about["content"])
         content["made_with"].items(), content["state"].items()  # objects, both
-        # Tensors of torch's own: the file's bytes are not aligned as sums in a fixed order need them.
-        return {name: tensor.clone() for name, tensor in mapped.items()}, content
+        return tensors, content
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"not a whole checkpoint ({error})", path) from error
 

@@ -123,7 +123,7 @@ def test_an_epochs_order_is_drawn_once(monkeypatch):
     assert not seen
 
 
-def test_a_segment_tells_whether_a_heading_begins_in_it():
+def test_a_segment_tells_whether_a_heading_was_completed_in_it():
     stream = read_in_order(split_of([7, 6], headings=[0, 5, 7, 12]), 3, range(2))
     found = [(int(s.position_B[0]), bool(s.headings_B[0])) for s, _ in all_segments(stream)]
     # Segments of the first article at 0, 3, 6, of the second at 0, 3: places 0-2, 3-5, 6, 7-9 and 10-12 of the split.

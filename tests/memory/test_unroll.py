@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from dynlm.config import ModelConfig
 from dynlm.corpus.streams import Stream, read_in_order, read_side_by_side
 from dynlm.errors import UserError
+from dynlm.memory.cache import Cache
+from dynlm.memory.hedge import HedgeRule
 from dynlm.memory.rules import Rates
-from dynlm.memory.state import dynamic_tensors
+from dynlm.memory.state import dynamic_tensors, leaves
 from dynlm.memory.unroll import gradient_statistics, mean_nats, unroll
 from dynlm.model.lstm import LSTMLanguageModel
 from tests.memory.readings import MODEL, NAMES, RULES, reader, static_params, statistics, stream, text
@@ -244,3 +246,19 @@ def test_statistics_are_the_root_mean_square_of_segment_gradients():
         squares.append(torch.autograd.grad(total, bias)[0] ** 2)
         hidden = tuple((h.detach(), c.detach()) for h, c in hidden)
     torch.testing.assert_close(found, torch.stack(squares).mean(0).sqrt())
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("part", ["weights", "hidden", "pace", "home", "velocity", "coordinates", "cache", "hedge"])
+def test_what_is_no_number_does_not_outlive_the_article(name, part):
+    """Under reset "article" the next article is read as if nothing had been, whatever the last one left."""
+    own = dataclasses.replace(reader(name, "article"), cache=Cache(40, (0.5,), 0.3), hedge=HedgeRule(0.01))
+    split = text()
+    memory = own.fresh_memory()
+    read = list(unroll(own, read_in_order(split, 5, [0]), memory.copy()))[-1]
+    for at, tensor in leaves(read.memory):
+        if at.startswith(part) and tensor.is_floating_point():
+            tensor.fill_(torch.nan)
+    after = list(unroll(own, read_in_order(split, 5, [1]), read.memory))
+    fresh = list(unroll(own, read_in_order(split, 5, [1])))
+    assert torch.equal(torch.cat([r.nats_T for r in after]), torch.cat([r.nats_T for r in fresh]))

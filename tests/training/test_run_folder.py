@@ -269,3 +269,12 @@ def test_a_vanished_folder_is_no_full_disk(tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / "there")
         aside.write_text("text")
     assert "space" not in str(caught.value) and "the folder was removed" in str(caught.value)
+
+
+@pytest.mark.parametrize("padding", [0, 1, 7, 8, 24, 40, 56, 63])
+def test_tensors_are_aligned_however_long_the_header_of_their_file(tmp_path, padding):
+    """The header's length decides where a file's tensors are mapped, and alignment how a product of one row rounds."""
+    path = tmp_path / "x.safetensors"
+    save_tensors(path, {"a": torch.arange(100.0), "b": torch.ones(3, 5)}, {"pad": "x" * padding})
+    tensors, _ = load_tensors(path)
+    assert all(tensor.data_ptr() % 64 == 0 for tensor in tensors.values())
