@@ -59,7 +59,7 @@ def test_words_and_ends_of_line(text, count):
 def test_missing_and_empty_splits_are_named(folder):
     config = CorpusConfig(path=str(folder))
     for read in (iter_articles, load_articles):
-        with pytest.raises(UserError, match="no split 'test'; choose among train, valid"):
+        with pytest.raises(UserError, match="no split 'test'; choose among train, meta, valid"):
             read(config, "test")
         with pytest.raises(UserError, match=r"no articles in split 'meta'; lower --corpus.meta_every"):
             read(config, "meta")
@@ -72,7 +72,7 @@ def test_missing_and_empty_splits_are_named(folder):
 
 
 def test_fewer_than_one_process_is_refused():
-    with pytest.raises(UserError, match=r"corpus\.num_proc is 0; choose a value at least 1"):
+    with pytest.raises(UserError, match=r"corpus\.num_proc is 0; choose a value from 1 to 1024"):
         CorpusConfig(num_proc=0)
 
 

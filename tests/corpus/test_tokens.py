@@ -323,18 +323,24 @@ def test_nothing_is_cached_of_a_corpus_that_teaches_nothing(tokenizer, tmp_path)
 
 def test_an_excerpt_is_each_articles_opening(tokenizer):
     split = tokenise(ARTICLES, tokenizer)
-    part = excerpt(split, articles=2, tokens=5)
+    part = excerpt(split, articles=2, tokens=8)
     for index in range(2):
-        assert part.article(index).tolist() == split.article(index)[:5].tolist()
-        assert part.surfaces(index) == split.surfaces(index)[:5]
+        assert part.article(index).tolist() == split.article(index)[:8].tolist()
+        assert part.surfaces(index) == split.surfaces(index)[:8]
     # Two articles of ARTICLES begin with a heading; so do the openings.
-    assert part.headings.tolist() == [0, 5]
+    assert part.headings.tolist() == [end_of_line(split, 0), 8 + end_of_line(split, 1)]
+    assert excerpt(split, articles=2, tokens=3).headings.tolist() == []
+
+
+def end_of_line(split, article):
+    """The token of an article that holds its first end of line."""
+    return next(number for number, surface in enumerate(split.surfaces(article)) if b"\n" in surface)
 
 
 def test_headings_are_known_by_their_tokens(tokenizer):
     split = tokenise(ARTICLES, tokenizer)
-    assert split.headings.tolist() == [0, int(split.starts[1])]
-    assert split_of_text(ARTICLES[1].text, tokenizer).headings.tolist() == [0]
+    assert split.headings.tolist() == [end_of_line(split, 0), int(split.starts[1]) + end_of_line(split, 1)]
+    assert split_of_text(ARTICLES[1].text, tokenizer).headings.tolist() == [end_of_line(split, 1)]
 
 
 def test_a_text_in_memory_is_the_text_as_an_article(tokenizer):

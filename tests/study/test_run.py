@@ -182,8 +182,12 @@ def test_articles_that_the_run_was_tuned_on_are_not_reported_on(
     assert listing(tuned_run.folder) == before
 
 
+LAUNCHED = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+
+
 def test_several_processes_are_refused(
     trained_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in LAUNCHED.items():
+        monkeypatch.setenv(name, value)
     assert "runs in one process" in said_by(capsys, 2, "--config", study_file(tmp_path, trained_run))

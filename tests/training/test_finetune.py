@@ -177,7 +177,7 @@ def test_theta_0_is_trained_under_the_lstm_meta_learner_too(tuned_copy: Run) -> 
 
 
 def test_what_diverges_is_not_kept(tuned_copy: Run) -> None:
-    _, done = tuned_finetune(tuned_copy, {"rule": "rms"}, rate=1e30)
+    _, done = tuned_finetune(tuned_copy, {"rule": "rms"}, rate=1e12)
     assert done["kept"] == "start"
     assert not math.isfinite(done["tuning_nats_per_token"]["learned"]) or (
         done["tuning_nats_per_token"]["learned"] > done["tuning_nats_per_token"]["start"]
