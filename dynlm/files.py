@@ -215,14 +215,15 @@ def exclusive(path: str | os.PathLike[str], what: str, seconds: float = 0.0) -> 
     """Within the block no other process is in such a block for ``path``, a file or folder that is written.
 
     The same process may enter it again. Of several processes that work together (RANK) the first holds the lock for
-    all. Raises UserError, saying that ``what`` is in use, where another process holds it for longer than ``seconds``,
-    and where the folder cannot be written.
+    all. The lock's file, hidden beside ``path``, is removed at the end. Raises UserError, saying that ``what`` is in
+    use, where another process holds it for longer than ``seconds``, and where the folder cannot be written.
     """
     path = Path(path)
     if os.environ.get("RANK", "0") != "0":
         yield
         return
     lock = filelock.FileLock(path.parent / f".{path.name}.lock", timeout=seconds, is_singleton=True)
+    is_new = not path.parent.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=seconds)
@@ -233,7 +234,14 @@ def exclusive(path: str | os.PathLike[str], what: str, seconds: float = 0.0) -> 
     try:
         yield
     finally:
+        if lock.lock_counter == 1:
+            # Who waits opens the file anew for each try, and takes no lock of one that was removed.
+            with contextlib.suppress(OSError):
+                os.unlink(lock.lock_file)
         lock.release()
+        if is_new:
+            with contextlib.suppress(OSError):  # something was written there
+                path.parent.rmdir()
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:

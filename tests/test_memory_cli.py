@@ -53,7 +53,7 @@ def test_standard_input_is_an_unfinished_article(
     whole = tmp_path / "whole.safetensors"
     read(capsys, tuned_copy, whole, book)
     for part, more in ((TEXT[:77], ["--unfinished"]), (TEXT[77:], [])):
-        monkeypatch.setattr("sys.stdin", io.StringIO(part))
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(part.encode()), encoding="latin-1"))
         read(capsys, tuned_copy, me, *more, "-")
     assert answer_json(capsys, "memory", "diff", whole, me)["equal"] is True
     assert "equal to the bit" in answer(capsys, "memory", "diff", whole, me)

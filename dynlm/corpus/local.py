@@ -100,6 +100,10 @@ def _form_of_file(path: Path, asked: str) -> str:
     return "wikitext" if kind == "text" and _has_titles(path) else kind
 
 
+def _is_blank(path: Path) -> bool:
+    return not any(line.strip() for line in text_lines(path))
+
+
 def _has_titles(path: Path) -> bool:
     lines = islice(text_lines(path), _LINES_TO_JUDGE)
     return any(article.title for article in wikitext_articles(lines, str(path)))
@@ -132,6 +136,8 @@ def _files_to_read(root: Path, asked: str, not_read: dict[str, str]) -> list[_Fi
     if asked == "auto" and len(kinds) > 1:
         raise UserError(f"holds {' and '.join(kinds)} files", root, "choose one with --corpus.format")
     forms = [(path, _form_of_file(path, asked)) for path in files]
+    if any(form == "wikitext" for _, form in forms):
+        forms = [(path, "wikitext" if form == "text" and _is_blank(path) else form) for path, form in forms]
     for path, form in forms:
         if asked == "auto" and form == "text" and _split(path, root, "wikitext") and not _split(path, root, "text"):
             do = "choose --corpus.format text if each file is an article, or write titles as ' = Title = ' lines"

@@ -241,7 +241,7 @@ def test_lanes_that_take_too_much_memory_are_refused(tuned_copy: Run, monkeypatc
 
 
 def test_there_are_no_more_lanes_than_articles(tuned_copy: Run) -> None:
-    config = with_memory(tuned_copy.config, rule="rms", reset="article", lanes=10**9)
+    config = with_memory(tuned_copy.config, rule="rms", reset="article", lanes=10_000)
     assert scored(tuned_copy, config, articles="2-4")[1].protocol["lanes"] == 3
 
 
