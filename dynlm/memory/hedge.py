@@ -13,6 +13,8 @@ probability a / 2. So, for each sequence of experts that changes m times in T to
     nats of the mixture <= nats of the sequence + log 2 + m log(2 / a) - (T - 1 - m) log(1 - a / 2),
 
 and with m = 0 the mixture is worse than level 1 by at most log 2 - (T - 1) log(1 - a / 2): about a / 2 nats a token.
+Where the weights start afresh with each article (``reset`` "article"), each article is such a text of its own, and each
+restart may cost another log 2 nats.
 An expert that gives no number, since its weights diverged, has given probability zero: the other one is left.
 """
 
@@ -73,10 +75,15 @@ class HedgeRule:
         log_weights_B2 = h_BH.new_full((len(h_BH), EXPERTS), -math.log(EXPERTS), dtype=torch.float64)
         return Hedge(log_weights_B2, hidden)
 
-    def allowance(self, tokens: int, switches: int = 0) -> float:
-        """Nats by which the mixture may at most be worse, in all, than a sequence of experts with ``switches``."""
-        stays = max(0, tokens - 1 - switches)
-        return math.log(EXPERTS) + switches * math.log(2 / self.share) - stays * math.log1p(-self.share / 2)
+    def allowance(self, tokens: int, switches: int = 0, restarts: int = 0) -> float:
+        """Nats by which the mixture may at most be worse, in all, than a sequence of experts with ``switches``.
+
+        ``restarts``: how often the weights started afresh after the beginning; under ``reset`` "article" that is once
+        for each article but the first. A change of experts at a restart is no switch.
+        """
+        stays = max(0, tokens - 1 - restarts - switches)
+        begun = (1 + restarts) * math.log(EXPERTS)
+        return begun + switches * math.log(2 / self.share) - stays * math.log1p(-self.share / 2)
 
     def mix(
         self,

@@ -29,8 +29,6 @@ from dynlm.memory.rules import Rates, Rule, Statistics
 from dynlm.memory.state import size
 from dynlm.model.lstm import Params
 
-# A pull of zero has no logarithm; it starts here, where it does next to nothing in thousands of segments.
-SMALLEST_PULL = 1e-6
 SHARES = ("flush", "consolidation", "fading")
 
 
@@ -145,10 +143,10 @@ class Meta:
         )
 
     def pull_of(self, phi: Params, number: int) -> Tensor:
-        """lambda of tensor ``number``."""
+        """lambda of tensor ``number``; a tuned pull of 0 stays 0, whatever phi says."""
         if self.level == 2:
             return torch.zeros((), dtype=torch.float64)
-        return max(self.pull, SMALLEST_PULL) * phi["pull"][number].exp()
+        return self.pull * phi["pull"][number].exp()
 
 
 def each_shape(tensor: Tensor, sharing: str) -> tuple[int, ...]:

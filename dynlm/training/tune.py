@@ -8,6 +8,7 @@ search on the same tokens; g and gates are learned (``metatrain``, ``cache_gate`
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,13 +129,17 @@ def tune(folder: Path, config: Config, quiet: bool = False) -> dict[str, Any]:
 def coordinate_search(
     measure: Callable[[dict[str, float]], float], start: dict[str, float], rounds: int
 ) -> tuple[dict[str, float], float, int]:
-    """(best setting, its value, settings measured): the lowest ``measure`` that steps by factors find."""
+    """(best setting, its value, settings measured): the lowest ``measure`` that steps by factors find.
+
+    What is not finite is worse than anything. Raises UserError where no setting that was tried is finite.
+    """
     known: dict[tuple[float, ...], float] = {}
 
     def value_of(setting: dict[str, float]) -> float:
         key = tuple(setting.values())
         if key not in known:
-            known[key] = measure(setting)
+            value = measure(setting)
+            known[key] = value if math.isfinite(value) else math.inf
         return known[key]
 
     best, lowest = dict(start), value_of(start)
@@ -150,6 +155,9 @@ def coordinate_search(
                 best, lowest, moved = trial, value, True
             if moved:
                 break
+    if not math.isfinite(lowest):
+        tried = ", ".join(f"{name} {value:g}" for name, value in start.items())
+        raise UserError(f"no setting near {tried} gives finite losses", do="start from a lower rate")
     return best, lowest, len(known)
 
 

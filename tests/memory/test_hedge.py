@@ -255,3 +255,20 @@ def test_a_hedge_begins_even_in_each_lane():
     memory = hedged("rms").fresh_memory(3)
     assert isinstance(memory.hedge, Hedge)
     np.testing.assert_allclose(memory.hedge.log_weights_B2.exp().numpy(), np.full((3, 2), 0.5))
+
+
+@settings(max_examples=40, deadline=None)
+@given(share=SHARES, articles=st.lists(LOSSES, min_size=1, max_size=6))
+def test_each_restart_may_cost_as_much_as_the_beginning(share, articles):
+    total = sum(float(mixed(share, losses)[0].sum()) for losses in articles)
+    level_1 = sum(nats for losses in articles for nats, _ in losses)
+    tokens = sum(map(len, articles))
+    allowed = HedgeRule(share).allowance(tokens, restarts=len(articles) - 1)
+    assert total <= level_1 + allowed + 1e-9 * (1 + level_1)
+
+
+def test_thirty_articles_cost_what_the_bound_of_thirty_restarts_says():
+    articles = [[(1.0, math.inf)] * 200] * 30
+    cost = sum(float(mixed(1e-3, losses)[0].sum()) - 200 for losses in articles)
+    assert cost == pytest.approx(HedgeRule(1e-3).allowance(6000, restarts=29), rel=1e-9)
+    assert cost == pytest.approx(23.8, abs=0.05) and HedgeRule(1e-3).allowance(6000) < 3.8

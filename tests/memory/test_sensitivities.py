@@ -9,9 +9,10 @@ from dynlm.corpus.streams import Stream, read_in_order
 from dynlm.memory.phi import SHARES
 from dynlm.memory.reader import Reader
 from dynlm.memory.reverse import unrolled_meta_gradient
+from dynlm.memory.rules import uniform_rule
 from dynlm.memory.sensitivities import Sensitivities
-from dynlm.memory.unroll import read_segment
-from tests.memory.readings import MODEL, NAMES, moved_phi, static_params, stream, text
+from dynlm.memory.unroll import read_segment, unroll
+from tests.memory.readings import MODEL, NAMES, moved_phi, static_params, statistics, stream, text
 from tests.memory.readings import meta as g
 
 FEATURES = ("fresh", "settling", "heading", "surprise", "steepness", "distance")
@@ -31,6 +32,18 @@ KINDS = {
     "momentum": {"momentum": 0.5, "features": ("fresh",)},
     "everything": EVERYTHING,
 }
+
+
+@pytest.mark.parametrize("pull", [0.05, 0.0])
+@pytest.mark.parametrize("options", [{}, EVERYTHING], ids=["rates", "everything"])
+def test_phi_of_zero_is_the_tuned_rms_rule_bit_for_bit(pull, options):
+    meta = g(pull, **options)
+    made, tuned = meta.rule(meta.initial()), uniform_rule("rms", NAMES, 0.02, pull, statistics(), 1e-2)
+    read = [
+        torch.cat([r.nats_T for r in unroll(Reader(MODEL, static_params(), rule, NAMES), stream())])
+        for rule in (made, tuned)
+    ]
+    assert torch.equal(*read)
 
 
 def reader_of(meta, phi, reset="stream", reference=False):

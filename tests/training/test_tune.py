@@ -55,6 +55,13 @@ def test_search_survives_what_is_not_a_number() -> None:
     assert best["rate"] < 0.3
 
 
+def test_a_start_that_is_not_finite_is_left_or_refused() -> None:
+    best, value, _ = coordinate_search(lambda s: math.nan if s["rate"] > 0.25 else s["rate"], {"rate": 0.3}, rounds=1)
+    assert best["rate"] < 0.25 and math.isfinite(value)
+    with pytest.raises(UserError, match="no setting near rate 0.3 gives finite losses"):
+        coordinate_search(lambda s: math.nan, {"rate": 0.3}, rounds=1)
+
+
 @pytest.mark.parametrize("rule", ["sgd", "rms"])
 @pytest.mark.parametrize("reset", ["stream", "article"])
 def test_tuned_rates_gain_over_level_1(tuned_run: Run, rule: str, reset: str) -> None:
