@@ -25,12 +25,15 @@ def _add_score_options(parser: ArgumentParser) -> None:
     _add_text_options(parser)
     parser.add_argument("--order", type=str, default="in order", help="'in order', or shuffled by --order_seed")
     parser.add_argument("--order_seed", type=int, default=0, help="seed of a shuffled order")
+    parser.add_argument("--name", type=str | None, default=None, help="the score file's name; unset: by what is scored")
+    parser.add_argument("--force", action="store_true", help="score anew what was scored before, and replace its file")
     add_json(parser)
 
 
 def _score(options: Namespace, config: Config) -> int:
     from dynlm.evaluation.compare import compare
     from dynlm.evaluation.score import score
+    from dynlm.evaluation.score_place import Into
 
     path, scores = score(
         Path(options.folder),
@@ -41,9 +44,12 @@ def _score(options: Namespace, config: Config) -> int:
         options.order,
         options.order_seed,
         memory_file=_memory_file(options),
+        into=Into(name=options.name, force=options.force),
     )
-    comparison = compare([scores])
-    print_answer(options, {"file": str(path), **comparison.to_dict()}, f"{comparison.to_text()}\nwrote {path}")
+    comparison, before = compare([scores]), scores.path is not None
+    done = f"was scored before: {path} (--force scores it anew)" if before else f"wrote {path}"
+    answer = {"file": str(path), "scored_before": before, **comparison.to_dict()}
+    print_answer(options, answer, f"{comparison.to_text()}\n{done}")
     return 0
 
 
@@ -167,7 +173,7 @@ VERBS: dict[str, Verb] = {
     ),
     "verify": Verb(
         "read scored texts again, and tell whether every loss still holds",
-        ("dynlm verify runs/demo", "dynlm verify runs/demo/scores/valid-rms-stream.parquet --tokens 5000"),
+        ("dynlm verify runs/demo", "dynlm verify runs/demo --tokens 5000"),
         _verify,
         _add_verify_options,
         takes_config=False,

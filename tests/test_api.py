@@ -17,6 +17,7 @@ from dynlm.config import Config
 from dynlm.errors import UserError
 from dynlm.evaluation.generate import generate
 from dynlm.evaluation.score import score
+from dynlm.evaluation.score_place import Into
 from dynlm.training.run_folder import load_config
 from dynlm.training.sharing import share_run
 from tests.test_house import python
@@ -110,7 +111,7 @@ def test_what_is_not_there_is_said(tuned_run: Run, tmp_path: Path) -> None:
 def hostile_run(run: Run) -> Config:
     """The run's options, with a name that nobody would give it; scored by two arms."""
     for rule in ("none", "rms"):
-        score(run.folder, with_memory(run.config, rule=rule), "valid", "1-2", True, told={"run": HOSTILE})
+        score(run.folder, with_memory(run.config, rule=rule), "valid", "1-2", True, into=Into(told={"run": HOSTILE}))
     return load_config(run.folder)
 
 

@@ -99,6 +99,13 @@ def with_memory(config: Config, **options: Any) -> Config:
     return dataclasses.replace(config, memory=dataclasses.replace(config.memory, **options))
 
 
+def readable_name(path: Path) -> str:
+    """A score file's name without the key of its scoring, which has to be there."""
+    stem, dash, key = path.stem.rpartition("-")
+    assert dash and len(key) == 8 and set(key) <= set("0123456789abcdef"), path
+    return stem
+
+
 def listing(folder: Path) -> dict[str, bytes]:
     """Every file below ``folder`` with its content, hidden ones too; locks, which hold nothing, are none."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".lock")

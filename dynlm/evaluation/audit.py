@@ -50,9 +50,9 @@ def audit(folder: Path, config: Config, split: str, places: int = 20, tokens: in
     if places < 1:
         raise UserError(f"places is {places}", do="choose at least 1")
     trained = load_model(folder, Processes.start(config.run.cpu).device)
+    reader = open_reader(folder, trained, config.memory)
     whole = tokenise(iter_articles(config.corpus, split), trained.tokenizer, config.corpus.num_proc)
     text = excerpt(whole, articles=3, tokens=tokens)
-    reader = open_reader(folder, trained, config.memory)
     before = params_fingerprint(trained.params)
     checks = audit_reader(reader, text, config.memory.segment, places, config.run.seed, trained.tokenizer)
     if config.memory.lanes > 1:

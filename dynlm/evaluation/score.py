@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -21,9 +20,10 @@ from dynlm.corpus.streams import read_side_by_side
 from dynlm.corpus.tokens import TokenisedSplit, tokenise
 from dynlm.errors import UserError
 from dynlm.evaluation.reading import open_memory
-from dynlm.evaluation.scores_file import FOLDER, Scores, write_scores
+from dynlm.evaluation.score_place import Into, file_stem, resume_key, scoring_key
+from dynlm.evaluation.scores_file import Scores, write_scores
 from dynlm.evaluation.underway import Keeper, Underway
-from dynlm.files import fingerprint
+from dynlm.files import exclusive, fingerprint, folder_aside
 from dynlm.memory.cache import Cache
 from dynlm.memory.cache_gate import Gate
 from dynlm.memory.file import SavedMemory, constants_of, load_about
@@ -33,7 +33,6 @@ from dynlm.memory.hedge import HedgeRule
 from dynlm.memory.reader import Reader
 from dynlm.memory.state import Memory, distance
 from dynlm.memory.unroll import unroll
-from dynlm.training.cache_folder import rule_stem
 from dynlm.training.memory_folder import open_reader
 from dynlm.training.processes import Processes
 from dynlm.training.provenance import made_with
@@ -54,20 +53,21 @@ def score(
     quiet: bool = False,
     order: str = "in order",
     order_seed: int = 0,
-    path: Path | None = None,
-    told: Mapping[str, Any] | None = None,
     memory_file: Path | None = None,
+    into: Into | None = None,
 ) -> tuple[Path, Scores]:
     """Read ``articles`` (``"31-60"``, None: all) of a split by ``config.memory`` and write the score file.
 
     ``order`` "shuffled" reads them in an order drawn by ``order_seed``; the file's rows stay in the split's own order.
-    The file is ``path``, unset: in the run's scores, and its protocol holds what is ``told`` in place of its own words.
-    With ``memory_file`` it starts with what was read before; that file stays as it is. Several processes share the
-    articles. A scoring that was stopped goes on from what it kept (every ``config.run.checkpoint_seconds``). Raises
-    UserError for what cannot be read or does not fit in memory, where the rule was never tuned, where several processes
-    are to read one stream, and for a memory that does not fit.
+    ``into`` tells which file it is. What was scored before by the same inputs is read from its file (``Scores.path`` is
+    set) and not computed again. With ``memory_file`` it starts with what was read before; that file stays as it is.
+    Several processes share the articles. A scoring that was stopped goes on from what it kept (every
+    ``config.run.checkpoint_seconds``). Raises UserError for what cannot be read or does not fit in memory, where the
+    rule was never tuned, where several processes are to read one stream, for a memory that does not fit, and where the
+    file cannot be written or another process is making it.
     """
     one_of("order", order, ORDERS)
+    into = into or Into()
     memory, processes = config.memory, Processes.start(config.run.cpu)
     if processes.world > 1 and (memory.rule, memory.cache) != ("none", "none") and memory.reset == "stream":
         raise UserError(
@@ -75,38 +75,46 @@ def score(
             do="start one process, or choose --memory.reset article",
         )
     trained = load_model(folder, processes.device)
-    with processes.first_goes_ahead():
-        text = tokenise(iter_articles(config.corpus, split), trained.tokenizer, config.corpus.num_proc)
-    chosen = article_range(articles, text.articles)
+    # What is missing is told before the text is tokenised, which may take long.
     reader = open_reader(folder, trained, memory)
-    protocol = _protocol(folder, config, trained, reader, split, text, chosen, order, order_seed)
-    begun, stem = None, file_stem(memory, split, articles, protocol["order"])
+    begun = None
     if memory_file is not None:
         _refuse_what_cannot_go_on(memory, processes)
         begun = open_memory(memory_file, reader, config, trained.tokenizer, trained.fingerprint)
+    with processes.first_goes_ahead():
+        text = tokenise(iter_articles(config.corpus, split), trained.tokenizer, config.corpus.num_proc)
+    chosen = article_range(articles, text.articles)
+    protocol = _protocol(folder, config, trained, reader, split, text, chosen, order, order_seed)
+    stem = file_stem(memory, split, articles, protocol["order"])
+    if memory_file is not None and begun is not None:
         protocol |= _begun_with(memory_file, begun, protocol)
         stem += f"-after-{memory_file.stem}"
-    if path is None:
-        path = folder / FOLDER / f"{stem}.parquet"
-    protocol |= told or {}
-    key = fingerprint(json.dumps([{**protocol, "date": None}, dataclasses.asdict(memory)]))
-    keeper = Keeper(path, key, config.run.checkpoint_seconds, processes.rank, processes.world)
-    scores = read_scored(
-        reader,
-        text,
-        in_order(chosen, order, order_seed),
-        memory.segment,
-        memory.lanes,
-        processes,
-        quiet or not processes.first,
-        memory.track,
-        None if begun is None else begun.memory,
-        keeper,
-    )
-    scores = dataclasses.replace(scores, protocol={**scores.protocol, **protocol})
-    if processes.first:
-        write_scores(path, scores)
-    keeper.drop()
+    protocol |= into.told
+    key = scoring_key(protocol)
+    path = into.place(folder, stem, key)
+    if (there := into.there(path, key)) is not None:
+        return path, there
+    with exclusive(path, "this score file"):
+        if processes.first:
+            with folder_aside(path.parent):  # refused now where nothing can be written, not after the reading
+                pass
+        keeper = Keeper(path, resume_key(protocol), config.run.checkpoint_seconds, processes.rank, processes.world)
+        scores = read_scored(
+            reader,
+            text,
+            in_order(chosen, order, order_seed),
+            memory.segment,
+            memory.lanes,
+            processes,
+            quiet or not processes.first,
+            memory.track,
+            None if begun is None else begun.memory,
+            keeper,
+        )
+        scores = dataclasses.replace(scores, protocol={**scores.protocol, **protocol})
+        if processes.first:
+            write_scores(path, scores)
+        keeper.drop()
     return path, scores
 
 
@@ -141,17 +149,6 @@ def in_order(articles: Sequence[int], order: str, seed: int) -> list[int]:
     if order == "in order":
         return list(articles)
     return [articles[index] for index in np.random.default_rng(seed).permutation(len(articles))]
-
-
-def file_stem(memory: MemoryConfig, split: str, articles: str | None, order: str = "in order") -> str:
-    """A score file's name: split, articles, rule and, where they matter, reset policy, cache, mixture and order."""
-    parts = [split, *([articles] if articles else []), rule_stem(memory)]
-    if (memory.rule, memory.cache) != ("none", "none"):
-        parts.append(memory.reset)
-    parts += {"fixed": ["cache"], "learned": ["gated-cache"]}.get(memory.cache, [])
-    if memory.no_regret and (memory.rule, memory.cache) != ("none", "none"):
-        parts.append("no-regret")
-    return "-".join(parts if order == "in order" else [*parts, order.replace(", seed ", "-")])
 
 
 def read_scored(

@@ -15,6 +15,7 @@ from dynlm.corpus.articles import iter_articles, source_name
 from dynlm.corpus.tokens import tokenise
 from dynlm.errors import UserError
 from dynlm.evaluation.score import score, text_fingerprint
+from dynlm.evaluation.score_place import Into, scores_at
 from dynlm.evaluation.scores_file import FOLDER, Scores, read_scores, scores_of_run
 from dynlm.files import fingerprint
 from dynlm.study.arms import SHARED, Reading, arms_of, pairs_of, readings_of
@@ -108,7 +109,7 @@ def _count(options: Config, split: str) -> int:
 
 def _refuse_another_text(place: Path, text: str) -> None:
     for path in scores_of_run(place):
-        if (found := _scores_there(path)) is not None and found.protocol["text"] != text:
+        if (found := scores_at(path)) is not None and found.protocol["text"] != text:
             raise UserError("this folder holds a study of another text", place, "choose another --study.name")
 
 
@@ -139,7 +140,7 @@ def _read(
         )
     )
     path = folder / asked.name / FOLDER / f"{reading.stem}.parquet"
-    if (found := _scores_there(path)) is not None and found.protocol.get("made_by") == key:
+    if (found := scores_at(path)) is not None and found.protocol.get("made_by") == key:
         say(f"reused: the reading of {reading.label}")
         return found
     say(f"reading {asked.split} {asked.articles}: {reading.label}")
@@ -150,18 +151,9 @@ def _read(
             "split": tuned["split"],
             "articles": ", ".join(map(str, tuned["articles"])),
         }
-    score(folder, config, asked.split, asked.articles, quiet, order, asked.seed, path, told)
+    into = Into(path, told=told, force=True)
+    score(folder, config, asked.split, asked.articles, quiet, order, asked.seed, into=into)
     return read_scores(path)
-
-
-def _scores_there(path: Path) -> Scores | None:
-    """What is in a score file; None where there is none, or none that is whole."""
-    if not path.exists():
-        return None
-    try:
-        return read_scores(path)
-    except UserError:
-        return None
 
 
 def _teller(quiet: bool) -> Callable[[str], None]:

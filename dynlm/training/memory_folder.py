@@ -246,6 +246,10 @@ def reader_of(trained: TrainedModel, memory: MemoryConfig, rule: Rule, dynamic: 
     return recorded(reader) if memory.capture and trained.params["embedding"].is_cuda else reader
 
 
+def _tune_command(folder: Path, memory: MemoryConfig) -> str:
+    return f"dynlm tune {folder} --memory.rule {memory.rule} --memory.reset {memory.reset}"
+
+
 def _open_rule(folder: Path, trained: TrainedModel, memory: MemoryConfig, dynamic: tuple[str, ...]) -> Rule:
     if memory.rule == "none":
         return LEVEL_1
@@ -265,14 +269,14 @@ def _open_rule(folder: Path, trained: TrainedModel, memory: MemoryConfig, dynami
             raise UserError(
                 f"{memory.rule} has no memory.{option} and was not tuned for reset {memory.reset!r}",
                 folder,
-                f"give --memory.{option} or run `dynlm tune {folder} --memory.rule {memory.rule}` first",
+                f"give --memory.{option} or run `{_tune_command(folder, memory)}` first",
             )
         values[option] = value
     statistics = None
     if memory.rule == "rms":
         statistics = load_statistics(folder, trained, device)
         if statistics is None:
-            raise UserError("no gradient statistics yet", folder, f"run `dynlm tune {folder}` first")
+            raise UserError("no gradient statistics yet", folder, f"run `{_tune_command(folder, memory)}` first")
         statistics = _of_these(statistics, dynamic, folder / "memory" / "statistics.safetensors")
     return uniform_rule(
         memory.rule, dynamic, values["rate"], values.get("pull", 0.0), statistics, values.get("epsilon", 0.0)

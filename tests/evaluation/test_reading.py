@@ -27,7 +27,7 @@ from dynlm.memory.unroll import unroll
 from dynlm.training.memory_folder import open_reader
 from dynlm.training.run_folder import TrainedModel, load_model, params_fingerprint
 from tests.memory.test_as_tensors import assert_equal
-from tests.tiny import Run, listing, with_memory
+from tests.tiny import Run, listing, readable_name, with_memory
 
 SEGMENT = 7
 FIRST = " the bafidela of the town was seen near a bafidela .\n\n = Zovi = \n they built the zovi\n" * 3
@@ -157,7 +157,7 @@ def test_scoring_after_a_text_is_reading_both(tuned_copy: Run, trained: TrainedM
     read_files(tuned_copy.folder, config, [lambda: FIRST, lambda: FIRST[:50]], path, unfinished=True)
     kept_before = path.read_bytes()
     written, _ = score(tuned_copy.folder, config, "valid", "1-2", True, memory_file=path)
-    assert written.name == "valid-1-2-rms-stream-after-me.parquet"
+    assert readable_name(written) == "valid-1-2-rms-stream-after-me"
     after = read_scores(written)
     assert path.read_bytes() == kept_before
     chosen = open_reader(tuned_copy.folder, trained, config.memory)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +17,19 @@ from dynlm.corpus.articles import load_articles
 from dynlm.corpus.streams import read_in_order
 from dynlm.corpus.tokens import TokenisedSplit, tokenise
 from dynlm.errors import UserError
+from dynlm.evaluation import audit as auditing
+from dynlm.evaluation import hostile as hostility
+from dynlm.evaluation import score as scoring
 from dynlm.evaluation.compare import check_same_text, unique_labels
-from dynlm.evaluation.score import file_stem, in_order, read_scored, score
+from dynlm.evaluation.score import in_order, read_scored, score
+from dynlm.evaluation.score_place import Into, file_stem, resume_key, scoring_key
 from dynlm.evaluation.scores_file import Scores, read_scores
 from dynlm.memory import footprint
 from dynlm.memory.unroll import unroll
+from dynlm.training import cache_gate as gates
 from dynlm.training.memory_folder import open_reader
 from dynlm.training.run_folder import TrainedModel, load_model
-from tests.tiny import Run, listing, with_memory
+from tests.tiny import Run, listing, readable_name, with_memory
 
 ARMS = [("none", "stream"), ("sgd", "stream"), ("rms", "stream"), ("rms", "article"), ("meta", "article")]
 
@@ -38,13 +45,14 @@ def valid(tuned_run: Run, trained: TrainedModel) -> TokenisedSplit:
 
 
 def scored(run: Run, config: Config, split: str = "valid", articles: str | None = None) -> tuple[Path, Scores]:
-    return score(run.folder, config, split, articles, quiet=True)
+    return score(run.folder, config, split, articles, quiet=True, into=Into(force=True))
 
 
 @pytest.mark.parametrize("rule, reset", ARMS)
 def test_the_file_has_a_row_for_each_token(rule: str, reset: str, tuned_copy: Run, valid: TokenisedSplit) -> None:
     path, scores = scored(tuned_copy, with_memory(tuned_copy.config, rule=rule, reset=reset))
-    assert path == tuned_copy.folder / "scores" / f"valid-{rule}{'' if rule == 'none' else '-' + reset}.parquet"
+    assert path.parent == tuned_copy.folder / "scores"
+    assert readable_name(path) == f"valid-{rule}{'' if rule == 'none' else '-' + reset}"
     read = read_scores(path)
     assert read.token.tolist() == valid.ids_N.tolist()
     assert read.words.sum() == valid.words_N.sum()
@@ -109,7 +117,7 @@ def test_articles_under_article_resets_do_not_depend_on_their_neighbours(tuned_c
     config = with_memory(tuned_copy.config, rule="rms", reset="article")
     whole = scored(tuned_copy, config)[1]
     path, part = scored(tuned_copy, config, articles="2-3")
-    assert path.name == "valid-2-3-rms-article.parquet"
+    assert readable_name(path) == "valid-2-3-rms-article"
     assert part.articles.tolist() == [1, 2]
     rows = np.isin(whole.article, [1, 2])
     assert np.array_equal(part.nats, whole.nats[rows])
@@ -169,7 +177,7 @@ def test_a_shuffled_reading_can_be_compared_row_by_row(reset: str, tuned_copy: R
     config = with_memory(tuned_copy.config, rule="rms", reset=reset)
     ordered = scored(tuned_copy, config, articles="2-6")[1]
     path, shuffled = score(tuned_copy.folder, config, "valid", "2-6", True, "shuffled", 3)
-    assert path.name == f"valid-2-6-rms-{reset}-shuffled-3.parquet"
+    assert readable_name(path) == f"valid-2-6-rms-{reset}-shuffled-3"
     assert shuffled.protocol["order"] == "shuffled, seed 3"
     assert "articles shuffled, seed 3" in shuffled.protocol["statement"]
     check_same_text([ordered, shuffled])
@@ -287,3 +295,116 @@ def test_under_stream_the_memory_stays_away_from_home(tuned_copy: Run, trained: 
         for tensors in ([weights[n] - trained.params[n] for n in weights], [trained.params[n] for n in weights])
     )
     assert tracked.distance[25] == pytest.approx(float(away.norm() / home.norm()), rel=1e-5)
+
+
+def test_scorings_that_differ_never_share_a_file(tuned_copy: Run, tmp_path: Path) -> None:
+    """Another rate, another text, other articles: each keeps its file, and the first stays as it was."""
+    config = with_memory(tuned_copy.config, rule="rms")
+    first, scores = score(tuned_copy.folder, config, "valid", None, True)
+    content = first.read_bytes()
+    corpus = shutil.copytree(tuned_copy.corpus, tmp_path / "other")
+    (corpus / "valid.txt").write_text((corpus / "valid.txt").read_text().replace("the", "teh"))
+    other_text = dataclasses.replace(config, corpus=dataclasses.replace(config.corpus, path=str(corpus)))
+    others = [
+        score(tuned_copy.folder, with_memory(config, rate=0.01), "valid", None, True)[0],
+        score(tuned_copy.folder, other_text, "valid", None, True)[0],
+        score(tuned_copy.folder, config, "valid", "1-2", True)[0],
+    ]
+    assert len({first, *others}) == 4
+    assert first.read_bytes() == content and np.array_equal(read_scores(first).nats, scores.nats)
+
+
+def test_the_same_scoring_is_not_computed_again(tuned_copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = with_memory(tuned_copy.config, rule="rms")
+    path, scores = score(tuned_copy.folder, config, "valid", None, True)
+    assert scores.path is None
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring, "read_scored", lambda *_: pytest.fail("read again"))
+        # All of its articles by number are the same text.
+        for articles in (None, "1-6"):
+            again, there = score(tuned_copy.folder, config, "valid", articles, True)
+            assert again == path == there.path and np.array_equal(there.nats, scores.nats)
+    content = path.read_bytes()
+    path.write_bytes(content[:-9])  # cut short: no scoring is there
+    assert score(tuned_copy.folder, config, "valid", None, True)[1].path is None
+    before = path.stat().st_mtime_ns
+    forced, made = score(tuned_copy.folder, config, "valid", None, True, into=Into(force=True))
+    assert forced == path and made.path is None and path.stat().st_mtime_ns > before
+
+
+def test_a_score_file_can_be_named(tuned_copy: Run) -> None:
+    config = with_memory(tuned_copy.config, rule="rms")
+    path, _ = score(tuned_copy.folder, config, "valid", "1", True, into=Into(name="mine"))
+    assert path == tuned_copy.folder / "scores" / "mine.parquet"
+    assert score(tuned_copy.folder, config, "valid", "1", True, into=Into(name="mine"))[1].path == path
+    with pytest.raises(UserError, match="holds another scoring"):
+        score(tuned_copy.folder, config, "valid", "2", True, into=Into(name="mine"))
+    score(tuned_copy.folder, config, "valid", "2", True, into=Into(name="mine", force=True))
+    assert read_scores(path).articles.tolist() == [1]
+    for name in ("", ".mine", "../mine", "a/b", "a\nb"):
+        with pytest.raises(UserError, match="--name is"):
+            Into(name=name)
+
+
+def test_two_equal_scorings_at_once_are_refused(tuned_copy: Run) -> None:
+    config = with_memory(tuned_copy.config, rule="rms")
+    path, _ = score(tuned_copy.folder, config, "valid", "1", True)
+    path.unlink()
+    holds = (
+        "import sys, time; from dynlm.files import exclusive\n"
+        "with exclusive(sys.argv[1], 'it'): print(flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", holds, str(path)], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline()
+        try:
+            with pytest.raises(UserError, match="this score file is in use by another process"):
+                score(tuned_copy.folder, config, "valid", "1", True)
+        finally:
+            other.kill()
+
+
+def test_a_run_that_cannot_be_written_is_refused_before_reading(
+    tuned_copy: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "read_scored", lambda *_: pytest.fail("read first"))
+    scores = tuned_copy.folder / "scores"
+    shutil.rmtree(scores, ignore_errors=True)
+    scores.write_text("no folder can be made here, whoever asks")
+    with pytest.raises(UserError, match="cannot write"):
+        score(tuned_copy.folder, with_memory(tuned_copy.config, rule="rms"), "valid", None, True)
+
+
+def test_keys_tell_scorings_apart_and_the_date_does_not(tuned_copy: Run) -> None:
+    protocol = score(tuned_copy.folder, with_memory(tuned_copy.config, rule="rms"), "valid", None, True)[1].protocol
+    for name in ("model", "tokenizer", "text", "order", "reader", "reset", "segment"):
+        assert scoring_key({**protocol, name: "another"}) != scoring_key(protocol), name
+        assert resume_key({**protocol, name: "another"}) != resume_key(protocol), name
+    options = {**protocol["options"], "memory": {**protocol["options"]["memory"], "lanes": 7}}
+    assert scoring_key({**protocol, "options": options}) != scoring_key(protocol)
+    later = {**protocol, "date": "2999-01-01T00:00:00+0000"}
+    assert scoring_key(later) == scoring_key(protocol) and resume_key(later) == resume_key(protocol)
+    newer = {**protocol, "versions": {"torch": "99"}, "commit": "another"}
+    assert scoring_key(newer) == scoring_key(protocol) and resume_key(newer) != resume_key(protocol)
+
+
+@pytest.mark.parametrize(
+    "options", [{"rule": "sgd+decay"}, {"rule": "meta", "g": "none"}, {"rule": "rms", "cache": "fixed"}]
+)
+def test_what_is_missing_is_told_before_the_text_is_tokenised(
+    options: dict[str, object], tuned_copy: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (scoring, auditing, hostility, gates):
+        monkeypatch.setattr(module, "tokenise", lambda *_: pytest.fail("tokenised first"))
+    config = with_memory(tuned_copy.config, reset="article", **options)
+    told = r"run `dynlm (tune|metatrain) .* --memory\.reset article"
+    with pytest.raises(UserError, match=told):
+        scored(tuned_copy, config)
+    with pytest.raises(UserError, match=told):
+        auditing.audit(tuned_copy.folder, config, "valid")
+    with pytest.raises(UserError, match=told):
+        hostility.hostile(tuned_copy.folder, config, "valid")
+    if "cache" not in options:
+        with pytest.raises(UserError, match=told):
+            gates.tune_cache(tuned_copy.folder, with_memory(config, cache="fixed"))
+        with pytest.raises(UserError, match=told):
+            gates.train_gate(tuned_copy.folder, with_memory(config, cache="learned"))

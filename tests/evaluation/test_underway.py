@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import random
 import signal
@@ -10,15 +11,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from dynlm.config import Config
+from dynlm.evaluation import score as scoring
 from dynlm.evaluation import underway
 from dynlm.evaluation.score import score
 from dynlm.evaluation.scores_file import Scores, read_scores
 from dynlm.stopping import Stopped
+from dynlm.training.provenance import made_with
 from tests.tiny import Run, listing, with_memory
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,7 +45,7 @@ def often(config: Config) -> Config:
 
 def left_over(folder: Path) -> list[str]:
     """Checkpoints and whatever else a killed process left; not the empty folder that it was just about to lock."""
-    hidden = [path for path in folder.rglob("*") if path.name.startswith(".")]
+    hidden = [path for path in folder.rglob("*") if path.name.startswith(".") and path.suffix != ".lock"]
     return [path.name for path in hidden if path.is_file() or any(path.iterdir())]
 
 
@@ -62,7 +66,17 @@ def test_stopped_after_any_segment_it_ends_alike(
     path, _ = score(tuned_copy.folder, config, "valid", None, True)
     whole = read_scores(path)
     path.unlink()
-    kept, dice = underway.Keeper.keep, random.Random(0)
+    kept, dice, resumed_at = underway.Keeper.keep, random.Random(0), list[int]()
+    found, dates = underway.Keeper.kept, itertools.count()
+
+    def told_where(self: underway.Keeper, reader: Any, lanes: int) -> underway.Underway | None:
+        state = found(self, reader, lanes)
+        resumed_at.append(0 if state is None else state.place.tokens)
+        return state
+
+    monkeypatch.setattr(underway.Keeper, "kept", told_where)
+    # Each start has a date of its own.
+    monkeypatch.setattr(scoring, "made_with", lambda *_: {**made_with(), "date": str(next(dates))})
 
     def keep_or_die(self: underway.Keeper, state: underway.Underway, reader: object) -> None:
         before = dice.random() < 0.15
@@ -79,6 +93,7 @@ def test_stopped_after_any_segment_it_ends_alike(
         except Killed:
             deaths += 1
     assert deaths >= 3
+    assert resumed_at[0] == 0 and max(resumed_at) > 0 and resumed_at == sorted(resumed_at)
     assert_same_scores(read_scores(path), whole)
     assert left_over(tuned_copy.folder) == []
 
@@ -174,9 +189,12 @@ def test_asked_to_stop_it_keeps_what_it_has(tuned_copy: Run, monkeypatch: pytest
     assert_same_scores(read_scores(path), whole)
 
 
-def test_a_scoring_by_other_options_begins_anew(tuned_copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scoring_by_other_options_begins_anew_and_leaves_the_first(
+    tuned_copy: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = with_memory(tuned_copy.config, rule="rms")
-    whole = score(tuned_copy.folder, config, "valid", None, True)[1]
+    path, whole = score(tuned_copy.folder, config, "valid", None, True)
+    path.unlink()
     kept = underway.Keeper.keep
 
     def keep_and_die(self: underway.Keeper, state: underway.Underway, reader: object) -> None:
@@ -188,9 +206,12 @@ def test_a_scoring_by_other_options_begins_anew(tuned_copy: Run, monkeypatch: py
         patch.setattr(underway.Keeper, "keep", keep_and_die)
         with pytest.raises(Killed):
             score(tuned_copy.folder, often(with_memory(config, rate=0.0)), "valid", None, True)
-    assert left_over(tuned_copy.folder)
+    under_way = left_over(tuned_copy.folder)
+    assert under_way
     again = score(tuned_copy.folder, config, "valid", None, True)[1]
     assert np.array_equal(again.nats, whole.nats)
+    assert left_over(tuned_copy.folder) == under_way
+    score(tuned_copy.folder, with_memory(config, rate=0.0), "valid", None, True)
     assert left_over(tuned_copy.folder) == []
 
 

@@ -58,10 +58,10 @@ def test_a_study_is_stopped_goes_on_and_does_nothing_twice(
     weights = (folder / "model.safetensors").read_bytes()
     read: list[Path] = []
 
-    def stopped(*arguments: Any) -> Any:
+    def stopped(*arguments: Any, **named: Any) -> Any:
         if len(read) == 3:
             raise KeyboardInterrupt
-        done = score(*arguments)
+        done = score(*arguments, **named)
         read.append(done[0])
         return done
 
