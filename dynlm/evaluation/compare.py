@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from dynlm.errors import UserError
-from dynlm.evaluation.scores_file import Scores, printable
+from dynlm.evaluation.scores_file import Scores
 from dynlm.evaluation.tables import markdown_table, text_table
 from dynlm.perplexity import perplexity
+from dynlm.text import printable
 
 _PER_ARM = ("level", "rule", "cache", "reset", "segment", "statement", "run", "model", "guard")
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from dynlm.errors import UserError
-from dynlm.evaluation.scores_file import printable
 from dynlm.memory.file import About, load_about
+from dynlm.text import printable
 
 _WEIGHTS = "weights/"
 

@@ -16,10 +16,10 @@ import dynlm
 from dynlm.config import GConfig, section_of
 from dynlm.errors import UserError
 from dynlm.evaluation.compare import compare
-from dynlm.evaluation.scores_file import Scores, printable, read_scores, scores_of_run
-from dynlm.evaluation.tables import escaped
+from dynlm.evaluation.scores_file import Scores, read_scores, scores_of_run
 from dynlm.files import read_json
 from dynlm.perplexity import shown
+from dynlm.text import markdown, printable
 from dynlm.training.run_folder import TrainedModel, load_config, refuse_leaving_run
 
 _TITLES_SHOWN = 8
@@ -49,7 +49,7 @@ def model_card(folder: Path, trained: TrainedModel, place: str = "this folder or
     }
     parts = [
         f"---\n{yaml.safe_dump(matter, sort_keys=False)}---",
-        f"# {escaped(printable(config.run.name))}",
+        f"# {markdown(config.run.name)}",
         "An LSTM language model whose weights can change while it reads: a small rule turns the gradient of what was "
         f"just read into new weights. Made with dynlm {dynlm.__version__}.",
         _USE.format(place=re.sub(r"[^\w./: -]", "", place)),
@@ -135,7 +135,7 @@ def _figures(paths: Sequence[Path]) -> list[str]:
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [" | ".join(headings), " | ".join("---" for _ in headings)]
-    lines += [" | ".join(escaped(printable(cell)) for cell in row) for row in rows]
+    lines += [" | ".join(markdown(cell) for cell in row) for row in rows]
     return "\n".join(f"| {line} |" for line in lines)
 
 

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 
 from dynlm.errors import UserError
 from dynlm.files import parsed_json, written_whole
+from dynlm.text import printable
 
 FORMAT = 1
 FOLDER = "scores"
@@ -189,11 +190,6 @@ def read_scores(path: Path) -> Scores:
 def scores_of_run(folder: Path) -> list[Path]:
     """The score files in ``folder/scores``, sorted by name; none where nothing was scored yet."""
     return sorted(path for path in (Path(folder) / FOLDER).glob("*.parquet") if not path.name.startswith("."))
-
-
-def printable(text: str) -> str:
-    """``text`` of a protocol as one line that can steer neither a terminal nor a page."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in " ".join(text.split()))
 
 
 def _check_claims(metadata: Any, path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from dynlm.evaluation.scores_file import printable
+from dynlm.text import markdown, printable
 
 if TYPE_CHECKING:
     from dynlm.evaluation.compare import ArmFigures, Comparison, Gain
@@ -40,10 +40,10 @@ def markdown_table(comparison: Comparison) -> str:
         "| --- | " + " | ".join(["---:"] * (len(HEADINGS) - 1)) + " |",
     ]
     for index, arm in enumerate(comparison.arms):
-        label = escaped(arm.arm)
+        label = markdown(arm.arm)
         label = f"*{label}*" if index == comparison.baseline and len(comparison.arms) > 1 else label
         lines.append("| " + " | ".join((label, *figures_of(arm))) + " |")
-    notes = [escaped(note) for note in notes_of(comparison)]
+    notes = [markdown(note) for note in notes_of(comparison)]
     return "\n".join([*lines, "", "  \n".join(notes)]) + "\n"
 
 
@@ -140,11 +140,3 @@ def _ranges(articles: list[dict[str, Any]]) -> str:
             ranges.append([number, number])
     shown = [f"{low}-{high}" if high > low else str(low) for low, high in ranges]
     return ", ".join(shown if len(shown) <= 6 else [*shown[:5], "...", shown[-1]])
-
-
-def escaped(text: str) -> str:
-    """``text`` as Markdown that shows just it."""
-    for mark in "\\`*_|<>[]&@~":
-        text = text.replace(mark, "\\" + mark)
-    # Nor is an address made a link.
-    return text.replace("://", ":\\//").replace("www.", "www\\.")

@@ -23,10 +23,11 @@ from dynlm.corpus.streams import Stream, read_side_by_side
 from dynlm.corpus.tokens import TokenisedSplit, tokenise
 from dynlm.errors import UserError
 from dynlm.evaluation.score import in_order, text_fingerprint
-from dynlm.evaluation.scores_file import Scores, printable, read_scores
+from dynlm.evaluation.scores_file import Scores, read_scores
 from dynlm.memory.file import constants_of
 from dynlm.memory.reader import Reader
 from dynlm.memory.unroll import unroll
+from dynlm.text import printable
 from dynlm.training.memory_folder import open_reader
 from dynlm.training.processes import Processes
 from dynlm.training.provenance import differences, made_with, rounds_alike

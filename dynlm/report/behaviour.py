@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from dynlm.evaluation.compare import unique_labels
-from dynlm.evaluation.scores_file import Scores, printable
+from dynlm.evaluation.scores_file import Scores
 from dynlm.report.series import binned
+from dynlm.text import printable
 
 _BINS = 1200
 FLUSHED = 0.5

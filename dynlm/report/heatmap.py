@@ -14,13 +14,14 @@ from matplotlib.patches import Rectangle
 
 from dynlm.errors import UserError
 from dynlm.evaluation.compare import check_same_text, unique_labels
-from dynlm.evaluation.scores_file import Scores, printable, read_scores
+from dynlm.evaluation.scores_file import Scores, read_scores
 from dynlm.files import written_whole
 from dynlm.report.cells import Cell, cells_of, lay_out
 from dynlm.report.drawing import FAINT, INK, drawable, drawing, monospace, save_figure, short
 from dynlm.report.policy import source_hash
 from dynlm.report.scale import STEPS, colour_map, limit_of, step_of, steps
 from dynlm.report.series import Passage, default_passages
+from dynlm.text import printable
 
 __all__ = ["Passage", "heatmap_figure", "heatmap_html", "heatmap_page", "heatmap_run", "passage_of", "rows_of"]
 

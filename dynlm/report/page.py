@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from dynlm.errors import UserError
 from dynlm.evaluation.compare import baseline_of, check_same_text, compare, unique_labels
-from dynlm.evaluation.scores_file import Scores, printable, read_scores
+from dynlm.evaluation.scores_file import Scores, read_scores
 from dynlm.evaluation.tables import HEADINGS, figures_of, notes_of
 from dynlm.files import written_whole
 from dynlm.report import series
@@ -24,6 +24,7 @@ from dynlm.report.fewshot_results import FewShot, Table, read_fewshot
 from dynlm.report.page_data import page_data
 from dynlm.report.policy import source_hash
 from dynlm.report.scale import steps
+from dynlm.text import printable
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _ASSETS = Path(__file__).parent / "assets"

@@ -7,8 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dynlm.evaluation.scores_file import printable
-from dynlm.evaluation.tables import escaped, gain_cell, notes_of
+from dynlm.evaluation.tables import gain_cell, notes_of
 from dynlm.files import write_json, written_whole
 from dynlm.report.curves import plot_run
 from dynlm.study.arms import pairs_of
@@ -16,6 +15,7 @@ from dynlm.study.options import StudyOptions
 from dynlm.study.results import Results, Row, shown
 from dynlm.study.tables import as_csv, as_dict, budget_table, figures_table
 from dynlm.study.words_page import words_of_pairs
+from dynlm.text import markdown, printable
 
 
 def write_pages(place: Path, results: Results, options: StudyOptions, card: dict[str, Any]) -> list[Path]:
@@ -65,17 +65,17 @@ def _readme(
     found = "found before each was read" if asked.tune else "taken as the run held them: nothing was tuned on this text"
     parts = [
         f"# Study `{place.parent.name}/{place.name}`\n",
-        f"{time.strftime('%Y-%m-%d')} · {escaped(printable(str(text.corpus)))} · base model `{card['fingerprint']}`, "
+        f"{time.strftime('%Y-%m-%d')} · {markdown(str(text.corpus))} · base model `{card['fingerprint']}`, "
         f"{card['parameters']:,} parameters, shared by all arms · `{command}`\n",
-        f"{escaped(verdict(results))}\n",
+        f"{markdown(verdict(results))}\n",
         figures_table(results),
-        f"{escaped(notes_of(text)[0])}  ",
+        f"{markdown(notes_of(text)[0])}  ",
         _about_gains(results),
         "An arm without an order loses the same in any; one without a reset policy has no weights that move. Which "
         f"policy suits an arm better, and which of the {len(results.rows)} readings is lowest, is told of these very "
         "articles: the intervals do not count that choice.\n",
         "## The protocol\n",
-        *(f"- {escaped(statement)}" for statement in _statements(results.rows)),
+        *(f"- {markdown(statement)}" for statement in _statements(results.rows)),
         f"- Rates, g and whatever else an arm needs were {found}, under each reset policy on its own.",
         _tuned_on(results),
         "",
@@ -112,7 +112,7 @@ def _about_gains(results: Results) -> str:
         labels = dict.fromkeys(
             over.baseline.reading.label for row in rows for over in row.over if over.baseline.reading.arm.name == name
         )
-        told.append(f"{escaped(name)} ({escaped(' or '.join(labels))})" if [*labels] != [name] else escaped(name))
+        told.append(f"{markdown(name)} ({markdown(' or '.join(labels))})" if [*labels] != [name] else markdown(name))
     return (
         f"Gains: nats per token below {', '.join(told)}, under the baseline's better reset policy and in the same "
         f"order; paired bootstrap over articles, {text.resamples:,} resamples, seed {text.seed}.  "

@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from dynlm.evaluation.compare import Gain
-from dynlm.evaluation.tables import escaped, figures_of, gain_cell
+from dynlm.evaluation.tables import figures_of, gain_cell
 from dynlm.study.arms import Reading, plain
 from dynlm.study.results import Results, Row
 from dynlm.study.steps import Budget
+from dynlm.text import csv_field, markdown
 
 _FIGURES = ("nats", "nats_per_token", "perplexity_per_token", "perplexity_per_word", "bits_per_byte")
 
 
-def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
     """A Markdown table that is one in a terminal too: columns aligned, the first ``words`` to the left."""
     widths = [max(len(row[column]) for row in (headings, *rows)) for column in range(len(headings))]
     aligned = [str.ljust if column < words else str.rjust for column in range(len(headings))]
@@ -33,20 +34,20 @@ def figures_table(results: Results) -> str:
     """One line for each reading, with its gain over each baseline."""
     baselines = [over.baseline.reading.arm.name for over in results.rows[0].over]
     headings = ["arm", "reset", "order", "nats/token", "ppl/token", "ppl/word", "bits/byte"]
-    headings += [f"gain over {escaped(name)} [95 %]" for name in baselines]
+    headings += [f"gain over {markdown(name)} [95 %]" for name in baselines]
     rows = []
     for row in results.rows:
         reading = row.done.reading
         rows.append(
             [
-                escaped(reading.arm.name),
+                markdown(reading.arm.name),
                 reading.reset or "-",
                 reading.order or "-",
                 *figures_of(row.figures)[:-1],
                 *(gain_cell(over.gain) for over in row.over),
             ]
         )
-    return markdown(headings, rows, words=3)
+    return table(headings, rows, words=3)
 
 
 def budget_table(results: Results) -> str:
@@ -54,8 +55,8 @@ def budget_table(results: Results) -> str:
     rows = []
     for arm, reset, budget in _budgets(results):
         told = f"{budget.settings:,}", f"{budget.tokens:,}", f"{budget.learned_on:,}"
-        rows.append([escaped(arm), reset, *("-" if number == "0" else number for number in told)])
-    return markdown(["arm", "reset", "settings tried", "tokens each", "tokens learned on"], rows, words=2)
+        rows.append([markdown(arm), reset, *("-" if number == "0" else number for number in told)])
+    return table(["arm", "reset", "settings tried", "tokens each", "tokens learned on"], rows, words=2)
 
 
 def _budgets(results: Results) -> list[tuple[str, str, Budget]]:
@@ -72,9 +73,15 @@ def _budgets(results: Results) -> list[tuple[str, str, Budget]]:
 
 
 def as_csv(results: Results) -> str:
-    """The figures as comma-separated values, unrounded; an empty field where there is none."""
+    """The figures as comma-separated values, unrounded; an empty field where there is none.
+
+    Names are fields that no spreadsheet takes for a formula.
+    """
     written = io.StringIO()
-    records = [_record(results, row) for row in results.rows]
+    records = [
+        {name: csv_field(value) if isinstance(value, str) else value for name, value in _record(results, row).items()}
+        for row in results.rows
+    ]
     writer = csv.DictWriter(written, list(records[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(records)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from dynlm.evaluation.tables import escaped, gain_cell
+from dynlm.evaluation.tables import gain_cell
 from dynlm.report.word_classes import ClassGain, class_gains
 from dynlm.report.words import WordGain, most_changed, words_of
 from dynlm.study.results import Done, Results
-from dynlm.study.tables import markdown
+from dynlm.study.tables import table
+from dynlm.text import markdown
 
 _WORDS = 15
 _DIVISIONS = {
@@ -49,12 +50,12 @@ def words_of_pairs(
 
 
 def _page_of(low: Done, high: Done, gains: list[ClassGain], gained: list[WordGain], lost: list[WordGain]) -> list[str]:
-    parts = [f"## {escaped(low.reading.label)} \N{RIGHTWARDS ARROW} {escaped(high.reading.label)}\n"]
+    parts = [f"## {markdown(low.reading.label)} \N{RIGHTWARDS ARROW} {markdown(high.reading.label)}\n"]
     saved = low.nats - high.nats
     for division, heading in _DIVISIONS.items():
         rows = [
             [
-                escaped(each.name),
+                markdown(each.name),
                 f"{each.words:,}",
                 f"{each.tokens:,}",
                 f"{each.lower / each.tokens:.4f}",
@@ -66,13 +67,13 @@ def _page_of(low: Done, high: Done, gains: list[ClassGain], gained: list[WordGai
             if each.division == division
         ]
         headings = ["class", "words", "tokens", "nats/token before", "after", "gain [95 %]", "share of the gain"]
-        parts += [f"{heading}\n", markdown(headings, rows)]
+        parts += [f"{heading}\n", table(headings, rows)]
     for heading, words in (("gained most", gained), ("lost most", lost)):
         if words:
             rows = [
-                [escaped(word.text), f"{word.count:,}", f"{word.gain:+.1f}", f"{word.gain / word.count:+.3f}"]
+                [markdown(word.text), f"{word.count:,}", f"{word.gain:+.1f}", f"{word.gain / word.count:+.3f}"]
                 for word in words
             ]
             headings = ["word", "times", "nats in all", "nats each time"]
-            parts += [f"Words that {heading}\n", markdown(headings, rows)]
+            parts += [f"Words that {heading}\n", table(headings, rows)]
     return parts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynlm.errors import UserError
-from dynlm.evaluation.compare import baseline_of, compare, unique_labels
+from dynlm.evaluation.compare import baseline_of, compare, drawn_articles, gain_of, unique_labels
 from dynlm.evaluation.scores_file import Scores
 from tests.readings import reading
 
@@ -182,3 +183,29 @@ def test_a_text_without_words_or_bytes_has_no_such_figures():
 def test_nothing_to_compare_is_an_error():
     with pytest.raises(UserError, match="nothing to compare"):
         compare([])
+
+
+ANY = st.text(st.characters(exclude_categories=()), min_size=1, max_size=30)
+
+
+@settings(max_examples=60, deadline=None)
+@given(arm=ANY, title=ANY, statement=ANY)
+def test_no_name_steers_a_terminal_or_breaks_out_of_a_table(arm: str, title: str, statement: str) -> None:
+    named = relabelled(small("rms", [1, 2, 2, 1, 1, 2], level=2), arm=arm, statement=statement)
+    result = compare([small("level 1", [1, 2, 3, 2, 1, 3]), named], resamples=10)
+    for text in (result.to_text(), result.to_markdown()):
+        text.encode("utf-8")
+        assert all(letter.isprintable() or letter in "\n\u200c\u200d" for letter in text)
+    table = result.to_markdown().split("\n\n")[0].splitlines()
+    assert len(table) == 4
+    # As many cells in each row, however many bars a name has: those of names are escaped.
+    assert {len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in table} == {7}
+
+
+def test_the_interval_holds_the_middle_95_of_a_hundred_resamples():
+    rng = np.random.default_rng(0)
+    saved, tokens, drawn = rng.normal(size=40), np.full(40, 10), drawn_articles(40, 2000, 1)
+    gain = gain_of(saved, tokens, drawn)
+    resampled = (drawn @ saved) / (drawn @ tokens)
+    assert np.mean(resampled < gain.low) == pytest.approx(0.025, abs=0.001)
+    assert np.mean(resampled > gain.high) == pytest.approx(0.025, abs=0.001)

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,13 @@ import pytest
 
 from dynlm.evaluation.compare import compare
 from dynlm.evaluation.scores_file import read_scores, write_scores
-from dynlm.evaluation.tables import escaped
 from dynlm.study.arms import arms_of, readings_of
 from dynlm.study.options import StudyConfig, StudyOptions
 from dynlm.study.pages import verdict, write_pages
 from dynlm.study.results import SHOWN, Done, Results, results_of, shown
 from dynlm.study.steps import Budget, Prepared
 from dynlm.study.tables import as_csv, as_dict, budget_table, figures_table
+from dynlm.text import markdown
 from tests.readings import reading
 
 RULES = {"level 1": "none", "rms": "rms", "meta": "meta"}
@@ -152,7 +153,7 @@ def test_pages_hold_the_table_the_verdict_and_their_pictures(tmp_path: Path, res
         "position.png",
     }
     page = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert figures_table(results) in page and escaped(verdict(results)) in page and "`base`" in page
+    assert figures_table(results) in page and markdown(verdict(results)) in page and "`base`" in page
     for path in written:
         if path.suffix == ".png":
             assert f"]({path.name})" in page
@@ -167,3 +168,17 @@ def test_a_study_without_pairs_or_baselines_has_neither_words_nor_gains(tmp_path
     written = write_pages(tmp_path, results, asked, CARD)
     assert not [path for path in written if path.name.startswith("words")]
     assert "gain over" not in figures_table(results)
+
+
+@pytest.mark.parametrize("name", ["=cmd()", "a|b", "*x* <script>", "@sum", "-1+2", "`a", "[x](http://y)"])
+def test_an_arms_name_is_neither_markup_nor_a_formula(name: str, tmp_path: Path):
+    asked = options({"level 1": "none", name: "rms"}, baselines=["level 1"], pairs=[])
+    below = {"level 1": 0.0} | {
+        f"{name}, {policy}": 0.1 for policy in ("stream, in order", "stream, shuffled", "article")
+    }
+    results = results_of(done(asked, below, tmp_path), asked.study)
+    for record in csv.DictReader(io.StringIO(as_csv(results))):
+        assert not record["arm"].startswith(("=", "+", "-", "@"))
+    for table in (figures_table(results), budget_table(results)):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
+        assert not re.search(r"(?<!\\)(<script|\]\(|\*x)", table)
