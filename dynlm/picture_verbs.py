@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 def _add_compare_options(parser: ArgumentParser) -> None:
     add_files(parser)
+    _add_text(parser)
     parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
     parser.add_argument("--resamples", type=int, default=2000, help="bootstrap resamples of the articles")
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
@@ -24,18 +25,28 @@ def _add_compare_options(parser: ArgumentParser) -> None:
 
 def _compare(options: Namespace, config: Config) -> int:
     from dynlm.evaluation.compare import compare
-    from dynlm.evaluation.named_scores import score_files_named
+    from dynlm.evaluation.named_scores import texts_named
     from dynlm.evaluation.scores_file import read_scores
 
-    comparison = compare(
-        [read_scores(path) for path in score_files_named(options.files)], resamples=options.resamples, seed=options.seed
-    )
-    print_answer(options, comparison.to_dict(), comparison.to_markdown() if options.markdown else comparison.to_text())
+    compared = [
+        compare([read_scores(path) for path in paths], resamples=options.resamples, seed=options.seed)
+        for paths in texts_named(options.files, options.text)
+    ]
+    tables = [each.to_markdown() if options.markdown else each.to_text() for each in compared]
+    # One text, as there mostly is, is not wrapped.
+    content = compared[0].to_dict() if len(compared) == 1 else {"texts": [each.to_dict() for each in compared]}
+    print_answer(options, content, "\n".join(tables))
     return 0
+
+
+def _add_text(parser: ArgumentParser) -> None:
+    about = "of scores of several texts, those of the text whose fingerprint begins so"
+    parser.add_argument("--text", type=str | None, default=None, metavar="KEY", help=about)
 
 
 def _add_picture_options(parser: ArgumentParser) -> None:
     add_files(parser)
+    _add_text(parser)
     parser.add_argument("--out", type=str | None, default=None, help="folder to write to; unset: the run's figures/")
     add_json(parser)
 
@@ -55,10 +66,10 @@ def _print_written(options: Namespace, written: list[Path]) -> None:
 
 
 def _plot(options: Namespace, config: Config) -> int:
-    from dynlm.evaluation.named_scores import score_files_named
+    from dynlm.evaluation.named_scores import one_text_named
     from dynlm.report.curves import plot_run
 
-    paths = score_files_named(options.files)
+    paths = one_text_named(options.files, options.text)
     pairs = None
     if options.pairs:
         pairs = []
@@ -80,10 +91,10 @@ def _add_heatmap_options(parser: ArgumentParser) -> None:
 
 
 def _heatmap(options: Namespace, config: Config) -> int:
-    from dynlm.evaluation.named_scores import score_files_named
+    from dynlm.evaluation.named_scores import one_text_named
     from dynlm.report.heatmap import heatmap_run
 
-    paths = score_files_named(options.files)
+    paths = one_text_named(options.files, options.text)
     if len(paths) < 2:
         raise UserError("a heat map needs two score files", do="name the lower and the higher level's")
     passage = None if options.article is None else (options.article, options.start, options.length)
@@ -102,6 +113,7 @@ def _add_report_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "runs", type=str, nargs="+", metavar="RUN", help="runs or score files of one text, and few-shot results"
     )
+    _add_text(parser)
     parser.add_argument("--out", type=str | None, default=None, help="file; unset: report.html in the run's figures/")
     parser.add_argument("--open", action="store_true", help="show it in the browser")
     parser.add_argument(
@@ -112,7 +124,7 @@ def _add_report_options(parser: ArgumentParser) -> None:
 
 
 def _report(options: Namespace, config: Config) -> int:
-    from dynlm.evaluation.named_scores import score_files_named
+    from dynlm.evaluation.named_scores import one_text_named
     from dynlm.report.fewshot_results import FILE
     from dynlm.report.page import default_place, report_run, show
 
@@ -120,7 +132,7 @@ def _report(options: Namespace, config: Config) -> int:
     read = [word for word in options.runs if Path(word) not in fewshot]
     if not read:
         raise UserError("a report needs score files beside few-shot results", do="name a run")
-    paths = score_files_named(read)
+    paths = one_text_named(read, options.text)
     out = Path(options.out) if options.out else default_place(paths)
     if out.is_dir():
         raise UserError("a folder", out, "name the file to write")

@@ -119,7 +119,7 @@ def _verify(options: Namespace, config: Config) -> int:
     from dynlm.evaluation.named_scores import score_files_named
     from dynlm.evaluation.verify import verify
 
-    paths = score_files_named(options.files, one_text=False)
+    paths = score_files_named(options.files)
     done = [verify(path, options.articles, options.tokens, options.path, options.tolerance) for path in paths]
     holds = all(each.holds for each in done)
     answer = {"holds": holds, "files": [each.to_dict() for each in done]}

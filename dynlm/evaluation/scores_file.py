@@ -48,7 +48,9 @@ _OPTIONAL = pa.schema(
 )
 _ROWS_OF_ANY_FILE, _ROWS_A_BYTE = 2**20, 8
 _TEXT_OF_ANY_FILE, _TEXT_A_BYTE = 64 * 2**20, 64
+_UNPACKED_OF_ANY_FILE, _UNPACKED_A_BYTE = 128 * 2**20, 64
 """What a file may claim by its size in bytes: losses are noise, and hardly compress."""
+_UNREADABLE = (OSError, pa.ArrowException, ValueError, LookupError, MemoryError)
 _NEEDED = {"arm": str, "articles": list, "text": str, "tokenizer": str}
 
 
@@ -169,16 +171,18 @@ def read_scores(path: Path) -> Scores:
             if missing:
                 raise UserError(f"the score file has no column {missing[0]!r}", path, "score the text anew")
         wanted = pa.schema([*_COLUMNS, *(column for column in _OPTIONAL if column.name in schema.names)])
+        numbers = pa.schema([column for column in wanted if column.name != "surface"])
+        surfaces: list[bytes] = []
+        parts = [numbers.empty_table()]
         with pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=["surface"]) as file:
-            table = file.read(columns=wanted.names).select(wanted.names)
-        surfaces = _surfaces(table.column("surface"), path)
-        table = table.replace_schema_metadata().drop_columns("surface")
-        table = table.cast(pa.schema([column for column in wanted if column.name != "surface"]))
-    except (OSError, pa.ArrowException, ValueError, LookupError, MemoryError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(
-            f"not a whole score file ({reason})", path, "it may be cut short; score the text anew"
-        ) from error
+            # A row group at a time: each may have a dictionary of its own, as large as it claims.
+            for index in range(file.metadata.num_row_groups):
+                part = file.read_row_group(index, columns=wanted.names).select(wanted.names)
+                _add_surfaces(surfaces, part.column("surface"), path)
+                parts.append(part.replace_schema_metadata().drop_columns("surface").cast(numbers))
+        table = pa.concat_tables(parts)
+    except _UNREADABLE as error:
+        raise _not_whole(path, error) from error
     if any(column.null_count for column in table.columns):
         raise UserError("the score file has empty fields", path, "score the text anew")
     columns = {name: table.column(name).to_numpy() for name in table.column_names}
@@ -187,23 +191,37 @@ def read_scores(path: Path) -> Scores:
     return Scores(protocol=protocol, surface=surfaces, path=path, **columns)
 
 
+def read_protocol(path: Path) -> dict[str, Any]:
+    """What a score file says of its reading, without its rows. Raises UserError as ``read_scores`` does."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError("no such score file", path, "write it with `dynlm score`")
+    try:
+        with pq.ParquetFile(path) as file:
+            return _protocol(file.schema_arrow, path)
+    except _UNREADABLE as error:
+        raise _not_whole(path, error) from error
+
+
 def scores_of_run(folder: Path) -> list[Path]:
     """The score files in ``folder/scores``, sorted by name; none where nothing was scored yet."""
     return sorted(path for path in (Path(folder) / FOLDER).glob("*.parquet") if not path.name.startswith("."))
 
 
 def _check_claims(metadata: Any, path: Path) -> None:
-    """Refuse, before anything is taken for them, more rows than a file of this size can hold."""
+    """Refuse, before anything is taken for them, more rows or bytes than a file of this size can hold."""
     size = path.stat().st_size
+    unpacked = sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
+    if unpacked > max(_UNPACKED_OF_ANY_FILE, _UNPACKED_A_BYTE * size):
+        raise UserError(f"claims {unpacked:,} bytes in {size:,}, which no reading does", path, "score the text anew")
     rows = max(metadata.num_rows, sum(metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)))
     if rows > max(_ROWS_OF_ANY_FILE, _ROWS_A_BYTE * size):
         raise UserError(f"claims {rows:,} rows in {size:,} bytes, which no reading does", path, "score the text anew")
 
 
-def _surfaces(column: pa.ChunkedArray, path: Path) -> list[bytes]:
-    """Each row's bytes; rows with the same share them, so that they take no more memory than the file says at most."""
-    surfaces: list[bytes] = []
-    total, most = 0, max(_TEXT_OF_ANY_FILE, _TEXT_A_BYTE * path.stat().st_size)
+def _add_surfaces(surfaces: list[bytes], column: pa.ChunkedArray, path: Path) -> None:
+    """Add each row's bytes; rows with the same share them, so that they take no more memory than the file says."""
+    total, most = sum(map(len, surfaces)), max(_TEXT_OF_ANY_FILE, _TEXT_A_BYTE * path.stat().st_size)
     for chunk in column.chunks:
         if not isinstance(chunk, pa.DictionaryArray):
             chunk = chunk.cast(pa.binary()).dictionary_encode()
@@ -216,7 +234,11 @@ def _surfaces(column: pa.ChunkedArray, path: Path) -> list[bytes]:
         if total > most:
             raise UserError(f"claims {total:,} bytes of text, more than its size allows", path, "score the text anew")
         surfaces += [values[place] for place in places.tolist()]
-    return surfaces
+
+
+def _not_whole(path: Path, error: BaseException) -> UserError:
+    reason = str(error).partition("\n")[0]
+    return UserError(f"not a whole score file ({reason})", path, "it may be cut short; score the text anew")
 
 
 def _protocol(schema: pa.Schema, path: Path) -> dict[str, Any]:
