@@ -23,6 +23,7 @@ LARGEST_SEGMENT = 100_000
 LARGEST_WIDTH = 65_536
 LARGEST_SEED = 2**32 - 1
 LARGEST_WINDOW = 1_000_000
+SMALLEST_FLATNESS, LARGEST_FLATNESS = 1e-6, 1e4
 """Tokens of a cache, whose features are all in memory."""
 ORDERS = ("in order", "shuffled")
 HUB_WIKITEXT = ("wikitext-2", "wikitext-2-raw", "wikitext-103", "wikitext-103-raw")
@@ -300,7 +301,7 @@ class MemoryConfig:
         if self.cache_share is not None:
             within("memory.cache_share", self.cache_share, 0, 0.99)
         for flatness in self.cache_flatness or ():
-            within("memory.cache_flatness", flatness, 1e-6)
+            within("memory.cache_flatness", flatness, SMALLEST_FLATNESS, LARGEST_FLATNESS)
         if self.cache_flatness is not None and not self.cache_flatness:
             raise UserError("memory.cache_flatness is empty", do="name a number, or leave it out")
         if self.cache == "fixed" and len(self.cache_flatness or [1]) > 1:

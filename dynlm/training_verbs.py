@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dynlm.perplexity import shown
 from dynlm.verb import Verb, add_json, is_quiet, print_answer
@@ -95,6 +96,9 @@ def _metatrain(options: Namespace, config: Config) -> int:
         f"on the tuning articles: {nats['start']:.4f} nats per token at the start (rms), "
         f"{nats['halfway']:.4f} halfway, {nats['learned']:.4f} as learned; kept: {done['kept']}"
     )
+    rows.append(f"learned on {done['tokens']:,} tokens: {done['passes']:.2f} passes over the articles kept for it")
+    if done["passes"] > 1 and done["reset"] == "stream":
+        rows.append("note: after the first pass the memory met articles that it had learned from before")
     print_answer(options, done, "\n".join(rows))
     return 0
 
@@ -123,9 +127,14 @@ def _train_gate(options: Namespace, config: Config) -> int:
         done,
         f"{done['rule']} + gated cache ({done['reset']}): window {done['window']}, flatness {flatness}\n"
         f"on the tuning articles: {nats['none']:.4f} nats per token without a cache, {nats['start']:.4f} at the start, "
-        f"{nats['learned']:.4f} as learned; kept: {done['kept']}",
+        f"{nats['learned']:.4f} as learned; kept: {done['kept']}\n{_how_it_ended(done)}",
     )
     return 0
+
+
+def _how_it_ended(done: Mapping[str, Any]) -> str:
+    made = f"{done['passes_made']} passes over {done['tokens']:,} tokens, of which {done['passes']} are kept"
+    return f"{made}; note: it was still improving at the last pass allowed" if done["still_improving"] else made
 
 
 VERBS: dict[str, Verb] = {

@@ -97,7 +97,13 @@ def test_tune_and_metatrain_keep_what_they_find(run_copy: Run, capsys: Capture) 
     learned = answer_json(capsys, "metatrain", run_copy.folder)
     assert learned["phi"].keys() == load_tensors(run_copy.folder / "model.safetensors")[0].keys()
     assert "level 1" in answer(capsys, "tune", run_copy.folder)
-    assert f"kept: {learned['kept']}" in answer(capsys, "metatrain", run_copy.folder)
+    said = answer(capsys, "metatrain", run_copy.folder)
+    assert f"kept: {learned['kept']}" in said
+    assert learned["passes"] > 1 and f": {learned['passes']:.2f} passes over the articles" in said
+    assert "met articles that it had learned from before" in said
+    once = answer(capsys, "metatrain", run_copy.folder, "--metatrain.tokens", "20")
+    assert "passes over" in once and "met articles" not in once
+    assert "met articles" not in answer(capsys, "metatrain", run_copy.folder, "--memory.reset", "article")
 
 
 def test_finetune_makes_a_run_that_can_be_read(tuned_copy: Run, capsys: Capture) -> None:

@@ -13,7 +13,7 @@ from dynlm.memory.guard import StepSizes, kept_where, step_norms
 from dynlm.memory.pace import Factors
 from dynlm.memory.reader import Observer, Reader, Shown
 from dynlm.memory.state import Memory
-from dynlm.model.lanes import Gradient, Scored, gradients
+from dynlm.model.lanes import Gradient, Scored, first_gradient, gradients
 from dynlm.model.lstm import Params
 
 
@@ -34,6 +34,9 @@ def learn_from(
     rule, guard = reader.rule, reader.guard if reader.rule.learns else None
     wanted = rule.rates if rule.learns else reader.dynamic
     factors: Factors | None = None
+    if rule.gates is not None and "steepness" in rule.gates.features:
+        # Steepness is of the first gradient as a whole, before any step; the softmax bias' never comes in parts.
+        whole = whole or first_gradient(wanted) != "output.bias"
     sizes, nats_B = StepSizes(), torch.where(share_BT > 0, scored.nats_BT * share_BT, 0).sum(1)
     for gradient in gradients(reader.model, scored, share_BT, wanted, reader.scratch, whole, reader.native):
         name, part = gradient.name, gradient.part

@@ -7,7 +7,7 @@ Each feature is a number that any reader has by the time it learns from a segmen
     fresh, settling    exp(-k / 20) and exp(-k / 100), k the segments read since the article began
     heading            exp(-k / 10), k the segments read since one in which a heading's line was completed
     surprise           the segment's mean nats above their running mean
-    steepness          log of the first gradient's root mean square (the softmax bias') against its statistics
+    steepness          log of the first gradient's root mean square (the softmax bias', if that moves) by its statistics
     distance           |theta - theta_0| / |theta_0|, in tenths
 
 With weights w and v of each tensor k (``Gates``) a segment's rate and pull are
@@ -88,7 +88,8 @@ class Gates:
     ) -> Tensor:
         """The features (B, J) of a segment whose tokens cost ``nats_B`` on average, before its step.
 
-        ``gradient`` (B, V) is the first that it gives, ``theta`` the weights that it was read with.
+        ``gradient`` (B, ...) is the first that it gives (``lanes.first_gradient``), as a whole; ``theta`` the weights
+        that it was read with.
         """
         surprise_B = torch.where(pace.running_B.isnan(), 0.0, nats_B - pace.running_B)
         values = []
@@ -102,8 +103,8 @@ class Gates:
             elif feature == "surprise":
                 values.append(surprise_B)
             elif feature == "steepness":
-                scaled_BV = gradient if self.scale is None else gradient * self.scale
-                values.append(scaled_BV.square().mean(1).clamp(min=1e-30).log() / 2)
+                scaled = gradient if self.scale is None else gradient * self.scale
+                values.append(scaled.square().flatten(1).mean(1).clamp(min=1e-30).log() / 2)
             elif feature == "distance":
                 values.append(displacement(theta, theta_0, scratch) / self.size * 10)
         return torch.stack(values, -1).clamp(-_LARGEST_FEATURE, _LARGEST_FEATURE)

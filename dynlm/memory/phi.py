@@ -27,6 +27,7 @@ from dynlm.memory.coordinates import CoordinateMeta
 from dynlm.memory.pace import Gates
 from dynlm.memory.rules import Rates, Rule, Statistics
 from dynlm.memory.state import size
+from dynlm.model.lanes import first_gradient
 from dynlm.model.lstm import Params
 
 SHARES = ("flush", "consolidation", "fading")
@@ -124,9 +125,7 @@ class Meta:
             like = next(iter(scale.values()))
             rate_KJ = phi["rate.gates"].to(like.dtype)
             pull_KJ = phi["pull.gates"].to(like.dtype) if self.level == 3 else torch.zeros_like(rate_KJ)
-            # A segment's first gradient is the softmax bias', where that moves.
-            first = "output.bias" if "output.bias" in self.names else self.names[-1]
-            measure = 1 / (self.statistics.rms[first] + self.epsilon)
+            measure = 1 / (self.statistics.rms[first_gradient(self.names)] + self.epsilon)
             length = float(size(self.static, self.names))
             gates = Gates(self.features, rate_KJ, pull_KJ, measure, length, self.level == 3)
         return Rule(

@@ -18,6 +18,7 @@ from dynlm.memory.pace import Factors, Gates, Pace, after_segment, at_articles, 
 from dynlm.memory.phi import Meta
 from dynlm.memory.reader import Reader
 from dynlm.memory.segment import shares
+from dynlm.model.lanes import first_gradient
 from dynlm.model.lstm import Params, detached, naive_layer, restarted
 
 
@@ -91,7 +92,7 @@ def unrolled_meta_gradient(
 def _factors(
     gates: Gates, pace: Pace, loss: Tensor, u: Params, theta: Params, static: Params, second_order: bool
 ) -> Factors:
-    first = u["output.bias" if "output.bias" in u else next(reversed(u))][None]
+    first = u[first_gradient(u)][None]
     weights = {name: tensor[None] for name, tensor in theta.items()}
     told_1J = gates.told(pace, loss[None], first, weights, static)
     return gates.factors(told_1J if second_order else told_1J.detach())

@@ -17,7 +17,7 @@ from dynlm.memory.pace import Factors, after_segment
 from dynlm.memory.reader import Observer, Reader, Shown
 from dynlm.memory.segment import ReadLanes, hedge_of, lanes_of, level_1_of, put_together, shares
 from dynlm.memory.state import Memory
-from dynlm.model.lanes import Gradient
+from dynlm.model.lanes import Gradient, first_gradient
 from dynlm.model.lstm import Hidden, Params, detached
 
 
@@ -66,8 +66,8 @@ def _read_by_autograd(reader: Reader, memory: Memory, batch: Batch, observe: Obs
             home = {name: own.home[name][0] if own.home else reader.static[name] for name in leaves}
             factors = None
             if rule.gates is not None and own.pace is not None:
-                first = next(name for name in ("output.bias", *u) if name in u)
-                told_1J = rule.gates.told(own.pace, total.detach()[None], u[first][None], own.weights, reader.static)
+                first = u[first_gradient(u)][None]
+                told_1J = rule.gates.told(own.pace, total.detach()[None], first, own.weights, reader.static)
                 factors = rule.gates.factors(told_1J)
             velocity = {name: rule.momentum * tensor + u[name] for name, tensor in velocity.items()}
             push = velocity or u

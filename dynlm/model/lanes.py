@@ -180,6 +180,21 @@ def gradients(
     d_embedding_BVE.view(-1, shape[-1]).index_fill_(0, rows_N, 0)
 
 
+def first_gradient(names: Collection[str]) -> str:
+    """Of the tensors ``names``, the one whose gradient ``gradients`` gives first: those nearest the loss come first.
+
+    Raises ValueError where there is none.
+    """
+    return min(names, key=_distance_from_loss)
+
+
+def _distance_from_loss(name: str) -> tuple[int, int, int]:
+    if name.startswith("lstm."):
+        _, index, kind = name.split(".")
+        return 2, -int(index), ("recurrent", "bias", "input").index(kind)
+    return {"output.bias": 0, "output.weight": 1, "embedding": 3}[name], 0, 0
+
+
 class _ByRow:
     """The embedded tokens' gradients, to be added to the parts of a matrix that they belong to."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from dynlm.config import LARGEST_WINDOW, MemoryConfig
+from dynlm.config import LARGEST_FLATNESS, LARGEST_WINDOW, SMALLEST_FLATNESS, MemoryConfig
 from dynlm.errors import UserError
 from dynlm.files import number_in, read_json, write_json
 from dynlm.memory.cache import Cache
@@ -22,7 +22,6 @@ from dynlm.training.run_folder import TrainedModel, check_model, refuse_leaving_
 
 FIXED = ("window", "flatness", "share")
 _MOST_FLATNESSES = 64
-_LARGEST_FLATNESS = 1e6
 
 
 def rule_stem(memory: MemoryConfig) -> str:
@@ -44,7 +43,7 @@ def load_fixed(folder: Path, memory: MemoryConfig, trained: TrainedModel) -> dic
     content = read_json(path)
     check_model(path, content, trained)
     content["window"] = int(number_in(content, "window", path, 1, LARGEST_WINDOW))
-    number_in(content, "flatness", path, 1e-6, _LARGEST_FLATNESS)
+    number_in(content, "flatness", path, SMALLEST_FLATNESS, LARGEST_FLATNESS)
     number_in(content, "share", path, 0, 0.99)
     return dict(content)
 
@@ -74,7 +73,7 @@ def load_gated(
     if not isinstance(flatness, list) or not 1 <= len(flatness) <= _MOST_FLATNESSES:
         raise UserError("it does not tell its flatness", path, "run metatrain again")
     for value in flatness:
-        number_in({"flatness": value}, "flatness", path, 1e-6, _LARGEST_FLATNESS)
+        number_in({"flatness": value}, "flatness", path, SMALLEST_FLATNESS, LARGEST_FLATNESS)
     hidden = tensors["hidden.bias"].numel() if "hidden.bias" in tensors else 0
     pieces, shares = len(evidence_names(flatness)), 1 + len(flatness)
     wanted = {

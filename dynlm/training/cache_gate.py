@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dynlm.config import Config
+from dynlm.config import LARGEST_FLATNESS, LARGEST_WINDOW, SMALLEST_FLATNESS, Config
 from dynlm.corpus.articles import iter_articles, source_name
 from dynlm.corpus.streams import Stream
 from dynlm.corpus.tokens import TokenisedSplit, tokenise
@@ -49,8 +49,10 @@ _HIDDEN = 16
 _BATCH = 512
 _RATE = 3e-3
 _AVERAGE = 0.998
-_PASSES = 40
 _PATIENCE = 6
+# Nats that the passes of the patience have to gain; gates of separable evidence go on by ever smaller steps.
+_NOTICEABLE = 1e-4
+_MOST_PASSES = 2000
 
 
 class ReadArticle(NamedTuple):
@@ -156,7 +158,8 @@ def tune_cache(folder: Path, config: Config, quiet: bool = False) -> dict[str, A
 
     def nats_of(values: dict[str, float]) -> float:
         share, look = values["share"], (round(values["window"]), values["flatness"])
-        if share > _LARGEST_SHARE or look[0] < 1:
+        window_fits, flatness_fits = 1 <= look[0] <= LARGEST_WINDOW, SMALLEST_FLATNESS <= look[1] <= LARGEST_FLATNESS
+        if share > _LARGEST_SHARE or not (window_fits and flatness_fits):
             return math.inf
         if look not in found:
             found.clear()  # Shares are searched with one look; others would only take memory.
@@ -214,7 +217,10 @@ def _train_gate(folder: Path, config: Config, quiet: bool) -> dict[str, Any]:
         # The search has one flatness; what was given for the gate is the gate's.
         hand_made = dataclasses.replace(memory, cache="fixed", cache_flatness=None)
         fixed = tune_cache(folder, dataclasses.replace(config, memory=hand_made), quiet)
-    flatness = tuple(memory.cache_flatness or (fixed["flatness"] * factor for factor in _FLATNESSES))
+    around = (fixed["flatness"] * factor for factor in _FLATNESSES)
+    flatness = tuple(
+        memory.cache_flatness or (min(max(value, SMALLEST_FLATNESS), LARGEST_FLATNESS) for value in around)
+    )
     looking = Cache(memory.cache_window or fixed["window"], flatness, 0.0)
     meta, valid = (
         tokenise(iter_articles(config.corpus, split), trained.tokenizer, config.corpus.num_proc)
@@ -234,6 +240,8 @@ def _train_gate(folder: Path, config: Config, quiet: bool) -> dict[str, Any]:
         "segment": memory.segment,
         "tokens": len(learning.nats_N),
         "passes": passes,
+        "passes_made": len(nats) - 1,
+        "still_improving": not stopped_improving(nats),
         "tuning_nats_per_token": {"none": _mean(picking.nats_N), "start": nats[0], "learned": nats[passes]},
         "kept": "learned" if passes else "start",
         "started_at": {name: fixed[name] for name in ("window", "flatness", "share")},
@@ -269,14 +277,15 @@ def learn(
 ) -> tuple[Params, list[float], int]:
     """(the best parameters, nats of ``picking`` at the start and after each pass, how many passes the best had).
 
-    Adam on the mean nats of ``learning``; what is judged after each pass is the Polyak average.
+    Adam on the mean nats of ``learning``; what is judged after each pass is the Polyak average. It ends once
+    ``_PATIENCE`` passes in a row gained nothing noticeable, or after ``_MOST_PASSES``.
     """
     phi = {name: tensor.clone() for name, tensor in start.items()}
     moving = [phi[name].requires_grad_() for name in phi if name not in ("center", "spread")]
     average = {name: tensor.clone() for name, tensor in start.items()}
     adam = torch.optim.Adam(moving, lr=_RATE)
     nats, best, steps = [_nats_of(start, picking)], start, 0
-    for _ in range(_PASSES):
+    for _ in range(_MOST_PASSES):
         for batch in _batches(learning, generator):
             adam.zero_grad()
             shares = log_shares(phi, batch.evidence_NK)
@@ -290,10 +299,15 @@ def learn(
         # What is no number is never the lowest.
         if nats[-1] < min(nats[:-1]):
             best = {name: tensor.clone() for name, tensor in average.items()}
-        passes = nats.index(min(nats))
-        if len(nats) - 1 - passes >= _PATIENCE:
+        if stopped_improving(nats):
             break
     return best, nats, nats.index(min(nats))
+
+
+def stopped_improving(nats: Sequence[float]) -> bool:
+    """Whether the last ``_PATIENCE`` passes gained nothing noticeable; ``nats``: at the start and after each pass."""
+    earlier = nats[:-_PATIENCE]
+    return bool(earlier) and not min(earlier) - min(nats) >= _NOTICEABLE
 
 
 def _batches(told: Gathered, generator: torch.Generator) -> Iterator[Gathered]:

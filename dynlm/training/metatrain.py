@@ -46,9 +46,10 @@ from dynlm.training.tune import ensure_statistics, tune, tuning_stream
 def metatrain(folder: Path, config: Config, quiet: bool = False) -> dict[str, Any]:
     """Learn phi for ``config.memory.reset`` and keep it in the run; tunes rms first where that was not done.
 
-    Goes on from the newest checkpoint. Returns what was learned and the tuning articles' nats per token at the start
-    and at the end. Raises Stopped, with a checkpoint saved, where it is asked to stop, and UserError where another
-    process learns the same.
+    Goes on from the newest checkpoint. Returns what was learned, the tuning articles' nats per token at the start and
+    at the end, and how many ``passes`` over the articles the tokens made: after the first one, a memory that runs on
+    (reset "stream") meets articles that it has learned from. Raises Stopped, with a checkpoint saved, where it is asked
+    to stop, and UserError where another process learns the same.
     """
     learned = folder / "memory" / f"{config.memory.g}-{config.memory.reset}"
     with exclusive(learned, f"the learned memory {config.memory.g!r}") if folder.is_dir() else nullcontext():
@@ -83,6 +84,7 @@ def _metatrain(folder: Path, config: Config, quiet: bool) -> dict[str, Any]:
         candidates |= _learn(folder, config, trained, processes, meta, quiet)
 
     with processes.first_goes_ahead():
+        held = len(tokenise(iter_articles(config.corpus, "meta"), trained.tokenizer, config.corpus.num_proc).ids_N)
         valid = tokenise(iter_articles(config.corpus, config.tune.split), trained.tokenizer, config.corpus.num_proc)
     # More than the start was tuned on, where there is more: on those articles the start is at its best.
     stream = tuning_stream(valid, config, config.metatrain.pick_tokens)
@@ -96,6 +98,7 @@ def _metatrain(folder: Path, config: Config, quiet: bool) -> dict[str, Any]:
     about = {
         "segment": config.memory.segment,
         "tokens": config.metatrain.tokens,
+        "passes": config.metatrain.tokens / held,
         "start": {option: tuned[option] for option in ("rate", "pull", "epsilon")},
         "tuning_nats_per_token": nats,
         "kept": kept,

@@ -5,17 +5,21 @@ import itertools
 import pytest
 import torch
 
+from dynlm.config import ModelConfig
 from dynlm.corpus.streams import Stream, read_in_order
-from dynlm.memory.phi import SHARES
+from dynlm.memory.phi import SHARES, Meta
 from dynlm.memory.reader import Reader
 from dynlm.memory.reverse import unrolled_meta_gradient
-from dynlm.memory.rules import uniform_rule
+from dynlm.memory.rules import Statistics, uniform_rule
 from dynlm.memory.sensitivities import Sensitivities
 from dynlm.memory.unroll import read_segment, unroll
-from tests.memory.readings import MODEL, NAMES, moved_phi, static_params, statistics, stream, text
+from dynlm.model.lanes import first_gradient
+from dynlm.model.lstm import LSTMLanguageModel
+from tests.memory.readings import MODEL, NAMES, VOCABULARY, moved_phi, static_params, statistics, stream, text
 from tests.memory.readings import meta as g
 
 FEATURES = ("fresh", "settling", "heading", "surprise", "steepness", "distance")
+ORDER = ["output.bias", "output.weight", "lstm.0.recurrent", "lstm.0.bias", "lstm.0.input", "embedding"]
 EVERYTHING = {"importance": True, "features": FEATURES, "flush": True, "sharing": "row", "slow": True}
 KINDS = {
     "rates": {},
@@ -77,6 +81,37 @@ def test_forward_is_reverse_to_rounding(kind, reset):
         torch.testing.assert_close(found[key], wanted[key], rtol=1e-9, atol=1e-12)
         # Under "article" there is nothing left to flush, or to take in.
         assert found[key].abs().max() > 0 or (key in SHARES and reset == "article")
+
+
+@pytest.mark.parametrize("left_out, tied", [(n, tied) for tied in (True, False) for n in range(5 if tied else 6)])
+def test_steepness_is_of_the_first_gradient_whichever_tensors_move(left_out, tied, monkeypatch):
+    """Fast, by the reference and in reverse, with large tensors' gradients in parts of two rows where they may be."""
+    monkeypatch.setattr("dynlm.model.lanes._rows_of_a_part", lambda *_: 2)
+    model = LSTMLanguageModel(ModelConfig(embedding=6, hidden=6, layers=1, tied=tied), VOCABULARY)
+    generator = torch.Generator().manual_seed(0)
+    static = {
+        name: torch.randn(shape, generator=generator, dtype=torch.float64) * 0.3
+        for name, shape in model.shapes().items()
+    }
+    order = sorted(static, key=ORDER.index)[left_out:]
+    names = tuple(name for name in static if name in order)
+    assert first_gradient(names) == order[0]
+    held = Statistics({name: static[name].abs() * 0.1 for name in names})
+    meta = Meta(held, {name: static[name] for name in names}, 0.02, 0.05, 1e-2, features=("steepness", "distance"))
+    phi = moved_phi(meta)
+    fast, slow = (Reader(model, static, meta.rule(phi), names, reference=reference) for reference in (False, True))
+    found, wanted = (torch.cat([read.nats_T for read in unroll(each, stream())]) for each in (fast, slow))
+    torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-12)
+    memory, place = fast.fresh_memory(1), stream().begin()
+    sensitivities = Sensitivities(meta, fast.rule, memory)
+    for _ in range(9):
+        segment, place = stream().next(place)
+        sensitivities.begin_articles(fast, memory, segment.starts_B.nonzero()[0])
+        _, memory = read_segment(fast, memory, segment, sensitivities)
+    _, reverse = unrolled_meta_gradient(fast, meta, phi, stream(), segments=9)
+    for key, tensor in reverse.items():
+        torch.testing.assert_close(sensitivities.gathered[key], tensor, rtol=1e-9, atol=1e-12)
+    assert reverse["rate.gates"].abs().max() > 0
 
 
 @pytest.mark.parametrize("pull", [0.18, 3.0])

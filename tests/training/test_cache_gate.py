@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -19,7 +20,7 @@ from dynlm.memory.cache import Cache, mixture
 from dynlm.memory.cache_gate import Gate, initial_gate
 from dynlm.memory.unroll import mean_nats
 from dynlm.training.cache_folder import load_fixed, load_gated, open_cache, save_fixed, save_gated
-from dynlm.training.cache_gate import Gathered, gathered, learn, train_gate, tune_cache
+from dynlm.training.cache_gate import Gathered, gathered, learn, stopped_improving, train_gate, tune_cache
 from dynlm.training.memory_folder import open_reader
 from dynlm.training.run_folder import TrainedModel, load_model
 from dynlm.training.tune import tuning_stream
@@ -122,6 +123,50 @@ def test_a_gate_learns_when_the_cache_knows_best() -> None:
     assert shares[picking.evidence_NK[:, 0] < -0.5, 1].mean() < 0.1
     again, *_ = learn(start, learning, picking, torch.Generator().manual_seed(0))
     assert all(torch.equal(best[name], again[name]) for name in best)
+
+
+def test_a_gate_is_trained_until_it_no_longer_improves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow it is: it takes hundreds of passes here, and with fewer allowed it is said to be unfinished."""
+    learning, picking = made_up(400, 0), made_up(400, 1)
+    start = initial_gate([0.8, 0.2], learning.evidence_NK, 8, torch.Generator().manual_seed(0))
+    _, nats, passes = learn(start, learning, picking, torch.Generator().manual_seed(0))
+    assert passes > 100 and stopped_improving(nats) and nats[passes] == min(nats) < nats[40] - 0.3
+    assert not stopped_improving(nats[:-1])
+    monkeypatch.setattr("dynlm.training.cache_gate._MOST_PASSES", 40)
+    short = learn(start, learning, picking, torch.Generator().manual_seed(0))[1]
+    assert not stopped_improving(short) and short == nats[:41]
+
+
+@pytest.mark.parametrize("flatness", [1.0001e4, 1e300, float("nan"), 1e-7])
+def test_a_flatness_that_no_loss_can_be_told_by_is_refused_wherever_it_comes_from(
+    flatness: float, tmp_path: Path, trained: TrainedModel
+) -> None:
+    with pytest.raises(UserError, match=r"memory\.cache_flatness is"):
+        MemoryConfig(rule="none", cache_flatness=[flatness])
+    memory = MemoryConfig(rule="none")
+    save_fixed(tmp_path, memory, {"window": 7, "flatness": flatness, "share": 0.25}, trained)
+    save_gated(tmp_path, memory, Cache(77, (0.25, flatness), gate()), {}, trained)
+    for kind in ("fixed", "learned"):
+        with pytest.raises(UserError, match="flatness"):
+            open_cache(tmp_path, trained, dataclasses.replace(memory, cache=kind))
+
+
+@pytest.mark.parametrize("flatness", [1e-6, 1e4])
+def test_with_the_least_and_the_largest_flatness_losses_are_numbers(flatness: float, trained_run: Run) -> None:
+    options = {"cache": "fixed", "cache_window": 50, "cache_flatness": [flatness], "cache_share": 0.2}
+    memory = with_memory(trained_run.config, rule="none", **options).memory
+    assert math.isfinite(tuning_nats(trained_run, memory, 400))
+
+
+def test_a_gate_beside_the_largest_flatness_can_be_opened_again(tuned_copy: Run) -> None:
+    config = with_memory(tuned_copy.config, rule="none", cache="learned")
+    fixed = {"window": 50, "flatness": 1e4, "share": 0.2}
+    trained = load_model(tuned_copy.folder)
+    save_fixed(tuned_copy.folder, config.memory, fixed, trained)
+    done = train_gate(tuned_copy.folder, config, quiet=True)
+    assert done["flatness"] == [5e3, 1e4, 1e4] and done["passes"] <= done["passes_made"]
+    assert done["still_improving"] is False
+    assert open_cache(tuned_copy.folder, trained, config.memory) is not None
 
 
 def test_a_gate_that_only_fits_what_it_was_trained_on_is_not_kept() -> None:
