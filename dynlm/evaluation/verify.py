@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,7 @@ from dynlm.training.run_folder import TrainedModel, load_config, load_model
 
 TOLERANCE = 1e-3
 """Nats by which a token may differ where sums are rounded otherwise."""
+_ORDER = re.compile(r"in order|shuffled, seed (\d{1,19})", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def verify(
         raise UserError(f"tolerance is {tolerance:g}", do="choose a number of nats, at least 0")
     scores = read_scores(path)
     folder = _run_of(path)
-    config = _config(folder, scores, corpus_path)
+    config, order = _config(folder, scores, corpus_path), _order(scores)
     trained = load_model(folder, Processes.start(config.run.cpu).device)
     now = made_with(trained.params["embedding"].device)
     outcome = Verified(path, scores.arm, len(scores), changed=differences(scores.protocol, now))
@@ -110,8 +112,7 @@ def verify(
     if broken := _other_reader(scores.protocol, reader):
         return _with(outcome, broken=[broken])
     chosen = scores.articles.tolist()
-    order, _, seed = str(scores.protocol["order"]).partition(", seed ")
-    read = in_order(chosen, order, int(seed or 0))
+    read = in_order(chosen, *order)
     if articles is not None:
         _refuse_dependent(reader, config.memory.lanes)
         wanted = set(article_range(articles, text.articles))
@@ -177,6 +178,14 @@ def _config(folder: Path, scores: Scores, corpus_path: str | None) -> Config:
     return Config(**{**vars(config), "corpus": corpus, "memory": memory})
 
 
+def _order(scores: Scores) -> tuple[str, int]:
+    """The order that the articles were read in, and its seed. Raises UserError for what is none of ``score``'s."""
+    told = str(scores.protocol["order"])
+    if (found := _ORDER.fullmatch(told)) is None:
+        raise UserError(f"its articles were read {told[:40]!r}, which is no order", scores.path, "score the text anew")
+    return ("in order", 0) if found[1] is None else ("shuffled", int(found[1]))
+
+
 def _other_model(protocol: dict[str, Any], trained: TrainedModel) -> str | None:
     if protocol["model"] != trained.fingerprint:
         return f"the model is {trained.fingerprint}, the text was read by {protocol['model']}"
@@ -190,6 +199,8 @@ def _other_text(scores: Scores, text: TokenisedSplit) -> str | None:
     chosen = [int(entry["index"]) for entry in scores.protocol["articles"]]
     if chosen != scores.articles.tolist():
         return "its rows are of other articles than its protocol says"
+    if chosen != sorted(chosen):
+        return "its articles are not in the split's own order"
     if chosen[-1] >= text.articles or chosen[0] < 0:
         return f"the text has {text.articles} articles, of which article {chosen[-1] + 1} is none"
     lengths = np.diff(text.starts)[chosen]
@@ -197,6 +208,9 @@ def _other_text(scores: Scores, text: TokenisedSplit) -> str | None:
         article = chosen[int(np.flatnonzero(np.diff(scores.starts) != lengths)[0])]
         was = len(range(*scores.rows(article).indices(len(scores))))
         return f"article {article + 1} had {was:,} tokens, now it has {len(text.article(article)):,}"
+    places_N = np.concatenate([np.arange(length) for length in lengths])
+    if len(other := np.flatnonzero(scores.position != places_N)):
+        return f"row {other[0] + 1} is token {scores.position[other[0]]} of its article, not token {places_N[other[0]]}"
     rows_N = _rows(scores, text)
     for name, now_N in (("token", text.ids_N), ("words", text.words_N)):
         if len(other := np.flatnonzero(getattr(scores, name) != now_N[rows_N])):

@@ -209,3 +209,10 @@ def test_the_interval_holds_the_middle_95_of_a_hundred_resamples():
     resampled = (drawn @ saved) / (drawn @ tokens)
     assert np.mean(resampled < gain.low) == pytest.approx(0.025, abs=0.001)
     assert np.mean(resampled > gain.high) == pytest.approx(0.025, abs=0.001)
+
+
+def test_the_interval_is_the_middle_95_percent_of_the_resamples():
+    """Each resample draws one of 1,001 articles, which save 0 to 1,000 nats on one token each."""
+    gain = gain_of(np.arange(1001.0), np.ones(1001), np.eye(1001))
+    assert (gain.low, gain.high) == (pytest.approx(25.0), pytest.approx(975.0))
+    assert gain.nats == pytest.approx(500.0)

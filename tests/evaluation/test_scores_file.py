@@ -188,3 +188,11 @@ def test_score_files_of_a_run_come_sorted_without_unfinished_ones(tmp_path, scor
     for name in ("rms", "level-1", ".rms.parquet.x"):
         write_scores(tmp_path / "scores" / f"{name}.parquet", scores)
     assert [path.name for path in scores_of_run(tmp_path)] == ["level-1.parquet", "rms.parquet"]
+
+
+def test_hidden_files_are_no_scores_of_a_run(tmp_path, scores):
+    """Such as macOS leaves beside a copied file, whatever they hold."""
+    write_scores(tmp_path / "scores" / "rms.parquet", scores)
+    for name in (".rms.parquet", "._rms.parquet", ".aside.parquet"):
+        (tmp_path / "scores" / name).write_bytes(b"no score file")
+    assert [path.name for path in scores_of_run(tmp_path)] == ["rms.parquet"]

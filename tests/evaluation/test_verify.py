@@ -15,6 +15,7 @@ import torch
 
 from dynlm.cli import main
 from dynlm.errors import UserError
+from dynlm.evaluation import verify as verifying
 from dynlm.evaluation.score import score
 from dynlm.evaluation.scores_file import read_scores
 from dynlm.evaluation.verify import verify
@@ -197,3 +198,79 @@ def test_tuning_twice_finds_the_same(tuned_copy: Run) -> None:
     path = scored(tuned_copy, rule="sgd")
     tune(tuned_copy.folder, with_memory(tuned_copy.config, rule="sgd"), quiet=True)
     assert verify(path).holds
+
+
+def test_minus_zero_is_not_zero(tuned_copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = scored(tuned_copy, rule="rms")
+    with_column(path, "nats", 5, 0.0)
+    whole = verifying.read_again
+
+    def with_minus_zero(*given: Any) -> tuple[np.ndarray, np.ndarray]:
+        rows_N, nats_N = whole(*given)
+        nats_N[5] = -0.0
+        return rows_N, nats_N
+
+    monkeypatch.setattr(verifying, "read_again", with_minus_zero)
+    done = verify(path)
+    assert not done.holds and done.differing == 1 and done.largest == 0.0
+    assert "0 nats then, -0 now" in done.broken[0]
+
+
+@pytest.mark.parametrize(
+    "order", ["backwards", "shuffled", "shuffled, seed -1", "shuffled, seed x", f"shuffled, seed {'9' * 5000}", ""]
+)
+def test_an_order_that_is_none_is_one_line(tuned_copy: Run, order: str) -> None:
+    path = scored(tuned_copy, rule="none")
+    with_protocol(path, order=order)
+    with pytest.raises(UserError, match=r"which is no order") as refused:
+        verify(path)
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 400
+
+
+@pytest.mark.parametrize("position", [-1, 10**9, 3, -(2**31)])
+def test_a_position_that_is_not_the_rows_own_is_named(tuned_copy: Run, position: int) -> None:
+    path = scored(tuned_copy, rule="none")
+    with_column(path, "position", 7, position)
+    (told,) = verify(path).broken
+    assert told == f"row 8 is token {position} of its article, not token 7"
+
+
+def test_articles_out_of_order_or_from_nowhere_are_named(tuned_copy: Run) -> None:
+    path = scored(tuned_copy, rule="none")
+    table = pq.read_table(path)
+    protocol = json.loads(table.schema.metadata[b"dynlm"])
+    for moved, told in (({3: 5, 5: 3}, "split's own order"), ({5: 10**6}, "is none"), ({3: -7}, "is none")):
+        article = pa.array([moved.get(index, index) for index in table.column("article").to_pylist()], pa.int32())
+        about = [{**entry, "index": moved.get(entry["index"], entry["index"])} for entry in protocol["articles"]]
+        metadata = {b"dynlm": json.dumps({**protocol, "articles": about}).encode()}
+        place = table.schema.get_field_index("article")
+        changed = table.set_column(place, table.schema.field("article"), article)
+        pq.write_table(changed.replace_schema_metadata(metadata), path)
+        assert told in verify(path).broken[0]
+
+
+STRANGE = [-1, 10**400, 1e308, None, [], {}, "", "\ud800", True, [{"index": 10**40}], "x" * 9999]
+
+
+@pytest.mark.parametrize("name", ["split", "order", "model", "tokenizer", "text", "reader", "options", "articles"])
+def test_whatever_a_protocol_says_is_answered_in_one_line(tuned_copy: Run, name: str) -> None:
+    path = scored(tuned_copy, rule="rms")
+    for value in STRANGE:
+        with_protocol(path, **{name: value})
+        try:
+            done = verify(path)
+        except UserError as error:
+            assert "\n" not in str(error)
+        else:
+            assert not done.holds, value
+
+
+@pytest.mark.parametrize("name", ["segment", "lanes", "rate", "switch_share", "cache_window", "dynamic", "g", "rule"])
+def test_whatever_a_protocols_options_say_is_answered_in_one_line(tuned_copy: Run, name: str) -> None:
+    path = scored(tuned_copy, rule="rms")
+    options = read_scores(path).protocol["options"]
+    for value in (-1, 10**400, -1e308, "\ud800", [], {}):
+        with_protocol(path, options={**options, "memory": {**options["memory"], name: value}})
+        with pytest.raises(UserError) as refused:
+            verify(path)
+        assert "\n" not in str(refused.value)

@@ -10,7 +10,7 @@ import torch
 from dynlm.corpus.streams import read_side_by_side
 from dynlm.memory import unroll as loop
 from dynlm.memory.capture import recorded
-from dynlm.memory.guard import MEMORY, counts_of, first_of, guard_over, ratios_of
+from dynlm.memory.guard import MEMORY, counts_of, first_of, guard_over, ratios_of, restore_
 from dynlm.memory.hedge import HedgeRule
 from dynlm.memory.phi import Meta
 from dynlm.memory.rules import Statistics
@@ -108,6 +108,15 @@ def test_a_broken_memory_is_scored_by_the_static_parameters_once(tensor, referen
     assert counts_of(memory.guarded, NAMES) == {"refused": {}, "restored": 1, "rescored_tokens": 5}
     assert first_of(memory.guarded, NAMES) == {MEMORY: (0, 10)}
     assert len(level_1) == 40
+
+
+def test_slow_weights_go_back_with_the_fast_ones_in_the_broken_lane_only():
+    static = {"a": torch.tensor([1.0, 2.0])}
+    weights, home, velocity = ({"a": torch.full((2, 2), value)} for value in (7.0, 8.0, 9.0))
+    restore_(weights, home, velocity, {}, static, torch.tensor([True, False]))
+    assert weights["a"].tolist() == [[1.0, 2.0], [7.0, 7.0]]
+    assert home["a"].tolist() == [[1.0, 2.0], [8.0, 8.0]]
+    assert velocity["a"].tolist() == [[0.0, 0.0], [9.0, 9.0]]
 
 
 def test_losses_far_above_chance_stand_and_the_memory_goes_back():
