@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dynlm.errors import UserError
+from dynlm.evaluation.overlap import Overlap, overlaps
 from dynlm.evaluation.scores_file import Scores
 from dynlm.evaluation.tables import markdown_table, text_table
 from dynlm.perplexity import perplexity
@@ -40,6 +41,8 @@ class ArmFigures:
     bits_per_byte: float | None
     gain: Gain | None
     """None for the baseline."""
+    overlap: list[Overlap]
+    """Articles of the text that the arm was tuned, learned or picked on."""
     protocol: dict[str, Any]
     """Level, rule, reset, segment and the protocol in words, as far as the score file tells them."""
 
@@ -103,6 +106,7 @@ def compare(scores: Sequence[Scores], baseline: int | None = None, resamples: in
                 perplexity_per_word=perplexity(nats, words),
                 bits_per_byte=nats / math.log(2) / size if size else None,
                 gain=None if index == base else _gain(scores[base], arm, drawn),
+                overlap=overlaps(arm.protocol),
                 protocol={key: arm.protocol[key] for key in _PER_ARM if key in arm.protocol},
             )
         )

@@ -37,6 +37,7 @@ from dynlm.training.memory_folder import open_reader
 from dynlm.training.processes import Processes
 from dynlm.training.provenance import made_with
 from dynlm.training.run_folder import TrainedModel, load_model
+from dynlm.training.tuned_on import tuned_on
 
 _RESETS = {
     "stream": "dynamic weights run through the whole text",
@@ -343,11 +344,12 @@ def _protocol(
         "corpus": source_name(config.corpus),
         "articles": [{"index": int(index), "title": text.titles[index]} for index in chosen],
         "order": order,
-        "tuned_on": {"split": config.tune.split, "articles": config.tune.articles},
+        "tuned_on": tuned_on(folder, trained, config.memory),
         "statement": statement,
         "tokenizer": trained.tokenizer.fingerprint,
         "model": trained.fingerprint,
         "text": text_fingerprint(text, chosen),
+        "split_text": text.fingerprint,
         "seed": config.run.seed,
         "options": {"corpus": vars(config.corpus), "memory": vars(config.memory)},
         "reader": constants_of(reader),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING, Any
 
+from dynlm.evaluation.overlap import overlap_notes
 from dynlm.text import markdown, printable
 
 if TYPE_CHECKING:
@@ -95,6 +96,8 @@ def notes_of(comparison: Comparison) -> list[str]:
     for reading, arms in readings.items():
         if reading:
             notes.append(reading if len(readings) == 1 else f"{', '.join(arms)}: {reading}")
+    for arm in comparison.arms:
+        notes += [f"{arm.arm}: {note}." for note in overlap_notes(arm.overlap)]
     titles = {article["index"]: article["title"] for article in comparison.articles}
     for arm in comparison.arms:
         if met := guard_note(arm.protocol, titles):

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from dynlm.errors import UserError
 from dynlm.evaluation.compare import baseline_of, check_same_text, compare, unique_labels
+from dynlm.evaluation.overlap import tuned_notes
 from dynlm.evaluation.scores_file import Scores, read_scores
 from dynlm.evaluation.tables import HEADINGS, figures_of, notes_of
 from dynlm.files import written_whole
@@ -133,9 +134,7 @@ def _made_by(scores_list: Sequence[Scores]) -> str:
     parts = []
     for label, arm in zip(unique_labels(scores_list), scores_list, strict=True):
         facts = [str(arm.protocol[key]) for key in ("run", "model", "date") if arm.protocol.get(key)]
-        tuned = arm.protocol.get("tuned_on")
-        if isinstance(tuned, dict) and arm.protocol.get("level") != 1:
-            facts.append(f"tuned on {tuned.get('split')}, articles {tuned.get('articles') or 'all'}")
+        facts += tuned_notes(arm.protocol)
         parts.append(printable(f"{label}: {', '.join(facts)}") if facts else label)
     return f"Made by dynlm. {'; '.join(parts)}."
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from dynlm.evaluation.overlap import tuned_notes
 from dynlm.evaluation.tables import gain_cell, notes_of
 from dynlm.files import write_json, written_whole
 from dynlm.report.curves import plot_run
@@ -131,10 +132,10 @@ def _statements(rows: list[Row]) -> list[str]:
 
 def _tuned_on(results: Results) -> str | None:
     tuned = {
-        f"- Hand-made rates were tuned on {printable(str(told.get('corpus')))}, {printable(str(told['split']))}, "
-        f"articles {printable(str(told['articles']))}."
+        f"- {markdown(f'{note[:1].upper()}{note[1:]}')}."
         for row in results.rows
-        if row.done.prepared and isinstance(told := row.done.scores.protocol.get("tuned_on"), dict)
+        if row.done.prepared
+        for note in tuned_notes(row.done.scores.protocol, with_corpus=True)
     }
     return "\n".join(sorted(tuned)) or None
 

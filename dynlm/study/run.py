@@ -145,12 +145,6 @@ def _read(
         return found
     say(f"reading {asked.split} {asked.articles}: {reading.label}")
     told: dict[str, Any] = {"arm": reading.arm.name, "made_by": key}
-    if (tuned := next((each.held for each in prepared if "articles" in each.held), None)) is not None:
-        told["tuned_on"] = {
-            "corpus": tuned.get("corpus"),
-            "split": tuned["split"],
-            "articles": ", ".join(map(str, tuned["articles"])),
-        }
     into = Into(path, told=told, force=True)
     score(folder, config, asked.split, asked.articles, quiet, order, asked.seed, into=into)
     return read_scores(path)

@@ -39,6 +39,7 @@ from dynlm.training.memory_folder import open_reader
 from dynlm.training.processes import Processes
 from dynlm.training.run_folder import TrainedModel, load_model, log_line
 from dynlm.training.tune import coordinate_search, tuning_stream
+from dynlm.training.tuned_on import record, records_of
 
 _START = {"window": 2000.0, "flatness": 0.5, "share": 0.15}
 _LARGEST_SHARE = 0.99
@@ -190,6 +191,7 @@ def tune_cache(folder: Path, config: Config, quiet: bool = False) -> dict[str, A
         "tokens": sum(article.nats_1T.numel() for article in articles),
         "articles": sorted(int(index) + 1 for index in stream.order),
         "segment": memory.segment,
+        "tuned_on": [record("cache", "tuned", config, config.tune.split, split, stream.order)],
     }
     save_fixed(folder, memory, tuned, trained)
     return {"rule": memory.rule, "reset": memory.reset, "cache": "fixed", **tuned}
@@ -229,7 +231,8 @@ def _train_gate(folder: Path, config: Config, quiet: bool) -> dict[str, Any]:
     # Not read a second time: in a cache that runs on, an article would find itself.
     stream = Stream(meta, memory.lanes, memory.segment, range(meta.articles), seed=config.run.seed)
     learning = gathered(reader, looking, stream, config.metatrain.tokens, quiet)
-    picking = gathered(reader, looking, _in_one_lane(valid, config, config.metatrain.pick_tokens), 0, quiet)
+    picked = _in_one_lane(valid, config, config.metatrain.pick_tokens)
+    picking = gathered(reader, looking, picked, 0, quiet)
     generator = torch.Generator().manual_seed(config.run.seed)
     shares = _first_shares(flatness, fixed["flatness"], fixed["share"])
     best, nats, passes = learn(
@@ -245,6 +248,11 @@ def _train_gate(folder: Path, config: Config, quiet: bool) -> dict[str, Any]:
         "tuning_nats_per_token": {"none": _mean(picking.nats_N), "start": nats[0], "learned": nats[passes]},
         "kept": "learned" if passes else "start",
         "started_at": {name: fixed[name] for name in ("window", "flatness", "share")},
+        "tuned_on": [
+            *records_of(fixed, "cache", "tuned"),
+            record("gate", "learned", config, "meta", meta, range(meta.articles)),
+            record("gate", "picked", config, config.tune.split, valid, picked.order),
+        ],
     }
     cache = dataclasses.replace(looking, gate=Gate(best))
     save_gated(folder, memory, cache, about, trained)

@@ -30,9 +30,10 @@ from dynlm.tensors import check_shapes, load_tensors, save_tensors
 from dynlm.training.cache_folder import open_cache
 from dynlm.training.run_folder import TrainedModel, check_model, refuse_leaving_run
 
-_NEEDED = {"sgd": ("rate",), "sgd+decay": ("rate", "pull"), "rms": ("rate", "pull", "epsilon")}
+NEEDED = {"sgd": ("rate",), "sgd+decay": ("rate", "pull"), "rms": ("rate", "pull", "epsilon")}
+"""The constants of each rule that is made by hand."""
 _SECONDS_TO_WAIT = 60.0
-HAND_MADE = tuple(_NEEDED)
+HAND_MADE = tuple(NEEDED)
 _AnyMeta = Meta | CoordinateMeta
 
 
@@ -103,7 +104,7 @@ def load_tuned(folder: Path, rule: str, reset: str, trained: TrainedModel) -> di
         return None
     if not isinstance(tuned, dict):
         raise UserError(f"what was tuned for {rule} cannot be read", path, "remove it and run tune again")
-    for name in set(_NEEDED[rule]) & set(tuned):
+    for name in set(NEEDED[rule]) & set(tuned):
         number_in(tuned, name, path, 0.0)
     return tuned
 
@@ -174,7 +175,7 @@ def _meta_learned(about: Mapping[str, Any], statistics: Statistics, trained: Tra
     names, start = about.get("tensors"), about.get("start")
     if not isinstance(names, list) or not isinstance(start, dict) or not names:
         raise UserError("it does not tell how it was learned", path, "run metatrain again")
-    for name in _NEEDED["rms"]:
+    for name in NEEDED["rms"]:
         number_in(start, name, path, 1e-12 if name == "epsilon" else 0.0)
     try:
         g = section_of("g", GConfig, about.get("g"))
@@ -262,7 +263,7 @@ def _open_rule(folder: Path, trained: TrainedModel, memory: MemoryConfig, dynami
         return meta.rule(phi, memory.g).of(dynamic)
     tuned = load_tuned(folder, memory.rule, memory.reset, trained) or {}
     values = {}
-    for option in _NEEDED[memory.rule]:
+    for option in NEEDED[memory.rule]:
         value = getattr(memory, option)
         value = tuned.get(option) if value is None else value
         if value is None:

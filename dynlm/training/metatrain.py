@@ -41,6 +41,7 @@ from dynlm.training.processes import Processes
 from dynlm.training.run_folder import TrainedModel, load_model, log_line, params_fingerprint
 from dynlm.training.shared_stream import shared_stream
 from dynlm.training.tune import ensure_statistics, tune, tuning_stream
+from dynlm.training.tuned_on import record, records_of
 
 
 def metatrain(folder: Path, config: Config, quiet: bool = False) -> dict[str, Any]:
@@ -84,7 +85,7 @@ def _metatrain(folder: Path, config: Config, quiet: bool) -> dict[str, Any]:
         candidates |= _learn(folder, config, trained, processes, meta, quiet)
 
     with processes.first_goes_ahead():
-        held = len(tokenise(iter_articles(config.corpus, "meta"), trained.tokenizer, config.corpus.num_proc).ids_N)
+        aside = tokenise(iter_articles(config.corpus, "meta"), trained.tokenizer, config.corpus.num_proc)
         valid = tokenise(iter_articles(config.corpus, config.tune.split), trained.tokenizer, config.corpus.num_proc)
     # More than the start was tuned on, where there is more: on those articles the start is at its best.
     stream = tuning_stream(valid, config, config.metatrain.pick_tokens)
@@ -98,11 +99,16 @@ def _metatrain(folder: Path, config: Config, quiet: bool) -> dict[str, Any]:
     about = {
         "segment": config.memory.segment,
         "tokens": config.metatrain.tokens,
-        "passes": config.metatrain.tokens / held,
+        "passes": config.metatrain.tokens / len(aside.ids_N),
         "start": {option: tuned[option] for option in ("rate", "pull", "epsilon")},
         "tuning_nats_per_token": nats,
         "kept": kept,
         "g": dataclasses.asdict(config.g),
+        "tuned_on": [
+            *records_of(tuned, "rates", "tuned"),
+            record("g", "learned", config, "meta", aside, range(aside.articles)),
+            record("g", "picked", config, config.tune.split, valid, stream.order),
+        ],
     }
     if processes.first:
         memory_folder.save_learned(folder, config.memory.g, reset, meta, phi, about, trained)

@@ -26,6 +26,7 @@ from dynlm.memory.unroll import gradient_statistics, mean_nats
 from dynlm.training import memory_folder
 from dynlm.training.processes import Processes
 from dynlm.training.run_folder import TrainedModel, load_model, log_line
+from dynlm.training.tuned_on import record
 
 START = {
     "sgd": {"rate": 0.3},
@@ -121,6 +122,7 @@ def tune(folder: Path, config: Config, quiet: bool = False) -> dict[str, Any]:
         "split": config.tune.split,
         "articles": sorted(int(index) + 1 for index in stream.order),
         "segment": memory.segment,
+        "tuned_on": [record("rates", "tuned", config, config.tune.split, split, stream.order)],
     }
     memory_folder.save_tuned(folder, memory.rule, memory.reset, tuned, trained)
     return {"rule": memory.rule, "reset": memory.reset, **tuned}

@@ -111,7 +111,7 @@ def test_whatever_is_in_a_card_a_reader_says_one_line_or_nothing(name: str, tune
     cards = list(damaged(whole))
     said = 0
     trained = load_model(tuned_copy.folder)
-    for card in cards[:: max(1, len(cards) // 250)]:
+    for card in cards[:: max(1, len(cards) // 500)]:
         path.write_text(json.dumps(card))
         try:
             if name == "provenance.json":

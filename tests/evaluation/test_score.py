@@ -154,7 +154,9 @@ def test_protocol_says_what_was_done(tuned_copy: Run, trained: TrainedModel) -> 
     )
     assert [article["index"] for article in said["articles"]] == [1, 2]
     assert said["model"] == trained.fingerprint
-    assert said["tuned_on"] == {"split": "valid", "articles": "1-3"}
+    (tuned,) = said["tuned_on"]
+    assert (tuned["what"], tuned["how"], tuned["split"]) == ("rates", "tuned", "valid")
+    assert tuned["corpus"] == said["corpus"] and tuned["split_text"] == said["split_text"]
     assert "score, then learn" in said["statement"]
     assert "start afresh with each article" in said["statement"]
     assert said["rule"]["rates"].keys() == trained.params.keys()

@@ -12,6 +12,7 @@ import yaml
 
 from dynlm.cli import load_options, main
 from dynlm.evaluation.compare import check_same_text
+from dynlm.evaluation.overlap import overlaps
 from dynlm.evaluation.scores_file import read_scores, scores_of_run
 from dynlm.study import run
 from dynlm.study.options import StudyOptions
@@ -133,7 +134,9 @@ def test_text_nobody_looked_at_is_read_with_what_the_run_holds(
     scores = read_scores(place / "scores" / "g-article.parquet")
     assert b"".join(scores.surface).decode().split() == (other / "test.txt").read_text().split()
     assert "nothing was tuned on this text" in (place / "README.md").read_text()
-    assert scores.protocol["tuned_on"]["corpus"] != scores.protocol["corpus"]
+    records = scores.protocol["tuned_on"]
+    assert records and all(record["corpus"] != scores.protocol["corpus"] for record in records)
+    assert overlaps(scores.protocol) == []
     # Its folder is not for another text.
     assert "a study of another text; choose another --study.name" in said_by(
         capsys, 2, *options, "--study.split", "valid"
