@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         # Of several processes that were stopped together, one tells.
         if os.environ.get("RANK", "0") == "0":
             goes_on = stopped.saved or "the newest checkpoint, where there is one"
-            print(f"dynlm: stopped; the same command goes on from {goes_on}", file=sys.stderr)
+            print(printable(f"dynlm: stopped; the same command goes on from {goes_on}"), file=sys.stderr)
         return stopped.exit_code
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dynlm.errors import UserError
-from dynlm.text import LARGEST_TEXT, read_text
+from dynlm.text import LARGEST_TEXT, printable, read_text
 from dynlm.verb import Verb, add_json, print_answer
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def _read(options: Namespace, config: Config) -> int:
     told = done.to_dict()
     if done.repeated:
         what = "these texts are what this memory has read last; they were not read again"
-        print(f"dynlm: warning: {path}: {what}; give --again to learn them once more", file=sys.stderr)
+        print(printable(f"dynlm: warning: {path}: {what}; give --again to learn them once more"), file=sys.stderr)
         cost = "nothing"
     elif done.tokens:
         cost = f"{done.tokens:,} tokens, {told['nats_per_token']:.4f} nats per token before each was learned from"
@@ -57,7 +57,7 @@ def _read(options: Namespace, config: Config) -> int:
     if done.worse_by > _NOTICEABLE:
         what = f"reading with this memory cost {done.worse_by:.2f} nats per token more than without"
         do = "tune the rule on more text, lower its rate, or give --memory.no_regret true"
-        print(f"dynlm: warning: {path}: {what}; {do}", file=sys.stderr)
+        print(printable(f"dynlm: warning: {path}: {what}; {do}"), file=sys.stderr)
     text = "\n".join(
         [
             f"read {cost}",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dynlm.config import is_utf8
 from dynlm.errors import UserError
-from dynlm.text import printable, read_text
+from dynlm.text import read_text
 from dynlm.verb import Verb, add_files, add_json, is_quiet, print_answer
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _generate(options: Namespace, config: Config) -> int:
     prompt = _prompt(options.prompt)
     folder, memory = Path(options.folder), _memory_file(options)
     text = generate(folder, config, prompt, options.tokens, options.temperature, options.top, memory)
-    print_answer(options, {"prompt": prompt, "generated": text}, printable(prompt + text, lines=True))
+    print_answer(options, {"prompt": prompt, "generated": text}, prompt + text)
     return 0
 
 

@@ -73,6 +73,13 @@ def markdown(text: str) -> str:
     return _MARKDOWN.sub(r"\\\1", printable(text)).replace("://", ":\\//").replace("www.", "www\\.")
 
 
+def markdown_code(text: str) -> str:
+    """``text`` on one line as a Markdown code span, in which nothing means anything but the end of it."""
+    text = printable(text)
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence} {text} {fence}"
+
+
 def csv_field(text: str) -> str:
     """``text`` on one line, as a field of a CSV file that no spreadsheet takes for a formula."""
     text = printable(text)

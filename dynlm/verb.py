@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynlm.config import LARGEST, LARGEST_SEED, within
-from dynlm.text import json_text
+from dynlm.text import json_text, printable
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -74,10 +74,10 @@ def check_numbers(options: Namespace) -> None:
 
 
 def print_answer(options: Namespace, content: Any, text: str) -> None:
-    """Print ``text``, or ``content`` as JSON where that was asked for."""
+    """Print ``text``, or ``content`` as JSON where that was asked for; control characters of either are spelt."""
     # Of several processes that did one thing together, one tells.
     if os.environ.get("RANK", "0") == "0":
-        print(json_text(content) if options.json else text)
+        print(json_text(content) if options.json else printable(text, lines=True))
 
 
 def is_quiet(options: Namespace) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynlm.errors import UserError
-from dynlm.text import csv_field, decoded, json_text, markdown, printable, read_text
+from dynlm.text import csv_field, decoded, json_text, markdown, markdown_code, printable, read_text
 
 ANY = st.text(st.characters(exclude_categories=()), max_size=40)
 
@@ -78,3 +79,14 @@ def test_a_terminal_of_another_encoding_gets_everything_spelt(monkeypatch):
         [sys.executable, "-c", code], capture_output=True, env={"PYTHONIOENCODING": "latin-1", "PYTHONPATH": "."}
     )
     assert (done.returncode, done.stdout) == (0, b"\\u6f22\\ud83d\n")
+
+
+@given(st.text(st.characters(exclude_categories=())))
+def test_a_code_span_ends_where_its_text_does(text):
+    span = markdown_code(text)
+    fence = re.match("`+", span).group()
+    inside = span[len(fence) : -len(fence)]
+    assert span.endswith(fence) and "\n" not in span
+    assert not re.search(rf"(?<!`){fence}(?!`)", inside)
+    assert not (inside.startswith("`") or inside.endswith("`"))
+    assert inside.strip() == printable(text)

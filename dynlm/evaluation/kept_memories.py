@@ -64,10 +64,11 @@ def diff(one: Path, other: Path) -> dict[str, Any]:
 
 def as_text(shown: dict[str, Any]) -> str:
     """What ``show`` tells, for a terminal."""
+    file, model = printable(shown["file"]), printable(shown["model"])
     unfinished = "" if shown["unfinished"] is None else "; the last is unfinished, and its end is kept as text"
     return "\n".join(
         [
-            f"{shown['file']}: {_reading(shown)}, of model {printable(shown['model'])}, {shown['bytes']:,} bytes",
+            f"{file}: {_reading(shown)}, of model {model}, {shown['bytes']:,} bytes",
             f"has read {shown['tokens']:,} tokens of {shown['articles']:,} articles{unfinished}",
             *_table("moved from the static parameters (root mean square)", shown["moved"]),
         ]
@@ -76,8 +77,9 @@ def as_text(shown: dict[str, Any]) -> str:
 
 def diff_as_text(told: dict[str, Any]) -> str:
     """What ``diff`` tells, for a terminal."""
-    rows = [f"{told['files'][at]}: {told['tokens'][at]:,} tokens of {told['articles'][at]:,} articles" for at in (0, 1)]
-    rows += [f"memory.{printable(name)}: {one!r}, {other!r}" for name, (one, other) in told["options"].items()]
+    read = zip(told["files"], told["tokens"], told["articles"], strict=True)
+    rows = [f"{printable(file)}: {tokens:,} tokens of {articles:,} articles" for file, tokens, articles in read]
+    rows += [printable(f"memory.{name}: {one!r}, {other!r}") for name, (one, other) in told["options"].items()]
     if told["equal"]:
         return "\n".join([*rows, "equal to the bit"])
     return "\n".join([*rows, *_table("apart (root mean square)", told["apart"])])
@@ -104,8 +106,10 @@ def _reading(shown: dict[str, Any]) -> str:
 def _table(heading: str, values: dict[str, float]) -> list[str]:
     if not values:
         return ["no weights have moved"]
-    width = max(map(len, values))
-    return [f"{heading}:", *(f"  {printable(name):{width}}  {value:.3g}" for name, value in values.items())]
+    names = [printable(name) for name in values]
+    width = max(map(len, names))
+    rows = zip(names, values.values(), strict=True)
+    return [f"{heading}:", *(f"  {name:{width}}  {value:.3g}" for name, value in rows)]
 
 
 def _option(about: About, name: str) -> Any:

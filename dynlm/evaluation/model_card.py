@@ -19,7 +19,7 @@ from dynlm.evaluation.compare import compare
 from dynlm.evaluation.scores_file import Scores, read_scores, scores_of_run
 from dynlm.files import read_json
 from dynlm.perplexity import shown
-from dynlm.text import markdown, printable
+from dynlm.text import markdown, markdown_code
 from dynlm.training.run_folder import TrainedModel, load_config, refuse_leaving_run
 
 _TITLES_SHOWN = 8
@@ -111,8 +111,9 @@ def _memory(folder: Path, trained: TrainedModel) -> list[str]:
                 raise UserError(
                     f"it does not tell how it was learned ({error})", path, "run metatrain again"
                 ) from error
+            kept = markdown_code(str(about.get("kept")))
             parts.append(
-                f"Learned: {_code(path.stem)}, whose gates look at {_code(looks)}; kept: {_code(about.get('kept'))}."
+                f"Learned: {markdown_code(path.stem)}, whose gates look at {markdown_code(looks)}; kept: {kept}."
             )
     return parts or ["Not tuned yet."]
 
@@ -126,7 +127,7 @@ def _figures(paths: Sequence[Path]) -> list[str]:
     parts = []
     for arms in texts.values():
         comparison = compare(arms, resamples=_RESAMPLES)
-        titles = [_code(article["title"]) for article in comparison.articles[:_TITLES_SHOWN]]
+        titles = [markdown_code(str(article["title"])) for article in comparison.articles[:_TITLES_SHOWN]]
         more = len(comparison.articles) - len(titles)
         parts.append(comparison.to_markdown().rstrip())
         parts.append(f"Articles: {', '.join(titles)}{f' and {more} more' if more else ''}.")
@@ -143,10 +144,3 @@ def _number(value: Any) -> str:
     # An integer of a file's may be larger than any float.
     fits = isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**1000)
     return f"{value:.4g}" if fits else "-"
-
-
-def _code(text: Any) -> str:
-    """``text`` as a code span, in which nothing means anything but the end of it."""
-    shown = printable(str(text))
-    fence = "`" * (1 + max((len(run) for run in re.findall("`+", shown)), default=0))
-    return f"{fence} {shown} {fence}"

@@ -74,7 +74,7 @@ class Verified:
         if self.differing:
             told += f", by at most {self.largest:.3g} nats"
             told += f" (tolerance {self.tolerance:g})" if self.tolerance else ""
-        head = f"{'holds ' if self.holds else 'BROKEN'}  {printable(self.arm)} ({self.path}): {told}"
+        head = f"{'holds ' if self.holds else 'BROKEN'}  {printable(self.arm)} ({printable(str(self.path))}): {told}"
         rows = [f"        {printable(line)}" for line in self.broken]
         return "\n".join([head, *rows, *(f"        otherwise here: {printable(line)}" for line in self.changed)])
 

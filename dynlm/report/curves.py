@@ -19,7 +19,7 @@ from dynlm.evaluation.compare import baseline_of, check_same_text, unique_labels
 from dynlm.evaluation.scores_file import Scores, read_scores
 from dynlm.report import series
 from dynlm.report.behaviour import recorded
-from dynlm.report.drawing import COLOURS, FAINT, GRID, INK, drawing, line_style, save_figure, short
+from dynlm.report.drawing import COLOURS, FAINT, GRID, INK, drawing, line_style, save_figure, short, warn_of_missing
 from dynlm.report.memory_curves import plot_memory
 
 _POINTS = 1500
@@ -47,7 +47,9 @@ def plot_run(
         window = series.default_window(len(scores[0])) if window is None else window
         written += plot_difference(scores, pairs or default_pairs(scores), window, Path(out) / "difference")
     written += plot_position(scores, Path(out) / "position")
-    return written + (plot_memory(scores, Path(out) / "memory") if recorded(scores) else [])
+    written += plot_memory(scores, Path(out) / "memory") if recorded(scores) else []
+    warn_of_missing(_texts(scores), "install one, or make the page of dynlm report, which needs none")
+    return written
 
 
 def default_pairs(scores_list: Sequence[Scores]) -> list[tuple[str, str]]:
@@ -77,7 +79,7 @@ def plot_difference(
         labels.index(high) if len(pairs) > 1 and len(lowers) == 1 else index for index, (_, high) in enumerate(pairs)
     ]
     shown = np.unique(np.linspace(0, len(first) - 1, min(len(first), _POINTS)).round().astype(int))
-    with drawing():
+    with drawing(_texts(scores_list)):
         figure = Figure(figsize=(9.0, 3.9))
         FigureCanvasAgg(figure)
         axes = figure.add_axes((0.08, 0.1, 0.9, 0.86))
@@ -120,7 +122,7 @@ def plot_position(scores_list: Sequence[Scores], path: Path) -> list[Path]:
     check_same_text(scores_list)
     labels, base = unique_labels(scores_list), baseline_of(scores_list)
     first, several = scores_list[0], len(scores_list) > 1
-    with drawing():
+    with drawing(_texts(scores_list)):
         figure = Figure(figsize=(9.0, 6.2 if several else 3.6))
         FigureCanvasAgg(figure)
         panels = figure.subplots(2 if several else 1, 1, sharex=True, squeeze=False, gridspec_kw={"hspace": 0.1})[:, 0]
@@ -162,6 +164,12 @@ def article_letters(index: int) -> str:
         index, rest = divmod(index - 1, 26)
         letters = string.ascii_uppercase[rest] + letters
     return letters
+
+
+def _texts(scores_list: Sequence[Scores]) -> list[str]:
+    """Everything of the scores that a picture draws: the arms' labels and the articles' titles."""
+    first = scores_list[0]
+    return [*unique_labels(scores_list), *(first.title(int(article)) for article in first.articles)]
 
 
 def _named(scores_list: Sequence[Scores], labels: list[str], label: str) -> Scores:

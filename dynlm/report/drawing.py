@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 
 from dynlm.files import written_whole
+from dynlm.text import printable
 
 # Okabe & Ito's palette, which readers with any colour vision can tell apart; without colour the dashes do.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -25,6 +28,8 @@ DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
     (0, (9, 2)),
     (0, (3, 1.2, 1.2, 1.2, 1.2, 1.2)),
 )
+_TOLD = 8
+"""Characters that a warning names."""
 INK, FAINT, GRID = "#222222", "#666666", "#dddddd"
 
 # Fonts with many scripts, taken after matplotlib's own where they are installed.
@@ -48,13 +53,14 @@ def line_style(index: int) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def drawing() -> Iterator[None]:
+def drawing(texts: Iterable[str] = ()) -> Iterator[None]:
     """Settings under which every picture is made: own fonts and colours, whatever the user's matplotlibrc says.
 
+    ``texts`` are drawn in fonts that have their characters, where such are installed.
     Text is never read as TeX, since titles and tokens may hold dollar signs.
     """
     settings: Any = {
-        "font.family": ["DejaVu Sans", *_installed(_WIDE_FONTS)],
+        "font.family": _widened(["DejaVu Sans"], texts),
         "font.size": 9.0,
         "axes.spines.top": False,
         "axes.spines.right": False,
@@ -72,17 +78,45 @@ def drawing() -> Iterator[None]:
         "svg.hashsalt": "dynlm",
         "svg.fonttype": "path",
     }
-    with matplotlib.rc_context(), warnings.catch_warnings():
+    with matplotlib.rc_context(), warnings.catch_warnings(), _quiet("matplotlib.font_manager"):
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(settings)
-        # In a title, a character that no installed font has is drawn as a box.
+        # A character that no installed font has is drawn as a box; ``warn_of_missing`` says so in one line.
         warnings.filterwarnings("ignore", message=".*missing from.*font")
         yield
 
 
-def monospace() -> list[str]:
-    """The family for token grids: DejaVu Sans Mono, then whatever holds more scripts."""
-    return ["DejaVu Sans Mono", "DejaVu Sans", *_installed(_WIDE_FONTS)]
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """No warnings of a logger: a font for one script mostly has one weight, in which bold text is drawn too."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def monospace(texts: Iterable[str] = ()) -> list[str]:
+    """The family for token grids: DejaVu Sans Mono, then whatever has more scripts, and all of ``texts`` if any do."""
+    return _widened(["DejaVu Sans Mono", "DejaVu Sans"], texts)
+
+
+def drawable(text: str, family: Iterable[str]) -> str:
+    """``text`` with a white square for each character that no font of ``family`` has."""
+    has = _characters(family)
+    return "".join(letter if ord(letter) in has else "\N{WHITE SQUARE}" for letter in text)
+
+
+def warn_of_missing(texts: Iterable[str], do: str) -> None:
+    """Say on standard error, in one line, which characters of ``texts`` no installed font has; ``do``, what helps."""
+    texts = list(texts)
+    missing = sorted(_missing(texts, monospace(texts)))
+    if missing:
+        told = f"{' '.join(missing[:_TOLD])}{' ...' if len(missing) > _TOLD else ''}"
+        what = f"no installed font has {len(missing)} of the characters drawn ({told}), which are boxes"
+        print(f"dynlm: warning: {printable(f'{what}; {do}')}", file=sys.stderr)
 
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
@@ -104,18 +138,47 @@ def short(text: str, letters: int = 24) -> str:
     return text if len(text) <= letters else text[: letters - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
 
 
-def drawable(text: str) -> str:
-    """``text`` with a white square for each character that no installed font of ``monospace()`` has."""
-    return "".join(letter if ord(letter) in _characters() else "\N{WHITE SQUARE}" for letter in text)
+def _widened(family: list[str], texts: Iterable[str]) -> list[str]:
+    """``family``, the known wide fonts that are installed, and of all others those that have what is then missing."""
+    installed = set(font_manager.get_font_names())
+    family = [*family, *(name for name in _WIDE_FONTS if name in installed)]
+    missing = _missing(texts, family)
+    others = sorted(name for name in installed.difference(family) if not _is_last_resort(name))
+    while missing and others:
+        # The most of them first, so that as few fonts as possible are mixed.
+        best = max(others, key=lambda name: len(missing & _letters(name)))
+        if not (found := missing & _letters(best)):
+            break
+        family, missing = [*family, best], missing - found
+    return family
+
+
+def _is_last_resort(name: str) -> bool:
+    """Whether a font has boxes for all characters instead of the characters."""
+    return "lastresort" in name.casefold().replace(" ", "")
+
+
+def _missing(texts: Iterable[str], family: Iterable[str]) -> frozenset[str]:
+    has = _characters(family)
+    return frozenset(letter for text in texts for letter in text if ord(letter) not in has)
+
+
+def _characters(family: Iterable[str]) -> frozenset[int]:
+    return frozenset().union(*(_points(_file(name)) for name in family))
+
+
+def _letters(name: str) -> frozenset[str]:
+    return frozenset(map(chr, _points(_file(name))))
+
+
+def _file(name: str) -> str:
+    return font_manager.findfont(font_manager.FontProperties(family=[name]))
 
 
 @cache
-def _characters() -> frozenset[int]:
-    files = (font_manager.findfont(family) for family in monospace())
-    return frozenset(point for file in files for point in font_manager.get_font(file).get_charmap())
-
-
-@cache
-def _installed(names: tuple[str, ...]) -> tuple[str, ...]:
-    known = set(font_manager.get_font_names())
-    return tuple(name for name in names if name in known)
+def _points(file: str) -> frozenset[int]:
+    """The characters that a font's file has; none where it cannot be read."""
+    try:
+        return frozenset(font_manager.get_font(file).get_charmap())
+    except (OSError, RuntimeError):
+        return frozenset()

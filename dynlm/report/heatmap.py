@@ -16,8 +16,8 @@ from dynlm.errors import UserError
 from dynlm.evaluation.compare import check_same_text, unique_labels
 from dynlm.evaluation.scores_file import Scores, read_scores
 from dynlm.files import written_whole
-from dynlm.report.cells import Cell, cells_of, lay_out
-from dynlm.report.drawing import FAINT, INK, drawable, drawing, monospace, save_figure, short
+from dynlm.report.cells import Cell, Placed, cells_of, lay_out
+from dynlm.report.drawing import FAINT, INK, drawable, drawing, monospace, save_figure, short, warn_of_missing
 from dynlm.report.policy import source_hash
 from dynlm.report.scale import STEPS, colour_map, limit_of, step_of, steps
 from dynlm.report.series import Passage, default_passages
@@ -29,6 +29,15 @@ _LONGEST = 10_000
 _WIDTH, _COLUMNS = 648.0, 104
 _ADVANCE = 0.602
 """A character's width in DejaVu Sans Mono, in ems."""
+
+
+@dataclass(frozen=True)
+class _Lettering:
+    """Fonts of a token grid, the width of a column and the letters' size, in points."""
+
+    family: list[str]
+    letter: float = _WIDTH / _COLUMNS
+    size: float = _WIDTH / _COLUMNS / _ADVANCE
 
 
 @dataclass(frozen=True)
@@ -50,8 +59,12 @@ def heatmap_run(paths: Sequence[Path], out: Path, passage: tuple[int, int, int] 
     Raises UserError for other than two files, unreadable ones, different texts, or a passage outside of the text.
     """
     lower, higher, passages = pair_and_passages(paths, passage)
+    page = heatmap_page(lower, higher, passages, Path(out) / "heatmap.html")
     written = heatmap_figure(lower, higher, passages, Path(out) / "heatmap")
-    return [*written, heatmap_page(lower, higher, passages, Path(out) / "heatmap.html")]
+    labels = unique_labels([lower, higher])
+    texts = _texts([_shown(lower, higher, passage, labels) for passage in passages], labels)
+    warn_of_missing(texts, f"install one, or look at {page}")
+    return [*written, page]
 
 
 def pair_and_passages(
@@ -101,12 +114,15 @@ def heatmap_figure(lower: Scores, higher: Scores, passages: Sequence[Passage], p
     labels = [short(label, 32) for label in unique_labels([lower, higher])]
     shown = [_shown(lower, higher, passage, labels) for passage in passages]
     limit = _limit(shown)
-    letter = _WIDTH / _COLUMNS
-    size = letter / _ADVANCE
-    pitch = 1.62 * size
-    laid_out = [lay_out((replace(cell, text=drawable(cell.text)) for cell in one.cells), _COLUMNS) for one in shown]
+    texts = _texts(shown, labels)
+    family = monospace(texts)
+    lettering = _Lettering(family)
+    pitch = 1.62 * lettering.size
+    laid_out = [
+        lay_out((replace(cell, text=drawable(cell.text, family)) for cell in one.cells), _COLUMNS) for one in shown
+    ]
     height = 92 + sum(56 + pitch * len(lines) for lines in laid_out)
-    with drawing():
+    with drawing(texts):
         figure = Figure(figsize=(_WIDTH / 72, height / 72))
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set(xlim=(0, _WIDTH), ylim=(height, 0))
@@ -122,9 +138,7 @@ def heatmap_figure(lower: Scores, higher: Scores, passages: Sequence[Passage], p
             y += 34
             for line in lines:
                 for piece in line:
-                    _draw_cell(
-                        axes, piece.cell, piece.text, (piece.column * letter, y), piece.width * letter, size, limit
-                    )
+                    _draw_cell(axes, piece, y, lettering, limit)
                 y += pitch
             y += 22
         return save_figure(figure, path)
@@ -174,6 +188,11 @@ def _shown(lower: Scores, higher: Scores, passage: Passage, labels: list[str]) -
     )
 
 
+def _texts(shown: Sequence[_Shown], labels: Sequence[str]) -> list[str]:
+    """Everything of the scores that a picture draws."""
+    return [*labels, *(text for one in shown for text in (one.title, *(cell.text for cell in one.cells)))]
+
+
 def _limit(shown: Sequence[_Shown]) -> float:
     return limit_of(np.array([cell.gain for one in shown for cell in one.cells]))
 
@@ -212,16 +231,14 @@ def _colour_bar(figure: Figure, height: float, limit: float, labels: list[str]) 
     )
 
 
-def _draw_cell(
-    axes: Axes, cell: Cell, text: str, corner: tuple[float, float], width: float, size: float, limit: float
-) -> None:
-    """One cell: its box, its letters, and an underline, solid for a gain and dotted for a loss."""
-    x, y = corner
-    step = steps()[step_of(cell.gain, limit) + STEPS]
+def _draw_cell(axes: Axes, piece: Placed, y: float, lettering: _Lettering, limit: float) -> None:
+    """One cell in the line at ``y``: its box, its letters, and an underline, solid for a gain and dotted for a loss."""
+    x, width, size = piece.column * lettering.letter, piece.width * lettering.letter, lettering.size
+    step = steps()[step_of(piece.cell.gain, limit) + STEPS]
     background, letters = step.light
     box = Rectangle((x, y), width, 1.36 * size, facecolor=background, edgecolor="white", linewidth=0.5)
     axes.add_patch(box)
-    axes.text(x, y + 0.98 * size, text, family=monospace(), fontsize=size, color=letters, va="baseline")
+    axes.text(x, y + 0.98 * size, piece.text, family=lettering.family, fontsize=size, color=letters, va="baseline")
     if step.underline:
         style = "solid" if step.index > 0 else (0, (1, 1.2))
         line = y + 1.2 * size

@@ -30,7 +30,7 @@ def plot_memory(scores_list: Sequence[Scores], path: Path) -> list[Path]:
         raise UserError(
             "no score file records what its memory did", do="docs/report.md tells which columns do; draw other curves"
         )
-    with drawing():
+    with drawing(labels):
         figure = Figure(figsize=(9.0, 3.6 + 0.22 * len(records)))
         FigureCanvasAgg(figure)
         above, below = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": (3, 1), "hspace": 0.12})

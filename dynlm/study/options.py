@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from dynlm.config import LARGEST_SEED, ORDERS, RESETS, Config, check_values, one_of, within
+from dynlm.config import LARGEST_SEED, ORDERS, RESETS, Config, check_values, one_of, plain_name, within
 from dynlm.errors import UserError
 
 
@@ -49,8 +49,7 @@ class StudyConfig:
 
     def __post_init__(self) -> None:
         check_values("study", self)
-        if not self.name or "/" in self.name or self.name.startswith("."):
-            raise UserError(f"study.name is {self.name!r}", do="choose a plain folder name")
+        plain_name("study.name", self.name)
         for option in ("arms", "resets", "orders"):
             if not getattr(self, option):
                 raise UserError(f"study.{option} is empty", do="name at least one")

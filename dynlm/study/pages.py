@@ -16,11 +16,14 @@ from dynlm.study.options import StudyOptions
 from dynlm.study.results import Results, Row, shown
 from dynlm.study.tables import as_csv, as_dict, budget_table, figures_table
 from dynlm.study.words_page import words_of_pairs
-from dynlm.text import markdown, printable
+from dynlm.text import markdown, markdown_code, printable
 
 
 def write_pages(place: Path, results: Results, options: StudyOptions, card: dict[str, Any]) -> list[Path]:
-    """Write everything into ``place``; ``card`` is the base model's. Returns what was written."""
+    """Write everything into ``place``; ``card`` is the base model's. Returns what was written.
+
+    Figures and README.md are there before pictures are drawn, so that a picture that cannot be leaves them.
+    """
     asked = options.study
     content = {**as_dict(results), "model": card["fingerprint"]}
     write_json(place / "table.json", content)
@@ -34,9 +37,11 @@ def write_pages(place: Path, results: Results, options: StudyOptions, card: dict
         write_json(place / "words.json", words)
         written += [_write(place / "words.md", page), place / "words.json"]
     paths = [each.scores.path for each in shown(results, asked) if each.scores.path is not None]
+    _write(place / "README.md", _readme(place, results, options, card, [], bool(pairs)))
     pictures = plot_run(paths, place)
-    text = _readme(place, results, options, card, [path for path in pictures if path.suffix == ".png"], bool(pairs))
-    return [_write(place / "README.md", text), *written, *pictures]
+    shown_there = [path for path in pictures if path.suffix == ".png"]
+    readme = _write(place / "README.md", _readme(place, results, options, card, shown_there, bool(pairs)))
+    return [readme, *written, *pictures]
 
 
 def verdict(results: Results) -> str:
@@ -64,10 +69,11 @@ def _readme(
     asked, text = options.study, results.text
     command = f"dynlm study --config {shlex.quote(str(place / 'config.yaml'))}"
     found = "found before each was read" if asked.tune else "taken as the run held them: nothing was tuned on this text"
+    order = f", articles {results.order}" if asked.orders else ""
+    model = f"base model {markdown_code(card['fingerprint'])}, {card['parameters']:,} parameters, shared by all arms"
     parts = [
-        f"# Study `{place.parent.name}/{place.name}`\n",
-        f"{time.strftime('%Y-%m-%d')} · {markdown(str(text.corpus))} · base model `{card['fingerprint']}`, "
-        f"{card['parameters']:,} parameters, shared by all arms · `{command}`\n",
+        f"# Study {markdown_code(f'{place.parent.name}/{place.name}')}\n",
+        f"{time.strftime('%Y-%m-%d')} · {markdown(str(text.corpus))} · {model} · {markdown_code(command)}\n",
         f"{markdown(verdict(results))}\n",
         figures_table(results),
         f"{markdown(notes_of(text)[0])}  ",
@@ -85,9 +91,7 @@ def _readme(
         "what those read too. Gradient statistics are gathered once for all arms"
         f" ({options.tune.statistics_tokens:,} tokens).\n",
         budget_table(results),
-        "## Pictures\n",
-        "Each arm under the reset policy that suits it better"
-        + (f", articles {results.order}.\n" if asked.orders else ".\n"),
+        *(["## Pictures\n", f"Each arm under the reset policy that suits it better{order}.\n"] if pictures else []),
         *(f"![{_TITLES.get(path.stem, path.stem)}]({path.name})\n" for path in pictures),
     ]
     if words:

@@ -23,6 +23,7 @@ from dynlm.study.options import StudyOptions
 from dynlm.study.pages import write_pages
 from dynlm.study.results import Done, Results, results_of
 from dynlm.study.steps import Prepared, check_slots, prepare, steps_of
+from dynlm.text import printable
 from dynlm.training.pretrain import pretrain
 from dynlm.training.run_folder import load_model, run_path, save_config
 
@@ -156,6 +157,6 @@ def _teller(quiet: bool) -> Callable[[str], None]:
 
     def say(what: str) -> None:
         if not quiet:
-            print(f"[{time.monotonic() - begun:5.0f} s] {what}", flush=True)
+            print(f"[{time.monotonic() - begun:5.0f} s] {printable(what)}", flush=True)
 
     return say

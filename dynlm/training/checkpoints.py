@@ -22,6 +22,7 @@ from torch import Tensor
 from dynlm.errors import UserError
 from dynlm.files import Fingerprint, remove_leftovers
 from dynlm.tensors import load_tensors, save_tensors
+from dynlm.text import printable
 from dynlm.training.processes import Processes
 
 
@@ -80,7 +81,7 @@ class Checkpoints:
             except UserError as error:
                 if not quiet:
                     what = str(error).partition(";")[0]
-                    print(f"dynlm: warning: {what}; passed over for the one before", file=sys.stderr)
+                    print(printable(f"dynlm: warning: {what}; passed over for the one before"), file=sys.stderr)
                 continue
             self._refuse_other_options(path, content["made_with"])
             return Checkpoint(path, _number(path, self.stem), tensors, content["state"])

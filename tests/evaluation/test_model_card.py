@@ -17,6 +17,7 @@ from dynlm.evaluation.model_card import model_card
 from dynlm.evaluation.score import score
 from dynlm.evaluation.scores_file import read_scores, write_scores
 from dynlm.evaluation.tables import figures_of
+from dynlm.text import markdown_code
 from dynlm.training.provenance import made_with, record_sitting
 from dynlm.training.run_folder import load_model, save_config
 from tests.tiny import Run, with_memory
@@ -79,9 +80,7 @@ def test_hostile_words_are_words(tuned_copy: Run) -> None:
 
 @pytest.mark.parametrize("title", ["`", "``` x", "a`b``c", "", "   ", "`x`"])
 def test_a_title_ends_no_code_span(title: str, tuned_copy: Run) -> None:
-    from dynlm.evaluation.model_card import _code
-
-    span = _code(title)
+    span = markdown_code(title)
     fence = re.match("`+", span)
     assert fence is not None
     inner = span[len(fence[0]) : -len(fence[0])]

@@ -10,11 +10,17 @@ import shutil
 import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
+import matplotlib
 import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib import font_manager
 
 from dynlm.errors import UserError
 from dynlm.evaluation.scores_file import Scores, write_scores
+from dynlm.report.drawing import monospace
 from dynlm.report.heatmap import Passage, heatmap_page, heatmap_run, passage_of
 from tests.readings import reading
 
@@ -171,3 +177,67 @@ def test_a_browser_shows_hostile_tokens_and_runs_none(tmp_path, hostile):
     assert page.tags <= ALLOWED
     assert page.tokens[:2] == ["<script>alert(1)</script>", '" onmouseover="alert(2)']
     assert len(page.tokens) == 30
+
+
+HAN = "\u5f41"  # Rare enough for no font of matplotlib's, and for few systems'.
+
+
+def font_with(letter: str, path: Path) -> Path:
+    """A font with one character, a filled square."""
+    pen = TTGlyphPen(None)
+    for move, corner in ((pen.moveTo, (50, 0)), *((pen.lineTo, at) for at in ((50, 900), (950, 900), (950, 0)))):
+        move(corner)
+    pen.closePath()
+    builder = FontBuilder(1000, isTTF=True)
+    builder.setupGlyphOrder([".notdef", "one"])
+    builder.setupCharacterMap({ord(letter): "one"})
+    builder.setupGlyf({".notdef": TTGlyphPen(None).glyph(), "one": pen.glyph()})
+    builder.setupHorizontalMetrics({".notdef": (1000, 0), "one": (1000, 50)})
+    builder.setupHorizontalHeader(ascent=900, descent=-100)
+    builder.setupNameTable({"familyName": "Made Up Han", "styleName": "Regular", "psName": "MadeUpHan"})
+    builder.setupOS2()
+    builder.setupPost()
+    builder.save(path)
+    return path
+
+
+@pytest.fixture
+def han(tmp_path: Path) -> list[Path]:
+    """Score files of a text whose first token is in Chinese."""
+    arms = reading(articles=2, tokens=60)
+    surface = [HAN.encode() * 3, *list(arms[0].surface)[1:]]
+    paths = [tmp_path / "lower.parquet", tmp_path / "higher.parquet"]
+    for path, arm in zip(paths, arms, strict=True):
+        write_scores(path, replace(arm, surface=surface))
+    return paths
+
+
+def without_wide_fonts(monkeypatch: pytest.MonkeyPatch, *more: Path) -> None:
+    """As if matplotlib's own fonts, and ``more``, were all that are installed."""
+    own = str(Path(matplotlib.get_data_path()))
+    entries = [entry for entry in font_manager.fontManager.ttflist if entry.fname.startswith(own)]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", entries)
+    for path in more:
+        font_manager.fontManager.addfont(path)
+    font_manager.fontManager._findfont_cached.cache_clear()
+
+
+def test_a_character_without_a_font_is_told_with_the_page_that_shows_it(tmp_path, han, monkeypatch, capsys):
+    without_wide_fonts(monkeypatch)
+    heatmap_run(han, tmp_path, (1, 0, 5))
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert HAN in said and str(tmp_path / "heatmap.html") in said
+    assert HAN in (tmp_path / "heatmap.html").read_text(encoding="utf-8")
+
+
+def test_an_installed_font_that_has_a_character_is_found(tmp_path, han, monkeypatch, capsys, caplog):
+    without_wide_fonts(monkeypatch)
+    (boxes,) = [path for path in heatmap_run(han, tmp_path / "boxes", (1, 0, 5)) if path.suffix == ".svg"]
+    capsys.readouterr()
+    without_wide_fonts(monkeypatch, font_with(HAN, tmp_path / "han.ttf"))
+    assert "Made Up Han" in monospace([HAN]) and "Made Up Han" not in monospace(["a"])
+    (found,) = [path for path in heatmap_run(han, tmp_path / "found", (1, 0, 5)) if path.suffix == ".svg"]
+    assert not capsys.readouterr().err and not caplog.records
+    text = found.read_text(encoding="utf-8")
+    assert "MadeUpHan" in text and "MadeUpHan" not in boxes.read_text(encoding="utf-8")

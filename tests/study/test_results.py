@@ -16,6 +16,7 @@ import pytest
 
 from dynlm.evaluation.compare import compare
 from dynlm.evaluation.scores_file import read_scores, write_scores
+from dynlm.study import pages
 from dynlm.study.arms import arms_of, readings_of
 from dynlm.study.options import StudyConfig, StudyOptions
 from dynlm.study.pages import verdict, write_pages
@@ -153,7 +154,7 @@ def test_pages_hold_the_table_the_verdict_and_their_pictures(tmp_path: Path, res
         "position.png",
     }
     page = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert figures_table(results) in page and markdown(verdict(results)) in page and "`base`" in page
+    assert figures_table(results) in page and markdown(verdict(results)) in page and "` base `" in page
     for path in written:
         if path.suffix == ".png":
             assert f"]({path.name})" in page
@@ -182,3 +183,44 @@ def test_an_arms_name_is_neither_markup_nor_a_formula(name: str, tmp_path: Path)
     for table in (figures_table(results), budget_table(results)):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
         assert not re.search(r"(?<!\\)(<script|\]\(|\*x)", table)
+
+
+HOSTILE = "a\x1b[2J\u202e`|<script>\n# x"
+
+
+def test_pages_of_hostile_names_are_text_and_no_markup(tmp_path: Path):
+    asked = options({"level 1": "none", HOSTILE: "rms"}, baselines=["level 1"], pairs=[f"level 1:{HOSTILE}"])
+    below = {"level 1": 0.0} | {
+        f"{HOSTILE}, {policy}": 0.1 for policy in ("stream, in order", "stream, shuffled", "article")
+    }
+    made = done(asked, below, tmp_path)
+    told = {"corpus": HOSTILE, "split": HOSTILE, "articles": HOSTILE}
+    for each in made:
+        each.scores.protocol.update(statement=HOSTILE, tuned_on=told, corpus=HOSTILE, split=HOSTILE)
+    place = tmp_path / "a`run|" / "st`udy"
+    write_pages(place, results_of(made, asked.study), asked, CARD)
+    for name in ("README.md", "table.md", "words.md", "table.csv"):
+        page = (place / name).read_text(encoding="utf-8")
+        assert all(letter.isprintable() or letter == "\n" for letter in page), name
+        if name.endswith(".md"):
+            assert not re.search(r"(?<!\\)<script", page), name
+            assert not re.search(r"^# x", page, re.MULTILINE), name
+    readme = (place / "README.md").read_text(encoding="utf-8")
+    assert readme.splitlines()[0] == "# Study `` a`run|/st`udy ``"
+    assert json.loads((place / "table.json").read_text(encoding="utf-8"))["readings"][1]["arm"] == HOSTILE
+
+
+def test_figures_are_there_where_pictures_cannot_be_drawn(
+    tmp_path: Path, results: Results, monkeypatch: pytest.MonkeyPatch
+):
+    def fails(*_: Any) -> list[Path]:
+        raise OSError("no room for pictures")
+
+    monkeypatch.setattr(pages, "plot_run", fails)
+    with pytest.raises(OSError, match="no room for pictures"):
+        write_pages(tmp_path, results, options(pairs=["level 1:rms"]), CARD)
+    assert {"README.md", "table.md", "table.csv", "table.json", "words.md", "words.json"} <= {
+        path.name for path in tmp_path.iterdir()
+    }
+    page = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert figures_table(results) in page and ".png" not in page
