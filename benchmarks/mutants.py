@@ -37,16 +37,21 @@ _TIMES_BASELINE, _AT_LEAST_SECONDS = 3.0, 30.0
 """A mutant's tests may take so many times what they take without it, and these seconds more."""
 
 TESTS: dict[str, tuple[str, ...]] = {
-    "memory/unroll.py": ("memory/test_unroll.py", "memory/test_capture.py", "memory/test_as_tensors.py"),
+    "memory/unroll.py": ("memory/test_sensitivities.py", "memory/test_unroll.py", "memory/test_capture.py"),
     "memory/segment.py": ("memory/test_unroll.py", "memory/test_capture.py", "memory/test_sensitivities.py"),
     "memory/learning.py": ("memory/test_unroll.py", "memory/test_rules.py", "memory/test_sensitivities.py"),
     "memory/rules.py": ("memory/test_rules.py", "memory/test_unroll.py", "memory/test_coordinates.py"),
     "memory/guard.py": ("memory/test_guard.py",),
     "memory/hedge.py": ("memory/test_hedge.py", "memory/test_guard.py"),
-    "memory/cache.py": ("memory/test_cache.py", "memory/test_cache_in_the_loop.py", "memory/test_cache_next.py"),
+    "memory/cache.py": (
+        "memory/test_cache.py",
+        "memory/test_cache_in_the_loop.py",
+        "memory/test_cache_next.py",
+        "memory/test_file.py",
+    ),
     "corpus/streams.py": ("corpus/test_streams.py", "memory/test_unroll.py"),
     "corpus/headings.py": ("corpus/test_headings.py",),
-    "evaluation/scores_file.py": ("evaluation/test_scores_file.py", "evaluation/test_verify.py"),
+    "evaluation/scores_file.py": ("evaluation/test_scores_file.py", "evaluation/test_verify.py", "test_safe_files.py"),
     "evaluation/compare.py": ("evaluation/test_compare.py", "study/test_results.py"),
     "evaluation/underway.py": ("evaluation/test_underway.py", "evaluation/test_score.py"),
     "evaluation/verify.py": ("evaluation/test_verify.py",),

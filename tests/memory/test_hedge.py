@@ -73,6 +73,8 @@ def test_the_bound_is_reached():
     total = float(mixed(1e-3, [(1.0, math.inf)] * 500)[0].sum())
     assert total - 500 == pytest.approx(HedgeRule(1e-3).allowance(500), rel=1e-9)
     assert HedgeRule(1e-3).allowance(500) == pytest.approx(math.log(2) + 499 * 5e-4, rel=1e-3)
+    # One token is too few for any change of experts, whatever the share: it costs log 2.
+    assert float(mixed(0.5, [(1.0, math.inf)])[0].sum()) - 1 == pytest.approx(HedgeRule(0.5).allowance(1), rel=1e-9)
 
 
 @settings(max_examples=60, deadline=None)
