@@ -196,3 +196,17 @@ def test_hidden_files_are_no_scores_of_a_run(tmp_path, scores):
     for name in (".rms.parquet", "._rms.parquet", ".aside.parquet"):
         (tmp_path / "scores" / name).write_bytes(b"no score file")
     assert [path.name for path in scores_of_run(tmp_path)] == ["rms.parquet"]
+
+
+def test_more_rows_than_a_file_of_its_size_can_hold_are_refused_before_they_are_read(tmp_path, scores):
+    """Rows that are all alike take next to nothing in a file, and gigabytes as arrays."""
+    path = tmp_path / "scores.parquet"
+    write_scores(path, scores)
+    schema = pq.read_schema(path)
+    assert not any(field.nullable for field in schema)
+    rows = 2**20 + 1
+    alike = [pa.array(np.zeros(rows), type=f.type) if f.name != "surface" else pa.array([b"a"] * rows) for f in schema]
+    pq.write_table(pa.Table.from_arrays(alike, schema=schema), path, compression="zstd")
+    assert path.stat().st_size * 8 < rows
+    with pytest.raises(UserError, match=f"claims {rows:,} rows"):
+        read_scores(path)

@@ -180,3 +180,12 @@ def test_a_fresh_gate_has_the_shares_it_was_given():
         made.log_shares(evidence).exp(), torch.tensor([0.7, 0.1, 0.2]).double().expand(40, 3), rtol=1e-6, atol=1e-6
     )
     assert dataclasses.replace(cache_of("learned"), gate=made).to("meta").gate.params["center"].is_meta
+
+
+@pytest.mark.parametrize("name, value", [("tokens_BC", -1), ("tokens_BC", 5), ("written_B", -1), ("position_B", -1)])
+def test_a_state_from_outside_is_sound_only_as_a_whole(name, value):
+    state = Cache(8, (0.5,), 0.2).fresh(2, 3, torch.zeros(1))
+    assert state.is_sound(5)
+    changed = getattr(state, name).clone()
+    changed.view(-1)[1] = value
+    assert not state._replace(**{name: changed}).is_sound(5)

@@ -17,7 +17,7 @@ from dynlm.memory.cache import Cache
 from dynlm.memory.hedge import HedgeRule
 from dynlm.memory.rules import Rates
 from dynlm.memory.state import dynamic_tensors, leaves
-from dynlm.memory.unroll import gradient_statistics, mean_nats, unroll
+from dynlm.memory.unroll import begin_articles, gradient_statistics, mean_nats, unroll
 from dynlm.model.lstm import LSTMLanguageModel
 from tests.memory.readings import MODEL, NAMES, RULES, reader, static_params, statistics, stream, text
 
@@ -262,3 +262,25 @@ def test_what_is_no_number_does_not_outlive_the_article(name, part):
     after = list(unroll(own, read_in_order(split, 5, [1]), read.memory))
     fresh = list(unroll(own, read_in_order(split, 5, [1])))
     assert torch.equal(torch.cat([r.nats_T for r in after]), torch.cat([r.nats_T for r in fresh]))
+
+
+def test_slow_weights_take_in_what_an_article_taught_when_the_next_begins():
+    """home <- home + taken * (theta - home), by hand; under reset "article" it goes back to theta_0."""
+    split = text()
+    for reset in ("stream", "article"):
+        own = reader("g", reset)
+        memory = list(unroll(own, read_in_order(split, 5, [0])))[-1].memory
+        before, theta = memory.copy().home, memory.copy().weights
+        starts = np.array([True])
+        begun = begin_articles(own, memory.copy(), starts, torch.from_numpy(starts))
+        for name in NAMES:
+            home, moved = before[name][0], theta[name][0]
+            wanted = home + own.rule.taken_in(name) * (moved - home) if reset == "stream" else own.static[name]
+            assert torch.equal(begun.home[name][0], wanted)
+            assert reset == "article" or not torch.equal(wanted, home)
+
+
+def test_a_memory_without_slow_weights_begins_articles_with_none():
+    own = reader("rms")
+    starts = np.array([True])
+    assert not begin_articles(own, own.fresh_memory(), starts, torch.from_numpy(starts)).home
