@@ -51,7 +51,12 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
     "corpus/streams.py": ("corpus/test_streams.py", "memory/test_unroll.py"),
     "corpus/headings.py": ("corpus/test_headings.py",),
-    "evaluation/scores_file.py": ("evaluation/test_scores_file.py", "evaluation/test_verify.py", "test_safe_files.py"),
+    "evaluation/scores_file.py": (
+        "evaluation/test_scores_file.py",
+        "evaluation/test_named_scores.py",
+        "evaluation/test_verify.py",
+        "test_safe_files.py",
+    ),
     "evaluation/compare.py": ("evaluation/test_compare.py", "study/test_results.py"),
     "evaluation/underway.py": ("evaluation/test_underway.py", "evaluation/test_score.py"),
     "evaluation/verify.py": ("evaluation/test_verify.py",),
