@@ -16,7 +16,7 @@ help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name about; do printf 'make %-13s %s\n' "$$name" "$$about"; done
 
 demo: $(VENV)/.installed ## install once, then run the main job on the embedded corpus
-	@$(BIN)/dynlm demo --config configs/demo.yaml
+	@$(BIN)/dynlm demo
 
 fewshot-demo: $(VENV)/.installed ## install once, then few-shot learning on embedded data, two minutes
 	@$(BIN)/dynlm fewshot demo

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from dynlm import fewshot_verbs, memory_verbs, picture_verbs, scoring_verbs, training_verbs
 from dynlm.errors import UserError
 from dynlm.launcher import several_launched
+from dynlm.shipped import config_path
 from dynlm.stopping import Stopped, stopped_by_sigterm
 from dynlm.text import escape_for_streams, printable
 from dynlm.verb import Verb, add_json, check_numbers, print_answer
@@ -58,8 +59,8 @@ def main(argv: list[str] | None = None) -> int:
         stopped = stop if isinstance(stop, Stopped) else Stopped()
         # Of several processes that were stopped together, one tells.
         if os.environ.get("RANK", "0") == "0":
-            goes_on = stopped.saved or "the newest checkpoint, where there is one"
-            print(printable(f"dynlm: stopped; the same command goes on from {goes_on}"), file=sys.stderr)
+            then = f"goes on from {stopped.saved}" if stopped.saved else "begins anew"
+            print(printable(f"dynlm: stopped; the same command {then}"), file=sys.stderr)
         return stopped.exit_code
 
 
@@ -90,8 +91,15 @@ def _run(argv: list[str]) -> int:
         print(_overview(argv[0]))
         return 0
     several_launched()  # of several processes one tells: what says which has to be whole
+    verb = VERBS[name]
     with stopped_by_sigterm():
-        return _call(name, VERBS[name], rest)
+        try:
+            return _call(name, verb, rest)
+        except KeyboardInterrupt as stop:
+            stopped = stop if isinstance(stop, Stopped) else Stopped()
+            if verb.resumes and stopped.saved is None:
+                stopped.saved = "the newest checkpoint, where there is one"
+            raise stopped from None
 
 
 def load_config(path: str | Path) -> Config:
@@ -125,6 +133,10 @@ def _verb_of(argv: list[str]) -> tuple[str | None, list[str]]:
 def _call(name: str, verb: Verb, argv: list[str]) -> int:
     kind = verb.options()
     parser = _config_parser(name, verb.about, kind) if verb.takes_config else _bare_parser(name, verb.about)
+    if verb.takes_config:
+        argv = _with_config_paths(argv)
+        if verb.config is not None and not _files(argv, "config"):
+            argv = ["--config", config_path(verb.config), *argv]
     if verb.takes_run:
         parser.add_argument("folder", type=str, metavar="RUN", help="the run's folder, such as runs/demo")
     if verb.takes_memory:
@@ -215,6 +227,18 @@ def _refuse_nested(content: object, path: str | Path, sections: list[str]) -> No
             raise UserError(f"{section} is {_shortened(repr(content[section]), 60)}", path, "write its options there")
 
 
+def _with_config_paths(argv: list[str]) -> list[str]:
+    """``argv`` with the files of shipped configs in place of their names. Raises UserError for what is neither."""
+    words, options = list(argv), ("--config", "--base")
+    for index, word in enumerate(argv):
+        option, separator, value = word.partition("=")
+        if option in options and separator and value != "null":
+            words[index] = f"{option}={config_path(value)}"
+        elif index and argv[index - 1] in options and word != "null":
+            words[index] = config_path(word)
+    return words
+
+
 def _files(argv: list[str], option: str) -> list[str]:
     """The files that ``--option`` names."""
     files = [word.partition("=")[2] for word in argv if word.startswith(f"--{option}=")]
@@ -245,7 +269,7 @@ def _config_parser(name: str, about: str, kind: type) -> ArgumentParser:
 
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = _bare_parser(name, about)
-    parser.add_argument("--config", action="config", help="a YAML file with options; see configs/")
+    parser.add_argument("--config", action="config", help="a YAML file with options, or a shipped config's name: demo")
     parser.add_class_arguments(kind)
     return parser
 
@@ -317,7 +341,7 @@ def _overview(group: str = "") -> str:
             "",
             "examples:",
             "  dynlm demo",
-            "  dynlm pretrain --config configs/wikitext-2-small.yaml --corpus.path DIR",
+            "  dynlm pretrain --config wikitext-2-small --corpus.path DIR",
         ]
     )
 
@@ -362,16 +386,19 @@ VERBS: dict[str, Verb] = {
         ("dynlm demo", "dynlm demo --run.name quick --pretrain.epochs 1"),
         _demo,
         add_json,
+        config="demo",
+        resumes=True,
     ),
     "study": Verb(
         "which arm is better: tune every arm alike, read other articles by each, and tell what came of it",
         (
-            "dynlm study --config configs/study-wikitext-2.yaml --corpus.path DIR",
+            "dynlm study --config study-wikitext-2 --corpus.path DIR",
             "dynlm study --config runs/wikitext-2-small/study/config.yaml --corpus.path OTHER --study.tune false",
         ),
         _study,
         add_json,
         options=_study_options,
+        resumes=True,
     ),
     **training_verbs.VERBS,
     **scoring_verbs.VERBS,

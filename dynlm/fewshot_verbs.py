@@ -146,6 +146,7 @@ VERBS: dict[str, Verb] = {
         _demo,
         _add_demo_options,
         takes_config=False,
+        resumes=True,
     ),
     "fewshot tasks": Verb(
         "tell what a task distribution holds: alphabets, classes and images of each split",
@@ -160,12 +161,13 @@ VERBS: dict[str, Verb] = {
     "fewshot train": Verb(
         "meta-train a learner: MAML and its kin, Reptile, prototypes, LSTMs",
         (
-            "dynlm fewshot train --config configs/fewshot/cubic-maml.yaml",
+            "dynlm fewshot train --config fewshot/cubic-maml",
             "dynlm fewshot train --run.name mine --learner.kind reptile --task.source sinusoid",
         ),
         _train,
         add_json,
         options=_options,
+        resumes=True,
     ),
     "fewshot evaluate": Verb(
         "judge a trained learner on new tasks, as published",

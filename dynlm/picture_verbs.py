@@ -84,9 +84,14 @@ def _plot(options: Namespace, config: Config) -> int:
 
 def _add_heatmap_options(parser: ArgumentParser) -> None:
     _add_picture_options(parser)
-    parser.add_argument("--article", type=int | None, default=None, help="article of the split, counted from 1")
-    parser.add_argument("--start", type=int, default=0, help="the passage's first token in the article")
-    parser.add_argument("--length", type=int, default=180, help="tokens shown")
+    parser.add_argument(
+        "--article",
+        type=int | None,
+        default=None,
+        help="article of the split, from 1; unset: the one with the largest gain",
+    )
+    parser.add_argument("--start", type=int | None, default=None, help="the first token shown, from 0")
+    parser.add_argument("--length", type=int | None, default=None, help="tokens shown; unset: 180")
     parser.add_argument("--terminal", action="store_true", help="print it in colours instead of writing files")
 
 
@@ -97,15 +102,15 @@ def _heatmap(options: Namespace, config: Config) -> int:
     paths = one_text_named(options.files, options.text)
     if len(paths) < 2:
         raise UserError("a heat map needs two score files", do="name the lower and the higher level's")
-    passage = None if options.article is None else (options.article, options.start, options.length)
+    asked = (options.article, options.start, options.length)
     if options.terminal:
         if options.json or options.out:
             raise UserError("--terminal writes no files", do="leave out --json and --out")
         from dynlm.report.terminal import print_heatmap
 
-        print_heatmap([paths[0], paths[-1]], passage)
+        print_heatmap([paths[0], paths[-1]], asked)
         return 0
-    _print_written(options, heatmap_run([paths[0], paths[-1]], _figures(options, paths), passage))
+    _print_written(options, heatmap_run([paths[0], paths[-1]], _figures(options, paths), asked))
     return 0
 
 

@@ -151,6 +151,7 @@ VERBS: dict[str, Verb] = {
         _score,
         _add_score_options,
         takes_run=True,
+        resumes=True,
         takes_memory=True,
     ),
     "generate": Verb(

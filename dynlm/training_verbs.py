@@ -147,11 +147,12 @@ VERBS: dict[str, Verb] = {
     "pretrain": Verb(
         "train level 1: the tokenizer and the static parameters",
         (
-            "dynlm pretrain --config configs/wikitext-2-small.yaml --corpus.path DIR",
+            "dynlm pretrain --config wikitext-2-small --corpus.path DIR",
             "dynlm pretrain --run.name mine --corpus.path book.txt --print_config",
         ),
         _pretrain,
         add_json,
+        resumes=True,
     ),
     "tune": Verb(
         "tune a hand-made rule's rates on articles that no figure is reported on",
@@ -165,6 +166,7 @@ VERBS: dict[str, Verb] = {
         ("dynlm metatrain runs/demo", "dynlm metatrain runs/demo --metatrain.tokens 200000 --json"),
         _metatrain,
         add_json,
+        resumes=True,
         takes_run=True,
     ),
     "finetune": Verb(

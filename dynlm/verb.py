@@ -42,6 +42,10 @@ class Verb:
     """Whether ``--memory FILE`` names a memory file; the options that it was read by are then the defaults."""
     options: Callable[[], type] = _language_model_options
     """The dataclass of its config."""
+    config: str | None = None
+    """The shipped config that stands where ``--config`` is not given."""
+    resumes: bool = False
+    """Whether the same command goes on from what a stopped one saved; the others begin anew."""
     load_run: Callable[[Path], Any] = _load_language_model_run
     """A run's own config, which gives the defaults where a run is taken."""
 

@@ -20,10 +20,13 @@ from dynlm.report.cells import Cell, Placed, cells_of, lay_out
 from dynlm.report.drawing import FAINT, INK, drawable, drawing, monospace, save_figure, short, warn_of_missing
 from dynlm.report.policy import source_hash
 from dynlm.report.scale import STEPS, colour_map, limit_of, step_of, steps
-from dynlm.report.series import Passage, default_passages
+from dynlm.report.series import PASSAGE, Passage, default_passages, most_gained
 from dynlm.text import printable
 
 __all__ = ["Passage", "heatmap_figure", "heatmap_html", "heatmap_page", "heatmap_run", "passage_of", "rows_of"]
+
+Asked = tuple[int | None, int | None, int | None]
+"""The passage that is asked for: article (from 1), position of its first token (from 0), tokens. None is left open."""
 
 _LONGEST = 10_000
 _WIDTH, _COLUMNS = 648.0, 104
@@ -50,15 +53,14 @@ class _Shown:
     cells: list[Cell]
 
 
-def heatmap_run(paths: Sequence[Path], out: Path, passage: tuple[int, int, int] | None = None) -> list[Path]:
+def heatmap_run(paths: Sequence[Path], out: Path, asked: Asked = (None, None, None)) -> list[Path]:
     """Draw two score files' heat map into the folder ``out``: heatmap.png, .svg and .html.
 
-    ``paths`` are the lower level's file and the higher one's. ``passage`` is (article counted from 1 in the split,
-    position of the first token counted from 0, tokens); unset, it is the opening and the middle of the article with
-    the largest gain. Returns what was written.
+    ``paths`` are the lower level's file and the higher one's. Where all of ``asked`` is left open, what is shown is the
+    opening and the middle of the article with the largest gain. Returns what was written.
     Raises UserError for other than two files, unreadable ones, different texts, or a passage outside of the text.
     """
-    lower, higher, passages = pair_and_passages(paths, passage)
+    lower, higher, passages = pair_and_passages(paths, asked)
     page = heatmap_page(lower, higher, passages, Path(out) / "heatmap.html")
     written = heatmap_figure(lower, higher, passages, Path(out) / "heatmap")
     labels = unique_labels([lower, higher])
@@ -67,21 +69,23 @@ def heatmap_run(paths: Sequence[Path], out: Path, passage: tuple[int, int, int] 
     return [*written, page]
 
 
-def pair_and_passages(
-    paths: Sequence[Path], passage: tuple[int, int, int] | None
-) -> tuple[Scores, Scores, list[Passage]]:
+def pair_and_passages(paths: Sequence[Path], asked: Asked) -> tuple[Scores, Scores, list[Passage]]:
     """The lower level's scores, the higher one's and the passages to show, of ``heatmap_run``'s arguments."""
     if len(paths) != 2:
         raise UserError(f"a heat map takes two score files, not {len(paths)}", do="name the lower level's file first")
     lower, higher = (read_scores(path) for path in paths)
     check_same_text([lower, higher])
-    passages = default_passages(lower, higher) if passage is None else [passage_of(lower, *passage)]
-    return lower, higher, passages
+    if asked == (None, None, None):
+        return lower, higher, default_passages(lower, higher)
+    article, start, length = asked
+    article = most_gained(lower, higher) + 1 if article is None else article
+    return lower, higher, [passage_of(lower, article, start, length)]
 
 
-def passage_of(scores: Scores, article: int, start: int, length: int) -> Passage:
+def passage_of(scores: Scores, article: int, start: int | None = None, length: int | None = None) -> Passage:
     """The passage of ``length`` tokens from position ``start`` (from 0) of ``article`` (from 1).
 
+    Unset, ``start`` is the first token that was read, and ``length`` that of a passage, or the rest of the article.
     Raises UserError, telling the range there is, where it is not wholly in the text.
     """
     if article - 1 not in scores.articles:
@@ -91,6 +95,8 @@ def passage_of(scores: Scores, article: int, start: int, length: int) -> Passage
         )
     positions = scores.position[scores.rows(article - 1)]
     first, last = int(positions[0]), int(positions[-1])
+    start = first if start is None else start
+    length = max(1, min(PASSAGE, last + 1 - start)) if length is None else length
     if length < 1 or start < first or start + length - 1 > last:
         raise UserError(
             f"article {article} has no {length} tokens from {start}",

@@ -87,9 +87,14 @@ def article_gains(lower: Scores, higher: Scores) -> np.ndarray:
     return lower.sums(lower.nats) - higher.sums(higher.nats)
 
 
+def most_gained(lower: Scores, higher: Scores) -> int:
+    """The index of the article with the largest total gain."""
+    return int(lower.articles[np.argmax(article_gains(lower, higher))])
+
+
 def default_passages(lower: Scores, higher: Scores, length: int = PASSAGE) -> list[Passage]:
     """The opening and the middle of the article with the largest total gain; all of it where it is that short."""
-    return article_passages(lower, int(lower.articles[np.argmax(article_gains(lower, higher))]), length)
+    return article_passages(lower, most_gained(lower, higher), length)
 
 
 def article_passages(scores: Scores, article: int, length: int = PASSAGE) -> list[Passage]:

@@ -15,7 +15,7 @@ from rich.text import Text
 from dynlm.evaluation.compare import unique_labels
 from dynlm.evaluation.scores_file import Scores
 from dynlm.report.cells import Cell, counted_cells, lay_out
-from dynlm.report.heatmap import Passage, pair_and_passages, rows_of
+from dynlm.report.heatmap import Asked, Passage, pair_and_passages, rows_of
 from dynlm.report.scale import STEPS, Step, limit_of, step_of, steps
 from dynlm.report.words import words_of
 
@@ -23,14 +23,12 @@ _WIDEST = 100
 _FAINT = Style(dim=True)
 
 
-def print_heatmap(
-    paths: Sequence[Path], passage: tuple[int, int, int] | None = None, console: Console | None = None
-) -> None:
-    """Print two score files' heat map; ``paths`` and ``passage`` are those of ``heatmap.heatmap_run``.
+def print_heatmap(paths: Sequence[Path], asked: Asked = (None, None, None), console: Console | None = None) -> None:
+    """Print two score files' heat map; ``paths`` and ``asked`` are those of ``heatmap.heatmap_run``.
 
     Raises UserError for other than two files, unreadable ones, different texts, or a passage outside of the text.
     """
-    lower, higher, passages = pair_and_passages(paths, passage)
+    lower, higher, passages = pair_and_passages(paths, asked)
     console = console or Console(highlight=False)
     console.print(heatmap_text(lower, higher, passages, console), soft_wrap=True)
 

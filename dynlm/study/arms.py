@@ -79,7 +79,7 @@ def arms_of(options: StudyOptions) -> list[Arm]:
             )
         seen[plain(arm.name)] = arm.name
     study, names = options.study, {arm.name for arm in arms}
-    named = {"baselines": study.baselines, "drawn": study.drawn, "pairs": [n for p in pairs_of(study) for n in p]}
+    named = {"baselines": study.baselines or [], "drawn": study.drawn, "pairs": [n for p in pairs_of(study) for n in p]}
     for option, given in named.items():
         if missing := [name for name in given if name not in names]:
             known = ", ".join(map(repr, (arm.name for arm in arms)))
@@ -90,7 +90,7 @@ def arms_of(options: StudyOptions) -> list[Arm]:
 def pairs_of(study: StudyConfig) -> list[tuple[str, str]]:
     """(lower, higher) arms of ``study.pairs``. Raises UserError for what is no pair."""
     pairs = []
-    for pair in study.pairs:
+    for pair in study.pairs or ():
         lower, separator, higher = pair.partition(":")
         if not separator or not lower.strip() or not higher.strip():
             raise UserError(f"study.pairs has {pair!r}", do="write LOWER:HIGHER")

@@ -9,6 +9,9 @@ from typing import Any
 from dynlm.config import LARGEST_SEED, ORDERS, RESETS, Config, check_values, one_of, plain_name, within
 from dynlm.errors import UserError
 
+_BASELINES = ("level 1", "rms")
+_PAIRS = (("level 1", "rms"), ("rms", "meta"))
+
 
 def _arms() -> list[dict[str, Any]]:
     return [
@@ -38,10 +41,11 @@ class StudyConfig:
     """Which of its articles, counted from 1, such as 31-60, or all; not those that rates are tuned on."""
     tune: bool = True
     """Whether to train, tune and learn what is not there yet; false takes what the run holds."""
-    baselines: list[str] = field(default_factory=lambda: ["level 1", "rms"])
-    """Arms that the others' gains are told over, each under the reset policy that suits it better."""
-    pairs: list[str] = field(default_factory=lambda: ["level 1:rms", "rms:meta"])
-    """LOWER:HIGHER arms whose words are looked into."""
+    baselines: list[str] | None = None
+    """Arms that the others' gains are told over, each under the reset policy that suits it better; unset: level 1 and
+    rms, where there are such arms."""
+    pairs: list[str] | None = None
+    """LOWER:HIGHER arms whose words are looked into; unset: level 1:rms and rms:meta, where there are such arms."""
     drawn: list[str] = field(default_factory=list)
     """Arms of the pictures; empty: the first baseline and the five with the lowest losses."""
     resamples: int = 2000
@@ -57,6 +61,11 @@ class StudyConfig:
             one_of("study.resets", reset, RESETS)
         for order in self.orders:
             one_of("study.orders", order, ORDERS)
+        names = [arm.get("name") for arm in self.arms]
+        if self.baselines is None:
+            self.baselines = [name for name in _BASELINES if name in names]
+        if self.pairs is None:
+            self.pairs = [f"{lower}:{higher}" for lower, higher in _PAIRS if lower in names and higher in names]
         within("study.resamples", self.resamples, 0, 1_000_000)
         within("study.seed", self.seed, 0, LARGEST_SEED)
 

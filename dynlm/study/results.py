@@ -80,7 +80,7 @@ def results_of(done: Sequence[Done], study: StudyConfig) -> Results:
     rows = []
     for each, figures in zip(done, text.arms, strict=True):
         over = []
-        for arm in study.baselines:
+        for arm in study.baselines or ():
             baseline = best_of(done, arm, each.reading.order or order)
             gain = None
             if baseline is not each:
@@ -96,7 +96,7 @@ def shown(results: Results, study: StudyConfig) -> list[Done]:
     if study.drawn:
         names = list(study.drawn)
     else:
-        first = study.baselines[:1] or results.arms[:1]
+        first = (study.baselines or [])[:1] or results.arms[:1]
         others = sorted((arm for arm in results.arms if arm not in first), key=lambda arm: results.best(arm).nats)
         names = [*first, *others[: SHOWN - 1]]
     return [results.best(arm) for arm in results.arms if arm in names]

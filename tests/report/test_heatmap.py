@@ -147,6 +147,31 @@ def test_a_run_writes_picture_and_page(tmp_path, hostile):
             heatmap_run(wrong, tmp_path)
 
 
+@pytest.mark.parametrize(
+    "asked, article, start, length",
+    [
+        ((None, None, 20), 2, 0, 20),
+        ((None, 7, None), 2, 7, 180),
+        ((1, None, None), 1, 0, 180),
+        ((3, 400, None), 3, 400, None),
+        ((3, None, 5), 3, 0, 5),
+    ],
+)
+def test_what_a_passage_leaves_open_is_the_article_that_gained_most(asked, article, start, length, tmp_path):
+    lower, higher = reading(articles=3, tokens=500)
+    nats = lower.nats.copy()
+    nats[lower.rows(1)] /= 2
+    paths = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    write_scores(paths[0], lower)
+    write_scores(paths[1], replace(higher, nats=nats))
+    (page,) = (path for path in heatmap_run(paths, tmp_path / "out", asked) if path.suffix == ".html")
+    rows = lower.rows(article - 1)
+    count = rows.stop - rows.start
+    last = min(start + (length or 180), count) - 1
+    text = page.read_text(encoding="utf-8")
+    assert f">Article {article}:" in text and f"Tokens {start:,} to {last:,} of {count:,}" in text
+
+
 def test_passages_outside_the_text_are_refused_with_the_range():
     scores = reading(articles=3, tokens=60, first_article=30)[0]
     last = int(scores.position[scores.rows(31)][-1])

@@ -69,4 +69,4 @@ def test_a_heat_map_takes_two_files_of_one_text(tmp_path):
     assert "Tokens 0 to 9." in console.file.getvalue()
     for wrong, said in ((paths[:1], "two score files"), (paths, "two score files"), (paths[1:], "cannot be compared")):
         with pytest.raises(UserError, match=said):
-            print_heatmap(wrong, None, console)
+            print_heatmap(wrong, console=console)

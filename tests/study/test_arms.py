@@ -70,6 +70,23 @@ def test_arms_that_cannot_be_are_refused(arms: list[dict[str, Any]], study: dict
     assert said in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "names, baselines, pairs",
+    [
+        (["level 1", "rms", "meta"], ["level 1", "rms"], ["level 1:rms", "rms:meta"]),
+        (["level 1", "sgd"], ["level 1"], []),
+        (["rms", "meta"], ["rms"], ["rms:meta"]),
+        (["a"], [], []),
+    ],
+)
+def test_baselines_and_pairs_that_are_not_named_are_those_that_are_there(
+    names: list[str], baselines: list[str], pairs: list[str]
+):
+    asked = StudyOptions(study=StudyConfig(arms=[{"name": name} for name in names]))
+    assert (asked.study.baselines, asked.study.pairs) == (baselines, pairs)
+    assert [arm.name for arm in arms_of(asked)] == names
+
+
 def test_what_does_not_matter_is_read_once():
     asked = options(
         [
