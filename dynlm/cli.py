@@ -154,6 +154,8 @@ def _call(name: str, verb: Verb, argv: list[str]) -> int:
                 from dynlm.memory.file import options_of
 
                 config = dataclasses.replace(config, memory=options_of(Path(path), config.memory))
+            elif verb.mixes_new_memories:
+                config = dataclasses.replace(config, memory=dataclasses.replace(config.memory, no_regret=True))
         parser.set_defaults(dataclasses.asdict(config))
     if not verb.takes_config:
         options, config = _parsed(parser, argv), kind()

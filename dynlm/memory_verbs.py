@@ -56,7 +56,9 @@ def _read(options: Namespace, config: Config) -> int:
         cost = "nothing yet: the text goes on"
     if done.worse_by > _NOTICEABLE:
         what = f"reading with this memory cost {done.worse_by:.2f} nats per token more than without"
-        do = "tune the rule on more text, lower its rate, or give --memory.no_regret true"
+        do = "tune the rule on more text, or lower its rate"
+        if not config.memory.no_regret:
+            do += ", or begin a memory with --memory.no_regret true"
         print(printable(f"dynlm: warning: {path}: {what}; {do}"), file=sys.stderr)
     text = "\n".join(
         [
@@ -119,6 +121,7 @@ VERBS: dict[str, Verb] = {
         _add_read_options,
         takes_run=True,
         takes_memory=True,
+        mixes_new_memories=True,
     ),
     "memory show": Verb(
         "tell what a memory file holds: whose it is, how it reads, what it has read, how far it went",

@@ -40,6 +40,8 @@ class Verb:
     takes_config: bool = True
     takes_memory: bool = False
     """Whether ``--memory FILE`` names a memory file; the options that it was read by are then the defaults."""
+    mixes_new_memories: bool = False
+    """Whether a memory that is not there yet is read with ``memory.no_regret`` unless that is said to be false."""
     options: Callable[[], type] = _language_model_options
     """The dataclass of its config."""
     config: str | None = None

@@ -18,7 +18,7 @@ from dynlm.files import number_in, read_json, write_json
 from dynlm.memory.cache import Cache
 from dynlm.memory.cache_gate import Gate, evidence_names
 from dynlm.tensors import check_shapes, load_tensors, save_tensors
-from dynlm.training.run_folder import TrainedModel, check_model, refuse_leaving_run
+from dynlm.training.run_folder import TrainedModel, check_model, memory_path
 
 FIXED = ("window", "flatness", "share")
 _MOST_FLATNESSES = 64
@@ -37,7 +37,6 @@ def save_fixed(folder: Path, memory: MemoryConfig, tuned: Mapping[str, Any], tra
 def load_fixed(folder: Path, memory: MemoryConfig, trained: TrainedModel) -> dict[str, Any] | None:
     """What ``save_fixed`` kept, or None where it was not tuned. Raises UserError where it is another model's."""
     path = _path(folder, memory, "cache", "json")
-    refuse_leaving_run(path, folder)
     if not path.exists():
         return None
     content = read_json(path)
@@ -64,7 +63,6 @@ def load_gated(
 ) -> tuple[Cache, dict[str, Any]] | None:
     """(the cache, how its gate was learned), or None where it was not. Raises UserError where it is another model's."""
     path = _path(folder, memory, "gated-cache", "safetensors")
-    refuse_leaving_run(path, folder)
     if not path.exists():
         return None
     tensors, about = load_tensors(path, device)
@@ -129,4 +127,4 @@ def command(verb: str, folder: Path, memory: MemoryConfig) -> str:
 
 
 def _path(folder: Path, memory: MemoryConfig, kind: str, suffix: str) -> Path:
-    return folder / "memory" / f"{kind}-{rule_stem(memory)}-{memory.reset}.{suffix}"
+    return memory_path(folder, f"{kind}-{rule_stem(memory)}-{memory.reset}.{suffix}")

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from dynlm.config import LARGEST_FLATNESS, LARGEST_WINDOW, SMALLEST_FLATNESS, Config
 from dynlm.corpus.articles import iter_articles, source_name
 from dynlm.corpus.streams import Stream
-from dynlm.corpus.tokens import TokenisedSplit, tokenise
+from dynlm.corpus.tokens import tokenise
 from dynlm.errors import UserError
 from dynlm.files import exclusive
 from dynlm.memory.cache import Cache, CacheState, Told, mixture
@@ -37,8 +37,8 @@ from dynlm.model.scratch import Scratch
 from dynlm.training.cache_folder import command, load_fixed, rule_stem, save_fixed, save_gated
 from dynlm.training.memory_folder import open_reader
 from dynlm.training.processes import Processes
-from dynlm.training.run_folder import TrainedModel, load_model, log_line
-from dynlm.training.tune import coordinate_search, tuning_stream
+from dynlm.training.run_folder import TrainedModel, load_model, log_line, memory_path
+from dynlm.training.tune import coordinate_search, enough_to_tune, tuning_stream
 from dynlm.training.tuned_on import record, records_of
 
 _START = {"window": 2000.0, "flatness": 0.5, "share": 0.15}
@@ -144,7 +144,8 @@ def tune_cache(folder: Path, config: Config, quiet: bool = False) -> dict[str, A
     """Tune a fixed cache beside ``config.memory.rule``, whose rates stay as they are, and keep it in the run.
 
     Returns window, flatness and share, their nats per token and the rule's alone, and how many settings were tried.
-    Raises UserError where the rule cannot be opened, or where another kind of cache is asked for.
+    Raises UserError where the rule cannot be opened, where another kind of cache is asked for, and for less than
+    ``tune.fewest_tokens`` to read.
     """
     memory = config.memory
     if memory.cache != "fixed":
@@ -152,7 +153,7 @@ def tune_cache(folder: Path, config: Config, quiet: bool = False) -> dict[str, A
         raise UserError("a learned cache is not tuned by hand", do=f"run `{command('metatrain', folder, learned)}`")
     trained, reader = _open(folder, config)
     split = tokenise(iter_articles(config.corpus, config.tune.split), trained.tokenizer, config.corpus.num_proc)
-    stream = _in_one_lane(split, config, config.tune.tokens)
+    stream = enough_to_tune(split, _of_one_lane(config))
     articles = read_articles(reader, stream)
     found: dict[tuple[int, float], tuple[Tensor, Tensor, Tensor]] = {}
     bar = tqdm(desc=f"tune {memory.rule} + cache", unit="setting", disable=quiet)
@@ -203,7 +204,7 @@ def train_gate(folder: Path, config: Config, quiet: bool = False) -> dict[str, A
     Returns how it was learned and the tuning articles' nats per token, without a cache, at the start (shares much as
     the fixed cache's) and as learned. Raises UserError as ``tune_cache`` does, and where another process learns it.
     """
-    learned = folder / "memory" / f"gated-cache-{rule_stem(config.memory)}-{config.memory.reset}"
+    learned = memory_path(folder, f"gated-cache-{rule_stem(config.memory)}-{config.memory.reset}")
     with exclusive(learned, "this gated cache") if folder.is_dir() else nullcontext():
         return _train_gate(folder, config, quiet)
 
@@ -231,7 +232,7 @@ def _train_gate(folder: Path, config: Config, quiet: bool) -> dict[str, Any]:
     # Not read a second time: in a cache that runs on, an article would find itself.
     stream = Stream(meta, memory.lanes, memory.segment, range(meta.articles), seed=config.run.seed)
     learning = gathered(reader, looking, stream, config.metatrain.tokens, quiet)
-    picked = _in_one_lane(valid, config, config.metatrain.pick_tokens)
+    picked = tuning_stream(valid, _of_one_lane(config), config.metatrain.pick_tokens)
     picking = gathered(reader, looking, picked, 0, quiet)
     generator = torch.Generator().manual_seed(config.run.seed)
     shares = _first_shares(flatness, fixed["flatness"], fixed["share"])
@@ -347,10 +348,9 @@ def _open(folder: Path, config: Config) -> tuple[TrainedModel, Reader]:
     return trained, open_reader(folder, trained, dataclasses.replace(config.memory, cache="none"))
 
 
-def _in_one_lane(split: TokenisedSplit, config: Config, tokens: int) -> Stream:
-    """The tuning articles one after the other, whatever the lanes."""
-    alone = dataclasses.replace(config, memory=dataclasses.replace(config.memory, lanes=1))
-    return tuning_stream(split, alone, tokens)
+def _of_one_lane(config: Config) -> Config:
+    """The options by which the tuning articles are read one after the other, whatever the lanes."""
+    return dataclasses.replace(config, memory=dataclasses.replace(config.memory, lanes=1))
 
 
 def _mean(nats_N: Tensor) -> float:

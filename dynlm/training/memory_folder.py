@@ -28,7 +28,7 @@ from dynlm.model.lstm import Params
 from dynlm.model.native import native_kernels
 from dynlm.tensors import check_shapes, load_tensors, save_tensors
 from dynlm.training.cache_folder import open_cache
-from dynlm.training.run_folder import TrainedModel, check_model, refuse_leaving_run
+from dynlm.training.run_folder import TrainedModel, check_model, memory_path
 
 NEEDED = {"sgd": ("rate",), "sgd+decay": ("rate", "pull"), "rms": ("rate", "pull", "epsilon")}
 """The constants of each rule that is made by hand."""
@@ -40,13 +40,12 @@ _AnyMeta = Meta | CoordinateMeta
 def save_statistics(folder: Path, statistics: Statistics, trained: TrainedModel, tokens: int) -> None:
     """Keep R beside the model it belongs to."""
     about = {"model": trained.fingerprint, "tokens": tokens}
-    save_tensors(folder / "memory" / "statistics.safetensors", statistics.rms, about)
+    save_tensors(memory_path(folder, "statistics.safetensors"), statistics.rms, about)
 
 
 def load_statistics(folder: Path, trained: TrainedModel, device: torch.device | str = "cpu") -> Statistics | None:
     """R of a run, or None where it was not gathered yet. Raises UserError where it is another model's."""
-    path = folder / "memory" / "statistics.safetensors"
-    refuse_leaving_run(path, folder)
+    path = memory_path(folder, "statistics.safetensors")
     if not path.exists():
         return None
     tensors, about = load_tensors(path, device)
@@ -64,8 +63,7 @@ def load_statistics(folder: Path, trained: TrainedModel, device: torch.device | 
 
 def statistics_card(folder: Path, trained: TrainedModel) -> dict[str, Any] | None:
     """What R was gathered with, or None where it was not gathered yet. Raises UserError where it is another model's."""
-    path = folder / "memory" / "statistics.safetensors"
-    refuse_leaving_run(path, folder)
+    path = memory_path(folder, "statistics.safetensors")
     if not path.exists():
         return None
     about = load_tensors(path)[1]
@@ -75,12 +73,12 @@ def statistics_card(folder: Path, trained: TrainedModel) -> dict[str, Any] | Non
 
 def drop_statistics(folder: Path) -> None:
     """Remove R, to have it gathered anew."""
-    (folder / "memory" / "statistics.safetensors").unlink(missing_ok=True)
+    memory_path(folder, "statistics.safetensors").unlink(missing_ok=True)
 
 
 def save_tuned(folder: Path, rule: str, reset: str, tuned: Mapping[str, Any], trained: TrainedModel) -> None:
     """Keep a hand-made rule's tuned rates beside those of the others, which other processes may keep meanwhile."""
-    path = folder / "memory" / "tuned.json"
+    path = memory_path(folder, "tuned.json")
     with exclusive(path, "the file of tuned rates", _SECONDS_TO_WAIT):
         content = read_json(path) if path.exists() else {}
         if not isinstance(content, dict) or content.get("model") != trained.fingerprint:
@@ -92,8 +90,7 @@ def save_tuned(folder: Path, rule: str, reset: str, tuned: Mapping[str, Any], tr
 
 def load_tuned(folder: Path, rule: str, reset: str, trained: TrainedModel) -> dict[str, Any] | None:
     """A hand-made rule's tuned rates, or None where it was not tuned under this reset policy."""
-    path = folder / "memory" / "tuned.json"
-    refuse_leaving_run(path, folder)
+    path = memory_path(folder, "tuned.json")
     if not path.exists():
         return None
     content = read_json(path)
@@ -114,12 +111,11 @@ def carry_over(folder: Path, trained: TrainedModel, target: Path, moved: Trained
     statistics, card = load_statistics(folder, trained), statistics_card(folder, trained)
     if statistics is not None and card is not None:
         save_statistics(target, statistics, moved, card["tokens"])
-    path = folder / "memory" / "tuned.json"
-    refuse_leaving_run(path, folder)
+    path = memory_path(folder, "tuned.json")
     if path.exists():
         content = read_json(path)
         check_model(path, content, trained)
-        write_json(target / "memory" / "tuned.json", {**content, "model": moved.fingerprint})
+        write_json(memory_path(target, "tuned.json"), {**content, "model": moved.fingerprint})
 
 
 def save_learned(
@@ -133,14 +129,13 @@ def save_learned(
 ) -> None:
     """Keep phi under ``name``, as tensors and what can be read of it as JSON."""
     about = {"model": trained.fingerprint, "tensors": meta.names, **about}
-    save_tensors(folder / "memory" / f"{name}-{reset}.safetensors", phi, about)
-    write_json(folder / "memory" / f"{name}-{reset}.json", {**about, "phi": readable(phi, meta)})
+    save_tensors(memory_path(folder, f"{name}-{reset}.safetensors"), phi, about)
+    write_json(memory_path(folder, f"{name}-{reset}.json"), {**about, "phi": readable(phi, meta)})
 
 
 def load_learned(folder: Path, name: str, reset: str, trained: TrainedModel) -> tuple[Params, dict[str, Any]] | None:
     """(phi, how it was learned), or None where it was not learned yet."""
-    path = folder / "memory" / f"{name}-{reset}.safetensors"
-    refuse_leaving_run(path, folder)
+    path = memory_path(folder, f"{name}-{reset}.safetensors")
     if not path.exists():
         return None
     tensors, about = load_tensors(path, trained.params["embedding"].device)
@@ -211,7 +206,7 @@ def open_meta(folder: Path, trained: TrainedModel, memory: MemoryConfig) -> tupl
             folder,
             f"run `dynlm metatrain {folder} --memory.reset {memory.reset}{named}` first",
         )
-    path = folder / "memory" / f"{memory.g}-{memory.reset}.safetensors"
+    path = memory_path(folder, f"{memory.g}-{memory.reset}.safetensors")
     phi, meta = learned[0], _meta_learned(learned[1], statistics, trained, path)
     check_phi(phi, meta, path)
     return meta, phi
@@ -278,7 +273,7 @@ def _open_rule(folder: Path, trained: TrainedModel, memory: MemoryConfig, dynami
         statistics = load_statistics(folder, trained, device)
         if statistics is None:
             raise UserError("no gradient statistics yet", folder, f"run `{_tune_command(folder, memory)}` first")
-        statistics = _of_these(statistics, dynamic, folder / "memory" / "statistics.safetensors")
+        statistics = _of_these(statistics, dynamic, memory_path(folder, "statistics.safetensors"))
     return uniform_rule(
         memory.rule, dynamic, values["rate"], values.get("pull", 0.0), statistics, values.get("epsilon", 0.0)
     )

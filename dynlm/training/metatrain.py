@@ -38,7 +38,7 @@ from dynlm.training.checkpoints import Checkpoints
 from dynlm.training.meta_progress import MetaProgress, resume, save
 from dynlm.training.metatrain_lstm import learn_gates
 from dynlm.training.processes import Processes
-from dynlm.training.run_folder import TrainedModel, load_model, log_line, params_fingerprint
+from dynlm.training.run_folder import TrainedModel, load_model, log_line, memory_path, params_fingerprint
 from dynlm.training.shared_stream import shared_stream
 from dynlm.training.tune import ensure_statistics, tune, tuning_stream
 from dynlm.training.tuned_on import record, records_of
@@ -52,7 +52,7 @@ def metatrain(folder: Path, config: Config, quiet: bool = False) -> dict[str, An
     (reset "stream") meets articles that it has learned from. Raises Stopped, with a checkpoint saved, where it is asked
     to stop, and UserError where another process learns the same.
     """
-    learned = folder / "memory" / f"{config.memory.g}-{config.memory.reset}"
+    learned = memory_path(folder, f"{config.memory.g}-{config.memory.reset}")
     with exclusive(learned, f"the learned memory {config.memory.g!r}") if folder.is_dir() else nullcontext():
         return _metatrain(folder, config, quiet)
 
@@ -72,7 +72,7 @@ def _metatrain(folder: Path, config: Config, quiet: bool) -> dict[str, Any]:
     if tuned["segment"] != config.memory.segment:
         raise UserError(
             f"rms was tuned on segments of {tuned['segment']} tokens, memory.segment is {config.memory.segment}",
-            folder / "memory" / "tuned.json",
+            memory_path(folder, "tuned.json"),
             "run `dynlm tune` with this segment first",
         )
     dynamic = dynamic_tensors(trained.model, config.memory.dynamic)

@@ -158,6 +158,13 @@ def refuse_leaving_run(path: Path, folder: Path) -> None:
     refuse_leaving(path, folder.parent.parent if _of_hub(folder) else folder)
 
 
+def memory_path(folder: Path, name: str) -> Path:
+    """Where the run in ``folder`` keeps a file of its memory. Raises UserError where that leads out of it by a link."""
+    path = folder / "memory" / name
+    refuse_leaving_run(path, folder)
+    return path
+
+
 def refuse_foreign(path: Path, folder: Path) -> None:
     """Raise UserError where ``path``, of the run in ``folder``, is a link or is reached by one below ``folder``.
 

@@ -3,7 +3,11 @@
 import io
 import json
 import pickle
+import struct
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 import sentencepiece
 from hypothesis import given, settings
@@ -180,6 +184,44 @@ def test_a_model_that_normalises_is_refused(tmp_path, changes, options):
     (tmp_path / "tokenizer.model").write_bytes(model(**options))
     with pytest.raises(UserError, match=changes):
         load_tokenizer(tmp_path)
+
+
+def crafted_models(count: int = 12) -> list[bytes]:
+    """Models with a character map that leads out of itself: SentencePiece before 0.2.1 reads past its end."""
+    rng, whole = np.random.default_rng(0), PieceTokenizer.train(TokenizerConfig("bpe", 305, 0.99), TEXT).model
+
+    def field(number: int, payload: bytes) -> bytes:
+        size, told = len(payload), bytearray([number << 3 | 2])
+        while size > 127:
+            told.append(size & 127 | 128)
+            size >>= 7
+        return bytes([*told, size]) + payload
+
+    maps = [struct.pack("<I", size) + rng.bytes(size) for size in rng.choice([64, 1024, 4096], count).tolist()]
+    return [whole + field(3, field(2, each)) for each in maps]
+
+
+def test_crafted_character_maps_are_refused_before_sentencepiece_reads_them(monkeypatch):
+    models = crafted_models()
+    monkeypatch.setattr(sentencepiece, "SentencePieceProcessor", None)
+    for model in models:
+        with pytest.raises(ValueError, match="changes characters"):
+            PieceTokenizer(TokenizerConfig("bpe", 305, 0.99), model)
+
+
+def test_the_installed_sentencepiece_survives_crafted_models(tmp_path):
+    code = """
+import sentencepiece, sys
+for path in sys.argv[1:]:
+    try:
+        sentencepiece.SentencePieceProcessor(model_file=path).encode("the town was seen" * 20)
+    except (RuntimeError, ValueError, OSError):
+        pass
+"""
+    paths = [tmp_path / f"{index}.model" for index in range(12)]
+    for path, model in zip(paths, crafted_models(), strict=True):
+        path.write_bytes(model)
+    assert subprocess.run([sys.executable, "-c", code, *map(str, paths)], timeout=60).returncode == 0
 
 
 def test_lines_over_what_sentencepiece_takes_are_trained_on_in_parts():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import stat
 import subprocess
@@ -162,9 +163,17 @@ def test_a_memory_that_reads_worse_than_none_is_warned_of(tuned_copy: Run, tmp_p
     bad = ("read", folder, "--memory", me, "--memory.rule", "sgd", "--memory.rate", "40", "--memory.guard", "false")
     from dynlm.cli import main
 
-    assert main([*map(str, bad), str(book)]) == 0
+    assert main([*map(str, bad), "--memory.no_regret", "false", str(book)]) == 0
     said = capsys.readouterr()
     assert "nats per token more than without" in said.err and "(level 1: " in said.out
+    assert "begin a memory with --memory.no_regret true" in said.err
+    me.unlink()
+    # Unless that is refused, a new memory is read without regret.
+    assert main([*map(str, bad), "--json", str(book)]) == 0
+    said = capsys.readouterr()
+    mixed = json.loads(said.out)
+    assert mixed["nats_per_token"] - mixed["level_1_nats_per_token"] <= math.log(2) / mixed["tokens"] + 5.1e-4
+    assert "warning" not in said.err
     other = tmp_path / "other.safetensors"
     told = answer_json(capsys, "read", folder, "--memory", other, "--memory.rule", "none", book)
     assert told["level_1_nats_per_token"] == told["nats_per_token"]

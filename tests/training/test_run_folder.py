@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 
+from dynlm.cli import main
 from dynlm.config import MemoryConfig, TokenizerConfig
 from dynlm.corpus.tokenizer import PieceTokenizer
 from dynlm.errors import UserError
@@ -278,3 +279,27 @@ def test_tensors_are_aligned_however_long_the_header_of_their_file(tmp_path, pad
     save_tensors(path, {"a": torch.arange(100.0), "b": torch.ones(3, 5)}, {"pad": "x" * padding})
     tensors, _ = load_tensors(path)
     assert all(tensor.data_ptr() % 64 == 0 for tensor in tensors.values())
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ("tune", "--memory.rule", "sgd"),
+        ("tune", "--memory.rule", "rms"),
+        ("tune", "--memory.rule", "none", "--memory.cache", "fixed"),
+        ("metatrain", "--memory.rule", "meta"),
+        ("metatrain", "--memory.rule", "rms", "--memory.cache", "learned"),
+    ],
+    ids=" ".join,
+)
+def test_a_memory_folder_that_leads_out_of_its_run_is_not_written_to(
+    verb: tuple[str, ...], tuned_copy: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tuned_copy.folder
+    (folder / "memory").rename(tmp_path / "elsewhere")
+    (folder / "memory").symlink_to(tmp_path / "elsewhere")
+    before = listing(tmp_path / "elsewhere")
+    assert main([verb[0], str(folder), *verb[1:]]) == 2
+    said = capsys.readouterr().err
+    assert "leads out of" in said and said.count("\n") == 1
+    assert listing(tmp_path / "elsewhere") == before

@@ -14,6 +14,7 @@ from dynlm.corpus.articles import load_articles
 from dynlm.corpus.tokens import tokenise
 from dynlm.errors import UserError
 from dynlm.memory.unroll import mean_nats
+from dynlm.training.cache_gate import train_gate, tune_cache
 from dynlm.training.memory_folder import open_reader
 from dynlm.training.run_folder import load_model
 from dynlm.training.tune import coordinate_search, tune, tuning_stream
@@ -124,4 +125,9 @@ def test_rates_are_not_found_on_a_few_tokens(trained_run: Run, run_copy: Run) ->
     before = listing(run_copy.folder)
     with pytest.raises(UserError, match=r"the tuning articles have [\d,]+ tokens, .*tune\.fewest_tokens"):
         tokens(fewest_tokens=2000)
+    config = tiny_config(run_copy.corpus, run_copy.folder.parent, tune={"fewest_tokens": 2000})
+    for cache in ("fixed", "learned"):
+        with pytest.raises(UserError, match=r"the tuning articles have [\d,]+ tokens, .*tune\.fewest_tokens"):
+            verb = tune_cache if cache == "fixed" else train_gate
+            verb(run_copy.folder, with_memory(config, rule="none", cache=cache), quiet=True)
     assert listing(run_copy.folder) == before
