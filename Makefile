@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV := .venv
+FLOORS := .venv-floors
 BIN := $(VENV)/bin
 # How many times as many cases `make fuzz` tries as `make test`.
 FUZZ ?= 20
@@ -10,7 +11,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constrain
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo fewshot-demo test fuzz lint bench instructions chromium clean
+.PHONY: help demo fewshot-demo test floors fuzz lint bench instructions chromium clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name about; do printf 'make %-13s %s\n' "$$name" "$$about"; done
@@ -23,6 +24,11 @@ fewshot-demo: $(VENV)/.installed ## install once, then few-shot learning on embe
 
 test: $(VENV)/.installed-dev chromium lint ## install once, then check style, types and imports, and run all tests
 	@$(BIN)/python -m pytest
+
+# PyTorch alone is the tested one: its oldest release for this machine may be gigabytes of libraries for GPUs.
+floors: $(FLOORS)/.installed ## read files of strangers with the oldest versions that pyproject.toml admits
+	@$(FLOORS)/bin/python -m pytest -W ignore tests/fuzz tests/corpus tests/fewshot tests/test_safe_files.py \
+		tests/evaluation/test_scores_file.py tests/evaluation/test_named_scores.py
 
 fuzz: $(VENV)/.installed-dev ## try some 200,000 damaged and hostile files, others each time; FUZZ=100 tries more
 	@DYNLM_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/fuzz
@@ -42,7 +48,7 @@ instructions: $(VENV)/.installed-dev ## count the instructions of a segment, and
 	@$(BIN)/python -m benchmarks.instructions
 
 clean: ## remove .venv, caches and builds; runs/ stays
-	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	@rm -rf $(VENV) $(FLOORS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
 	@find dynlm scripts tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Tests open the report and the heat map's page in a browser; where there is none they are skipped, so nothing here may
@@ -66,6 +72,15 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/.made
 	@echo "installing dynlm and its tools into $(VENV) (once; a few minutes, most of it PyTorch)"
 	@$(PIP) -e '.[dev]'
 	@touch $(VENV)/.installed $@
+
+$(FLOORS)/.installed: pyproject.toml constraints.txt | $(VENV)/.made
+	@echo "installing the oldest versions that dynlm admits into $(FLOORS) (once)"
+	@$(BIN)/python -m venv --clear $(FLOORS)
+	@sed -n '/^dependencies = \[/,/^\]/s/^ *"\([a-z0-9_]*\)[^>]*>=\([0-9.]*\)".*/\1==\2/p' pyproject.toml \
+		| grep -v '^torch==' > $(FLOORS)/constraints.txt
+	@grep '^torch[<=]' constraints.txt >> $(FLOORS)/constraints.txt
+	@$(FLOORS)/bin/python -m pip install -qq --disable-pip-version-check -c $(FLOORS)/constraints.txt -e . pytest hypothesis
+	@touch $@
 
 # A virtual environment that works is kept; one whose making was broken off is made anew.
 $(VENV)/.made:
