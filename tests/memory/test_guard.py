@@ -167,6 +167,37 @@ def test_a_gradient_that_an_observer_breaks_costs_no_token():
     assert counts_of(reads[-1].memory.guarded, NAMES)["restored"] == 1
 
 
+def test_an_observer_is_shown_the_steps_that_are_taken_under_their_lanes_numbers(monkeypatch):
+    """What a lane is shown while another's step is refused is what it is shown where it reads alone."""
+    refused = 1
+
+    def allowed(self, rule, gradient, factors, scratch):
+        sizes = torch.ones(len(gradient.tensor), dtype=torch.bool)
+        sizes[refused] = False
+        return sizes if gradient.name == "lstm.0.bias" and len(sizes) == 3 else None
+
+    monkeypatch.setattr("dynlm.memory.segment.lanes_at_a_time", lambda *_: 3)
+    split, chosen = text((20, 20, 20)), guarded(reader("rms"))
+    seen, alone = {}, {}
+
+    def kept_in(found):
+        def observe(shown):
+            if shown.gradient.name == "lstm.0.bias":
+                for index, lane in enumerate(range(shown.lanes.start, shown.lanes.stop)):
+                    found.setdefault(lane, []).append(shown.gradient.tensor[index].clone())
+
+        return observe
+
+    first, _ = read_side_by_side(split, 5, range(3), 3).next(read_side_by_side(split, 5, range(3), 3).begin())
+    read_segment(chosen, chosen.fresh_memory(3), first, observe=kept_in(alone))
+    with monkeypatch.context() as patch:
+        patch.setattr("dynlm.memory.guard.Guard.allowed", allowed)
+        read_segment(chosen, chosen.fresh_memory(3), first, observe=kept_in(seen))
+    assert sorted(alone) == [0, 1, 2] and sorted(seen) == [0, 2]
+    for lane in seen:
+        torch.testing.assert_close(seen[lane], alone[lane])
+
+
 def test_a_mixture_and_its_experts_are_numbers():
     chosen = dataclasses.replace(wild(rate=1e300), hedge=HedgeRule())
     for read in unroll(chosen, stream()):
