@@ -116,8 +116,6 @@ class Stream:
         return int(self.order[place])
 
     def _fill(self, place: Place) -> Place:
-        if all(article >= 0 for article in place.article):
-            return place
         epoch, taken = place.epoch, place.taken
         article, position = list(place.article), list(place.position)
         for lane in range(self.lanes):

@@ -28,7 +28,8 @@ from dynlm.training.processes import Processes
 from dynlm.training.run_folder import TrainedModel, load_model, params_fingerprint
 
 CHANGES = ("characters", "cuts", "headings", "newlines")
-"""What is done to a text at a place: a character replaced, the rest cut off, a heading or a newline put in."""
+"""What is done to a text at a place: a character replaced, the rest cut off, a line put in that only its end makes a
+heading, or a newline."""
 PADDINGS = (0, 8, 24, 56)
 ROUNDING = 1e-4
 """Nats by which a loss may differ in the one segment whose length a change changes."""
@@ -124,7 +125,7 @@ def audit_reader(
     articles = range(text.articles)
     nats = nats_of(reader, text, segment)
     texts = texts_of(text)
-    changes = changes_of(texts, places, seed)
+    changes = changes_of(texts, places, seed, segment)
     checks = [_causality(reader, texts, changes, segment, tokenizer)]
     if reader.rule.learns:
         zero = dataclasses.replace(reader.rule, rates=dict.fromkeys(reader.rule.rates, Rates(0.0, 0.0)))
@@ -164,8 +165,11 @@ def texts_of(split: TokenisedSplit) -> list[str]:
     return [split.text[start:end].tobytes().decode(errors="ignore") for start, end in bounds]
 
 
-def changes_of(texts: Sequence[str], count: int, seed: int) -> Iterator[tuple[int, str]]:
-    """``count`` times (an article, its text changed at a random place), by each of CHANGES in turn."""
+def changes_of(texts: Sequence[str], count: int, seed: int, segment: int) -> Iterator[tuple[int, str, str]]:
+    """``count`` times (an article, its text, its text changed at a random place), by each of CHANGES in turn.
+
+    Of a heading both texts have the line, one of at least two segments, and differ in its last characters alone.
+    """
     generator = np.random.default_rng(seed)
     letters = sorted(set("".join(texts)) | set("=\n"))
     long_enough = [article for article, text in enumerate(texts) if len(text) > 1]
@@ -177,11 +181,14 @@ def changes_of(texts: Sequence[str], count: int, seed: int) -> Iterator[tuple[in
         kind = CHANGES[number % len(CHANGES)]
         if kind == "characters":
             others = [letter for letter in letters if letter != text[place]]
-            yield article, before + str(generator.choice(others)) + after[1:]
+            yield article, text, before + str(generator.choice(others)) + after[1:]
         elif kind == "cuts":
-            yield article, before
+            yield article, text, before
+        elif kind == "headings":
+            line = "\n = = " + " ".join((text.split() or ["X"]) * (2 * segment))[: 20 * segment].strip()
+            yield article, f"{before}{line} ...\n{after}", f"{before}{line} = = \n{after}"
         else:
-            yield article, before + ("\n = = X = = \n" if kind == "headings" else "\n") + after
+            yield article, text, f"{before}\n{after}"
 
 
 def _segments_of(reader: Reader, text: TokenisedSplit, segment: int) -> list[np.ndarray]:
@@ -190,7 +197,7 @@ def _segments_of(reader: Reader, text: TokenisedSplit, segment: int) -> list[np.
 
 
 def _causality(
-    reader: Reader, texts: Sequence[str], changes: Iterable[tuple[int, str]], segment: int, tokenizer: Tokenizer
+    reader: Reader, texts: Sequence[str], changes: Iterable[tuple[int, str, str]], segment: int, tokenizer: Tokenizer
 ) -> Check:
     """Losses of tokens before the first token that a change of the text changes must stay.
 
@@ -199,15 +206,19 @@ def _causality(
     whole = split_of_texts(texts, tokenizer)
     plain = _segments_of(reader, whole, segment)
     tried = leaks = felt = 0
-    for article, changed in changes:
+    for article, text, changed in changes:
+        one, nats_of_one = whole, plain
+        if text != texts[article]:
+            one = split_of_texts([*texts[:article], text, *texts[article + 1 :]], tokenizer)
+            nats_of_one = _segments_of(reader, one, segment)
         other = split_of_texts([*texts[:article], changed, *texts[article + 1 :]], tokenizer)
-        same = _common(whole.article(article), other.article(article))
-        first = int(whole.starts[article]) + same
+        same = _common(one.article(article), other.article(article))
+        first = int(one.starts[article]) + same
         read = _segments_of(reader, other, segment)
         tried += 1
-        leaks += not _same_before(first, plain, read)
-        if same < min(len(whole.article(article)), len(other.article(article))):
-            felt += bool(np.concatenate(plain)[first] != np.concatenate(read)[first])
+        leaks += not _same_before(first, nats_of_one, read)
+        if same < min(len(one.article(article)), len(other.article(article))):
+            felt += bool(np.concatenate(nats_of_one)[first] != np.concatenate(read)[first])
     told = f"{tried} changes of the text ({', '.join(CHANGES)}), {felt} felt at their place, {leaks} before it"
     # A change that is not even felt where it was made would mean that nothing was tried.
     return Check("no loss depends on a later token", leaks == 0 and felt > 0, told)

@@ -108,6 +108,12 @@ class EpisodeShape:
     queries: int
 
 
+_ANNEALED_SHARE = 0.1
+_OF_IMAGES = ("filters", "layers", "pooling", "readout")
+_OF_CURVES = ("hidden", "activation", "gains")
+"""Options of the networks for images, and of those for regression."""
+
+
 @dataclass
 class LearnerConfig:
     """Which learner, and how it adapts."""
@@ -133,8 +139,8 @@ class LearnerConfig:
     first_order_share: float | None = None
     """Share of the training that treats inner gradients as constants, before second order begins; unset: maml++ 0.3,
     else 0."""
-    annealed_share: float = 0.1
-    """MAML++: share of the training over which the multi-step loss becomes the last step's; 0: never."""
+    annealed_share: float = _ANNEALED_SHARE
+    """Share of the training over which the multi-step loss becomes the last step's; 0: never."""
     statistics: str = "transductive"
     """Query's batch statistics: transductive (its own), inductive (the support set's) or running (from training)."""
     filters: int = 64
@@ -188,6 +194,13 @@ class LearnerConfig:
         for name in ("multi_step_loss", "per_step_rates", "per_step_norm", "first_order_share"):
             if getattr(self, name) and self.kind not in ("maml", "fomaml", "maml++"):
                 raise UserError(f"learner.{name} is set, but learner.kind is {self.kind!r}", do="choose maml++")
+        if self.kind == "fomaml" and self.first_order_share:
+            raise UserError("learner.first_order_share is set, but fomaml is first-order throughout", do="choose maml")
+        multi_step = self.kind == "maml++" if self.multi_step_loss is None else self.multi_step_loss
+        if self.annealed_share != _ANNEALED_SHARE and not multi_step:
+            raise UserError(
+                "learner.annealed_share is set, but there is no multi-step loss to anneal", do="leave it out"
+            )
         if self.kind == "prototypes" and self.statistics == "inductive":
             raise UserError(
                 "learner.statistics is 'inductive', but prototypes are not adapted by batches",
@@ -320,8 +333,13 @@ class FewShotConfig:
             )
         if self.task.is_regression and self.learner.statistics == "running":
             raise UserError("learner.statistics is 'running', but a regression network has no batch norm")
-        if self.learner.gains is not None and not self.task.is_regression:
-            raise UserError("learner.gains is for cubic and sinusoid alone", do="leave it out")
+        wrong = _OF_IMAGES if self.task.is_regression else _OF_CURVES
+        fresh = LearnerConfig()
+        if given := [name for name in wrong if getattr(self.learner, name) != getattr(fresh, name)]:
+            fits = "images" if self.task.is_regression else "cubic and sinusoid"
+            raise UserError(
+                f"learner.{given[0]} is for {fits} alone, and task.source is {self.task.source!r}", do="leave it out"
+            )
         if self.evaluate.steps is not None and self.learner.kind in ("prototypes", "lstm-reader", "pixels"):
             raise UserError(
                 f"evaluate.steps is set, but learner.kind {self.learner.kind!r} takes no steps", do="leave it out"

@@ -11,17 +11,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from dynlm.corpus import headings
 from dynlm.corpus.articles import load_articles
 from dynlm.corpus.tokens import TokenisedSplit, excerpt, tokenise
 from dynlm.errors import UserError
 from dynlm.evaluation import audit as module
 from dynlm.evaluation.audit import Check, audit, audit_all, audit_reader, to_dict, to_text
 from dynlm.memory import unroll as loop
+from dynlm.memory.phi import Meta
 from dynlm.memory.reader import Reader
-from dynlm.memory.rules import Rule
+from dynlm.memory.rules import Rule, Statistics
 from dynlm.model.lanes import Gradient, Scored
 from dynlm.model.lanes import forward as score_lanes
-from dynlm.training.memory_folder import open_reader
+from dynlm.training.memory_folder import load_statistics, open_reader
 from dynlm.training.run_folder import load_model
 from tests.tiny import Run, with_memory
 
@@ -193,24 +195,22 @@ def test_lanes_that_hear_each_other_are_caught(tuned_run: Run, monkeypatch: pyte
 def test_headings_flagged_where_they_begin_are_caught(
     tuned_run: Run, text: TokenisedSplit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first token of an article is flagged by whether the article has a heading later on."""
-    whole = module.split_of_texts
-    tokenizer = load_model(tuned_run.folder).tokenizer
+    """A line is a heading only by its end: g must not look at that where the line begins."""
+    trained = load_model(tuned_run.folder)
+    statistics = load_statistics(tuned_run.folder, trained)
+    assert statistics is not None
+    reader = honest(tuned_run)
+    held = Statistics({name: statistics.rms[name] for name in reader.dynamic})
+    g = Meta(held, trained.params, 0.02, 0.01, 1e-2, features=("heading",))
+    reader = dataclasses.replace(reader, rule=g.rule({key: tensor + 0.5 for key, tensor in g.initial().items()}))
 
-    def foreseeing(texts: list[str], tokenizer: Any) -> TokenisedSplit:
-        split = whole(texts, tokenizer)
-        late = np.array([start for start, t in zip(split.starts, texts, strict=False) if "= = X" in t], dtype=np.int64)
-        return dataclasses.replace(split, headings=np.union1d(split.headings, late))
+    def where_lines_begin(text: str, lengths: np.ndarray) -> np.ndarray:
+        begin = [found.start() + 1 for found in headings._HEADING.finditer(text.encode())]
+        return np.unique(np.searchsorted(np.cumsum(lengths, dtype=np.int64), begin, side="right"))
 
-    def told(reader: Any, split: TokenisedSplit, segment: int) -> list[np.ndarray]:
-        flags = np.isin(np.arange(len(split.ids_N)), split.headings)
-        return [nats * (1 + flags.sum() * 1e-3) for nats in read(reader, split, segment)]
-
-    read = module._segments_of
-    assert not broken(audit_reader(honest(tuned_run), text, 20, 8, 0, tokenizer))
-    monkeypatch.setattr(module, "split_of_texts", foreseeing)
-    monkeypatch.setattr(module, "_segments_of", told)
-    assert CAUSAL in broken(audit_reader(honest(tuned_run), text, 20, 8, 0, tokenizer))
+    assert not broken(audit_reader(reader, text, 20, 8, 0, trained.tokenizer))
+    monkeypatch.setattr("dynlm.corpus.tokens.headings_completed", where_lines_begin)
+    assert broken(audit_reader(reader, text, 20, 8, 0, trained.tokenizer)) == {CAUSAL}
 
 
 def test_every_rule_of_a_run_is_tried_with_its_partners(tuned_run: Run) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,8 @@ from dynlm.fewshot.prototypes import prototypes, squared_distances
 from dynlm.fewshot.regression import CURVES
 from dynlm.fewshot.reptile import minibatches
 
-SMALL = {"filters": 4, "layers": 2, "hidden": [8], "reader_hidden": 6, "inner_steps": 2, "inner_rate": 0.1}
+SMALL = {"reader_hidden": 6, "inner_steps": 2, "inner_rate": 0.1}
+OF_IMAGES, OF_CURVES = {"filters": 4, "layers": 2}, {"hidden": [8]}
 CLASSIFYING = [kind for kind in LEARNERS if kind != "random"]
 TRAINED = [kind for kind in LEARNERS if kind not in UNTRAINED]
 
@@ -28,12 +30,13 @@ def image_config(kind: str, **options: object) -> FewShotConfig:
         options = {"statistics": "running", **options}
     return FewShotConfig(
         task=TaskConfig(ways=3, queries=4, size=12),
-        learner=LearnerConfig(kind, **{**SMALL, **options}),  # type: ignore[arg-type]
+        learner=LearnerConfig(kind, **{**SMALL, **OF_IMAGES, **options}),  # type: ignore[arg-type]
     )
 
 
 def curve_config(kind: str, **options: object) -> FewShotConfig:
-    return FewShotConfig(task=TaskConfig("cubic"), learner=LearnerConfig(kind, **{**SMALL, **options}))  # type: ignore[arg-type]
+    learner = LearnerConfig(kind, **{**SMALL, **OF_CURVES, **options})  # type: ignore[arg-type]
+    return FewShotConfig(task=TaskConfig("cubic"), learner=learner)
 
 
 def image_episodes(tasks: int = 3, shots: int = 2, seed: int = 0) -> Episodes:
@@ -217,6 +220,24 @@ def test_maml_plus_plus_has_its_fixes_where_nothing_else_is_said() -> None:
     assert said(LearnerConfig("maml")) == [False, False, False, 0.0]
     with pytest.raises(UserError, match="learner.first_order_share is set, but learner.kind is 'reptile'"):
         LearnerConfig("reptile", first_order_share=0.5)
+
+
+@pytest.mark.parametrize(
+    "task, learner, said",
+    [
+        ({}, {"kind": "fomaml", "first_order_share": 0.5}, "learner.first_order_share is set, but fomaml"),
+        ({}, {"kind": "maml", "annealed_share": 0.5}, "learner.annealed_share is set, but there is no multi-step loss"),
+        ({}, {"kind": "maml++", "multi_step_loss": False, "annealed_share": 0.0}, "learner.annealed_share is set"),
+        ({"source": "cubic"}, {"filters": 32}, "learner.filters is for images alone, and task.source is 'cubic'"),
+        ({"source": "sinusoid"}, {"pooling": True}, "learner.pooling is for images alone"),
+        ({"source": "glyphs"}, {"hidden": [80]}, "learner.hidden is for cubic and sinusoid alone"),
+        ({"source": "glyphs"}, {"gains": [1.0, 1.0, 2.0]}, "learner.gains is for cubic and sinusoid alone"),
+    ],
+)
+def test_what_a_learner_would_not_look_at_is_refused(task: dict[str, Any], learner: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError) as error:
+        FewShotConfig(task=TaskConfig(**task), learner=LearnerConfig(**learner))
+    assert said in str(error.value)
 
 
 def test_reptile_moves_toward_where_tasks_ended() -> None:
