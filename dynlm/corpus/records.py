@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,7 +20,8 @@ from dynlm.corpus.wikitext import wikitext_articles
 from dynlm.errors import UserError
 
 _ROWS_AT_ONCE = 32
-"""Few: a dictionary lets a small file spell the same long text for each of them."""
+_TIMES_UNPACKED, _BYTES_UNPACKED = 10_000, 1 << 30
+"""A Parquet file's texts may have so many times its bytes, and so many more: a few bytes repeat a text endlessly."""
 _BYTES_AT_ONCE = 1 << 20
 _ROWS_TO_JUDGE = 1000
 """WikiText has a title among its first lines."""
@@ -105,24 +106,61 @@ def json_records(path: Path) -> Iterator[Record]:
 def parquet_records(path: Path, corpus: CorpusConfig) -> Iterator[Record]:
     """The rows of a Parquet file, counted from 1, as far as they are needed: a few and a MiB at a time.
 
-    Raises UserError where the file is damaged or has no text column.
+    Raises UserError where the file is damaged or has no text column, where a text is over ``text.LARGEST_TEXT``, and
+    where all of them are out of all proportion to the file.
     """
+    row = 0
     try:
-        # Without these two a whole row group, which may be the whole file, is read at once.
-        with regular_file(path) as data, pq.ParquetFile(data, pre_buffer=False, buffer_size=_BYTES_AT_ONCE) as file:
-            columns = file.schema_arrow.names
-            if corpus.text_field not in columns:
-                raise _no_field(corpus.text_field, columns, str(path))
-            wanted = [name for name in (corpus.text_field, corpus.title_field) if name in columns]
-            row = 0
-            for batch in file.iter_batches(_ROWS_AT_ONCE, columns=wanted):
+        with regular_file(path) as data:
+            left = _BYTES_UNPACKED + _TIMES_UNPACKED * path.stat().st_size
+            for batch in _batches(data, path, corpus):
                 for values in zip(*batch.columns, strict=True):
                     row += 1
+                    sizes = [_size(value) for value in values]
+                    if max(sizes) > texts.LARGEST_TEXT:
+                        raise too_long(f"{path}:{row}")
+                    if (left := left - sum(sizes)) < 0:
+                        what = f"its texts have over {_TIMES_UNPACKED:,} times as many bytes as the file"
+                        raise UserError(what, path, "write them as JSON lines")
                     yield f"{path}:{row}", _row(batch.schema.names, values, f"{path}:{row}")
     except FileNotFoundError as error:
         raise UserError("no such file", path) from error
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise UserError(f"no readable Parquet file ({error})", path, "fetch or make the file anew") from error
+
+
+def _batches(data: IO[bytes], path: Path, corpus: CorpusConfig) -> Iterator[pa.RecordBatch]:
+    """Text and title of a few rows at a time, those of a dictionary kept in it: once, not once a row."""
+    metadata = pq.read_metadata(data)
+    schema = metadata.schema.to_arrow_schema()
+    if corpus.text_field not in schema.names:
+        raise _no_field(corpus.text_field, schema.names, str(path))
+    wanted = [name for name in (corpus.text_field, corpus.title_field) if name in schema.names]
+    _check_row_groups(metadata, wanted, path)
+    in_dictionary = [name for name in wanted if pa.types.is_string(schema.field(name).type)]
+    # Without the last two a whole row group, which may be the whole file, is read at once.
+    with pq.ParquetFile(
+        data, metadata=metadata, read_dictionary=in_dictionary, pre_buffer=False, buffer_size=_BYTES_AT_ONCE
+    ) as file:
+        yield from file.iter_batches(_ROWS_AT_ONCE, columns=wanted)
+
+
+def _check_row_groups(metadata: pq.FileMetaData, wanted: Container[str], path: Path) -> None:
+    """Raise UserError where a column that is wanted unpacks to more than its rows may have."""
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        largest = group.num_rows * (texts.LARGEST_TEXT + _BYTES_AT_ONCE)
+        for column in map(group.column, range(group.num_columns)):
+            if column.path_in_schema in wanted and column.total_uncompressed_size > largest > 0:
+                raise too_long(f"{path}, row group {index + 1}")
+
+
+def _size(value: pa.Scalar) -> int:
+    """Bytes of a text that is not decoded yet; 0 of what is none."""
+    if isinstance(value, pa.DictionaryScalar):
+        value = value.value
+    is_text = value.is_valid and hasattr(value, "as_buffer")
+    return int(value.as_buffer().size) if is_text else 0
 
 
 def _row(names: Iterable[str], values: Iterable[pa.Scalar], where: str) -> dict[str, Any]:

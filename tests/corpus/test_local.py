@@ -286,3 +286,28 @@ def test_an_article_too_large_is_refused_in_every_format(tmp_path, monkeypatch):
                 assert message.startswith(str(path)) and "the most that an article may have" in message
             else:
                 assert len(titles(corpus(path))) == 1
+
+
+def test_parquet_that_repeats_a_text_out_of_proportion_is_refused(tmp_path, monkeypatch):
+    from dynlm.corpus import records
+
+    monkeypatch.setattr(records, "_BYTES_UNPACKED", 1 << 16)
+    text = "the town was seen .\n" * 600
+    repeated = pa.DictionaryArray.from_arrays(pa.array([0] * 40_000, pa.int32()), pa.array([text]))
+    pq.write_table(pa.table({"text": repeated}), tmp_path / "a.parquet", compression="zstd")
+    size = (tmp_path / "a.parquet").stat().st_size
+    assert 40_000 * len(text) > 10_000 * size + (1 << 16)
+    given = 0
+    with pytest.raises(UserError, match=r"a\.parquet: its texts have over 10,000 times as many bytes"):
+        for _, record in parquet_records(tmp_path / "a.parquet", corpus(tmp_path)):
+            given += len(record["text"])
+    assert given <= 10_000 * size + (1 << 16)
+
+
+def test_a_row_group_larger_than_its_texts_may_be_is_refused_unread(tmp_path, monkeypatch):
+    monkeypatch.setattr("dynlm.text.LARGEST_TEXT", 1000)
+    made = pa.table({"text": ["a\n" * 2_000_000], "other": ["b" * 9_000_000]})
+    pq.write_table(made, tmp_path / "a.parquet", compression="zstd", use_dictionary=False)
+    monkeypatch.setattr(pq, "ParquetFile", None)
+    with pytest.raises(UserError, match="a.parquet, row group 1: longer than"):
+        next(parquet_records(tmp_path / "a.parquet", corpus(tmp_path)))
