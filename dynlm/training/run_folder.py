@@ -79,9 +79,10 @@ def run_path(config: Config) -> Path:
 
 
 def save_config(folder: Path, config: Any) -> None:
-    """Keep every option of the run, a dataclass of dataclasses."""
+    """Keep every option of the run, a dataclass of dataclasses, between the marks of a whole YAML document."""
+    whole = yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, explicit_start=True, explicit_end=True)
     with written_whole(folder / "config.yaml") as aside:
-        aside.write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False), encoding="utf-8")
+        aside.write_text(whole, encoding="utf-8")
 
 
 def save_model(
@@ -213,7 +214,9 @@ def load_options(folder: Path, kind: type[_Options], maker: str) -> _Options:
         raise UserError("no such run", folder, f"name a folder that `{maker}` made")
     refuse_leaving_run(path, folder)
     content = read_yaml(path)
-    if not read_bytes(path, LARGEST_JSON).endswith(b"\n"):  # half a file can be whole YAML, with half a number in it
+    data = read_bytes(path, LARGEST_JSON)
+    # Half a file can be whole YAML, without the last sections, or with half a number in it.
+    if not data.endswith(b"\n") or (data.startswith(b"---\n") and not data.endswith(b"\n...\n")):
         raise UserError("not a config that dynlm can read (it is cut short)", path)
     try:
         return options_of(kind, content)

@@ -201,6 +201,17 @@ def opened(folder: Path) -> None:
     load_learned(folder, "meta", "stream", trained)
 
 
+def test_a_config_cut_anywhere_is_refused_and_one_from_before_the_marks_is_read(tuned_copy: Run) -> None:
+    path = tuned_copy.folder / "config.yaml"
+    whole, config = path.read_bytes(), load_config(tuned_copy.folder)
+    for size in range(len(whole)):
+        path.write_bytes(whole[:size])
+        with pytest.raises(UserError, match=r"config\.yaml"):
+            load_config(tuned_copy.folder)
+    path.write_bytes(whole.removeprefix(b"---\n").removesuffix(b"...\n"))
+    assert load_config(tuned_copy.folder) == config
+
+
 @pytest.mark.parametrize("name", [*RUN_FILES, *MEMORY_FILES])
 @pytest.mark.parametrize("kind", ["device", "pipe", "link out", "folder"])
 def test_what_is_no_file_of_the_run_is_refused_at_once(name: str, kind: str, tuned_copy: Run, tmp_path: Path) -> None:
