@@ -41,7 +41,7 @@ def test_no_answer_steers_a_terminal(text: str, as_json: bool) -> None:
 @given(HOSTILE)
 @example(WORST)
 def test_a_verdict_is_a_line_for_each_thing_it_tells(text: str) -> None:
-    lines = Verified(Path(f"x{text}"), text, 3, broken=[text], changed=[text]).to_text().split("\n")
+    lines = Verified(Path(f"x{text}"), text, 3, 0.0, broken=[text], changed=[text]).to_text().split("\n")
     assert len(lines) == 3 and all(map(is_shown, lines))
 
 

@@ -45,7 +45,7 @@ class Keeper:
     SIGTERM make the next segment one to keep the scoring at, and then to stop.
     """
 
-    def __init__(self, path: Path, key: str, seconds: float, rank: int = 0, world: int = 1):
+    def __init__(self, path: Path, key: str, seconds: float, rank: int, world: int):
         stem = f".{path.stem}" if world == 1 else f".{path.stem}.{rank}-of-{world}"
         self._checkpoints = Checkpoints(path.parent, stem)
         self._key, self._seconds, self._last = key, seconds, time.monotonic()

@@ -51,10 +51,10 @@ class Verified:
     path: Path
     arm: str
     tokens: int
+    tolerance: float
     compared: int = 0
     differing: int = 0
     largest: float = 0.0
-    tolerance: float = 0.0
     broken: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
 
@@ -102,7 +102,7 @@ def verify(
     config, order = _config(folder, scores, corpus_path), _order(scores)
     trained = load_model(folder, Processes.start(config.run.cpu).device)
     now = made_with(trained.params["embedding"].device)
-    outcome = Verified(path, scores.arm, len(scores), changed=differences(scores.protocol, now))
+    outcome = Verified(path, scores.arm, len(scores), tolerance, changed=differences(scores.protocol, now))
     if broken := _other_model(scores.protocol, trained):
         return _with(outcome, broken=[broken])
     text = tokenise(iter_articles(config.corpus, scores.protocol["split"]), trained.tokenizer, config.corpus.num_proc)

@@ -131,8 +131,8 @@ class Guard:
 
     limits: Mapping[str, float]
     nats: float
-    waits: bool = True
-    track: bool = False
+    waits: bool
+    track: bool
 
     def broken(self, nats_BT: Tensor, share_BT: Tensor) -> Tensor | None:
         """The lanes (B,) whose segment cost what no good memory's does; None where it is known that there is none."""

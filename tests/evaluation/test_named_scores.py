@@ -72,6 +72,10 @@ def test_compare_prints_a_table_for_each_text(run: Path, capsys: Capture) -> Non
 def test_a_files_protocol_is_read_without_its_rows(run: Path) -> None:
     path = next((run / "scores").iterdir())
     assert read_protocol(path) == read_scores(path).protocol
+    path.write_bytes(path.read_bytes()[:-9])
+    for read in (read_protocol, read_scores):
+        with pytest.raises(UserError, match="cut short|not a whole|damaged"):
+            read(path)
 
 
 def test_hidden_files_are_no_scores(run: Path) -> None:

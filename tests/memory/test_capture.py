@@ -51,6 +51,18 @@ def test_what_was_read_before_is_not_written_over():
         torch.testing.assert_close(read.nats_T, nats_T)
 
 
+@pytest.mark.parametrize("name", ["rms", "g", "lstm"])
+def test_what_is_not_recorded_is_read_without_a_recording(name):
+    """An observer sees every step, and what a recording has no place for goes on from segment to segment."""
+    seen, expected = [], []
+    plain = list(unroll(reader(name), stream(), observe=lambda shown: expected.append(shown.gradient.name)))
+    read = list(unroll(recorded(reader(name)), stream(), observe=lambda shown: seen.append(shown.gradient.name)))
+    assert seen == expected != []
+    if name != "rms":
+        read = list(unroll(recorded(reader(name)), stream()))
+    assert all(torch.equal(one.nats_T, other.nats_T) for one, other in zip(plain, read, strict=True))
+
+
 def test_a_recording_is_for_its_own_weights():
     chosen = reader("rms")
     memory, source = chosen.fresh_memory(), stream()

@@ -167,6 +167,19 @@ def test_a_gradient_that_an_observer_breaks_costs_no_token():
     assert counts_of(reads[-1].memory.guarded, NAMES)["restored"] == 1
 
 
+def test_a_refused_step_leaves_no_velocity_behind(monkeypatch):
+    """Of the lane that it is refused in; the others go on moving."""
+    g = Meta(Statistics(statistics().rms), reader("rms").static, 0.02, 0.05, 1e-2, momentum=0.5)
+    chosen = guarded(dataclasses.replace(reader("rms"), rule=g.rule(g.initial())))
+    source = read_side_by_side(text((20, 20)), 5, range(2), 2)
+    monkeypatch.setattr("dynlm.memory.segment.lanes_at_a_time", lambda *_: 2)
+    monkeypatch.setattr("dynlm.memory.guard.Guard.allowed", lambda *_: torch.tensor([False, True]))
+    (first, *_) = unroll(chosen, source)
+    assert sorted(first.memory.velocity) == sorted(NAMES)
+    for velocity in first.memory.velocity.values():
+        assert not velocity[0].any() and velocity[1].any()
+
+
 def test_an_observer_is_shown_the_steps_that_are_taken_under_their_lanes_numbers(monkeypatch):
     """What a lane is shown while another's step is refused is what it is shown where it reads alone."""
     refused = 1

@@ -17,6 +17,13 @@ def test_a_step_of_known_values():
     assert moved.tolist() == pytest.approx([1 - 0.5 - 1.0, 2 + 1 + 0.2])
 
 
+def test_home_takes_in_what_consolidation_says_and_nothing_where_it_says_nothing():
+    theta, home, theta_0 = torch.tensor([3.0, 1.0]), torch.tensor([1.0, 1.0]), torch.tensor([0.0, 0.0])
+    half = Rule("meta", {"a": Rates(0.1, 0.0)}, consolidation={"a": 0.5})
+    assert half.next_home("a", theta, home, theta_0).tolist() == [2.0, 1.0]
+    assert half.next_home("b", theta, home, theta_0).tolist() == home.tolist()
+
+
 def test_rms_is_the_published_formula():
     """Krause et al. 2018, equation by equation, in NumPy; r is clipped where lambda r would pass theta_0."""
     held, theta_0 = statistics(), static_params()
