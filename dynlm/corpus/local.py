@@ -132,9 +132,11 @@ def _files_to_read(root: Path, asked: str, not_read: dict[str, str]) -> list[_Fi
     for path in files:
         refuse_leaving(path, root)
         regular_file(path).close()
-    kinds = sorted({_kind(path) or "" for path in files})
-    if asked == "auto" and len(kinds) > 1:
-        raise UserError(f"holds {' and '.join(kinds)} files", root, "choose one with --corpus.format")
+    first_of = {_kind(path): path for path in reversed(files)}
+    if asked == "auto" and len(first_of) > 1:
+        # Which of them is the corpus, and which tells about it, a name does not say.
+        kinds = " and ".join(f"{kind} ({path.relative_to(root)})" for kind, path in sorted(first_of.items(), key=str))
+        raise UserError(f"holds files of several formats: {kinds}", root, "choose one with --corpus.format")
     forms = [(path, _form_of_file(path, asked)) for path in files]
     if any(form == "wikitext" for _, form in forms):
         forms = [(path, "wikitext" if form == "text" and _is_blank(path) else form) for path, form in forms]

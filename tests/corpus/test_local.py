@@ -173,7 +173,7 @@ def test_what_is_not_there(tmp_path):
 def test_what_is_unclear(tmp_path):
     write(tmp_path / "mixed" / "a.txt", "text")
     write(tmp_path / "mixed" / "a.jsonl", '{"text": "t"}')
-    assert "holds jsonl and text files" in complaint(corpus(tmp_path / "mixed"))
+    assert "several formats: jsonl (" in complaint(corpus(tmp_path / "mixed"))
     write(tmp_path / "twice" / "train.txt", wiki("A"))
     (tmp_path / "twice" / "train.txt.gz").write_bytes(gzip.compress(wiki("A").encode()))
     assert "which is to be read?" in complaint(corpus(tmp_path / "twice"))
