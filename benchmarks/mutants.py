@@ -38,7 +38,12 @@ _TIMES_BASELINE, _AT_LEAST_SECONDS = 3.0, 30.0
 
 TESTS: dict[str, tuple[str, ...]] = {
     "memory/unroll.py": ("memory/test_sensitivities.py", "memory/test_unroll.py", "memory/test_capture.py"),
-    "memory/segment.py": ("memory/test_unroll.py", "memory/test_capture.py", "memory/test_sensitivities.py"),
+    "memory/segment.py": (
+        "memory/test_guard.py",
+        "memory/test_unroll.py",
+        "memory/test_capture.py",
+        "memory/test_sensitivities.py",
+    ),
     "memory/learning.py": (
         "memory/test_guard.py",
         "memory/test_unroll.py",

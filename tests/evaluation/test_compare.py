@@ -125,6 +125,10 @@ def test_the_baseline_is_the_plain_level_1_arm_wherever_it_stands():
     cached = relabelled(plain, arm="level 1 + cache", cache={"share": 0.1})
     assert baseline_of([rms, cached, plain]) == 2
     assert baseline_of([rms, rms]) == 0
+    # Files of others may tell one of the two.
+    assert baseline_of([rms, relabelled(plain, rule=None)]) == 1
+    assert baseline_of([rms, relabelled(plain, level=None)]) == 1
+    assert baseline_of([rms, relabelled(plain, level=None, rule="none")]) == 1
     assert compare([rms, plain]).baseline == 1
     assert compare([rms, plain], baseline=0).arms[0].gain is None
 

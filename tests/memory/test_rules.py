@@ -24,6 +24,23 @@ def test_home_takes_in_what_consolidation_says_and_nothing_where_it_says_nothing
     assert half.next_home("b", theta, home, theta_0).tolist() == home.tolist()
 
 
+@pytest.mark.parametrize(
+    "options, level",
+    [
+        ({}, 2),
+        ({"flush": {"a": 0.5}}, 3),
+        ({"flush": {"a": 0.5}, "consolidation": {"a": 0.5}}, 2),
+        ({"flush": {"a": 0.5, "b": 0.5}, "consolidation": {"a": 0.5}}, 3),
+        ({"consolidation": {"a": 0.5}, "fading": {"a": 0.1}}, 3),
+    ],
+)
+def test_a_rule_is_of_level_3_where_it_goes_back_to_the_static_parameters(options, level):
+    """A flush to slow weights of its own is no way back."""
+    assert Rule("meta", {"a": Rates(0.1, 0.0), "b": Rates(0.1, 0.0)}, **options).level == level
+    assert Rule("meta", {"a": Rates(0.1, 0.01)}, **options).level == 3
+    assert LEVEL_1.level == 1
+
+
 def test_rms_is_the_published_formula():
     """Krause et al. 2018, equation by equation, in NumPy; r is clipped where lambda r would pass theta_0."""
     held, theta_0 = statistics(), static_params()
