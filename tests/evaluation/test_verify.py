@@ -82,6 +82,25 @@ def test_one_changed_loss_is_named_by_its_token(tuned_copy: Run) -> None:
     assert told.count("more") == 0
 
 
+@pytest.mark.parametrize(
+    "column, value, said",
+    [
+        ("surface", b"other", "other bytes than"),
+        ("token", 3, "token 3 then, another now"),
+        ("words", 7, "words 7 then, another now"),
+    ],
+)
+def test_a_changed_row_is_named_by_its_token(column: str, value: object, said: str, tuned_copy: Run) -> None:
+    path = scored(tuned_copy, rule="rms")
+    scores = read_scores(path)
+    row = int(scores.starts[1]) + 17
+    assert getattr(scores, column)[row] != value
+    with_column(path, column, row, value)
+    done = verify(path)
+    assert not done.holds and len(done.broken) == 1
+    assert done.broken[0].startswith("token 17 of article 5") and said in done.broken[0]
+
+
 def test_a_part_can_be_read_again(tuned_copy: Run) -> None:
     path = scored(tuned_copy, rule="rms", reset="article")
     few = verify(path, articles="5")

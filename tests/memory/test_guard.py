@@ -10,7 +10,7 @@ import torch
 from dynlm.corpus.streams import read_side_by_side
 from dynlm.memory import unroll as loop
 from dynlm.memory.capture import recorded
-from dynlm.memory.guard import MEMORY, counts_of, first_of, guard_over, ratios_of, restore_
+from dynlm.memory.guard import MEMORY, StepSizes, counts_of, first_of, guard_over, ratios_of, restore_
 from dynlm.memory.hedge import HedgeRule
 from dynlm.memory.phi import Meta
 from dynlm.memory.rules import Statistics
@@ -226,6 +226,13 @@ def test_a_step_that_is_not_taken_is_in_no_sensitivity():
     list(unroll(chosen, stream(text((20,))), memory, observe=sensitivities))
     assert all(not tensor.any() for tensors in sensitivities.kept.values() for tensor in tensors.values())
     assert all(not tensor.any() for tensor in sensitivities.gathered.values())
+
+
+def test_parts_of_a_tensor_are_summed_to_one_ratio():
+    sizes, theta = StepSizes(), torch.tensor([[3.0, 4.0, 12.0]])
+    sizes.add("a", torch.tensor([3.0]), theta[:, :2])
+    sizes.add("a", torch.tensor([4.0]), theta[:, 2:])
+    assert sizes.ratio("a").item() == pytest.approx(5 / 13)
 
 
 @pytest.mark.parametrize("reference", [False, True])

@@ -284,3 +284,9 @@ def test_a_memory_without_slow_weights_begins_articles_with_none():
     own = reader("rms")
     starts = np.array([True])
     assert not begin_articles(own, own.fresh_memory(), starts, torch.from_numpy(starts)).home
+
+
+def test_experts_are_told_of_a_mixture_alone():
+    (read, *_) = unroll(reader("rms"), stream())
+    with pytest.raises(AssertionError, match="no mixture was read"):
+        _ = read.experts_BT2
