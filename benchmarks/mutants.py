@@ -50,7 +50,12 @@ TESTS: dict[str, tuple[str, ...]] = {
         "memory/test_rules.py",
         "memory/test_sensitivities.py",
     ),
-    "memory/rules.py": ("memory/test_rules.py", "memory/test_unroll.py", "memory/test_coordinates.py"),
+    "memory/rules.py": (
+        "memory/test_rules.py",
+        "memory/test_unroll.py",
+        "memory/test_coordinates.py",
+        "model/test_native.py",
+    ),
     "memory/guard.py": ("memory/test_guard.py",),
     "memory/hedge.py": ("memory/test_hedge.py", "memory/test_guard.py"),
     "memory/cache.py": (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import shutil
+from typing import Any
 
 import pytest
 import torch
@@ -90,6 +91,28 @@ def test_reading_and_its_meta_gradients_are_torchs(lanes: int, threads: int, nat
     for kind in ("rate", "pull"):
         torch.testing.assert_close(fast_sensed.gathered[kind], plain_sensed.gathered[kind])
         assert plain_sensed.gathered[kind].abs().min() > 0
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_only_a_pull_that_lanes_share_is_the_kernels(
+    gated: bool, native: NativeKernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    g = meta(pull=0.18, features=("fresh", "surprise") if gated else ())
+    chosen, taken, step_ = dataclasses.replace(reader(), rule=g.rule(moved_phi(g))), [], NativeKernels.step_
+
+    def counted(*arguments: Any) -> None:
+        taken.append(arguments)
+        step_(*arguments)
+
+    monkeypatch.setattr(NativeKernels, "step_", staticmethod(counted))
+    source = dataclasses.replace(stream(), lanes=3, repeat=True)
+    plain, fast = (
+        list(itertools.islice(unroll(each, source, each.fresh_memory(3)), 6))
+        for each in (chosen, dataclasses.replace(chosen, native=native))
+    )
+    assert bool(taken) != gated
+    for tensor in NAMES:
+        torch.testing.assert_close(fast[-1].memory.weights[tensor], plain[-1].memory.weights[tensor])
 
 
 def test_rates_of_zero_are_level_1_bit_for_bit(native: NativeKernels) -> None:
