@@ -221,3 +221,11 @@ def test_a_short_scoring_writes_no_checkpoint(tuned_copy: Run, monkeypatch: pyte
     before = listing(tuned_copy.folder)
     path, _ = score(tuned_copy.folder, with_memory(tuned_copy.config, rule="rms"), "valid", None, True)
     assert set(listing(tuned_copy.folder)) - set(before) == {str(path.relative_to(tuned_copy.folder))}
+
+
+def test_signals_are_the_callers_again_after_a_scoring(tmp_path: Path) -> None:
+    both = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in both]
+    with underway.Keeper(tmp_path / "a.parquet", "key", 60, 0, 1):
+        assert [signal.getsignal(number) for number in both] != before
+    assert [signal.getsignal(number) for number in both] == before
