@@ -102,7 +102,7 @@ def test_a_wheel_holds_the_configs_and_its_demo_is_the_repositorys(
     held = {path.relative_to(unpacked_wheel / "dynlm" / "configs") for path in unpacked_wheel.rglob("*.yaml")}
     assert held == {path.relative_to(ROOT / "configs") for path in ROOT.glob("configs/**/*.yaml")}
     done = subprocess.run(
-        [sys.executable, "-c", "import dynlm.cli; raise SystemExit(dynlm.cli.main())", "demo", "--print_config"],
+        [sys.executable, "-m", "dynlm", "demo", "--print_config"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(unpacked_wheel)},
         capture_output=True,
