@@ -23,7 +23,7 @@ from dynlm.memory.reader import Reader
 from dynlm.memory.rules import Rates
 from dynlm.memory.unroll import unroll
 from dynlm.tensors import load_tensors, save_tensors
-from dynlm.training.memory_folder import HAND_MADE, load_learned, load_tuned, open_reader
+from dynlm.training.memory_folder import HAND_MADE, learned_names, load_tuned, open_reader
 from dynlm.training.processes import Processes
 from dynlm.training.run_folder import TrainedModel, load_model, params_fingerprint
 
@@ -63,7 +63,7 @@ def audit(folder: Path, config: Config, split: str, places: int = 20, tokens: in
 
 
 def audit_all(folder: Path, config: Config, split: str, places: int = 20, tokens: int = 300) -> list[Check]:
-    """``audit`` by every rule that is tuned or learned under the reset policy: alone, with a cache, and without regret.
+    """``audit`` by every rule that is tuned or g that is learned under the reset policy: alone, cached, without regret.
 
     The parameters are also loaded from files with headers of several lengths. Raises UserError as ``audit`` does.
     """
@@ -77,29 +77,30 @@ def audit_all(folder: Path, config: Config, split: str, places: int = 20, tokens
         "cache_share": 0.1,
         "no_regret": False,
     }
-    for rule in rules_of(folder, config.memory.reset, trained):
+    for rule, g in rules_of(folder, config.memory.reset, trained):
+        called = rule if g in ("", "meta") else f"meta ({g})"
         partners = {"": alone, " with a cache": cached}
         if rule != "none":
             partners[" without regret"] = {**alone, "no_regret": True}
         for named, options in partners.items():
-            memory = dataclasses.replace(config.memory, rule=rule, **options)
+            memory = dataclasses.replace(config.memory, rule=rule, g=g or config.memory.g, **options)
             own = audit(folder, dataclasses.replace(config, memory=memory), split, places, tokens)
-            checks += [check._replace(promise=f"{rule}{named}: {check.promise}") for check in own]
+            checks += [check._replace(promise=f"{called}{named}: {check.promise}") for check in own]
         if rule != "none":
-            memory = dataclasses.replace(config.memory, rule=rule, **alone)
+            memory = dataclasses.replace(config.memory, rule=rule, g=g or config.memory.g, **alone)
             whole = tokenise(iter_articles(config.corpus, split), trained.tokenizer, config.corpus.num_proc)
             text = excerpt(whole, articles=1, tokens=tokens)
-            checks.append(_aligned(folder, trained, memory, text))
+            checks.append(_aligned(folder, trained, memory, text, called))
     return checks
 
 
-def rules_of(folder: Path, reset: str, trained: TrainedModel) -> list[str]:
-    """Level 1 and the rules that are tuned or learned in a run under ``reset``."""
-    tuned = [rule for rule in HAND_MADE if load_tuned(folder, rule, reset, trained)]
-    return ["none", *tuned, *(["meta"] if load_learned(folder, "meta", reset, trained) else [])]
+def rules_of(folder: Path, reset: str, trained: TrainedModel) -> list[tuple[str, str]]:
+    """(rule, the name of a learned g or "") of level 1 and what is tuned or learned in a run under ``reset``."""
+    tuned = [(rule, "") for rule in HAND_MADE if load_tuned(folder, rule, reset, trained)]
+    return [("none", ""), *tuned, *(("meta", name) for name in learned_names(folder, reset, trained))]
 
 
-def _aligned(folder: Path, trained: TrainedModel, memory: MemoryConfig, text: TokenisedSplit) -> Check:
+def _aligned(folder: Path, trained: TrainedModel, memory: MemoryConfig, text: TokenisedSplit, called: str) -> Check:
     """Are losses the same wherever a file's header lets the parameters begin in memory?"""
     read, static = [], []
     with tempfile.TemporaryDirectory() as place:
@@ -115,7 +116,7 @@ def _aligned(folder: Path, trained: TrainedModel, memory: MemoryConfig, text: To
             static += [nats_of(dataclasses.replace(reader, rule=r), text, memory.segment) for r in (zero, level_1)]
     kept = all(np.array_equal(nats, of[0]) for of in (read, static) for nats in of)
     told = f"headers longer by {', '.join(map(str, PADDINGS))} bytes"
-    return Check(f"{memory.rule}: losses do not depend on where parameters lie in memory", kept, told)
+    return Check(f"{called}: losses do not depend on where parameters lie in memory", kept, told)
 
 
 def audit_reader(

@@ -143,6 +143,14 @@ def load_learned(folder: Path, name: str, reset: str, trained: TrainedModel) -> 
     return tensors, about
 
 
+def learned_names(folder: Path, reset: str, trained: TrainedModel) -> list[str]:
+    """The names under which a run has learned g for a reset policy, sorted. Raises UserError where one is damaged."""
+    ending = f"-{reset}.safetensors"
+    names = sorted(path.name.removesuffix(ending) for path in (folder / "memory").glob(f"*{ending}"))
+    found = {name: load_learned(folder, name, reset, trained) for name in names}
+    return [name for name, learned in found.items() if learned is not None and "g" in learned[1]]
+
+
 def meta_of(g: GConfig, tuned: Mapping[str, Any], statistics: Statistics, static: Params) -> _AnyMeta:
     """g by its options, starting at the ``tuned`` rms rule."""
     if g.kind == "lstm":

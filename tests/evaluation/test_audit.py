@@ -16,7 +16,7 @@ from dynlm.corpus.articles import load_articles
 from dynlm.corpus.tokens import TokenisedSplit, excerpt, tokenise
 from dynlm.errors import UserError
 from dynlm.evaluation import audit as module
-from dynlm.evaluation.audit import Check, audit, audit_all, audit_reader, to_dict, to_text
+from dynlm.evaluation.audit import Check, audit, audit_all, audit_reader, rules_of, to_dict, to_text
 from dynlm.memory import unroll as loop
 from dynlm.memory.phi import Meta
 from dynlm.memory.reader import Reader
@@ -217,4 +217,15 @@ def test_every_rule_of_a_run_is_tried_with_its_partners(tuned_run: Run) -> None:
     checks = audit_all(tuned_run.folder, tuned_run.config, "valid", places=4, tokens=60)
     assert not broken(checks)
     told = {check.promise.partition(":")[0] for check in checks}
+    trained = load_model(tuned_run.folder)
+    assert rules_of(tuned_run.folder, "stream", trained) == [("none", ""), ("sgd", ""), ("rms", ""), ("meta", "meta")]
     assert {f"{rule}{named}" for rule in ("rms", "meta") for named in ("", " with a cache", " without regret")} <= told
+
+
+def test_every_g_of_a_run_is_tried_by_its_name(tuned_copy: Run) -> None:
+    memory = tuned_copy.folder / "memory"
+    for suffix in ("safetensors", "json"):
+        (memory / f"other-g-stream.{suffix}").write_bytes((memory / f"meta-stream.{suffix}").read_bytes())
+    checks = audit_all(tuned_copy.folder, tuned_copy.config, "valid", places=4, tokens=40)
+    told = {check.promise.partition(":")[0] for check in checks}
+    assert not broken(checks) and {"meta", "meta (other-g)", "meta (other-g) with a cache"} <= told
