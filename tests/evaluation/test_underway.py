@@ -226,6 +226,7 @@ def test_a_short_scoring_writes_no_checkpoint(tuned_copy: Run, monkeypatch: pyte
 def test_signals_are_the_callers_again_after_a_scoring(tmp_path: Path) -> None:
     both = (signal.SIGINT, signal.SIGTERM)
     before = [signal.getsignal(number) for number in both]
-    with underway.Keeper(tmp_path / "a.parquet", "key", 60, 0, 1):
+    keeper = underway.Keeper(tmp_path / "a.parquet", "key", 60, 0, 1)  # which is not freed meanwhile
+    with keeper:
         assert [signal.getsignal(number) for number in both] != before
     assert [signal.getsignal(number) for number in both] == before
