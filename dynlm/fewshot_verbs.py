@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from dynlm.fewshot.options import FewShotConfig
 
 
+_TURNED_ROUND = "values turned round: the images' ground is bright, and ink has to be"
+
+
 def _options() -> type:
     from dynlm.fewshot.options import FewShotConfig
 
@@ -43,7 +46,7 @@ def _tasks(options: Namespace, config: FewShotConfig) -> int:
         for split, count in counts.items():
             rows.append(f"{split:8}" + ", ".join(f"{value:,} {name}" for name, value in count.items()))
         if images["turned_round"]:
-            rows.append("values turned round: the images' ground is bright, and ink has to be")
+            rows.append(_TURNED_ROUND)
         text = "\n".join(rows)
     print_answer(options, about, text)
     return 0
@@ -83,6 +86,8 @@ def _evaluate(options: Namespace, config: FewShotConfig) -> int:
         "steps": [{"step": step, "mean": mean, "half_width_95": half} for step, (mean, half) in figures.items()],
     }
     episodes = f"{scores.label}, {scores.protocol['episodes']:,} episodes"
+    if scores.protocol.get("turned_round"):
+        told += f"; {_TURNED_ROUND}"
     print_answer(options, about, f"{episodes}: {told}\nwrote {printable(str(path))}")
     return 0
 

@@ -114,3 +114,25 @@ def test_demo_in_a_real_process(tmp_path: Path) -> None:
         for path in (tmp_path / "demo").iterdir()
         if path.name != "figures" and not path.name.endswith(".lock")
     }
+
+
+def test_figures_of_other_images_are_in_files_of_their_own(tmp_path: Path, capsys: Capture) -> None:
+    """And drawings whose ink is the other way round are the same images, which is said."""
+    from PIL import Image, ImageOps
+
+    for seed, name in enumerate(("one", "two")):
+        write_classes(tmp_path / name, 12, 5, seed=seed)
+    for path in sorted((tmp_path / "one").rglob("*.png")):
+        turned = tmp_path / "turned" / path.relative_to(tmp_path / "one")
+        turned.parent.mkdir(parents=True, exist_ok=True)
+        ImageOps.invert(Image.open(path).convert("L")).save(turned)
+    options = ["--task.source", "imagefolder", "--task.size", "16", "--task.ways", "2", "--task.queries", "2"]
+    run = ["--run.folder", tmp_path / "runs", "--run.name", "pixels", "--learner.kind", "pixels"]
+    answer(capsys, "fewshot", "train", *run, *options, "--task.path", tmp_path / "one", "--evaluate.episodes", "5")
+    evaluate = ["fewshot", "evaluate", tmp_path / "runs" / "pixels", "--task.path"]
+    files = {name: answer_json(capsys, *evaluate, tmp_path / name)["file"] for name in ("one", "two", "turned")}
+    assert files["one"] != files["two"] and all(Path(file).is_file() for file in files.values())
+    said = {name: answer(capsys, *evaluate, tmp_path / name) for name in ("one", "turned")}
+    assert sum("values turned round" in text for text in said.values()) == 1
+    accuracies = {text.partition("accuracy ")[2].partition(" ")[0] for text in said.values()}
+    assert len(accuracies) == 1

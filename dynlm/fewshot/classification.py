@@ -17,6 +17,7 @@ from dynlm.fewshot.episodes import Episodes, Labelled
 from dynlm.fewshot.images import MIDDLE, ImageClasses, ground_of
 from dynlm.fewshot.options import EpisodeShape, TaskConfig
 from dynlm.fewshot.warps import Warp, warped
+from dynlm.files import fingerprint
 
 _WARP = Warp(turn=10.0, shear=0.15, scale=0.15, shift=0.06, bend=0.0)
 """What ``task.warp`` 1 does to a training drawing."""
@@ -121,6 +122,12 @@ class ImageTasks:
             "ground": "bright" if ground_of(parts) > MIDDLE else "dark",
             "turned_round": parts[0].inverted,
         }
+
+    def data(self, split: str) -> dict[str, Any]:
+        """Which images a figure of ``split`` is of, and whether their values were turned round."""
+        classes = self.splits[split]
+        about = (repr(classes.names), repr(classes.sizes.tolist()), classes.images_NHWC.tobytes())
+        return {"data": fingerprint(*about), "turned_round": classes.inverted}
 
 
 def check_images(learned_from: Mapping[str, Any], given: Mapping[str, Any]) -> str:

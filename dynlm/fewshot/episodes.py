@@ -70,6 +70,10 @@ class Tasks(Protocol):
         """What images are like (``classification.ImageTasks.images``); nothing where inputs are numbers."""
         ...
 
+    def data(self, split: str) -> dict[str, Any]:
+        """What a figure of ``split`` has to be read with beside the options: which images they are."""
+        ...
+
 
 def seeded(*parts: int) -> torch.Generator:
     """A generator that these numbers alone decide: (seed, purpose, step), so that no step depends on the last."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,10 @@ def evaluate(folder: Path, config: FewShotConfig, quiet: bool = False) -> tuple[
     if said := check_images(card.get("images") or {}, tasks.images()):
         print(f"dynlm: {said}", file=sys.stderr)
     scores = judge(learner, learned, tasks, config, quiet)
-    scores.protocol["learner_fingerprint"] = card["fingerprint"]
+    data = tasks.data(config.evaluate.split)
+    scores.protocol.update(data, learner_fingerprint=card["fingerprint"])
     scores.protocol["training"] = {name: card[name] for name in ("steps", "seconds", "cpu_seconds") if name in card}
-    name = _file_name(config)
+    name = _file_name(config, data)
     # First what took long: nothing that is only shown can lose it.
     write_scores(folder / "scores" / name, scores)
     shown = examples(learner, learned, tasks, config)
@@ -142,9 +143,9 @@ def statistics_in_words(config: FewShotConfig) -> str:
     return config.learner.statistics
 
 
-def _file_name(config: FewShotConfig) -> str:
-    """A file for each protocol of a run: the readable part, and a few digits that tell the rest apart."""
-    told = protocol(config)
+def _file_name(config: FewShotConfig, data: Mapping[str, Any]) -> str:
+    """A file for each protocol and data of a run: the readable part, and a few digits that tell the rest apart."""
+    told = {**protocol(config), **data}
     shape = f"{told['ways']}-way-{told['shots']}-shot" if "ways" in told else f"{told['shots']}-points"
     mark = hashlib.sha256(repr(sorted(told.items(), key=lambda item: item[0])).encode()).hexdigest()[:6]
     return f"{config.task.source}-{config.evaluate.split}-{shape}-{told.get('statistics', 'plain')}-{mark}.json"
