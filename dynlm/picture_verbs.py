@@ -61,8 +61,15 @@ def _figures(options: Namespace, paths: list[Path]) -> Path:
     return Path(options.out) if options.out else paths[0].parent.parent / "figures"
 
 
-def _print_written(options: Namespace, written: list[Path]) -> None:
-    print_answer(options, {"files": [str(path) for path in written]}, "\n".join(f"wrote {path}" for path in written))
+def _print_written(options: Namespace, written: list[Path], shown: list[Path]) -> None:
+    """The files, and whether the scores that they show are of articles that their rates and the like were tuned on."""
+    from dynlm.evaluation.overlap import overlap_notes, overlaps
+    from dynlm.evaluation.scores_file import read_protocol
+
+    protocols = [read_protocol(path) for path in shown]
+    notes = [f"{protocol['arm']}: {note}" for protocol in protocols for note in overlap_notes(overlaps(protocol))]
+    text = "\n".join([*notes, *(f"wrote {path}" for path in written)])
+    print_answer(options, {"files": [str(path) for path in written], "notes": notes}, text)
 
 
 def _plot(options: Namespace, config: Config) -> int:
@@ -78,7 +85,7 @@ def _plot(options: Namespace, config: Config) -> int:
             if not separator:
                 raise UserError(f"--pairs has {pair!r}", do="write LOWER:HIGHER, with commas between pairs")
             pairs.append((lower.strip(), higher.strip()))
-    _print_written(options, plot_run(paths, _figures(options, paths), options.window, pairs))
+    _print_written(options, plot_run(paths, _figures(options, paths), options.window, pairs), paths)
     return 0
 
 
@@ -110,7 +117,8 @@ def _heatmap(options: Namespace, config: Config) -> int:
 
         print_heatmap([paths[0], paths[-1]], asked)
         return 0
-    _print_written(options, heatmap_run([paths[0], paths[-1]], _figures(options, paths), asked))
+    pair = [paths[0], paths[-1]]
+    _print_written(options, heatmap_run(pair, _figures(options, paths), asked), pair)
     return 0
 
 
@@ -142,7 +150,7 @@ def _report(options: Namespace, config: Config) -> int:
     if out.is_dir():
         raise UserError("a folder", out, "name the file to write")
     written = report_run(paths, out, fewshot, options.window, options.resamples)
-    _print_written(options, [written])
+    _print_written(options, [written], paths)
     if options.open and not show(written):
         raise UserError("no browser was found to show it in", written, "open it yourself")
     return 0

@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle
 
 from dynlm.errors import UserError
 from dynlm.evaluation.compare import check_same_text, unique_labels
+from dynlm.evaluation.overlap import overlap_notes, overlaps
 from dynlm.evaluation.scores_file import Scores, read_scores
 from dynlm.files import written_whole
 from dynlm.report.cells import Cell, Placed, cells_of, lay_out
@@ -219,6 +220,7 @@ def _statements(lower: Scores, higher: Scores, labels: list[str]) -> list[str]:
             f"{key} {arm.protocol[key]}" for key in ("split", "reset", "segment") if arm.protocol.get(key) is not None
         ]
         facts.append(printable(f"{label}: {', '.join(parts)}. {arm.protocol.get('statement') or ''}"))
+        facts += [printable(f"{label}: {note}.") for note in overlap_notes(overlaps(arm.protocol))]
     return facts
 
 

@@ -125,3 +125,16 @@ def test_whatever_a_stranger_wrote_is_no_overlap(strange: Any) -> None:
     assert overlaps(protocol) == []
     assert all(isinstance(note, str) and "\n" not in note for note in tuned_notes(protocol))
     assert isinstance(tuned_records(protocol), list)
+
+
+@pytest.mark.parametrize("verb", ["plot", "heatmap", "report"])
+def test_whoever_draws_scores_says_it_too(verb: str, tuned_copy: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    for rule in ("none", "rms"):
+        scored(tuned_copy, with_memory(tuned_copy.config, rule=rule))
+    note = "rms: 2 of 6 articles are among those its rates were tuned on"
+    assert main([verb, str(tuned_copy.folder)]) == 0
+    assert note in capsys.readouterr().out
+    assert main([verb, str(tuned_copy.folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["notes"] == [note]
+    if verb == "heatmap":
+        assert note in (tuned_copy.folder / "figures" / "heatmap.html").read_text(encoding="utf-8")
