@@ -309,10 +309,12 @@ def test_demo_does_the_whole_job_and_not_twice(tiny_corpus: Path, tmp_path: Path
         "test-meta-stream",
     }
     assert all(arm in said for arm in ("level 1", "rms", "meta"))
+    assert "kept    meta without regret: no loss depends on a later token" in said and "BROKEN" not in said
     assert all(str(path) in said for path in (folder / "figures").iterdir())
     weights = (folder / "model.safetensors").stat().st_mtime_ns
     again = answer_json(capsys, "demo", *options)
     assert (folder / "model.safetensors").stat().st_mtime_ns == weights
+    assert again["audit"]["kept"] is True
     assert sorted(again["files"]) == sorted(str(path) for path in (folder / "figures").iterdir())
 
 
