@@ -79,15 +79,16 @@ def audit_all(folder: Path, config: Config, split: str, places: int = 20, tokens
     }
     for rule, g in rules_of(folder, config.memory.reset, trained):
         called = rule if g in ("", "meta") else f"meta ({g})"
+        by_rule = dataclasses.replace(config.memory, rule=rule, g=g or config.memory.g)
         partners = {"": alone, " with a cache": cached}
         if rule != "none":
             partners[" without regret"] = {**alone, "no_regret": True}
         for named, options in partners.items():
-            memory = dataclasses.replace(config.memory, rule=rule, g=g or config.memory.g, **options)
+            memory = dataclasses.replace(by_rule, **options)
             own = audit(folder, dataclasses.replace(config, memory=memory), split, places, tokens)
             checks += [check._replace(promise=f"{called}{named}: {check.promise}") for check in own]
         if rule != "none":
-            memory = dataclasses.replace(config.memory, rule=rule, g=g or config.memory.g, **alone)
+            memory = dataclasses.replace(by_rule, **alone)
             whole = tokenise(iter_articles(config.corpus, split), trained.tokenizer, config.corpus.num_proc)
             text = excerpt(whole, articles=1, tokens=tokens)
             checks.append(_aligned(folder, trained, memory, text, called))

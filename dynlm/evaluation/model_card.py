@@ -20,7 +20,7 @@ from dynlm.evaluation.scores_file import Scores, read_scores, scores_of_run
 from dynlm.files import read_json
 from dynlm.perplexity import shown
 from dynlm.text import markdown, markdown_code
-from dynlm.training.run_folder import TrainedModel, load_config, refuse_leaving_run
+from dynlm.training.run_folder import TrainedModel, load_config, memory_path
 
 _TITLES_SHOWN = 8
 _RESAMPLES = 2000
@@ -85,9 +85,8 @@ def _model_rows(trained: TrainedModel, model: Any, tokenizer: Any) -> list[tuple
 
 def _memory(folder: Path, trained: TrainedModel) -> list[str]:
     """What was tuned, and what was learned, for this model."""
-    tuned_path, parts = folder / "memory" / "tuned.json", []
-    for path in (folder / "memory").glob("*.json"):
-        refuse_leaving_run(path, folder)
+    tuned_path, parts = memory_path(folder, "tuned.json"), []
+    cards = [memory_path(folder, path.name) for path in sorted((folder / "memory").glob("*.json"))]
     tuned = read_json(tuned_path) if tuned_path.exists() else {}
     if not isinstance(tuned, dict):
         raise UserError("what was tuned cannot be read", tuned_path, "remove it and run tune again")
@@ -102,7 +101,7 @@ def _memory(folder: Path, trained: TrainedModel) -> list[str]:
     if rows:
         headings = ("rule", "reset", "rate", "pull", "epsilon", "nats/token, tuning articles", "level 1 there")
         parts.append("Tuned:\n\n" + _table(headings, rows))
-    for path in sorted((folder / "memory").glob("*.json")):
+    for path in cards:
         about = read_json(path)
         if isinstance(about, dict) and about.get("model") == trained.fingerprint and "g" in about:
             try:
