@@ -27,8 +27,8 @@ test: $(VENV)/.installed-dev chromium lint ## install once, then check style, ty
 
 # PyTorch alone is the tested one: its oldest release for this machine may be gigabytes of libraries for GPUs.
 floors: $(FLOORS)/.installed ## read files of strangers with the oldest versions that pyproject.toml admits
-	@$(FLOORS)/bin/python -m pytest -W ignore tests/fuzz tests/corpus tests/fewshot tests/test_safe_files.py \
-		tests/evaluation/test_scores_file.py tests/evaluation/test_named_scores.py
+	@$(FLOORS)/bin/python -m pytest -W ignore tests/fuzz tests/data tests/fewshot tests/test_safe_files.py \
+		tests/evaluation/test_score_file.py tests/evaluation/test_score_selection.py
 
 fuzz: $(VENV)/.installed-dev ## try some 200,000 damaged and hostile files, others each time; FUZZ=100 tries more
 	@DYNLM_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/fuzz

@@ -21,9 +21,9 @@ from benchmarks import startup, tokenising, training_rate
 from benchmarks.bound import Cost, learning_cost, level_1_cost
 from benchmarks.kinds import timed, timed_in_processes
 from benchmarks.machine import Machine, measure_machine
-from dynlm.cli import load_config
-from dynlm.files import read_json, write_json
-from dynlm.model.lstm import LSTMLanguageModel
+from dynlm.cli.app import load_config
+from dynlm.models.lstm.model import LSTMLanguageModel
+from dynlm.runtime.files import read_json, write_json
 
 LANES, LEVEL_1_LANES = 16, 32
 
@@ -111,7 +111,7 @@ class Readings:
 
 def _can_compile() -> bool:
     from dynlm.errors import UserError
-    from dynlm.model.native import native_kernels
+    from dynlm.models.lstm.native import native_kernels
 
     try:
         native_kernels()

@@ -14,8 +14,8 @@ import math
 from dataclasses import dataclass
 
 from benchmarks.machine import Machine, measure_machine
-from dynlm.cli import load_config
-from dynlm.model.lstm import LSTMLanguageModel
+from dynlm.cli.app import load_config
+from dynlm.models.lstm.model import LSTMLanguageModel
 
 _FLOAT = 4
 

@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.kinds import Setting
+from dynlm.adapt.loop import read_segment
+from dynlm.adapt.meta_gradient.forward import Sensitivities
+from dynlm.adapt.meta_gradient.reverse import unrolled_meta_gradient
 from dynlm.config import FEATURES
-from dynlm.corpus.streams import read_in_order
-from dynlm.corpus.tokens import TokenisedSplit
-from dynlm.memory.reverse import unrolled_meta_gradient
-from dynlm.memory.sensitivities import Sensitivities
-from dynlm.memory.unroll import read_segment
+from dynlm.data.stream import read_in_order
+from dynlm.data.token_store import TokenisedSplit
 
 WAYS = {"forward": "forward, exact to first order", "first": "unroll, first order", "second": "unroll, second order"}
 HORIZONS = (1, 2, 4, 8, 16, 32)

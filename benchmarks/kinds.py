@@ -20,17 +20,17 @@ import torch
 
 from benchmarks.machine import median_time
 from benchmarks.straightforward import StraightforwardReader
-from dynlm.cli import load_config
+from dynlm.adapt.footprint import foretold_bytes, held_bytes
+from dynlm.adapt.loop import read_segment
+from dynlm.adapt.meta_gradient.forward import Sensitivities
+from dynlm.adapt.reader import Reader
+from dynlm.adapt.rules.elementwise import LEVEL_1, Rule, Statistics, uniform_rule
+from dynlm.adapt.rules.learned import Meta
+from dynlm.cli.app import load_config
 from dynlm.config import FEATURES
-from dynlm.corpus.streams import Segment
-from dynlm.memory.footprint import foretold_bytes, held_bytes
-from dynlm.memory.phi import Meta
-from dynlm.memory.reader import Reader
-from dynlm.memory.rules import LEVEL_1, Rule, Statistics, uniform_rule
-from dynlm.memory.sensitivities import Sensitivities
-from dynlm.memory.unroll import read_segment
-from dynlm.model.lstm import LSTMLanguageModel, Params
-from dynlm.model.native import native_kernels
+from dynlm.data.stream import Segment
+from dynlm.models.lstm.model import LSTMLanguageModel, Params
+from dynlm.models.lstm.native import native_kernels
 
 RATE, PULL, EPSILON = 2.4e-3, 2e-3, 1e-3
 KINDS = [

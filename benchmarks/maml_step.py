@@ -21,13 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.machine import side_by_side
-from dynlm.fewshot.episodes import Episodes, seeded
-from dynlm.fewshot.learner import Learned
-from dynlm.fewshot.maml import Maml
+from dynlm.fewshot.learners.learner import Learned
+from dynlm.fewshot.learners.maml import Maml
 from dynlm.fewshot.nets import Perceptron
 from dynlm.fewshot.options import EpisodeShape, LearnerConfig
-from dynlm.fewshot.regression import CURVES
-from dynlm.model.lstm import Params
+from dynlm.fewshot.tasks.episodes import Episodes, seeded
+from dynlm.fewshot.tasks.regression import CURVES
+from dynlm.models.lstm.model import Params
 
 TASKS, STEPS, RATE = 25, 5, 0.01
 WIDTHS = (1, 40, 40, 1)

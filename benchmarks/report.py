@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dynlm.evaluation.scores_file import scores_of_run, write_scores
+from dynlm.evaluation.score_file import scores_of_run, write_scores
 from dynlm.report.page import report_run
 from tests.browser import Opened, started
 from tests.readings import reading

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import torch
 
-from dynlm.cli import load_config
+from dynlm.cli.app import load_config
 from dynlm.config import CorpusConfig, RunConfig
-from dynlm.corpus.articles import iter_articles
-from dynlm.corpus.tokenizer import PieceTokenizer
-from dynlm.model.lstm import LSTMLanguageModel
-from dynlm.training.run_folder import save_config, save_model
+from dynlm.data.articles import iter_articles
+from dynlm.data.tokenizers.tokenizer import PieceTokenizer
+from dynlm.models.lstm.model import LSTMLanguageModel
+from dynlm.run.folder import save_config, save_model
 
 
 def measure(config_path: str = "configs/wikitext-2-small.yaml", times: int = 5) -> dict[str, float]:
@@ -42,7 +42,7 @@ def measure(config_path: str = "configs/wikitext-2-small.yaml", times: int = 5) 
         save_config(run, config)
         tokenizer.save(run / "tokenizer")
         save_model(run, model, model.initial_params(torch.Generator().manual_seed(0)), tokenizer, {})
-        call = "import sys; from dynlm.cli import main; sys.exit(main())"
+        call = "import sys; from dynlm.cli.app import main; sys.exit(main())"
         score = [sys.executable, "-c", call, "score", str(run), "--memory.rule", "none"]
         return {
             "score_seconds": _median_seconds(score, times),

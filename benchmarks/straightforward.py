@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dynlm.model.lstm import LSTMLanguageModel, Params
+from dynlm.models.lstm.model import LSTMLanguageModel, Params
 
 
 class StraightforwardReader(nn.Module):

@@ -21,10 +21,10 @@ from pathlib import Path
 from unittest import mock
 
 from dynlm.config import CorpusConfig, TokenizerConfig
-from dynlm.corpus.article import Article
-from dynlm.corpus.articles import WHOLE_TRAIN, load_articles
-from dynlm.corpus.tokenizer import PieceTokenizer
-from dynlm.corpus.tokens import tokenise
+from dynlm.data.article import Article
+from dynlm.data.articles import WHOLE_TRAIN, load_articles
+from dynlm.data.token_store import tokenise
+from dynlm.data.tokenizers.tokenizer import PieceTokenizer
 
 KINDS = ("bpe", "unigram")
 PROCESSES = (1, 2)

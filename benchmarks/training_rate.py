@@ -15,10 +15,10 @@ import torch
 
 from benchmarks.bound import training_cost
 from benchmarks.machine import measure_machine, median_time
-from dynlm.cli import load_config
-from dynlm.model.lstm import LSTMLanguageModel, detached
-from dynlm.model.regularisers import Regularisers
-from dynlm.training.optimisers import Optimiser
+from dynlm.cli.app import load_config
+from dynlm.models.lstm.model import LSTMLanguageModel, detached
+from dynlm.models.lstm.regularisers import Regularisers
+from dynlm.train.optimizers import Optimiser
 
 
 def measure(config_path: str = "configs/wikitext-2-small.yaml", seconds: float = 20.0) -> dict[str, float]:

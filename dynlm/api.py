@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 
+from dynlm.adapt.memory_file import SavedMemory, load_memory, options_of, save_memory
 from dynlm.config import Config, MemoryConfig
 from dynlm.errors import UserError
 from dynlm.evaluation.generate import check_draws, go_on
 from dynlm.evaluation.model_card import model_card
-from dynlm.evaluation.reading import ReadText, one_lane, read_on
-from dynlm.memory.file import SavedMemory, load_memory, options_of, save_memory
-from dynlm.training.memory_folder import open_reader
-from dynlm.training.processes import Processes
-from dynlm.training.run_folder import load_config, load_model
-from dynlm.training.sharing import PATTERNS, share_run
+from dynlm.evaluation.session import ReadText, one_lane, read_on
+from dynlm.run.folder import load_config, load_model
+from dynlm.run.rule_store import open_reader
+from dynlm.run.sharing import PATTERNS, share_run
+from dynlm.runtime.distributed import Processes
 
 
 class DynamicLM(ModelHubMixin, library_name="dynlm"):

@@ -259,7 +259,7 @@ class MemoryConfig:
     large updates were beside the weights."""
     guard: bool = True
     """Take no update that is no finite number or over ten times as large as its tensor, and go back to static weights
-    where a segment costs 30 nats a token more than chance (dynlm.memory.guard); both are counted in the score file."""
+    where a segment costs 30 nats a token more than chance; the score file counts both (dynlm.adapt.update_filter)."""
     capture: bool = True
     """On a GPU: record a segment's kernels once and replay them (CUDA graphs) instead of starting them one by one."""
     kernels: str = "torch"
@@ -510,7 +510,7 @@ CHANGE_NOTHING = frozenset({"corpus.num_proc", "pretrain.checkpoint_every", "met
 """Options of how a result is come to, not of what it is: work that was stopped goes on whatever they are."""
 
 
-def decisive(config: Config, *sections: str) -> dict[str, Any]:
+def fingerprint_options(config: Config, *sections: str) -> dict[str, Any]:
     """The options of these sections that decide on a result, by their full names."""
     options = {f"{name}.{option}": value for name in sections for option, value in vars(getattr(config, name)).items()}
     return {name: value for name, value in options.items() if name not in CHANGE_NOTHING}

@@ -5,7 +5,7 @@ Example: ``python scripts/corpus.py --corpus.path DIR``
 
 import sys
 
-from dynlm.cli import main
+from dynlm.cli.app import main
 
 if __name__ == "__main__":
     raise SystemExit(main(["corpus", *sys.argv[1:]]))

@@ -5,7 +5,7 @@ Example: ``python scripts/fewshot_demo.py``
 
 import sys
 
-from dynlm.cli import main
+from dynlm.cli.app import main
 
 if __name__ == "__main__":
     raise SystemExit(main(["fewshot", "demo", *sys.argv[1:]]))

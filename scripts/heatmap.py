@@ -5,7 +5,7 @@ Example: ``python scripts/heatmap.py runs/wikitext-2-small``
 
 import sys
 
-from dynlm.cli import main
+from dynlm.cli.app import main
 
 if __name__ == "__main__":
     raise SystemExit(main(["heatmap", *sys.argv[1:]]))

@@ -7,7 +7,7 @@ On several GPUs: ``accelerate launch scripts/pretrain.py --config configs/wikite
 
 import sys
 
-from dynlm.cli import main
+from dynlm.cli.app import main
 
 if __name__ == "__main__":
     raise SystemExit(main(["pretrain", *sys.argv[1:]]))

@@ -5,7 +5,7 @@ Example: ``python scripts/read.py runs/demo --memory me.safetensors book.txt``
 
 import sys
 
-from dynlm.cli import main
+from dynlm.cli.app import main
 
 if __name__ == "__main__":
     raise SystemExit(main(["read", *sys.argv[1:]]))

@@ -5,7 +5,7 @@ Example: ``python scripts/score.py runs/wikitext-2-small --memory.rule rms``
 
 import sys
 
-from dynlm.cli import main
+from dynlm.cli.app import main
 
 if __name__ == "__main__":
     raise SystemExit(main(["score", *sys.argv[1:]]))

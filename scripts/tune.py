@@ -5,7 +5,7 @@ Example: ``python scripts/tune.py runs/wikitext-2-small``
 
 import sys
 
-from dynlm.cli import main
+from dynlm.cli.app import main
 
 if __name__ == "__main__":
     raise SystemExit(main(["tune", *sys.argv[1:]]))

@@ -5,7 +5,7 @@ Example: ``python scripts/verify.py runs/wikitext-2-small --tokens 5000``
 
 import sys
 
-from dynlm.cli import main
+from dynlm.cli.app import main
 
 if __name__ == "__main__":
     raise SystemExit(main(["verify", *sys.argv[1:]]))

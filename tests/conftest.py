@@ -33,7 +33,7 @@ def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def trained_run(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run of level 1, trained once. Tests that write into a run take ``run_copy``."""
-    from dynlm.training.pretrain import pretrain
+    from dynlm.train.pretrain import pretrain
 
     runs = tmp_path_factory.mktemp("runs")
     config = tiny_config(tiny_corpus, runs)
@@ -44,8 +44,8 @@ def trained_run(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def tuned_run(trained_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A copy of the trained run with sgd and rms tuned, and meta learned, under both reset policies."""
-    from dynlm.training.metatrain import metatrain
-    from dynlm.training.tune import tune
+    from dynlm.train.metatrain import metatrain
+    from dynlm.train.tune import tune
 
     run = _copied(trained_run, tmp_path_factory.mktemp("tuned"))
     for reset in ("stream", "article"):

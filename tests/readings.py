@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dynlm.evaluation.scores_file import Scores
+from dynlm.evaluation.score_file import Scores
 
 
 def _words(text: str) -> list[str]:

@@ -17,9 +17,9 @@ from dynlm.config import Config
 from dynlm.errors import UserError
 from dynlm.evaluation.generate import generate
 from dynlm.evaluation.score import score
-from dynlm.evaluation.score_place import Into
-from dynlm.training.run_folder import load_config
-from dynlm.training.sharing import share_run
+from dynlm.evaluation.score_path import Into
+from dynlm.run.folder import load_config
+from dynlm.run.sharing import share_run
 from tests.test_house import python
 from tests.tiny import Run, listing, with_memory
 
@@ -199,7 +199,7 @@ def test_from_a_hub_only_what_a_run_is_made_of_is_taken(
 
 
 def test_the_hub_is_waited_for_only_by_who_shares() -> None:
-    done = python("-c", "import dynlm.cli, sys; assert not {'torch', 'huggingface_hub'} & set(sys.modules)")
+    done = python("-c", "import dynlm.cli.app, sys; assert not {'torch', 'huggingface_hub'} & set(sys.modules)")
     assert done.returncode == 0, done.stderr
     assert isinstance(done, subprocess.CompletedProcess) and sys.executable
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dynlm.cli import main
+from dynlm.adapt import loop
+from dynlm.cli.app import main
 from dynlm.evaluation.compare import compare
 from dynlm.evaluation.score import score
-from dynlm.evaluation.scores_file import read_scores
-from dynlm.memory import unroll as loop
-from dynlm.training import pretrain as pretraining
-from dynlm.training.run_folder import load_model
+from dynlm.evaluation.score_file import read_scores
+from dynlm.run.folder import load_model
+from dynlm.train import pretrain as pretraining
 from tests.tiny import Run, as_yaml, listing, tiny_config, with_memory
 
 

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 import yaml
 
-from dynlm.cli import VERBS, load_config, load_options, main
+from dynlm.cli.app import COMMANDS, load_config, load_options, main
 from dynlm.fewshot.options import FewShotConfig
-from dynlm.study.arms import arms_of, readings_of
 from dynlm.study.options import StudyOptions
 from dynlm.study.steps import check_slots, steps_of
+from dynlm.study.variants import arms_of, readings_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -125,7 +125,7 @@ def test_script_calls_the_verb_it_is_named_after(script: Path, capsys: pytest.Ca
 
 
 def test_every_verb_has_its_script() -> None:
-    assert {path.stem for path in SCRIPTS} == {verb.replace(" ", "_") for verb in VERBS}
+    assert {path.stem for path in SCRIPTS} == {verb.replace(" ", "_") for verb in COMMANDS}
 
 
 def test_unknown_verb_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,7 +144,7 @@ def test_help_does_not_import_torch() -> None:
     """Importing torch takes longer than all of the help may."""
     code = """
 import sys
-from dynlm.cli import main
+from dynlm.cli.app import main
 try:
     main(["--help"])
 except SystemExit as stop:

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynlm.cli import _config_parser, _first_positional, main
+from dynlm.cli.app import _config_parser, _first_positional, main
 from dynlm.config import Config, CorpusConfig, article_range, section_of
-from dynlm.corpus.articles import iter_articles
+from dynlm.data.articles import iter_articles
 from dynlm.errors import UserError
 from dynlm.fewshot.options import FewShotConfig
 from dynlm.study.options import StudyOptions
@@ -180,7 +180,7 @@ def test_an_unknown_split_is_told_all_that_there_are() -> None:
 
 def of_process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
     around = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
-    command = [sys.executable, "-m", "dynlm.cli", *arguments]
+    command = [sys.executable, "-m", "dynlm.cli.app", *arguments]
     return subprocess.run(command, env=around | environment, cwd=ROOT, capture_output=True, check=False)
 
 
@@ -201,14 +201,14 @@ def test_errors_reach_a_latin_1_terminal() -> None:
 @pytest.mark.parametrize("arguments", [["--help"], ["score", "--help"], ["--version"]])
 def test_a_full_disk_behind_standard_output_is_said(arguments: list[str]) -> None:
     with open("/dev/full", "w") as full:
-        command = [sys.executable, "-m", "dynlm.cli", *arguments]
+        command = [sys.executable, "-m", "dynlm.cli.app", *arguments]
         done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith(b"dynlm: error: cannot write: ") and done.stderr.count(b"\n") == 1
 
 
 def test_without_a_home_folder_the_cache_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dynlm.files import cache_folder
+    from dynlm.runtime.files import cache_folder
 
     def nowhere() -> Path:
         raise RuntimeError("Could not determine home directory.")

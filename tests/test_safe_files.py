@@ -28,17 +28,17 @@ import yaml
 from PIL import Image
 
 from dynlm.config import CorpusConfig
-from dynlm.corpus.arrays import ArrayFile, mapped
-from dynlm.corpus.articles import load_articles
+from dynlm.data.array_files import ArrayFile, mapped
+from dynlm.data.articles import load_articles
 from dynlm.errors import UserError
-from dynlm.evaluation.scores_file import read_scores, write_scores
-from dynlm.fewshot.imagefolder import open_imagefolder
-from dynlm.fewshot.images import class_folders, read_image
-from dynlm.fewshot.omniglot import PARTS, open_omniglot
+from dynlm.evaluation.score_file import read_scores, write_scores
 from dynlm.fewshot.options import TaskConfig
-from dynlm.files import read_json, read_yaml
+from dynlm.fewshot.tasks.image_folder import open_imagefolder
+from dynlm.fewshot.tasks.images import class_folders, read_image
+from dynlm.fewshot.tasks.omniglot import PARTS, open_omniglot
 from dynlm.report.fewshot_results import FILE, read_fewshot
-from dynlm.training.run_folder import load_config, load_model, load_tensors
+from dynlm.run.folder import load_config, load_model, load_tensors
+from dynlm.runtime.files import read_json, read_yaml
 from tests.readings import reading
 from tests.tiny import Run
 
@@ -322,7 +322,7 @@ def test_packed_files_are_unpacked_no_further_than_a_line(tmp_path: Path) -> Non
     """In a process of its own, whose memory is looked at: unpacking a bomb whole would take 64 MiB and more."""
     code = """
 import resource, sys
-from dynlm.corpus.lines import text_lines
+from dynlm.data.sources.lines import text_lines
 from dynlm.errors import UserError
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in map(__import__("pathlib").Path, sys.argv[1:]):

@@ -12,10 +12,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from jsonargparse import Namespace
 
-from dynlm.cli import main
-from dynlm.evaluation.kept_memories import as_text, diff_as_text
-from dynlm.evaluation.verify import Verified
-from dynlm.verb import print_answer
+from dynlm.cli.app import main
+from dynlm.cli.command import print_answer
+from dynlm.evaluation.checks.verify import Verified
+from dynlm.evaluation.memory_report import as_text, diff_as_text
 
 HOSTILE = st.text(st.characters(exclude_categories=()), max_size=40)
 WORST = "a\x1b[2J\u202e\tb\nc\r\ud83d|<script>=cmd()"

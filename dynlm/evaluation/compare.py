@@ -12,10 +12,10 @@ import numpy as np
 
 from dynlm.errors import UserError
 from dynlm.evaluation.overlap import Overlap, overlaps
-from dynlm.evaluation.scores_file import Scores
+from dynlm.evaluation.score_file import Scores
 from dynlm.evaluation.tables import markdown_table, text_table
-from dynlm.perplexity import perplexity
-from dynlm.text import printable
+from dynlm.runtime.perplexity import perplexity
+from dynlm.runtime.text import printable
 
 _PER_ARM = ("level", "rule", "cache", "reset", "segment", "statement", "run", "model", "guard")
 

@@ -8,17 +8,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from dynlm.adapt.loop import begin_articles
+from dynlm.adapt.memory_file import SavedMemory, load_memory
+from dynlm.adapt.partners.cache_next import log_next
+from dynlm.adapt.reader import Reader
 from dynlm.config import Config
-from dynlm.corpus.tokenizer import Tokenizer
+from dynlm.data.tokenizers.tokenizer import Tokenizer
 from dynlm.errors import UserError
-from dynlm.evaluation.reading import one_lane, read_on
-from dynlm.memory.cache_next import log_next
-from dynlm.memory.file import SavedMemory, load_memory
-from dynlm.memory.reader import Reader
-from dynlm.memory.unroll import begin_articles
-from dynlm.training.memory_folder import open_reader
-from dynlm.training.processes import Processes
-from dynlm.training.run_folder import load_model
+from dynlm.evaluation.session import one_lane, read_on
+from dynlm.run.folder import load_model
+from dynlm.run.rule_store import open_reader
+from dynlm.runtime.distributed import Processes
 
 
 def generate(

@@ -16,11 +16,11 @@ import dynlm
 from dynlm.config import GConfig, section_of
 from dynlm.errors import UserError
 from dynlm.evaluation.compare import compare
-from dynlm.evaluation.scores_file import Scores, read_scores, scores_of_run
-from dynlm.files import read_json
-from dynlm.perplexity import shown
-from dynlm.text import markdown, markdown_code
-from dynlm.training.run_folder import TrainedModel, load_config, memory_path
+from dynlm.evaluation.score_file import Scores, read_scores, scores_of_run
+from dynlm.run.folder import TrainedModel, load_config, memory_path
+from dynlm.runtime.files import read_json
+from dynlm.runtime.perplexity import shown
+from dynlm.runtime.text import markdown, markdown_code
 
 _TITLES_SHOWN = 8
 _RESAMPLES = 2000

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
-from dynlm.text import printable
+from dynlm.runtime.text import printable
 
 _RANGE = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?", re.ASCII)
 

@@ -14,30 +14,30 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from dynlm.adapt.footprint import foretold_bytes, held_bytes, refuse_what_does_not_fit
+from dynlm.adapt.loop import iter_segments
+from dynlm.adapt.memory_file import SavedMemory, constants_of, load_about
+from dynlm.adapt.partners.cache import Cache
+from dynlm.adapt.partners.cache_gate import Gate
+from dynlm.adapt.partners.mixture import FixedShareMixture
+from dynlm.adapt.reader import Reader
+from dynlm.adapt.state import Memory, distance
+from dynlm.adapt.update_filter import counts_of, first_of, joined, ratios_of
 from dynlm.config import ORDERS, Config, MemoryConfig, article_range, one_of
-from dynlm.corpus.articles import iter_articles, source_name
-from dynlm.corpus.streams import read_side_by_side
-from dynlm.corpus.tokens import TokenisedSplit, tokenise
+from dynlm.data.articles import iter_articles, source_name
+from dynlm.data.stream import read_side_by_side
+from dynlm.data.token_store import TokenisedSplit, tokenise
 from dynlm.errors import UserError
-from dynlm.evaluation.reading import open_memory
-from dynlm.evaluation.score_place import Into, file_stem, resume_key, scoring_key
-from dynlm.evaluation.scores_file import Scores, write_scores
-from dynlm.evaluation.underway import Keeper, Underway
-from dynlm.files import exclusive, fingerprint, folder_aside
-from dynlm.memory.cache import Cache
-from dynlm.memory.cache_gate import Gate
-from dynlm.memory.file import SavedMemory, constants_of, load_about
-from dynlm.memory.footprint import foretold_bytes, held_bytes, refuse_what_does_not_fit
-from dynlm.memory.guard import counts_of, first_of, joined, ratios_of
-from dynlm.memory.hedge import HedgeRule
-from dynlm.memory.reader import Reader
-from dynlm.memory.state import Memory, distance
-from dynlm.memory.unroll import unroll
-from dynlm.training.memory_folder import open_reader
-from dynlm.training.processes import Processes
-from dynlm.training.provenance import made_with
-from dynlm.training.run_folder import TrainedModel, load_model
-from dynlm.training.tuned_on import tuned_on
+from dynlm.evaluation.score_file import Scores, write_scores
+from dynlm.evaluation.score_path import Into, file_stem, resume_key, scoring_key
+from dynlm.evaluation.scoring_checkpoint import ScoringCheckpointer, ScoringState
+from dynlm.evaluation.session import open_memory
+from dynlm.run.folder import TrainedModel, load_model
+from dynlm.run.provenance import made_with
+from dynlm.run.rule_store import open_reader
+from dynlm.run.tuned_on import tuned_on
+from dynlm.runtime.distributed import Processes
+from dynlm.runtime.files import exclusive, fingerprint, staging_dir
 
 _RESETS = {
     "stream": "dynamic weights run through the whole text",
@@ -82,7 +82,7 @@ def score(
     if memory_file is not None:
         _refuse_what_cannot_go_on(memory, processes)
         begun = open_memory(memory_file, reader, config, trained.tokenizer, trained.fingerprint)
-    with processes.first_goes_ahead():
+    with processes.main_process_first():
         text = tokenise(iter_articles(config.corpus, split), trained.tokenizer, config.corpus.num_proc)
     chosen = article_range(articles, text.articles)
     protocol = _protocol(folder, config, trained, reader, split, text, chosen, order, order_seed)
@@ -96,10 +96,12 @@ def score(
     if (there := into.there(path, key)) is not None:
         return path, there
     with exclusive(path, "this score file"):
-        if processes.first:
-            with folder_aside(path.parent):  # refused now where nothing can be written, not after the reading
+        if processes.is_main:
+            with staging_dir(path.parent):  # refused now where nothing can be written, not after the reading
                 pass
-        keeper = Keeper(path, resume_key(protocol), config.run.checkpoint_seconds, processes.rank, processes.world)
+        keeper = ScoringCheckpointer(
+            path, resume_key(protocol), config.run.checkpoint_seconds, processes.rank, processes.world
+        )
         scores = read_scored(
             reader,
             text,
@@ -107,13 +109,13 @@ def score(
             memory.segment,
             memory.lanes,
             processes,
-            quiet or not processes.first,
+            quiet or not processes.is_main,
             memory.track,
             None if begun is None else begun.memory,
             keeper,
         )
         scores = dataclasses.replace(scores, protocol={**scores.protocol, **protocol})
-        if processes.first:
+        if processes.is_main:
             write_scores(path, scores)
         keeper.drop()
     return path, scores
@@ -162,7 +164,7 @@ def read_scored(
     quiet: bool = True,
     track: bool = False,
     begun: Memory | None = None,
-    keeper: Keeper | None = None,
+    keeper: ScoringCheckpointer | None = None,
 ) -> Scores:
     """One pass over ``articles`` in the order given; the protocol says only what the reading itself knows.
 
@@ -185,18 +187,18 @@ def read_scored(
     places: list[np.ndarray] = []
     costs: list[Tensor] = []
     held, place = 0, stream.begin()
-    kept = None if keeper is None else keeper.kept(reader, stream.own_lanes)
+    kept = None if keeper is None else keeper.kept(reader, stream.local_lanes)
     if kept is not None:
         memory, place, moved_B, held = kept.memory, kept.place, kept.moved_B, kept.held
         places, costs = [kept.places_N], [kept.costs_CN]
         bar.update(place.tokens)
     else:
-        memory = reader.fresh_memory(stream.own_lanes) if begun is None else begun
-        moved_B = torch.zeros(stream.own_lanes, device=reader.static["embedding"].device)
+        memory = reader.fresh_memory(stream.local_lanes) if begun is None else begun
+        moved_B = torch.zeros(stream.local_lanes, device=reader.static["embedding"].device)
         if track and begun is not None:
             moved_B = distance(memory, reader.static)
     with keeper or nullcontext():
-        for read in unroll(reader, stream, memory, place):
+        for read in iter_segments(reader, stream, memory, place):
             begins_B = [first.get(int(article), 0) for article in read.segment.article_B]
             places_BT = (begins_B + read.segment.position_B)[:, None] + np.arange(read.segment.mask_BT.shape[1])
             places.append(np.where(read.segment.mask_BT, places_BT, -1).ravel())
@@ -212,11 +214,11 @@ def read_scored(
             if keeper is not None and keeper.is_due:
                 places, costs = [np.concatenate(places)], [torch.cat(costs, 1)]
                 held = max(held, held_bytes(reader, memory))
-                keeper.keep(Underway(memory, read.place, places[0], costs[0], moved_B, held), reader)
+                keeper.keep(ScoringState(memory, read.place, places[0], costs[0], moved_B, held), reader)
     bar.close()
     mine = (np.concatenate(places), torch.cat(costs, 1).cpu().numpy()) if places else None
     columns = np.full((1 + track, sum(lengths)), np.nan, dtype=np.float32)
-    for part in [mine] if processes is None else processes.of_all(mine):
+    for part in [mine] if processes is None else processes.gather_object(mine):
         if part is not None:
             places_N, told_CN = part
             columns[:, places_N[places_N >= 0]] = told_CN[:, places_N >= 0]
@@ -249,7 +251,7 @@ def _guard_protocol(memory: Memory, segment: int, track: bool, processes: Proces
     if memory.guarded is None:
         return {}
     mine = memory.guarded.to("cpu")
-    guarded = joined([mine] if processes is None else processes.of_all(mine))
+    guarded = joined([mine] if processes is None else processes.gather_object(mine))
     names = list(memory.weights)
     first = {
         name: {"article": article, "segment": position // segment}
@@ -357,7 +359,7 @@ def _protocol(
     }
 
 
-def _mixing(hedge: HedgeRule, reset: str) -> str:
+def _mixing(hedge: FixedShareMixture, reset: str) -> str:
     afresh = "which start evenly with each article" if reset == "article" else "which run through the whole text"
     return (
         "each token's probability is a mixture of the rule's and level 1's by fixed share (Herbster & Warmuth 1998, "

@@ -6,7 +6,7 @@ import textwrap
 from typing import TYPE_CHECKING, Any
 
 from dynlm.evaluation.overlap import overlap_notes
-from dynlm.text import markdown, printable
+from dynlm.runtime.text import markdown, printable
 
 if TYPE_CHECKING:
     from dynlm.evaluation.compare import ArmFigures, Comparison, Gain

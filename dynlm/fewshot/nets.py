@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dynlm.fewshot.patches import convolve, naive_convolve
-from dynlm.model.lstm import Params
+from dynlm.fewshot.im2col import convolve, naive_convolve
+from dynlm.models.lstm.model import Params
 
 EPSILON = 1e-3
 """Added to variances."""

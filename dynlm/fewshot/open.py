@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dynlm.fewshot.classification import ImageTasks
-from dynlm.fewshot.episodes import Tasks
-from dynlm.fewshot.glyphs import open_glyphs
-from dynlm.fewshot.imagefolder import open_imagefolder
-from dynlm.fewshot.learner import Learner
-from dynlm.fewshot.maml import Maml, RandomStart
+from dynlm.fewshot.learners.learner import Learner
+from dynlm.fewshot.learners.maml import Maml, RandomStart
+from dynlm.fewshot.learners.nearest_neighbour import NearestPixels
+from dynlm.fewshot.learners.prototypes import Prototypes
+from dynlm.fewshot.learners.recurrent import LstmOptimiser, LstmReader
+from dynlm.fewshot.learners.reptile import Reptile
 from dynlm.fewshot.nets import ConvNet, Net, Perceptron
-from dynlm.fewshot.omniglot import open_omniglot
 from dynlm.fewshot.options import FewShotConfig, TaskConfig
-from dynlm.fewshot.pixels import NearestPixels
-from dynlm.fewshot.prototypes import Prototypes
-from dynlm.fewshot.recurrent import LstmOptimiser, LstmReader
-from dynlm.fewshot.regression import CURVES
-from dynlm.fewshot.reptile import Reptile
+from dynlm.fewshot.tasks.classification import ImageTasks
+from dynlm.fewshot.tasks.episodes import Tasks
+from dynlm.fewshot.tasks.glyphs import open_glyphs
+from dynlm.fewshot.tasks.image_folder import open_imagefolder
+from dynlm.fewshot.tasks.omniglot import open_omniglot
+from dynlm.fewshot.tasks.regression import CURVES
 
 _OPENERS = {"glyphs": open_glyphs, "omniglot": open_omniglot, "imagefolder": open_imagefolder}
 

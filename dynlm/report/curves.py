@@ -16,11 +16,11 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 
 from dynlm.errors import UserError
 from dynlm.evaluation.compare import baseline_of, check_same_text, unique_labels
-from dynlm.evaluation.scores_file import Scores, read_scores
-from dynlm.report import series
-from dynlm.report.behaviour import recorded
+from dynlm.evaluation.score_file import Scores, read_scores
+from dynlm.report import curve_data as series
 from dynlm.report.drawing import COLOURS, FAINT, GRID, INK, drawing, line_style, save_figure, short, warn_of_missing
 from dynlm.report.memory_curves import plot_memory
+from dynlm.report.memory_stats import recorded
 
 _POINTS = 1500
 _ROTATED_AT_MOST = 12

@@ -15,8 +15,8 @@ import matplotlib
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 
-from dynlm.files import written_whole
-from dynlm.text import printable
+from dynlm.runtime.files import atomic_write
+from dynlm.runtime.text import printable
 
 # Okabe & Ito's palette, which readers with any colour vision can tell apart; without colour the dashes do.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -127,7 +127,7 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
     paths = []
     for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
         path = stem.with_name(stem.name + suffix)
-        with written_whole(path) as aside:
+        with atomic_write(path) as aside:
             figure.savefig(aside, dpi=150, metadata=metadata, bbox_inches="tight", pad_inches=0.12, facecolor="white")
         paths.append(path)
     return paths

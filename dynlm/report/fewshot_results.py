@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from dynlm.errors import UserError
-from dynlm.files import read_json, refuse_leaving
-from dynlm.text import printable
+from dynlm.runtime.files import read_json, refuse_leaving
+from dynlm.runtime.text import printable
 
 FILE = "fewshot.json"
 _KINDS = {b"\x89PNG\r\n\x1a\n": "image/png", b"GIF89a": "image/gif", b"GIF87a": "image/gif"}

@@ -15,14 +15,14 @@ from matplotlib.patches import Rectangle
 from dynlm.errors import UserError
 from dynlm.evaluation.compare import check_same_text, unique_labels
 from dynlm.evaluation.overlap import overlap_notes, overlaps
-from dynlm.evaluation.scores_file import Scores, read_scores
-from dynlm.files import written_whole
-from dynlm.report.cells import Cell, Placed, cells_of, lay_out
+from dynlm.evaluation.score_file import Scores, read_scores
+from dynlm.report.csp import source_hash
+from dynlm.report.curve_data import PASSAGE, Passage, default_passages, most_gained
 from dynlm.report.drawing import FAINT, INK, drawable, drawing, monospace, save_figure, short, warn_of_missing
-from dynlm.report.policy import source_hash
 from dynlm.report.scale import STEPS, colour_map, limit_of, step_of, steps
-from dynlm.report.series import PASSAGE, Passage, default_passages, most_gained
-from dynlm.text import printable
+from dynlm.report.token_cells import Cell, Placed, cells_of, lay_out
+from dynlm.runtime.files import atomic_write
+from dynlm.runtime.text import printable
 
 __all__ = ["Passage", "heatmap_figure", "heatmap_html", "heatmap_page", "heatmap_run", "passage_of", "rows_of"]
 
@@ -154,7 +154,7 @@ def heatmap_figure(lower: Scores, higher: Scores, passages: Sequence[Passage], p
 def heatmap_page(lower: Scores, higher: Scores, passages: Sequence[Passage], path: Path) -> Path:
     """Write ``passages`` as one self-contained page that loads and runs nothing. Returns ``path``."""
     page = heatmap_html(lower, higher, passages)
-    with written_whole(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(page, encoding="utf-8")
     return path
 

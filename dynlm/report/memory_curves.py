@@ -13,9 +13,9 @@ from matplotlib.ticker import FuncFormatter
 
 from dynlm.errors import UserError
 from dynlm.evaluation.compare import check_same_text, unique_labels
-from dynlm.evaluation.scores_file import Scores
-from dynlm.report.behaviour import FLUSHED, Recorded, recorded
+from dynlm.evaluation.score_file import Scores
 from dynlm.report.drawing import GRID, drawing, line_style, save_figure, short
+from dynlm.report.memory_stats import FLUSHED, Recorded, recorded
 
 
 def plot_memory(scores_list: Sequence[Scores], path: Path) -> list[Path]:

@@ -16,16 +16,16 @@ from markupsafe import Markup
 from dynlm.errors import UserError
 from dynlm.evaluation.compare import baseline_of, check_same_text, compare, unique_labels
 from dynlm.evaluation.overlap import tuned_notes
-from dynlm.evaluation.scores_file import Scores, read_scores
+from dynlm.evaluation.score_file import Scores, read_scores
 from dynlm.evaluation.tables import HEADINGS, figures_of, notes_of
-from dynlm.files import written_whole
-from dynlm.report import series
-from dynlm.report.behaviour import FLUSHED, Recorded, rates_table, recorded
+from dynlm.report import curve_data as series
+from dynlm.report.csp import source_hash
 from dynlm.report.fewshot_results import FewShot, Table, read_fewshot
+from dynlm.report.memory_stats import FLUSHED, Recorded, rates_table, recorded
 from dynlm.report.page_data import page_data
-from dynlm.report.policy import source_hash
 from dynlm.report.scale import steps
-from dynlm.text import printable
+from dynlm.runtime.files import atomic_write
+from dynlm.runtime.text import printable
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _ASSETS = Path(__file__).parent / "assets"
@@ -42,7 +42,7 @@ def report_run(
     """
     scores = [read_scores(path) for path in paths]
     page = report_page(scores, [read_fewshot(folder) for folder in fewshot], window, resamples)
-    with written_whole(out) as aside:
+    with atomic_write(out) as aside:
         aside.write_text(page, encoding="utf-8", newline="\n")
     return Path(out)
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from dynlm.evaluation.compare import baseline_of, unique_labels
-from dynlm.evaluation.scores_file import Scores
-from dynlm.report import series
-from dynlm.report.behaviour import recorded
+from dynlm.evaluation.score_file import Scores
+from dynlm.report import curve_data as series
+from dynlm.report.memory_stats import recorded
 from dynlm.report.scale import STEPS, limit_of
 from dynlm.report.shown_tokens import shown_tokens
 from dynlm.report.words import Words, extremes, words_of

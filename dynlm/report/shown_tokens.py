@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dynlm.evaluation.scores_file import Scores
-from dynlm.report.cells import counted_cells, visible
+from dynlm.evaluation.score_file import Scores
+from dynlm.report.token_cells import counted_cells, visible
 
 JOINED = 0
 """The index of a token that is shown with the one before it: they only make a character together."""

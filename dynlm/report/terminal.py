@@ -13,10 +13,10 @@ from rich.style import Style
 from rich.text import Text
 
 from dynlm.evaluation.compare import unique_labels
-from dynlm.evaluation.scores_file import Scores
-from dynlm.report.cells import Cell, counted_cells, lay_out
+from dynlm.evaluation.score_file import Scores
 from dynlm.report.heatmap import Asked, Passage, pair_and_passages, rows_of
 from dynlm.report.scale import STEPS, Step, limit_of, step_of, steps
+from dynlm.report.token_cells import Cell, counted_cells, lay_out
 from dynlm.report.words import words_of
 
 _WIDEST = 100

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dynlm.evaluation.compare import Gain, drawn_articles, gain_of
-from dynlm.evaluation.scores_file import Scores
+from dynlm.evaluation.score_file import Scores
 from dynlm.report.words import Words, words_of
 
 UNKNOWN = "<unk>"

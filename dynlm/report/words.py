@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dynlm.evaluation.scores_file import Scores
-from dynlm.report.cells import visible
+from dynlm.evaluation.score_file import Scores
+from dynlm.report.token_cells import visible
 
 _LONGEST = 48
 

@@ -9,14 +9,14 @@ from typing import Any
 
 from dynlm.evaluation.overlap import tuned_notes
 from dynlm.evaluation.tables import gain_cell, notes_of
-from dynlm.files import write_json, written_whole
 from dynlm.report.curves import plot_run
-from dynlm.study.arms import pairs_of
+from dynlm.runtime.files import atomic_write, write_json
+from dynlm.runtime.text import markdown, markdown_code, printable
 from dynlm.study.options import StudyOptions
 from dynlm.study.results import Results, Row, shown
 from dynlm.study.tables import as_csv, as_dict, budget_table, figures_table
+from dynlm.study.variants import pairs_of
 from dynlm.study.words_page import words_of_pairs
-from dynlm.text import markdown, markdown_code, printable
 
 
 def write_pages(place: Path, results: Results, options: StudyOptions, card: dict[str, Any]) -> list[Path]:
@@ -145,6 +145,6 @@ def _tuned_on(results: Results) -> str | None:
 
 
 def _write(path: Path, text: str) -> Path:
-    with written_whole(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(text, encoding="utf-8")
     return path

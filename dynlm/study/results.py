@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dynlm.evaluation.compare import ArmFigures, Comparison, Gain, compare
-from dynlm.evaluation.scores_file import Scores
-from dynlm.study.arms import Reading
+from dynlm.evaluation.score_file import Scores
 from dynlm.study.options import StudyConfig
 from dynlm.study.steps import Prepared
+from dynlm.study.variants import Reading
 
 SHOWN = 6
 """Arms of a picture: as many as there are lines that can be told apart at a page's width."""

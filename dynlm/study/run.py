@@ -11,21 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from dynlm.config import Config, article_range
-from dynlm.corpus.articles import iter_articles, source_name
-from dynlm.corpus.tokens import tokenise
+from dynlm.data.articles import iter_articles, source_name
+from dynlm.data.token_store import tokenise
 from dynlm.errors import UserError
 from dynlm.evaluation.score import score, text_fingerprint
-from dynlm.evaluation.score_place import Into, scores_at
-from dynlm.evaluation.scores_file import FOLDER, Scores, read_scores, scores_of_run
-from dynlm.files import fingerprint
-from dynlm.study.arms import SHARED, Reading, arms_of, pairs_of, readings_of
+from dynlm.evaluation.score_file import FOLDER, Scores, read_scores, scores_of_run
+from dynlm.evaluation.score_path import Into, scores_at
+from dynlm.run.folder import load_model, run_path, save_config
+from dynlm.runtime.files import fingerprint
+from dynlm.runtime.text import printable
 from dynlm.study.options import StudyOptions
 from dynlm.study.pages import write_pages
 from dynlm.study.results import Done, Results, results_of
 from dynlm.study.steps import Prepared, check_slots, prepare, steps_of
-from dynlm.text import printable
-from dynlm.training.pretrain import pretrain
-from dynlm.training.run_folder import load_model, run_path, save_config
+from dynlm.study.variants import SHARED, Reading, arms_of, pairs_of, readings_of
+from dynlm.train.pretrain import pretrain
 
 
 def study(options: StudyOptions, quiet: bool = False, progress: bool = False) -> tuple[Results, list[Path]]:

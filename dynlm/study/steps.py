@@ -15,14 +15,14 @@ from typing import Any
 
 from dynlm.config import CHANGE_NOTHING, Config, MemoryConfig
 from dynlm.errors import UserError
-from dynlm.files import fingerprint, read_json, write_json
-from dynlm.study.arms import Arm
-from dynlm.training import memory_folder
-from dynlm.training.cache_folder import load_fixed, load_gated, rule_stem
-from dynlm.training.cache_gate import train_gate, tune_cache
-from dynlm.training.metatrain import metatrain
-from dynlm.training.run_folder import TrainedModel
-from dynlm.training.tune import START, ensure_statistics, tune
+from dynlm.run import rule_store as memory_folder
+from dynlm.run.cache_store import load_fixed, load_gated, rule_stem
+from dynlm.run.folder import TrainedModel
+from dynlm.runtime.files import fingerprint, read_json, write_json
+from dynlm.study.variants import Arm
+from dynlm.train.cache import train_gate, tune_cache
+from dynlm.train.metatrain import metatrain
+from dynlm.train.tune import START, ensure_statistics, tune
 
 CACHE_OPTIONS = ("cache_window", "cache_flatness", "cache_share")
 _LEDGER = Path("memory") / "prepared.json"

@@ -9,10 +9,10 @@ from typing import Any
 
 from dynlm.evaluation.compare import Gain
 from dynlm.evaluation.tables import figures_of, gain_cell
-from dynlm.study.arms import Reading, plain
+from dynlm.runtime.text import csv_field, markdown
 from dynlm.study.results import Results, Row
 from dynlm.study.steps import Budget
-from dynlm.text import csv_field, markdown
+from dynlm.study.variants import Reading, plain
 
 _FIGURES = ("nats", "nats_per_token", "perplexity_per_token", "perplexity_per_word", "bits_per_byte")
 

@@ -8,9 +8,9 @@ from typing import Any
 from dynlm.evaluation.tables import gain_cell
 from dynlm.report.word_classes import ClassGain, class_gains
 from dynlm.report.words import WordGain, most_changed, words_of
+from dynlm.runtime.text import markdown
 from dynlm.study.results import Done, Results
 from dynlm.study.tables import table
-from dynlm.text import markdown
 
 _WORDS = 15
 _DIVISIONS = {

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from dynlm.errors import UserError
 from dynlm.evaluation.compare import baseline_of, compare, drawn_articles, gain_of, unique_labels
-from dynlm.evaluation.scores_file import Scores
+from dynlm.evaluation.score_file import Scores
 from tests.readings import reading
 
 

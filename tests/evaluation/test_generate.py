@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from dynlm.config import Config
-from dynlm.corpus.articles import load_articles
+from dynlm.data.articles import load_articles
 from dynlm.errors import UserError
 from dynlm.evaluation.generate import generate
-from dynlm.training.memory_folder import open_reader
-from dynlm.training.run_folder import load_model, params_fingerprint
+from dynlm.run.folder import load_model, params_fingerprint
+from dynlm.run.rule_store import open_reader
 from tests.tiny import Run, tiny_config, with_memory
 
 PROMPT = " the bafidela of the town was seen near a bafidela . \n"

@@ -15,11 +15,11 @@ from dynlm.errors import UserError
 from dynlm.evaluation.compare import compare
 from dynlm.evaluation.model_card import model_card
 from dynlm.evaluation.score import score
-from dynlm.evaluation.scores_file import read_scores, write_scores
+from dynlm.evaluation.score_file import read_scores, write_scores
 from dynlm.evaluation.tables import figures_of
-from dynlm.text import markdown_code
-from dynlm.training.provenance import made_with, record_sitting
-from dynlm.training.run_folder import load_model, save_config
+from dynlm.run.folder import load_model, save_config
+from dynlm.run.provenance import made_with, record_sitting
+from dynlm.runtime.text import markdown_code
 from tests.tiny import Run, with_memory
 
 HOSTILE = (

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from dynlm.cli import main
+from dynlm.cli.app import main
 from dynlm.config import Config
 from dynlm.evaluation.compare import compare
 from dynlm.evaluation.overlap import overlap_notes, overlaps, tuned_notes, tuned_records
 from dynlm.evaluation.score import score
-from dynlm.evaluation.scores_file import Scores, read_scores
+from dynlm.evaluation.score_file import Scores, read_scores
 from dynlm.report.page import report_run
-from dynlm.training.cache_gate import train_gate
-from dynlm.training.tuned_on import ranges
+from dynlm.run.tuned_on import ranges
+from dynlm.train.cache import train_gate
 from tests.tiny import Run, with_memory
 
 

@@ -12,23 +12,23 @@ import numpy as np
 import pytest
 import torch
 
+from dynlm.adapt import footprint
+from dynlm.adapt.loop import iter_segments
 from dynlm.config import Config
-from dynlm.corpus.articles import load_articles
-from dynlm.corpus.streams import read_in_order
-from dynlm.corpus.tokens import TokenisedSplit, tokenise
+from dynlm.data.articles import load_articles
+from dynlm.data.stream import read_in_order
+from dynlm.data.token_store import TokenisedSplit, tokenise
 from dynlm.errors import UserError
-from dynlm.evaluation import audit as auditing
-from dynlm.evaluation import hostile as hostility
 from dynlm.evaluation import score as scoring
+from dynlm.evaluation.checks import protocol as auditing
+from dynlm.evaluation.checks import stress as hostility
 from dynlm.evaluation.compare import check_same_text, unique_labels
 from dynlm.evaluation.score import in_order, read_scored, score
-from dynlm.evaluation.score_place import Into, file_stem, resume_key, scoring_key
-from dynlm.evaluation.scores_file import Scores, read_scores
-from dynlm.memory import footprint
-from dynlm.memory.unroll import unroll
-from dynlm.training import cache_gate as gates
-from dynlm.training.memory_folder import open_reader
-from dynlm.training.run_folder import TrainedModel, load_model
+from dynlm.evaluation.score_file import Scores, read_scores
+from dynlm.evaluation.score_path import Into, file_stem, resume_key, scoring_key
+from dynlm.run.folder import TrainedModel, load_model
+from dynlm.run.rule_store import open_reader
+from dynlm.train import cache as gates
 from tests.tiny import Run, listing, readable_name, with_memory
 
 ARMS = [("none", "stream"), ("sgd", "stream"), ("rms", "stream"), ("rms", "article"), ("meta", "article")]
@@ -291,7 +291,7 @@ def test_under_stream_the_memory_stays_away_from_home(tuned_copy: Run, trained: 
     # The same by hand, for the weights that the second segment is read with.
     reader = open_reader(tuned_copy.folder, trained, config.memory)
     text = tokenise(load_articles(tuned_copy.config.corpus, "valid"), trained.tokenizer)
-    weights = next(unroll(reader, read_in_order(text, 20, range(text.articles)))).memory.of_lane(0)
+    weights = next(iter_segments(reader, read_in_order(text, 20, range(text.articles)))).memory.of_lane(0)
     away, home = (
         torch.cat([tensor.flatten() for tensor in tensors])
         for tensors in ([weights[n] - trained.params[n] for n in weights], [trained.params[n] for n in weights])
@@ -353,7 +353,7 @@ def test_two_equal_scorings_at_once_are_refused(tuned_copy: Run) -> None:
     path, _ = score(tuned_copy.folder, config, "valid", "1", True)
     path.unlink()
     holds = (
-        "import sys, time; from dynlm.files import exclusive\n"
+        "import sys, time; from dynlm.runtime.files import exclusive\n"
         "with exclusive(sys.argv[1], 'it'): print(flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", holds, str(path)], stdout=subprocess.PIPE) as other:

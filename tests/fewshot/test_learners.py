@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from dynlm.errors import UserError
-from dynlm.fewshot.episodes import Episodes, Labelled, seeded
-from dynlm.fewshot.learner import Learned, Learner
-from dynlm.fewshot.maml import Maml, loss_shares
+from dynlm.fewshot.learners.learner import Learned, Learner
+from dynlm.fewshot.learners.maml import Maml, loss_shares
+from dynlm.fewshot.learners.nearest_neighbour import NearestPixels
+from dynlm.fewshot.learners.prototypes import prototypes, squared_distances
+from dynlm.fewshot.learners.reptile import minibatches
 from dynlm.fewshot.open import open_learner
 from dynlm.fewshot.options import LEARNERS, UNTRAINED, EpisodeShape, FewShotConfig, LearnerConfig, TaskConfig
-from dynlm.fewshot.pixels import NearestPixels
-from dynlm.fewshot.prototypes import prototypes, squared_distances
-from dynlm.fewshot.regression import CURVES
-from dynlm.fewshot.reptile import minibatches
+from dynlm.fewshot.tasks.episodes import Episodes, Labelled, seeded
+from dynlm.fewshot.tasks.regression import CURVES
 
 SMALL = {"reader_hidden": 6, "inner_steps": 2, "inner_rate": 0.1}
 OF_IMAGES, OF_CURVES = {"filters": 4, "layers": 2}, {"hidden": [8]}

@@ -11,9 +11,9 @@ import pytest
 import yaml
 from hypothesis import strategies as st
 
-from dynlm.cli import _config_parser, _options, load_config
+from dynlm.cli.app import _config_parser, _options, load_config
 from dynlm.config import Config
-from dynlm.training.run_folder import load_config as load_run_config
+from dynlm.run.folder import load_config as load_run_config
 from tests.fuzz.cases import altered, damaged, fuzz, tried, values
 
 DEFAULTS: dict[str, Any] = dataclasses.asdict(Config())

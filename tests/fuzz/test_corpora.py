@@ -18,12 +18,12 @@ import pytest
 from hypothesis import strategies as st
 
 from dynlm.config import CorpusConfig, TokenizerConfig
-from dynlm.corpus.article import Article
-from dynlm.corpus.articles import load_articles
-from dynlm.corpus.lines import text_lines
-from dynlm.corpus.tokenizer import WordTokenizer
-from dynlm.corpus.tokens import tokenise
-from dynlm.corpus.wikitext import wikitext_articles
+from dynlm.data.article import Article
+from dynlm.data.articles import load_articles
+from dynlm.data.sources.lines import text_lines
+from dynlm.data.sources.wikitext import wikitext_articles
+from dynlm.data.token_store import tokenise
+from dynlm.data.tokenizers.tokenizer import WordTokenizer
 from tests.fuzz.cases import damaged, damaged_json, fuzz, tried
 from tests.tiny import article
 

@@ -18,23 +18,23 @@ import torch
 from hypothesis import strategies as st
 from PIL import Image
 
-from dynlm.corpus.tokens import split_of_text
-from dynlm.evaluation.audit import nats_of
+from dynlm.adapt.partners.cache import Cache
+from dynlm.adapt.partners.cache_gate import Gate, evidence_names, initial_gate
+from dynlm.data.token_store import split_of_text
+from dynlm.evaluation.checks.protocol import nats_of
 from dynlm.evaluation.compare import compare
-from dynlm.evaluation.scores_file import read_scores, write_scores
-from dynlm.fewshot.images import read_image
+from dynlm.evaluation.score_file import read_scores, write_scores
 from dynlm.fewshot.results import EpisodeScores
 from dynlm.fewshot.results import read_scores as read_fewshot
 from dynlm.fewshot.results import write_scores as write_fewshot
-from dynlm.memory.cache import Cache
-from dynlm.memory.cache_gate import Gate, evidence_names, initial_gate
+from dynlm.fewshot.tasks.images import read_image
+from dynlm.report.curve_data import default_passages
 from dynlm.report.heatmap import heatmap_page
 from dynlm.report.page import report_page
-from dynlm.report.series import default_passages
-from dynlm.training.cache_folder import save_fixed, save_gated
-from dynlm.training.checkpoints import Checkpoints
-from dynlm.training.memory_folder import open_reader
-from dynlm.training.run_folder import TrainedModel, load_model, load_tensors
+from dynlm.run.cache_store import save_fixed, save_gated
+from dynlm.run.folder import TrainedModel, load_model, load_tensors
+from dynlm.run.rule_store import open_reader
+from dynlm.runtime.checkpoints import Checkpoints
 from tests.fuzz.cases import altered, as_json, damaged, damaged_json, fuzz, tried
 from tests.readings import reading
 from tests.tiny import Run, with_memory

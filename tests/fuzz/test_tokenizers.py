@@ -11,8 +11,8 @@ import pytest
 from hypothesis import strategies as st
 
 from dynlm.config import TokenizerConfig
-from dynlm.corpus.tokenizer import SPACE, PieceTokenizer, Tokenizer, WordTokenizer, load_tokenizer
-from dynlm.files import fingerprint
+from dynlm.data.tokenizers.tokenizer import SPACE, PieceTokenizer, Tokenizer, WordTokenizer, load_tokenizer
+from dynlm.runtime.files import fingerprint
 from tests.fuzz.cases import damaged, damaged_json, fuzz, tried
 from tests.tiny import article
 

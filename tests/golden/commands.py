@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from dynlm.cli import main
-from dynlm.evaluation.scores_file import read_scores
+from dynlm.cli.app import main
+from dynlm.evaluation.score_file import read_scores
 
 ROOT = Path(__file__).resolve().parents[2]
 """Commands run here: what they keep then names the corpus as this repository does."""

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from dynlm.evaluation.scores_file import read_scores
+from dynlm.evaluation.score_file import read_scores
 from tests.golden.commands import FOLDER, ROOT, SCORES, STUDY, Golden, copied, figures_of
 from tests.golden.make import TEXT, written
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from dynlm.errors import UserError
-from dynlm.evaluation.scores_file import write_scores
+from dynlm.evaluation.score_file import write_scores
 from dynlm.report.curves import _spread, article_letters, default_pairs, plot_difference, plot_run
 from tests.readings import reading
 

@@ -19,7 +19,7 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 
 from dynlm.errors import UserError
-from dynlm.evaluation.scores_file import Scores, write_scores
+from dynlm.evaluation.score_file import Scores, write_scores
 from dynlm.report.drawing import monospace
 from dynlm.report.heatmap import Passage, heatmap_page, heatmap_run, passage_of
 from tests.readings import reading

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dynlm.evaluation.scores_file import write_scores
+from dynlm.evaluation.score_file import write_scores
 from dynlm.report.fewshot_results import FILE
 from dynlm.report.heatmap import heatmap_run
 from dynlm.report.page import report_run

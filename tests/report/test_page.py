@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dynlm.cli import main
+from dynlm.cli.app import main
 from dynlm.errors import UserError
-from dynlm.evaluation.scores_file import write_scores
+from dynlm.evaluation.score_file import write_scores
 from dynlm.report import page
 from dynlm.report.fewshot_results import FewShot, Picture, Table
 from dynlm.report.page import report_page, report_run

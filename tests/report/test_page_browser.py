@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dynlm.evaluation.scores_file import Scores, read_scores, write_scores
-from dynlm.report import series
-from dynlm.report.cells import cells_of
+from dynlm.evaluation.score_file import Scores, read_scores, write_scores
+from dynlm.report import curve_data as series
+from dynlm.report.notebook import Report
 from dynlm.report.page import report_run
-from dynlm.report.pieces import Report
+from dynlm.report.token_cells import cells_of
 from dynlm.report.words import most_changed, words_of
 from tests.browser import Opened, started
 from tests.readings import reading

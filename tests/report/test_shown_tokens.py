@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynlm.report.cells import cells_of
 from dynlm.report.shown_tokens import JOINED, shown_tokens
+from dynlm.report.token_cells import cells_of
 from tests.readings import reading
 
 BASE = reading(articles=1, arms=("level 1",), tokens=60)[0]

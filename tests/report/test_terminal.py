@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from dynlm.errors import UserError
-from dynlm.evaluation.scores_file import write_scores
+from dynlm.evaluation.score_file import write_scores
 from dynlm.report.heatmap import Passage
 from dynlm.report.terminal import heatmap_text, print_heatmap
 from tests.readings import reading

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dynlm.evaluation.compare import compare
-from dynlm.evaluation.scores_file import Scores
+from dynlm.evaluation.score_file import Scores
 from dynlm.report.word_classes import class_gains
 from tests.readings import reading
 

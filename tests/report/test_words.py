@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dynlm.evaluation.scores_file import Scores
+from dynlm.evaluation.score_file import Scores
 from dynlm.report.words import most_changed, words_of
 from tests.readings import reading
 

@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 
 from dynlm.evaluation.compare import compare
-from dynlm.evaluation.scores_file import read_scores, write_scores
+from dynlm.evaluation.score_file import read_scores, write_scores
+from dynlm.runtime.text import markdown
 from dynlm.study import pages
-from dynlm.study.arms import arms_of, readings_of
 from dynlm.study.options import StudyConfig, StudyOptions
 from dynlm.study.pages import verdict, write_pages
 from dynlm.study.results import SHOWN, Done, Results, results_of, shown
 from dynlm.study.steps import Budget, Prepared
 from dynlm.study.tables import as_csv, as_dict, budget_table, figures_table
-from dynlm.text import markdown
+from dynlm.study.variants import arms_of, readings_of
 from tests.readings import reading
 
 RULES = {"level 1": "none", "rms": "rms", "meta": "meta"}

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from dynlm.cli import load_options, main
+from dynlm.cli.app import load_options, main
 from dynlm.evaluation.compare import check_same_text
 from dynlm.evaluation.overlap import overlaps
-from dynlm.evaluation.scores_file import read_scores, scores_of_run
+from dynlm.evaluation.score_file import read_scores, scores_of_run
 from dynlm.study import run
 from dynlm.study.options import StudyOptions
 from tests.tiny import Run, listing, write_corpus

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from dynlm.errors import UserError
-from dynlm.study.arms import arms_of
 from dynlm.study.options import StudyConfig, StudyOptions
 from dynlm.study.steps import Budget, Prepared, Step, check_slots, prepare, steps_of
+from dynlm.study.variants import arms_of
 
 TRAINED: Any = SimpleNamespace(fingerprint="model")
 

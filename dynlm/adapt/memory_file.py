@@ -1,0 +1,310 @@
+"""A memory as a file: what a text left behind, kept apart from the model that read it. This module alone knows the
+format.
+
+A safetensors file of ``as_tensors`` in one lane, the unfinished article's text (``text``, its bytes) where there is
+one, and a JSON value (``About``): the fingerprint of the model that it belongs to, the options that it was read by,
+what these options stood for (``constants``: a fingerprint of rates, statistics, phi), how much was read. ``content`` is
+a fingerprint of all of it, so that damage is noticed; ``last``, a fingerprint of what was read last, is not part of it:
+a text leaves the same memory in one sitting and in two. A memory that was reset has no tensors.
+
+A file is written where a link leads to, keeps its permissions, and is its owner's alone where it is new. Who changes
+one holds ``changing`` from reading it to writing it.
+
+It holds what was read: dynamic weights have learned it, and a cache and an unfinished article hold it word for word.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dynlm.adapt.reader import Reader
+from dynlm.adapt.state import Memory
+from dynlm.adapt.state_tensors import as_tensors, flaw, flaw_of_shapes, from_tensors
+from dynlm.config import MemoryConfig, section_of
+from dynlm.errors import UserError
+from dynlm.runtime.files import Fingerprint, exclusive, fingerprint
+from dynlm.runtime.tensors import Shapes, load_json_of_tensors, load_tensors, params_fingerprint, save_tensors
+
+FORMAT = 1
+_TEXT = "text"
+_SECONDS_TO_WAIT = 5.0
+_AGAIN = "read the text again, or restore the file"
+_ANYHOW = ("lanes", "track", "capture")
+"""Options of the memory that change nothing of what is read; a memory file is of one lane."""
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """An article that more text may follow: its last lines, of which the first ``read`` tokens were read."""
+
+    text: str
+    read: int
+
+
+@dataclass(frozen=True)
+class About:
+    """What a memory file tells of itself."""
+
+    model: str
+    """Fingerprint of the static parameters."""
+    constants: str
+    """Fingerprint of what the options stood for."""
+    options: dict[str, Any]
+    """Of ``MemoryConfig``."""
+    rule: dict[str, Any] = field(default_factory=dict)
+    """The rule's name and rates, to be told."""
+    tokens: int = 0
+    articles: int = 0
+    """Begun so far."""
+    unfinished: int | None = None
+    """Where the last article is not finished: how many tokens of ``text`` were read."""
+    content: str = ""
+    """Fingerprint of everything else but ``last``, and of all tensors."""
+    last: str = ""
+    """Fingerprint of the texts of the last sitting, where it is known."""
+    format: int = FORMAT
+
+    def memory_options(self, where: object) -> MemoryConfig:
+        """The options that the memory was read by. Raises UserError for those of another dynlm."""
+        try:
+            return section_of("memory", MemoryConfig, self.options)
+        except UserError as error:
+            raise UserError(f"what it was read with is not understood ({error})", where) from error
+
+
+@dataclass(frozen=True)
+class SavedMemory:
+    """A memory in one lane with what reading on must know; of a reader's ``fresh_memory`` nothing was read."""
+
+    memory: Memory
+    tokens: int = 0
+    articles: int = 0
+    unfinished: Unfinished | None = None
+    last: str = ""
+    """Fingerprint of what was read last, where it was a sitting of ``dynlm read``."""
+
+    def copy(self) -> SavedMemory:
+        """One that further reading of this one leaves as it is."""
+        return dataclasses.replace(self, memory=self.memory.copy())
+
+
+def save_memory(path: Path, saved: SavedMemory, reader: Reader, options: MemoryConfig, model: str) -> About:
+    """Write a memory that ``reader``, of ``options``, left; ``model`` is the fingerprint of its static parameters.
+
+    The file is written whole or not at all. Raises UserError where it cannot be, and where the memory holds what is no
+    finite number.
+    """
+    tensors = as_tensors(saved.memory, reader.fresh_memory(), reader.static)
+    if (wrong := flaw(tensors, reader.fresh_memory(), reader.static)) is not None:
+        raise UserError(f"this memory is not kept: {wrong}", path, "the rule diverged: lower its rate")
+    if saved.unfinished is not None:
+        tensors[_TEXT] = torch.from_numpy(np.frombuffer(saved.unfinished.text.encode(), dtype=np.uint8).copy())
+    rates = {name: {k: float(v) for k, v in rates._asdict().items()} for name, rates in reader.rule.rates.items()}
+    about = About(
+        model=model,
+        constants=constants_of(reader),
+        options=dataclasses.asdict(options),
+        rule={"name": reader.rule.name, "rates": rates},
+        tokens=saved.tokens,
+        articles=saved.articles,
+        unfinished=None if saved.unfinished is None else saved.unfinished.read,
+        last=saved.last,
+    )
+    return _write(path, about, tensors)
+
+
+def load_memory(path: Path, reader: Reader, options: MemoryConfig, model: str) -> SavedMemory:
+    """Read a memory that ``reader``, of ``options``, can go on with.
+
+    Raises UserError where the file is missing, damaged or no memory, where it is another model's, where it was read by
+    other options, or where what these stand for (rates, phi, statistics) is no longer what it was.
+    """
+    fresh = reader.fresh_memory()
+
+    def check(shapes: Shapes, told: dict[str, Any]) -> None:
+        about = _about_of(path, told)
+        _check_belongs(path, about, reader, options, model)
+        state = {name: shape for name, shape in shapes.items() if name != _TEXT}
+        if state and (wrong := flaw_of_shapes(state, fresh, reader.static)) is not None:
+            raise UserError(f"not a memory of this model and rule: {wrong}", path, _AGAIN)
+
+    tensors, told = load_tensors(path, reader.static["embedding"].device, check=check)
+    about = _about_of(path, told)
+    _check_content(path, about, tensors)
+    unfinished = _unfinished_of(path, about, tensors)
+    state = {name: tensor for name, tensor in tensors.items() if name != _TEXT}
+    if not state:
+        return SavedMemory(fresh)
+    if (wrong := flaw(state, fresh, reader.static)) is not None:
+        raise UserError(f"a damaged memory: {wrong}", path, _AGAIN)
+    memory = from_tensors(state, fresh, reader.static)
+    if memory.cache is not None and not memory.cache.is_sound(reader.model.vocabulary):
+        raise UserError("a damaged memory: its cache holds what cannot be", path, _AGAIN)
+    return SavedMemory(memory, about.tokens, about.articles, unfinished, about.last)
+
+
+def options_of(path: Path, otherwise: MemoryConfig) -> MemoryConfig:
+    """The options that a memory file was read by; ``otherwise``'s for what changes nothing of what is read.
+
+    Raises UserError where the file is missing, damaged or no memory.
+    """
+    options = _about_of(path, load_json_of_tensors(path)).memory_options(path)
+    return dataclasses.replace(options, **{name: getattr(otherwise, name) for name in _ANYHOW})
+
+
+def is_memory(told: Mapping[str, Any]) -> bool:
+    """Whether a file that tells ``told`` of itself is a memory, whole or damaged."""
+    return {"model", "constants", "options"} <= told.keys()
+
+
+def load_about(path: Path) -> tuple[About, dict[str, Tensor]]:
+    """(what a memory file tells of itself, its tensors), without its model.
+
+    Raises UserError as ``load_memory`` does where the file is missing, damaged or no memory.
+    """
+    tensors, told = load_tensors(path)
+    about = _about_of(path, told)
+    _check_content(path, about, tensors)
+    return about, {name: tensor for name, tensor in tensors.items() if name != _TEXT}
+
+
+def reset_memory(path: Path) -> About:
+    """Forget all that a memory file holds, but not whose it is and how it reads.
+
+    Raises UserError as ``load_about`` and ``changing`` do.
+    """
+    with changing(path) as path:
+        about, _ = load_about(path)
+        return _write(path, dataclasses.replace(about, tokens=0, articles=0, unfinished=None, last=""), {})
+
+
+@contextlib.contextmanager
+def changing(path: Path) -> Iterator[Path]:
+    """Within the block no other process changes the memory file ``path``; gives the file itself where that is a link.
+
+    Raises UserError where another process still changes it after some seconds.
+    """
+    # What a link leads to is the memory: it is locked, and replaced, in its own place.
+    path = Path(os.path.realpath(path))
+    with exclusive(path, "this memory", _SECONDS_TO_WAIT):
+        yield path
+
+
+def constants_of(reader: Reader) -> str:
+    """A fingerprint of what a reader reads by beside its model: the rule's, the cache's, the mixture's constants."""
+    mark = Fingerprint()
+    _add(mark, (reader.rule, reader.cache, reader.hedge))
+    return mark.hexdigest()
+
+
+def _add(mark: Fingerprint, value: Any) -> None:
+    if isinstance(value, Tensor):
+        mark.add(f"{value.dtype} {tuple(value.shape)}")
+        mark.add(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    elif dataclasses.is_dataclass(value):
+        _add(mark, {item.name: getattr(value, item.name) for item in dataclasses.fields(value)})
+    elif isinstance(value, Mapping):
+        mark.add(f"{len(value)} named")
+        for name, item in value.items():
+            mark.add(str(name))
+            _add(mark, item)
+    elif isinstance(value, tuple):
+        mark.add(f"{len(value)} in order")
+        for item in value:
+            _add(mark, item)
+    elif value is None or isinstance(value, (bool, int, float, str)):
+        mark.add(repr(value))
+    else:
+        raise TypeError(f"a reader's constants have a {type(value).__name__}, of which nothing is known")
+
+
+def _write(path: Path, about: About, tensors: dict[str, Tensor]) -> About:
+    about = dataclasses.replace(about, content=_content_of(about, tensors))
+    save_tensors(Path(os.path.realpath(path)), tensors, dataclasses.asdict(about), private=True)
+    return about
+
+
+def _content_of(about: About, tensors: Mapping[str, Tensor]) -> str:
+    told = {**dataclasses.asdict(about), "content": None}
+    del told["last"]
+    return fingerprint(json.dumps(told, sort_keys=True), params_fingerprint(tensors))
+
+
+def _about_of(path: Path, told: dict[str, Any]) -> About:
+    version = told.get("format")
+    if not isinstance(version, int) or not is_memory(told):
+        raise UserError("this is no memory", path, "name a file that `dynlm read` wrote")
+    if version > FORMAT:
+        raise UserError(f"a memory of format {version}, newer than this dynlm reads ({FORMAT})", path, "upgrade dynlm")
+    kinds: dict[str, Any] = {
+        "model": str,
+        "constants": str,
+        "options": dict,
+        "rule": dict,
+        "tokens": int,
+        "articles": int,
+        "unfinished": (int, type(None)),
+        "content": str,
+        "last": str,
+        "format": int,
+    }
+    for name, value in told.items():
+        if name not in kinds or not isinstance(value, kinds[name]) or isinstance(value, bool):
+            raise UserError(f"a damaged memory: {name!r} is not as it should be", path, _AGAIN)
+    return About(**told)
+
+
+def _check_content(path: Path, about: About, tensors: Mapping[str, Tensor]) -> None:
+    if _content_of(about, tensors) != about.content:
+        raise UserError("a damaged memory: its content is not what was written", path, _AGAIN)
+
+
+def _check_belongs(path: Path, about: About, reader: Reader, options: MemoryConfig, model: str) -> None:
+    if about.model != model:
+        raise UserError(
+            f"a memory of another model ({printable_mark(about.model)}, not {model})",
+            path,
+            "read with the run that it belongs to",
+        )
+    before = about.memory_options(path)
+    for item in dataclasses.fields(MemoryConfig):
+        was, now = getattr(before, item.name), getattr(options, item.name)
+        if was != now and item.name not in _ANYHOW:
+            raise UserError(
+                f"this memory was read with memory.{item.name} {was!r}, not {now!r}",
+                path,
+                "leave the option out, or begin another memory",
+            )
+    if about.constants != constants_of(reader):
+        raise UserError(
+            "the run has other rates (or phi, or statistics) for this rule than the memory was read with",
+            path,
+            "begin another memory, or restore the run's memory/",
+        )
+
+
+def printable_mark(mark: str) -> str:
+    """A fingerprint from a file, fit to be shown."""
+    return "".join(letter for letter in mark[:16] if letter.isalnum() and letter.isascii())
+
+
+def _unfinished_of(path: Path, about: About, tensors: Mapping[str, Tensor]) -> Unfinished | None:
+    if (about.unfinished is None) != (_TEXT not in tensors):
+        raise UserError("a damaged memory: half of an unfinished article is missing", path, _AGAIN)
+    if about.unfinished is None:
+        return None
+    try:
+        return Unfinished(tensors[_TEXT].cpu().numpy().tobytes().decode(), about.unfinished)
+    except UnicodeDecodeError as error:
+        raise UserError("a damaged memory: the text of its unfinished article is not UTF-8", path, _AGAIN) from error

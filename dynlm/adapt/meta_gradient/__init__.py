@@ -1,0 +1,1 @@
+"""adapt meta_gradient."""

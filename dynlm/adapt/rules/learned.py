@@ -1,0 +1,175 @@
+"""phi, what g has learned, and the rule that it makes.
+
+Legend: K dynamic tensors, J features of the gates.
+
+With z = log(R + epsilon) of each weight, centred in its tensor (R^2 is the diagonal of the Fisher information, the
+importance of elastic weight consolidation: Kirkpatrick et al. 2017), tensor k's weights have
+
+    alpha = alpha_0 * exp(rate_k + rate.importance_k * z + rate.each),    scale = 1 / (R + epsilon)
+    beta  = min(lambda_0 * exp(pull_k + pull.importance_k * z + pull.each) * shape, 1)
+
+where alpha_0, lambda_0, epsilon are the tuned rms rule's: phi of zero *is* that rule. ``rate.each`` is there where
+rates are shared by rows or by nothing. Gates are told in ``pace``; each tensor's shares ``flush``, ``consolidation``
+and ``fading`` (two time scales: theta_0 + slow + fast) in ``rules``. phi holds as many numbers as there are tensors,
+whatever their sizes, unless rates are shared less than by tensors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dynlm.adapt.gates import Gates
+from dynlm.adapt.rules.elementwise import Rates, Rule, Statistics
+from dynlm.adapt.rules.per_weight_lstm import CoordinateMeta
+from dynlm.adapt.state import size
+from dynlm.models.lstm.engine import first_gradient
+from dynlm.models.lstm.model import Params
+
+SHARES = ("flush", "consolidation", "fading")
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What g may look at and move: the parts of phi, and the tuned rms rule that it starts from.
+
+    ``level`` 2 has no pull: theta_0 is the start, and a flush goes to the slow weights that consolidation makes of what
+    was read. ``sharing``: tensor, row or weight. ``features``: names of ``config.FEATURES``. ``slow``: shares of
+    consolidation are learned, from the one given, and so is how the slow weights fade. ``static`` are theta_0's dynamic
+    tensors.
+    """
+
+    statistics: Statistics
+    static: Params
+    rate: float
+    pull: float
+    epsilon: float
+    level: int = 3
+    sharing: str = "tensor"
+    importance: bool = False
+    features: tuple[str, ...] = ()
+    flush: bool = False
+    consolidation: float = 0.0
+    momentum: float = 0.0
+    slow: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        """The dynamic tensors: row k of phi's tables is the k-th."""
+        return list(self.statistics.rms)
+
+    def initial(self) -> Params:
+        """phi of zero: the tuned rms rule (at level 2 without its pull)."""
+        some = next(iter(self.statistics.rms.values()))
+        count, kinds = len(self.names), ("rate", "pull") if self.level == 3 else ("rate",)
+        phi = {kind: torch.zeros(count) for kind in kinds}
+        for kind in kinds:
+            if self.importance:
+                phi[f"{kind}.importance"] = torch.zeros(count)
+            if self.features:
+                phi[f"{kind}.gates"] = torch.zeros(count, len(self.features))
+            if self.sharing != "tensor":
+                for name, tensor in self.statistics.rms.items():
+                    phi[f"{kind}.each/{name}"] = torch.zeros(each_shape(tensor, self.sharing))
+        if self.flush:
+            phi["flush"] = torch.zeros(count)
+        if self.slow:
+            phi["consolidation"] = torch.full((count,), self.consolidation, dtype=torch.float64)
+            if self.level == 3:
+                phi["fading"] = torch.zeros(count)
+        return {key: tensor.to(some.device, torch.float64) for key, tensor in phi.items()}
+
+    def importance_of(self, name: str) -> Tensor:
+        """z: log(R + epsilon) of each weight of a tensor, its mean taken off."""
+        logs = (self.statistics.rms[name] + self.epsilon).log()
+        return logs - logs.mean()
+
+    def rule(self, phi: Params, label: str = "meta", importance: Params | None = None) -> Rule:
+        """g with these parameters, as a rule; differentiable where phi asks for gradients.
+
+        ``importance``: z of each tensor, where it is at hand.
+        """
+        learned = any(tensor.requires_grad for tensor in phi.values())
+        scale, shape = self.statistics.scale(self.epsilon), self.statistics.shape()
+        limits = None
+        if self.slow or self.consolidation:
+            # The more depends on a weight, the less of it is for good what one article taught.
+            limits = {name: 1 / (1 + tensor) for name, tensor in shape.items()}
+        rates: dict[str, Rates] = {}
+        shares: dict[str, dict[str, float | Tensor]] = {kind: {} for kind in SHARES}
+        if self.consolidation and not self.slow:
+            shares["consolidation"] = dict.fromkeys(self.names, self.consolidation)
+        for number, name in enumerate(self.names):
+            made = [self.rate * phi["rate"][number].exp()]
+            made.append(self.pull_of(phi, number))
+            rates[name] = Rates(*(made if learned else map(float, made)))
+            for kind, table in (("rate", scale), ("pull", shape)):
+                logs: Tensor | float = 0.0
+                if f"{kind}.importance" in phi:
+                    z = self.importance_of(name) if importance is None else importance[name]
+                    logs = logs + phi[f"{kind}.importance"][number].to(z.dtype) * z
+                if (each := phi.get(f"{kind}.each/{name}")) is not None:
+                    logs = logs + each.to(table[name].dtype)
+                if isinstance(logs, Tensor):
+                    table[name] = table[name] * logs.exp()
+            for kind in shares.keys() & phi.keys():
+                # As tensors of the weights' own type, which is float32 where phi is float64.
+                share = phi[kind][number]
+                shares[kind][name] = share.to(scale[name].dtype) if learned else float(share)
+        gates = None
+        if self.features:
+            like = next(iter(scale.values()))
+            rate_KJ = phi["rate.gates"].to(like.dtype)
+            pull_KJ = phi["pull.gates"].to(like.dtype) if self.level == 3 else torch.zeros_like(rate_KJ)
+            measure = 1 / (self.statistics.rms[first_gradient(self.names)] + self.epsilon)
+            length = float(size(self.static, self.names))
+            gates = Gates(self.features, rate_KJ, pull_KJ, measure, length, self.level == 3)
+        return Rule(
+            label,
+            rates,
+            scale,
+            shape,
+            gates,
+            shares["flush"],
+            shares["consolidation"],
+            limits,
+            shares["fading"],
+            self.momentum,
+        )
+
+    def pull_of(self, phi: Params, number: int) -> Tensor:
+        """lambda of tensor ``number``; a tuned pull of 0 stays 0, whatever phi says."""
+        if self.level == 2:
+            return torch.zeros((), dtype=torch.float64)
+        return self.pull * phi["pull"][number].exp()
+
+
+def each_shape(tensor: Tensor, sharing: str) -> tuple[int, ...]:
+    """Shape of the rates of a tensor's rows, or of its weights; a vector's rows are its weights."""
+    return tuple(tensor.shape) if sharing == "weight" else (len(tensor), *(1,) * (tensor.dim() - 1))
+
+
+def clamp_(phi: Params, bound: float) -> None:
+    """Keep log-rates and gates within ``bound`` nats of the start, and shares from 0 to 1, in place."""
+    for key, tensor in phi.items():
+        tensor.clamp_(0 if key in SHARES else -bound, 1 if key in SHARES else bound)
+
+
+def readable(phi: Params, meta: Meta | CoordinateMeta) -> Mapping[str, object]:
+    """phi's small parts by tensor, for JSON and tables; of the LSTM meta-learner what it starts from."""
+    if isinstance(meta, CoordinateMeta):
+        return {name: {"alpha": meta.rate, "lambda": meta.pull} for name in meta.names}
+    told: dict[str, dict[str, object]] = {name: {} for name in meta.names}
+    for key, tensor in phi.items():
+        if "/" in key:
+            continue
+        for name, row in zip(meta.names, tensor.tolist(), strict=True):
+            told[name][key] = dict(zip(meta.features, row, strict=True)) if key.endswith("gates") else row
+    for number, name in enumerate(meta.names):
+        told[name]["alpha"] = meta.rate * math.exp(float(phi["rate"][number]))
+        told[name]["lambda"] = float(meta.pull_of(phi, number))
+    return told

@@ -1,0 +1,182 @@
+"""The verbs that make a language model: its corpus, level 1, rates, phi. torch is imported only by their calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dynlm.cli.command import Command, add_json, is_quiet, print_answer
+from dynlm.runtime.perplexity import shown
+
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
+
+    from dynlm.config import Config
+
+
+def _corpus(options: Namespace, config: Config) -> int:
+    from dynlm.data.articles import describe, not_read, source_name
+    from dynlm.runtime.text import printable
+
+    counts, left = describe(config.corpus), not_read(config.corpus)
+    rows = [
+        printable(source_name(config.corpus)),
+        f"{'split':8}{'articles':>10}{'words':>12}{'types':>10}  longest article",
+    ]
+    for split, count in counts.items():
+        longest = count["longest"]
+        rows.append(
+            f"{split:8}{count['articles']:>10,}{count['words']:>12,}{count['types']:>10,}  "
+            f"{printable(longest['title'])} ({longest['words']:,} words)"
+        )
+    rows.append("words and types count each end of line as one, as the literature does")
+    rows += [f"not read: {printable(path)}: {why}" for path, why in left.items()]
+    print_answer(options, {**counts, "not_read": left} if left else counts, "\n".join(rows))
+    return 0
+
+
+def _pretrain(options: Namespace, config: Config) -> int:
+    from dynlm.train.pretrain import pretrain
+
+    done = pretrain(config, is_quiet(options))
+    print_answer(
+        options,
+        done,
+        f"level 1 on valid: {done['valid_nats_per_token']:.4f} nats per token, perplexity "
+        f"{shown(done['valid_perplexity_per_word'])} per word, after {done['tokens']:,} tokens "
+        f"in {done['seconds']:.0f} s",
+    )
+    return 0
+
+
+def _tune(options: Namespace, config: Config) -> int:
+    if config.memory.cache != "none":
+        return _tune_cache(options, config)
+    from dynlm.train.tune import tune
+
+    done = tune(Path(options.folder), config, is_quiet(options))
+    values = ", ".join(f"{name} {done[name]:g}" for name in ("rate", "pull", "epsilon") if name in done)
+    print_answer(
+        options,
+        done,
+        f"{done['rule']} ({done['reset']}): {values}: {done['nats_per_token']:.4f} nats per token, level 1 "
+        f"{done['level_1_nats_per_token']:.4f}, on {len(done['articles'])} articles of {done['split']}",
+    )
+    return 0
+
+
+def _tune_cache(options: Namespace, config: Config) -> int:
+    from dynlm.train.cache import tune_cache
+
+    done = tune_cache(Path(options.folder), config, is_quiet(options))
+    print_answer(
+        options,
+        done,
+        f"{done['rule']} + cache ({done['reset']}): window {done['window']}, flatness {done['flatness']:g}, share "
+        f"{done['share']:g}: {done['nats_per_token']:.4f} nats per token, without it "
+        f"{done['without_cache_nats_per_token']:.4f}, on {len(done['articles'])} articles of {done['split']}",
+    )
+    return 0
+
+
+def _metatrain(options: Namespace, config: Config) -> int:
+    if config.memory.cache != "none":
+        return _train_gate(options, config)
+    from dynlm.train.metatrain import metatrain
+
+    done = metatrain(Path(options.folder), config, is_quiet(options))
+    nats = done["tuning_nats_per_token"]
+    rows = [f"{'tensor':20}{'rate':>12}{'pull':>12}{'flush':>8}"]
+    rows += [
+        f"{name:20}{told['alpha']:>12.3g}{told['lambda']:>12.3g}{told.get('flush', 0.0):>8.2f}"
+        for name, told in done["phi"].items()
+    ]
+    rows.append(
+        f"on the tuning articles: {nats['start']:.4f} nats per token at the start (rms), "
+        f"{nats['halfway']:.4f} halfway, {nats['learned']:.4f} as learned; kept: {done['kept']}"
+    )
+    rows.append(f"learned on {done['tokens']:,} tokens: {done['passes']:.2f} passes over the articles kept for it")
+    if done["passes"] > 1 and done["reset"] == "stream":
+        rows.append("note: after the first pass the memory met articles that it had learned from before")
+    print_answer(options, done, "\n".join(rows))
+    return 0
+
+
+def _finetune(options: Namespace, config: Config) -> int:
+    from dynlm.train.finetune import finetune
+
+    done = finetune(Path(options.folder), config, is_quiet(options))
+    nats = ", ".join(f"{value:.4f} {name}" for name, value in done["tuning_nats_per_token"].items())
+    print_answer(
+        options,
+        done,
+        f"on the tuning articles, nats per token by {done['picked_by']}: {nats}; kept: {done['kept']}\n"
+        f"level 1 on valid: {done['valid_nats_per_token']:.4f} nats per token\nwrote {done['run']}",
+    )
+    return 0
+
+
+def _train_gate(options: Namespace, config: Config) -> int:
+    from dynlm.train.cache import train_gate
+
+    done = train_gate(Path(options.folder), config, is_quiet(options))
+    nats, flatness = done["tuning_nats_per_token"], ", ".join(f"{value:g}" for value in done["flatness"])
+    print_answer(
+        options,
+        done,
+        f"{done['rule']} + gated cache ({done['reset']}): window {done['window']}, flatness {flatness}\n"
+        f"on the tuning articles: {nats['none']:.4f} nats per token without a cache, {nats['start']:.4f} at the start, "
+        f"{nats['learned']:.4f} as learned; kept: {done['kept']}\n{_how_it_ended(done)}",
+    )
+    return 0
+
+
+def _how_it_ended(done: Mapping[str, Any]) -> str:
+    made = f"{done['passes_made']} passes over {done['tokens']:,} tokens, of which {done['passes']} are kept"
+    return f"{made}; note: it was still improving at the last pass allowed" if done["still_improving"] else made
+
+
+COMMANDS: dict[str, Command] = {
+    "corpus": Command(
+        "tell what a corpus holds: articles, words, types, longest article of each split",
+        ("dynlm corpus", "dynlm corpus --corpus.path wikitext-2/ --json"),
+        _corpus,
+        add_json,
+    ),
+    "pretrain": Command(
+        "train level 1: the tokenizer and the static parameters",
+        (
+            "dynlm pretrain --config wikitext-2-small --corpus.path DIR",
+            "dynlm pretrain --run.name mine --corpus.path book.txt --print_config",
+        ),
+        _pretrain,
+        add_json,
+        resumes=True,
+    ),
+    "tune": Command(
+        "tune a hand-made rule's rates on articles that no figure is reported on",
+        ("dynlm tune runs/demo", "dynlm tune runs/demo --memory.rule sgd --memory.reset article"),
+        _tune,
+        add_json,
+        takes_run=True,
+    ),
+    "metatrain": Command(
+        "learn the memory's rates on training articles that the LSTM has not seen",
+        ("dynlm metatrain runs/demo", "dynlm metatrain runs/demo --metatrain.tokens 200000 --json"),
+        _metatrain,
+        add_json,
+        resumes=True,
+        takes_run=True,
+    ),
+    "finetune": Command(
+        "train the static parameters further while a rule reads with them, into a run of its own",
+        (
+            "dynlm finetune runs/demo --memory.rule rms",
+            "dynlm finetune runs/demo --memory.rule none --finetune.pick_rule rms",
+        ),
+        _finetune,
+        add_json,
+        takes_run=True,
+    ),
+}

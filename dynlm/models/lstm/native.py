@@ -1,0 +1,100 @@
+"""The C++ forms of what reading does in too many small steps, compiled on first use by torch's own tooling.
+
+An option: everything works without them, and without a compiler. They are for float32 and float64 on a CPU.
+"""
+
+from __future__ import annotations
+
+import functools
+import platform
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dynlm.errors import UserError
+from dynlm.runtime.files import cache_folder, fingerprint
+
+_SOURCE = Path(__file__).with_name("native.cpp")
+_FLAGS = "-O3 -march=native -mprefer-vector-width=512 -fopenmp -fno-math-errno -fno-trapping-math".split()
+
+
+class NativeKernels:
+    """Calls of ``native.cpp``; what each does and its arguments' shapes are told there. Made by ``native_kernels``."""
+
+    @staticmethod
+    def lstm_forward(
+        before_BT4H: Tensor,
+        recurrent: Tensor,
+        gates_BT4H: Tensor,
+        cells_BSH: Tensor,
+        tanh_cells_BTH: Tensor,
+        outputs_BSH: Tensor,
+    ) -> None:
+        torch.ops.dynlm.lstm_forward(before_BT4H, recurrent, gates_BT4H, cells_BSH, tanh_cells_BTH, outputs_BSH)
+
+    @staticmethod
+    def lstm_backward(
+        d_outputs_BTH: Tensor,
+        recurrent: Tensor,
+        gates_BT4H: Tensor,
+        cells_BSH: Tensor,
+        tanh_cells_BTH: Tensor,
+        d_gates_BT4H: Tensor,
+        d_cell_BH: Tensor,
+    ) -> None:
+        torch.ops.dynlm.lstm_backward(
+            d_outputs_BTH, recurrent, gates_BT4H, cells_BSH, tanh_cells_BTH, d_gates_BT4H, d_cell_BH
+        )
+
+    @staticmethod
+    def step_(
+        theta: Tensor, theta_0: Tensor, u: Tensor, beta: Tensor | float, scale: Tensor | None, alpha: float
+    ) -> None:
+        betas, pull = (beta, 0.0) if isinstance(beta, Tensor) else (None, beta)
+        torch.ops.dynlm.step_(theta, theta_0, u, betas, pull, scale, alpha)
+
+    @staticmethod
+    def sense_(s_pull: Tensor, theta: Tensor, theta_0: Tensor, u: Tensor, beta: Tensor | float) -> tuple[float, float]:
+        betas, pull = (beta, 0.0) if isinstance(beta, Tensor) else (None, beta)
+        by_rate, by_pull = torch.ops.dynlm.sense_(s_pull, theta, theta_0, u, betas, pull)
+        return by_rate, by_pull
+
+
+@functools.cache
+def native_kernels() -> NativeKernels:
+    """Compile the kernels (some ten seconds) or load those compiled before.
+
+    Raises UserError where there is no compiler, or it fails.
+    """
+    from torch.utils import cpp_extension
+
+    # Code for one processor may stop another with an illegal instruction: a cache may be shared between machines.
+    mark = fingerprint(_SOURCE.read_bytes(), torch.__version__, _processor(), *_FLAGS)
+    folder = cache_folder() / "native" / mark
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        cpp_extension.load(
+            "dynlm_native",
+            [str(_SOURCE)],
+            extra_cflags=_FLAGS,
+            extra_ldflags=["-fopenmp"],
+            build_directory=str(folder),
+            is_python_module=False,
+        )
+    except (RuntimeError, OSError, ImportError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"the native kernels could not be compiled ({first_line})",
+            _SOURCE,
+            "install g++ and ninja (pip install dynlm[native]), or choose --memory.kernels torch",
+        ) from error
+    return NativeKernels()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return "".join(line for line in lines[:30] if line.startswith(("model name", "flags", "Features")))
+    except OSError:
+        return platform.processor() or platform.machine()

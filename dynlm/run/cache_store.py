@@ -1,0 +1,130 @@
+"""What a run knows of its caches, in ``runs/NAME/memory``: one of each kind for each rule and reset policy.
+
+cache-RULE-RESET.json                          the fixed cache's window, flatness and share, as tuned
+gated-cache-RULE-RESET.safetensors and .json   the learned gate, and what can be read of it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dynlm.adapt.partners.cache import Cache
+from dynlm.adapt.partners.cache_gate import Gate, evidence_names
+from dynlm.config import LARGEST_FLATNESS, LARGEST_WINDOW, SMALLEST_FLATNESS, MemoryConfig
+from dynlm.errors import UserError
+from dynlm.run.folder import TrainedModel, check_model, memory_path
+from dynlm.runtime.files import number_in, read_json, write_json
+from dynlm.runtime.tensors import check_shapes, load_tensors, save_tensors
+
+FIXED = ("window", "flatness", "share")
+_MOST_FLATNESSES = 64
+
+
+def rule_stem(memory: MemoryConfig) -> str:
+    """What files call the rule: a learned one by the name that it was learned under."""
+    return memory.g if memory.rule == "meta" else memory.rule.replace("+", "-")
+
+
+def save_fixed(folder: Path, memory: MemoryConfig, tuned: Mapping[str, Any], trained: TrainedModel) -> None:
+    """Keep the tuned window, flatness and share, and how they were found."""
+    write_json(_path(folder, memory, "cache", "json"), {"model": trained.fingerprint, **tuned})
+
+
+def load_fixed(folder: Path, memory: MemoryConfig, trained: TrainedModel) -> dict[str, Any] | None:
+    """What ``save_fixed`` kept, or None where it was not tuned. Raises UserError where it is another model's."""
+    path = _path(folder, memory, "cache", "json")
+    if not path.exists():
+        return None
+    content = read_json(path)
+    check_model(path, content, trained)
+    content["window"] = int(number_in(content, "window", path, 1, LARGEST_WINDOW))
+    number_in(content, "flatness", path, SMALLEST_FLATNESS, LARGEST_FLATNESS)
+    number_in(content, "share", path, 0, 0.99)
+    return dict(content)
+
+
+def save_gated(
+    folder: Path, memory: MemoryConfig, cache: Cache, about: Mapping[str, Any], trained: TrainedModel
+) -> None:
+    """Keep a cache with a learned gate."""
+    assert isinstance(cache.gate, Gate)
+    about = {"model": trained.fingerprint, "window": cache.window, "flatness": list(cache.flatness), **about}
+    save_tensors(_path(folder, memory, "gated-cache", "safetensors"), cache.gate.params, about)
+    content = {**about, "evidence": evidence_names(cache.flatness)}
+    write_json(_path(folder, memory, "gated-cache", "json"), content)
+
+
+def load_gated(
+    folder: Path, memory: MemoryConfig, trained: TrainedModel, device: torch.device | str = "cpu"
+) -> tuple[Cache, dict[str, Any]] | None:
+    """(the cache, how its gate was learned), or None where it was not. Raises UserError where it is another model's."""
+    path = _path(folder, memory, "gated-cache", "safetensors")
+    if not path.exists():
+        return None
+    tensors, about = load_tensors(path, device)
+    check_model(path, about, trained)
+    window, flatness = int(number_in(about, "window", path, 1, LARGEST_WINDOW)), about.get("flatness")
+    if not isinstance(flatness, list) or not 1 <= len(flatness) <= _MOST_FLATNESSES:
+        raise UserError("it does not tell its flatness", path, "run metatrain again")
+    for value in flatness:
+        number_in({"flatness": value}, "flatness", path, SMALLEST_FLATNESS, LARGEST_FLATNESS)
+    hidden = tensors["hidden.bias"].numel() if "hidden.bias" in tensors else 0
+    pieces, shares = len(evidence_names(flatness)), 1 + len(flatness)
+    wanted = {
+        **{"center": (pieces,), "spread": (pieces,), "hidden.weight": (hidden, pieces), "hidden.bias": (hidden,)},
+        **{"output.weight": (shares, hidden), "output.bias": (shares,)},
+    }
+    check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()}, wanted, path)
+    if not all(tensor.dtype == torch.float32 and bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise UserError("the gate is not of finite float32 numbers", path, "run metatrain again")
+    return Cache(window, tuple(flatness), Gate(tensors)), about
+
+
+def open_cache(folder: Path, trained: TrainedModel, memory: MemoryConfig) -> Cache | None:
+    """The cache of ``memory``'s options, with what was tuned or learned where an option does not set it.
+
+    Raises UserError where what it needs is neither given nor there.
+    """
+    if memory.cache == "none":
+        return None
+    if memory.cache == "learned":
+        for name in FIXED:
+            if getattr(memory, f"cache_{name}") is not None:
+                raise UserError(f"memory.cache_{name} does not go with memory.cache learned, which keeps its own")
+        gated = load_gated(folder, memory, trained, trained.params["embedding"].device)
+        if gated is None:
+            raise UserError(
+                f"no gated cache for rule {memory.rule!r} and reset {memory.reset!r}",
+                folder,
+                f"run `{command('metatrain', folder, memory)}` first",
+            )
+        return gated[0]
+    tuned = load_fixed(folder, memory, trained) or {}
+    values = {}
+    for name in FIXED:
+        given = getattr(memory, f"cache_{name}")
+        given = given[0] if isinstance(given, list) else given
+        value = tuned.get(name) if given is None else given
+        if value is None:
+            raise UserError(
+                f"no memory.cache_{name}, and no cache tuned for rule {memory.rule!r} and reset {memory.reset!r}",
+                folder,
+                f"give --memory.cache_{name} or run `{command('tune', folder, memory)}` first",
+            )
+        values[name] = value
+    return Cache(values["window"], (values["flatness"],), values["share"])
+
+
+def command(verb: str, folder: Path, memory: MemoryConfig) -> str:
+    """What to type to have the cache of ``memory`` tuned or learned."""
+    named = f" --memory.g {memory.g}" if memory.rule == "meta" and memory.g != "meta" else ""
+    options = f"--memory.rule {memory.rule}{named} --memory.reset {memory.reset} --memory.cache {memory.cache}"
+    return f"dynlm {verb} {folder} {options}"
+
+
+def _path(folder: Path, memory: MemoryConfig, kind: str, suffix: str) -> Path:
+    return memory_path(folder, f"{kind}-{rule_stem(memory)}-{memory.reset}.{suffix}")

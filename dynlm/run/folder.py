@@ -1,0 +1,224 @@
+"""The run folder and its one owner.
+
+    runs/NAME/config.yaml            every option
+              tokenizer/             the tokenizer and its card
+              model.safetensors      the static parameters theta_0
+              model.json             what they are: shape, tokenizer, how they were trained
+              provenance.json        versions, machine, commit and data of the training (training/provenance)
+              memory/                statistics.safetensors (R), tuned.json, each g's phi, caches,
+                                     prepared.json (what a study had found)
+              checkpoints/           training under way, newest last (training/checkpoints)
+              log.jsonl              one JSON object a line
+              scores/*.parquet       what each arm's reading cost, token by token
+              figures/               pictures
+              study/                 a study: config.yaml, README.md, tables, words, pictures, scores/
+
+Tensors are safetensors, everything else JSON or YAML: opening a run runs no code of the run's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import stat
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import yaml
+
+from dynlm.config import Config, ModelConfig, options_of, section_of
+from dynlm.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from dynlm.errors import UserError
+from dynlm.models.lstm.model import LSTMLanguageModel, Params
+from dynlm.runtime.files import (
+    LARGEST_JSON,
+    atomic_write,
+    cannot_write,
+    number_in,
+    read_bytes,
+    read_json,
+    read_yaml,
+    refuse_leaving,
+    write_json,
+)
+from dynlm.runtime.tensors import load_tensors, params_fingerprint, save_tensors
+
+_Options = TypeVar("_Options")
+_TOLD: dict[str, tuple[type, ...]] = {
+    "corpus": (str,),
+    "parameters": (int,),
+    "tokens": (int,),
+    "valid_nats_per_token": (float,),
+    "valid_perplexity_per_word": (float,),
+}
+"""What a model's card may tell of the training, beside what the model is."""
+TOKENIZER_FILES = ("tokenizer/tokenizer.json", "tokenizer/tokenizer.model", "tokenizer/words.json")
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What level-1 training leaves behind."""
+
+    model: LSTMLanguageModel
+    params: Params
+    tokenizer: Tokenizer
+    card: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        return str(self.card["fingerprint"])
+
+
+def run_path(config: Config) -> Path:
+    """The folder of a config's run."""
+    return Path(config.run.folder) / config.run.name
+
+
+def save_config(folder: Path, config: Any) -> None:
+    """Keep every option of the run, a dataclass of dataclasses, between the marks of a whole YAML document."""
+    whole = yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, explicit_start=True, explicit_end=True)
+    with atomic_write(folder / "config.yaml") as aside:
+        aside.write_text(whole, encoding="utf-8")
+
+
+def save_model(
+    folder: Path, model: LSTMLanguageModel, params: Params, tokenizer: Tokenizer, about: dict[str, Any]
+) -> None:
+    """Write the static parameters and their card."""
+    save_tensors(folder / "model.safetensors", params)
+    card = {
+        "model": dataclasses.asdict(model.config),
+        "vocabulary": model.vocabulary,
+        "tensors": {name: list(shape) for name, shape in model.shapes().items()},
+        "parameters": sum(tensor.numel() for tensor in params.values()),
+        "tokenizer": tokenizer.fingerprint,
+        "fingerprint": params_fingerprint(params),
+        **about,
+    }
+    write_json(folder / "model.json", card)
+
+
+def load_model(folder: Path, device: torch.device | str = "cpu") -> TrainedModel:
+    """Load a run's model and tokenizer.
+
+    Raises UserError where the folder holds no trained model, or where weights, card and tokenizer do not fit.
+    """
+    if not folder.is_dir():
+        raise UserError("no such run folder", folder, "run `dynlm pretrain` first")
+    for name in ("model.json", "model.safetensors", *TOKENIZER_FILES):
+        refuse_leaving_run(folder / name, folder)
+    if not (folder / "model.json").exists():
+        raise UserError("no trained model in this run folder", folder, "run `dynlm pretrain` to its end first")
+    card = read_json(folder / "model.json")
+    model = _model_of(card, folder / "model.json")
+    params, _ = load_tensors(folder / "model.safetensors", device, model.shapes())
+    for name, tensor in params.items():
+        if not bool(tensor.isfinite().all()):
+            raise UserError(
+                f"{name} holds what is no finite number",
+                folder / "model.safetensors",
+                "restore the file or train again",
+            )
+    if params_fingerprint(params) != card["fingerprint"]:
+        raise UserError("the weights are not those that model.json describes", folder / "model.safetensors")
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    if tokenizer.fingerprint != card["tokenizer"] or tokenizer.size != model.vocabulary:
+        raise UserError(
+            f"the tokenizer ({tokenizer.size} tokens, {tokenizer.fingerprint}) does not fit the model "
+            f"({model.vocabulary} tokens, {card['tokenizer']})",
+            folder / "tokenizer",
+            "put back the tokenizer that the model was trained with",
+        )
+    return TrainedModel(model, {name: params[name] for name in model.shapes()}, tokenizer, card)
+
+
+def _model_of(card: Any, where: Path) -> LSTMLanguageModel:
+    """The model that a card describes. Nothing is made of what it claims but a list of shapes."""
+    try:
+        config = section_of("model", ModelConfig, card["model"])
+        named = [card[name] for name in ("fingerprint", "tokenizer")]
+        if not all(isinstance(value, str) for value in named):
+            raise TypeError("fingerprints that are no text")
+        for name, kinds in _TOLD.items():
+            if not isinstance(card.get(name), (*kinds, type(None))) or isinstance(card.get(name), bool):
+                raise TypeError(f"its {name} is a {type(card[name]).__name__}")
+    except (UserError, KeyError, TypeError) as error:
+        raise UserError(f"not a model card ({error})", where) from error
+    return LSTMLanguageModel(config, int(number_in(card, "vocabulary", where, 1, 2**31)))
+
+
+def refuse_leaving_run(path: Path, folder: Path) -> None:
+    """Raise UserError where ``path``, of the run in ``folder``, leads out of it by a link.
+
+    A snapshot in the cache of a model hub is made of links to the same model's ``blobs``.
+    """
+    refuse_leaving(path, folder.parent.parent if _of_hub(folder) else folder)
+
+
+def memory_path(folder: Path, name: str) -> Path:
+    """Where the run in ``folder`` keeps a file of its memory. Raises UserError where that leads out of it by a link."""
+    path = folder / "memory" / name
+    refuse_leaving_run(path, folder)
+    return path
+
+
+def refuse_foreign(path: Path, folder: Path) -> None:
+    """Raise UserError where ``path``, of the run in ``folder``, is a link or is reached by one below ``folder``.
+
+    A hub's cache is made of links, which then have to stay in it.
+    """
+    if _of_hub(folder):
+        refuse_leaving_run(path, folder)
+    elif any(one.is_symlink() for one in (path, *path.parents) if one != folder and one.is_relative_to(folder)):
+        raise UserError("a link, which is not shared", path, "put the file itself there, or remove the link")
+
+
+def _of_hub(folder: Path) -> bool:
+    return folder.parent.name == "snapshots" and (folder.parent.parent / "blobs").is_dir()
+
+
+def check_model(path: Path, about: Any, trained: TrainedModel) -> None:
+    """Raise UserError unless what ``path`` holds was made for this model."""
+    if not isinstance(about, dict) or about.get("model") != trained.fingerprint:
+        raise UserError("this belongs to another model", path, "remove it and run tune and metatrain again")
+
+
+def log_line(folder: Path, **fields: Any) -> None:
+    """Append one JSON object to the run's log. Raises UserError where that is a link or cannot be written."""
+    path = folder / "log.jsonl"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A link would have what is no log appended to.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        with open(os.open(path, flags, 0o666), "a", encoding="utf-8") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise UserError("not a regular file", path, "remove it")
+            file.write(json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **fields}) + "\n")
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def load_config(folder: Path) -> Config:
+    """The options that a run was made with. Raises UserError where they are missing or not understood."""
+    return load_options(folder, Config, "dynlm pretrain")
+
+
+def load_options(folder: Path, kind: type[_Options], maker: str) -> _Options:
+    """The options of a run of another kind, which the command ``maker`` makes. Raises UserError as ``load_config``."""
+    path = folder / "config.yaml"
+    if not folder.is_dir() or not path.exists():
+        raise UserError("no such run", folder, f"name a folder that `{maker}` made")
+    refuse_leaving_run(path, folder)
+    content = read_yaml(path)
+    data = read_bytes(path, LARGEST_JSON)
+    # Half a file can be whole YAML, without the last sections, or with half a number in it.
+    if not data.endswith(b"\n") or (data.startswith(b"---\n") and not data.endswith(b"\n...\n")):
+        raise UserError("not a config that dynlm can read (it is cut short)", path)
+    try:
+        return options_of(kind, content)
+    except UserError as error:
+        raise UserError(f"not a config that dynlm can read ({error})", path) from error

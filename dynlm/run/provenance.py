@@ -1,0 +1,162 @@
+"""What a run or a reading was made with: versions, machine, commit and data, so that it can be made again.
+
+runs/NAME/provenance.json   data: articles and content fingerprint of each split
+                            sittings: what the training ran on, one entry for each change, the first one first
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import dynlm
+from dynlm.errors import UserError
+from dynlm.runtime.files import read_json, write_json
+
+FILE = "provenance.json"
+_PACKAGES = ("numpy", "sentencepiece")
+
+
+def made_with(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Date, versions, machine and git commit, fit for JSON.
+
+    ``commit`` is that of dynlm's own code where it runs from a git checkout, else None; ``dirty`` tells whether that
+    code has been changed since. ``platform`` holds all that is known to decide how sums are rounded.
+    """
+    commit, dirty = _commit()
+    return {
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "versions": {
+            "dynlm": dynlm.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            **{name: metadata.version(name) for name in _PACKAGES},
+        },
+        "platform": {
+            "system": platform.platform(),
+            "machine": platform.machine(),
+            "processor": _processor(),
+            "instructions": torch.backends.cpu.get_cpu_capability(),
+            "threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else "cpu",
+        },
+        "commit": commit,
+        "dirty": dirty,
+    }
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What ``now`` has otherwise than ``then``, both from ``made_with``: "torch 2.13.0 then, 2.14.0 now"."""
+    told = []
+    for section in ("versions", "platform"):
+        before = then.get(section)
+        before = before if isinstance(before, dict) else {}
+        told += [
+            f"{name} {before.get(name)} then, {value} now"
+            for name, value in now[section].items()
+            if before.get(name) != value
+        ]
+    if then.get("commit") != now["commit"]:
+        told.append(f"commit {then.get('commit')} then, {now['commit']} now")
+    if then.get("dirty") or now["dirty"]:
+        told.append("dynlm's code holds changes that no commit has")
+    return told
+
+
+def rounds_alike(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether both round every sum alike, so that a reading has to come out bit for bit."""
+    fingerprint_options = {
+        "versions": ("torch",),
+        "platform": ("machine", "processor", "instructions", "threads", "device"),
+    }
+    for section, names in fingerprint_options.items():
+        before = then.get(section)
+        if not isinstance(before, dict) or any(before.get(name) != now[section][name] for name in names):
+            return False
+    return True
+
+
+def read_provenance(folder: Path) -> dict[str, Any]:
+    """What was written down in ``folder``: ``data`` and ``sittings``, both empty where nothing was.
+
+    Raises UserError where it is damaged.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return {"data": {}, "sittings": []}
+    content = read_json(path)
+    content = content if isinstance(content, dict) else {}
+    data, sittings = content.get("data"), content.get("sittings")
+    if (
+        not isinstance(data, dict)
+        or not isinstance(sittings, list)
+        or not all(isinstance(one, dict) for one in (*data.values(), *sittings))
+    ):
+        raise UserError("not a record of what a run was made with", path, "remove it")
+    return {"data": data, "sittings": sittings}
+
+
+def refuse_other_data(folder: Path, data: Mapping[str, Any]) -> None:
+    """Raise UserError where the training in ``folder`` was begun on other data than ``data``."""
+    before = read_provenance(folder)["data"]
+    for split, told in data.items():
+        if before.get(split, told) != told:
+            raise UserError(
+                f"the text of split {split!r} is not what this run was begun with",
+                folder,
+                "put the text back, or choose another --run.name",
+            )
+
+
+def record_sitting(folder: Path, data: Mapping[str, Any], made: Mapping[str, Any]) -> None:
+    """Write down what training starts on in ``folder``, and with which ``data`` (each split's fingerprint).
+
+    A sitting like the last one is not told again. Raises UserError where the training was begun on other data.
+    """
+    path = folder / FILE
+    refuse_other_data(folder, data)
+    sittings = read_provenance(folder)["sittings"]
+    if not sittings or _undated(sittings[-1]) != _undated(made):
+        write_json(path, {"data": dict(data), "sittings": [*sittings, dict(made)]})
+
+
+def _undated(made: object) -> object:
+    return {name: value for name, value in made.items() if name != "date"} if isinstance(made, Mapping) else made
+
+
+def _commit() -> tuple[str | None, bool | None]:
+    """(the commit that dynlm's own code is at, whether that code was changed), or (None, None) where it is in no git.
+
+    An installed copy inside some other project's checkout has no commit: git does not know its files.
+    """
+    code = Path(dynlm.__file__).parent
+    try:
+        _git(code, "ls-files", "--error-unmatch", "__init__.py")
+        return _git(code, "rev-parse", "HEAD"), bool(_git(code, "status", "--porcelain", "--", "."))
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+
+
+def _git(folder: Path, *words: str) -> str:
+    # Only looked at: no lock is taken, and nothing is written.
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    command = ["git", "-C", str(folder), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True, env=environment)
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    """The processor's name, as far as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

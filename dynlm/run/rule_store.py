@@ -1,0 +1,287 @@
+"""What a run knows of its memory: the statistics R, the tuned rates and the learned phi, in ``runs/NAME/memory``.
+
+``open_reader`` is the one way from a run folder and ``MemoryConfig`` to something that reads; who searches for rates
+takes ``reader_of``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dynlm.adapt.capture import recorded
+from dynlm.adapt.partners.mixture import FixedShareMixture
+from dynlm.adapt.reader import Reader
+from dynlm.adapt.rules.elementwise import LEVEL_1, Rule, Statistics, uniform_rule
+from dynlm.adapt.rules.learned import Meta, readable
+from dynlm.adapt.rules.per_weight_lstm import CoordinateMeta
+from dynlm.adapt.state import dynamic_tensors
+from dynlm.adapt.update_filter import update_filter_for
+from dynlm.config import GConfig, MemoryConfig, section_of
+from dynlm.errors import UserError
+from dynlm.models.lstm.model import Params
+from dynlm.models.lstm.native import native_kernels
+from dynlm.run.cache_store import open_cache
+from dynlm.run.folder import TrainedModel, check_model, memory_path
+from dynlm.runtime.files import exclusive, number_in, read_json, write_json
+from dynlm.runtime.tensors import check_shapes, load_tensors, save_tensors
+
+NEEDED = {"sgd": ("rate",), "sgd+decay": ("rate", "pull"), "rms": ("rate", "pull", "epsilon")}
+"""The constants of each rule that is made by hand."""
+_SECONDS_TO_WAIT = 60.0
+HAND_MADE = tuple(NEEDED)
+_AnyMeta = Meta | CoordinateMeta
+
+
+def save_statistics(folder: Path, statistics: Statistics, trained: TrainedModel, tokens: int) -> None:
+    """Keep R beside the model it belongs to."""
+    about = {"model": trained.fingerprint, "tokens": tokens}
+    save_tensors(memory_path(folder, "statistics.safetensors"), statistics.rms, about)
+
+
+def load_statistics(folder: Path, trained: TrainedModel, device: torch.device | str = "cpu") -> Statistics | None:
+    """R of a run, or None where it was not gathered yet. Raises UserError where it is another model's."""
+    path = memory_path(folder, "statistics.safetensors")
+    if not path.exists():
+        return None
+    tensors, about = load_tensors(path, device)
+    check_model(path, about, trained)
+    for name, tensor in tensors.items():
+        fits = name in trained.params and tensor.shape == trained.params[name].shape
+        if (
+            not fits
+            or tensor.dtype != torch.get_default_dtype()
+            or not bool(((tensor >= 0) & (tensor < torch.inf)).all())
+        ):
+            raise UserError(f"tensor {name} is no statistics of the model's", path, "remove it and run tune again")
+    return Statistics(tensors)
+
+
+def statistics_card(folder: Path, trained: TrainedModel) -> dict[str, Any] | None:
+    """What R was gathered with, or None where it was not gathered yet. Raises UserError where it is another model's."""
+    path = memory_path(folder, "statistics.safetensors")
+    if not path.exists():
+        return None
+    about = load_tensors(path)[1]
+    check_model(path, about, trained)
+    return about
+
+
+def drop_statistics(folder: Path) -> None:
+    """Remove R, to have it gathered anew."""
+    memory_path(folder, "statistics.safetensors").unlink(missing_ok=True)
+
+
+def save_tuned(folder: Path, rule: str, reset: str, tuned: Mapping[str, Any], trained: TrainedModel) -> None:
+    """Keep a hand-made rule's tuned rates beside those of the others, which other processes may keep meanwhile."""
+    path = memory_path(folder, "tuned.json")
+    with exclusive(path, "the file of tuned rates", _SECONDS_TO_WAIT):
+        content = read_json(path) if path.exists() else {}
+        if not isinstance(content, dict) or content.get("model") != trained.fingerprint:
+            content = {"model": trained.fingerprint}
+        before = content.get(rule)
+        content[rule] = {**(before if isinstance(before, dict) else {}), reset: dict(tuned)}
+        write_json(path, content)
+
+
+def load_tuned(folder: Path, rule: str, reset: str, trained: TrainedModel) -> dict[str, Any] | None:
+    """A hand-made rule's tuned rates, or None where it was not tuned under this reset policy."""
+    path = memory_path(folder, "tuned.json")
+    if not path.exists():
+        return None
+    content = read_json(path)
+    check_model(path, content, trained)
+    tuned = content.get(rule, {})
+    tuned = tuned.get(reset) if isinstance(tuned, dict) else {}
+    if tuned is None:
+        return None
+    if not isinstance(tuned, dict):
+        raise UserError(f"what was tuned for {rule} cannot be read", path, "remove it and run tune again")
+    for name in set(NEEDED[rule]) & set(tuned):
+        number_in(tuned, name, path, 0.0)
+    return tuned
+
+
+def carry_over(folder: Path, trained: TrainedModel, target: Path, moved: TrainedModel) -> None:
+    """Give the run in ``target``, whose static parameters are those of ``folder`` trained further, its R and rates."""
+    statistics, card = load_statistics(folder, trained), statistics_card(folder, trained)
+    if statistics is not None and card is not None:
+        save_statistics(target, statistics, moved, card["tokens"])
+    path = memory_path(folder, "tuned.json")
+    if path.exists():
+        content = read_json(path)
+        check_model(path, content, trained)
+        write_json(memory_path(target, "tuned.json"), {**content, "model": moved.fingerprint})
+
+
+def save_learned(
+    folder: Path,
+    name: str,
+    reset: str,
+    meta: _AnyMeta,
+    phi: Params,
+    about: Mapping[str, Any],
+    trained: TrainedModel,
+) -> None:
+    """Keep phi under ``name``, as tensors and what can be read of it as JSON."""
+    about = {"model": trained.fingerprint, "tensors": meta.names, **about}
+    save_tensors(memory_path(folder, f"{name}-{reset}.safetensors"), phi, about)
+    write_json(memory_path(folder, f"{name}-{reset}.json"), {**about, "phi": readable(phi, meta)})
+
+
+def load_learned(folder: Path, name: str, reset: str, trained: TrainedModel) -> tuple[Params, dict[str, Any]] | None:
+    """(phi, how it was learned), or None where it was not learned yet."""
+    path = memory_path(folder, f"{name}-{reset}.safetensors")
+    if not path.exists():
+        return None
+    tensors, about = load_tensors(path, trained.params["embedding"].device)
+    check_model(path, about, trained)
+    return tensors, about
+
+
+def learned_names(folder: Path, reset: str, trained: TrainedModel) -> list[str]:
+    """The names under which a run has learned g for a reset policy, sorted. Raises UserError where one is damaged."""
+    ending = f"-{reset}.safetensors"
+    names = sorted(path.name.removesuffix(ending) for path in (folder / "memory").glob(f"*{ending}"))
+    found = {name: load_learned(folder, name, reset, trained) for name in names}
+    return [name for name, learned in found.items() if learned is not None and "g" in learned[1]]
+
+
+def meta_of(g: GConfig, tuned: Mapping[str, Any], statistics: Statistics, static: Params) -> _AnyMeta:
+    """g by its options, starting at the ``tuned`` rms rule."""
+    if g.kind == "lstm":
+        own = {name: static[name] for name in statistics.rms}
+        return CoordinateMeta(statistics, own, tuned["rate"], tuned["pull"], tuned["epsilon"], g.hidden)
+    return Meta(
+        statistics,
+        {name: static[name] for name in statistics.rms},
+        tuned["rate"],
+        tuned["pull"],
+        tuned["epsilon"],
+        g.level,
+        g.sharing,
+        g.importance,
+        tuple(g.features),
+        g.flush,
+        g.consolidation,
+        g.momentum,
+        g.slow,
+    )
+
+
+def _meta_learned(about: Mapping[str, Any], statistics: Statistics, trained: TrainedModel, path: Path) -> _AnyMeta:
+    """g as a file says that it was learned. Raises UserError where the file says nothing that can be."""
+    names, start = about.get("tensors"), about.get("start")
+    if not isinstance(names, list) or not isinstance(start, dict) or not names:
+        raise UserError("it does not tell how it was learned", path, "run metatrain again")
+    for name in NEEDED["rms"]:
+        number_in(start, name, path, 1e-12 if name == "epsilon" else 0.0)
+    try:
+        g = section_of("g", GConfig, about.get("g"))
+    except UserError as error:
+        raise UserError(f"it does not tell how it was learned ({error})", path, "run metatrain again") from error
+    return meta_of(g, start, _of_these(statistics, names, path), trained.params)
+
+
+def check_phi(phi: Params, meta: _AnyMeta, path: Path) -> None:
+    """Raise UserError unless ``phi`` holds finite numbers of just the shapes that g needs."""
+    wanted = {name: tuple(tensor.shape) for name, tensor in meta.initial().items()}
+    check_shapes({name: tuple(tensor.shape) for name, tensor in phi.items()}, wanted, path)
+    for name, tensor in phi.items():
+        if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
+            raise UserError(f"{name} of phi holds what is no finite number", path, "run metatrain again")
+
+
+def _of_these(statistics: Statistics, names: Sequence[Any], where: Path) -> Statistics:
+    for name in names:
+        if not isinstance(name, str) or name not in statistics.rms:
+            raise UserError(f"there are no gradient statistics of tensor {name!r}", where, "run tune again")
+    return Statistics({name: statistics.rms[name] for name in names})
+
+
+def open_meta(folder: Path, trained: TrainedModel, memory: MemoryConfig) -> tuple[_AnyMeta, Params]:
+    """The g that ``memory`` names, and its phi. Raises UserError where it was not learned."""
+    learned = load_learned(folder, memory.g, memory.reset, trained)
+    statistics = load_statistics(folder, trained, trained.params["embedding"].device)
+    if learned is None or statistics is None:
+        named = "" if memory.g == "meta" else f" --memory.g {memory.g}"
+        raise UserError(
+            f"no learned memory {memory.g!r} for reset {memory.reset!r}",
+            folder,
+            f"run `dynlm metatrain {folder} --memory.reset {memory.reset}{named}` first",
+        )
+    path = memory_path(folder, f"{memory.g}-{memory.reset}.safetensors")
+    phi, meta = learned[0], _meta_learned(learned[1], statistics, trained, path)
+    check_phi(phi, meta, path)
+    return meta, phi
+
+
+def open_reader(folder: Path, trained: TrainedModel, memory: MemoryConfig) -> Reader:
+    """A reader by ``memory``'s options, with the run's tuned or learned rates where an option does not set them.
+
+    What has nothing to regret is level 1: of it alone ``memory.no_regret`` changes nothing. Raises UserError where the
+    rates are neither given nor tuned, or the statistics, phi or the cache are missing.
+    """
+    dynamic = dynamic_tensors(trained.model, memory.dynamic)
+    reader = reader_of(trained, memory, _open_rule(folder, trained, memory, dynamic), dynamic)
+    reader = dataclasses.replace(reader, cache=open_cache(folder, trained, memory))
+    if memory.no_regret and (reader.rule.learns or reader.cache is not None):
+        reader = dataclasses.replace(reader, hedge=FixedShareMixture(memory.switch_share))
+    return reader
+
+
+def reader_of(trained: TrainedModel, memory: MemoryConfig, rule: Rule, dynamic: tuple[str, ...]) -> Reader:
+    """A reader by ``memory``'s options with another rule than they name, no cache, and never mixed with level 1.
+
+    Raises UserError where native kernels are asked for and cannot be had.
+    """
+    precision = None if memory.precision == "float32" else getattr(torch, memory.precision)
+    native = None
+    if memory.kernels == "native":
+        if trained.params["embedding"].device.type != "cpu":
+            raise UserError("memory.kernels is 'native', which is for a CPU", do="choose --memory.kernels torch")
+        native = native_kernels()
+    guard = update_filter_for(trained.params, dynamic, track=memory.track) if memory.guard and rule.learns else None
+    reader = Reader(trained.model, trained.params, rule, dynamic, memory.reset, precision, native, guard=guard)
+    return recorded(reader) if memory.capture and trained.params["embedding"].is_cuda else reader
+
+
+def _tune_command(folder: Path, memory: MemoryConfig) -> str:
+    return f"dynlm tune {folder} --memory.rule {memory.rule} --memory.reset {memory.reset}"
+
+
+def _open_rule(folder: Path, trained: TrainedModel, memory: MemoryConfig, dynamic: tuple[str, ...]) -> Rule:
+    if memory.rule == "none":
+        return LEVEL_1
+    device = trained.params["embedding"].device
+    if memory.rule == "meta":
+        for option in ("rate", "pull", "epsilon"):
+            if getattr(memory, option) is not None:
+                raise UserError(f"memory.{option} does not go with memory.rule meta, whose rates are learned")
+        meta, phi = open_meta(folder, trained, memory)
+        return meta.rule(phi, memory.g).of(dynamic)
+    tuned = load_tuned(folder, memory.rule, memory.reset, trained) or {}
+    values = {}
+    for option in NEEDED[memory.rule]:
+        value = getattr(memory, option)
+        value = tuned.get(option) if value is None else value
+        if value is None:
+            raise UserError(
+                f"{memory.rule} has no memory.{option} and was not tuned for reset {memory.reset!r}",
+                folder,
+                f"give --memory.{option} or run `{_tune_command(folder, memory)}` first",
+            )
+        values[option] = value
+    statistics = None
+    if memory.rule == "rms":
+        statistics = load_statistics(folder, trained, device)
+        if statistics is None:
+            raise UserError("no gradient statistics yet", folder, f"run `{_tune_command(folder, memory)}` first")
+        statistics = _of_these(statistics, dynamic, memory_path(folder, "statistics.safetensors"))
+    return uniform_rule(
+        memory.rule, dynamic, values["rate"], values.get("pull", 0.0), statistics, values.get("epsilon", 0.0)
+    )

@@ -1,0 +1,97 @@
+"""A run made ready to be shared: the model, its tokenizer and what it knows of its memory, in a folder that is a run.
+
+Copied are files of a list, each by its name and its kind, and nothing else: no training under way, logs, scores or
+pictures. A memory file (what somebody read is legible in it) is not copied under any name, and a link is refused. In
+what is copied, places on this computer give way to their last name: where a corpus lies is nobody else's affair.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dynlm.adapt.memory_file import is_memory
+from dynlm.config import RESETS
+from dynlm.errors import UserError
+from dynlm.run.folder import TOKENIZER_FILES, load_config, refuse_foreign, save_config
+from dynlm.runtime.files import atomic_write, check_regular, read_json, write_json
+from dynlm.runtime.tensors import load_json_of_tensors, load_tensors, save_tensors
+
+_LEARNED = tuple(f"memory/*-{reset}.{suffix}" for reset in RESETS for suffix in ("safetensors", "json"))
+_MODEL = ("config.yaml", "model.json", "model.safetensors")
+PATTERNS = (*_MODEL, "config.json", *TOKENIZER_FILES, "memory/statistics.safetensors", "memory/tuned.json", *_LEARNED)
+"""Of the files that a shared run is made of."""
+
+
+def share_run(folder: Path, place: Path) -> None:
+    """Copy what is to be shared of the run ``folder`` to ``place``.
+
+    Raises UserError where that cannot be done, and where one of the files is a link.
+    """
+    if place.resolve() == folder.resolve():
+        raise UserError("this is the run itself", place, "name another folder to share it from")
+    config = load_config(folder)
+    path = config.corpus.path
+    shown = None if path is None else Path(path).expanduser().name
+
+    def public(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: public(item) for name, item in value.items()}
+        if isinstance(value, list):
+            return [public(item) for item in value]
+        return shown if path is not None and value in (path, str(Path(path).expanduser())) else value
+
+    corpus = dataclasses.replace(config.corpus, path=shown)
+    run = dataclasses.replace(config.run, folder="runs", tracker=None)
+    sources = shared_files(folder)
+    save_config(place, dataclasses.replace(config, corpus=corpus, run=run))
+    for source in sources:
+        _copy(source, place / source.relative_to(folder), public)
+    card = read_json(folder / "model.json")
+    write_json(place / "config.json", {"model_type": "dynlm", **{name: card[name] for name in ("model", "vocabulary")}})
+
+
+def shared_files(folder: Path) -> list[Path]:
+    """The files of the run ``folder`` that are shared as they are. Raises UserError where one of them is a link."""
+    found = []
+    for path in sorted({path for pattern in PATTERNS for path in folder.glob(pattern)}):
+        if path.name.startswith((".", "config.")):
+            continue
+        refuse_foreign(path, folder)
+        if path.is_file() and _is_of_a_run(path):
+            found.append(path)
+    return found
+
+
+def _is_of_a_run(path: Path) -> bool:
+    """Whether what ``path`` holds is what a run has under such a name."""
+    if path.suffix == ".safetensors":
+        about = load_json_of_tensors(path)
+        if is_memory(about):
+            return False
+        if path.parent.name != "memory":
+            return True
+        needed = {"model", "tokens"} if path.stem == "statistics" else {"model", "segment"}
+        return needed <= about.keys()
+    if path.parent.name != "memory":
+        return True
+    about = read_json(path)
+    if not isinstance(about, dict) or not isinstance(about.get("model"), str) or is_memory(about):
+        return False
+    learned = path.with_suffix(".safetensors")
+    # A fixed cache and what was tuned are JSON alone.
+    return path.stem == "tuned" or path.name.startswith("cache-") or (learned.is_file() and _is_of_a_run(learned))
+
+
+def _copy(source: Path, target: Path, public: Callable[[Any], Any]) -> None:
+    if source.suffix == ".json" and source.parent.name != "tokenizer":
+        write_json(target, public(read_json(source)))
+    elif source.suffix == ".safetensors" and (about := load_json_of_tensors(source)) != public(about):
+        save_tensors(target, load_tensors(source)[0], public(about))
+    else:
+        check_regular(source)
+        with atomic_write(target) as aside:
+            shutil.copyfile(source, aside)

@@ -1,0 +1,83 @@
+"""On which articles something was tuned, learned or picked: records that are kept with it, and go into score files.
+
+A record is {what, how, corpus, split, articles, split_text}: ``articles`` counted from 1, such as "1-30,32";
+``split_text`` the fingerprint of the whole split. ``evaluation.overlap`` reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dynlm.config import Config, MemoryConfig
+from dynlm.data.articles import source_name
+from dynlm.data.token_store import TokenisedSplit
+from dynlm.run.cache_store import FIXED, load_fixed, load_gated
+from dynlm.run.folder import TrainedModel
+from dynlm.run.rule_store import NEEDED, load_learned, load_tuned
+
+
+def record(
+    what: str, how: str, config: Config, split: str, text: TokenisedSplit, indices: Iterable[int]
+) -> dict[str, Any]:
+    """That ``what`` ("rates", "g", "cache", "gate") was tuned, learned or picked on these articles of a split."""
+    return {
+        "what": what,
+        "how": how,
+        "corpus": source_name(config.corpus),
+        "split": split,
+        "articles": ranges(int(index) + 1 for index in indices),
+        "split_text": text.fingerprint,
+    }
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Articles counted from 1, as ``31-60,62``."""
+    found: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if found and number == found[-1][1] + 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return ",".join(f"{low}-{high}" if high > low else str(low) for low, high in found)
+
+
+def records_of(held: Mapping[str, Any], what: str, how: str) -> list[dict[str, Any]]:
+    """What is kept with something tuned or learned; made of its ``split`` and ``articles`` where it is older.
+
+    Where it does not tell, the one record has no articles.
+    """
+    kept, articles = held.get("tuned_on"), held.get("articles")
+    if isinstance(kept, list) and all(isinstance(one, dict) for one in kept):
+        return [dict(one) for one in kept]
+    told: dict[str, Any] = {"what": what, "how": how, "articles": None}
+    if isinstance(articles, list) and all(isinstance(number, int) for number in articles):
+        told |= {"corpus": held.get("corpus"), "split": held.get("split"), "articles": ranges(articles)}
+    return [told]
+
+
+def tuned_on(folder: Path, trained: TrainedModel, memory: MemoryConfig) -> list[dict[str, Any]] | None:
+    """What ``memory``'s rule and cache were tuned, learned and picked on, as the run keeps it; None for level 1.
+
+    What the options give by hand has the record {what, how: "given"}. Raises UserError where what is kept cannot be
+    read.
+    """
+    if (memory.rule, memory.cache) == ("none", "none"):
+        return None
+    told: list[dict[str, Any]] = []
+    if memory.rule == "meta":
+        learned = load_learned(folder, memory.g, memory.reset, trained)
+        told += records_of(learned[1] if learned else {}, "g", "learned")
+    elif memory.rule != "none":
+        given = all(getattr(memory, name) is not None for name in NEEDED[memory.rule])
+        rates = None if given else load_tuned(folder, memory.rule, memory.reset, trained)
+        told += [{"what": "rates", "how": "given"}] if given else records_of(rates or {}, "rates", "tuned")
+    if memory.cache == "learned":
+        gated = load_gated(folder, memory, trained)
+        told += records_of(gated[1] if gated else {}, "gate", "learned")
+    elif memory.cache == "fixed":
+        given = all(getattr(memory, f"cache_{name}") is not None for name in FIXED)
+        cache = None if given else load_fixed(folder, memory, trained)
+        told += [{"what": "cache", "how": "given"}] if given else records_of(cache or {}, "cache", "tuned")
+    return told

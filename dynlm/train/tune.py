@@ -1,0 +1,171 @@
+"""The hand-made rules' rates, tuned by reading articles that no figure is reported on.
+
+A coordinate search over factors: each of a rule's options is moved up or down by its factor for as long as the
+articles' nats per token fall. Every hand-made rule and fixed cache is tuned by this
+search on the same tokens; g and gates are learned (``metatrain``, ``cache_gate``).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from dynlm.adapt.loop import gradient_statistics, mean_nats
+from dynlm.adapt.rules.elementwise import LEVEL_1, Statistics, uniform_rule
+from dynlm.adapt.state import dynamic_tensors
+from dynlm.config import Config, MemoryConfig, article_range
+from dynlm.data.articles import iter_articles, source_name
+from dynlm.data.stream import Stream, read_side_by_side
+from dynlm.data.token_store import TokenisedSplit, tokenise
+from dynlm.errors import UserError
+from dynlm.run import rule_store as memory_folder
+from dynlm.run.folder import TrainedModel, load_model, log_line
+from dynlm.run.tuned_on import record
+from dynlm.runtime.distributed import Processes
+
+START = {
+    "sgd": {"rate": 0.3},
+    "sgd+decay": {"rate": 0.3, "pull": 1e-3},
+    "rms": {"rate": 1.5e-3, "pull": 2e-3, "epsilon": 1e-3},
+}
+_FACTOR = {"rate": 1.6, "pull": 3.0, "epsilon": 4.0, "window": 2.0, "flatness": 1.4, "share": 1.5}
+# Among settings that differ by less than this, the search stays where it is.
+_NOTICEABLE = 2e-4
+
+
+def tuning_stream(split: TokenisedSplit, config: Config, tokens: int) -> Stream:
+    """The articles that ``tune.articles`` names: all (``tokens`` 0), or evenly many of them up to about ``tokens``."""
+    named = article_range(config.tune.articles, split.articles, "tune.articles")
+    sizes = [len(split.article(index)) for index in named]
+    kept = list(named)
+    if tokens and sum(sizes) > tokens:
+        count = max(1, round(len(named) * tokens / sum(sizes)))
+        kept = [named[index * len(named) // count] for index in range(count)]
+    return read_side_by_side(split, config.memory.segment, kept, config.memory.lanes)
+
+
+def enough_to_tune(split: TokenisedSplit, config: Config) -> Stream:
+    """The articles that rates are tuned on: all that are named where ``tune.tokens`` of them are too few.
+
+    Raises UserError where all of them have less than ``tune.fewest_tokens``.
+    """
+    for tokens in (config.tune.tokens, 0):
+        stream = tuning_stream(split, config, tokens)
+        held = sum(len(split.article(index)) for index in stream.order)
+        if held >= config.tune.fewest_tokens:
+            return stream
+    raise UserError(
+        f"the tuning articles have {held:,} tokens, and rates found on less than {config.tune.fewest_tokens:,} "
+        "may make reading worse",
+        do="name more by --tune.articles, give more text, or set --tune.fewest_tokens lower",
+    )
+
+
+def ensure_statistics(folder: Path, trained: TrainedModel, config: Config) -> Statistics:
+    """The run's R over all its tensors, gathered on training articles if it was not before."""
+    statistics = memory_folder.load_statistics(folder, trained, trained.params["embedding"].device)
+    if statistics is None:
+        train = tokenise(iter_articles(config.corpus, "train"), trained.tokenizer, config.corpus.num_proc)
+        stream = Stream(train, 1, config.memory.segment, range(train.articles), seed=config.run.seed)
+        dynamic = tuple(trained.model.shapes())
+        statistics = gradient_statistics(trained.model, trained.params, dynamic, stream, config.tune.statistics_tokens)
+        memory_folder.save_statistics(folder, statistics, trained, config.tune.statistics_tokens)
+    return statistics
+
+
+def tune(folder: Path, config: Config, quiet: bool = False) -> dict[str, Any]:
+    """Tune ``config.memory.rule`` for ``config.memory.reset`` and keep the rates in the run.
+
+    Returns the rates, their nats per token and level 1's, how many settings were read and on how many tokens. Raises
+    UserError for a rule that has nothing to tune by hand, and for less than ``tune.fewest_tokens`` to read.
+    """
+    memory = config.memory
+    if memory.rule not in memory_folder.HAND_MADE:
+        raise UserError(
+            f"memory.rule {memory.rule!r} is not tuned by hand", do=f"choose {', '.join(memory_folder.HAND_MADE)}"
+        )
+    trained = load_model(folder, Processes.start(config.run.cpu).device)
+    split = tokenise(iter_articles(config.corpus, config.tune.split), trained.tokenizer, config.corpus.num_proc)
+    stream = enough_to_tune(split, config)
+    statistics = ensure_statistics(folder, trained, config) if memory.rule == "rms" else None
+    dynamic = dynamic_tensors(trained.model, memory.dynamic)
+    if statistics is not None:
+        statistics = Statistics({name: statistics.rms[name] for name in dynamic})
+    bar = tqdm(desc=f"tune {memory.rule}", unit="setting", disable=quiet)
+
+    def nats_of(values: dict[str, float]) -> float:
+        rule = uniform_rule(
+            memory.rule, dynamic, values["rate"], values.get("pull", 0.0), statistics, values.get("epsilon", 0.0)
+        )
+        nats = mean_nats(memory_folder.reader_of(trained, memory, rule, dynamic), stream)
+        bar.update()
+        bar.set_postfix({"nats": f"{nats:.4f}", **{name: f"{value:.1e}" for name, value in values.items()}})
+        log_line(folder, event="tune", rule=memory.rule, reset=memory.reset, nats=nats, **values)
+        return nats
+
+    start = _given_or_start(memory)
+    best, nats, settings = coordinate_search(nats_of, start, config.tune.rounds)
+    bar.close()
+    level_1 = mean_nats(memory_folder.reader_of(trained, memory, LEVEL_1, dynamic), stream)
+    tuned: dict[str, Any] = {
+        **best,
+        "nats_per_token": nats,
+        "level_1_nats_per_token": level_1,
+        "settings": settings,
+        "tokens": sum(len(split.article(index)) for index in stream.order),
+        "corpus": source_name(config.corpus),
+        "split": config.tune.split,
+        "articles": sorted(int(index) + 1 for index in stream.order),
+        "segment": memory.segment,
+        "tuned_on": [record("rates", "tuned", config, config.tune.split, split, stream.order)],
+    }
+    memory_folder.save_tuned(folder, memory.rule, memory.reset, tuned, trained)
+    return {"rule": memory.rule, "reset": memory.reset, **tuned}
+
+
+def coordinate_search(
+    measure: Callable[[dict[str, float]], float], start: dict[str, float], rounds: int
+) -> tuple[dict[str, float], float, int]:
+    """(best setting, its value, settings measured): the lowest ``measure`` that steps by factors find.
+
+    What is not finite is worse than anything. Raises UserError where no setting that was tried is finite.
+    """
+    known: dict[tuple[float, ...], float] = {}
+
+    def value_of(setting: dict[str, float]) -> float:
+        key = tuple(setting.values())
+        if key not in known:
+            value = measure(setting)
+            known[key] = value if math.isfinite(value) else math.inf
+        return known[key]
+
+    best, lowest = dict(start), value_of(start)
+    for _, name in itertools.product(range(rounds), start):
+        for factor in (_FACTOR[name], 1 / _FACTOR[name]):
+            moved = False
+            while True:
+                # Rounding keeps a way up and back down on the same grid.
+                trial = {**best, name: float(f"{best[name] * factor:.4g}")}
+                value = value_of(trial)
+                if not value < lowest - _NOTICEABLE:
+                    break
+                best, lowest, moved = trial, value, True
+            if moved:
+                break
+    if not math.isfinite(lowest):
+        tried = ", ".join(f"{name} {value:g}" for name, value in start.items())
+        raise UserError(f"no setting near {tried} gives finite losses", do="start from a lower rate")
+    return best, lowest, len(known)
+
+
+def _given_or_start(memory: MemoryConfig) -> dict[str, float]:
+    start = dict(START[memory.rule])
+    for name in start:
+        if (given := getattr(memory, name)) is not None:
+            start[name] = given
+    return start

@@ -1,0 +1,75 @@
+"""The next token's distribution under a cache is the one that reading is scored by."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+import dynlm
+from dynlm.adapt.memory_file import SavedMemory
+from dynlm.adapt.partners.cache import Cache
+from dynlm.adapt.partners.cache_gate import Gate, evidence_names, initial_gate
+from dynlm.adapt.partners.cache_next import log_next
+from dynlm.evaluation.generate import generate
+from dynlm.evaluation.session import read_files, read_on
+from dynlm.run.folder import load_model
+from dynlm.run.rule_store import open_reader
+from tests.cli.test_app import Capture, answer_json
+from tests.tiny import Run, with_memory
+
+LINE = " the bafidela of the town was seen near a bafidela . \n"
+FLATNESSES = (0.3, 0.8)
+
+
+def gate() -> Gate:
+    generator = torch.Generator().manual_seed(1)
+    evidence_NK = torch.randn(50, len(evidence_names(FLATNESSES)), generator=generator)
+    params = initial_gate([0.5, 0.3, 0.2], evidence_NK, 4, generator)
+    moved = {name: tensor + 0.3 * torch.randn(tensor.shape, generator=generator) for name, tensor in params.items()}
+    return Gate({**moved, "spread": params["spread"]})
+
+
+@pytest.mark.parametrize("window", [7, 500])
+@pytest.mark.parametrize("gated", [False, True])
+def test_it_is_what_reading_is_scored_by(window: int, gated: bool, tuned_run: Run) -> None:
+    trained = load_model(tuned_run.folder)
+    cache = Cache(window, FLATNESSES, gate()) if gated else Cache(window, (0.5,), 0.3)
+    config = with_memory(tuned_run.config, rule="none")
+    reader = dataclasses.replace(open_reader(tuned_run.folder, trained, config.memory), cache=cache)
+    begun, whole = LINE * 3, LINE * 4
+    ids = trained.tokenizer.encode(whole).ids
+    told, _ = read_on(reader, SavedMemory(reader.fresh_memory()), whole, trained.tokenizer, 20)
+    part, saved = read_on(reader, SavedMemory(reader.fresh_memory()), begun, trained.tokenizer, 20)
+    memory, at = saved.memory, len(part)
+    assert memory.cache is not None
+    token_11 = torch.tensor([[int(ids[at - 1])]])
+    with torch.no_grad():
+        features_TBH, _, _ = reader.model.features(reader.static, token_11, memory.hidden)
+        logits_BTV, _ = reader.model.logits(reader.static, token_11, memory.hidden)
+    before = [tensor.clone() for tensor in memory.cache]
+    log_p_V = log_next(cache, memory.cache, features_TBH, logits_BTV)[0, 0]
+    assert all(torch.equal(*pair) for pair in zip(before, memory.cache, strict=True))
+    assert float(log_p_V.exp().sum()) == pytest.approx(1, abs=1e-4)
+    assert float(-log_p_V[int(ids[at])]) == pytest.approx(float(told.nats[at]), abs=1e-4)
+    alone = float(-logits_BTV[0, 0].log_softmax(-1)[int(ids[at])])
+    assert not math.isclose(alone, float(told.nats[at]), abs_tol=1e-3)
+
+
+def test_a_memory_with_a_cache_is_generated_from(tuned_copy: Run, tmp_path: Path, capsys: Capture) -> None:
+    options = {"cache": "fixed", "cache_window": 300, "cache_flatness": [2.0], "cache_share": 0.9}
+    config, me = with_memory(tuned_copy.config, rule="none", **options), tmp_path / "me.safetensors"
+    read_files(tuned_copy.folder, config, [lambda: LINE * 5], me)
+    cached = generate(tuned_copy.folder, config, LINE, 30, temperature=0, memory_file=me)
+    plain = generate(tuned_copy.folder, with_memory(tuned_copy.config, rule="none"), LINE, 30, temperature=0)
+    assert cached != plain
+    mixed = with_memory(tuned_copy.config, rule="rms", no_regret=True, **options)
+    assert generate(tuned_copy.folder, mixed, LINE * 3, 5) and generate(tuned_copy.folder, mixed, "", 5)
+    given = ("--memory", me, "--prompt", LINE, "--tokens", "30", "--temperature", "0")
+    assert answer_json(capsys, "generate", tuned_copy.folder, *given)["generated"] == cached
+    model = dynlm.load(tuned_copy.folder)
+    model.load_memory(me)
+    assert model.generate(LINE, 30, temperature=0) == cached

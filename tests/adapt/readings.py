@@ -1,0 +1,89 @@
+"""Small readers in float64 for the memory's tests."""
+
+import numpy as np
+import torch
+
+from dynlm.adapt.reader import Reader
+from dynlm.adapt.rules.elementwise import Rates, Rule, Statistics
+from dynlm.adapt.rules.learned import Meta
+from dynlm.adapt.rules.per_weight_lstm import CoordinateMeta
+from dynlm.config import FEATURES, ModelConfig
+from dynlm.data.stream import read_in_order
+from dynlm.data.token_store import TokenisedSplit
+from dynlm.models.lstm.model import LSTMLanguageModel
+
+VOCABULARY = 17
+MODEL = LSTMLanguageModel(ModelConfig(embedding=6, hidden=6, layers=1), VOCABULARY)
+NAMES = tuple(MODEL.shapes())
+
+
+def static_params(dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(shape, generator=generator, dtype=dtype) * 0.3 for name, shape in MODEL.shapes().items()}
+
+
+def statistics(dtype=torch.float64):
+    generator = torch.Generator().manual_seed(5)
+    return Statistics(
+        {name: torch.rand(shape, generator=generator, dtype=dtype) * 0.1 for name, shape in MODEL.shapes().items()}
+    )
+
+
+def text(lengths=(23, 31, 8), seed=0):
+    ids = np.random.default_rng(seed).integers(0, VOCABULARY, sum(lengths)).astype(np.int32)
+    ones = np.ones(len(ids), dtype=np.int32)
+    starts = np.cumsum([0, *lengths])
+    titles = [f"article {n}" for n in range(len(lengths))]
+    headings = np.array([1, 12, 40])
+    return TokenisedSplit(
+        ids, ones, ones.astype(np.int16), ids.astype(np.uint8), starts, starts, titles, 0, "", headings
+    )
+
+
+def stream(split=None, segment=5):
+    split = text() if split is None else split
+    return read_in_order(split, segment, range(split.articles))
+
+
+def rule(name, rate=0.02, pull=0.05, dtype=torch.float64):
+    rates = {tensor: Rates(rate * (1 + index), pull * (1 + index)) for index, tensor in enumerate(NAMES)}
+    if name == "none":
+        return Rule("none")
+    if name == "sgd":
+        return Rule(name, {tensor: Rates(r.alpha, 0.0) for tensor, r in rates.items()})
+    if name == "sgd+decay":
+        return Rule(name, rates)
+    held = statistics(dtype)
+    if name == "lstm":
+        own = {tensor: static_params(dtype)[tensor] for tensor in NAMES}
+        lstm = CoordinateMeta(held, own, rate, pull, 1e-2, hidden=3)
+        return lstm.rule({key: tensor + 0.2 for key, tensor in lstm.initial().items()})
+    if name == "g":
+        g = meta(pull, dtype, importance=True, features=FEATURES, flush=True, consolidation=0.2, momentum=0.3)
+        return g.rule(moved_phi(g))
+    return Rule(name, rates, held.scale(1e-2), held.shape())
+
+
+RECORDED = ("none", "sgd", "sgd+decay", "rms", "meta")
+"""What a GPU reads by a recording; gates, slow weights and states of coordinates are not."""
+RULES = (*RECORDED, "g", "lstm")
+
+
+def reader(name="rms", reset="stream", reference=False, dtype=torch.float64, **rates):
+    made = rule(name, dtype=dtype, **rates)
+    return Reader(MODEL, static_params(dtype), made, NAMES if made.learns else (), reset, reference=reference)
+
+
+def meta(pull=0.05, dtype=torch.float64, **options):
+    """g that starts at an rms rule."""
+    held = statistics(dtype)
+    return Meta(held, {name: static_params(dtype)[name] for name in NAMES}, 0.02, pull, 1e-2, **options)
+
+
+def moved_phi(chosen, seed=3):
+    """A phi that is nowhere zero, its flushes within 0 and 1."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        key: torch.rand(tensor.shape, generator=generator, dtype=torch.float64) * 0.4 + 0.1
+        for key, tensor in chosen.initial().items()
+    }

@@ -1,0 +1,125 @@
+"""The hub's data sets, without a network: fakes for what the hub gives, and real refusals."""
+
+import datasets
+import pytest
+
+from dynlm.config import CorpusConfig
+from dynlm.data.articles import iter_articles, load_articles, open_source, source_name
+from dynlm.data.sources.hub import _answers
+from dynlm.errors import UserError
+
+CLOSED = "http://127.0.0.1:9"
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub that serves what is put into it, and keeps what it was asked for."""
+
+    class Hub:
+        splits: object = None
+        asked: tuple[object, ...] = ()
+
+        def load(self, path, subset, streaming):
+            self.asked = (path, subset, streaming)
+            return self.splits
+
+    served = Hub()
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets, "load_dataset", served.load)
+    return served
+
+
+def texts(*rows: str) -> datasets.Dataset:
+    return datasets.Dataset.from_dict({"text": list(rows)})
+
+
+def test_wikitext_rows_become_the_standard_files_lines(hub):
+    rows = texts("", " = A = \n", "", " text . \n", "", " = B = \n", "", " more . \n")
+    hub.splits = datasets.DatasetDict({"test": rows, "train": rows, "validation": texts("", " = C = \n", "")})
+    config = CorpusConfig(source="wikitext-2-raw")
+    articles = load_articles(config, "train+meta")
+    assert [article.title for article in articles] == ["A", "B"]
+    assert "".join(a.text for a in articles) == " \n = A = \n \n text . \n \n = B = \n \n more . \n"
+    assert articles[1].where == "Salesforce/wikitext wikitext-2-raw-v1 train:6"
+    assert [article.title for article in iter_articles(config, "valid")] == ["C"]
+    assert hub.asked == ("Salesforce/wikitext", "wikitext-2-raw-v1", False)
+    assert list(open_source(config).splits) == ["train", "valid", "test"]
+
+
+def test_any_data_set_is_streamed_and_held_out_from(hub):
+    rows = datasets.Dataset.from_dict({"name": list("ABCDEF"), "body": [f"text {i}" for i in range(6)]})
+    hub.splits = datasets.IterableDatasetDict({"train": rows.to_iterable_dataset()})
+    config = CorpusConfig("someone/some", subset="en", text_field="body", title_field="name", hold_out_every=3)
+    read = {split: list(iter_articles(config, split)) for split in ("train+meta", "test", "valid")}
+    assert {split: [a.title for a in articles] for split, articles in read.items()} == {
+        "train+meta": ["A", "D"],
+        "test": ["B", "E"],
+        "valid": ["C", "F"],
+    }
+    assert read["valid"][0].where == "someone/some en train:3"
+    assert hub.asked == ("someone/some", "en", True)
+    assert source_name(config) == "someone/some en"
+
+
+def test_a_data_set_read_by_the_real_library(tmp_path, monkeypatch):
+    (tmp_path / "someone" / "some").mkdir(parents=True)
+    (tmp_path / "someone" / "some" / "train.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n{"text": "three"}\n')
+    monkeypatch.chdir(tmp_path)  # the library prefers a local folder of that name
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    config = CorpusConfig("someone/some", hold_out_every=3)
+    assert [article.text for article in load_articles(config, "valid")] == ["three"]
+
+
+def test_an_only_split_of_another_name_is_trained_on(hub):
+    hub.splits = {"full": texts("one")}
+    assert load_articles(CorpusConfig("a/b"), "train")[0].text == "one"
+    hub.splits = {"easy": texts("one"), "hard": texts("two")}
+    with pytest.raises(UserError, match="easy, hard"):
+        open_source(CorpusConfig("a/b"))
+
+
+def test_a_missing_text_field_names_the_row(hub):
+    hub.splits = {"train": texts("one")}
+    with pytest.raises(UserError, match=r"a/b train:1: no field 'body' among text; choose --corpus.text_field"):
+        load_articles(CorpusConfig("a/b", text_field="body"), "train")
+
+
+def test_a_stream_that_breaks_is_the_users_error(hub):
+    def broken():
+        yield {"text": "one"}
+        raise TimeoutError("the line\nis dead")
+
+    hub.splits = {"train": broken()}
+    articles = iter_articles(CorpusConfig("a/b"), "train")
+    assert next(articles).text == "one"
+    with pytest.raises(UserError, match=r"a/b: cannot be read from the hub \(TimeoutError: the line\)"):
+        next(articles)
+
+
+@pytest.mark.parametrize("source", ["no-such-owner/no-such-set", "wikitext-103"])
+def test_without_a_network_the_other_ways_are_named_soon(source, monkeypatch, tmp_path):
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", CLOSED)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    with pytest.raises(UserError) as caught:
+        open_source(CorpusConfig(source))
+    assert datasets.config.HF_HUB_OFFLINE, "or else the client retries for half a minute"
+    message = str(caught.value)
+    assert "--corpus.path" in message
+    assert "--corpus.source stdlib" in message
+    assert "\n" not in message
+
+
+def test_an_unknown_subset_names_the_option(monkeypatch):
+    def refuse(path, subset, streaming):
+        raise ValueError(f"BuilderConfig {subset!r} not found. Available: ['en', 'de']")
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(UserError, match=r"Available: \['en', 'de'\].*--corpus.subset"):
+        open_source(CorpusConfig("a/b", subset="xx"))
+
+
+def test_nobody_answers_at_a_closed_port():
+    assert not _answers(CLOSED)
+    assert not _answers("nonsense")

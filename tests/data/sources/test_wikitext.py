@@ -1,0 +1,109 @@
+"""WikiText's boundary rule, on made-up lines and on the real files."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dynlm.data.sources.lines import text_lines
+from dynlm.data.sources.wikitext import title_of, wikitext_articles
+
+EMPTY = " \n"
+DATA = os.environ.get("DYNLM_DATA")
+
+
+def titles(*lines: str) -> list[str]:
+    return [article.title for article in wikitext_articles(lines, "x")]
+
+
+def test_the_articles_of_a_small_file():
+    first = [EMPTY, " = Lobster = \n", EMPTY, " Red . \n", EMPTY, " = = Claws = = \n", EMPTY, " Two . \n"]
+    second = [EMPTY, " = E = mc2 = \n", EMPTY, " Energy . \n"]
+    one, two = wikitext_articles(first + second, "wiki.txt")
+    assert (one.title, one.text, one.where) == ("Lobster", "".join(first), "wiki.txt:2")
+    assert (two.title, two.text, two.where) == ("E = mc2", "".join(second), "wiki.txt:10")
+
+
+def test_a_title_needs_an_empty_line_on_both_sides():
+    title, text = " = Title = \n", " text \n"
+    assert titles(text, EMPTY, title, EMPTY, text) == ["", "Title"]
+    assert titles(text, EMPTY, title, text) == [""]
+    assert titles(text, EMPTY, title) == [""]
+    assert titles(text, title, EMPTY, text) == [""]
+    assert titles(title, EMPTY, text) == [""]
+
+
+def test_titles_in_a_row_share_the_empty_line_between():
+    a, b = wikitext_articles([EMPTY, " = A = \n", EMPTY, " = B = \n", EMPTY], "x")
+    assert (a.title, a.text) == ("A", EMPTY + " = A = \n")
+    assert (b.title, b.text) == ("B", EMPTY + " = B = \n" + EMPTY)
+
+
+def test_carriage_returns_stay_and_do_not_matter():
+    lines = [" \r\n", " = A = \r\n", "\r\n", " text \r\n"]
+    (article,) = wikitext_articles(lines, "x")
+    assert (article.title, article.text) == ("A", "".join(lines))
+
+
+def test_empty_lines_alone_are_no_article():
+    assert titles(EMPTY, "\n", EMPTY) == []
+    assert titles() == []
+
+
+@pytest.mark.parametrize(
+    ("line", "title"),
+    [
+        (" = Homarus gammarus = \n", "Homarus gammarus"),
+        (" = A = \r\n", "A"),
+        (" = <unk> = y = \n", "<unk> = y"),
+        (" = = Section = = \n", None),
+        (" = = Lopsided = \n", None),
+        (" = Lopsided = = \n", None),
+        (" = = \n", None),
+        (" = = = \n", None),
+        (" = open \n", None),
+        ("= Heading =\n", None),
+        (" a = b = \n", None),
+    ],
+)
+def test_what_looks_like_a_title(line, title):
+    assert title_of(line) == title
+
+
+pieces = st.sampled_from([EMPTY, "\n", " = A = \n", " = = B = = \n", " text \n", " = C = \r\n", "\r\n", "end"])
+
+
+@settings(deadline=None)
+@given(st.lists(pieces, max_size=30))
+def test_articles_joined_are_the_file(lines):
+    articles = list(wikitext_articles(lines, "x"))
+    whole = "".join(lines)
+    assert "".join(article.text for article in articles) == (whole if whole.strip() else "")
+    assert all(article.text.strip() for article in articles)
+    # ``where`` is the number of the title's line
+    assert all(title_of(lines[int(a.where.rpartition(":")[2]) - 1]) == a.title for a in articles if a.title)
+    assert all(article.title for article in articles[1:])
+
+
+@pytest.mark.skipif(not DATA, reason="DYNLM_DATA, the folder of real data, is not set")
+@pytest.mark.parametrize(
+    ("split", "articles", "sha256"),
+    [
+        ("train", 600, "9e9fa1ad55b1c2c95b08e37dd8e653f638fac2c6de904b79e813611eefbc985f"),
+        ("valid", 60, "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8"),
+    ],
+)
+def test_the_real_articles_joined_are_the_standard_file(split, articles, sha256):
+    path = Path(DATA or "", "wikitext-2", f"{split}.txt.xz")
+    read = list(wikitext_articles(text_lines(path), split))
+    assert len(read) == articles
+    assert hashlib.sha256("".join(article.text for article in read).encode()).hexdigest() == sha256
+
+
+@pytest.mark.skipif(not DATA, reason="DYNLM_DATA, the folder of real data, is not set")
+def test_real_look_alikes():
+    path = Path(DATA or "", "wikitext-2", "train.txt.xz")
+    assert sum(title_of(line) is not None for line in text_lines(path)) == 629

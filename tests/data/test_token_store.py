@@ -1,0 +1,350 @@
+"""Token arrays: exact surfaces, a cache that is keyed by content, and memory that does not grow with the corpus."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dynlm.config import TokenizerConfig
+from dynlm.data.article import Article
+from dynlm.data.token_store import excerpt, split_of_text, tokenise
+from dynlm.data.tokenizers.tokenizer import PieceTokenizer
+from dynlm.errors import UserError
+from tests.tiny import listing
+
+ROOT = Path(__file__).resolve().parents[2]
+
+ARTICLES = [
+    Article("Harbour", " = Harbour = \n The ships come in at dawn . \n", "a:1"),
+    Article("Brücke", " = Brücke = \n Über die Brücke \u2581 gehen . \n", "a:3"),
+    Article("Code", "def f(x):\n    return x\n", "b"),
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return PieceTokenizer.train(TokenizerConfig("bpe", 320, 0.99), [article.text for article in ARTICLES] * 3)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DYNLM_CACHE", str(tmp_path))
+
+
+def test_surfaces_join_to_the_text(tokenizer):
+    split = tokenise(ARTICLES, tokenizer)
+    for index, article in enumerate(ARTICLES):
+        assert b"".join(split.surfaces(index)).decode() == article.text
+        assert tokenizer.decode(split.article(index)) == article.text
+    assert split.words_N.sum() == sum(len(a.text.split()) + a.text.count("\n") for a in ARTICLES)
+
+
+def test_inputs_stand_one_behind(tokenizer):
+    split = tokenise(ARTICLES, tokenizer)
+    assert split.inputs(1)[0] == tokenizer.start
+    assert split.inputs(1)[1:].tolist() == split.article(1)[:-1].tolist()
+
+
+def test_encoded_once(tokenizer, monkeypatch):
+    first = tokenise(ARTICLES, tokenizer)
+    monkeypatch.setattr(PieceTokenizer, "encode", None)
+    again = tokenise(ARTICLES, tokenizer)
+    assert again.fingerprint == first.fingerprint
+    assert again.ids_N.tolist() == first.ids_N.tolist()
+    with pytest.raises(TypeError):
+        tokenise(ARTICLES[:2], tokenizer)
+
+
+def change(place, **fields):
+    return [*ARTICLES[:place], dataclasses.replace(ARTICLES[place], **fields), *ARTICLES[place + 1 :]]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        change(1, text=ARTICLES[1].text.replace("gehen", "gahen")),
+        change(1, title="Brucke"),
+        [Article("", ARTICLES[0].text + "a", ""), *ARTICLES[1:]],
+        [ARTICLES[1], ARTICLES[0], ARTICLES[2]],
+        ARTICLES[:2],
+    ],
+)
+def test_a_changed_corpus_has_arrays_of_its_own(tokenizer, changed):
+    first = tokenise(ARTICLES, tokenizer)
+    split = tokenise(changed, tokenizer)
+    assert list(split.titles) == [article.title for article in changed]
+    assert [tokenizer.decode(split.article(a)) for a in range(split.articles)] == [a.text for a in changed]
+    assert tokenise(ARTICLES, tokenizer).fingerprint == first.fingerprint
+
+
+def test_a_moved_corpus_is_the_same(tokenizer, monkeypatch):
+    tokenise(ARTICLES, tokenizer)
+    monkeypatch.setattr(PieceTokenizer, "encode", None)
+    tokenise((dataclasses.replace(article, where="elsewhere") for article in ARTICLES), tokenizer)
+
+
+def test_borders_of_articles_count(tokenizer):
+    one = tokenise([Article("", "abc", ""), Article("", "cd", "")], tokenizer)
+    other = tokenise([Article("", "ab", ""), Article("", "ccd", "")], tokenizer)
+    assert one.fingerprint != other.fingerprint
+    assert (one.text_starts.tolist(), other.text_starts.tolist()) == ([0, 3, 5], [0, 2, 5])
+
+
+def test_surfaces_look_at_their_article_alone(tokenizer):
+    split = tokenise(ARTICLES, tokenizer)
+    lengths = np.full_like(split.lengths_N, -1)
+    own = slice(int(split.starts[1]), int(split.starts[2]))
+    lengths[own] = split.lengths_N[own]
+    assert dataclasses.replace(split, lengths_N=lengths).surfaces(1) == split.surfaces(1)
+
+
+@pytest.mark.parametrize("chunk", [1, 150, 1 << 20])
+def test_any_number_of_processes_writes_the_same_bytes(tokenizer, tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr("dynlm.data.encoding.CHUNK_BYTES", chunk)
+    articles = [Article(f"{n}", f"{n} {article.text}", "") for n in range(3) for article in ARTICLES]
+    written = []
+    for num_proc in (1, 2, 3):
+        monkeypatch.setenv("DYNLM_CACHE", str(tmp_path / f"{num_proc}"))
+        split = tokenise(iter(articles), tokenizer, num_proc)
+        assert [tokenizer.decode(split.article(a)) for a in range(split.articles)] == [a.text for a in articles]
+        written.append(listing(tmp_path / f"{num_proc}"))
+    assert written[0] == written[1] == written[2]
+
+
+def test_chunks_change_nothing(tokenizer, tmp_path, monkeypatch):
+    written = []
+    for articles_at_once in (1, 2, 4096):
+        monkeypatch.setattr("dynlm.data.encoding.CHUNK_ARTICLES", articles_at_once)
+        monkeypatch.setenv("DYNLM_CACHE", str(tmp_path / f"{articles_at_once}"))
+        tokenise(ARTICLES, tokenizer)
+        written.append(listing(tmp_path / f"{articles_at_once}"))
+    assert written[0] == written[1] == written[2]
+
+
+class Deadly(PieceTokenizer):
+    """Ends the process that encodes with it."""
+
+    def encode(self, text):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def __reduce__(self):
+        return Deadly, (self.config, self.model)
+
+
+def test_a_killed_process_is_said_in_one_line(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr("dynlm.data.encoding.CHUNK_BYTES", 1)
+    with pytest.raises(UserError, match=r"corpus\.num_proc: a process .* was killed"):
+        tokenise(ARTICLES, Deadly(tokenizer.config, tokenizer.model), num_proc=2)
+    assert not list((tmp_path / "tokens").iterdir())
+
+
+def test_a_source_that_breaks_leaves_nothing(tokenizer, tmp_path):
+    def broken():
+        yield from ARTICLES[:2]
+        raise UserError("broken", "c:1")
+
+    with pytest.raises(UserError, match="c:1"):
+        tokenise(broken(), tokenizer)
+    assert not list((tmp_path / "tokens").iterdir())
+    assert tokenise(ARTICLES, tokenizer).articles == 3
+
+
+def test_encoding_that_is_interrupted_leaves_nothing(tokenizer, tmp_path, monkeypatch):
+    def interrupted(self, text):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PieceTokenizer, "encode", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            tokenise(ARTICLES, tokenizer)
+    assert not list((tmp_path / "tokens").iterdir())
+    assert tokenise(ARTICLES, tokenizer).articles == 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no limit to set")
+@pytest.mark.parametrize("limit", [60_000, 200_000])  # of a file: the text's is met first, then the tokens'
+def test_a_full_disk_is_said_in_one_line_and_leaves_nothing(tokenizer, tmp_path, limit):
+    tokenizer.save(tmp_path / "tokenizer")
+    code = """
+import resource, sys
+from pathlib import Path
+from dynlm.data.article import Article
+from dynlm.data.tokenizers.tokenizer import load_tokenizer
+from dynlm.data.token_store import tokenise
+from dynlm.errors import UserError
+made = load_tokenizer(Path(sys.argv[1]))
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+try:
+    tokenise([Article("a", "x" * 100_000, "")], made)
+except UserError as error:
+    print(error)
+"""
+    said = child(code, tmp_path / "tokenizer", limit).stdout
+    assert f"{tmp_path / 'tokens'}" in said
+    assert "cannot write" in said
+    assert not list((tmp_path / "tokens").iterdir())
+
+
+def child(code, *arguments):
+    """Run ``code`` in a process of its own, under this process's cache folder."""
+    return subprocess.run(child_command(code, *arguments), env=child_environment(), capture_output=True, text=True)
+
+
+def child_command(code, *arguments):
+    return [sys.executable, "-c", code, *map(str, arguments)]
+
+
+def child_environment():
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+
+
+def test_a_killed_run_leaves_nothing_that_passes_for_whole(tokenizer, tmp_path):
+    tokenizer.save(tmp_path / "tokenizer")
+    code = """
+import os, signal, sys
+from pathlib import Path
+from dynlm.data import token_store as tokens
+from dynlm.data.tokenizers.tokenizer import load_tokenizer
+from tests.data.test_token_store import ARTICLES
+# The last moment before the folder is moved to its place.
+tokens.commit_dir = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+tokens.tokenise(ARTICLES, load_tokenizer(Path(sys.argv[1])))
+"""
+    assert child(code, tmp_path / "tokenizer").returncode == -signal.SIGKILL
+    left = list((tmp_path / "tokens").iterdir())
+    assert left
+    assert all(folder.name.startswith(".aside-") for folder in left)
+    split = tokenise(ARTICLES, tokenizer)
+    assert b"".join(split.surfaces(2)).decode() == ARTICLES[2].text
+
+
+class Slow(Deadly):
+    """Tells its process by a file in the cache folder, and never ends."""
+
+    def encode(self, text):
+        Path(os.environ["DYNLM_CACHE"], f"{os.getpid()}.pid").touch()
+        time.sleep(60)
+
+    def __reduce__(self):
+        return Slow, (self.config, self.model)
+
+
+def until(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
+def test_processes_end_with_the_one_that_began_them(tokenizer, tmp_path):
+    def alive(process):
+        try:
+            return Path("/proc", process, "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        except OSError:
+            return False
+
+    tokenizer.save(tmp_path / "tokenizer")
+    code = """
+import sys
+from pathlib import Path
+from dynlm.data import encoding
+from dynlm.data import token_store as tokens
+from dynlm.data.tokenizers.tokenizer import load_tokenizer
+from tests.data.test_token_store import ARTICLES, Slow
+encoding.CHUNK_BYTES = 1
+made = load_tokenizer(Path(sys.argv[1]))
+tokens.tokenise(ARTICLES, Slow(made.config, made.model), num_proc=2)
+"""
+    parent = subprocess.Popen(child_command(code, tmp_path / "tokenizer"), env=child_environment())
+    pools = until(lambda: (found := [path.stem for path in tmp_path.glob("*.pid")])[1:] and found)
+    parent.kill()
+    parent.wait()
+    assert str(parent.pid) not in pools
+    until(lambda: not any(map(alive, pools)))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is measured as Linux counts it")
+@pytest.mark.parametrize("num_proc", [1, 2])
+def test_memory_does_not_grow_with_the_corpus(tokenizer, tmp_path, num_proc):
+    tokenizer.save(tmp_path / "tokenizer")
+    code = """
+import resource, sys
+from pathlib import Path
+from dynlm.data.article import Article
+from dynlm.data.tokenizers.tokenizer import load_tokenizer
+from dynlm.data.token_store import tokenise
+text = "The ships come in at dawn . " * 1000
+peak = lambda: max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+articles, num_proc = int(sys.argv[2]), int(sys.argv[3])
+tokenise((Article(f"{n}", f"{n} {text}", "") for n in range(articles)), load_tokenizer(Path(sys.argv[1])), num_proc)
+print(peak() / 1024)
+"""
+    few, many = (float(child(code, tmp_path / "tokenizer", n, num_proc).stdout) for n in (250, 1000))
+    # 750 articles are 19 MiB of text, and their tokens are more.
+    assert many - few < 6
+
+
+@pytest.mark.parametrize("num_proc", [1, 2])
+def test_articles_that_teach_nothing_are_left_out_and_said(tokenizer, monkeypatch, capsys, num_proc):
+    monkeypatch.setattr("dynlm.data.encoding.CHUNK_BYTES", 1)
+    dots = [Article(f"Dot {n}", "\n", f"c:{n}") for n in range(3)]
+    whole = tokenise(ARTICLES, tokenizer)
+    assert capsys.readouterr().err == ""
+    for _ in range(2):  # encoded, and taken from the cache
+        split = tokenise([dots[0], *ARTICLES[:1], dots[1], *ARTICLES[1:], dots[2]], tokenizer, num_proc)
+        err = capsys.readouterr().err
+        assert "left out 3 article(s)" in err and err.endswith("the first at c:0\n") and err.count("\n") == 1
+        assert list(split.titles) == list(whole.titles)
+        assert split.fingerprint == whole.fingerprint
+        for name in ("ids_N", "lengths_N", "words_N", "text", "starts", "text_starts", "headings"):
+            assert np.array_equal(getattr(split, name), getattr(whole, name)), name
+
+
+def test_the_first_articles_of_a_chunk_may_teach_nothing(tokenizer):
+    dot = Article("Dot", "\n", "c:0")
+    split, whole = tokenise([dot, *ARTICLES, dot], tokenizer), tokenise(ARTICLES, tokenizer)
+    assert np.array_equal(split.headings, whole.headings) and split.fingerprint == whole.fingerprint
+
+
+def test_nothing_is_cached_of_a_corpus_that_teaches_nothing(tokenizer, tmp_path):
+    with pytest.raises(UserError, match=r"^c:6: each of its 2 article"):
+        tokenise([Article("Dot", "\n", "c:6"), Article("Empty", "", "c:7")], tokenizer)
+    with pytest.raises(UserError, match="no articles"):
+        tokenise([], tokenizer)
+    assert not list(tmp_path.rglob("*.npy"))
+
+
+def test_an_excerpt_is_each_articles_opening(tokenizer):
+    split = tokenise(ARTICLES, tokenizer)
+    part = excerpt(split, articles=2, tokens=8)
+    for index in range(2):
+        assert part.article(index).tolist() == split.article(index)[:8].tolist()
+        assert part.surfaces(index) == split.surfaces(index)[:8]
+    # Two articles of ARTICLES begin with a heading; so do the openings.
+    assert part.headings.tolist() == [end_of_line(split, 0), 8 + end_of_line(split, 1)]
+    assert excerpt(split, articles=2, tokens=3).headings.tolist() == []
+
+
+def end_of_line(split, article):
+    """The token of an article that holds its first end of line."""
+    return next(number for number, surface in enumerate(split.surfaces(article)) if b"\n" in surface)
+
+
+def test_headings_are_known_by_their_tokens(tokenizer):
+    split = tokenise(ARTICLES, tokenizer)
+    assert split.headings.tolist() == [end_of_line(split, 0), int(split.starts[1]) + end_of_line(split, 1)]
+    assert split_of_text(ARTICLES[1].text, tokenizer).headings.tolist() == [end_of_line(split, 1)]
+
+
+def test_a_text_in_memory_is_the_text_as_an_article(tokenizer):
+    split = tokenise(ARTICLES, tokenizer)
+    assert split_of_text(ARTICLES[1].text, tokenizer).ids_N.tolist() == split.article(1).tolist()
+    assert len(split_of_text("", tokenizer).ids_N) == 0

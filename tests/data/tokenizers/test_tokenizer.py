@@ -1,0 +1,230 @@
+"""Tokenizers: nothing is lost, surfaces are exact, words are counted as the literature counts them."""
+
+import io
+import json
+import pickle
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import sentencepiece
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dynlm.config import TokenizerConfig
+from dynlm.data.tokenizers.tokenizer import PieceTokenizer, WordTokenizer, load_tokenizer, train_tokenizer
+from dynlm.data.words import words_starting
+from dynlm.errors import UserError
+
+TEXT = [
+    " = The harbour = \n \n The ships come in at dawn , and the ships go out at dusk . \n",
+    "def harbour(ships):\n    return [ship for ship in ships if ship.in_harbour]\n",
+    "Über die Brücke gehen \u2013 12 345 Schiffe.\n",
+] * 4
+# Everything that a str can hold and UTF-8 can say, and beside it what SentencePiece treats apart.
+ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+SPECIAL = st.lists(
+    st.sampled_from(
+        ["\u2581", "\n", " ", "  ", "\t", "\x00", "\r\n", "<s>", "</s>", "<unk>", "<0x0A>", "\u3000", "the"]
+    )
+).map("".join)
+
+
+@pytest.fixture(scope="module", params=["bpe", "unigram"])
+def pieces(request):
+    return PieceTokenizer.train(TokenizerConfig(request.param, 305, 0.99), TEXT)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.one_of(ANY_TEXT, SPECIAL, st.builds(str.__add__, SPECIAL, ANY_TEXT)))
+def test_any_text_round_trips(pieces, text):
+    encoding = pieces.encode(text)
+    assert pieces.decode(encoding.ids) == text
+    assert encoding.lengths.sum() == len(text.encode())
+    assert (encoding.lengths > 0).all()
+
+
+# Spaces and ends of line in all positions, between what merges, what is spelt in bytes and what is no text.
+WORDS = st.lists(st.sampled_from([" ", "  ", "\n", " \n", "the", "ships", "in", "x", "\u2581", "\u4e2d", "\t"])).map(
+    "".join
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.one_of(WORDS, ANY_TEXT, SPECIAL))
+def test_remembered_units_are_sentencepieces_own_tokens(pieces, text):
+    encoding, reference = pieces.encode(text), pieces.encode_lines(text)
+    assert encoding.ids.tolist() == reference.ids.tolist()
+    assert encoding.lengths.tolist() == reference.lengths.tolist()
+
+
+def test_units_that_are_forgotten_are_found_again(monkeypatch):
+    monkeypatch.setattr("dynlm.data.tokenizers.tokenizer._MEMO_CHARACTERS", 10)
+    pieces = PieceTokenizer.train(TokenizerConfig("bpe", 305, 0.99), TEXT)
+    for _ in range(2):
+        for text in TEXT:
+            assert pieces.encode(text).ids.tolist() == pieces.encode_lines(text).ids.tolist()
+
+
+def test_a_tokenizer_can_be_sent_to_a_process(pieces):
+    sent = pickle.loads(pickle.dumps(pieces))
+    assert sent.fingerprint == pieces.fingerprint
+    assert sent.encode(TEXT[0]).ids.tolist() == pieces.encode(TEXT[0]).ids.tolist()
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.one_of(ANY_TEXT, SPECIAL))
+def test_every_word_and_end_of_line_starts_in_one_token(pieces, text):
+    counted = words_starting(text, pieces.encode(text).lengths)
+    assert counted.sum() == len(text.split()) + text.count("\n")
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.one_of(ANY_TEXT, SPECIAL))
+def test_words_keep_every_byte(text):
+    tokenizer = WordTokenizer.train(TokenizerConfig("word", 0), TEXT)
+    encoding = tokenizer.encode(text)
+    assert encoding.lengths.sum() == len(text.encode())
+    assert words_starting(text, encoding.lengths).sum() == len(text.split()) + text.count("\n")
+
+
+def test_words_are_those_of_the_literature():
+    tokenizer = WordTokenizer.train(TokenizerConfig("word", 0), [" a b a \n \n c <unk> \n"])
+    assert sorted(tokenizer.types) == ["<eos>", "<unk>", "a", "b", "c"]
+    encoding = tokenizer.encode(" a z \n \n")
+    assert [tokenizer.types[index] for index in encoding.ids] == ["a", "<unk>", "<eos>", "<eos>"]
+    assert encoding.lengths.tolist() == [2, 2, 2, 2]
+
+
+def test_the_word_vocabulary_keeps_the_most_frequent():
+    tokenizer = WordTokenizer.train(TokenizerConfig("word", 4), ["a b b c c c"])
+    assert set(tokenizer.types) == {"<unk>", "<eos>", "b", "c"}
+
+
+def test_the_end_of_a_line_is_one_token(pieces):
+    assert len(pieces.encode(" \n").ids) == 1
+    assert len(pieces.encode("\n").ids) == 1
+
+
+def test_saved_and_loaded_is_the_same(pieces, tmp_path):
+    pieces.save(tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.fingerprint == pieces.fingerprint
+    assert loaded.encode(TEXT[0]).ids.tolist() == pieces.encode(TEXT[0]).ids.tolist()
+
+
+def test_a_changed_tokenizer_is_refused(pieces, tmp_path):
+    pieces.save(tmp_path)
+    card = json.loads((tmp_path / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**card, "fingerprint": "0" * 16}))
+    with pytest.raises(UserError, match="not the one its card describes"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_cut_tokenizer_is_refused(pieces, tmp_path):
+    pieces.save(tmp_path)
+    model = (tmp_path / "tokenizer.model").read_bytes()
+    (tmp_path / "tokenizer.model").write_bytes(model[: len(model) // 2])
+    with pytest.raises(UserError, match=str(tmp_path)):
+        load_tokenizer(tmp_path)
+
+
+def test_pieces_are_learned_from_the_first_characters_alone():
+    def texts():
+        yield from TEXT
+        raise AssertionError("read on")
+
+    config = TokenizerConfig("bpe", 305, 0.99, training_characters=sum(map(len, TEXT)) - 1)
+    assert PieceTokenizer.train(config, texts()).model == PieceTokenizer.train(config, TEXT).model
+
+
+def test_too_little_text_is_said_in_one_line():
+    with pytest.raises(UserError, match=r"tokenizer\.vocab_size") as error:
+        PieceTokenizer.train(TokenizerConfig("bpe", 5000), ["a b c"])
+    assert "\n" not in str(error.value)
+
+
+def test_trained_once_and_then_taken_from_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DYNLM_CACHE", str(tmp_path))
+    config = TokenizerConfig("bpe", 305, 0.99)
+    first = train_tokenizer(config, TEXT, "corpus-1")
+    monkeypatch.setattr(PieceTokenizer, "train", None)
+    assert train_tokenizer(config, [], "corpus-1").fingerprint == first.fingerprint
+    with pytest.raises(TypeError):  # Another corpus has another place in the cache.
+        train_tokenizer(config, TEXT, "corpus-2")
+
+
+@pytest.mark.parametrize(
+    ("changes", "options"),
+    [
+        ("characters", {"normalization_rule_name": "nfkc"}),
+        ("characters", {"normalization_rule_name": "nmt_nfkc_cf"}),
+        ("spaces", {"remove_extra_whitespaces": True}),
+        ("spaces", {"add_dummy_prefix": True}),
+    ],
+)
+def test_a_model_that_normalises_is_refused(tmp_path, changes, options):
+    identity = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False, "add_dummy_prefix": False}
+    kind = {"model_type": "bpe", "vocab_size": 305, "character_coverage": 0.99, "byte_fallback": True}
+    config = TokenizerConfig("bpe", 305, 0.99)
+
+    def model(**changed):
+        out = io.BytesIO()
+        told = {**identity, **changed, **kind, "minloglevel": 2}
+        sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(TEXT), model_writer=out, **told)
+        return out.getvalue()
+
+    PieceTokenizer(config, model())
+    with pytest.raises(ValueError, match=changes):
+        PieceTokenizer(config, model(**options))
+    made = PieceTokenizer(config, model())
+    made.save(tmp_path)
+    (tmp_path / "tokenizer.model").write_bytes(model(**options))
+    with pytest.raises(UserError, match=changes):
+        load_tokenizer(tmp_path)
+
+
+def crafted_models(count: int = 12) -> list[bytes]:
+    """Models with a character map that leads out of itself: SentencePiece before 0.2.1 reads past its end."""
+    rng, whole = np.random.default_rng(0), PieceTokenizer.train(TokenizerConfig("bpe", 305, 0.99), TEXT).model
+
+    def field(number: int, payload: bytes) -> bytes:
+        size, told = len(payload), bytearray([number << 3 | 2])
+        while size > 127:
+            told.append(size & 127 | 128)
+            size >>= 7
+        return bytes([*told, size]) + payload
+
+    maps = [struct.pack("<I", size) + rng.bytes(size) for size in rng.choice([64, 1024, 4096], count).tolist()]
+    return [whole + field(3, field(2, each)) for each in maps]
+
+
+def test_crafted_character_maps_are_refused_before_sentencepiece_reads_them(monkeypatch):
+    models = crafted_models()
+    monkeypatch.setattr(sentencepiece, "SentencePieceProcessor", None)
+    for model in models:
+        with pytest.raises(ValueError, match="changes characters"):
+            PieceTokenizer(TokenizerConfig("bpe", 305, 0.99), model)
+
+
+def test_the_installed_sentencepiece_survives_crafted_models(tmp_path):
+    code = """
+import sentencepiece, sys
+for path in sys.argv[1:]:
+    try:
+        sentencepiece.SentencePieceProcessor(model_file=path).encode("the town was seen" * 20)
+    except (RuntimeError, ValueError, OSError):
+        pass
+"""
+    paths = [tmp_path / f"{index}.model" for index in range(12)]
+    for path, model in zip(paths, crafted_models(), strict=True):
+        path.write_bytes(model)
+    assert subprocess.run([sys.executable, "-c", code, *map(str, paths)], timeout=60).returncode == 0
+
+
+def test_lines_over_what_sentencepiece_takes_are_trained_on_in_parts():
+    line = " ".join(TEXT).replace("\n", " ") * 6000
+    assert len(line) > 1 << 20
+    assert PieceTokenizer.train(TokenizerConfig("bpe", 305, 0.99), [line]).size == 305

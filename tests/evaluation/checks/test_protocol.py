@@ -1,0 +1,231 @@
+"""The audit: every rule keeps every promise, and readers that break one are caught."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from dynlm.adapt import loop
+from dynlm.adapt.reader import Reader
+from dynlm.adapt.rules.elementwise import Rule, Statistics
+from dynlm.adapt.rules.learned import Meta
+from dynlm.data import headings
+from dynlm.data.articles import load_articles
+from dynlm.data.token_store import TokenisedSplit, excerpt, tokenise
+from dynlm.errors import UserError
+from dynlm.evaluation.checks import protocol as module
+from dynlm.evaluation.checks.protocol import Check, audit, audit_all, audit_reader, rules_of, to_dict, to_text
+from dynlm.models.lstm.engine import Gradient, Scored
+from dynlm.models.lstm.engine import forward as score_lanes
+from dynlm.run.folder import load_model
+from dynlm.run.rule_store import load_statistics, open_reader
+from tests.tiny import Run, with_memory
+
+CAUSAL = "no loss depends on a later token"
+ZERO = "with all rates zero the losses are level 1's, bit for bit"
+SITTINGS = "reading in two sittings is reading in one"
+STATIC = "reading leaves the static parameters as they are"
+
+
+@pytest.fixture(scope="module")
+def text(tuned_run: Run) -> TokenisedSplit:
+    tokenizer = load_model(tuned_run.folder).tokenizer
+    return excerpt(tokenise(load_articles(tuned_run.config.corpus, "valid"), tokenizer), articles=2, tokens=90)
+
+
+def honest(run: Run, rule: str = "rms", reset: str = "stream") -> Reader:
+    return open_reader(run.folder, load_model(run.folder), with_memory(run.config, rule=rule, reset=reset).memory)
+
+
+def broken(checks: list[Check]) -> set[str]:
+    return {check.promise for check in checks if not check.kept}
+
+
+def have_losses(change: Callable[[Tensor, Tensor, Tensor], Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every loss read is ``change(nats_BT, inputs_BT, targets_BT)`` from here on."""
+    whole = score_lanes
+
+    def forward(model: Any, static: Any, own: Any, inputs_BT: Tensor, targets_BT: Tensor, *rest: Any) -> Scored:
+        scored = whole(model, static, own, inputs_BT, targets_BT, *rest)
+        return scored._replace(nats_BT=change(scored.nats_BT, inputs_BT, targets_BT))
+
+    monkeypatch.setattr("dynlm.adapt.segment.forward", forward)
+
+
+def peek(nats_BT: Tensor, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
+    """Each token's loss depends a little on the target after it."""
+    return nats_BT + 1e-3 * (targets_BT.roll(-1, 1) % 7)
+
+
+@pytest.mark.parametrize("reset", ["stream", "article"])
+@pytest.mark.parametrize("rule", ["none", "sgd", "rms", "meta"])
+def test_every_rule_keeps_every_promise(rule: str, reset: str, tuned_run: Run) -> None:
+    config = with_memory(tuned_run.config, rule=rule, reset=reset)
+    checks = audit(tuned_run.folder, config, "valid", places=4, tokens=70)
+    assert not broken(checks)
+    assert {check.promise for check in checks} == {CAUSAL, SITTINGS, STATIC} | ({ZERO} if rule != "none" else set())
+
+
+@pytest.mark.parametrize("rule", ["none", "rms"])
+def test_a_loss_that_peeks_at_the_next_target_is_caught(
+    rule: str, tuned_run: Run, text: TokenisedSplit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    have_losses(peek, monkeypatch)
+    checks = audit_reader(honest(tuned_run, rule), text, 20, 10, 0, load_model(tuned_run.folder).tokenizer)
+    assert CAUSAL in broken(checks)
+    assert f"BROKEN  {CAUSAL}" in to_text(checks)
+    assert to_dict(checks)["kept"] is False
+
+
+def test_learning_before_scoring_is_caught(
+    tuned_run: Run, text: TokenisedSplit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The classic leak: the segment is learned from, then scored by what was learned."""
+    whole = loop.read_segment
+
+    def adapted_first(reader, memory, segment, observe=None):  # type: ignore[no-untyped-def]
+        _, learned = whole(reader, memory.copy(), segment)
+        nats_BT, _ = whole(reader, loop.Memory(learned.copy().weights, memory.hidden), segment)
+        return nats_BT, learned
+
+    monkeypatch.setattr(loop, "read_segment", adapted_first)
+    assert broken(audit_reader(honest(tuned_run), text, 20, 10, 0, load_model(tuned_run.folder).tokenizer)) == {CAUSAL}
+
+
+def test_a_reader_that_feels_nothing_is_not_called_causal(
+    tuned_run: Run, text: TokenisedSplit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    have_losses(lambda nats_BT, *_: torch.ones_like(nats_BT), monkeypatch)
+    checks = audit_reader(honest(tuned_run, "none"), text, 20, 5, 0, load_model(tuned_run.folder).tokenizer)
+    assert broken(checks) == {CAUSAL}
+
+
+def test_a_rule_that_moves_at_rate_zero_is_caught(tuned_run: Run, text: TokenisedSplit) -> None:
+    class Restless(Rule):
+        def step_(self, theta: Tensor, gradient: Gradient, home: Tensor, *about: object) -> None:
+            theta += 1e-4
+
+    rule = honest(tuned_run, "sgd").rule
+    reader = dataclasses.replace(honest(tuned_run), rule=Restless(rule.name, rule.rates))
+    assert broken(audit_reader(reader, text, 20, 3, 0, load_model(tuned_run.folder).tokenizer)) == {ZERO}
+
+
+def test_state_outside_the_memory_is_caught(tuned_run: Run, text: TokenisedSplit) -> None:
+    """What a reader carries beside its memory is lost between two sittings."""
+
+    class Counting(Rule):
+        seen = 0
+
+        def step_(self, theta: Tensor, gradient: Gradient, home: Tensor, *about: object) -> None:
+            Counting.seen += 1
+            theta += 1e-4 * Counting.seen
+
+    rule = honest(tuned_run, "sgd").rule
+    reader = dataclasses.replace(honest(tuned_run), rule=Counting(rule.name, rule.rates))
+    assert SITTINGS in broken(audit_reader(reader, text, 20, 1, 0, load_model(tuned_run.folder).tokenizer))
+
+
+def test_static_parameters_that_move_are_caught(tuned_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = module.audit_reader
+
+    def careless(reader: Reader, *arguments: object) -> list[Check]:
+        checks = whole(reader, *arguments)  # type: ignore[arg-type]
+        reader.static["output.bias"][0] += 1
+        return checks
+
+    monkeypatch.setattr(module, "audit_reader", careless)
+    config = with_memory(tuned_run.config, rule="none")
+    assert broken(audit(tuned_run.folder, config, "valid", places=2, tokens=40)) == {STATIC}
+
+
+def test_a_text_of_one_segment_can_be_audited(tuned_run: Run, text: TokenisedSplit) -> None:
+    short = excerpt(text, articles=1, tokens=8)
+    checks = audit_reader(honest(tuned_run), short, 20, 20, 0, load_model(tuned_run.folder).tokenizer)
+    assert not broken(checks)
+    assert checks[0].tried.startswith("20 changes of the text")
+
+
+def test_trying_nothing_is_refused(tuned_run: Run) -> None:
+    with pytest.raises(UserError, match="places"):
+        audit(tuned_run.folder, with_memory(tuned_run.config, rule="none"), "valid", places=0)
+
+
+def test_places_are_tried_all_over_the_text(
+    tuned_run: Run, text: TokenisedSplit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A leak of a single place is found when every place is tried."""
+    short = excerpt(text, articles=2, tokens=12)
+    opening = torch.from_numpy(short.inputs(1)[6:9].astype(np.int64))
+
+    def leak_at_one_token(nats_BT: Tensor, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        if torch.equal(inputs_BT[0, :3], opening):
+            return nats_BT + 1e-3 * (targets_BT[:, -1:] % 7)
+        return nats_BT
+
+    have_losses(leak_at_one_token, monkeypatch)
+    assert broken(
+        audit_reader(honest(tuned_run, "none"), short, 6, 200, 0, load_model(tuned_run.folder).tokenizer)
+    ) == {CAUSAL}
+
+
+APART = "articles side by side do not hear each other"
+
+
+@pytest.mark.parametrize("rule", ["none", "rms"])
+def test_lanes_are_tried_too(rule: str, tuned_run: Run) -> None:
+    config = with_memory(tuned_run.config, rule=rule, reset="article", lanes=2)
+    checks = audit(tuned_run.folder, config, "valid", places=2, tokens=50)
+    assert not broken(checks)
+    assert APART in {check.promise for check in checks}
+
+
+def test_lanes_that_hear_each_other_are_caught(tuned_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dynlm.adapt.segment.lanes_at_a_time", lambda *_: 4)
+    have_losses(lambda nats_BT, *_: nats_BT + 1e-3 * nats_BT.mean(), monkeypatch)
+    config = with_memory(tuned_run.config, rule="rms", reset="article", lanes=2)
+    assert APART in broken(audit(tuned_run.folder, config, "valid", places=2, tokens=50))
+
+
+def test_headings_flagged_where_they_begin_are_caught(
+    tuned_run: Run, text: TokenisedSplit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line is a heading only by its end: g must not look at that where the line begins."""
+    trained = load_model(tuned_run.folder)
+    statistics = load_statistics(tuned_run.folder, trained)
+    assert statistics is not None
+    reader = honest(tuned_run)
+    held = Statistics({name: statistics.rms[name] for name in reader.dynamic})
+    g = Meta(held, trained.params, 0.02, 0.01, 1e-2, features=("heading",))
+    reader = dataclasses.replace(reader, rule=g.rule({key: tensor + 0.5 for key, tensor in g.initial().items()}))
+
+    def where_lines_begin(text: str, lengths: np.ndarray) -> np.ndarray:
+        begin = [found.start() + 1 for found in headings._HEADING.finditer(text.encode())]
+        return np.unique(np.searchsorted(np.cumsum(lengths, dtype=np.int64), begin, side="right"))
+
+    assert not broken(audit_reader(reader, text, 20, 8, 0, trained.tokenizer))
+    monkeypatch.setattr("dynlm.data.token_store.headings_completed", where_lines_begin)
+    assert broken(audit_reader(reader, text, 20, 8, 0, trained.tokenizer)) == {CAUSAL}
+
+
+def test_every_rule_of_a_run_is_tried_with_its_partners(tuned_run: Run) -> None:
+    checks = audit_all(tuned_run.folder, tuned_run.config, "valid", places=4, tokens=60)
+    assert not broken(checks)
+    told = {check.promise.partition(":")[0] for check in checks}
+    trained = load_model(tuned_run.folder)
+    assert rules_of(tuned_run.folder, "stream", trained) == [("none", ""), ("sgd", ""), ("rms", ""), ("meta", "meta")]
+    assert {f"{rule}{named}" for rule in ("rms", "meta") for named in ("", " with a cache", " without regret")} <= told
+
+
+def test_every_g_of_a_run_is_tried_by_its_name(tuned_copy: Run) -> None:
+    memory = tuned_copy.folder / "memory"
+    for suffix in ("safetensors", "json"):
+        (memory / f"other-g-stream.{suffix}").write_bytes((memory / f"meta-stream.{suffix}").read_bytes())
+    checks = audit_all(tuned_copy.folder, tuned_copy.config, "valid", places=4, tokens=40)
+    told = {check.promise.partition(":")[0] for check in checks}
+    assert not broken(checks) and {"meta", "meta (other-g)", "meta (other-g) with a cache"} <= told

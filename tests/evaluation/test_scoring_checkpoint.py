@@ -1,0 +1,232 @@
+"""A scoring that is killed, or asked to stop, goes on with the same command and ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dynlm.config import Config
+from dynlm.evaluation import score as scoring
+from dynlm.evaluation import scoring_checkpoint as underway
+from dynlm.evaluation.score import score
+from dynlm.evaluation.score_file import Scores, read_scores
+from dynlm.run.provenance import made_with
+from dynlm.runtime.signals import Stopped
+from tests.tiny import Run, listing, with_memory
+
+ROOT = Path(__file__).resolve().parents[2]
+COLUMNS = ("article", "position", "segment", "token", "words", "nats", "distance", "flush")
+CASES = [
+    {"rule": "none"},
+    {"rule": "rms", "no_regret": True},
+    {"rule": "meta", "cache": "fixed", "cache_window": 30, "cache_flatness": [0.6], "cache_share": 0.2},
+    {"rule": "rms", "reset": "article", "lanes": 2},
+]
+
+
+class Killed(BaseException):
+    """Ends a scoring where it stands, as a kill does."""
+
+
+def often(config: Config) -> Config:
+    return dataclasses.replace(config, run=dataclasses.replace(config.run, checkpoint_seconds=0.0))
+
+
+def left_over(folder: Path) -> list[str]:
+    """Checkpoints and whatever else a killed process left; not the empty folder that it was just about to lock."""
+    hidden = [path for path in folder.rglob("*") if path.name.startswith(".") and path.suffix != ".lock"]
+    return [path.name for path in hidden if path.is_file() or any(path.iterdir())]
+
+
+def assert_same_scores(one: Scores, other: Scores) -> None:
+    for name in COLUMNS:
+        mine, its = getattr(one, name), getattr(other, name)
+        assert (mine is None) == (its is None)
+        assert mine is None or (mine.dtype == its.dtype and mine.tobytes() == its.tobytes()), name
+    assert one.surface == other.surface
+    assert {**one.protocol, "date": None} == {**other.protocol, "date": None}
+
+
+@pytest.mark.parametrize("options", CASES, ids=lambda options: "-".join(map(str, options.values())))
+def test_stopped_after_any_segment_it_ends_alike(
+    options: dict[str, object], tuned_copy: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = with_memory(tuned_copy.config, track=True, **options)
+    path, _ = score(tuned_copy.folder, config, "valid", None, True)
+    whole = read_scores(path)
+    path.unlink()
+    kept, dice, resumed_at = underway.ScoringCheckpointer.keep, random.Random(0), list[int]()
+    found, dates = underway.ScoringCheckpointer.kept, itertools.count()
+
+    def told_where(self: underway.ScoringCheckpointer, reader: Any, lanes: int) -> underway.ScoringState | None:
+        state = found(self, reader, lanes)
+        resumed_at.append(0 if state is None else state.place.tokens)
+        return state
+
+    monkeypatch.setattr(underway.ScoringCheckpointer, "kept", told_where)
+    # Each start has a date of its own.
+    monkeypatch.setattr(scoring, "made_with", lambda *_: {**made_with(), "date": str(next(dates))})
+
+    def keep_or_die(self: underway.ScoringCheckpointer, state: underway.ScoringState, reader: object) -> None:
+        before = dice.random() < 0.15
+        if not before:
+            kept(self, state, reader)  # type: ignore[arg-type]
+        if before or dice.random() < 0.15:
+            raise Killed
+
+    monkeypatch.setattr(underway.ScoringCheckpointer, "keep", keep_or_die)
+    deaths = 0
+    while not path.exists():
+        try:
+            score(tuned_copy.folder, often(config), "valid", None, True)
+        except Killed:
+            deaths += 1
+            assert deaths < 200, f"every start began anew: {resumed_at}"
+    assert deaths >= 3
+    assert resumed_at[0] == 0 and max(resumed_at) > 0 and resumed_at == sorted(resumed_at)
+    assert_same_scores(read_scores(path), whole)
+    assert left_over(tuned_copy.folder) == []
+
+
+def process(run: Run, *options: str) -> subprocess.Popen[str]:
+    command = [
+        sys.executable,
+        "-m",
+        "dynlm.cli.app",
+        "score",
+        str(run.folder),
+        "--memory.rule",
+        "meta",
+        "--memory.track",
+        "true",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [*command, "--run.checkpoint_seconds", "0", "--json", *options],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_checkpoint(folder: Path, running: subprocess.Popen[str], other_than: set[str]) -> set[str]:
+    while running.poll() is None:
+        found = {path.name for path in (folder / "scores").glob(".*.safetensors")}
+        if found - other_than:
+            return found
+        time.sleep(0.002)
+    return other_than
+
+
+def test_a_process_killed_at_random_moments_ends_alike(tuned_copy: Run) -> None:
+    config = with_memory(tuned_copy.config, rule="meta", track=True)
+    path, _ = score(tuned_copy.folder, config, "valid", None, True)
+    whole = read_scores(path)
+    path.unlink()
+    dice, seen, kills = random.Random(), set[str](), 0
+    while not path.exists():
+        running = process(tuned_copy)
+        seen = wait_for_checkpoint(tuned_copy.folder, running, seen)
+        time.sleep(dice.random() * 0.1)
+        if kills < 3:
+            running.kill()
+            kills += 1
+        _, err = running.communicate(timeout=120)
+        assert running.returncode in (0, -signal.SIGKILL), err
+    assert kills >= 1
+    assert_same_scores(read_scores(path), whole)
+    assert left_over(tuned_copy.folder) == []
+
+
+def test_sigterm_saves_and_ends_cleanly(tuned_copy: Run) -> None:
+    config = with_memory(tuned_copy.config, rule="meta", track=True)
+    path, _ = score(tuned_copy.folder, config, "valid", None, True)
+    whole = read_scores(path)
+    path.unlink()
+    running = process(tuned_copy)
+    wait_for_checkpoint(tuned_copy.folder, running, set())
+    running.terminate()
+    out, err = running.communicate(timeout=120)
+    if not path.exists():  # else it was done before it was asked
+        assert running.returncode == 128 + signal.SIGTERM
+        assert out == "" and err.count("\n") == 1 and "goes on" in err
+        assert len(list((tuned_copy.folder / "scores").glob(".*.safetensors"))) in (1, 2)
+        score(tuned_copy.folder, config, "valid", None, True)
+    assert_same_scores(read_scores(path), whole)
+
+
+def test_asked_to_stop_it_keeps_what_it_has(tuned_copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though no checkpoint was due: the segment under way is the last."""
+    config = with_memory(tuned_copy.config, rule="rms")
+    path, _ = score(tuned_copy.folder, config, "valid", None, True)
+    whole = read_scores(path)
+    path.unlink()
+    entered = underway.ScoringCheckpointer.__enter__
+
+    def asked(self: underway.ScoringCheckpointer) -> underway.ScoringCheckpointer:
+        entered(self)
+        signal.raise_signal(signal.SIGTERM)
+        return self
+
+    with monkeypatch.context() as patch:
+        patch.setattr(underway.ScoringCheckpointer, "__enter__", asked)
+        with pytest.raises(Stopped) as stop:
+            score(tuned_copy.folder, config, "valid", None, True)
+    assert stop.value.exit_code == 128 + signal.SIGTERM
+    assert Path(str(stop.value.saved)).name == f".{path.stem}-00000020.safetensors"
+    score(tuned_copy.folder, config, "valid", None, True)
+    assert_same_scores(read_scores(path), whole)
+
+
+def test_a_scoring_by_other_options_begins_anew_and_leaves_the_first(
+    tuned_copy: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = with_memory(tuned_copy.config, rule="rms")
+    path, whole = score(tuned_copy.folder, config, "valid", None, True)
+    path.unlink()
+    kept = underway.ScoringCheckpointer.keep
+
+    def keep_and_die(self: underway.ScoringCheckpointer, state: underway.ScoringState, reader: object) -> None:
+        kept(self, state, reader)  # type: ignore[arg-type]
+        if state.place.tokens > 100:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(underway.ScoringCheckpointer, "keep", keep_and_die)
+        with pytest.raises(Killed):
+            score(tuned_copy.folder, often(with_memory(config, rate=0.0)), "valid", None, True)
+    under_way = left_over(tuned_copy.folder)
+    assert under_way
+    again = score(tuned_copy.folder, config, "valid", None, True)[1]
+    assert np.array_equal(again.nats, whole.nats)
+    assert left_over(tuned_copy.folder) == under_way
+    score(tuned_copy.folder, with_memory(config, rate=0.0), "valid", None, True)
+    assert left_over(tuned_copy.folder) == []
+
+
+def test_a_short_scoring_writes_no_checkpoint(tuned_copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(underway.ScoringCheckpointer, "keep", lambda *_: pytest.fail("a checkpoint was written"))
+    before = listing(tuned_copy.folder)
+    path, _ = score(tuned_copy.folder, with_memory(tuned_copy.config, rule="rms"), "valid", None, True)
+    assert set(listing(tuned_copy.folder)) - set(before) == {str(path.relative_to(tuned_copy.folder))}
+
+
+def test_signals_are_the_callers_again_after_a_scoring(tmp_path: Path) -> None:
+    both = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in both]
+    keeper = underway.ScoringCheckpointer(tmp_path / "a.parquet", "key", 60, 0, 1)  # which is not freed meanwhile
+    with keeper:
+        assert [signal.getsignal(number) for number in both] != before
+    assert [signal.getsignal(number) for number in both] == before

@@ -1,0 +1,197 @@
+"""Reading texts of one's own: in several sittings as in one, and never a static parameter changed."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dynlm.adapt.loop import iter_segments
+from dynlm.adapt.memory_file import SavedMemory, load_about, load_memory
+from dynlm.adapt.reader import Reader
+from dynlm.config import Config
+from dynlm.data.articles import load_articles
+from dynlm.data.stream import read_in_order
+from dynlm.data.token_store import split_of_text, tokenise
+from dynlm.errors import UserError
+from dynlm.evaluation.generate import generate
+from dynlm.evaluation.score import score
+from dynlm.evaluation.score_file import read_scores
+from dynlm.evaluation.session import ReadText, finished, read_files, read_on
+from dynlm.run.folder import TrainedModel, load_model, params_fingerprint
+from dynlm.run.rule_store import open_reader
+from tests.adapt.test_state_tensors import assert_equal
+from tests.tiny import Run, listing, readable_name, with_memory
+
+SEGMENT = 7
+FIRST = " the bafidela of the town was seen near a bafidela .\n\n = Zovi = \n they built the zovi\n" * 3
+ODD = "a\u2581b\x00 c\nStraße 東京 \U0001f600\n\n\r\n \t x\n no end of line"
+
+
+@pytest.fixture(scope="module")
+def trained(tuned_run: Run) -> TrainedModel:
+    return load_model(tuned_run.folder)
+
+
+@pytest.fixture(scope="module")
+def reader(tuned_run: Run, trained: TrainedModel) -> Reader:
+    return open_reader(tuned_run.folder, trained, with_memory(tuned_run.config, rule="rms", no_regret=True).memory)
+
+
+def read_all(
+    reader: Reader, trained: TrainedModel, sittings: list[tuple[str, bool]]
+) -> tuple[list[ReadText], SavedMemory]:
+    saved, told = SavedMemory(reader.fresh_memory()), []
+    for text, ends in sittings:
+        read, saved = read_on(reader, saved, text, trained.tokenizer, SEGMENT, ends)
+        told.append(read)
+    return told, saved
+
+
+def kept(saved: SavedMemory) -> Any:
+    """All of a memory that is kept in a file."""
+    memory = saved.memory
+    assert memory.hedge is not None
+    return dataclasses.replace(saved, memory=memory._replace(hedge=memory.hedge._replace(experts_BT2=None)))
+
+
+def assert_same_memory(one: SavedMemory, other: SavedMemory) -> None:
+    one, other = kept(one), kept(other)
+    assert_equal(one.memory, other.memory)
+    assert (one.tokens, one.articles, one.unfinished) == (other.tokens, other.articles, other.unfinished)
+
+
+def test_a_text_is_read_as_the_loop_reads_it(reader: Reader, trained: TrainedModel) -> None:
+    (read,), saved = read_all(reader, trained, [(FIRST, True)])
+    text = split_of_text(FIRST, trained.tokenizer)
+    *_, last = whole = list(iter_segments(reader, read_in_order(text, SEGMENT, [0])))
+    assert np.array_equal(read.nats, torch.cat([each.nats_T for each in whole]).numpy())
+    assert b"".join(read.surface).decode() == FIRST
+    assert "".join(surface for surface, _ in read) == FIRST
+    assert read.words.sum() == len(FIRST.split()) + FIRST.count("\n")
+    assert read.total == pytest.approx(float(read.nats.sum()))
+    assert (saved.tokens, saved.articles, saved.unfinished) == (len(text.ids_N), 1, None)
+    assert_equal(saved.memory.weights, last.memory.weights)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(cuts=st.lists(st.integers(0, len(FIRST + ODD)), max_size=4).map(sorted))
+def test_in_sittings_is_at_once(cuts: list[int], reader: Reader, trained: TrainedModel) -> None:
+    """Cut anywhere, inside words, lines and segments: the same losses and the same memory, bit for bit."""
+    text = FIRST + ODD
+    (whole,), at_once = read_all(reader, trained, [(text, True)])
+    parts = [text[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    parts = [part for part in parts[:-1] if part] + parts[-1:]
+    told, saved = read_all(reader, trained, [(part, part is parts[-1]) for part in parts])
+    for column in ("token", "words", "nats"):
+        assert np.array_equal(np.concatenate([getattr(read, column) for read in told]), getattr(whole, column))
+    assert [surface for read in told for surface in read.surface] == whole.surface
+    assert_same_memory(saved, at_once)
+
+
+@pytest.mark.parametrize("rule", ["none", "sgd", "rms", "meta"])
+def test_files_read_in_two_sittings(rule: str, tuned_copy: Run, tmp_path: Path) -> None:
+    config = with_memory(tuned_copy.config, rule=rule)
+    texts = [FIRST, ODD, FIRST * 2]
+
+    def sitting(name: str, some: list[str], unfinished: bool = False) -> Path:
+        read_files(tuned_copy.folder, config, [lambda text=text: text for text in some], tmp_path / name, unfinished)
+        return tmp_path / name
+
+    one = sitting("one.safetensors", texts)
+    sitting("two.safetensors", texts[:1])
+    two = sitting("two.safetensors", texts[1:])
+    sitting("three.safetensors", [FIRST, ODD[:9]], unfinished=True)
+    three = sitting("three.safetensors", [ODD[9:], FIRST * 2])
+    assert len({load_about(path)[0].content for path in (one, two, three)}) == 1
+
+
+def test_reading_changes_no_static_parameter(tuned_copy: Run, tmp_path: Path) -> None:
+    before = listing(tuned_copy.folder)
+    done = read_files(tuned_copy.folder, tuned_copy.config, [lambda: FIRST], tmp_path / "me.safetensors")
+    mark = params_fingerprint(load_model(tuned_copy.folder).params)
+    assert done.static == (mark, mark)
+    assert done.distance > 0
+    assert listing(tuned_copy.folder) == before
+
+
+def test_what_was_read_helps_with_the_same_again(tuned_copy: Run, tmp_path: Path) -> None:
+    path = tmp_path / "me.safetensors"
+    first, again = (
+        read_files(tuned_copy.folder, tuned_copy.config, [lambda: FIRST], path, again=True) for _ in range(2)
+    )
+    assert again.nats < first.nats - 5
+    assert (again.about.tokens, again.about.articles) == (2 * first.tokens, 2)
+
+
+def test_a_sitting_that_fails_leaves_the_file(tuned_copy: Run, tmp_path: Path) -> None:
+    path = tmp_path / "me.safetensors"
+
+    def read(config: Config, *texts: str) -> None:
+        read_files(tuned_copy.folder, config, [lambda text=text: text for text in texts], path)
+
+    for config, text, said in (
+        (tuned_copy.config, "", "an empty text"),
+        (tuned_copy.config, "\ud800", "surrogate"),
+        (with_memory(tuned_copy.config, rule="none", lanes=2), FIRST, r"memory\.lanes is 2"),
+    ):
+        with pytest.raises(UserError, match=said):
+            read(config, text)
+        assert not path.exists()
+    read(tuned_copy.config, FIRST)
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="an empty text"):
+        read(tuned_copy.config, FIRST, "")
+    assert path.read_bytes() == before
+
+
+def test_scoring_after_a_text_is_reading_both(tuned_copy: Run, trained: TrainedModel, tmp_path: Path) -> None:
+    """An unfinished article is finished first; then the split's articles follow in the same stream."""
+    config, path = with_memory(tuned_copy.config, rule="rms", track=True), tmp_path / "me.safetensors"
+    read_files(tuned_copy.folder, config, [lambda: FIRST, lambda: FIRST[:50]], path, unfinished=True)
+    kept_before = path.read_bytes()
+    written, _ = score(tuned_copy.folder, config, "valid", "1-2", True, memory_file=path)
+    assert readable_name(written) == "valid-1-2-rms-stream-after-me"
+    after = read_scores(written)
+    assert path.read_bytes() == kept_before
+    chosen = open_reader(tuned_copy.folder, trained, config.memory)
+    valid = tokenise(load_articles(config.corpus, "valid"), trained.tokenizer)
+    saved = load_memory(path, chosen, config.memory, trained.fingerprint)
+    memory = finished(chosen, saved, trained.tokenizer, 20)[1].memory
+    nats = [read.nats_T for read in iter_segments(chosen, read_in_order(valid, 20, [0, 1]), memory)]
+    assert np.array_equal(after.nats, torch.cat(nats).numpy())
+    fresh = score(tuned_copy.folder, config, "valid", "1-2", True)[1]
+    assert not np.array_equal(fresh.nats, after.nats)
+    assert after.distance is not None and after.flush is not None
+    assert after.distance[0] > 0 and after.flush[0] > 0
+    assert after.protocol["arm"] == "rms after me"
+    assert "begun with a memory of" in after.protocol["statement"]
+    assert after.protocol["memory"]["articles"] == 2
+
+
+def test_a_memory_that_would_be_forgotten_is_refused(tuned_copy: Run, tmp_path: Path) -> None:
+    config = with_memory(tuned_copy.config, rule="rms", reset="article")
+    read_files(tuned_copy.folder, config, [lambda: FIRST], tmp_path / "me.safetensors")
+    with pytest.raises(UserError, match="would be forgotten"):
+        score(tuned_copy.folder, config, "valid", memory_file=tmp_path / "me.safetensors")
+
+
+def test_generating_goes_on_where_reading_stopped(tuned_copy: Run, tmp_path: Path) -> None:
+    config, path = with_memory(tuned_copy.config, rule="rms"), tmp_path / "me.safetensors"
+    text = FIRST * 8
+    read_files(tuned_copy.folder, config, [lambda: text[:200]], path, unfinished=True)
+    before = path.read_bytes()
+    at_once = generate(tuned_copy.folder, config, text, 30, temperature=0)
+    assert generate(tuned_copy.folder, config, text[200:], 30, temperature=0, memory_file=path) == at_once
+    assert path.read_bytes() == before
+    # Finished, the prompt opens an article of its own, with what the last one taught.
+    read_files(tuned_copy.folder, config, [lambda: text[200:]], path)
+    opened = generate(tuned_copy.folder, config, " the", 30, temperature=0, memory_file=path)
+    assert opened != generate(tuned_copy.folder, config, " the", 30, temperature=0)
+    assert isinstance(generate(tuned_copy.folder, config, "", 5, memory_file=path), str)

@@ -1,0 +1,57 @@
+"""The softmax layer's losses and gradients against plain operations."""
+
+import pytest
+import torch
+
+from dynlm.models.lstm import softmax_loss as output
+from dynlm.models.lstm.softmax_loss import naive_nats, weighted_nats
+
+
+def inputs(dtype=torch.float64, positions=37, width=5, vocabulary=11, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(positions, width, generator=generator, dtype=dtype) * 3
+    weight = torch.randn(vocabulary, width, generator=generator, dtype=dtype) * 3
+    bias = torch.randn(vocabulary, generator=generator, dtype=dtype)
+    targets = torch.randint(vocabulary, (positions,), generator=generator)
+    share = torch.rand(positions, generator=generator, dtype=dtype) * (torch.arange(positions) % 3 > 0)
+    return features, weight, bias, targets, share
+
+
+@pytest.mark.parametrize("rows", [1, 8, 256])
+def test_losses_and_gradients_are_the_naive_ones(rows, monkeypatch):
+    monkeypatch.setattr(output, "_ROWS_ON_CPU", rows)
+    *leaves, targets, share = inputs()
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+    naive = naive_nats(*leaves, targets)
+    wanted = torch.autograd.grad((naive * share).sum() * 2.5, leaves)
+    total, nats = weighted_nats(*leaves, targets, share)
+    torch.testing.assert_close(nats, naive)
+    torch.testing.assert_close(total, (naive * share).sum())
+    for found, gradient in zip(torch.autograd.grad(total * 2.5, leaves), wanted, strict=True):
+        torch.testing.assert_close(found, gradient)
+
+
+def test_losses_are_the_same_bits_with_and_without_gradients():
+    features, weight, bias, targets, share = inputs(torch.float32, positions=300)
+    with torch.no_grad():
+        _, without = weighted_nats(features, weight, bias, targets, share)
+    _, with_gradients = weighted_nats(features, weight.requires_grad_(), bias, targets, share)
+    assert torch.equal(without, with_gradients)
+
+
+def test_large_logits_do_not_overflow():
+    features = torch.tensor([[1000.0]])
+    weight = torch.tensor([[1.0], [-1.0]])
+    _, nats = weighted_nats(features, weight, torch.zeros(2), torch.tensor([0]), torch.ones(1))
+    assert nats.item() == 0.0
+
+
+def test_features_of_low_precision_keep_weights_gradients_whole():
+    features, weight, bias, targets, share = inputs(torch.float32, positions=64)
+    weight.requires_grad_()
+    exact, _ = weighted_nats(features, weight, bias, targets, share)
+    (wanted,) = torch.autograd.grad(exact, weight)
+    total, nats = weighted_nats(features.bfloat16(), weight, bias, targets, share)
+    (found,) = torch.autograd.grad(total, weight)
+    assert found.dtype == nats.dtype == torch.float32
+    torch.testing.assert_close(found, wanted, rtol=0.1, atol=0.1)

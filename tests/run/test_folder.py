@@ -1,0 +1,316 @@
+"""The run folder: what is written is read back, and what does not fit is refused by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from dynlm.cli.app import main
+from dynlm.config import MemoryConfig, TokenizerConfig
+from dynlm.data.tokenizers.tokenizer import PieceTokenizer
+from dynlm.errors import UserError
+from dynlm.run.folder import (
+    load_config,
+    load_model,
+    load_tensors,
+    log_line,
+    save_tensors,
+)
+from dynlm.run.rule_store import load_learned, load_statistics, load_tuned, open_reader
+from dynlm.run.sharing import share_run
+from dynlm.runtime.files import atomic_write
+from tests.tiny import Run, article, listing
+
+ABOUT = {"step": 3, "name": "Straße", "rates": [0.1, 1e-9]}
+
+
+def tensors() -> dict[str, torch.Tensor]:
+    return {"a": torch.arange(6.0).view(2, 3).T, "b/c": torch.tensor(7, dtype=torch.int64)}
+
+
+def test_tensors_and_what_is_said_of_them_come_back(tmp_path: Path) -> None:
+    save_tensors(tmp_path / "some.safetensors", tensors(), ABOUT)
+    read, about = load_tensors(tmp_path / "some.safetensors")
+    assert about == ABOUT
+    assert all(torch.equal(read[name], tensor) for name, tensor in tensors().items())
+    assert read.keys() == tensors().keys()
+
+
+def test_config_comes_back_as_it_was(trained_run: Run) -> None:
+    assert load_config(trained_run.folder) == trained_run.config
+
+
+def test_config_with_an_option_that_is_none_is_refused(run_copy: Run) -> None:
+    path = run_copy.folder / "config.yaml"
+    content = yaml.safe_load(path.read_text())
+    content["model"]["depth"] = 3
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match=r"config\.yaml: .*depth"):
+        load_config(run_copy.folder)
+
+
+@pytest.mark.parametrize("content", ["", "- a\n", "run: [", "model: 3\n"])
+def test_config_that_is_no_config_is_refused(run_copy: Run, content: str) -> None:
+    (run_copy.folder / "config.yaml").write_text(content)
+    with pytest.raises(UserError, match=r"config\.yaml"):
+        load_config(run_copy.folder)
+
+
+def test_a_run_holds_no_pickle(trained_run: Run) -> None:
+    """Opening a run may run no code of the run's: pickles begin with \\x80, torch's archives of them with PK."""
+    files = listing(trained_run.folder)
+    assert {Path(name).suffix for name in files} <= {".safetensors", ".json", ".jsonl", ".yaml", ".model"}
+    assert not [name for name, content in files.items() if content[:1] == b"\x80" or content[:2] == b"PK"]
+    assert {"model.safetensors", "model.json", "config.yaml", "log.jsonl"} <= files.keys()
+
+
+def test_a_folder_that_is_no_run_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such run folder; run `dynlm pretrain`"):
+        load_model(tmp_path / "nothing")
+    with pytest.raises(UserError, match="no trained model"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.9999])
+def test_weights_cut_short_are_refused(run_copy: Run, share: float) -> None:
+    path = run_copy.folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(UserError, match=r"model\.safetensors: not a whole safetensors file"):
+        load_model(run_copy.folder)
+
+
+def test_weights_that_are_a_folder_are_refused(run_copy: Run) -> None:
+    path = run_copy.folder / "model.safetensors"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UserError, match=r"model\.safetensors"):
+        load_model(run_copy.folder)
+
+
+def test_one_changed_weight_is_refused(run_copy: Run) -> None:
+    path = run_copy.folder / "model.safetensors"
+    params, about = load_tensors(path)
+    params["output.bias"][3] += 1e-6
+    save_tensors(path, params, about)
+    with pytest.raises(UserError, match=r"model\.safetensors: the weights are not those"):
+        load_model(run_copy.folder)
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "shape"])
+def test_tensors_of_another_shape_are_refused_by_name(run_copy: Run, change: str) -> None:
+    path = run_copy.folder / "model.safetensors"
+    params, about = load_tensors(path)
+    if change == "missing":
+        del params["lstm.0.bias"]
+    elif change == "extra":
+        params["lstm.1.bias"] = params["lstm.0.bias"].clone()
+    else:
+        params["lstm.0.bias"] = params["lstm.0.bias"][:-1]
+    save_tensors(path, params, about)
+    with pytest.raises(UserError, match=r"model\.safetensors: .*lstm\.\d\.bias"):
+        load_model(run_copy.folder)
+
+
+def test_a_card_of_another_width_is_refused(run_copy: Run) -> None:
+    path = run_copy.folder / "model.json"
+    card = json.loads(path.read_text())
+    card["model"]["embedding"] += 1
+    path.write_text(json.dumps(card))
+    with pytest.raises(UserError, match=r"tensor embedding is \(420, 32\), the model needs \(420, 33\)"):
+        load_model(run_copy.folder)
+
+
+@pytest.mark.parametrize("name", ["model.json", "tokenizer/tokenizer.json"])
+def test_a_card_cut_short_is_refused(run_copy: Run, name: str) -> None:
+    path = run_copy.folder / name
+    path.write_text(path.read_text()[:40])
+    with pytest.raises(UserError, match=rf"{name}: not a readable JSON file"):
+        load_model(run_copy.folder)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"model": {"depth": 3}, "vocabulary": 420}'])
+def test_a_card_of_something_else_is_refused(run_copy: Run, content: str) -> None:
+    (run_copy.folder / "model.json").write_text(content)
+    with pytest.raises(UserError, match=r"model\.json"):
+        load_model(run_copy.folder)
+
+
+@pytest.mark.parametrize("size", [420, 330])
+def test_another_models_tokenizer_is_refused(run_copy: Run, size: int) -> None:
+    shutil.rmtree(run_copy.folder / "tokenizer")
+    other = PieceTokenizer.train(TokenizerConfig(vocab_size=size), [article(np.random.default_rng(9), 60)])
+    other.save(run_copy.folder / "tokenizer")
+    with pytest.raises(UserError, match=rf"tokenizer \({size} tokens, .* does not fit the model \(420 tokens"):
+        load_model(run_copy.folder)
+
+
+def test_the_tokenizers_file_cut_short_is_refused(run_copy: Run) -> None:
+    path = run_copy.folder / "tokenizer" / "tokenizer.model"
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(UserError, match="tokenizer"):
+        load_model(run_copy.folder)
+
+
+def test_log_lines_are_one_json_object_each(tmp_path: Path) -> None:
+    log_line(tmp_path, event="a", text="two\nlines")
+    log_line(tmp_path, event="b")
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in lines] == ["a", "b"]
+    assert lines[0]["text"] == "two\nlines"
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "some.safetensors"
+    save_tensors(path, tensors(), ABOUT)
+    before = listing(tmp_path)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"some\.safetensors: cannot write: No space left on device; free some space"):
+        save_tensors(path, {"a": torch.zeros(9)}, {})
+    assert listing(tmp_path) == before
+
+
+def test_trained_model_is_the_one_on_disk(trained_run: Run) -> None:
+    trained = load_model(trained_run.folder)
+    assert trained.model.config == dataclasses.replace(trained_run.config.model)
+    assert trained.fingerprint == json.loads((trained_run.folder / "model.json").read_text())["fingerprint"]
+    assert list(trained.params) == list(trained.model.shapes())
+
+
+RUN_FILES = ("config.yaml", "model.json", "model.safetensors", "tokenizer/tokenizer.json", "tokenizer/tokenizer.model")
+MEMORY_FILES = ("memory/tuned.json", "memory/statistics.safetensors", "memory/meta-stream.safetensors")
+
+
+def opened(folder: Path) -> None:
+    load_config(folder)
+    trained = load_model(folder)
+    load_statistics(folder, trained)
+    load_tuned(folder, "rms", "stream", trained)
+    load_learned(folder, "meta", "stream", trained)
+
+
+def test_a_config_cut_anywhere_is_refused_and_one_from_before_the_marks_is_read(tuned_copy: Run) -> None:
+    path = tuned_copy.folder / "config.yaml"
+    whole, config = path.read_bytes(), load_config(tuned_copy.folder)
+    for size in range(len(whole)):
+        path.write_bytes(whole[:size])
+        with pytest.raises(UserError, match=r"config\.yaml"):
+            load_config(tuned_copy.folder)
+    path.write_bytes(whole.removeprefix(b"---\n").removesuffix(b"...\n"))
+    assert load_config(tuned_copy.folder) == config
+
+
+@pytest.mark.parametrize("name", [*RUN_FILES, *MEMORY_FILES])
+@pytest.mark.parametrize("kind", ["device", "pipe", "link out", "folder"])
+def test_what_is_no_file_of_the_run_is_refused_at_once(name: str, kind: str, tuned_copy: Run, tmp_path: Path) -> None:
+    opened(tuned_copy.folder)
+    path = tuned_copy.folder / name
+    path.rename(tmp_path / "elsewhere")
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"leads out of|not a regular file|Is a directory"):
+        opened(tuned_copy.folder)
+
+
+def test_links_within_a_run_and_a_hubs_cache_are_read(tuned_copy: Run, tmp_path: Path) -> None:
+    (tuned_copy.folder / "model.json").rename(tuned_copy.folder / "kept.json")
+    (tuned_copy.folder / "model.json").symlink_to("kept.json")
+    opened(tuned_copy.folder)
+    repository = tmp_path / "models--somebody--tiny"
+    shutil.copytree(tuned_copy.folder, snapshot := repository / "snapshots" / "0123")
+    (blobs := repository / "blobs").mkdir()
+    for name in (*RUN_FILES, *MEMORY_FILES):
+        (snapshot / name).rename(blobs / Path(name).name)
+        (snapshot / name).symlink_to(blobs / Path(name).name)
+    opened(snapshot)
+    share_run(snapshot, tmp_path / "shared")
+    opened(tmp_path / "shared")
+    (snapshot / "model.json").unlink()
+    (snapshot / "model.json").symlink_to(tuned_copy.folder / "model.json")
+    with pytest.raises(UserError, match="leads out of"):
+        opened(snapshot)
+
+
+def test_a_log_is_written_in_its_run_only(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "diary").write_text("mine\n")
+    path = tmp_path / "run" / "log.jsonl"
+    path.symlink_to(tmp_path / "diary")
+    with pytest.raises(UserError, match=r"log\.jsonl"):
+        log_line(tmp_path / "run", event="e")
+    assert (tmp_path / "diary").read_text() == "mine\n"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=r"log\.jsonl"):
+        log_line(tmp_path / "run", event="e")
+    path.unlink()
+    log_line(tmp_path / "run", event="e")
+    log_line(tmp_path / "run", event="e")
+    assert len(path.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", *MEMORY_FILES[1:]])
+def test_one_number_that_is_none_is_refused(name: str, tuned_copy: Run) -> None:
+    path = tuned_copy.folder / name
+    tensors, about = load_tensors(path)
+    tensors = {key: tensor.clone() for key, tensor in tensors.items()}
+    next(iter(tensors.values())).view(-1)[0] = float("nan")
+    save_tensors(path, tensors, about)
+    with pytest.raises(UserError, match=f"{path.name}"):
+        open_reader(tuned_copy.folder, load_model(tuned_copy.folder), MemoryConfig(rule="meta"))
+
+
+def test_a_vanished_folder_is_no_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught, atomic_write(tmp_path / "there" / "file") as aside:
+        shutil.rmtree(tmp_path / "there")
+        aside.write_text("text")
+    assert "space" not in str(caught.value) and "the folder was removed" in str(caught.value)
+
+
+@pytest.mark.parametrize("padding", [0, 1, 7, 8, 24, 40, 56, 63])
+def test_tensors_are_aligned_however_long_the_header_of_their_file(tmp_path, padding):
+    """The header's length decides where a file's tensors are mapped, and alignment how a product of one row rounds."""
+    path = tmp_path / "x.safetensors"
+    save_tensors(path, {"a": torch.arange(100.0), "b": torch.ones(3, 5)}, {"pad": "x" * padding})
+    tensors, _ = load_tensors(path)
+    assert all(tensor.data_ptr() % 64 == 0 for tensor in tensors.values())
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ("tune", "--memory.rule", "sgd"),
+        ("tune", "--memory.rule", "rms"),
+        ("tune", "--memory.rule", "none", "--memory.cache", "fixed"),
+        ("metatrain", "--memory.rule", "meta"),
+        ("metatrain", "--memory.rule", "rms", "--memory.cache", "learned"),
+    ],
+    ids=" ".join,
+)
+def test_a_memory_folder_that_leads_out_of_its_run_is_not_written_to(
+    verb: tuple[str, ...], tuned_copy: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tuned_copy.folder
+    (folder / "memory").rename(tmp_path / "elsewhere")
+    (folder / "memory").symlink_to(tmp_path / "elsewhere")
+    before = listing(tmp_path / "elsewhere")
+    assert main([verb[0], str(folder), *verb[1:]]) == 2
+    said = capsys.readouterr().err
+    assert "leads out of" in said and said.count("\n") == 1
+    assert listing(tmp_path / "elsewhere") == before

@@ -1,0 +1,110 @@
+"""Arms are overrides of options: what they may change, what is said of what they may not, and how each is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dynlm.config import Config, MemoryConfig
+from dynlm.errors import UserError
+from dynlm.study.options import StudyConfig, StudyOptions
+from dynlm.study.variants import arms_of, plain, readings_of
+
+
+def options(arms: list[dict[str, Any]], **study: Any) -> StudyOptions:
+    names = [arm.get("name") for arm in arms]
+    return StudyOptions(
+        memory=MemoryConfig(segment=15), study=StudyConfig(arms=arms, **{"baselines": names[:1], "pairs": [], **study})
+    )
+
+
+def test_an_arm_changes_what_it_names_and_nothing_else():
+    asked = options([{"name": "a", "memory": {"rule": "sgd", "rate": 1}, "metatrain": {"tokens": 5}}, {"name": "b"}])
+    first, second = arms_of(asked)
+    assert (first.config.memory.rule, first.config.memory.rate, first.config.memory.segment) == ("sgd", 1, 15)
+    assert first.config.metatrain.tokens == 5
+    assert second.config == asked.run_options()
+    assert type(second.config) is Config
+    assert first.under("article").memory.reset == "article"
+
+
+def test_an_arm_learns_a_g_of_its_own_unless_it_names_one():
+    asked = options(
+        [
+            {"name": "Level 3", "memory": {"rule": "meta"}},
+            {"name": "Level 3, quick", "memory": {"rule": "meta", "g": "level-3"}},
+        ]
+    )
+    assert [arm.config.memory.g for arm in arms_of(asked)] == ["level-3", "level-3"]
+
+
+REFUSED: list[tuple[list[dict[str, Any]], dict[str, Any], str]] = [
+    ([{"name": "a", "memory": {"speed": 1}}], {}, "arm 'a': there is no option memory.speed"),
+    ([{"name": "a", "memry": {"rate": 1}}], {}, "arm 'a': 'memry' is no section"),
+    ([{"name": "a", "pretrain": {"epochs": 1}}], {}, "arm 'a': 'pretrain' is shared by all arms"),
+    ([{"name": "a", "memory": {"rate": "fast"}}], {}, "arm 'a': memory.rate is 'fast'"),
+    ([{"name": "a", "memory": {"track": 1}}], {}, "arm 'a': memory.track is 1"),
+    ([{"name": "a", "memory": {"segment": True}}], {}, "arm 'a': memory.segment is True"),
+    ([{"name": "a", "memory": {"dynamic": [1]}}], {}, "arm 'a': memory.dynamic is [1]"),
+    ([{"name": "a", "memory": "rms"}], {}, "arm 'a': memory is 'rms'"),
+    ([{"name": "a", "memory": {"segment": 0}}], {}, "arm 'a': memory.segment is 0"),
+    ([{"memory": {"rule": "rms"}}], {"baselines": []}, "an arm without a name"),
+    ([{"name": "a"}, {"name": "A"}], {}, "'a' and 'A', whose files"),
+    ([{"name": "+"}], {}, "an arm called '+'"),
+    ([{"name": "a"}], {"baselines": ["rms"]}, "study.baselines names 'rms'"),
+    ([{"name": "a"}], {"drawn": ["b"]}, "study.drawn names 'b'"),
+    ([{"name": "a"}], {"pairs": ["a:b"]}, "study.pairs names 'b'"),
+    ([{"name": "a"}], {"pairs": ["a"]}, "study.pairs has 'a'"),
+    ([], {}, "study.arms is empty"),
+    ([{"name": "a"}], {"resets": ["never"]}, "study.resets is 'never'"),
+    ([{"name": "a"}], {"orders": []}, "study.orders is empty"),
+    ([{"name": "a"}], {"name": "../x"}, "study.name is '../x'"),
+]
+
+
+@pytest.mark.parametrize("arms, study, said", REFUSED, ids=[said for *_, said in REFUSED])
+def test_arms_that_cannot_be_are_refused(arms: list[dict[str, Any]], study: dict[str, Any], said: str):
+    with pytest.raises(UserError) as error:
+        arms_of(options(arms, **study))
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "names, baselines, pairs",
+    [
+        (["level 1", "rms", "meta"], ["level 1", "rms"], ["level 1:rms", "rms:meta"]),
+        (["level 1", "sgd"], ["level 1"], []),
+        (["rms", "meta"], ["rms"], ["rms:meta"]),
+        (["a"], [], []),
+    ],
+)
+def test_baselines_and_pairs_that_are_not_named_are_those_that_are_there(
+    names: list[str], baselines: list[str], pairs: list[str]
+):
+    asked = StudyOptions(study=StudyConfig(arms=[{"name": name} for name in names]))
+    assert (asked.study.baselines, asked.study.pairs) == (baselines, pairs)
+    assert [arm.name for arm in arms_of(asked)] == names
+
+
+def test_what_does_not_matter_is_read_once():
+    asked = options(
+        [
+            {"name": "level 1", "memory": {"rule": "none"}},
+            {"name": "rms", "memory": {"rule": "rms"}},
+            {"name": "sgd + own", "memory": {"rule": "sgd", "reset": "article"}},
+        ]
+    )
+    readings = [reading for arm in arms_of(asked) for reading in readings_of(arm, asked.study)]
+    assert [(each.stem, each.config.memory.reset) for each in readings] == [
+        ("level-1", "stream"),
+        ("rms-stream-in-order", "stream"),
+        ("rms-stream-shuffled", "stream"),
+        ("rms-article", "article"),
+        ("sgd-own-article", "article"),
+    ]
+    assert [each.is_in("shuffled") for each in readings] == [True, False, True, True, True]
+
+
+def test_names_for_files_hold_letters_digits_and_hyphens_only():
+    assert plain("Level 3 + cache/../x") == "level-3-cache-x"

@@ -1,0 +1,265 @@
+"""The cache's constants: searched on a trace that is the reading itself, learned where evidence tells, kept by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from dynlm.adapt.loop import mean_nats
+from dynlm.adapt.partners.cache import Cache, mixture
+from dynlm.adapt.partners.cache_gate import Gate, initial_gate
+from dynlm.config import MemoryConfig
+from dynlm.data.articles import load_articles, source_name
+from dynlm.data.token_store import tokenise
+from dynlm.errors import UserError
+from dynlm.run.cache_store import load_fixed, load_gated, open_cache, save_fixed, save_gated
+from dynlm.run.folder import TrainedModel, load_model
+from dynlm.run.rule_store import open_reader
+from dynlm.train.cache import Gathered, gathered, learn, stopped_improving, train_gate, tune_cache
+from dynlm.train.tune import tuning_stream
+from tests.tiny import Run, with_memory
+
+
+@pytest.fixture(scope="module")
+def cached_run(tuned_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A copy of the tuned run with caches tuned and learned beside rms and beside nothing."""
+    runs = tmp_path_factory.mktemp("cached")
+    shutil.copytree(tuned_run.folder, runs / "tiny")
+    run = Run(runs / "tiny", tuned_run.config, tuned_run.corpus)
+    for rule in ("none", "rms"):
+        tune_cache(run.folder, with_memory(run.config, rule=rule, cache="fixed"), quiet=True)
+        train_gate(run.folder, with_memory(run.config, rule=rule, cache="learned"), quiet=True)
+    return run
+
+
+def tuning_nats(run: Run, memory: MemoryConfig, tokens: int) -> float:
+    trained = load_model(run.folder)
+    valid = tokenise(load_articles(run.config.corpus, "valid"), trained.tokenizer)
+    return mean_nats(open_reader(run.folder, trained, memory), tuning_stream(valid, run.config, tokens))
+
+
+@pytest.mark.parametrize("rule", ["none", "rms"])
+def test_a_trace_tells_what_reading_costs(cached_run: Run, rule: str) -> None:
+    """The nats found by search are those of a reading with the cache in the loop, and so are the gate's."""
+    memory = with_memory(cached_run.config, rule=rule, cache="fixed").memory
+    tuned = load_fixed(cached_run.folder, memory, load_model(cached_run.folder))
+    assert tuned is not None
+    tokens = cached_run.config.tune.tokens
+    assert tuning_nats(cached_run, memory, tokens) == pytest.approx(tuned["nats_per_token"], abs=1e-5)
+    without = dataclasses.replace(memory, cache="none")
+    assert tuning_nats(cached_run, without, tokens) == pytest.approx(tuned["without_cache_nats_per_token"], abs=1e-5)
+    assert tuned["nats_per_token"] < tuned["without_cache_nats_per_token"]
+    gated = dataclasses.replace(memory, cache="learned")
+    about = json.loads((cached_run.folder / "memory" / f"gated-cache-{rule}-stream.json").read_text())
+    nats = about["tuning_nats_per_token"]
+    tokens = cached_run.config.metatrain.pick_tokens
+    assert tuning_nats(cached_run, gated, tokens) == pytest.approx(nats["learned"], abs=1e-5)
+    assert nats["learned"] <= nats["start"] < nats["none"]
+    assert about["kept"] == ("learned" if nats["learned"] < nats["start"] else "start")
+
+
+def test_under_the_article_policy_each_article_is_by_itself(tuned_copy: Run) -> None:
+    config = with_memory(tuned_copy.config, rule="none", reset="article", cache="fixed")
+    tuned = tune_cache(tuned_copy.folder, config, quiet=True)
+    found = tuning_nats(tuned_copy, config.memory, config.tune.tokens)
+    assert found == pytest.approx(tuned["nats_per_token"], abs=1e-5)
+    # Who reports figures of these articles has to be refused: what it was tuned on is told in full.
+    assert (tuned["corpus"], tuned["split"]) == (source_name(config.corpus), config.tune.split)
+
+
+def test_the_search_starts_at_what_is_given(tuned_copy: Run) -> None:
+    config = with_memory(
+        tuned_copy.config, rule="none", cache="fixed", cache_window=33, cache_flatness=[0.25], cache_share=0.125
+    )
+    still = dataclasses.replace(config, tune=dataclasses.replace(config.tune, rounds=0))
+    tuned = tune_cache(tuned_copy.folder, still, quiet=True)
+    assert (tuned["window"], tuned["flatness"], tuned["share"], tuned["settings"]) == (33, 0.25, 0.125, 1)
+    assert tuning_nats(tuned_copy, config.memory, config.tune.tokens) == pytest.approx(
+        tuned["nats_per_token"], abs=1e-5
+    )
+
+
+def test_lanes_gather_the_same_evidence(cached_run: Run) -> None:
+    config = with_memory(cached_run.config, rule="rms", reset="article")
+    trained = load_model(cached_run.folder)
+    valid = tokenise(load_articles(config.corpus, "valid"), trained.tokenizer)
+    reader = open_reader(cached_run.folder, trained, config.memory)
+    looking = Cache(50, (0.5, 1.0), 0.0)
+    found = []
+    for lanes in (1, 3):
+        wide = with_memory(config, lanes=lanes)
+        told = gathered(reader, looking, tuning_stream(valid, wide, 0), 0)
+        found.append([tensor[told.nats_N.argsort()] for tensor in told])
+    for one, several in zip(*found, strict=True):
+        torch.testing.assert_close(one, several, rtol=1e-3, atol=1e-3)
+
+
+def made_up(count: int, seed: int) -> Gathered:
+    """Tokens of which the first piece of evidence tells whether the cache or the model knows them."""
+    generator = torch.Generator().manual_seed(seed)
+    evidence = torch.randn(count, 9, generator=generator)
+    cache_knows = evidence[:, 0] > 0
+    log_p = torch.where(cache_knows, -0.1, -torch.inf)[:, None]
+    return Gathered(evidence, log_p, torch.full((count,), 5), torch.where(cache_knows, 5.0, 0.5))
+
+
+def test_a_gate_learns_when_the_cache_knows_best() -> None:
+    learning, picking = made_up(4000, 0), made_up(1000, 1)
+    start = initial_gate([0.8, 0.2], learning.evidence_NK, 8, torch.Generator().manual_seed(0))
+    best, nats, passes = learn(start, learning, picking, torch.Generator().manual_seed(0))
+    best_fixed = min(
+        float(mixture(torch.tensor([1 - s, s]).log(), *picking[1:]).mean()) for s in torch.linspace(0.05, 0.95, 19)
+    )
+    assert nats[passes] == min(nats) < best_fixed - 0.3
+    shares = Gate(best).log_shares(picking.evidence_NK).exp()
+    assert shares[picking.evidence_NK[:, 0] > 0.5, 1].mean() > 0.9
+    assert shares[picking.evidence_NK[:, 0] < -0.5, 1].mean() < 0.1
+    again, *_ = learn(start, learning, picking, torch.Generator().manual_seed(0))
+    assert all(torch.equal(best[name], again[name]) for name in best)
+
+
+def test_a_gate_is_trained_until_it_no_longer_improves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow it is: it takes hundreds of passes here, and with fewer allowed it is said to be unfinished."""
+    learning, picking = made_up(400, 0), made_up(400, 1)
+    start = initial_gate([0.8, 0.2], learning.evidence_NK, 8, torch.Generator().manual_seed(0))
+    _, nats, passes = learn(start, learning, picking, torch.Generator().manual_seed(0))
+    assert passes > 100 and stopped_improving(nats) and nats[passes] == min(nats) < nats[40] - 0.3
+    assert not stopped_improving(nats[:-1])
+    monkeypatch.setattr("dynlm.train.cache._MOST_PASSES", 40)
+    short = learn(start, learning, picking, torch.Generator().manual_seed(0))[1]
+    assert not stopped_improving(short) and short == nats[:41]
+
+
+@pytest.mark.parametrize("flatness", [1.0001e4, 1e300, float("nan"), 1e-7])
+def test_a_flatness_that_no_loss_can_be_told_by_is_refused_wherever_it_comes_from(
+    flatness: float, tmp_path: Path, trained: TrainedModel
+) -> None:
+    with pytest.raises(UserError, match=r"memory\.cache_flatness is"):
+        MemoryConfig(rule="none", cache_flatness=[flatness])
+    memory = MemoryConfig(rule="none")
+    save_fixed(tmp_path, memory, {"window": 7, "flatness": flatness, "share": 0.25}, trained)
+    save_gated(tmp_path, memory, Cache(77, (0.25, flatness), gate()), {}, trained)
+    for kind in ("fixed", "learned"):
+        with pytest.raises(UserError, match="flatness"):
+            open_cache(tmp_path, trained, dataclasses.replace(memory, cache=kind))
+
+
+@pytest.mark.parametrize("flatness", [1e-6, 1e4])
+def test_with_the_least_and_the_largest_flatness_losses_are_numbers(flatness: float, trained_run: Run) -> None:
+    options = {"cache": "fixed", "cache_window": 50, "cache_flatness": [flatness], "cache_share": 0.2}
+    memory = with_memory(trained_run.config, rule="none", **options).memory
+    assert math.isfinite(tuning_nats(trained_run, memory, 400))
+
+
+def test_a_gate_beside_the_largest_flatness_can_be_opened_again(tuned_copy: Run) -> None:
+    config = with_memory(tuned_copy.config, rule="none", cache="learned")
+    fixed = {"window": 50, "flatness": 1e4, "share": 0.2}
+    trained = load_model(tuned_copy.folder)
+    save_fixed(tuned_copy.folder, config.memory, fixed, trained)
+    done = train_gate(tuned_copy.folder, config, quiet=True)
+    assert done["flatness"] == [5e3, 1e4, 1e4] and done["passes"] <= done["passes_made"]
+    assert done["still_improving"] is False
+    assert open_cache(tuned_copy.folder, trained, config.memory) is not None
+
+
+def test_a_gate_that_only_fits_what_it_was_trained_on_is_not_kept() -> None:
+    """Where the tuning articles say the contrary, the start is kept."""
+    learning, picking = made_up(2000, 0), made_up(500, 1)
+    contrary = picking._replace(evidence_NK=-picking.evidence_NK)
+    start = initial_gate([0.6, 0.4], learning.evidence_NK, 8, torch.Generator().manual_seed(0))
+    best, nats, passes = learn(start, learning, contrary, torch.Generator().manual_seed(0))
+    assert passes == 0 and min(nats) == nats[0]
+    assert all(torch.equal(best[name], start[name]) for name in start)
+
+
+@pytest.fixture(scope="module")
+def trained(trained_run: Run) -> TrainedModel:
+    return load_model(trained_run.folder)
+
+
+def gate() -> Gate:
+    evidence = torch.randn(30, 13, generator=torch.Generator().manual_seed(0))
+    return Gate(initial_gate([0.8, 0.1, 0.1], evidence, 4, torch.Generator().manual_seed(0)))
+
+
+def test_all_comes_back_exactly_and_to_its_own_arm(tmp_path: Path, trained: TrainedModel) -> None:
+    memory, cache = MemoryConfig(rule="sgd+decay", reset="article"), Cache(77, (0.25, 0.5), gate())
+    save_fixed(tmp_path, memory, {"window": 7, "flatness": 0.5, "share": 0.25}, trained)
+    save_gated(tmp_path, memory, cache, {"kept": "learned"}, trained)
+    assert {path.name for path in (tmp_path / "memory").iterdir()} == {
+        "cache-sgd-decay-article.json",
+        "gated-cache-sgd-decay-article.json",
+        "gated-cache-sgd-decay-article.safetensors",
+    }
+    fixed = open_cache(tmp_path, trained, dataclasses.replace(memory, cache="fixed"))
+    assert fixed == Cache(7, (0.5,), 0.25)
+    gated = open_cache(tmp_path, trained, dataclasses.replace(memory, cache="learned"))
+    assert gated is not None and isinstance(gated.gate, Gate)
+    assert (gated.window, gated.flatness) == (77, (0.25, 0.5))
+    assert all(torch.equal(tensor, gate().params[name]) for name, tensor in gated.gate.params.items())
+    for other in (MemoryConfig(rule="sgd+decay"), MemoryConfig(rule="sgd", reset="article")):
+        assert load_fixed(tmp_path, other, trained) is None
+        assert load_gated(tmp_path, other, trained) is None
+
+
+def test_options_go_before_what_was_tuned(tmp_path: Path, trained: TrainedModel) -> None:
+    memory = MemoryConfig(rule="none", cache="fixed", cache_share=0.5, cache_flatness=[2.0])
+    save_fixed(tmp_path, memory, {"window": 7, "flatness": 0.5, "share": 0.25}, trained)
+    assert open_cache(tmp_path, trained, memory) == Cache(7, (2.0,), 0.5)
+
+
+@pytest.mark.parametrize("name", ["cache-rms-stream.json", "gated-cache-rms-stream.safetensors"])
+def test_another_models_files_are_refused_by_name(name: str, tmp_path: Path, trained: TrainedModel) -> None:
+    stranger = dataclasses.replace(trained, card={**trained.card, "fingerprint": "0" * 16})
+    memory = MemoryConfig(cache="learned" if name.startswith("gated") else "fixed")
+    save_fixed(tmp_path, memory, {"window": 7, "flatness": 0.5, "share": 0.25}, stranger)
+    save_gated(tmp_path, memory, Cache(77, (0.25, 0.5), gate()), {}, stranger)
+    assert open_cache(tmp_path, stranger, memory) is not None
+    with pytest.raises(UserError, match=rf"{re.escape(name)}: this belongs to another model"):
+        open_cache(tmp_path, trained, memory)
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"cache": "fixed"}, "no memory.cache_window, and no cache tuned for rule 'none' and reset 'stream'"),
+        ({"cache": "fixed", "cache_window": 5, "cache_flatness": [1.0]}, "--memory.cache_share or run `dynlm tune"),
+        ({"cache": "learned"}, "--memory.rule none --memory.reset stream --memory.cache learned` first"),
+        ({"cache": "learned", "cache_window": 5}, "memory.cache_window does not go with memory.cache learned"),
+    ],
+)
+def test_what_is_missing_is_said_with_the_way_to_it(
+    options: dict[str, object], said: str, trained_run: Run, trained: TrainedModel
+) -> None:
+    with pytest.raises(UserError, match=re.escape(said)):
+        open_cache(trained_run.folder, trained, MemoryConfig(rule="none", **options))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"cache": "big"}, "memory.cache is 'big'"),
+        ({"cache": "fixed", "cache_flatness": [0.5, 1.0]}, "memory.cache_flatness has several numbers"),
+        ({"cache": "fixed", "cache_flatness": []}, "memory.cache_flatness is empty"),
+        ({"cache_window": 0}, "memory.cache_window is 0"),
+        ({"cache_share": 1.0}, "memory.cache_share is 1"),
+        ({"rule": "none", "cache": "fixed", "lanes": 2}, "memory.lanes is 2"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, object], said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)):
+        MemoryConfig(**options)  # type: ignore[arg-type]
+
+
+def test_each_kind_has_its_verb(trained_run: Run) -> None:
+    with pytest.raises(UserError, match=r"not tuned by hand; run `dynlm metatrain .*--memory\.cache learned`"):
+        tune_cache(trained_run.folder, with_memory(trained_run.config, rule="none", cache="learned"))
+    with pytest.raises(UserError, match=r"nothing to meta-train; run `dynlm tune .*--memory\.cache fixed`"):
+        train_gate(trained_run.folder, with_memory(trained_run.config, rule="none", cache="fixed"))

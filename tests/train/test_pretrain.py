@@ -1,0 +1,302 @@
+"""Level-1 training: it learns, it repeats, it resumes bit for bit, and it refuses what would mix two runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dynlm.adapt.loop import mean_nats
+from dynlm.adapt.reader import Reader
+from dynlm.adapt.rules.elementwise import LEVEL_1
+from dynlm.config import Config
+from dynlm.data.batch import to_batch
+from dynlm.data.stream import Stream, read_in_order
+from dynlm.errors import UserError
+from dynlm.models.lstm.model import LSTMLanguageModel, Params, detached, restarted
+from dynlm.run.folder import load_model, load_tensors, run_path
+from dynlm.train.optimizers import Optimiser, rate_at
+from dynlm.train.pretrain import load_corpus, pretrain, validate
+from tests.tiny import Run, listing, tiny_config
+
+SHORT: dict[str, Any] = {"epochs": 0.4, "checkpoint_every": 4, "validate_every": 3, "log_every": 1, "warmup_steps": 3}
+DROPOUTS = {"input": 0.2, "output": 0.2, "weight": 0.3, "embedding": 0.1, "activation": 1.0, "temporal_activation": 1.0}
+
+
+def weights(config: Config) -> Params:
+    return load_tensors(run_path(config) / "model.safetensors")[0]
+
+
+def log(config: Config) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_path(config) / "log.jsonl").read_text().splitlines()]
+
+
+def losses(config: Config) -> list[float]:
+    return [line["loss"] for line in log(config) if "loss" in line]
+
+
+def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the training stopped as by Ctrl-C before its ``step``-th step of the optimiser."""
+    taken = 0
+    whole = Optimiser.step
+
+    def counted(self: Optimiser, rate: float) -> None:
+        nonlocal taken
+        taken += 1
+        if taken == step:
+            raise KeyboardInterrupt
+        whole(self, rate)
+
+    monkeypatch.setattr(Optimiser, "step", counted)
+
+
+def assert_equal(left: Params, right: Params) -> None:
+    assert left.keys() == right.keys()
+    for name in left:
+        assert torch.equal(left[name], right[name]), name
+
+
+def test_training_lowers_the_loss_and_says_so(trained_run: Run) -> None:
+    lines = log(trained_run.config)
+    steps = [line for line in lines if "loss" in line]
+    valid = [line["valid"] for line in lines if "valid" in line]
+    assert steps[0]["loss"] < 1.05 * math.log(420)
+    assert steps[-1]["loss"] < steps[0]["loss"] - 1
+    assert valid[-1] < valid[0]
+    assert [line["tokens"] for line in steps] == sorted(line["tokens"] for line in steps)
+    assert lines[-1]["event"] == "pretrained"
+    assert not list((trained_run.folder / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("stopped_at", [3, 7, 10])
+def test_stopped_and_run_again_is_never_stopped(
+    stopped_at: int, tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tiny_config(tiny_corpus, tmp_path / "whole", pretrain=SHORT, regularisation=DROPOUTS)
+    pretrain(whole, quiet=True)
+    parts = dataclasses.replace(whole, run=dataclasses.replace(whole.run, folder=str(tmp_path / "parts")))
+    with monkeypatch.context() as patch:
+        stop_at(stopped_at, patch)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(parts, quiet=True)
+    assert not (run_path(parts) / "model.json").exists()
+    before = len(log(parts))
+    pretrain(parts, quiet=True)
+    first = next(line["step"] for line in log(parts)[before:] if "loss" in line)
+    assert first == (stopped_at - 1) // 4 * 4 + 1, "resumed from the newest checkpoint"
+    assert_equal(weights(whole), weights(parts))
+    assert losses(parts)[-3:] == losses(whole)[-3:]
+
+
+def test_averaging_is_resumed_too(tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A rate this large makes validation worse now and then, which is what averaging waits for.
+    options = {**SHORT, "optimizer": "nt-asgd", "rate": 30.0, "clip": 0.25, "validate_every": 1, "patience": 1}
+    whole = tiny_config(tiny_corpus, tmp_path / "whole", pretrain=options)
+    pretrain(whole, quiet=True)
+    begins = [line["step"] for line in log(whole) if line.get("averaging")]
+    assert len(begins) == 1
+    parts = dataclasses.replace(whole, run=dataclasses.replace(whole.run, folder=str(tmp_path / "parts")))
+    with monkeypatch.context() as patch:
+        stop_at(max(begins[0] + 2, 6), patch)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(parts, quiet=True)
+    pretrain(parts, quiet=True)
+    assert_equal(weights(whole), weights(parts))
+
+
+def test_same_seed_same_losses(tiny_corpus: Path, tmp_path: Path) -> None:
+    runs = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        config = tiny_config(
+            tiny_corpus,
+            tmp_path,
+            run={"name": name, "seed": seed},
+            pretrain={**SHORT, "epochs": 0.1},
+            regularisation=DROPOUTS,
+        )
+        pretrain(config, quiet=True)
+        runs.append(config)
+    assert losses(runs[0]) == losses(runs[1])
+    assert_equal(weights(runs[0]), weights(runs[1]))
+    assert losses(runs[0]) != losses(runs[2])
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_step_is_that_of_all_its_tokens_weighted_alike(accumulate: int, tiny_corpus: Path, tmp_path: Path) -> None:
+    """Batches of unequal size are summed and divided once; checked against one step by hand."""
+    options = {"accumulate": accumulate, "epochs": 1e-6, "lanes": 3, "segment": 300, "clip": 0.0}
+    config = tiny_config(tiny_corpus, tmp_path, pretrain=options)
+    assert pretrain(config, quiet=True)["steps"] == 1
+    corpus = load_corpus(config)
+    model = LSTMLanguageModel(config.model, corpus.tokenizer.size)
+    fresh = model.initial_params(torch.Generator().manual_seed(config.run.seed))
+    params = {name: tensor.requires_grad_() for name, tensor in fresh.items()}
+    stream = Stream(corpus.train, 3, 300, range(corpus.train.articles), seed=config.run.seed, repeat=True)
+    place, hidden, tokens, sizes = stream.begin(), model.initial_hidden(3, params["embedding"]), 0, []
+    total = torch.zeros(())
+    for _ in range(accumulate):
+        segment, place = stream.next(place)
+        assert segment is not None
+        batch = to_batch(segment, params["embedding"])
+        nats, _, hidden = model.naive_loss(
+            params, batch.inputs_BT, batch.targets_BT, batch.mask_BT, restarted(detached(hidden), batch.starts_B)
+        )
+        total, tokens = total + nats, tokens + segment.tokens
+        sizes.append(segment.tokens)
+    assert accumulate == 1 or len(set(sizes)) > 1, "batches of one size would show nothing"
+    (total / tokens).backward()
+    norm = torch.stack([param.grad.norm() for param in params.values() if param.grad is not None]).norm()
+    assert log(config)[0]["norm"] == pytest.approx(float(norm), rel=1e-4)
+    assert log(config)[0]["loss"] == pytest.approx(total.item() / tokens, rel=1e-5)
+    rate = rate_at(0, 1, config.pretrain)
+    Optimiser(params, config.pretrain).step(rate)
+    for name, tensor in weights(config).items():
+        # Adam's first step is a whole rate wherever the gradient is not nearly zero, so most must agree, not all.
+        near = torch.isclose(tensor, params[name].detach(), rtol=0, atol=rate / 100)
+        assert near.float().mean() > 0.99, name
+
+
+def test_clipping_is_of_the_mean_gradient(tiny_corpus: Path, tmp_path: Path) -> None:
+    options = {
+        "optimizer": "nt-asgd",
+        "rate": 1.0,
+        "warmup_steps": 0,
+        "weight_decay": 0.0,
+        "clip": 0.01,
+        "epochs": 1e-6,
+    }
+    config = tiny_config(tiny_corpus, tmp_path, pretrain=options)
+    pretrain(config, quiet=True)
+    assert log(config)[0]["norm"] > 0.02
+    model = LSTMLanguageModel(config.model, config.tokenizer.vocab_size)
+    fresh = model.initial_params(torch.Generator().manual_seed(config.run.seed))
+    moved = torch.stack([(tensor - fresh[name]).norm() for name, tensor in weights(config).items()]).norm()
+    assert float(moved) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_validation_is_a_reading_of_one_lane(trained_run: Run) -> None:
+    trained = load_model(trained_run.folder)
+    valid = load_corpus(trained_run.config).valid
+    nats, tokens = validate(trained.model, trained.params, valid, 0, lanes=4, width=33)
+    reader = Reader(trained.model, trained.params, LEVEL_1, ())
+    assert tokens == len(valid.ids_N)
+    assert nats / tokens == pytest.approx(mean_nats(reader, read_in_order(valid, 50, range(valid.articles))), abs=1e-5)
+    assert trained.card["valid_nats_per_token"] == pytest.approx(nats / tokens, abs=1e-5)
+
+
+def test_validation_of_part_stops_early(trained_run: Run) -> None:
+    trained = load_model(trained_run.folder)
+    valid = load_corpus(trained_run.config).valid
+    _, tokens = validate(trained.model, trained.params, valid, 300, lanes=2, width=40)
+    assert 300 <= tokens < 300 + 2 * 40
+
+
+def test_a_trained_run_is_never_trained_over(run_copy: Run) -> None:
+    config = dataclasses.replace(
+        run_copy.config, run=dataclasses.replace(run_copy.config.run, folder=str(run_copy.folder.parent))
+    )
+    before = listing(run_copy.folder)
+    with pytest.raises(UserError, match="trained already"):
+        pretrain(config, quiet=True)
+    assert listing(run_copy.folder) == before
+
+
+def begun(corpus: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """The options of a run that was stopped at its second step."""
+    config = tiny_config(corpus, runs, pretrain=SHORT)
+    with monkeypatch.context() as patch:
+        stop_at(2, patch)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(config, quiet=True)
+    return config
+
+
+@pytest.mark.parametrize(
+    "section, option, value",
+    [("pretrain", "rate", 0.5), ("model", "embedding", 16), ("corpus", "meta_every", 5), ("run", "seed", 9)],
+)
+def test_other_options_do_not_go_on_with_a_run(
+    section: str, option: str, value: Any, tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = begun(tiny_corpus, tmp_path, monkeypatch)
+    before = listing(run_path(config))
+    other = dataclasses.replace(getattr(config, section), **{option: value})
+    with pytest.raises(UserError, match=rf"begun with {section}\.{option}"):
+        pretrain(dataclasses.replace(config, **{section: other}), quiet=True)
+    assert listing(run_path(config)) == before
+
+
+def test_another_number_of_processes_goes_on_with_a_run(
+    tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = begun(tiny_corpus, tmp_path, monkeypatch)
+    pretrain(dataclasses.replace(config, corpus=dataclasses.replace(config.corpus, num_proc=2)), quiet=True)
+    assert (run_path(config) / "model.json").exists()
+
+
+def test_a_checkpoint_cut_short_is_named_and_the_one_before_serves(
+    tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = tiny_config(tiny_corpus, tmp_path / "whole", pretrain=SHORT)
+    pretrain(whole, quiet=True)
+    config = tiny_config(tiny_corpus, tmp_path / "cut", pretrain=SHORT)
+    with monkeypatch.context() as patch:
+        stop_at(10, patch)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(config, quiet=True)
+    newest = run_path(config) / "checkpoints" / "step-00000008.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    capsys.readouterr()
+    pretrain(config, quiet=True)
+    said = capsys.readouterr().err
+    assert said.startswith(f"dynlm: warning: {newest}: not a whole safetensors file")
+    assert said.count("\n") == 1
+    assert [line["step"] for line in log(config) if line["event"] == "resumed"] == [4]
+    assert_equal(weights(whole), weights(config))
+
+
+def test_divergence_is_said(tiny_corpus: Path, tmp_path: Path) -> None:
+    config = tiny_config(tiny_corpus, tmp_path, pretrain={**SHORT, "rate": 1e12, "clip": 0.0, "warmup_steps": 0})
+    with pytest.raises(UserError, match="diverged"):
+        pretrain(config, quiet=True)
+    assert not (run_path(config) / "model.json").exists()
+
+
+def test_a_tracker_that_is_not_there_is_named(tiny_corpus: Path, tmp_path: Path) -> None:
+    config = tiny_config(tiny_corpus, tmp_path, run={"tracker": "no-such-tracker"})
+    with pytest.raises(UserError, match="no-such-tracker"):
+        pretrain(config, quiet=True)
+    assert not listing(tmp_path)
+
+
+def test_a_perplexity_that_overflows_is_null_and_the_model_is_there(tmp_path: Path) -> None:
+    for number in range(12):
+        text = "".join(chr(0x4E00 + (37 * number + i) % 3000) for i in range(500))
+        (tmp_path / "texts").mkdir(exist_ok=True)
+        (tmp_path / "texts" / f"{number}.txt").write_text(text + "\n", encoding="utf-8")
+    config = tiny_config(tmp_path / "texts", tmp_path, pretrain={"epochs": 0.1})
+    config = dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, vocab_size=1400))
+    assert pretrain(config, quiet=True)["valid_perplexity_per_word"] is None
+    assert json.loads((run_path(config) / "model.json").read_text())["valid_perplexity_per_word"] is None
+
+
+def test_what_fails_after_the_last_step_is_not_trained_again(
+    tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(tiny_corpus, tmp_path, pretrain=SHORT)
+
+    def failing(*_: Any) -> Any:
+        raise MemoryError
+
+    with monkeypatch.context() as patched, pytest.raises(MemoryError):
+        patched.setattr("dynlm.train.pretrain.perplexity", failing)
+        pretrain(config, quiet=True)
+    steps = len(losses(config))
+    pretrain(config, quiet=True)
+    assert len(losses(config)) == steps
+    assert (run_path(config) / "model.safetensors").exists()
