@@ -11,7 +11,7 @@ from dynlm.errors import UserError
 
 def shipped_configs() -> dict[str, Path]:
     """Every shipped config's file by its name: its path within ``configs/`` without ``.yaml``, sorted."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     # A wheel holds them in the package; in a checkout they lie beside it.
     folder = next((place for place in (package / "configs", package.parent / "configs") if place.is_dir()), None)
     if folder is None:

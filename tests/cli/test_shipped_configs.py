@@ -15,7 +15,7 @@ from dynlm.cli.app import COMMANDS, main
 from dynlm.cli.shipped_configs import config_path, shipped_configs
 from dynlm.errors import UserError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 Capture = pytest.CaptureFixture[str]
 
 

@@ -61,7 +61,7 @@ def launched(told: dict[str, Any], *words: object) -> subprocess.CompletedProces
     """A verb in two processes."""
     launcher = "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --main_process_port 0"
     launcher += " --mixed_precision no --dynamo_backend no"
-    script = ROOT / "tests" / "training" / "launched.py"
+    script = ROOT / "tests" / "train" / "launched.py"
     command = [sys.executable, "-m", *launcher.split(), str(script), json.dumps(told), *map(str, words)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
