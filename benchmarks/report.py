@@ -2,7 +2,7 @@
 
     python -m benchmarks.report [RUN]
 
-Without a run, four arms of 370,000 made-up tokens are reported on. Needs chromium and Playwright's Python package.
+Without a run, four variants of 370,000 made-up tokens are reported on. Needs chromium and Playwright's Python package.
 Time nothing else on the machine meanwhile.
 """
 
@@ -27,12 +27,12 @@ _READY = "performance.getEntriesByName('ready')[0]?.startTime ?? null"
 
 
 def made_up(folder: Path) -> list[Path]:
-    """Four arms of made-up score files whose losses are as unlike each other as real ones."""
+    """Four variants of made-up score files whose losses are as unlike each other as real ones."""
     rng, paths = np.random.default_rng(0), []
-    for index, arm in enumerate(reading(60, ("level 1", "sgd", "rms", "meta"), seed=1, tokens=5200)):
-        nats = np.maximum(0.001, arm.nats + rng.gamma(1.0, 0.5, len(arm))).astype(np.float32)
+    for index, variant in enumerate(reading(60, ("level 1", "sgd", "rms", "meta"), seed=1, tokens=5200)):
+        nats = np.maximum(0.001, variant.nats + rng.gamma(1.0, 0.5, len(variant))).astype(np.float32)
         paths.append(folder / f"{index}.parquet")
-        write_scores(paths[-1], replace(arm, nats=nats))
+        write_scores(paths[-1], replace(variant, nats=nats))
     return paths
 
 

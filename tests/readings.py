@@ -1,4 +1,4 @@
-"""Made-up readings of two or more arms over the same English-looking articles."""
+"""Made-up readings of two or more variants over the same English-looking articles."""
 
 from __future__ import annotations
 
@@ -38,12 +38,13 @@ TITLES = (
 
 def reading(
     articles: int = 8,
-    arms: tuple[str, ...] = ("level 1", "rms"),
+    variants: tuple[str, ...] = ("level 1", "rms"),
     seed: int = 0,
     tokens: int = 1500,
     first_article: int = 0,
 ) -> list[Scores]:
-    """Each arm's scores of one text: articles of about ``tokens`` tokens; later arms gain on rare words that return."""
+    """Each variant's scores of one text, with articles of about ``tokens`` tokens; later variants gain on words that
+    return."""
     rng = np.random.default_rng(seed)
     surfaces: list[bytes] = []
     article: list[int] = []
@@ -86,13 +87,18 @@ def reading(
         ],
     }
     readings = []
-    for level, arm in enumerate(arms):
+    for level, variant in enumerate(variants):
         gain = 0.2 * level * learned_N * (surprise_N > 5) * surprise_N
         noise = rng.normal(0, 0.25, count) * (level > 0)
         nats = np.maximum(0.01, surprise_N * luck_N - gain + noise)
         readings.append(
             Scores(
-                protocol={**common, "arm": arm, "level": 1 + level, "rule": {"name": "none" if level == 0 else "rms"}},
+                protocol={
+                    **common,
+                    "variant": variant,
+                    "level": 1 + level,
+                    "rule": {"name": "none" if level == 0 else "rms"},
+                },
                 article=np.array(article, dtype=np.int32),
                 position=np.array(position, dtype=np.int32),
                 segment=np.arange(count, dtype=np.int32) // 20,

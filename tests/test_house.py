@@ -20,7 +20,7 @@ from dynlm.cli.app import COMMANDS, load_config, load_options, main
 from dynlm.fewshot.options import FewShotConfig
 from dynlm.study.options import StudyOptions
 from dynlm.study.steps import check_slots, steps_of
-from dynlm.study.variants import arms_of, readings_of
+from dynlm.study.variants import readings_of, variants_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -178,12 +178,12 @@ def test_study_config_loads_as_written_on_its_base(path: Path, tmp_path: Path) -
     assert_read_as_written(written, options, path.name)
     for section in set(vars(base)) - set(written):
         assert getattr(options, section) == getattr(base, section)
-    readings = [reading for arm in arms_of(options) for reading in readings_of(arm, options.study)]
+    readings = [reading for arm in variants_of(options) for reading in readings_of(arm, options.study)]
     assert len(readings) > 1
     # Before anything is read or found: two arms that share a slot of the run have to agree on what is in it.
     trained: Any = SimpleNamespace(fingerprint="model")
     run = options.run_options()
-    check_slots({r.label: steps_of(tmp_path, run, r.arm, r.config.memory.reset, trained) for r in readings})
+    check_slots({r.label: steps_of(tmp_path, run, r.variant, r.config.memory.reset, trained) for r in readings})
 
 
 def test_the_promised_configs_are_there() -> None:

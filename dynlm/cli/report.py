@@ -54,7 +54,7 @@ def _add_picture_options(parser: ArgumentParser) -> None:
 def _add_plot_options(parser: ArgumentParser) -> None:
     _add_picture_options(parser)
     parser.add_argument("--window", type=int | None, default=None, help="tokens that the curve is smoothed over")
-    parser.add_argument("--pairs", type=str | None, default=None, help="pairs of arms, such as 'level 1:rms,rms:meta'")
+    parser.add_argument("--pairs", type=str | None, default=None, help="pairs of variants: 'level 1:rms,rms:meta'")
 
 
 def _figures(options: Namespace, paths: list[Path]) -> Path:
@@ -67,7 +67,7 @@ def _print_written(options: Namespace, written: list[Path], shown: list[Path]) -
     from dynlm.evaluation.score_file import read_protocol
 
     protocols = [read_protocol(path) for path in shown]
-    notes = [f"{protocol['arm']}: {note}" for protocol in protocols for note in overlap_notes(overlaps(protocol))]
+    notes = [f"{protocol['variant']}: {note}" for protocol in protocols for note in overlap_notes(overlaps(protocol))]
     text = "\n".join([*notes, *(f"wrote {path}" for path in written)])
     print_answer(options, {"files": [str(path) for path in written], "notes": notes}, text)
 

@@ -1,4 +1,4 @@
-"""Arms that read the same text, side by side: sums of nats, divided once, with paired intervals over articles."""
+"""Variants that read the same text, side by side: sums of nats, divided once, with paired intervals over articles."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from dynlm.evaluation.tables import markdown_table, text_table
 from dynlm.runtime.perplexity import perplexity
 from dynlm.runtime.text import printable
 
-_PER_ARM = ("level", "rule", "cache", "reset", "segment", "statement", "run", "model", "guard")
+_SHOWN_OF_PROTOCOL = ("level", "rule", "cache", "reset", "segment", "statement", "run", "model", "guard")
 
 
 @dataclass(frozen=True)
 class Gain:
-    """Nats per token by which an arm is below the baseline, and the 95 % interval where there is one."""
+    """Nats per token by which a variant is below the baseline, and the 95 % interval where there is one."""
 
     nats: float
     low: float | None
@@ -30,10 +30,10 @@ class Gain:
 
 
 @dataclass(frozen=True)
-class ArmFigures:
-    """One arm's figures. Each average is the sum of nats divided once; None where its denominator is zero."""
+class VariantFigures:
+    """One variant's figures. Each average is the sum of nats divided once; None where its denominator is zero."""
 
-    arm: str
+    label: str
     nats: float
     nats_per_token: float
     perplexity_per_token: float | None
@@ -42,18 +42,18 @@ class ArmFigures:
     gain: Gain | None
     """None for the baseline."""
     overlap: list[Overlap]
-    """Articles of the text that the arm was tuned, learned or picked on."""
+    """Articles of the text that the variant was tuned, learned or picked on."""
     protocol: dict[str, Any]
     """Level, rule, reset, segment and the protocol in words, as far as the score file tells them."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Figures of all arms on one text."""
+    """Figures of all variants on one text."""
 
-    arms: list[ArmFigures]
+    variants: list[VariantFigures]
     baseline: int
-    """Index into ``arms``."""
+    """Index into ``variants``."""
     tokens: int
     words: int
     """Words that start in the text, an end of line counted as one."""
@@ -79,10 +79,10 @@ class Comparison:
 
 
 def compare(scores: Sequence[Scores], baseline: int | None = None, resamples: int = 2000, seed: int = 0) -> Comparison:
-    """Compare arms that read the same tokens.
+    """Compare variants that read the same tokens.
 
-    ``baseline`` is an index into ``scores``; unset, it is the level-1 arm, else the first. A gain's interval is the
-    95 % percentile interval of a bootstrap that draws articles with replacement, the same ones for both arms, and
+    ``baseline`` is an index into ``scores``; unset, it is the level-1 variant, else the first. A gain's interval is the
+    95 % percentile interval of a bootstrap that draws articles with replacement, the same ones for both variants, and
     divides the drawn articles' sums; there is none with fewer than two articles.
     Raises UserError where two files are of different texts or tokenizers, naming both.
     """
@@ -94,24 +94,24 @@ def compare(scores: Sequence[Scores], baseline: int | None = None, resamples: in
     tokens, words, size = len(first), int(first.words.sum(dtype=np.int64)), int(first.bytes.sum())
     drawn = drawn_articles(len(first.articles), resamples, seed)
     labels = unique_labels(scores)
-    arms = []
-    for index, arm in enumerate(scores):
-        nats = float(arm.nats.sum(dtype=np.float64))
-        arms.append(
-            ArmFigures(
-                arm=labels[index],
+    variants = []
+    for index, variant in enumerate(scores):
+        nats = float(variant.nats.sum(dtype=np.float64))
+        variants.append(
+            VariantFigures(
+                label=labels[index],
                 nats=nats,
                 nats_per_token=nats / tokens,
                 perplexity_per_token=perplexity(nats, tokens),
                 perplexity_per_word=perplexity(nats, words),
                 bits_per_byte=nats / math.log(2) / size if size else None,
-                gain=None if index == base else _gain(scores[base], arm, drawn),
-                overlap=overlaps(arm.protocol),
-                protocol={key: arm.protocol[key] for key in _PER_ARM if key in arm.protocol},
+                gain=None if index == base else _gain(scores[base], variant, drawn),
+                overlap=overlaps(variant.protocol),
+                protocol={key: variant.protocol[key] for key in _SHOWN_OF_PROTOCOL if key in variant.protocol},
             )
         )
     return Comparison(
-        arms=arms,
+        variants=variants,
         baseline=base,
         tokens=tokens,
         words=words,
@@ -132,12 +132,12 @@ def check_same_text(scores: Sequence[Scores]) -> None:
         if difference:
             raise UserError(
                 f"{first.name} and {other.name} cannot be compared: {difference}",
-                do="score the same articles with both arms, and the same tokenizer",
+                do="score the same articles with both variants, and the same tokenizer",
             )
 
 
 def baseline_of(scores: Sequence[Scores]) -> int:
-    """Index of the plain level-1 arm (rule ``none``, no cache), else of any level-1 arm, else 0."""
+    """Index of the plain level-1 variant (rule ``none``, no cache), else of any level-1 variant, else 0."""
 
     def rank(index: int) -> tuple[bool, bool]:
         protocol = scores[index].protocol
@@ -149,15 +149,19 @@ def baseline_of(scores: Sequence[Scores]) -> int:
 
 
 def unique_labels(scores: Sequence[Scores]) -> list[str]:
-    """The arms' labels; those that occur twice are told apart by reset policy, order, run, and at last by a number."""
-    labels = [printable(arm.arm) for arm in scores]
+    """Return the variants' labels; equal ones get the reset policy, the order, the run and at last a number added."""
+    labels = [printable(variant.variant) for variant in scores]
     for marked in (
-        lambda arm, label: f"{label}, {printable(str(arm.protocol['reset']))}" if arm.protocol.get("reset") else label,
-        lambda arm, label: f"{label}, {printable(str(arm.protocol.get('order', 'in order')))}",
-        lambda arm, label: f"{printable(str(arm.protocol['run']))}: {label}" if arm.protocol.get("run") else label,
+        lambda variant, label: (
+            f"{label}, {printable(str(variant.protocol['reset']))}" if variant.protocol.get("reset") else label
+        ),
+        lambda variant, label: f"{label}, {printable(str(variant.protocol.get('order', 'in order')))}",
+        lambda variant, label: (
+            f"{printable(str(variant.protocol['run']))}: {label}" if variant.protocol.get("run") else label
+        ),
     ):
         counts = Counter(labels)
-        told = [marked(arm, label) for arm, label in zip(scores, labels, strict=True)]
+        told = [marked(variant, label) for variant, label in zip(scores, labels, strict=True)]
         # A mark that all of the alike share tells none of them apart.
         apart = {label for label in counts if len({t for t, own in zip(told, labels, strict=True) if own == label}) > 1}
         labels = [t if own in apart else own for t, own in zip(told, labels, strict=True)]
@@ -204,5 +208,5 @@ def gain_of(saved_A: np.ndarray, tokens_A: np.ndarray, drawn: np.ndarray | None)
     return Gain(nats, float(low), float(high))
 
 
-def _gain(base: Scores, arm: Scores, drawn: np.ndarray | None) -> Gain:
-    return gain_of(base.sums(base.nats) - arm.sums(arm.nats), np.diff(base.starts), drawn)
+def _gain(base: Scores, variant: Scores, drawn: np.ndarray | None) -> Gain:
+    return gain_of(base.sums(base.nats) - variant.sums(variant.nats), np.diff(base.starts), drawn)

@@ -124,8 +124,8 @@ def _figures(paths: Sequence[Path]) -> list[str]:
         scores = read_scores(path)
         texts.setdefault(str(scores.protocol["text"]), []).append(scores)
     parts = []
-    for arms in texts.values():
-        comparison = compare(arms, resamples=_RESAMPLES)
+    for variants in texts.values():
+        comparison = compare(variants, resamples=_RESAMPLES)
         titles = [markdown_code(str(article["title"])) for article in comparison.articles[:_TITLES_SHOWN]]
         more = len(comparison.articles) - len(titles)
         parts.append(comparison.to_markdown().rstrip())

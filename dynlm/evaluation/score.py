@@ -21,6 +21,7 @@ from dynlm.adapt.partners.cache import Cache
 from dynlm.adapt.partners.cache_gate import Gate
 from dynlm.adapt.partners.mixture import FixedShareMixture
 from dynlm.adapt.reader import Reader
+from dynlm.adapt.rules.elementwise import Rule
 from dynlm.adapt.state import Memory, distance
 from dynlm.adapt.update_filter import counts_of, first_of, joined, ratios_of
 from dynlm.config import ORDERS, Config, MemoryConfig, article_range, one_of
@@ -136,7 +137,7 @@ def _begun_with(path: Path, begun: SavedMemory, protocol: Mapping[str, Any]) -> 
     before = f"begun with a memory of {begun.tokens} tokens of {begun.articles} articles that were read before"
     content = load_about(path)[0].content
     return {
-        "arm": f"{protocol['arm']} after {path.stem}",
+        "variant": f"{protocol['variant']} after {path.stem}",
         "statement": f"{protocol['statement']}; {before}",
         "memory": {"content": content, "tokens": begun.tokens, "articles": begun.articles},
     }
@@ -228,7 +229,7 @@ def read_scored(
     held = max(held, held_bytes(reader, memory))
     return Scores(
         protocol={
-            "arm": arm_name(reader),
+            "variant": variant_name(reader),
             "lanes": lanes,
             "processes": world,
             "memory_bytes_a_lane": {"foretold": foretold and foretold // lanes, "held": held // lanes},
@@ -296,12 +297,17 @@ def _foretell(reader: Reader, lanes: int, segment: int, quiet: bool) -> int:
     return needed
 
 
-def arm_name(reader: Reader) -> str:
+def variant_name(reader: Reader) -> str:
     """What tables call a reader."""
     name = reader.rule.name if reader.rule.learns else "level 1"
     if reader.cache is not None:
         name += " + gated cache" if isinstance(reader.cache.gate, Gate) else " + cache"
     return name if reader.hedge is None else f"no-regret ({name})"
+
+
+def rates_of(rule: Rule) -> dict[str, dict[str, Any]]:
+    """Each dynamic tensor's learning rate and decay."""
+    return {name: {"lr": rates.alpha, "decay": rates.pull} for name, rates in rule.rates.items()}
 
 
 def _cache_protocol(cache: Cache) -> dict[str, Any]:
@@ -335,9 +341,9 @@ def _protocol(
     )
     return {
         "run": folder.name,
-        "arm": arm_name(reader),
+        "variant": variant_name(reader),
         "level": rule.level,
-        "rule": {"name": rule.name, "rates": {name: rates._asdict() for name, rates in rule.rates.items()}},
+        "rule": {"name": rule.name, "rates": rates_of(rule)},
         **({} if reader.hedge is None else {"no_regret": {"share": reader.hedge.share}}),
         "reset": reader.reset,
         **({} if cache is None else {"cache": _cache_protocol(cache)}),

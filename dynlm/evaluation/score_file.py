@@ -1,4 +1,4 @@
-"""The score file: what one arm lost on each token of a text. This module alone knows its format.
+"""The score file: what one variant lost on each token of a text. This module alone knows its format.
 
 A Parquet file (zstd) with one row per scored token, in the split's own order whatever order its articles were read in;
 the protocol of the reading is JSON under the key ``dynlm`` of the file's metadata. Every table and picture is made from
@@ -9,7 +9,7 @@ Two further columns may be there, for what the memory itself did; both are those
 so they stay the same through a segment. ``distance`` (float32) is |theta_t - theta_0| / |theta_0| over all dynamic
 tensors taken as one vector. ``flush`` (float32, 0 to 1) is how much of the way back to theta_0 the weights were moved
 just before the segment: 1 where they started afresh, else the mean beta of the step. The rates themselves are in the
-protocol, ``rule.rates``: an object of ``alpha`` and ``pull`` for each tensor.
+protocol, ``rule.rates``: an object of ``lr`` and ``decay`` for each tensor.
 """
 
 from __future__ import annotations
@@ -51,12 +51,13 @@ _TEXT_OF_ANY_FILE, _TEXT_A_BYTE = 64 * 2**20, 64
 _UNPACKED_OF_ANY_FILE, _UNPACKED_A_BYTE = 128 * 2**20, 64
 """What a file may claim by its size in bytes: losses are noise, and hardly compress."""
 _UNREADABLE = (OSError, pa.ArrowException, ValueError, LookupError, MemoryError)
-_NEEDED = {"arm": str, "articles": list, "text": str, "tokenizer": str}
+_CURRENT_RATES = {"alpha": "lr", "pull": "decay"}
+_NEEDED = {"variant": str, "articles": list, "text": str, "tokenizer": str}
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """One arm's reading of a text, one entry per scored token in the split's own order.
+    """One variant's reading of a text, one entry per scored token in the split's own order.
 
     ``article`` is the index in the split from 0, ``position`` the token's place in its article from 0, ``segment``
     the index of the segment within the file, ``surface`` the token's exact bytes (not always whole
@@ -91,14 +92,14 @@ class Scores:
         return [name for name in _OPTIONAL.names if getattr(self, name) is not None]
 
     @property
-    def arm(self) -> str:
-        """The arm's label, such as ``level 1`` or ``rms``."""
-        return str(self.protocol["arm"])
+    def variant(self) -> str:
+        """The variant's label, such as ``level 1`` or ``rms``."""
+        return str(self.protocol["variant"])
 
     @property
     def name(self) -> str:
-        """The arm and the file it was read from, for messages."""
-        return f"{self.arm!r} ({self.path})" if self.path else repr(self.arm)
+        """The variant and the file it was read from, for messages."""
+        return f"{self.variant!r} ({self.path})" if self.path else repr(self.variant)
 
     @cached_property
     def bytes(self) -> np.ndarray:
@@ -141,10 +142,10 @@ def write_scores(path: Path, scores: Scores) -> None:
 
     Raises UserError where the file cannot be written or a loss is not a finite number.
     """
-    _check_rows(scores.article, scores.nats, scores.arm)
-    _check_recorded({name: getattr(scores, name) for name in scores._recorded}, scores.arm)
+    _check_rows(scores.article, scores.nats, scores.variant)
+    _check_recorded({name: getattr(scores, name) for name in scores._recorded}, scores.variant)
     protocol = {**scores.protocol, "format": FORMAT}
-    _check_protocol(protocol, scores.arm)
+    _check_protocol(protocol, scores.variant)
     schema = pa.schema([*_COLUMNS, *(_OPTIONAL.field(name) for name in scores._recorded)])
     arrays = [pa.array(getattr(scores, column.name), type=column.type) for column in schema]
     schema = schema.with_metadata({_KEY: json.dumps(protocol, ensure_ascii=False).encode("utf-8", "surrogatepass")})
@@ -252,7 +253,23 @@ def _protocol(schema: pa.Schema, path: Path) -> dict[str, Any]:
         raise UserError("the score file's protocol cannot be read", path, "score the text anew") from error
     if not isinstance(version, int) or version > FORMAT:
         raise UserError(f"format {version} is newer than this dynlm reads ({FORMAT})", path, "upgrade dynlm")
+    protocol = _with_current_names(protocol)
     _check_protocol(protocol, path)
+    return protocol
+
+
+def _with_current_names(protocol: dict[str, Any]) -> dict[str, Any]:
+    """Translate the keys of files written before 0.2: ``arm``, and a rate's ``alpha`` and ``pull``."""
+    if "arm" in protocol:
+        protocol = {"variant": protocol["arm"], **protocol}
+    rule = protocol.get("rule")
+    if isinstance(rule, dict) and isinstance(rates := rule.get("rates"), dict):
+        current = {
+            tensor: {_CURRENT_RATES.get(key, key): value for key, value in of_tensor.items()}
+            for tensor, of_tensor in rates.items()
+            if isinstance(of_tensor, dict)
+        }
+        protocol = {**protocol, "rule": {**rule, "rates": current}}
     return protocol
 
 
@@ -270,7 +287,7 @@ def _check_rows(article: np.ndarray, nats: np.ndarray, where: object) -> None:
     broken = np.flatnonzero(~np.isfinite(nats))
     if len(broken):
         raise UserError(
-            f"the loss of token {broken[0]} is {nats[broken[0]]}", where, "the arm diverged: lower its rate"
+            f"the loss of token {broken[0]} is {nats[broken[0]]}", where, "the variant diverged: lower its rate"
         )
     beginnings = np.asarray(article)[np.concatenate([[0], np.flatnonzero(np.diff(article)) + 1])]
     if len(set(beginnings.tolist())) != len(beginnings):

@@ -9,15 +9,15 @@ from dynlm.evaluation.overlap import overlap_notes
 from dynlm.runtime.text import markdown, printable
 
 if TYPE_CHECKING:
-    from dynlm.evaluation.compare import ArmFigures, Comparison, Gain
+    from dynlm.evaluation.compare import Comparison, Gain, VariantFigures
 
 WIDTH = 100
-HEADINGS = ("arm", "nats/token", "ppl/token", "ppl/word", "bits/byte", "gain, nats/token [95 %]")
+HEADINGS = ("variant", "nats/token", "ppl/token", "ppl/word", "bits/byte", "gain, nats/token [95 %]")
 
 
 def text_table(comparison: Comparison) -> str:
     """The comparison in at most 100 columns; a long label goes on in the next line."""
-    rows = [(arm.arm, *figures_of(arm)) for arm in comparison.arms]
+    rows = [(variant.label, *figures_of(variant)) for variant in comparison.variants]
     widths = [max(len(row[column]) for row in (HEADINGS, *rows)) for column in range(len(HEADINGS))]
     widths[0] = min(widths[0], WIDTH - sum(widths[1:]) - 2 * (len(widths) - 1))
     lines = []
@@ -40,22 +40,22 @@ def markdown_table(comparison: Comparison) -> str:
         "| " + " | ".join(HEADINGS) + " |",
         "| --- | " + " | ".join(["---:"] * (len(HEADINGS) - 1)) + " |",
     ]
-    for index, arm in enumerate(comparison.arms):
-        label = markdown(arm.arm)
-        label = f"*{label}*" if index == comparison.baseline and len(comparison.arms) > 1 else label
-        lines.append("| " + " | ".join((label, *figures_of(arm))) + " |")
+    for index, variant in enumerate(comparison.variants):
+        label = markdown(variant.label)
+        label = f"*{label}*" if index == comparison.baseline and len(comparison.variants) > 1 else label
+        lines.append("| " + " | ".join((label, *figures_of(variant))) + " |")
     notes = [markdown(note) for note in notes_of(comparison)]
     return "\n".join([*lines, "", "  \n".join(notes)]) + "\n"
 
 
-def figures_of(arm: ArmFigures) -> tuple[str, ...]:
-    """One arm's row without its label, as every table prints it."""
+def figures_of(variant: VariantFigures) -> tuple[str, ...]:
+    """One variant's row without its label, as every table prints it."""
     return (
-        f"{arm.nats_per_token:.4f}",
-        _perplexity(arm.perplexity_per_token),
-        _perplexity(arm.perplexity_per_word),
-        "-" if arm.bits_per_byte is None else f"{arm.bits_per_byte:.4f}",
-        gain_cell(arm.gain),
+        f"{variant.nats_per_token:.4f}",
+        _perplexity(variant.perplexity_per_token),
+        _perplexity(variant.perplexity_per_word),
+        "-" if variant.bits_per_byte is None else f"{variant.bits_per_byte:.4f}",
+        gain_cell(variant.gain),
     )
 
 
@@ -75,38 +75,38 @@ def gain_cell(gain: Gain | None) -> str:
 
 
 def notes_of(comparison: Comparison) -> list[str]:
-    """The protocol in words: what was read, what the gain is, and how each arm read."""
+    """The protocol in words: what was read, what the gain is, and how each variant read."""
     count = len(comparison.articles)
     split = f"{printable(str(comparison.split))}, " if comparison.split else ""
     notes = [
         f"Text: {split}{count} article{'s' * (count != 1)} ({_ranges(comparison.articles)}), "
         f"{comparison.tokens:,} tokens, {comparison.words:,} words with ends of line, {comparison.bytes:,} bytes."
     ]
-    if len(comparison.arms) > 1:
-        base = comparison.arms[comparison.baseline].arm
+    if len(comparison.variants) > 1:
+        base = comparison.variants[comparison.baseline].label
         interval = (
             f"; paired bootstrap over articles, {comparison.resamples:,} resamples, seed {comparison.seed}"
-            if any(arm.gain and arm.gain.low is not None for arm in comparison.arms)
+            if any(variant.gain and variant.gain.low is not None for variant in comparison.variants)
             else "; no interval: it takes two articles"
         )
         notes.append(f"Gain: nats per token below {base}{interval}.")
     readings: dict[str, list[str]] = {}
-    for arm in comparison.arms:
-        readings.setdefault(_reading(arm.protocol), []).append(arm.arm)
-    for reading, arms in readings.items():
+    for variant in comparison.variants:
+        readings.setdefault(_reading(variant.protocol), []).append(variant.label)
+    for reading, variants in readings.items():
         if reading:
-            notes.append(reading if len(readings) == 1 else f"{', '.join(arms)}: {reading}")
-    for arm in comparison.arms:
-        notes += [f"{arm.arm}: {note}." for note in overlap_notes(arm.overlap)]
+            notes.append(reading if len(readings) == 1 else f"{', '.join(variants)}: {reading}")
+    for variant in comparison.variants:
+        notes += [f"{variant.label}: {note}." for note in overlap_notes(variant.overlap)]
     titles = {article["index"]: article["title"] for article in comparison.articles}
-    for arm in comparison.arms:
-        if met := guard_note(arm.protocol, titles):
-            notes.append(f"{arm.arm}: {met}")
+    for variant in comparison.variants:
+        if met := guard_note(variant.protocol, titles):
+            notes.append(f"{variant.label}: {met}")
     return notes
 
 
 def guard_note(protocol: dict[str, Any], titles: dict[int, str]) -> str:
-    """What an arm's guard met, in words; empty where it met nothing."""
+    """What a variant's guard met, in words; empty where it met nothing."""
     guard = protocol.get("guard")
     if not isinstance(guard, dict):
         return ""

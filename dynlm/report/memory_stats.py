@@ -83,7 +83,7 @@ def _rates(scores: Scores) -> dict[str, tuple[float, float]]:
     if not isinstance(rates, dict):
         return {}
     return {
-        str(name): (float(entry["alpha"]), float(entry["pull"]))
+        str(name): (float(entry["lr"]), float(entry["decay"]))
         for name, entry in rates.items()
-        if isinstance(entry, dict) and all(isinstance(entry.get(key), (int, float)) for key in ("alpha", "pull"))
+        if isinstance(entry, dict) and all(isinstance(entry.get(key), (int, float)) for key in ("lr", "decay"))
     }

@@ -45,7 +45,7 @@ class Levels:
 
     def _repr_html_(self) -> str:
         comparison = compare(self.scores)
-        rows = [[arm.arm, *figures_of(arm)] for arm in comparison.arms]
+        rows = [[variant.label, *figures_of(variant)] for variant in comparison.variants]
         return _table_html(Table("Levels and baselines", list(HEADINGS), rows, " ".join(notes_of(comparison))))
 
     def __str__(self) -> str:

@@ -78,7 +78,7 @@ def report_page(
         style=Markup(style),
         scripts=[Markup(script) for script in scripts],
         headings=HEADINGS,
-        rows=[(arm.arm, *figures_of(arm)) for arm in comparison.arms],
+        rows=[(variant.label, *figures_of(variant)) for variant in comparison.variants],
         baseline=comparison.baseline,
         notes=notes_of(comparison),
         steps=steps(),

@@ -18,7 +18,7 @@ from dynlm.train.metatrain import metatrain
 from dynlm.train.pretrain import pretrain
 from dynlm.train.tune import tune
 
-ARMS = ("none", "rms", "meta")
+VARIANTS = ("none", "rms", "meta")
 REPORTED_ON = "test"
 
 
@@ -46,10 +46,10 @@ def demo(config: Config, quiet: bool = False, progress: bool = False) -> tuple[C
         say("meta-training the memory on training articles kept aside")
         metatrain(folder, config, quiet=not progress)
     paths, scores = [], []
-    for rule in ARMS:
+    for rule in VARIANTS:
         say(f"reading the {REPORTED_ON} articles: {'level 1' if rule == 'none' else rule}")
-        arm = dataclasses.replace(config, memory=dataclasses.replace(config.memory, rule=rule))
-        path, read = score(folder, arm, REPORTED_ON, quiet=not progress)
+        variant = dataclasses.replace(config, memory=dataclasses.replace(config.memory, rule=rule))
+        path, read = score(folder, variant, REPORTED_ON, quiet=not progress)
         paths.append(path)
         scores.append(read)
     say("drawing")

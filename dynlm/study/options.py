@@ -1,4 +1,4 @@
-"""The options of a study: a run's own, and which arms are read under which policies."""
+"""The options of a study: a run's own, and which variants are read under which policies."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def _arms() -> list[dict[str, Any]]:
 
 @dataclass
 class StudyConfig:
-    """Which arms are read, how, on which articles, and what they are compared with."""
+    """Which variants are read, how, on which articles, and what they are compared with."""
 
     name: str = "study"
     """Its folder within the run's. Another text needs a study of another name."""
     arms: list[dict[str, Any]] = field(default_factory=_arms)
-    """Each arm: its name, and the options in which it differs (memory: {rule: rms}), section by section."""
+    """Each variant: its name, and the options in which it differs (memory: {rule: rms}), section by section."""
     resets: list[str] = field(default_factory=lambda: ["stream", "article"])
-    """Reset policies that arms are tuned for and read under; an arm that sets memory.reset is read under that one."""
+    """Reset policies of the variants; a variant that sets memory.reset is read under that one only."""
     orders: list[str] = field(default_factory=lambda: ["in order", "shuffled"])
     """Orders in which the articles are read under stream: in order, shuffled. Under article nothing depends on it."""
     seed: int = 0
@@ -42,12 +42,11 @@ class StudyConfig:
     tune: bool = True
     """Whether to train, tune and learn what is not there yet; false takes what the run holds."""
     baselines: list[str] | None = None
-    """Arms that the others' gains are told over, each under the reset policy that suits it better; unset: level 1 and
-    rms, where there are such arms."""
+    """Variants that gains are given over, each under its better reset policy; unset: level 1 and rms, where there."""
     pairs: list[str] | None = None
-    """LOWER:HIGHER arms whose words are looked into; unset: level 1:rms and rms:meta, where there are such arms."""
+    """LOWER:HIGHER variants that are compared word by word; unset: level 1:rms and rms:meta, where there."""
     drawn: list[str] = field(default_factory=list)
-    """Arms of the pictures; empty: the first baseline and the five with the lowest losses."""
+    """Variants of the pictures; empty: the first baseline and the five with the lowest losses."""
     resamples: int = 2000
     """Bootstrap resamples of the articles."""
 
@@ -61,7 +60,7 @@ class StudyConfig:
             one_of("study.resets", reset, RESETS)
         for order in self.orders:
             one_of("study.orders", order, ORDERS)
-        names = [arm.get("name") for arm in self.arms]
+        names = [variant.get("name") for variant in self.arms]
         if self.baselines is None:
             self.baselines = [name for name in _BASELINES if name in names]
         if self.pairs is None:
@@ -72,7 +71,7 @@ class StudyConfig:
 
 @dataclass
 class StudyOptions(Config):
-    """A run's options, and those of the study of its arms."""
+    """A run's options, and those of the study of its variants."""
 
     study: StudyConfig = field(default_factory=StudyConfig)
     base: str | None = None

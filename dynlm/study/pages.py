@@ -70,7 +70,9 @@ def _readme(
     command = f"dynlm study --config {shlex.quote(str(place / 'config.yaml'))}"
     found = "found before each was read" if asked.tune else "taken as the run held them: nothing was tuned on this text"
     order = f", articles {results.order}" if asked.orders else ""
-    model = f"base model {markdown_code(card['fingerprint'])}, {card['parameters']:,} parameters, shared by all arms"
+    model = (
+        f"base model {markdown_code(card['fingerprint'])}, {card['parameters']:,} parameters, shared by all variants"
+    )
     parts = [
         f"# Study {markdown_code(f'{place.parent.name}/{place.name}')}\n",
         f"{time.strftime('%Y-%m-%d')} · {markdown(str(text.corpus))} · {model} · {markdown_code(command)}\n",
@@ -78,20 +80,20 @@ def _readme(
         figures_table(results),
         f"{markdown(notes_of(text)[0])}  ",
         _about_gains(results),
-        "An arm without an order loses the same in any; one without a reset policy has no weights that move. Which "
-        f"policy suits an arm better, and which of the {len(results.rows)} readings is lowest, is told of these very "
-        "articles: the intervals do not count that choice.\n",
+        "A variant without an order loses the same in any; one without a reset policy has no weights that move. Which "
+        f"policy suits a variant better, and which of the {len(results.rows)} readings is lowest, was chosen on these "
+        "very articles: the intervals do not count that choice.\n",
         "## The protocol\n",
         *(f"- {markdown(statement)}" for statement in _statements(results.rows)),
-        f"- Rates, g and whatever else an arm needs were {found}, under each reset policy on its own.",
+        f"- Rates, g and whatever else a variant needs were {found}, under each reset policy on its own.",
         _tuned_on(results),
         "",
-        "## What finding each arm read\n",
-        "Every search reads the same tokens and stops by the same rule. An arm that starts from another's rates counts "
-        "what those read too. Gradient statistics are gathered once for all arms"
+        "## What finding each variant read\n",
+        "Every search reads the same tokens and stops by the same rule. A variant that starts from another's rates "
+        "counts what those read too. Gradient statistics are gathered once for all variants"
         f" ({options.tune.statistics_tokens:,} tokens).\n",
         budget_table(results),
-        *(["## Pictures\n", f"Each arm under the reset policy that suits it better{order}.\n"] if pictures else []),
+        *(["## Pictures\n", f"Each variant under the reset policy that suits it better{order}.\n"] if pictures else []),
         *(f"![{_TITLES.get(path.stem, path.stem)}]({path.name})\n" for path in pictures),
     ]
     if words:
@@ -111,11 +113,14 @@ def _about_gains(results: Results) -> str:
     text, rows = results.text, results.rows
     if not rows[0].over:
         return ""
-    others = {over.baseline.reading.arm.name: None for row in rows for over in row.over}
+    others = {over.baseline.reading.variant.name: None for row in rows for over in row.over}
     told = []
     for name in others:
         labels = dict.fromkeys(
-            over.baseline.reading.label for row in rows for over in row.over if over.baseline.reading.arm.name == name
+            over.baseline.reading.label
+            for row in rows
+            for over in row.over
+            if over.baseline.reading.variant.name == name
         )
         told.append(f"{markdown(name)} ({markdown(' or '.join(labels))})" if [*labels] != [name] else markdown(name))
     return (
@@ -125,13 +130,13 @@ def _about_gains(results: Results) -> str:
 
 
 def _statements(rows: list[Row]) -> list[str]:
-    """How each arm reads, each way once, with the arms that read so."""
-    arms: dict[str, list[str]] = {}
+    """How each variant reads, each way once, with the variants that read so."""
+    variants: dict[str, list[str]] = {}
     for row in rows:
-        arms.setdefault(printable(str(row.done.scores.protocol.get("statement", ""))), []).append(
+        variants.setdefault(printable(str(row.done.scores.protocol.get("statement", ""))), []).append(
             row.done.reading.label
         )
-    return [f"{'; '.join(labels)}: {statement}." for statement, labels in arms.items()]
+    return [f"{'; '.join(labels)}: {statement}." for statement, labels in variants.items()]
 
 
 def _tuned_on(results: Results) -> str | None:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dynlm.evaluation.compare import ArmFigures, Comparison, Gain, compare
+from dynlm.evaluation.compare import Comparison, Gain, VariantFigures, compare
 from dynlm.evaluation.score_file import Scores
 from dynlm.study.options import StudyConfig
 from dynlm.study.steps import Prepared
 from dynlm.study.variants import Reading
 
 SHOWN = 6
-"""Arms of a picture: as many as there are lines that can be told apart at a page's width."""
+"""Variants of a picture: as many as there are lines that can be told apart at a page's width."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """A reading that was made, and what was found for its arm before."""
+    """A reading that was made, and what was found for its variant before."""
 
     reading: Reading
     scores: Scores
@@ -41,7 +41,7 @@ class Row:
     """One reading's line of the table; ``over`` has an entry for each baseline, in the study's order."""
 
     done: Done
-    figures: ArmFigures
+    figures: VariantFigures
     over: list[Over]
 
 
@@ -52,22 +52,22 @@ class Results:
     rows: list[Row]
     text: Comparison
     order: str
-    """The order that arms are judged, drawn and looked into by: the study's first."""
+    """The order that variants are judged, drawn and looked into by: the study's first."""
 
-    def best(self, arm: str, order: str | None = None) -> Done:
-        """The arm's reading with the lowest loss among those of an order (unset: the study's first)."""
-        return best_of([row.done for row in self.rows], arm, order or self.order)
+    def best(self, variant: str, order: str | None = None) -> Done:
+        """The variant's reading with the lowest loss among those of an order (unset: the study's first)."""
+        return best_of([row.done for row in self.rows], variant, order or self.order)
 
     @property
-    def arms(self) -> list[str]:
-        """The arms' names, in the study's order."""
-        return list(dict.fromkeys(row.done.reading.arm.name for row in self.rows))
+    def variants(self) -> list[str]:
+        """The variants' names, in the study's order."""
+        return list(dict.fromkeys(row.done.reading.variant.name for row in self.rows))
 
 
-def best_of(done: Sequence[Done], arm: str, order: str) -> Done:
-    """The arm's reading with the lowest loss: under whichever reset policy suits it better."""
-    of_arm = [each for each in done if each.reading.arm.name == arm and each.reading.is_in(order)]
-    return min(of_arm, key=lambda each: each.nats)
+def best_of(done: Sequence[Done], variant: str, order: str) -> Done:
+    """The variant's reading with the lowest loss: under whichever reset policy suits it better."""
+    of_variant = [each for each in done if each.reading.variant.name == variant and each.reading.is_in(order)]
+    return min(of_variant, key=lambda each: each.nats)
 
 
 def results_of(done: Sequence[Done], study: StudyConfig) -> Results:
@@ -78,25 +78,28 @@ def results_of(done: Sequence[Done], study: StudyConfig) -> Results:
     order = study.orders[0]
     text = compare([each.scores for each in done], resamples=study.resamples, seed=study.seed)
     rows = []
-    for each, figures in zip(done, text.arms, strict=True):
+    for each, figures in zip(done, text.variants, strict=True):
         over = []
-        for arm in study.baselines or ():
-            baseline = best_of(done, arm, each.reading.order or order)
+        for variant in study.baselines or ():
+            baseline = best_of(done, variant, each.reading.order or order)
             gain = None
             if baseline is not each:
                 pair = compare([baseline.scores, each.scores], 0, study.resamples, study.seed)
-                gain = pair.arms[1].gain
+                gain = pair.variants[1].gain
             over.append(Over(baseline, gain))
         rows.append(Row(each, figures, over))
     return Results(rows, text, order)
 
 
 def shown(results: Results, study: StudyConfig) -> list[Done]:
-    """The readings that pictures are made of: one of each arm, in the study's order."""
+    """The readings that pictures are made of: one of each variant, in the study's order."""
     if study.drawn:
         names = list(study.drawn)
     else:
-        first = (study.baselines or [])[:1] or results.arms[:1]
-        others = sorted((arm for arm in results.arms if arm not in first), key=lambda arm: results.best(arm).nats)
+        first = (study.baselines or [])[:1] or results.variants[:1]
+        others = sorted(
+            (variant for variant in results.variants if variant not in first),
+            key=lambda variant: results.best(variant).nats,
+        )
         names = [*first, *others[: SHOWN - 1]]
-    return [results.best(arm) for arm in results.arms if arm in names]
+    return [results.best(variant) for variant in results.variants if variant in names]

@@ -1,4 +1,4 @@
-"""A whole study: prepare every arm, read every way, and write what came of it. Stopped, it goes on where it was."""
+"""A whole study: prepare every variant, read every way, and write what came of it. Stopped, it goes on where it was."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from dynlm.study.options import StudyOptions
 from dynlm.study.pages import write_pages
 from dynlm.study.results import Done, Results, results_of
 from dynlm.study.steps import Prepared, check_slots, prepare, steps_of
-from dynlm.study.variants import SHARED, Reading, arms_of, pairs_of, readings_of
+from dynlm.study.variants import SHARED, Reading, pairs_of, readings_of, variants_of
 from dynlm.train.pretrain import pretrain
 
 
@@ -32,13 +32,13 @@ def study(options: StudyOptions, quiet: bool = False, progress: bool = False) ->
     """Do what ``options`` ask for and write it into ``runs/NAME/study``; returns the figures and the files.
 
     Training, tuning, learning and reading that was done with the same options is not done again. Raises UserError for
-    arms that cannot be, articles that are not there or that rates are tuned on, and, with ``study.tune`` false, for
+    variants that cannot be, articles that are not there or that rates are tuned on, and, with ``study.tune`` false, for
     whatever the run does not hold.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("a study runs in one process", do="start it without accelerate launch or torchrun")
     asked, config = options.study, options.run_options()
-    arms = arms_of(options)
+    variants = variants_of(options)
     pairs_of(asked)
     _check_articles(options)
     folder, say = run_path(config), _teller(quiet)
@@ -51,8 +51,8 @@ def study(options: StudyOptions, quiet: bool = False, progress: bool = False) ->
     place = folder / asked.name
     _refuse_another_text(place, mark)
 
-    readings = [reading for arm in arms for reading in readings_of(arm, asked)]
-    steps = {each.label: steps_of(folder, config, each.arm, each.config.memory.reset, trained) for each in readings}
+    readings = [reading for variant in variants for reading in readings_of(variant, asked)]
+    steps = {each.label: steps_of(folder, config, each.variant, each.config.memory.reset, trained) for each in readings}
     check_slots(steps)
     filled: dict[str, Prepared] = {}
     prepared = {
@@ -127,7 +127,7 @@ def _read(
     """The reading's scores: those that are there, where they were made by the same options, else made now."""
     asked, config = options.study, reading.config
     order = reading.order or "in order"
-    # What decides the losses: the model, the text, what was found for the arm, and how it reads.
+    # What decides the losses: the model, the text, what was found for the variant, and how it reads.
     sections = [item.name for item in dataclasses.fields(Config) if item.name not in (*SHARED, "tune", "metatrain")]
     key = fingerprint(
         json.dumps(
@@ -145,7 +145,7 @@ def _read(
         say(f"reused: the reading of {reading.label}")
         return found
     say(f"reading {asked.split} {asked.articles}: {reading.label}")
-    told: dict[str, Any] = {"arm": reading.arm.name, "made_by": key}
+    told: dict[str, Any] = {"variant": reading.variant.name, "made_by": key}
     into = Into(path, told=told, force=True)
     score(folder, config, asked.split, asked.articles, quiet, order, asked.seed, into=into)
     return read_scores(path)

@@ -1,4 +1,4 @@
-"""What an arm needs before it may read: an ordered list of steps, each done once and kept in the run.
+"""What a variant needs before it may read: an ordered list of steps, each done once and kept in the run.
 
 A step fills one slot of the run (the rates of rms under ``stream``, say). ``memory/prepared.json`` tells with which
 options a slot was filled, so that a study that was stopped goes on, and one with other options fills it anew.
@@ -19,7 +19,7 @@ from dynlm.run import rule_store as memory_folder
 from dynlm.run.cache_store import load_fixed, load_gated, rule_stem
 from dynlm.run.folder import TrainedModel
 from dynlm.runtime.files import fingerprint, read_json, write_json
-from dynlm.study.variants import Arm
+from dynlm.study.variants import Variant
 from dynlm.train.cache import train_gate, tune_cache
 from dynlm.train.metatrain import metatrain
 from dynlm.train.tune import START, ensure_statistics, tune
@@ -39,10 +39,10 @@ class Budget:
 
 @dataclass(frozen=True)
 class Step:
-    """One thing to be found before an arm reads."""
+    """One thing to be found before a variant reads."""
 
     slot: str
-    """What of the run it fills, as people call it; two arms with the same slot share what is found."""
+    """What of the run it fills, as people call it; two variants with the same slot share what is found."""
     options: Mapping[str, Any]
     """All options that decide what is found."""
     find: Callable[[bool], object]
@@ -62,12 +62,12 @@ class Prepared:
     budget: Budget
 
 
-def steps_of(folder: Path, base: Config, arm: Arm, reset: str, trained: TrainedModel) -> list[Step]:
-    """What ``arm`` needs under a reset policy, in the order in which it is found.
+def steps_of(folder: Path, base: Config, variant: Variant, reset: str, trained: TrainedModel) -> list[Step]:
+    """What ``variant`` needs under a reset policy, in the order in which it is found.
 
-    ``base`` are the options that all arms share.
+    ``base`` are the options that all variants share.
     """
-    config = arm.under(reset)
+    config = variant.under(reset)
     memory, steps = config.memory, []
     if memory.rule in ("rms", "meta"):
         steps.append(_statistics(folder, base, trained))
@@ -82,15 +82,15 @@ def steps_of(folder: Path, base: Config, arm: Arm, reset: str, trained: TrainedM
     return steps
 
 
-def check_slots(steps_of_arms: Mapping[str, Sequence[Step]]) -> None:
-    """Raise UserError where two arms would fill one slot of the run with different things."""
+def check_slots(steps_of_variants: Mapping[str, Sequence[Step]]) -> None:
+    """Raise UserError where two variants would fill one slot of the run with different things."""
     filled: dict[str, tuple[str, Mapping[str, Any]]] = {}
-    for arm, steps in steps_of_arms.items():
+    for variant, steps in steps_of_variants.items():
         for step in steps:
-            other, options = filled.setdefault(step.slot, (arm, step.options))
+            other, options = filled.setdefault(step.slot, (variant, step.options))
             if options != step.options:
                 raise UserError(
-                    f"arms {other!r} and {arm!r} need {step.slot} found with different options; a run keeps one",
+                    f"variants {other!r} and {variant!r} need {step.slot} found with different options",
                     do="give one of them its rates (memory: {rate: ...}), or study them in runs of their own",
                 )
 
@@ -107,7 +107,7 @@ def prepare(
     """Fill the steps' slots one after the other, passing over those that hold what these options lead to.
 
     Without ``find`` they are taken as they are; raises UserError for one that is empty. ``filled`` are the slots that
-    were seen to already, for other arms; those of ``steps`` are put into it.
+    were seen to already, for other variants; those of ``steps`` are put into it.
     """
     path, prepared = folder / _LEDGER, list[Prepared]()
     filled = {} if filled is None else filled
@@ -150,16 +150,16 @@ def _statistics(folder: Path, base: Config, trained: TrainedModel) -> Step:
 
 
 def _rates(folder: Path, base: Config, config: Config, rule: str, trained: TrainedModel) -> Step:
-    """A hand-made rule's rates; those that the arm gives are where the search starts."""
-    arm = config.memory
-    given = {name: getattr(arm, name) for name in START[rule]} if arm.rule == rule else {}
-    # The name of the arm's g is nothing to a rule that is made by hand: arms share its rates.
+    """A hand-made rule's rates; those that the variant gives are where the search starts."""
+    variant = config.memory
+    given = {name: getattr(variant, name) for name in START[rule]} if variant.rule == rule else {}
+    # The name of the variant's g is nothing to a rule that is made by hand: variants share its rates.
     memory = dataclasses.replace(_weights_alone(base, config), rule=rule, g=base.memory.g, **given)
     return Step(
-        slot=f"the rates of {rule} under {arm.reset}",
+        slot=f"the rates of {rule} under {variant.reset}",
         options={**_text_of(config), "tune": dataclasses.asdict(config.tune), "memory": dataclasses.asdict(memory)},
         find=lambda quiet: tune(folder, dataclasses.replace(config, memory=memory), quiet),
-        held=lambda: memory_folder.load_tuned(folder, rule, arm.reset, trained),
+        held=lambda: memory_folder.load_tuned(folder, rule, variant.reset, trained),
         budget=lambda held: Budget(held["settings"], held.get("tokens", 0)),
     )
 
@@ -183,7 +183,7 @@ def _learned(folder: Path, base: Config, config: Config, trained: TrainedModel) 
 
 
 def _fixed_cache(folder: Path, base: Config, config: Config, trained: TrainedModel) -> Step:
-    """Window, flatness and share of a cache beside the arm's rule; a learned gate starts there too."""
+    """Window, flatness and share of a cache beside the variant's rule; a learned gate starts there too."""
     memory, alone = config.memory, _weights_alone(base, config)
     given = {name: getattr(memory, name) for name in CACHE_OPTIONS} if memory.cache == "fixed" else {}
     config = dataclasses.replace(config, memory=dataclasses.replace(alone, cache="fixed", **given))
@@ -197,7 +197,7 @@ def _fixed_cache(folder: Path, base: Config, config: Config, trained: TrainedMod
 
 
 def _gate(folder: Path, base: Config, config: Config, trained: TrainedModel) -> Step:
-    """The gate of a cache beside the arm's rule."""
+    """The gate of a cache beside the variant's rule."""
     memory, alone = config.memory, _weights_alone(base, config)
     given = {name: getattr(memory, name) for name in CACHE_OPTIONS}
     config = dataclasses.replace(config, memory=dataclasses.replace(alone, cache="learned", **given))
@@ -216,7 +216,7 @@ def _gate(folder: Path, base: Config, config: Config, trained: TrainedModel) -> 
 
 
 def _weights_alone(base: Config, config: Config) -> MemoryConfig:
-    """How an arm's weights move, without what it does besides: arms that move them alike share what is found."""
+    """How a variant's weights move, without what it does besides: variants that move them alike share what is found."""
     names = ("rule", "g", "reset", "lanes", "segment", "dynamic")
     return dataclasses.replace(base.memory, **{name: getattr(config.memory, name) for name in names})
 

@@ -32,15 +32,15 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1
 
 def figures_table(results: Results) -> str:
     """One line for each reading, with its gain over each baseline."""
-    baselines = [over.baseline.reading.arm.name for over in results.rows[0].over]
-    headings = ["arm", "reset", "order", "nats/token", "ppl/token", "ppl/word", "bits/byte"]
+    baselines = [over.baseline.reading.variant.name for over in results.rows[0].over]
+    headings = ["variant", "reset", "order", "nats/token", "ppl/token", "ppl/word", "bits/byte"]
     headings += [f"gain over {markdown(name)} [95 %]" for name in baselines]
     rows = []
     for row in results.rows:
         reading = row.done.reading
         rows.append(
             [
-                markdown(reading.arm.name),
+                markdown(reading.variant.name),
                 reading.reset or "-",
                 reading.order or "-",
                 *figures_of(row.figures)[:-1],
@@ -51,25 +51,25 @@ def figures_table(results: Results) -> str:
 
 
 def budget_table(results: Results) -> str:
-    """What was read to find each arm's rates, g and whatever else it needs."""
+    """What was read to find each variant's rates, g and whatever else it needs."""
     rows = []
-    for arm, reset, budget in _budgets(results):
+    for variant, reset, budget in _budgets(results):
         told = f"{budget.settings:,}", f"{budget.tokens:,}", f"{budget.learned_on:,}"
-        rows.append([markdown(arm), reset, *("-" if number == "0" else number for number in told)])
-    return table(["arm", "reset", "settings tried", "tokens each", "tokens learned on"], rows, words=2)
+        rows.append([markdown(variant), reset, *("-" if number == "0" else number for number in told)])
+    return table(["variant", "reset", "settings tried", "tokens each", "tokens learned on"], rows, words=2)
 
 
 def _budgets(results: Results) -> list[tuple[str, str, Budget]]:
-    """(arm, reset policy, what was read in all its steps), each once."""
+    """(variant, reset policy, what was read in all its steps), each once."""
     found = {}
     for row in results.rows:
         reading, prepared = row.done.reading, row.done.prepared
-        found[reading.arm.name, reading.reset or "-"] = Budget(
+        found[reading.variant.name, reading.reset or "-"] = Budget(
             sum(each.budget.settings for each in prepared),
             max((each.budget.tokens for each in prepared), default=0),
             sum(each.budget.learned_on for each in prepared),
         )
-    return [(arm, reset, budget) for (arm, reset), budget in found.items()]
+    return [(variant, reset, budget) for (variant, reset), budget in found.items()]
 
 
 def as_csv(results: Results) -> str:
@@ -123,11 +123,11 @@ def _record(results: Results, row: Row) -> dict[str, Any]:
     record |= {"tokens": results.text.tokens, "words": results.text.words, "bytes": results.text.bytes}
     record |= {name: getattr(row.figures, name) for name in _FIGURES}
     for over in row.over:
-        gain, name = over.gain or Gain(0.0, None, None), plain(over.baseline.reading.arm.name).replace("-", "_")
+        gain, name = over.gain or Gain(0.0, None, None), plain(over.baseline.reading.variant.name).replace("-", "_")
         record[f"gain_over_{name}"] = gain.nats if over.gain else None
         record[f"gain_over_{name}_low"], record[f"gain_over_{name}_high"] = gain.low, gain.high
     return record
 
 
 def _named(reading: Reading) -> dict[str, Any]:
-    return {"arm": reading.arm.name, "reset": reading.reset, "order": reading.order}
+    return {"variant": reading.variant.name, "reset": reading.reset, "order": reading.order}

@@ -24,11 +24,11 @@ _DIVISIONS = {
 def words_of_pairs(
     results: Results, pairs: list[tuple[str, str]], resamples: int, seed: int
 ) -> tuple[str, list[dict[str, Any]]]:
-    """(the page, the same fit for JSON) of the pairs' words, each arm under its better reset policy."""
+    """(the page, the same fit for JSON) of the pairs' words, each variant under its better reset policy."""
     parts = [
         "# Which words gained\n",
         "Sums of nats over each class of tokens, divided once by its tokens; the interval is a paired bootstrap's over "
-        f"articles ({resamples:,} resamples, seed {seed}). Each arm is read under the reset policy that suits it "
+        f"articles ({resamples:,} resamples, seed {seed}). Each variant is read under the reset policy that suits it "
         "better. A piece of a word counts with its word.\n",
     ]
     content = []

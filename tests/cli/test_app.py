@@ -161,13 +161,13 @@ def test_a_cache_is_tuned_learned_scored_and_audited(tuned_copy: Run, capsys: Ca
         options = ("--memory.rule", rule, "--memory.cache", cache)
         path = Path(answer_json(capsys, "score", folder, *options, "--articles", "4-6")["file"])
         scores = read_scores(path)
-        assert (readable_name(path), scores.arm) == (stem, arm)
+        assert (readable_name(path), scores.variant) == (stem, arm)
         assert scores.protocol["level"] == (1 if rule == "none" else 3)
         assert scores.protocol.get("cache", {}).get("kind", "none") == cache
         nats[arm] = float(scores.nats.sum())
     assert nats["level 1 + cache"] < nats["level 1"]
     compared = answer_json(capsys, "compare", folder, "--resamples", "20")
-    assert [arm["arm"] for arm in compared["arms"]] == [arm for _, arm in arms.values()]
+    assert [variant["label"] for variant in compared["variants"]] == [arm for _, arm in arms.values()]
     assert compared["baseline"] == 0
     checks = answer_json(capsys, "audit", folder, "--places", "3", "--memory.cache", "learned")
     assert checks["kept"] and len(checks["checks"]) == 4
@@ -261,14 +261,14 @@ def test_no_regret_is_scored_beside_its_rule(tuned_copy: Run, capsys: Capture) -
         files[readable_name(path)] = read_scores(path)
     names = ["valid-4-5-none", "valid-4-5-rms-stream", "valid-4-5-rms-stream-no-regret"]
     level_1, rms, mixture = (files[name] for name in names)
-    assert (level_1.arm, rms.arm, mixture.arm) == ("level 1", "rms", "no-regret (rms)")
+    assert (level_1.variant, rms.variant, mixture.variant) == ("level 1", "rms", "no-regret (rms)")
     assert mixture.protocol["no_regret"] == {"share": 1e-3}
     assert "fixed share" in mixture.protocol["statement"]
     assert not any("no_regret" in scores.protocol for scores in (level_1, rms))
     best = min(float(scores.nats.sum()) for scores in (level_1, rms))
     assert float(mixture.nats.sum()) <= best + np.log(2) + len(mixture) * 5.1e-4
-    arms = [arm["arm"] for arm in answer_json(capsys, "compare", folder, "--resamples", "0")["arms"]]
-    assert arms == ["level 1", "rms", "no-regret (rms)"]
+    labels = [variant["label"] for variant in answer_json(capsys, "compare", folder, "--resamples", "0")["variants"]]
+    assert labels == ["level 1", "rms", "no-regret (rms)"]
 
 
 def test_no_regret_reads_a_prompt_and_keeps_every_promise(tuned_run: Run, capsys: Capture) -> None:
@@ -284,7 +284,7 @@ def test_no_regret_reads_a_prompt_and_keeps_every_promise(tuned_run: Run, capsys
 
 def test_hostile_texts_are_read_three_ways(tuned_run: Run, capsys: Capture) -> None:
     told = answer_json(capsys, "hostile", tuned_run.folder, "--tokens", "90", "--memory.switch_share", "0.002")
-    assert told["kept"] and told["share"] == 0.002 and told["arm"] == "rms"
+    assert told["kept"] and told["share"] == 0.002 and told["variant"] == "rms"
     assert len(told["texts"]) == 5 and all(text["tokens"] <= 90 for text in told["texts"])
     said = answer(capsys, "hostile", tuned_run.folder, "--tokens", "90", "--memory.rule", "meta")
     assert "meta - level 1" in said and said.count("  kept\n") == 5

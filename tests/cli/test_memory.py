@@ -67,7 +67,7 @@ def test_a_memory_brings_its_options(tuned_copy: Run, book: Path, me: Path, caps
     read(capsys, tuned_copy, me, book)
     scored = answer_json(capsys, "score", folder, "--memory", me, "--articles", "1-2")
     assert readable_name(Path(scored["file"])) == "valid-1-2-meta-stream-no-regret-after-me"
-    assert scored["arms"][0]["protocol"]["segment"] == 10
+    assert scored["variants"][0]["protocol"]["segment"] == 10
     told = answer_json(capsys, "generate", folder, "--memory", me, "--prompt", " the", "--tokens", "5")
     plain = answer_json(capsys, "generate", folder, "--memory.rule", "meta", "--prompt", " the", "--tokens", "5")
     assert told["prompt"] == plain["prompt"] and told["generated"] and plain["generated"]

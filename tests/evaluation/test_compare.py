@@ -18,10 +18,10 @@ from dynlm.evaluation.score_file import Scores
 from tests.readings import reading
 
 
-def small(arm: str, nats: list[float], level: int = 1) -> Scores:
+def small(variant: str, nats: list[float], level: int = 1) -> Scores:
     """Six tokens in two articles: 4 words, 10 bytes."""
     protocol = {
-        "arm": arm,
+        "variant": variant,
         "level": level,
         "rule": {"name": "none" if level == 1 else "rms"},
         "articles": [{"index": 4, "title": "E"}, {"index": 5, "title": "F"}],
@@ -42,7 +42,7 @@ def relabelled(scores: Scores, **protocol: object) -> Scores:
 
 def test_known_figures():
     result = compare([small("level 1", [1, 2, 3, 2, 1, 3]), small("rms", [1, 2, 2, 1, 1, 2], level=2)])
-    one, two = result.arms
+    one, two = result.variants
     assert (result.tokens, result.words, result.bytes) == (6, 4, 10)
     assert (one.nats, two.nats) == (12, 9)
     assert one.nats_per_token == 2
@@ -57,7 +57,7 @@ def test_known_figures():
 
 def test_the_interval_spans_what_resampled_articles_can_give():
     result = compare([small("level 1", [2] * 6), small("rms", [1, 1, 1, 1, 2, 2], level=2)], resamples=4000)
-    gain = result.arms[1].gain
+    gain = result.variants[1].gain
     # Drawn twice, article E gives 1 and F gives 0; both happen in a quarter of the draws.
     assert gain is not None and (gain.low, gain.high) == (0, 1)
     assert gain.nats == pytest.approx(4 / 6)
@@ -65,23 +65,23 @@ def test_the_interval_spans_what_resampled_articles_can_give():
 
 def test_figures_are_sums_divided_once_and_not_means_of_articles():
     result = compare([small("level 1", [4, 4, 4, 4, 1, 1])])
-    assert result.arms[0].nats_per_token == pytest.approx(18 / 6)
+    assert result.variants[0].nats_per_token == pytest.approx(18 / 6)
 
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 5), shift=st.floats(-0.5, 0.5))
 def test_a_constant_shift_is_the_gain_and_its_own_interval(seed, shift):
-    base = reading(articles=5, arms=("level 1",), seed=seed, tokens=50)[0]
+    base = reading(articles=5, variants=("level 1",), seed=seed, tokens=50)[0]
     nats = (base.nats.astype(np.float64) - shift).astype(np.float32)
-    other = replace(base, protocol={**base.protocol, "arm": "rms", "level": 2, "rule": {"name": "rms"}}, nats=nats)
-    gain = compare([base, other], resamples=50).arms[1].gain
+    other = replace(base, protocol={**base.protocol, "variant": "rms", "level": 2, "rule": {"name": "rms"}}, nats=nats)
+    gain = compare([base, other], resamples=50).variants[1].gain
     assert gain is not None
     assert (gain.nats, gain.low, gain.high) == pytest.approx((shift, shift, shift), abs=1e-5)
 
 
 def test_the_interval_contains_the_gain_and_the_same_seed_repeats_it():
-    arms = reading(articles=12, tokens=80)
-    first, again, other = (compare(arms, seed=seed).arms[1].gain for seed in (0, 0, 1))
+    variants = reading(articles=12, tokens=80)
+    first, again, other = (compare(variants, seed=seed).variants[1].gain for seed in (0, 0, 1))
     assert first is not None and first.low is not None and first.high is not None
     assert first.low < first.nats < first.high
     assert first == again
@@ -89,9 +89,9 @@ def test_the_interval_contains_the_gain_and_the_same_seed_repeats_it():
 
 
 def test_one_article_has_no_interval():
-    arms = reading(articles=1, tokens=60)
-    result = compare(arms)
-    gain = result.arms[1].gain
+    variants = reading(articles=1, tokens=60)
+    result = compare(variants)
+    gain = result.variants[1].gain
     assert gain is not None and gain.low is None and gain.high is None
     assert "two articles" in result.to_text()
 
@@ -122,7 +122,7 @@ COLUMNS = ("article", "position", "segment", "token", "words", "nats")
 
 def test_the_baseline_is_the_plain_level_1_arm_wherever_it_stands():
     rms, plain = small("rms", [1] * 6, level=2), small("level 1", [1] * 6)
-    cached = relabelled(plain, arm="level 1 + cache", cache={"share": 0.1})
+    cached = relabelled(plain, variant="level 1 + cache", cache={"share": 0.1})
     assert baseline_of([rms, cached, plain]) == 2
     assert baseline_of([rms, rms]) == 0
     # Files of others may tell one of the two.
@@ -130,7 +130,7 @@ def test_the_baseline_is_the_plain_level_1_arm_wherever_it_stands():
     assert baseline_of([rms, relabelled(plain, level=None)]) == 1
     assert baseline_of([rms, relabelled(plain, level=None, rule="none")]) == 1
     assert compare([rms, plain]).baseline == 1
-    assert compare([rms, plain], baseline=0).arms[0].gain is None
+    assert compare([rms, plain], baseline=0).variants[0].gain is None
 
 
 def test_labels_are_told_apart():
@@ -147,21 +147,21 @@ def test_one_rule_under_two_reset_policies_is_told_apart_by_them():
 
 
 def test_the_table_fits_100_columns_and_tells_the_protocol():
-    arms = reading(articles=4, arms=("level 1", "rms", "a label that is far too long for " * 3), tokens=80)
-    arms[0] = relabelled(arms[0], statement="word " * 100)
-    text = compare(arms).to_text()
+    variants = reading(articles=4, variants=("level 1", "rms", "a label that is far too long for " * 3), tokens=80)
+    variants[0] = relabelled(variants[0], statement="word " * 100)
+    text = compare(variants).to_text()
     assert max(map(len, text.splitlines())) <= 100
     assert text.count("far too long") >= 2
     unwrapped = " ".join(text.split())
     for fact in ("valid, 4 articles (1-4)", "ends of line", "eset stream, segment 20", "nothing is rescored"):
         assert fact in unwrapped
     lines = text.splitlines()
-    assert lines[2].split()[:3] == ["level", "1", f"{compare(arms).arms[0].nats_per_token:.4f}"]
+    assert lines[2].split()[:3] == ["level", "1", f"{compare(variants).variants[0].nats_per_token:.4f}"]
 
 
 def test_markdown_is_one_table_whatever_the_labels_hold():
-    arms = reading(articles=2, arms=("level 1", "a|b <c>\nd"), tokens=60)
-    lines = compare(arms).to_markdown().splitlines()
+    variants = reading(articles=2, variants=("level 1", "a|b <c>\nd"), tokens=60)
+    lines = compare(variants).to_markdown().splitlines()
     table = [line for line in lines if line.startswith("|")]
     assert len(table) == 4
     assert r"a\|b \<c\> d" in table[3]
@@ -173,14 +173,14 @@ def test_the_dictionary_is_json_with_the_protocol():
     again = json.loads(json.dumps(result, allow_nan=False))
     assert [article["index"] for article in again["articles"]] == [30, 31, 32]
     assert again["split"] == "valid"
-    assert again["arms"][1]["protocol"]["reset"] == "stream"
-    assert again["arms"][0]["gain"] is None
+    assert again["variants"][1]["protocol"]["reset"] == "stream"
+    assert again["variants"][0]["gain"] is None
 
 
 def test_a_text_without_words_or_bytes_has_no_such_figures():
     one = small("level 1", [1] * 6)
     result = compare([replace(one, words=np.zeros(6, dtype=np.int16), surface=[b""] * 6)])
-    assert result.arms[0].perplexity_per_word is None and result.arms[0].bits_per_byte is None
+    assert result.variants[0].perplexity_per_word is None and result.variants[0].bits_per_byte is None
     assert "-" in result.to_text()
 
 
@@ -193,9 +193,9 @@ ANY = st.text(st.characters(exclude_categories=()), min_size=1, max_size=30)
 
 
 @settings(max_examples=60, deadline=None)
-@given(arm=ANY, title=ANY, statement=ANY)
-def test_no_name_steers_a_terminal_or_breaks_out_of_a_table(arm: str, title: str, statement: str) -> None:
-    named = relabelled(small("rms", [1, 2, 2, 1, 1, 2], level=2), arm=arm, statement=statement)
+@given(variant=ANY, title=ANY, statement=ANY)
+def test_no_name_steers_a_terminal_or_breaks_out_of_a_table(variant: str, title: str, statement: str) -> None:
+    named = relabelled(small("rms", [1, 2, 2, 1, 1, 2], level=2), variant=variant, statement=statement)
     result = compare([small("level 1", [1, 2, 3, 2, 1, 3]), named], resamples=10)
     for text in (result.to_text(), result.to_markdown()):
         text.encode("utf-8")

@@ -40,8 +40,8 @@ def test_a_card_has_the_runs_own_figures(tuned_copy: Run) -> None:
     card = model_card(tuned_copy.folder, trained)
     matter = yaml.safe_load(card.split("---\n", 2)[1])
     assert matter["library_name"] == "dynlm"
-    for arm in compare(scores).arms:
-        assert " | ".join(figures_of(arm)[:4]) in card
+    for variant in compare(scores).variants:
+        assert " | ".join(figures_of(variant)[:4]) in card
     for told in (f"{trained.card['parameters']:,}", f"{trained.card['valid_nats_per_token']:.4f}", trained.fingerprint):
         assert told in card
     assert re.search(r"^\| rms \| stream \| \d", card, re.MULTILINE)
@@ -59,7 +59,7 @@ def test_hostile_words_are_words(tuned_copy: Run) -> None:
     path, _ = score(tuned_copy.folder, with_memory(tuned_copy.config, rule="rms"), "valid", "1-2", True)
     scores = read_scores(path)
     titles = [{"index": 0, "title": HOSTILE}, {"index": 1, "title": "\n# heading\n---\n"}]
-    changes = {"articles": titles, "arm": HOSTILE, "run": HOSTILE, "split": HOSTILE, "statement": HOSTILE}
+    changes = {"articles": titles, "variant": HOSTILE, "run": HOSTILE, "split": HOSTILE, "statement": HOSTILE}
     write_scores(path, dataclasses.replace(scores, protocol={**scores.protocol, **changes}))
     run = dataclasses.replace(tuned_copy.config.run, name="**b** [x](y) www.evil.example")
     save_config(tuned_copy.folder, dataclasses.replace(tuned_copy.config, run=run))

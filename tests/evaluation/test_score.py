@@ -31,7 +31,7 @@ from dynlm.run.rule_store import open_reader
 from dynlm.train import cache as gates
 from tests.tiny import Run, listing, readable_name, with_memory
 
-ARMS = [("none", "stream"), ("sgd", "stream"), ("rms", "stream"), ("rms", "article"), ("meta", "article")]
+VARIANTS = [("none", "stream"), ("sgd", "stream"), ("rms", "stream"), ("rms", "article"), ("meta", "article")]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def scored(run: Run, config: Config, split: str = "valid", articles: str | None 
     return score(run.folder, config, split, articles, quiet=True, into=Into(force=True))
 
 
-@pytest.mark.parametrize("rule, reset", ARMS)
+@pytest.mark.parametrize("rule, reset", VARIANTS)
 def test_the_file_has_a_row_for_each_token(rule: str, reset: str, tuned_copy: Run, valid: TokenisedSplit) -> None:
     path, scores = scored(tuned_copy, with_memory(tuned_copy.config, rule=rule, reset=reset))
     assert path.parent == tuned_copy.folder / "scores"
@@ -97,7 +97,7 @@ def test_reading_with_a_memory_gains(tuned_copy: Run) -> None:
     assert all(means[rule] < means["none"] - 0.02 for rule in ("sgd", "rms", "meta")), means
 
 
-@pytest.mark.parametrize("rule, reset", ARMS)
+@pytest.mark.parametrize("rule, reset", VARIANTS)
 def test_scoring_twice_gives_the_same(rule: str, reset: str, tuned_copy: Run) -> None:
     config = with_memory(tuned_copy.config, rule=rule, reset=reset)
     first = scored(tuned_copy, config)[1]
@@ -145,7 +145,7 @@ def test_both_policies_read_the_first_article_alike(tuned_copy: Run) -> None:
 def test_protocol_says_what_was_done(tuned_copy: Run, trained: TrainedModel) -> None:
     _, scores = scored(tuned_copy, with_memory(tuned_copy.config, rule="rms", reset="article"), articles="2-3")
     said = scores.protocol
-    assert (said["arm"], said["level"], said["reset"], said["segment"], said["split"]) == (
+    assert (said["variant"], said["level"], said["reset"], said["segment"], said["split"]) == (
         "rms",
         3,
         "article",
@@ -161,7 +161,7 @@ def test_protocol_says_what_was_done(tuned_copy: Run, trained: TrainedModel) -> 
     assert "start afresh with each article" in said["statement"]
     assert said["rule"]["rates"].keys() == trained.params.keys()
     level_1 = scored(tuned_copy, with_memory(tuned_copy.config, rule="none"), articles="2-3")[1].protocol
-    assert (level_1["arm"], level_1["level"]) == ("level 1", 1)
+    assert (level_1["variant"], level_1["level"]) == ("level 1", 1)
     assert level_1["text"] == said["text"]
     assert scored(tuned_copy, with_memory(tuned_copy.config, rule="none"))[1].protocol["text"] != said["text"]
 

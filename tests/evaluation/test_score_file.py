@@ -51,7 +51,7 @@ def test_what_is_written_comes_back_with_unknown_protocol_keys(tmp_path, scores)
 def test_any_bytes_survive_as_surfaces(tmp_path_factory, surfaces):
     count = len(surfaces)
     zeros = np.zeros(count, dtype=np.int32)
-    protocol = {"arm": "level 1", "articles": [{"index": 0, "title": "T"}], "text": "t", "tokenizer": "k"}
+    protocol = {"variant": "level 1", "articles": [{"index": 0, "title": "T"}], "text": "t", "tokenizer": "k"}
     nats = np.linspace(0, 20, count, dtype=np.float32)
     scores = Scores(protocol, zeros, np.arange(count), zeros, zeros, zeros, nats, surfaces)
     path = tmp_path_factory.mktemp("scores") / "a.parquet"
@@ -139,7 +139,7 @@ def test_a_changed_byte_among_the_losses_is_refused(tmp_path, scores):
     [
         (lambda table: with_protocol(table, format=2), "newer"),
         (lambda table: with_protocol(table, format="x"), "newer"),
-        (lambda table: with_protocol(table, arm=None), "'arm'"),
+        (lambda table: with_protocol(table, variant=None), "'variant'"),
         (lambda table: with_protocol(table, articles=["no index"]), "articles"),
         (lambda table: table.replace_schema_metadata({b"dynlm": b"{"}), "cannot be read"),
         (lambda table: table.replace_schema_metadata({b"dynlm": b"[]"}), "cannot be read"),

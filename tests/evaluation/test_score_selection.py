@@ -22,11 +22,11 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """Two arms on one text, then two on another, newer one."""
+    """Two variants on one text, then two on another, newer one."""
     for number, (text, articles) in enumerate((("aa11", 4), ("aa22", 2))):
-        for scores in reading(articles=articles, arms=("level 1", "rms")):
+        for scores in reading(articles=articles, variants=("level 1", "rms")):
             scores.protocol.update(text=text, split="valid", date=f"2026-11-2{number}T00:00:00+0000")
-            write_scores(tmp_path / "scores" / f"{text}-{scores.arm.replace(' ', '')}.parquet", scores)
+            write_scores(tmp_path / "scores" / f"{text}-{scores.variant.replace(' ', '')}.parquet", scores)
     return tmp_path
 
 

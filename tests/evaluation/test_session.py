@@ -170,7 +170,7 @@ def test_scoring_after_a_text_is_reading_both(tuned_copy: Run, trained: TrainedM
     assert not np.array_equal(fresh.nats, after.nats)
     assert after.distance is not None and after.flush is not None
     assert after.distance[0] > 0 and after.flush[0] > 0
-    assert after.protocol["arm"] == "rms after me"
+    assert after.protocol["variant"] == "rms after me"
     assert "begun with a memory of" in after.protocol["statement"]
     assert after.protocol["memory"]["articles"] == 2
 

@@ -167,24 +167,24 @@ def test_what_a_memory_learned(run: tuple[Run, Kept], data: st.DataObject) -> No
 
 
 FIXED = "cache-rms-stream.json"
-ARMS = reading(articles=2, tokens=60)
+VARIANTS = reading(articles=2, tokens=60)
 
 
 @pytest.fixture(scope="module")
 def score_files(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Path]:
     place = tmp_path_factory.mktemp("scores")
-    for index, arm in enumerate(ARMS):
-        write_scores(place / f"{index}.parquet", arm)
+    for index, variant in enumerate(VARIANTS):
+        write_scores(place / f"{index}.parquet", variant)
     return sorted(place.iterdir())
 
 
 def shown(paths: Sequence[Path]) -> None:
     """All that is made of score files, of those that can be read."""
-    arms = [scores for path in paths if (scores := tried(lambda path=path: read_scores(path))) is not None]
-    if len(arms) == 2:
-        tried(lambda: compare(arms, resamples=5).to_text())
-        tried(lambda: heatmap_page(*arms, list(default_passages(*arms)), paths[0].with_name("page.html")))
-        tried(lambda: report_page(arms, resamples=5))
+    variants = [scores for path in paths if (scores := tried(lambda path=path: read_scores(path))) is not None]
+    if len(variants) == 2:
+        tried(lambda: compare(variants, resamples=5).to_text())
+        tried(lambda: heatmap_page(*variants, list(default_passages(*variants)), paths[0].with_name("page.html")))
+        tried(lambda: report_page(variants, resamples=5))
 
 
 @fuzz("score files", data=st.data())
@@ -204,7 +204,7 @@ def test_score_files(score_files: Sequence[Path], data: st.DataObject) -> None:
 def test_protocols_of_score_files(score_files: Sequence[Path], data: st.DataObject) -> None:
     whole = score_files[1].read_bytes()
     table = pq.read_table(score_files[1])
-    protocol = data.draw(damaged_json({**ARMS[1].protocol, "format": 1}))
+    protocol = data.draw(damaged_json({**VARIANTS[1].protocol, "format": 1}))
     columns = {name: table.column(name) for name in table.column_names}
     if data.draw(st.booleans()):
         name = data.draw(st.sampled_from(table.column_names))

@@ -29,7 +29,7 @@ def test_a_window_shorter_than_a_token_is_refused():
 
 
 def test_the_difference_is_positive_where_the_higher_level_is_better():
-    lower = reading(articles=1, arms=("level 1",), tokens=200)[0]
+    lower = reading(articles=1, variants=("level 1",), tokens=200)[0]
     better = replace(lower, nats=(lower.nats * 0.9).astype(np.float32))
     assert (series.perplexity_difference(lower, better, 20) > 0).all()
     assert (series.perplexity_difference(better, lower, 20) < 0).all()
@@ -108,7 +108,7 @@ def test_equal_stretches_keep_the_sum_and_the_largest(values, bins):
 
 
 def test_every_article_has_its_passages():
-    scores = reading(articles=4, arms=("level 1",), tokens=700, first_article=30)[0]
+    scores = reading(articles=4, variants=("level 1",), tokens=700, first_article=30)[0]
     for article in scores.articles.tolist():
         for passage in series.article_passages(scores, article):
             assert passage.article == article and 1 <= passage.length <= series.PASSAGE

@@ -51,7 +51,8 @@ def test_one_file_gives_the_position_alone(tmp_path):
 def test_labels_and_titles_are_text_and_never_tex(tmp_path):
     arms = [
         replace(
-            arm, protocol={**arm.protocol, "arm": f"_${{\\broken {index}$", "articles": [{"index": 0, "title": "$\\x"}]}
+            arm,
+            protocol={**arm.protocol, "variant": f"_${{\\broken {index}$", "articles": [{"index": 0, "title": "$\\x"}]},
         )
         for index, arm in enumerate(reading(1, ("a", "b", "c"), tokens=50))
     ]

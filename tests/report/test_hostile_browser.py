@@ -61,11 +61,11 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         surface = [EVIL[row % len(EVIL)].encode("utf-8", "surrogatepass") for row in range(len(arm))]
         articles = [{"index": place, "title": text} for place, text in enumerate(EVIL)]
         hostile = dict.fromkeys(("run", "split", "corpus", "reset", "order", "statement", "date", "commit"), everything)
-        rates = {everything: {"alpha": 0.1, "pull": 0.1}, EVIL[1]: {"alpha": 1, "pull": 0}}
+        rates = {everything: {"lr": 0.1, "decay": 0.1}, EVIL[1]: {"lr": 1, "decay": 0}}
         protocol = {
             **arm.protocol,
             **hostile,
-            "arm": f"{index} {everything}",
+            "variant": f"{index} {everything}",
             "articles": articles,
             "rule": {"name": everything, "rates": rates},
             "versions": {everything: everything},

@@ -13,8 +13,8 @@ from tests.readings import reading
 
 def test_rates_of_every_arm_stand_side_by_side():
     plain, one, other = reading(1, ("level 1", "rms", "meta"), tokens=50)
-    one.protocol["rule"] = {"name": "rms", "rates": {"a": {"alpha": 0.1, "pull": 0.2}, "b": {"alpha": 1, "pull": 0}}}
-    other.protocol["rule"] = {"name": "meta", "rates": {"b": {"alpha": 0.5, "pull": 0.25}, "odd": "no rates"}}
+    one.protocol["rule"] = {"name": "rms", "rates": {"a": {"lr": 0.1, "decay": 0.2}, "b": {"lr": 1, "decay": 0}}}
+    other.protocol["rule"] = {"name": "meta", "rates": {"b": {"lr": 0.5, "decay": 0.25}, "odd": "no rates"}}
     table = rates_table([plain, one, other])
     assert table.arms == ["rms", "meta"]
     assert table.rows == [("a", [(0.1, 0.2), None]), ("b", [(1.0, 0.0), (0.5, 0.25)])]

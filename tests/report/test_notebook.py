@@ -36,7 +36,7 @@ def arms():
 
 def test_the_table_holds_every_figure(arms):
     shown = Levels(arms)._repr_html_()
-    for arm in compare(arms).arms:
+    for arm in compare(arms).variants:
         for figure in figures_of(arm):
             assert f"<td>{html.escape(figure).replace('+', '+')}</td>" in shown
     assert str(Levels(arms)) == compare(arms).to_text()
@@ -70,7 +70,7 @@ def test_words_and_rates_are_tables_of_text(arms):
     shown = WordChanges(lower, evil)._repr_html_()
     assert "&lt;script&gt;" in shown and "<script" not in shown and shown.count("<table") == 2
     assert "no rates" in MemoryRates(arms)._repr_html_()
-    arms[1].protocol["rule"]["rates"] = {"lstm.bias": {"alpha": 0.0024, "pull": 0.001}}
+    arms[1].protocol["rule"]["rates"] = {"lstm.bias": {"lr": 0.0024, "decay": 0.001}}
     assert "<td>0.0024</td><td>0.001</td>" in MemoryRates(arms)._repr_html_()
 
 

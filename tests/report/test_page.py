@@ -67,13 +67,13 @@ def test_the_figures_are_those_of_compare_to_the_last_digit(arms, tmp_path, caps
         paths.append(str(tmp_path / f"{index}.parquet"))
         write_scores(tmp_path / f"{index}.parquet", arm)
     assert main(["compare", *paths, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)["arms"]
+    told = json.loads(capsys.readouterr().out)["variants"]
     assert main(["report", *paths, "--out", str(tmp_path / "r.html")]) == 0
     heading, *rows = Figures((tmp_path / "r.html").read_text(encoding="utf-8")).rows
     assert heading[1:] == ["nats/token", "ppl/token", "ppl/word", "bits/byte", "gain, nats/token [95 %]"]
     assert len(rows) == len(told) == 3
     for row, arm in zip(rows, told, strict=True):
-        assert row[0].replace("(baseline)", "").strip() == arm["arm"]
+        assert row[0].replace("(baseline)", "").strip() == arm["label"]
         names = ("nats_per_token", "perplexity_per_token", "perplexity_per_word", "bits_per_byte")
         assert row[1:5] == [f"{arm[name]:.{digits}f}" for name, digits in zip(names, (4, 1, 1, 4), strict=True)]
         gain = arm["gain"]
@@ -108,7 +108,7 @@ def test_the_same_scores_give_the_same_page(arms):
 
 def test_what_the_memory_did_and_few_shot_results_are_on_it(arms):
     assert "hold no rates" in report_page(arms)
-    rates = {"name": "rms", "rates": {"lstm.0.weight": {"alpha": 0.0024, "pull": 0.00125}}}
+    rates = {"name": "rms", "rates": {"lstm.0.weight": {"lr": 0.0024, "decay": 0.00125}}}
     flush = np.zeros(len(arms[1]), dtype=np.float32)
     flush[arms[1].segment == 3] = 1
     learned = replace(arms[1], protocol={**arms[1].protocol, "rule": rates}, flush=flush, distance=flush + 0.5)

@@ -291,7 +291,7 @@ def test_hostile_tokens_titles_and_arms_are_shown_as_text(open_page, tmp_path):
     paths = []
     for index, arm in enumerate(arms):
         changed = {
-            "arm": f"{arm.arm} {evil}",
+            "variant": f"{arm.variant} {evil}",
             "corpus": evil,
             "articles": [{"index": 0, "title": evil}],
             "statement": evil,

@@ -12,7 +12,7 @@ from dynlm.report.shown_tokens import JOINED, shown_tokens
 from dynlm.report.token_cells import cells_of
 from tests.readings import reading
 
-BASE = reading(articles=1, arms=("level 1",), tokens=60)[0]
+BASE = reading(articles=1, variants=("level 1",), tokens=60)[0]
 SURFACES = st.one_of(
     st.binary(max_size=3), st.sampled_from([b" a", b"\n", b"\xe6", b"\xbc", b"\xa2", b"\xbc\xa2", b"", "漢".encode()])
 )

@@ -18,7 +18,7 @@ def scores_of(text: list[list[str]], nats: list[float]) -> Scores:
     words = [word for article in text for word in article]
     count = len(words)
     return Scores(
-        protocol={"arm": "a", "articles": [], "text": "t", "tokenizer": "k"},
+        protocol={"variant": "a", "articles": [], "text": "t", "tokenizer": "k"},
         article=np.repeat(np.arange(len(text), dtype=np.int32), [len(article) for article in text]),
         position=np.concatenate([np.arange(len(article), dtype=np.int32) for article in text]),
         segment=np.zeros(count, dtype=np.int32),
@@ -90,4 +90,4 @@ def test_a_class_of_all_tokens_has_the_interval_of_compare():
     lower, higher = reading(articles=6, tokens=80)
     one = [replace(each, position=np.minimum(each.position, 99)) for each in (lower, higher)]
     (position,) = [each for each in class_gains(*one, resamples=300, seed=3) if each.division == "position"]
-    assert position.gain == compare([lower, higher], 0, 300, 3).arms[1].gain
+    assert position.gain == compare([lower, higher], 0, 300, 3).variants[1].gain

@@ -17,7 +17,7 @@ def scores_of(tokens: list[tuple[bytes, int, int]], nats: list[float] | None = N
     count = len(tokens)
     article = np.array([article for _, _, article in tokens], dtype=np.int32)
     return Scores(
-        protocol={"arm": "a", "articles": [], "text": "t", "tokenizer": "k"},
+        protocol={"variant": "a", "articles": [], "text": "t", "tokenizer": "k"},
         article=article,
         position=np.arange(count, dtype=np.int32),
         segment=np.zeros(count, dtype=np.int32),

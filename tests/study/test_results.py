@@ -23,7 +23,7 @@ from dynlm.study.pages import verdict, write_pages
 from dynlm.study.results import SHOWN, Done, Results, results_of, shown
 from dynlm.study.steps import Budget, Prepared
 from dynlm.study.tables import as_csv, as_dict, budget_table, figures_table
-from dynlm.study.variants import arms_of, readings_of
+from dynlm.study.variants import readings_of, variants_of
 from tests.readings import reading
 
 RULES = {"level 1": "none", "rms": "rms", "meta": "meta"}
@@ -40,22 +40,27 @@ BELOW = {
 CARD = {"fingerprint": "base", "parameters": 2_000_000}
 
 
-def options(arms: dict[str, str] = RULES, **study: Any) -> StudyOptions:
-    named = [{"name": name, "memory": {"rule": rule}} for name, rule in arms.items()]
+def options(variants: dict[str, str] = RULES, **study: Any) -> StudyOptions:
+    named = [{"name": name, "memory": {"rule": rule}} for name, rule in variants.items()]
     return StudyOptions(study=StudyConfig(arms=named, **{"resamples": 60, "articles": "1-5", **study}))
 
 
 def done(asked: StudyOptions, below: dict[str, float], folder: Path) -> list[Done]:
     """Made-up readings whose loss is level 1's less ``below``."""
-    (base,) = reading(articles=5, arms=("level 1",), tokens=200)
+    (base,) = reading(articles=5, variants=("level 1",), tokens=200)
     made = []
-    for each in (one for arm in arms_of(asked) for one in readings_of(arm, asked.study)):
+    for each in (one for variant in variants_of(asked) for one in readings_of(variant, asked.study)):
         nats = (base.nats - below[each.label]).astype(np.float32)
-        protocol = {**base.protocol, "arm": each.arm.name, "reset": each.reset, "level": 1 + (each.reset is not None)}
+        protocol = {
+            **base.protocol,
+            "variant": each.variant.name,
+            "reset": each.reset,
+            "level": 1 + (each.reset is not None),
+        }
         path = folder / "scores" / f"{each.stem}.parquet"
         write_scores(path, replace(base, nats=nats, protocol=protocol))
         found = [Prepared("the rates of rms", {}, Budget(7, 400))] if each.reset else []
-        if each.arm.name == "meta":
+        if each.variant.name == "meta":
             found.append(Prepared("g", {}, Budget(learned_on=900)))
         made.append(Done(each, read_scores(path), found))
     return made
@@ -87,7 +92,7 @@ def test_an_interval_is_that_of_compare(results: Results):
     rows = {row.done.reading.label: row for row in results.rows}
     row = rows["meta, article"]
     pair = compare([row.over[1].baseline.scores, row.done.scores], 0, 60, 0)
-    assert row.over[1].gain == pair.arms[1].gain
+    assert row.over[1].gain == pair.variants[1].gain
 
 
 def test_the_verdict_names_the_best_and_what_its_intervals_say(results: Results):
@@ -102,14 +107,14 @@ def test_pictures_show_each_arm_once_and_not_too_many(tmp_path: Path, results: R
         "rms, article",
         "meta, stream, in order",
     ]
-    many = options({"level 1": "none", **{f"arm {k}": "rms" for k in range(8)}}, baselines=["level 1"], pairs=[])
+    many = options({"level 1": "none", **{f"variant {k}": "rms" for k in range(8)}}, baselines=["level 1"], pairs=[])
     below = {"level 1": 0.0}
     for k in range(8):
-        below |= {f"arm {k}, {policy}": 0.1 * k for policy in ("stream, in order", "stream, shuffled", "article")}
+        below |= {f"variant {k}, {policy}": 0.1 * k for policy in ("stream, in order", "stream, shuffled", "article")}
     found = shown(results_of(done(many, below, tmp_path / "many"), many.study), many.study)
-    assert [each.reading.arm.name for each in found] == ["level 1", *(f"arm {k}" for k in range(3, 8))]
+    assert [each.reading.variant.name for each in found] == ["level 1", *(f"variant {k}" for k in range(3, 8))]
     assert len(found) == SHOWN
-    assert [e.reading.arm.name for e in shown(results, replace(options().study, drawn=["rms"]))] == ["rms"]
+    assert [e.reading.variant.name for e in shown(results, replace(options().study, drawn=["rms"]))] == ["rms"]
 
 
 def test_tables_hold_the_same_figures(results: Results):
@@ -179,7 +184,7 @@ def test_an_arms_name_is_neither_markup_nor_a_formula(name: str, tmp_path: Path)
     }
     results = results_of(done(asked, below, tmp_path), asked.study)
     for record in csv.DictReader(io.StringIO(as_csv(results))):
-        assert not record["arm"].startswith(("=", "+", "-", "@"))
+        assert not record["variant"].startswith(("=", "+", "-", "@"))
     for table in (figures_table(results), budget_table(results)):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
         assert not re.search(r"(?<!\\)(<script|\]\(|\*x)", table)
@@ -207,7 +212,7 @@ def test_pages_of_hostile_names_are_text_and_no_markup(tmp_path: Path):
             assert not re.search(r"^# x", page, re.MULTILINE), name
     readme = (place / "README.md").read_text(encoding="utf-8")
     assert readme.splitlines()[0] == "# Study `` a`run|/st`udy ``"
-    assert json.loads((place / "table.json").read_text(encoding="utf-8"))["readings"][1]["arm"] == HOSTILE
+    assert json.loads((place / "table.json").read_text(encoding="utf-8"))["readings"][1]["variant"] == HOSTILE
 
 
 def test_figures_are_there_where_pictures_cannot_be_drawn(

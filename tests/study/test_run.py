@@ -19,7 +19,7 @@ from dynlm.study.options import StudyOptions
 from tests.tiny import Run, listing, write_corpus
 
 Capture = pytest.CaptureFixture[str]
-ARMS = [
+VARIANTS = [
     {"name": "level 1", "memory": {"rule": "none"}},
     {"name": "rms", "memory": {"rule": "rms"}},
     {"name": "g", "memory": {"rule": "meta", "g": "meta"}},
@@ -32,7 +32,7 @@ def study_file(folder: Path, made: Run, **study: Any) -> Path:
     """A study's config beside the run's own, on which it stands."""
     (folder / "base.yaml").write_text(yaml.safe_dump(dataclasses.asdict(made.config)))
     runs = {"folder": str(made.folder.parent), "name": made.folder.name, "cpu": True}
-    asked = {"arms": ARMS, "articles": "4-6", "resamples": 50, "pairs": ["level 1:g"], **study}
+    asked = {"arms": VARIANTS, "articles": "4-6", "resamples": 50, "pairs": ["level 1:g"], **study}
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump({"base": "base.yaml", "run": runs, "study": asked}))
     return path
@@ -88,7 +88,7 @@ def test_a_study_is_stopped_goes_on_and_does_nothing_twice(
     names |= {f"{picture}.{kind}" for picture in ("difference", "position") for kind in ("png", "svg")}
     assert {path.name for path in place.iterdir()} == {*names, "scores"}
     content = json.loads((place / "table.json").read_text())
-    assert [each["arm"] for each in content["readings"]] == ["level 1", *["rms"] * 3, *["g"] * 3]
+    assert [each["variant"] for each in content["readings"]] == ["level 1", *["rms"] * 3, *["g"] * 3]
     by_file = {Path(each["file"]).stem: each for each in content["readings"]}
     assert by_file["g-article"]["found"][1]["settings"] > 1
     in_order, shuffled = (read_scores(place / "scores" / f"rms-stream-{o}.parquet") for o in ("in-order", "shuffled"))
@@ -104,7 +104,7 @@ def test_a_study_is_stopped_goes_on_and_does_nothing_twice(
     assert again["readings"] == content["readings"]
     assert changed(place / "scores") == scores
 
-    # Another setting of an arm is another reading, and only of that arm.
+    # Another setting of a variant is another reading, and only of that variant.
     said_by(capsys, 0, "--config", config, "--study.seed", "1", "--study.resamples", "20")
     moved = {path.stem for path, at in changed(place / "scores").items() if scores[path] != at}
     assert moved == {"rms-stream-shuffled", "g-stream-shuffled"}
@@ -158,7 +158,7 @@ REFUSED: list[tuple[list[str], str]] = [
     (["--study.arms", "[]"], "study.arms is empty"),
     (
         ["--study.arms", "[{name: level 1}, {name: rms, memory: {speed: 3}}]"],
-        "arm 'rms': there is no option memory.speed",
+        "variant 'rms': there is no option memory.speed",
     ),
     (["--study.baselines", "[sgd]"], "study.baselines names 'sgd'"),
     (["--study.split", "dev"], "no split 'dev'"),

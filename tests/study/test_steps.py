@@ -12,7 +12,7 @@ import pytest
 from dynlm.errors import UserError
 from dynlm.study.options import StudyConfig, StudyOptions
 from dynlm.study.steps import Budget, Prepared, Step, check_slots, prepare, steps_of
-from dynlm.study.variants import arms_of
+from dynlm.study.variants import variants_of
 
 TRAINED: Any = SimpleNamespace(fingerprint="model")
 
@@ -78,15 +78,18 @@ def test_without_finding_slots_are_taken_as_they_are(tmp_path: Path):
     assert not list(tmp_path.iterdir())
 
 
-def slots_of(tmp_path: Path, arms: list[dict[str, Any]]) -> dict[str, list[Step]]:
-    asked = StudyOptions(study=StudyConfig(arms=arms, baselines=[], pairs=[]))
-    return {arm.name: steps_of(tmp_path, asked.run_options(), arm, "stream", TRAINED) for arm in arms_of(asked)}
+def slots_of(tmp_path: Path, variants: list[dict[str, Any]]) -> dict[str, list[Step]]:
+    asked = StudyOptions(study=StudyConfig(arms=variants, baselines=[], pairs=[]))
+    return {
+        variant.name: steps_of(tmp_path, asked.run_options(), variant, "stream", TRAINED)
+        for variant in variants_of(asked)
+    }
 
 
 def test_each_rule_names_what_it_needs_in_order(tmp_path: Path):
-    arms = [{"name": rule, "memory": {"rule": rule}} for rule in ("none", "sgd", "rms", "meta")]
-    arms.append({"name": "given", "memory": {"rule": "sgd", "rate": 0.1}})
-    steps = slots_of(tmp_path, arms)
+    variants = [{"name": rule, "memory": {"rule": rule}} for rule in ("none", "sgd", "rms", "meta")]
+    variants.append({"name": "given", "memory": {"rule": "sgd", "rate": 0.1}})
+    steps = slots_of(tmp_path, variants)
     statistics, rms = "gradient statistics R", "the rates of rms under stream"
     assert {name: [step.slot for step in each] for name, each in steps.items()} == {
         "none": [],
@@ -100,16 +103,16 @@ def test_each_rule_names_what_it_needs_in_order(tmp_path: Path):
 
 
 def test_arms_that_differ_in_more_than_their_weights_share_what_moves_them(tmp_path: Path):
-    arms = [
+    variants = [
         {"name": "a", "memory": {"rule": "meta"}},
         {"name": "b", "memory": {"rule": "meta", "g": "a", "track": True}},
     ]
-    steps = slots_of(tmp_path, arms)
+    steps = slots_of(tmp_path, variants)
     check_slots(steps)
     assert steps["a"][-1].slot == steps["b"][-1].slot == "g (a) under stream"
 
 
 def test_two_arms_may_not_fill_one_slot_with_different_things(tmp_path: Path):
-    arms = [{"name": "a", "memory": {"rule": "rms"}}, {"name": "b", "memory": {"rule": "rms", "segment": 5}}]
-    with pytest.raises(UserError, match="arms 'a' and 'b' need the rates of rms under stream"):
-        check_slots(slots_of(tmp_path, arms))
+    variants = [{"name": "a", "memory": {"rule": "rms"}}, {"name": "b", "memory": {"rule": "rms", "segment": 5}}]
+    with pytest.raises(UserError, match="variants 'a' and 'b' need the rates of rms under stream"):
+        check_slots(slots_of(tmp_path, variants))

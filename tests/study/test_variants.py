@@ -1,4 +1,4 @@
-"""Arms are overrides of options: what they may change, what is said of what they may not, and how each is read."""
+"""Variants are overrides of options: what they may change, what is said of what they may not, and how each is read."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ import pytest
 from dynlm.config import Config, MemoryConfig
 from dynlm.errors import UserError
 from dynlm.study.options import StudyConfig, StudyOptions
-from dynlm.study.variants import arms_of, plain, readings_of
+from dynlm.study.variants import plain, readings_of, variants_of
 
 
-def options(arms: list[dict[str, Any]], **study: Any) -> StudyOptions:
-    names = [arm.get("name") for arm in arms]
+def options(variants: list[dict[str, Any]], **study: Any) -> StudyOptions:
+    names = [variant.get("name") for variant in variants]
     return StudyOptions(
-        memory=MemoryConfig(segment=15), study=StudyConfig(arms=arms, **{"baselines": names[:1], "pairs": [], **study})
+        memory=MemoryConfig(segment=15),
+        study=StudyConfig(arms=variants, **{"baselines": names[:1], "pairs": [], **study}),
     )
 
 
 def test_an_arm_changes_what_it_names_and_nothing_else():
     asked = options([{"name": "a", "memory": {"rule": "sgd", "rate": 1}, "metatrain": {"tokens": 5}}, {"name": "b"}])
-    first, second = arms_of(asked)
+    first, second = variants_of(asked)
     assert (first.config.memory.rule, first.config.memory.rate, first.config.memory.segment) == ("sgd", 1, 15)
     assert first.config.metatrain.tokens == 5
     assert second.config == asked.run_options()
@@ -36,22 +37,22 @@ def test_an_arm_learns_a_g_of_its_own_unless_it_names_one():
             {"name": "Level 3, quick", "memory": {"rule": "meta", "g": "level-3"}},
         ]
     )
-    assert [arm.config.memory.g for arm in arms_of(asked)] == ["level-3", "level-3"]
+    assert [variant.config.memory.g for variant in variants_of(asked)] == ["level-3", "level-3"]
 
 
 REFUSED: list[tuple[list[dict[str, Any]], dict[str, Any], str]] = [
-    ([{"name": "a", "memory": {"speed": 1}}], {}, "arm 'a': there is no option memory.speed"),
-    ([{"name": "a", "memry": {"rate": 1}}], {}, "arm 'a': 'memry' is no section"),
-    ([{"name": "a", "pretrain": {"epochs": 1}}], {}, "arm 'a': 'pretrain' is shared by all arms"),
-    ([{"name": "a", "memory": {"rate": "fast"}}], {}, "arm 'a': memory.rate is 'fast'"),
-    ([{"name": "a", "memory": {"track": 1}}], {}, "arm 'a': memory.track is 1"),
-    ([{"name": "a", "memory": {"segment": True}}], {}, "arm 'a': memory.segment is True"),
-    ([{"name": "a", "memory": {"dynamic": [1]}}], {}, "arm 'a': memory.dynamic is [1]"),
-    ([{"name": "a", "memory": "rms"}], {}, "arm 'a': memory is 'rms'"),
-    ([{"name": "a", "memory": {"segment": 0}}], {}, "arm 'a': memory.segment is 0"),
-    ([{"memory": {"rule": "rms"}}], {"baselines": []}, "an arm without a name"),
+    ([{"name": "a", "memory": {"speed": 1}}], {}, "variant 'a': there is no option memory.speed"),
+    ([{"name": "a", "memry": {"rate": 1}}], {}, "variant 'a': 'memry' is no section"),
+    ([{"name": "a", "pretrain": {"epochs": 1}}], {}, "variant 'a': 'pretrain' is shared by all variants"),
+    ([{"name": "a", "memory": {"rate": "fast"}}], {}, "variant 'a': memory.rate is 'fast'"),
+    ([{"name": "a", "memory": {"track": 1}}], {}, "variant 'a': memory.track is 1"),
+    ([{"name": "a", "memory": {"segment": True}}], {}, "variant 'a': memory.segment is True"),
+    ([{"name": "a", "memory": {"dynamic": [1]}}], {}, "variant 'a': memory.dynamic is [1]"),
+    ([{"name": "a", "memory": "rms"}], {}, "variant 'a': memory is 'rms'"),
+    ([{"name": "a", "memory": {"segment": 0}}], {}, "variant 'a': memory.segment is 0"),
+    ([{"memory": {"rule": "rms"}}], {"baselines": []}, "a variant without a name"),
     ([{"name": "a"}, {"name": "A"}], {}, "'a' and 'A', whose files"),
-    ([{"name": "+"}], {}, "an arm called '+'"),
+    ([{"name": "+"}], {}, "a variant called '+'"),
     ([{"name": "a"}], {"baselines": ["rms"]}, "study.baselines names 'rms'"),
     ([{"name": "a"}], {"drawn": ["b"]}, "study.drawn names 'b'"),
     ([{"name": "a"}], {"pairs": ["a:b"]}, "study.pairs names 'b'"),
@@ -63,10 +64,10 @@ REFUSED: list[tuple[list[dict[str, Any]], dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize("arms, study, said", REFUSED, ids=[said for *_, said in REFUSED])
-def test_arms_that_cannot_be_are_refused(arms: list[dict[str, Any]], study: dict[str, Any], said: str):
+@pytest.mark.parametrize("variants, study, said", REFUSED, ids=[said for *_, said in REFUSED])
+def test_arms_that_cannot_be_are_refused(variants: list[dict[str, Any]], study: dict[str, Any], said: str):
     with pytest.raises(UserError) as error:
-        arms_of(options(arms, **study))
+        variants_of(options(variants, **study))
     assert said in str(error.value)
 
 
@@ -84,7 +85,7 @@ def test_baselines_and_pairs_that_are_not_named_are_those_that_are_there(
 ):
     asked = StudyOptions(study=StudyConfig(arms=[{"name": name} for name in names]))
     assert (asked.study.baselines, asked.study.pairs) == (baselines, pairs)
-    assert [arm.name for arm in arms_of(asked)] == names
+    assert [variant.name for variant in variants_of(asked)] == names
 
 
 def test_what_does_not_matter_is_read_once():
@@ -95,7 +96,7 @@ def test_what_does_not_matter_is_read_once():
             {"name": "sgd + own", "memory": {"rule": "sgd", "reset": "article"}},
         ]
     )
-    readings = [reading for arm in arms_of(asked) for reading in readings_of(arm, asked.study)]
+    readings = [reading for variant in variants_of(asked) for reading in readings_of(variant, asked.study)]
     assert [(each.stem, each.config.memory.reset) for each in readings] == [
         ("level-1", "stream"),
         ("rms-stream-in-order", "stream"),

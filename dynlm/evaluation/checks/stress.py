@@ -25,7 +25,7 @@ from dynlm.data.stream import read_in_order
 from dynlm.data.token_store import TokenisedSplit, excerpt, split_of_text, tokenise
 from dynlm.data.tokenizers.tokenizer import Tokenizer
 from dynlm.errors import UserError
-from dynlm.evaluation.score import arm_name
+from dynlm.evaluation.score import variant_name
 from dynlm.run.folder import load_model
 from dynlm.run.rule_store import open_reader
 from dynlm.runtime.distributed import Processes
@@ -56,7 +56,7 @@ class Cost(NamedTuple):
 class Hostilities:
     """Every text's costs, and the rule and share that they are of."""
 
-    arm: str
+    variant: str
     reset: str
     segment: int
     share: float
@@ -69,7 +69,7 @@ class Hostilities:
 
     def to_dict(self) -> dict[str, Any]:
         """Fit for JSON, in which a loss that is no number is null."""
-        about = {name: getattr(self, name) for name in ("arm", "reset", "segment", "share", "kept")}
+        about = {name: getattr(self, name) for name in ("variant", "reset", "segment", "share", "kept")}
         texts = [
             {
                 **{name: value if _is_number(value) else None for name, value in cost._asdict().items()},
@@ -81,14 +81,14 @@ class Hostilities:
 
     def to_text(self) -> str:
         """A table of nats per token, one line a text."""
-        arm = self.arm
+        variant = self.variant
         columns: tuple[str, ...] = (
             "text",
             "tokens",
             "level 1",
-            arm,
+            variant,
             "no-regret",
-            f"{arm} - level 1",
+            f"{variant} - level 1",
             "no-regret - level 1",
             "",
         )
@@ -111,8 +111,8 @@ class Hostilities:
                 "",
                 f"Nats per token, each text read once as one article; memory.reset {self.reset}, segments of "
                 f"{self.segment} tokens.",
-                f"No-regret: level 1 and {arm} mixed by fixed share, share {self.share:g}; kept: at most {ALLOWED:g} "
-                "worse than level 1.",
+                f"No-regret: level 1 and {variant} mixed by fixed share, share {self.share:g}; kept: at most "
+                f"{ALLOWED:g} worse than level 1.",
             ]
         )
 
@@ -134,8 +134,8 @@ def hostile(folder: Path, config: Config, split: str, tokens: int | None = None,
     costs = []
     for name, text in hostile_texts(source, trained.tokenizer, memory.segment, config.run.seed):
         costs.append(cost_of(reader, name, text if tokens is None else excerpt(text, 1, tokens), memory.segment, quiet))
-    arm = arm_name(dataclasses.replace(reader, hedge=None))
-    return Hostilities(arm, memory.reset, memory.segment, memory.switch_share, costs)
+    variant = variant_name(dataclasses.replace(reader, hedge=None))
+    return Hostilities(variant, memory.reset, memory.segment, memory.switch_share, costs)
 
 
 def cost_of(reader: Reader, name: str, text: TokenisedSplit, segment: int, quiet: bool = True) -> Cost:

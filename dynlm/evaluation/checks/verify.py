@@ -26,7 +26,7 @@ from dynlm.data.articles import iter_articles
 from dynlm.data.stream import Stream, read_side_by_side
 from dynlm.data.token_store import TokenisedSplit, tokenise
 from dynlm.errors import UserError
-from dynlm.evaluation.score import in_order, text_fingerprint
+from dynlm.evaluation.score import in_order, rates_of, text_fingerprint
 from dynlm.evaluation.score_file import Scores, read_scores
 from dynlm.run.folder import TrainedModel, load_config, load_model
 from dynlm.run.provenance import differences, made_with, rounds_alike
@@ -49,7 +49,7 @@ class Verified:
     """
 
     path: Path
-    arm: str
+    variant: str
     tokens: int
     tolerance: float
     compared: int = 0
@@ -74,7 +74,9 @@ class Verified:
         if self.differing:
             told += f", by at most {self.largest:.3g} nats"
             told += f" (tolerance {self.tolerance:g})" if self.tolerance else ""
-        head = f"{'holds ' if self.holds else 'BROKEN'}  {printable(self.arm)} ({printable(str(self.path))}): {told}"
+        head = (
+            f"{'holds ' if self.holds else 'BROKEN'}  {printable(self.variant)} ({printable(str(self.path))}): {told}"
+        )
         rows = [f"        {printable(line)}" for line in self.broken]
         return "\n".join([head, *rows, *(f"        otherwise here: {printable(line)}" for line in self.changed)])
 
@@ -102,7 +104,7 @@ def verify(
     config, order = _config(folder, scores, corpus_path), _order(scores)
     trained = load_model(folder, Processes.start(config.run.cpu).device)
     now = made_with(trained.params["embedding"].device)
-    outcome = Verified(path, scores.arm, len(scores), tolerance, changed=differences(scores.protocol, now))
+    outcome = Verified(path, scores.variant, len(scores), tolerance, changed=differences(scores.protocol, now))
     if broken := _other_model(scores.protocol, trained):
         return _with(outcome, broken=[broken])
     text = tokenise(iter_articles(config.corpus, scores.protocol["split"]), trained.tokenizer, config.corpus.num_proc)
@@ -228,7 +230,7 @@ def _other_reader(protocol: dict[str, Any], reader: Reader) -> str | None:
     if protocol["reader"] == constants_of(reader):
         return None
     then = protocol.get("rule", {})
-    rates = {name: rates._asdict() for name, rates in reader.rule.rates.items()}
+    rates = rates_of(reader.rule)
     before = then.get("rates", {}) if isinstance(then, dict) else {}
     if json.dumps(before, sort_keys=True) != json.dumps(rates, sort_keys=True):
         return "the rates of the memory are not those of then: it was tuned or learned anew"
