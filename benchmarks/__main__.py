@@ -23,7 +23,7 @@ from benchmarks.kinds import timed, timed_in_processes
 from benchmarks.machine import Machine, measure_machine
 from dynlm.cli.app import load_config
 from dynlm.models.lstm.model import LSTMLanguageModel
-from dynlm.runtime.files import read_json, write_json
+from dynlm.runtime.parsing import read_json, write_json
 
 LANES, LEVEL_1_LANES = 16, 32
 

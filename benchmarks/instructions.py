@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 from dynlm.errors import UserError
-from dynlm.runtime.files import read_json, write_json
+from dynlm.runtime.parsing import read_json, write_json
 
 FEW, MORE = 3, 13
 

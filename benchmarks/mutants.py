@@ -29,7 +29,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dynlm.errors import UserError
-from dynlm.runtime.files import fingerprint
+from dynlm.runtime.hashing import fingerprint
 
 ROOT = Path(__file__).resolve().parents[1]
 _COPIED = ("dynlm", "tests", "benchmarks", "scripts", "configs", "data", "docs", "README.md", "Makefile")

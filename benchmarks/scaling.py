@@ -16,7 +16,7 @@ from benchmarks.bound import Cost, learning_cost, level_1_cost, training_cost, w
 from benchmarks.machine import Machine
 from dynlm.cli.app import load_config
 from dynlm.models.lstm.model import LSTMLanguageModel
-from dynlm.runtime.files import read_json
+from dynlm.runtime.parsing import read_json
 
 GPU = Machine(threads=0, product_rate=312e12, copy_rate=2.0e12)
 """NVIDIA A100 80 GB SXM, by its data sheet: dense bf16 products with float32 sums; HBM2e."""

@@ -208,7 +208,7 @@ def test_a_full_disk_behind_standard_output_is_said(arguments: list[str]) -> Non
 
 
 def test_without_a_home_folder_the_cache_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dynlm.runtime.files import cache_folder
+    from dynlm.runtime.paths import cache_folder
 
     def nowhere() -> Path:
         raise RuntimeError("Could not determine home directory.")

@@ -38,7 +38,7 @@ from dynlm.fewshot.tasks.images import class_folders, read_image
 from dynlm.fewshot.tasks.omniglot import PARTS, open_omniglot
 from dynlm.report.fewshot_results import FILE, read_fewshot
 from dynlm.run.folder import load_config, load_model, load_tensors
-from dynlm.runtime.files import read_json, read_yaml
+from dynlm.runtime.parsing import read_json, read_yaml
 from tests.readings import reading
 from tests.tiny import Run
 

@@ -33,7 +33,8 @@ from dynlm.adapt.state import Memory
 from dynlm.adapt.state_tensors import as_tensors, flaw, flaw_of_shapes, from_tensors
 from dynlm.config import MemoryConfig, section_of
 from dynlm.errors import UserError
-from dynlm.runtime.files import Fingerprint, exclusive, fingerprint
+from dynlm.runtime.files import exclusive
+from dynlm.runtime.hashing import Hasher, fingerprint
 from dynlm.runtime.tensors import Shapes, load_json_of_tensors, load_tensors, params_fingerprint, save_tensors
 
 FORMAT = 1
@@ -203,12 +204,12 @@ def changing(path: Path) -> Iterator[Path]:
 
 def constants_of(reader: Reader) -> str:
     """A fingerprint of what a reader reads by beside its model: the rule's, the cache's, the mixture's constants."""
-    mark = Fingerprint()
+    mark = Hasher()
     _add(mark, (reader.rule, reader.cache, reader.hedge))
     return mark.hexdigest()
 
 
-def _add(mark: Fingerprint, value: Any) -> None:
+def _add(mark: Hasher, value: Any) -> None:
     if isinstance(value, Tensor):
         mark.add(f"{value.dtype} {tuple(value.shape)}")
         mark.add(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

@@ -203,7 +203,7 @@ def _with_bases(argv: list[str], kind: type) -> list[str]:
     """
     import dataclasses
 
-    from dynlm.runtime.files import read_yaml
+    from dynlm.runtime.parsing import read_yaml
 
     takes_base = "base" in {item.name for item in dataclasses.fields(kind)}
     bases = [word for path in _files(argv, "base") if takes_base for word in ("--config", path)]

@@ -13,7 +13,8 @@ from typing import overload
 import numpy as np
 
 from dynlm.errors import UserError
-from dynlm.runtime.files import Fingerprint, cannot_write
+from dynlm.runtime.files import cannot_write
+from dynlm.runtime.hashing import Hasher
 
 _HEADER = 128
 _AT_ONCE = 1 << 20
@@ -104,7 +105,7 @@ def check_starts(starts: np.ndarray, end: int, where: Path) -> None:
         raise UserError("a cached array is damaged (its places do not fit)", where, "remove the folder")
 
 
-def add_array(mark: Fingerprint, path: Path) -> None:
+def add_array(mark: Hasher, path: Path) -> None:
     """Add the content of an ``ArrayFile``, a piece at a time, as its bytes in memory would be."""
     with path.open("rb") as file:
         file.seek(_HEADER)

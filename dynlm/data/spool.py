@@ -14,7 +14,9 @@ from typing import Any
 
 from dynlm.data.array_files import Strings, StringsFile
 from dynlm.data.article import Article
-from dynlm.runtime.files import Fingerprint, cache_folder, staging_dir
+from dynlm.runtime.files import staging_dir
+from dynlm.runtime.hashing import Hasher
+from dynlm.runtime.paths import cache_folder
 
 TEXT, TITLES, WHERES = "text", "titles", "wheres"
 
@@ -45,14 +47,14 @@ class Gathered:
 
 def content_of(articles: Iterable[Article]) -> dict[str, Any]:
     """Number and fingerprint of ``articles``, as ``gathered`` would find them, without keeping them."""
-    mark, count = Fingerprint(), 0
+    mark, count = Hasher(), 0
     for article in articles:
         _add(mark, article)
         count += 1
     return {"articles": count, "fingerprint": mark.hexdigest()}
 
 
-def _add(mark: Fingerprint, article: Article) -> None:
+def _add(mark: Hasher, article: Article) -> None:
     mark.add(article.title.encode("utf-8", "surrogatepass"))
     mark.add(article.text.encode())
 
@@ -64,7 +66,7 @@ def gathered(articles: Iterable[Article]) -> Iterator[Gathered]:
     Raises what ``articles`` raises, and UserError where the cache cannot be written.
     """
     with staging_dir(cache_folder() / "tokens") as folder:
-        mark, count = Fingerprint(), 0
+        mark, count = Hasher(), 0
         with (
             StringsFile(folder, TEXT) as texts,
             StringsFile(folder, TITLES) as titles,

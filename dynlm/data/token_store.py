@@ -22,16 +22,10 @@ from dynlm.data.spool import TEXT, TITLES, Gathered, gathered
 from dynlm.data.tokenizers.tokenizer import Tokenizer
 from dynlm.data.words import words_starting
 from dynlm.errors import UserError
-from dynlm.runtime.files import (
-    Fingerprint,
-    cache_folder,
-    commit_dir,
-    fingerprint,
-    link_or_copy,
-    read_json,
-    staging_dir,
-    write_json,
-)
+from dynlm.runtime.files import commit_dir, link_or_copy, staging_dir
+from dynlm.runtime.hashing import Hasher, fingerprint
+from dynlm.runtime.parsing import read_json, write_json
+from dynlm.runtime.paths import cache_folder
 from dynlm.runtime.text import printable
 
 _FEWEST_TOKENS = 2
@@ -134,7 +128,7 @@ def _encode(texts: Gathered, tokenizer: Tokenizer, num_proc: int, folder: Path) 
             "give longer articles, or join them",
         )
     _keep_strings(texts, set(too_short), folder)
-    mark = Fingerprint()
+    mark = Hasher()
     for name in ("ids", "starts", TEXT):
         add_array(mark, folder / f"{name}.npy")
     card = {"articles": article - len(too_short), "tokens": tokens, "fingerprint": mark.hexdigest()}

@@ -18,7 +18,7 @@ from dynlm.errors import UserError
 from dynlm.evaluation.compare import compare
 from dynlm.evaluation.score_file import Scores, read_scores, scores_of_run
 from dynlm.run.folder import TrainedModel, load_config, memory_path
-from dynlm.runtime.files import read_json
+from dynlm.runtime.parsing import read_json
 from dynlm.runtime.perplexity import shown
 from dynlm.runtime.text import markdown, markdown_code
 

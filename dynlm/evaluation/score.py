@@ -38,7 +38,8 @@ from dynlm.run.provenance import made_with
 from dynlm.run.rule_store import open_reader
 from dynlm.run.tuned_on import tuned_on
 from dynlm.runtime.distributed import Processes
-from dynlm.runtime.files import exclusive, fingerprint, staging_dir
+from dynlm.runtime.files import exclusive, staging_dir
+from dynlm.runtime.hashing import fingerprint
 
 _RESETS = {
     "stream": "dynamic weights run through the whole text",

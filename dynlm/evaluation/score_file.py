@@ -26,7 +26,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dynlm.errors import UserError
-from dynlm.runtime.files import atomic_write, parsed_json
+from dynlm.runtime.files import atomic_write
+from dynlm.runtime.parsing import parse_json
 from dynlm.runtime.text import printable
 
 FORMAT = 1
@@ -247,7 +248,7 @@ def _protocol(schema: pa.Schema, path: Path) -> dict[str, Any]:
     if text is None:
         raise UserError("a Parquet file, but no score file of dynlm's", path)
     try:
-        protocol = parsed_json(text)
+        protocol = parse_json(text)
         version = protocol["format"]
     except (ValueError, TypeError, KeyError) as error:
         raise UserError("the score file's protocol cannot be read", path, "score the text anew") from error

@@ -16,7 +16,7 @@ from dynlm.config import MemoryConfig
 from dynlm.errors import UserError
 from dynlm.evaluation.score_file import FOLDER, Scores, read_scores
 from dynlm.run.cache_store import rule_stem
-from dynlm.runtime.files import fingerprint
+from dynlm.runtime.hashing import fingerprint
 
 _DECISIVE = ("model", "tokenizer", "text", "split", "order", "reset", "segment", "reader", "memory")
 _KEY_LENGTH, _LONGEST_STEM = 8, 120

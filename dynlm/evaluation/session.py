@@ -31,7 +31,7 @@ from dynlm.errors import UserError
 from dynlm.run.folder import load_model
 from dynlm.run.rule_store import open_reader, reader_of
 from dynlm.runtime.distributed import Processes
-from dynlm.runtime.files import fingerprint
+from dynlm.runtime.hashing import fingerprint
 from dynlm.runtime.tensors import params_fingerprint
 
 

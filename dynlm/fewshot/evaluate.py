@@ -26,7 +26,7 @@ from dynlm.fewshot.run_folder import load_learned
 from dynlm.fewshot.tasks.classification import check_images
 from dynlm.fewshot.tasks.episodes import Episodes, Tasks, seeded, side_by_side
 from dynlm.fewshot.tasks.regression import Curves
-from dynlm.runtime.files import write_json
+from dynlm.runtime.parsing import write_json
 
 EPISODES, ADAPTING, SHOWN, ADAPTING_SHOWN = 10, 11, 12, 13
 _GRID = 121

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from dynlm.errors import UserError
-from dynlm.runtime.files import read_json, write_json
+from dynlm.runtime.parsing import read_json, write_json
 
 FORMAT = "dynlm few-shot scores 1"
 _Z = 1.959964

@@ -20,7 +20,7 @@ from dynlm.fewshot.options import FewShotConfig
 from dynlm.fewshot.tasks.episodes import seeded
 from dynlm.models.lstm.model import Params
 from dynlm.run.folder import load_options, load_tensors, params_fingerprint, save_tensors
-from dynlm.runtime.files import read_json, write_json
+from dynlm.runtime.parsing import read_json, write_json
 
 _META, _BUFFER = "meta.", "buffer."
 

@@ -22,7 +22,8 @@ from dynlm.fewshot.tasks.episodes import Tasks, seeded
 from dynlm.models.lstm.model import Params
 from dynlm.run.folder import log_line, save_config
 from dynlm.runtime.checkpoints import Checkpoints
-from dynlm.runtime.files import exclusive, read_json
+from dynlm.runtime.files import exclusive
+from dynlm.runtime.parsing import read_json
 from dynlm.runtime.signals import StopRequest, stop_requests
 
 # What a generator is for: each meta-step has its own two, so that a resumed run sees what it would have seen.

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from dynlm.errors import UserError
-from dynlm.runtime.files import read_json, refuse_leaving
+from dynlm.runtime.parsing import read_json
+from dynlm.runtime.paths import check_inside
 from dynlm.runtime.text import printable
 
 FILE = "fewshot.json"
@@ -94,7 +95,7 @@ def _picture(folder: Path, picture: Any) -> Picture:
     path = folder / name
     if not path.is_file():
         raise UserError("no such picture", path, f"it is named in {folder / FILE}")
-    refuse_leaving(path, folder)
+    check_inside(path, folder)
     if path.stat().st_size > _LARGEST:
         raise UserError(f"the picture is larger than {_LARGEST:,} bytes", path, "make it smaller")
     content = path.read_bytes()

@@ -17,7 +17,7 @@ from dynlm.adapt.partners.cache_gate import Gate, evidence_names
 from dynlm.config import LARGEST_FLATNESS, LARGEST_WINDOW, SMALLEST_FLATNESS, MemoryConfig
 from dynlm.errors import UserError
 from dynlm.run.folder import TrainedModel, check_model, memory_path
-from dynlm.runtime.files import number_in, read_json, write_json
+from dynlm.runtime.parsing import number_in, read_json, write_json
 from dynlm.runtime.tensors import check_shapes, load_tensors, save_tensors
 
 FIXED = ("window", "flatness", "share")

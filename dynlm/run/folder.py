@@ -34,17 +34,9 @@ from dynlm.config import Config, ModelConfig, options_of, section_of
 from dynlm.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from dynlm.errors import UserError
 from dynlm.models.lstm.model import LSTMLanguageModel, Params
-from dynlm.runtime.files import (
-    LARGEST_JSON,
-    atomic_write,
-    cannot_write,
-    number_in,
-    read_bytes,
-    read_json,
-    read_yaml,
-    refuse_leaving,
-    write_json,
-)
+from dynlm.runtime.files import atomic_write, cannot_write
+from dynlm.runtime.parsing import LARGEST_JSON, number_in, read_bytes, read_json, read_yaml, write_json
+from dynlm.runtime.paths import check_inside
 from dynlm.runtime.tensors import load_tensors, params_fingerprint, save_tensors
 
 _Options = TypeVar("_Options")
@@ -156,7 +148,7 @@ def refuse_leaving_run(path: Path, folder: Path) -> None:
 
     A snapshot in the cache of a model hub is made of links to the same model's ``blobs``.
     """
-    refuse_leaving(path, folder.parent.parent if _of_hub(folder) else folder)
+    check_inside(path, folder.parent.parent if _of_hub(folder) else folder)
 
 
 def memory_path(folder: Path, name: str) -> Path:

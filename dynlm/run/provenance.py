@@ -19,7 +19,7 @@ import torch
 
 import dynlm
 from dynlm.errors import UserError
-from dynlm.runtime.files import read_json, write_json
+from dynlm.runtime.parsing import read_json, write_json
 
 FILE = "provenance.json"
 _PACKAGES = ("numpy", "sentencepiece")

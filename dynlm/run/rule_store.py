@@ -27,7 +27,8 @@ from dynlm.models.lstm.model import Params
 from dynlm.models.lstm.native import native_kernels
 from dynlm.run.cache_store import open_cache
 from dynlm.run.folder import TrainedModel, check_model, memory_path
-from dynlm.runtime.files import exclusive, number_in, read_json, write_json
+from dynlm.runtime.files import exclusive
+from dynlm.runtime.parsing import number_in, read_json, write_json
 from dynlm.runtime.tensors import check_shapes, load_tensors, save_tensors
 
 NEEDED = {"sgd": ("rate",), "sgd+decay": ("rate", "pull"), "rms": ("rate", "pull", "epsilon")}

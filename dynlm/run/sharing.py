@@ -17,7 +17,9 @@ from dynlm.adapt.memory_file import is_memory
 from dynlm.config import RESETS
 from dynlm.errors import UserError
 from dynlm.run.folder import TOKENIZER_FILES, load_config, refuse_foreign, save_config
-from dynlm.runtime.files import atomic_write, check_regular, read_json, write_json
+from dynlm.runtime.files import atomic_write
+from dynlm.runtime.parsing import read_json, write_json
+from dynlm.runtime.paths import check_regular
 from dynlm.runtime.tensors import load_json_of_tensors, load_tensors, save_tensors
 
 _LEARNED = tuple(f"memory/*-{reset}.{suffix}" for reset in RESETS for suffix in ("safetensors", "json"))

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from dynlm.errors import UserError
 from dynlm.runtime.distributed import Processes
-from dynlm.runtime.files import Fingerprint, remove_leftovers
+from dynlm.runtime.files import remove_leftovers
+from dynlm.runtime.hashing import Hasher
 from dynlm.runtime.tensors import load_tensors, save_tensors
 from dynlm.runtime.text import printable
 
@@ -139,7 +140,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _checksum(tensors: Mapping[str, Tensor], content: str) -> str:
-    mark = Fingerprint()
+    mark = Hasher()
     mark.add(content)
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()

@@ -16,7 +16,10 @@ import torch
 from torch import Tensor
 
 from dynlm.errors import UserError
-from dynlm.runtime.files import atomic_write, cannot_write, check_regular, fingerprint, parsed_json
+from dynlm.runtime.files import atomic_write, cannot_write
+from dynlm.runtime.hashing import fingerprint
+from dynlm.runtime.parsing import parse_json
+from dynlm.runtime.paths import check_regular
 
 Shapes = Mapping[str, tuple[int, ...]]
 _STORED_AS = {torch.float32: "F32", torch.float64: "F64"}
@@ -77,7 +80,7 @@ def _opened(path: Path, device: torch.device | str) -> Iterator[tuple[Any, dict[
     check_regular(path)
     try:
         with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
-            about = parsed_json((file.metadata() or {}).get("about", "{}"))
+            about = parse_json((file.metadata() or {}).get("about", "{}"))
             if not isinstance(about, dict):
                 raise ValueError("what it says of itself is no object")
             yield file, about

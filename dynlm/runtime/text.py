@@ -15,7 +15,7 @@ import sys
 from typing import Any
 
 from dynlm.errors import UserError
-from dynlm.runtime.files import read_bytes
+from dynlm.runtime.parsing import read_bytes
 
 LARGEST_TEXT = 64 * 2**20
 """Bytes of one text (an article, a text to read, a prompt): it is held in memory, and so is what is made of it."""

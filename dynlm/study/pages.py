@@ -10,7 +10,8 @@ from typing import Any
 from dynlm.evaluation.overlap import tuned_notes
 from dynlm.evaluation.tables import gain_cell, notes_of
 from dynlm.report.curves import plot_run
-from dynlm.runtime.files import atomic_write, write_json
+from dynlm.runtime.files import atomic_write
+from dynlm.runtime.parsing import write_json
 from dynlm.runtime.text import markdown, markdown_code, printable
 from dynlm.study.options import StudyOptions
 from dynlm.study.results import Results, Row, shown

@@ -18,7 +18,7 @@ from dynlm.evaluation.score import score, text_fingerprint
 from dynlm.evaluation.score_file import FOLDER, Scores, read_scores, scores_of_run
 from dynlm.evaluation.score_path import Into, scores_at
 from dynlm.run.folder import load_model, run_path, save_config
-from dynlm.runtime.files import fingerprint
+from dynlm.runtime.hashing import fingerprint
 from dynlm.runtime.text import printable
 from dynlm.study.options import StudyOptions
 from dynlm.study.pages import write_pages

@@ -18,7 +18,8 @@ from dynlm.errors import UserError
 from dynlm.run import rule_store as memory_folder
 from dynlm.run.cache_store import load_fixed, load_gated, rule_stem
 from dynlm.run.folder import TrainedModel
-from dynlm.runtime.files import fingerprint, read_json, write_json
+from dynlm.runtime.hashing import fingerprint
+from dynlm.runtime.parsing import read_json, write_json
 from dynlm.study.variants import Variant
 from dynlm.train.cache import train_gate, tune_cache
 from dynlm.train.metatrain import metatrain

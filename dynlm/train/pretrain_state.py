@@ -16,7 +16,7 @@ from dynlm.models.lstm.model import Hidden, Params
 from dynlm.run.folder import load_config, run_path
 from dynlm.runtime.checkpoints import Checkpoints
 from dynlm.runtime.distributed import Processes
-from dynlm.runtime.files import read_json
+from dynlm.runtime.parsing import read_json
 from dynlm.train.optimizers import Optimiser
 
 

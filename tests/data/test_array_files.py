@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from dynlm.data.array_files import ArrayFile, Strings, StringsFile, add_array, mapped
 from dynlm.errors import UserError
-from dynlm.runtime.files import Fingerprint, fingerprint
+from dynlm.runtime.hashing import Hasher, fingerprint
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.int64])
@@ -21,7 +21,7 @@ def test_what_was_appended_is_one_array(tmp_path, dtype, lengths):
     for read in (np.load(tmp_path / "a.npy"), mapped(tmp_path / "a.npy", dtype)):
         assert read.dtype == dtype
         assert read.tolist() == expected.tolist()
-    mark = Fingerprint()
+    mark = Hasher()
     add_array(mark, tmp_path / "a.npy")
     assert mark.hexdigest() == fingerprint(expected.tobytes())
 

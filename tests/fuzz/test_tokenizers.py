@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dynlm.config import TokenizerConfig
 from dynlm.data.tokenizers.tokenizer import SPACE, PieceTokenizer, Tokenizer, WordTokenizer, load_tokenizer
-from dynlm.runtime.files import fingerprint
+from dynlm.runtime.hashing import fingerprint
 from tests.fuzz.cases import damaged, damaged_json, fuzz, tried
 from tests.tiny import article
 

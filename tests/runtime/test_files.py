@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynlm.errors import UserError
-from dynlm.runtime.files import Fingerprint, atomic_write, commit_dir, fingerprint, link_or_copy, staging_dir
+from dynlm.runtime.files import atomic_write, commit_dir, link_or_copy, staging_dir
+from dynlm.runtime.hashing import Hasher, fingerprint
 
 
 def test_a_settled_folder_is_whole_and_nothing_is_left_aside(tmp_path):
@@ -94,7 +95,7 @@ def test_a_second_place_without_links_is_a_copy(tmp_path, monkeypatch):
 
 @given(parts=st.lists(st.binary(max_size=9), max_size=4), cut=st.integers(0, 9))
 def test_parts_one_by_one_and_in_pieces_give_the_same_mark(parts, cut):
-    whole, pieces = Fingerprint(), Fingerprint()
+    whole, pieces = Hasher(), Hasher()
     for part in parts:
         whole.add(part)
         pieces.add_long(len(part), [part[:cut], part[cut:]])

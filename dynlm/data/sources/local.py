@@ -15,7 +15,7 @@ from dynlm.data.sources.records import Record, json_records, parquet_records, re
 from dynlm.data.sources.source import SPLIT_NAMES, Articles, Source, with_held_out
 from dynlm.data.sources.wikitext import wikitext_articles
 from dynlm.errors import UserError
-from dynlm.runtime.files import refuse_leaving
+from dynlm.runtime.paths import check_inside
 
 _KINDS = {
     **dict.fromkeys((".txt", ".md", ".tokens", ".raw"), "text"),
@@ -130,7 +130,7 @@ def _files_to_read(root: Path, asked: str, not_read: dict[str, str]) -> list[_Fi
         not_read.update((str(path), "the folder has splits, and this is none") for path in others)
         files = of_splits
     for path in files:
-        refuse_leaving(path, root)
+        check_inside(path, root)
         regular_file(path).close()
     first_of = {_kind(path): path for path in reversed(files)}
     if asked == "auto" and len(first_of) > 1:
@@ -161,7 +161,7 @@ def _walk(folder: Path, root: Path, not_read: dict[str, str]) -> Iterator[Path]:
         elif path.is_symlink() and not (folder == root and path.name.lower() in SPLIT_NAMES):
             not_read[str(path)] = "a linked folder"
         else:
-            refuse_leaving(path, root)
+            check_inside(path, root)
             yield from _walk(path, root, not_read)
 
 

@@ -23,15 +23,10 @@ import sentencepiece
 from dynlm.config import TokenizerConfig, section_of
 from dynlm.data.tokenizers.piece_model import check_identity
 from dynlm.errors import UserError
-from dynlm.runtime.files import (
-    LARGEST_JSON,
-    atomic_write,
-    cache_folder,
-    fingerprint,
-    read_bytes,
-    read_json,
-    write_json,
-)
+from dynlm.runtime.files import atomic_write
+from dynlm.runtime.hashing import fingerprint
+from dynlm.runtime.parsing import LARGEST_JSON, read_bytes, read_json, write_json
+from dynlm.runtime.paths import cache_folder
 
 SPACE = "\u2581"
 END_OF_LINE = "<eos>"

@@ -29,7 +29,7 @@ from dynlm.evaluation.score import variant_name
 from dynlm.run.folder import load_model
 from dynlm.run.rule_store import open_reader
 from dynlm.runtime.distributed import Processes
-from dynlm.runtime.files import fingerprint
+from dynlm.runtime.hashing import fingerprint
 
 ALLOWED = 0.01
 """Nats per token that the mixture may cost more than level 1 does."""

@@ -12,7 +12,7 @@ from dynlm.fewshot.report.episode import plot_episode
 from dynlm.fewshot.report.published import published_accuracy, published_error
 from dynlm.fewshot.results import EpisodeScores, examples_of_runs, scores_of_runs
 from dynlm.report.fewshot_results import FILE, Table, read_fewshot
-from dynlm.runtime.files import write_json
+from dynlm.runtime.parsing import write_json
 from dynlm.runtime.text import markdown, printable
 
 _STEPS = (1, 5, 10)

@@ -17,7 +17,7 @@ from dynlm.fewshot.augment import Warp, warped
 from dynlm.fewshot.options import EpisodeShape, TaskConfig
 from dynlm.fewshot.tasks.episodes import Episodes, Labelled
 from dynlm.fewshot.tasks.images import MIDDLE, ImageClasses, ground_of
-from dynlm.runtime.files import fingerprint
+from dynlm.runtime.hashing import fingerprint
 
 _WARP = Warp(turn=10.0, shear=0.15, scale=0.15, shift=0.06, bend=0.0)
 """What ``task.warp`` 1 does to a training drawing."""

@@ -29,7 +29,7 @@ from dynlm.fewshot.tasks.images import (
     read_image,
     stamps,
 )
-from dynlm.runtime.files import refuse_leaving
+from dynlm.runtime.paths import check_inside
 from dynlm.runtime.text import read_text
 
 _FILES = {"train": ("train",), "valid": ("val", "valid"), "test": ("test",)}
@@ -92,7 +92,7 @@ def _read_csv(path: Path, root: Path) -> Listing:
                 place = next((place for place in places if name and place.is_file()), None)
                 if place is None:
                     raise UserError(f"no image {name!r}, which is in line {rows.line_num}", path, "put it in images/")
-                refuse_leaving(place, root)
+                check_inside(place, root)
                 listing.setdefault(label, []).append(place)
     except csv.Error as error:
         raise UserError(f"not a CSV file ({error})", path, "make it anew") from error

@@ -14,15 +14,10 @@ from PIL import Image
 
 from dynlm.data.array_files import ArrayFile, mapped
 from dynlm.errors import UserError
-from dynlm.runtime.files import (
-    cache_folder,
-    commit_dir,
-    fingerprint,
-    read_json,
-    refuse_leaving,
-    staging_dir,
-    write_json,
-)
+from dynlm.runtime.files import commit_dir, staging_dir
+from dynlm.runtime.hashing import fingerprint
+from dynlm.runtime.parsing import read_json, write_json
+from dynlm.runtime.paths import cache_folder, check_inside
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
@@ -187,6 +182,6 @@ def class_folders(root: Path) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for path in sorted(root.rglob("*")):
         if path.suffix.lower() in IMAGE_ENDINGS and not path.name.startswith("."):
-            refuse_leaving(path, root)
+            check_inside(path, root)
             found.setdefault(path.parent.relative_to(root).as_posix(), []).append(path)
     return found

@@ -1,0 +1,114 @@
+"""Reading of JSON, YAML and binary files with bounds on size and nesting, and writing of JSON.
+
+Files may come from untrusted sources: none can exhaust memory, block on a pipe, or run code.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import stat
+from collections.abc import Mapping
+from typing import Any
+
+from dynlm.errors import UserError
+from dynlm.runtime.files import atomic_write
+from dynlm.runtime.paths import cannot_read
+
+LARGEST_JSON = 256 * 2**20
+"""Bytes: more than the largest vocabulary takes."""
+_LARGEST_YAML = 2**20
+_DEEPEST_YAML = 20
+_MOST_YAML_VALUES = 20_000
+
+
+def read_bytes(path: str | os.PathLike[str], largest: int) -> bytes:
+    """Return the content of a regular file.
+
+    Raises UserError if it is missing, over ``largest`` bytes, or not a regular file: reading a device or a pipe may
+    never end.
+    """
+    try:
+        # Without O_NONBLOCK, opening a named pipe waits for a writer.
+        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise UserError("not a regular file", path, "name a file")
+            data = b"" if status.st_size > largest else file.read(largest + 1)
+    except OSError as error:
+        raise cannot_read(path, error) from error
+    if max(status.st_size, len(data)) > largest:
+        raise UserError(f"larger than {largest / 2**20:,.0f} MiB", path, "name another file, or split it")
+    return data
+
+
+def write_json(path: str | os.PathLike[str], content: Any) -> None:
+    """Write ``content`` as indented JSON, atomically. Raises UserError if ``path`` cannot be written."""
+    with atomic_write(path) as staged:
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        # File names may contain lone surrogates: JSON can escape them, UTF-8 cannot encode them.
+        staged.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Parse a JSON file. Raises UserError if it is missing, not valid JSON, or over 256 MiB."""
+    try:
+        return parse_json(read_bytes(path, LARGEST_JSON).decode("utf-8"))
+    except ValueError as error:
+        raise UserError(f"not a readable JSON file ({error})", path, "it may be cut short; make it anew") from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON. Raises ValueError if ``text`` is invalid or nested too deeply for the parser."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+
+
+def read_yaml(path: str | os.PathLike[str]) -> Any:
+    """Parse a YAML file of options with the safe loader.
+
+    Raises UserError if it is missing, invalid, over 1 MiB, nested over 20 levels deep, or has over 20,000 values with
+    its aliases expanded: a few lines of nested aliases can stand for more values than fit into memory.
+    """
+    import yaml
+
+    def count(node: yaml.Node, depth: int = 1) -> int:
+        """Return the number of values that ``node`` stands for."""
+        if depth > _DEEPEST_YAML:
+            raise ValueError("nested too deep, or an alias of what holds it")
+        total, children = 1, node.value if isinstance(node, yaml.CollectionNode) else ()
+        for child in itertools.chain.from_iterable(children) if isinstance(node, yaml.MappingNode) else children:
+            if (total := total + count(child, depth + 1)) > _MOST_YAML_VALUES:
+                raise ValueError("too long")
+        return total
+
+    try:
+        loader = yaml.SafeLoader(read_bytes(path, _LARGEST_YAML).decode("utf-8-sig"))
+        if (root := loader.get_single_node()) is None:
+            return None
+        count(root)
+        return loader.construct_document(root)
+    except RecursionError as error:
+        raise UserError("not a valid config (nested too deep)", path, "write every option out") from error
+    except (ValueError, LookupError, AttributeError, TypeError, OverflowError, yaml.YAMLError) as error:
+        raise UserError(f"not a valid config ({error})", path) from error
+
+
+def number_in(
+    content: Mapping[str, Any], name: str, where: object, low: float = -math.inf, high: float = math.inf
+) -> float:
+    """Return the number ``content[name]``. Raises UserError unless it is finite and from ``low`` to ``high``."""
+    value = content.get(name)
+    if (
+        not isinstance(value, int | float)
+        or isinstance(value, bool)
+        or not low <= value <= high
+        or not abs(value) < 2.0**1023
+    ):
+        shown = repr(value) if len(repr(value)) <= 40 else type(value).__name__
+        raise UserError(f"its {name} is {shown}", where, "make it anew")
+    return value

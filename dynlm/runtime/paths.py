@@ -1,0 +1,41 @@
+"""The cache folder, and checks of paths from untrusted sources."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from dynlm.errors import UserError
+
+
+def cache_folder() -> Path:
+    """Return ``DYNLM_CACHE``, or else ``dynlm`` in the user's cache folder. Raises UserError if there is neither."""
+    if path := os.environ.get("DYNLM_CACHE"):
+        return Path(path)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dynlm"
+    except RuntimeError as error:  # HOME is unset and the user has no password entry.
+        raise UserError("there is no home folder for the cache", do="set DYNLM_CACHE to a folder") from error
+
+
+def check_inside(path: Path, root: Path) -> None:
+    """Raise UserError if ``path`` leads out of ``root`` by a link or ``..``; ``root`` itself may be a link."""
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+        raise UserError(f"leads out of {root}", path, "put the file itself there, or name its own folder")
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Raise UserError if ``path`` is missing or, after following links, not a regular file. Opens nothing."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise UserError("not a regular file", path, "name a file")
+    except (OSError, ValueError) as error:
+        raise cannot_read(path, error) from error
+
+
+def cannot_read(path: str | os.PathLike[str], error: OSError | ValueError) -> UserError:
+    """Return the UserError for an error of the operating system on reading ``path``."""
+    if isinstance(error, FileNotFoundError):
+        return UserError("no such file", path)
+    return UserError(f"cannot be read: {getattr(error, 'strerror', None) or error}", path)
