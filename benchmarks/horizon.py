@@ -19,7 +19,7 @@ from benchmarks.kinds import Setting
 from dynlm.adapt.loop import read_segment
 from dynlm.adapt.meta_gradient.forward import Sensitivities
 from dynlm.adapt.meta_gradient.reverse import unrolled_meta_gradient
-from dynlm.config import FEATURES
+from dynlm.adapt.options import FEATURES
 from dynlm.data.stream import read_in_order
 from dynlm.data.token_store import TokenisedSplit
 

@@ -23,11 +23,11 @@ from benchmarks.straightforward import StraightforwardReader
 from dynlm.adapt.footprint import foretold_bytes, held_bytes
 from dynlm.adapt.loop import read_segment
 from dynlm.adapt.meta_gradient.forward import Sensitivities
+from dynlm.adapt.options import FEATURES
 from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.elementwise import LEVEL_1, Rule, Statistics, uniform_rule
 from dynlm.adapt.rules.learned import Meta
 from dynlm.cli.app import load_config
-from dynlm.config import FEATURES
 from dynlm.data.stream import Segment
 from dynlm.models.lstm.model import LSTMLanguageModel, Params
 from dynlm.models.lstm.native import native_kernels

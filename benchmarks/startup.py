@@ -19,11 +19,12 @@ from pathlib import Path
 import torch
 
 from dynlm.cli.app import load_config
-from dynlm.config import CorpusConfig, RunConfig
 from dynlm.data.articles import iter_articles
+from dynlm.data.options import CorpusOptions
 from dynlm.data.tokenizers.tokenizer import PieceTokenizer
 from dynlm.models.lstm.model import LSTMLanguageModel
 from dynlm.run.folder import save_config, save_model
+from dynlm.run.options import RunOptions
 
 
 def measure(config_path: str = "configs/wikitext-2-small.yaml", times: int = 5) -> dict[str, float]:
@@ -31,12 +32,12 @@ def measure(config_path: str = "configs/wikitext-2-small.yaml", times: int = 5) 
     config = load_config(config_path)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        tokenizer = PieceTokenizer.train(config.tokenizer, (a.text for a in iter_articles(CorpusConfig(), "train")))
+        tokenizer = PieceTokenizer.train(config.tokenizer, (a.text for a in iter_articles(CorpusOptions(), "train")))
         model = LSTMLanguageModel(config.model, tokenizer.size)
         for split in ("train", "valid", "test"):
             (folder / f"{split}.txt").write_text(f"\n = {split} = \n\n A few words to read . \n", encoding="utf-8")
         config = dataclasses.replace(
-            config, run=RunConfig(name="run", folder=name), corpus=CorpusConfig(path=name, format="wikitext")
+            config, run=RunOptions(name="run", folder=name), corpus=CorpusOptions(path=name, format="wikitext")
         )
         run = folder / "run"
         save_config(run, config)

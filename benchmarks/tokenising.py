@@ -20,9 +20,9 @@ from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
-from dynlm.config import CorpusConfig, TokenizerConfig
 from dynlm.data.article import Article
 from dynlm.data.articles import WHOLE_TRAIN, load_articles
+from dynlm.data.options import CorpusOptions, TokenizerOptions
 from dynlm.data.token_store import tokenise
 from dynlm.data.tokenizers.tokenizer import PieceTokenizer
 
@@ -36,7 +36,7 @@ def measure(repeat: int = 4, rounds: int = 2) -> dict[str, float]:
     text_bytes = repeat * sum(len(article.text.encode()) for article in articles)
     result = {"megabytes": round(text_bytes / 1e6, 1)}
     for kind in KINDS:
-        tokenizer = PieceTokenizer.train(TokenizerConfig(kind, 6000), (article.text for article in articles))
+        tokenizer = PieceTokenizer.train(TokenizerOptions(kind, 6000), (article.text for article in articles))
         for num_proc in PROCESSES:
             # A fresh tokenizer remembers no units.
             fresh = [PieceTokenizer(tokenizer.config, tokenizer.model) for _ in range(rounds)]
@@ -45,9 +45,9 @@ def measure(repeat: int = 4, rounds: int = 2) -> dict[str, float]:
     return result
 
 
-def _corpus() -> CorpusConfig:
+def _corpus() -> CorpusOptions:
     folder = Path(os.environ.get("DYNLM_DATA", "")) / "wikitext-2"
-    return CorpusConfig(path=str(folder)) if "DYNLM_DATA" in os.environ and folder.is_dir() else CorpusConfig()
+    return CorpusOptions(path=str(folder)) if "DYNLM_DATA" in os.environ and folder.is_dir() else CorpusOptions()
 
 
 def _seconds(articles: list[Article], repeat: int, tokenizer: PieceTokenizer, num_proc: int) -> float:

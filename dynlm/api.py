@@ -15,15 +15,16 @@ import torch
 from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 
 from dynlm.adapt.memory_file import SavedMemory, load_memory, options_of, save_memory
-from dynlm.config import Config, MemoryConfig
+from dynlm.adapt.options import MemoryOptions
 from dynlm.errors import UserError
 from dynlm.evaluation.generate import check_draws, go_on
 from dynlm.evaluation.model_card import model_card
 from dynlm.evaluation.session import ReadText, one_lane, read_on
-from dynlm.run.folder import load_config, load_model
+from dynlm.run.folder import load_model
 from dynlm.run.rule_store import open_reader
 from dynlm.run.sharing import PATTERNS, share_run
 from dynlm.runtime.distributed import Processes
+from dynlm.train.config import Config, load_config
 
 
 class DynamicLM(ModelHubMixin, library_name="dynlm"):
@@ -39,7 +40,7 @@ class DynamicLM(ModelHubMixin, library_name="dynlm"):
         self._saved = SavedMemory(self._reader.fresh_memory())
 
     @property
-    def options(self) -> MemoryConfig:
+    def options(self) -> MemoryOptions:
         """How it reads: rule, reset policy, segment and so on."""
         return self._config.memory
 
@@ -138,7 +139,7 @@ def load(path: str | os.PathLike[str], **options: Any) -> DynamicLM:
     """
     folder = Path(path)
     config = load_config(folder)
-    known = {item.name for item in dataclasses.fields(MemoryConfig)}
+    known = {item.name for item in dataclasses.fields(MemoryOptions)}
     for name in options:
         if name not in known:
             raise UserError(f"the memory has no option {name!r}", do=f"choose among {', '.join(sorted(known))}")

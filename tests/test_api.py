@@ -13,13 +13,12 @@ import pytest
 import yaml
 
 import dynlm
-from dynlm.config import Config
 from dynlm.errors import UserError
 from dynlm.evaluation.generate import generate
 from dynlm.evaluation.score import score
 from dynlm.evaluation.score_path import Into
-from dynlm.run.folder import load_config
 from dynlm.run.sharing import share_run
+from dynlm.train.config import Config, load_config
 from tests.test_house import python
 from tests.tiny import Run, listing, with_memory
 

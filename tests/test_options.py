@@ -14,11 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynlm.cli.app import _config_parser, _first_positional, main
-from dynlm.config import Config, CorpusConfig, article_range, section_of
+from dynlm.data.article_range import article_range
 from dynlm.data.articles import iter_articles
+from dynlm.data.options import CorpusOptions
 from dynlm.errors import UserError
 from dynlm.fewshot.options import FewShotConfig
+from dynlm.runtime.validation import section_of
 from dynlm.study.options import StudyOptions
+from dynlm.train.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 SECTIONS = {
@@ -46,14 +49,14 @@ BAD = [float("nan"), float("inf"), float("-inf"), 10**30, -1, 10**400, -(10**500
 @pytest.mark.parametrize("section, kind, option, is_list", NUMBERS, ids=lambda value: str(value))
 def test_numbers_out_of_bounds_are_refused_by_name(section: str, kind: Any, option: str, is_list: bool) -> None:
     for bad in BAD:
-        values = {"kind": "word"} if kind.__name__ == "TokenizerConfig" else {}
+        values = {"kind": "word"} if kind.__name__ == "TokenizerOptions" else {}
         if kind.__name__ == "TaskConfig":
             values = {"source": "glyphs"}
         value: Any = [bad] if is_list else bad
         with pytest.raises(UserError, match=rf"^{section}\.{option} is "):
             kind(**{**values, option: value})
         with pytest.raises(UserError, match=rf"^{section}\.{option} is "):
-            section_of(section, kind, {**values, option: value})
+            section_of(kind, {**values, option: value}, section)
 
 
 @pytest.mark.parametrize("section, kind, option, is_list", options_with(str), ids=lambda value: str(value))
@@ -68,7 +71,7 @@ def test_lone_surrogates_are_refused_by_name(section: str, kind: Any, option: st
 def test_sizes_are_bounded_before_anything_is_allocated() -> None:
     for section, option in (("pretrain", "lanes"), ("memory", "segment"), ("model", "hidden"), ("metatrain", "window")):
         with pytest.raises(UserError, match=rf"{section}\.{option} is 1000000"):
-            section_of(section, get_type_hints(Config)[section], {option: 1_000_000})
+            section_of(get_type_hints(Config)[section], {option: 1_000_000})
 
 
 COUNT = 40
@@ -175,7 +178,7 @@ def test_a_config_named_by_a_section_is_not_opened(
 
 def test_an_unknown_split_is_told_all_that_there_are() -> None:
     with pytest.raises(UserError, match="choose among train, meta, valid, test"):
-        next(iter_articles(CorpusConfig(), "tests"))
+        next(iter_articles(CorpusOptions(), "tests"))
 
 
 def of_process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:

@@ -27,9 +27,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from dynlm.config import CorpusConfig
 from dynlm.data.array_files import ArrayFile, mapped
 from dynlm.data.articles import load_articles
+from dynlm.data.options import CorpusOptions
 from dynlm.errors import UserError
 from dynlm.evaluation.score_file import read_scores, write_scores
 from dynlm.fewshot.options import TaskConfig
@@ -37,8 +37,9 @@ from dynlm.fewshot.tasks.image_folder import open_imagefolder
 from dynlm.fewshot.tasks.images import class_folders, read_image
 from dynlm.fewshot.tasks.omniglot import PARTS, open_omniglot
 from dynlm.report.fewshot_results import FILE, read_fewshot
-from dynlm.run.folder import load_config, load_model, load_tensors
+from dynlm.run.folder import load_model, load_tensors
 from dynlm.runtime.parsing import read_json, read_yaml
+from dynlm.train.config import load_config
 from tests.readings import reading
 from tests.tiny import Run
 
@@ -141,10 +142,10 @@ def test_links_out_of_a_corpus_are_refused_and_links_within_it_are_read(tmp_path
     secret.write_text("a secret")
     (corpus / "a.txt").write_text("text")
     (corpus / "b.txt").symlink_to("a.txt")
-    config = CorpusConfig(path=str(corpus), hold_out_every=9)
+    config = CorpusOptions(path=str(corpus), hold_out_every=9)
     assert [one.text for one in load_articles(config, "train+meta")] == ["text", "text"]
     (tmp_path / "link").symlink_to(corpus)  # the folder that the user names may be a link
-    assert len(load_articles(CorpusConfig(path=str(tmp_path / "link"), hold_out_every=9), "train+meta")) == 2
+    assert len(load_articles(CorpusOptions(path=str(tmp_path / "link"), hold_out_every=9), "train+meta")) == 2
     for target in (secret, Path("../secret.txt")):
         (corpus / "c.txt").unlink(missing_ok=True)
         (corpus / "c.txt").symlink_to(target)
@@ -166,7 +167,7 @@ def test_names_in_archives_are_never_paths(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.txt.zip", "w") as archive:
         archive.writestr("../../escaped.txt", "text of it")
     before = sorted(tmp_path.rglob("*"))
-    (article,) = load_articles(CorpusConfig(path=str(tmp_path / "a.txt.zip")), "train+meta")
+    (article,) = load_articles(CorpusOptions(path=str(tmp_path / "a.txt.zip")), "train+meta")
     assert (article.title, article.text) == ("a", "text of it")
     assert sorted(tmp_path.rglob("*")) == before
     assert not (tmp_path.parent.parent / "escaped.txt").exists()

@@ -12,17 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from dynlm.config import (
-    Config,
-    CorpusConfig,
-    MemoryConfig,
-    MetatrainConfig,
-    ModelConfig,
-    PretrainConfig,
-    RunConfig,
-    TokenizerConfig,
-    TuneConfig,
-)
+from dynlm.adapt.options import MemoryOptions
+from dynlm.data.options import CorpusOptions, TokenizerOptions
+from dynlm.models.options import ModelOptions
+from dynlm.run.options import RunOptions
+from dynlm.train.config import Config
+from dynlm.train.options import MetatrainOptions, PretrainOptions, TuneOptions
 
 ARTICLES = {"train": 18, "valid": 6, "test": 4}
 _SYLLABLES = "ba de fi go ku la me ni po ru sa te vi zo".split()
@@ -66,11 +61,11 @@ def write_corpus(folder: Path, seed: int = 0, sentences: int = 10) -> Path:
 def tiny_config(corpus: Path, runs: Path, **options: Any) -> Config:
     """A configuration that trains in seconds; ``pretrain={"epochs": 1}`` and the like change it."""
     config = Config(
-        run=RunConfig(name="tiny", folder=str(runs), cpu=True),
-        corpus=CorpusConfig(path=str(corpus), meta_every=6),
-        tokenizer=TokenizerConfig(vocab_size=420),
-        model=ModelConfig(embedding=32),
-        pretrain=PretrainConfig(
+        run=RunOptions(name="tiny", folder=str(runs), cpu=True),
+        corpus=CorpusOptions(path=str(corpus), meta_every=6),
+        tokenizer=TokenizerOptions(vocab_size=420),
+        model=ModelOptions(embedding=32),
+        pretrain=PretrainOptions(
             epochs=8,
             lanes=4,
             segment=24,
@@ -81,9 +76,9 @@ def tiny_config(corpus: Path, runs: Path, **options: Any) -> Config:
             checkpoint_every=50,
             log_every=10,
         ),
-        memory=MemoryConfig(segment=20),
-        tune=TuneConfig(articles="1-3", tokens=350, statistics_tokens=1200, rounds=1, fewest_tokens=100),
-        metatrain=MetatrainConfig(tokens=1200, window=10, pick_tokens=350),
+        memory=MemoryOptions(segment=20),
+        tune=TuneOptions(articles="1-3", tokens=350, statistics_tokens=1200, rounds=1, fewest_tokens=100),
+        metatrain=MetatrainOptions(tokens=1200, window=10, pick_tokens=350),
     )
     changed = {name: dataclasses.replace(getattr(config, name), **values) for name, values in options.items()}
     return dataclasses.replace(config, **changed)

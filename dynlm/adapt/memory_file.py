@@ -28,14 +28,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dynlm.adapt.options import MemoryOptions
 from dynlm.adapt.reader import Reader
 from dynlm.adapt.state import Memory
 from dynlm.adapt.state_tensors import as_tensors, flaw, flaw_of_shapes, from_tensors
-from dynlm.config import MemoryConfig, section_of
 from dynlm.errors import UserError
 from dynlm.runtime.files import exclusive
 from dynlm.runtime.hashing import Hasher, fingerprint
 from dynlm.runtime.tensors import Shapes, load_json_of_tensors, load_tensors, params_fingerprint, save_tensors
+from dynlm.runtime.validation import section_of
 
 FORMAT = 1
 _TEXT = "text"
@@ -62,7 +63,7 @@ class About:
     constants: str
     """Fingerprint of what the options stood for."""
     options: dict[str, Any]
-    """Of ``MemoryConfig``."""
+    """Of ``MemoryOptions``."""
     rule: dict[str, Any] = field(default_factory=dict)
     """The rule's name and rates, to be told."""
     tokens: int = 0
@@ -76,10 +77,10 @@ class About:
     """Fingerprint of the texts of the last sitting, where it is known."""
     format: int = FORMAT
 
-    def memory_options(self, where: object) -> MemoryConfig:
+    def memory_options(self, where: object) -> MemoryOptions:
         """The options that the memory was read by. Raises UserError for those of another dynlm."""
         try:
-            return section_of("memory", MemoryConfig, self.options)
+            return section_of(MemoryOptions, self.options)
         except UserError as error:
             raise UserError(f"what it was read with is not understood ({error})", where) from error
 
@@ -100,7 +101,7 @@ class SavedMemory:
         return dataclasses.replace(self, memory=self.memory.copy())
 
 
-def save_memory(path: Path, saved: SavedMemory, reader: Reader, options: MemoryConfig, model: str) -> About:
+def save_memory(path: Path, saved: SavedMemory, reader: Reader, options: MemoryOptions, model: str) -> About:
     """Write a memory that ``reader``, of ``options``, left; ``model`` is the fingerprint of its static parameters.
 
     The file is written whole or not at all. Raises UserError where it cannot be, and where the memory holds what is no
@@ -125,7 +126,7 @@ def save_memory(path: Path, saved: SavedMemory, reader: Reader, options: MemoryC
     return _write(path, about, tensors)
 
 
-def load_memory(path: Path, reader: Reader, options: MemoryConfig, model: str) -> SavedMemory:
+def load_memory(path: Path, reader: Reader, options: MemoryOptions, model: str) -> SavedMemory:
     """Read a memory that ``reader``, of ``options``, can go on with.
 
     Raises UserError where the file is missing, damaged or no memory, where it is another model's, where it was read by
@@ -155,7 +156,7 @@ def load_memory(path: Path, reader: Reader, options: MemoryConfig, model: str) -
     return SavedMemory(memory, about.tokens, about.articles, unfinished, about.last)
 
 
-def options_of(path: Path, otherwise: MemoryConfig) -> MemoryConfig:
+def options_of(path: Path, otherwise: MemoryOptions) -> MemoryOptions:
     """The options that a memory file was read by; ``otherwise``'s for what changes nothing of what is read.
 
     Raises UserError where the file is missing, damaged or no memory.
@@ -271,7 +272,7 @@ def _check_content(path: Path, about: About, tensors: Mapping[str, Tensor]) -> N
         raise UserError("a damaged memory: its content is not what was written", path, _AGAIN)
 
 
-def _check_belongs(path: Path, about: About, reader: Reader, options: MemoryConfig, model: str) -> None:
+def _check_belongs(path: Path, about: About, reader: Reader, options: MemoryOptions, model: str) -> None:
     if about.model != model:
         raise UserError(
             f"a memory of another model ({printable_mark(about.model)}, not {model})",
@@ -279,7 +280,7 @@ def _check_belongs(path: Path, about: About, reader: Reader, options: MemoryConf
             "read with the run that it belongs to",
         )
     before = about.memory_options(path)
-    for item in dataclasses.fields(MemoryConfig):
+    for item in dataclasses.fields(MemoryOptions):
         was, now = getattr(before, item.name), getattr(options, item.name)
         if was != now and item.name not in _ANYHOW:
             raise UserError(

@@ -30,8 +30,8 @@ from dynlm.runtime.text import escape_for_streams, printable
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-    from dynlm.config import Config
     from dynlm.study.options import StudyOptions
+    from dynlm.train.config import Config
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -108,7 +108,7 @@ def _run(argv: list[str]) -> int:
 
 def load_config(path: str | Path) -> Config:
     """A config file with its options checked; what it leaves out has its default. Raises UserError."""
-    from dynlm.config import Config
+    from dynlm.train.config import Config
 
     config: Config = load_options(path, Config)
     return config
@@ -284,12 +284,12 @@ def _instantiate(parser: ArgumentParser, options: Namespace, kind: type) -> Any:
     import dataclasses
     from typing import get_type_hints
 
-    from dynlm.config import section_of
+    from dynlm.runtime.validation import section_of
 
     for name, section in get_type_hints(kind).items():
         if isinstance(section, type) and dataclasses.is_dataclass(section):
             given = options.get(name)
-            section_of(name, section, None if given is None else given.as_dict())
+            section_of(section, None if given is None else given.as_dict(), name)
     made = parser.instantiate(options)
     return kind(**{item.name: getattr(made, item.name) for item in dataclasses.fields(kind)})
 
@@ -358,7 +358,7 @@ def _demo(options: Namespace, config: Config) -> int:
     from dynlm.study.demo import demo
 
     comparison, written = demo(config, quiet=options.json, progress=sys.stderr.isatty() and not options.json)
-    checks = audit_all(run_path(config), config, "valid", places=4)
+    checks = audit_all(run_path(config.run), config, "valid", places=4)
     files = [str(path) for path in written]
     print_answer(
         options,

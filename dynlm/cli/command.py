@@ -9,21 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynlm.config import LARGEST, LARGEST_SEED, within
 from dynlm.runtime.text import json_text, printable
+from dynlm.runtime.validation import LARGEST, LARGEST_SEED, within
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
 
 def _language_model_options() -> type:
-    from dynlm.config import Config
+    from dynlm.train.config import Config
 
     return Config
 
 
 def _load_language_model_run(folder: Path) -> Any:
-    from dynlm.run.folder import load_config
+    from dynlm.train.config import load_config
 
     return load_config(folder)
 

@@ -15,7 +15,7 @@ from dynlm.runtime.text import LARGEST_TEXT, printable, read_text
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-    from dynlm.config import Config
+    from dynlm.train.config import Config
 
 
 _NOTICEABLE = 0.02

@@ -11,7 +11,7 @@ from dynlm.errors import UserError
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-    from dynlm.config import Config
+    from dynlm.train.config import Config
 
 
 def _add_compare_options(parser: ArgumentParser) -> None:

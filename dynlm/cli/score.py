@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dynlm.cli.command import Command, add_files, add_json, is_quiet, print_answer
-from dynlm.config import is_utf8
 from dynlm.errors import UserError
 from dynlm.runtime.text import read_text
+from dynlm.runtime.validation import is_utf8
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-    from dynlm.config import Config
+    from dynlm.train.config import Config
 
 
 def _add_text_options(parser: ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from dynlm.runtime.perplexity import shown
 if TYPE_CHECKING:
     from jsonargparse import Namespace
 
-    from dynlm.config import Config
+    from dynlm.train.config import Config
 
 
 def _corpus(options: Namespace, config: Config) -> int:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from itertools import chain, islice
 from typing import Any
 
-from dynlm.config import HUB_WIKITEXT, CorpusConfig
 from dynlm.data.article import Article
+from dynlm.data.options import HUB_WIKITEXT, CorpusOptions
 from dynlm.data.sources.hub import hub_source
 from dynlm.data.sources.local import local_source
 from dynlm.data.sources.source import Source
@@ -19,7 +19,7 @@ WHOLE_TRAIN = "train+meta"
 """The source's whole training split in its own order."""
 
 
-def open_source(corpus: CorpusConfig) -> Source:
+def open_source(corpus: CorpusOptions) -> Source:
     """The source that the options name, as far as it can be known without reading its articles.
 
     Raises UserError where there is no such source, file or data set.
@@ -34,12 +34,12 @@ def open_source(corpus: CorpusConfig) -> Source:
     raise UserError(f"corpus.source is {corpus.source!r}", do=f"choose one of {known}, or owner/name of a hub data set")
 
 
-def source_name(corpus: CorpusConfig) -> str:
+def source_name(corpus: CorpusOptions) -> str:
     """What the source is called in reports: a path, a data set's name, or the standard library with its version."""
     return open_source(corpus).name
 
 
-def iter_articles(corpus: CorpusConfig, split: str) -> Iterator[Article]:
+def iter_articles(corpus: CorpusOptions, split: str) -> Iterator[Article]:
     """The articles of a split in order, at most ``corpus.limit``, read as they are asked for.
 
     ``meta`` are the training articles that the LSTM never sees, every ``corpus.meta_every``-th of the source's own
@@ -57,12 +57,12 @@ def iter_articles(corpus: CorpusConfig, split: str) -> Iterator[Article]:
     raise UserError(f"no articles in split {split!r}", source.name, do)
 
 
-def load_articles(corpus: CorpusConfig, split: str) -> list[Article]:
+def load_articles(corpus: CorpusOptions, split: str) -> list[Article]:
     """The articles of a split that fits into memory. Raises UserError as ``iter_articles`` does."""
     return list(iter_articles(corpus, split))
 
 
-def describe(corpus: CorpusConfig) -> dict[str, dict[str, Any]]:
+def describe(corpus: CorpusOptions) -> dict[str, dict[str, Any]]:
     """For each split with articles: their number, words, types and the longest article, fit for JSON.
 
     Words are what white space separates, and each end of line is one more, as the literature counts them; it is one of
@@ -77,12 +77,12 @@ def describe(corpus: CorpusConfig) -> dict[str, dict[str, Any]]:
     return {split: count for split, count in counts.items() if count["articles"]}
 
 
-def not_read(corpus: CorpusConfig) -> dict[str, str]:
+def not_read(corpus: CorpusOptions) -> dict[str, str]:
     """Files of the folder ``corpus.path`` that are not read as part of the corpus, and why."""
     return dict(open_source(corpus).not_read)
 
 
-def splits_with_articles(corpus: CorpusConfig) -> list[str]:
+def splits_with_articles(corpus: CorpusOptions) -> list[str]:
     """Those of SPLITS that the source has an article of. Raises UserError for bad input among the first ones."""
     source = open_source(corpus)
     owned = [split for split in SPLITS if ("train" if split == "meta" else split) in source.splits]
@@ -95,7 +95,7 @@ def word_count(text: str) -> int:
     return len(text.split()) + (lines if text else 0)
 
 
-def _of_split(source: Source, corpus: CorpusConfig, split: str) -> Iterator[Article]:
+def _of_split(source: Source, corpus: CorpusOptions, split: str) -> Iterator[Article]:
     own = "train" if split in ("meta", WHOLE_TRAIN) else split
     if own not in source.splits:
         named = [name for name in SPLITS if ("train" if name == "meta" else name) in source.splits]

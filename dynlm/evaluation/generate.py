@@ -12,13 +12,13 @@ from dynlm.adapt.loop import begin_articles
 from dynlm.adapt.memory_file import SavedMemory, load_memory
 from dynlm.adapt.partners.cache_next import log_next
 from dynlm.adapt.reader import Reader
-from dynlm.config import Config
 from dynlm.data.tokenizers.tokenizer import Tokenizer
 from dynlm.errors import UserError
 from dynlm.evaluation.session import one_lane, read_on
 from dynlm.run.folder import load_model
 from dynlm.run.rule_store import open_reader
 from dynlm.runtime.distributed import Processes
+from dynlm.train.config import Config
 
 
 def generate(

@@ -13,14 +13,16 @@ from typing import Any
 import yaml
 
 import dynlm
-from dynlm.config import GConfig, section_of
+from dynlm.adapt.options import LearnedRuleOptions
 from dynlm.errors import UserError
 from dynlm.evaluation.compare import compare
 from dynlm.evaluation.score_file import Scores, read_scores, scores_of_run
-from dynlm.run.folder import TrainedModel, load_config, memory_path
+from dynlm.run.folder import TrainedModel, memory_path
 from dynlm.runtime.parsing import read_json
 from dynlm.runtime.perplexity import shown
 from dynlm.runtime.text import markdown, markdown_code
+from dynlm.runtime.validation import section_of
+from dynlm.train.config import load_config
 
 _TITLES_SHOWN = 8
 _RESAMPLES = 2000
@@ -105,7 +107,7 @@ def _memory(folder: Path, trained: TrainedModel) -> list[str]:
         about = read_json(path)
         if isinstance(about, dict) and about.get("model") == trained.fingerprint and "g" in about:
             try:
-                looks = ", ".join(section_of("g", GConfig, about["g"]).features) or "nothing"
+                looks = ", ".join(section_of(LearnedRuleOptions, about["g"]).features) or "nothing"
             except UserError as error:
                 raise UserError(
                     f"it does not tell how it was learned ({error})", path, "run metatrain again"

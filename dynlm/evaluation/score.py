@@ -17,6 +17,7 @@ from tqdm import tqdm
 from dynlm.adapt.footprint import foretold_bytes, held_bytes, refuse_what_does_not_fit
 from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.memory_file import SavedMemory, constants_of, load_about
+from dynlm.adapt.options import MemoryOptions
 from dynlm.adapt.partners.cache import Cache
 from dynlm.adapt.partners.cache_gate import Gate
 from dynlm.adapt.partners.mixture import FixedShareMixture
@@ -24,8 +25,9 @@ from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.elementwise import Rule
 from dynlm.adapt.state import Memory, distance
 from dynlm.adapt.update_filter import counts_of, first_of, joined, ratios_of
-from dynlm.config import ORDERS, Config, MemoryConfig, article_range, one_of
+from dynlm.data.article_range import article_range
 from dynlm.data.articles import iter_articles, source_name
+from dynlm.data.options import ORDERS
 from dynlm.data.stream import read_side_by_side
 from dynlm.data.token_store import TokenisedSplit, tokenise
 from dynlm.errors import UserError
@@ -40,6 +42,8 @@ from dynlm.run.tuned_on import tuned_on
 from dynlm.runtime.distributed import Processes
 from dynlm.runtime.files import exclusive, staging_dir
 from dynlm.runtime.hashing import fingerprint
+from dynlm.runtime.validation import one_of
+from dynlm.train.config import Config
 
 _RESETS = {
     "stream": "dynamic weights run through the whole text",
@@ -123,7 +127,7 @@ def score(
     return path, scores
 
 
-def _refuse_what_cannot_go_on(memory: MemoryConfig, processes: Processes) -> None:
+def _refuse_what_cannot_go_on(memory: MemoryOptions, processes: Processes) -> None:
     if memory.reset == "article":
         raise UserError(
             "memory.reset is 'article', and what was read would be forgotten at the first article's beginning",

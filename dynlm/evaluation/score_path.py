@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dynlm.config import MemoryConfig
+from dynlm.adapt.options import MemoryOptions
 from dynlm.errors import UserError
 from dynlm.evaluation.score_file import FOLDER, Scores, read_scores
 from dynlm.run.cache_store import rule_stem
@@ -91,7 +91,7 @@ def _fingerprint(content: Any) -> str:
     return fingerprint(json.dumps(content, sort_keys=True))
 
 
-def file_stem(memory: MemoryConfig, split: str, articles: str | None, order: str = "in order") -> str:
+def file_stem(memory: MemoryOptions, split: str, articles: str | None, order: str = "in order") -> str:
     """The readable part: split, articles, rule and, where they matter, reset policy, cache, mixture and order."""
     parts = [split, *([articles] if articles else []), rule_stem(memory)]
     if (memory.rule, memory.cache) != ("none", "none"):

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dynlm.config import CACHES, RULES
+from dynlm.adapt.options import CACHES, RULES
 from dynlm.errors import UserError
 from dynlm.evaluation.score_file import read_protocol, scores_of_run
 from dynlm.runtime.text import printable

@@ -23,7 +23,6 @@ from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.elementwise import LEVEL_1
 from dynlm.adapt.state import distance
 from dynlm.adapt.update_filter import init_filter_state
-from dynlm.config import Config
 from dynlm.data.stream import StreamPosition, read_in_order
 from dynlm.data.token_store import TokenisedSplit, split_of_text
 from dynlm.data.tokenizers.tokenizer import Tokenizer
@@ -33,6 +32,7 @@ from dynlm.run.rule_store import open_reader, reader_of
 from dynlm.runtime.distributed import Processes
 from dynlm.runtime.hashing import fingerprint
 from dynlm.runtime.tensors import params_fingerprint
+from dynlm.train.config import Config
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from dynlm.config import LARGEST_SEED, LARGEST_WIDTH, check_values, one_of, within
 from dynlm.errors import UserError
+from dynlm.runtime.validation import LARGEST_SEED, LARGEST_WIDTH, check_values, one_of, within
 
 REGRESSION = ("cubic", "sinusoid")
 IMAGES = ("glyphs", "omniglot", "imagefolder")

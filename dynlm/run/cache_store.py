@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
+from dynlm.adapt.options import LARGEST_FLATNESS, LARGEST_WINDOW, SMALLEST_FLATNESS, MemoryOptions
 from dynlm.adapt.partners.cache import Cache
 from dynlm.adapt.partners.cache_gate import Gate, evidence_names
-from dynlm.config import LARGEST_FLATNESS, LARGEST_WINDOW, SMALLEST_FLATNESS, MemoryConfig
 from dynlm.errors import UserError
 from dynlm.run.folder import TrainedModel, check_model, memory_path
 from dynlm.runtime.parsing import number_in, read_json, write_json
@@ -24,17 +24,17 @@ FIXED = ("window", "flatness", "share")
 _MOST_FLATNESSES = 64
 
 
-def rule_stem(memory: MemoryConfig) -> str:
+def rule_stem(memory: MemoryOptions) -> str:
     """What files call the rule: a learned one by the name that it was learned under."""
     return memory.g if memory.rule == "meta" else memory.rule.replace("+", "-")
 
 
-def save_fixed(folder: Path, memory: MemoryConfig, tuned: Mapping[str, Any], trained: TrainedModel) -> None:
+def save_fixed(folder: Path, memory: MemoryOptions, tuned: Mapping[str, Any], trained: TrainedModel) -> None:
     """Keep the tuned window, flatness and share, and how they were found."""
     write_json(_path(folder, memory, "cache", "json"), {"model": trained.fingerprint, **tuned})
 
 
-def load_fixed(folder: Path, memory: MemoryConfig, trained: TrainedModel) -> dict[str, Any] | None:
+def load_fixed(folder: Path, memory: MemoryOptions, trained: TrainedModel) -> dict[str, Any] | None:
     """What ``save_fixed`` kept, or None where it was not tuned. Raises UserError where it is another model's."""
     path = _path(folder, memory, "cache", "json")
     if not path.exists():
@@ -48,7 +48,7 @@ def load_fixed(folder: Path, memory: MemoryConfig, trained: TrainedModel) -> dic
 
 
 def save_gated(
-    folder: Path, memory: MemoryConfig, cache: Cache, about: Mapping[str, Any], trained: TrainedModel
+    folder: Path, memory: MemoryOptions, cache: Cache, about: Mapping[str, Any], trained: TrainedModel
 ) -> None:
     """Keep a cache with a learned gate."""
     assert isinstance(cache.gate, Gate)
@@ -59,7 +59,7 @@ def save_gated(
 
 
 def load_gated(
-    folder: Path, memory: MemoryConfig, trained: TrainedModel, device: torch.device | str = "cpu"
+    folder: Path, memory: MemoryOptions, trained: TrainedModel, device: torch.device | str = "cpu"
 ) -> tuple[Cache, dict[str, Any]] | None:
     """(the cache, how its gate was learned), or None where it was not. Raises UserError where it is another model's."""
     path = _path(folder, memory, "gated-cache", "safetensors")
@@ -84,7 +84,7 @@ def load_gated(
     return Cache(window, tuple(flatness), Gate(tensors)), about
 
 
-def open_cache(folder: Path, trained: TrainedModel, memory: MemoryConfig) -> Cache | None:
+def open_cache(folder: Path, trained: TrainedModel, memory: MemoryOptions) -> Cache | None:
     """The cache of ``memory``'s options, with what was tuned or learned where an option does not set it.
 
     Raises UserError where what it needs is neither given nor there.
@@ -119,12 +119,12 @@ def open_cache(folder: Path, trained: TrainedModel, memory: MemoryConfig) -> Cac
     return Cache(values["window"], (values["flatness"],), values["share"])
 
 
-def command(verb: str, folder: Path, memory: MemoryConfig) -> str:
+def command(verb: str, folder: Path, memory: MemoryOptions) -> str:
     """What to type to have the cache of ``memory`` tuned or learned."""
     named = f" --memory.g {memory.g}" if memory.rule == "meta" and memory.g != "meta" else ""
     options = f"--memory.rule {memory.rule}{named} --memory.reset {memory.reset} --memory.cache {memory.cache}"
     return f"dynlm {verb} {folder} {options}"
 
 
-def _path(folder: Path, memory: MemoryConfig, kind: str, suffix: str) -> Path:
+def _path(folder: Path, memory: MemoryOptions, kind: str, suffix: str) -> Path:
     return memory_path(folder, f"{kind}-{rule_stem(memory)}-{memory.reset}.{suffix}")

@@ -30,14 +30,16 @@ from typing import Any, TypeVar
 import torch
 import yaml
 
-from dynlm.config import Config, ModelConfig, options_of, section_of
 from dynlm.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from dynlm.errors import UserError
 from dynlm.models.lstm.model import LSTMLanguageModel, Params
+from dynlm.models.options import ModelOptions
+from dynlm.run.options import RunOptions
 from dynlm.runtime.files import atomic_write, cannot_write
 from dynlm.runtime.parsing import LARGEST_JSON, number_in, read_bytes, read_json, read_yaml, write_json
 from dynlm.runtime.paths import check_inside
 from dynlm.runtime.tensors import load_tensors, params_fingerprint, save_tensors
+from dynlm.runtime.validation import options_of, section_of
 
 _Options = TypeVar("_Options")
 _TOLD: dict[str, tuple[type, ...]] = {
@@ -65,14 +67,15 @@ class TrainedModel:
         return str(self.card["fingerprint"])
 
 
-def run_path(config: Config) -> Path:
-    """The folder of a config's run."""
-    return Path(config.run.folder) / config.run.name
+def run_path(options: RunOptions) -> Path:
+    """Return the folder of a run."""
+    return Path(options.folder) / options.name
 
 
 def save_config(folder: Path, config: Any) -> None:
-    """Keep every option of the run, a dataclass of dataclasses, between the marks of a whole YAML document."""
-    whole = yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, explicit_start=True, explicit_end=True)
+    """Write every option of the run, a mapping or a dataclass of dataclasses, as one whole YAML document."""
+    content = config if isinstance(config, dict) else dataclasses.asdict(config)
+    whole = yaml.safe_dump(content, sort_keys=False, explicit_start=True, explicit_end=True)
     with atomic_write(folder / "config.yaml") as aside:
         aside.write_text(whole, encoding="utf-8")
 
@@ -131,7 +134,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> TrainedModel
 def _model_of(card: Any, where: Path) -> LSTMLanguageModel:
     """The model that a card describes. Nothing is made of what it claims but a list of shapes."""
     try:
-        config = section_of("model", ModelConfig, card["model"])
+        config = section_of(ModelOptions, card["model"])
         named = [card[name] for name in ("fingerprint", "tokenizer")]
         if not all(isinstance(value, str) for value in named):
             raise TypeError("fingerprints that are no text")
@@ -194,13 +197,20 @@ def log_line(folder: Path, **fields: Any) -> None:
         raise cannot_write(path, error) from error
 
 
-def load_config(folder: Path) -> Config:
-    """The options that a run was made with. Raises UserError where they are missing or not understood."""
-    return load_options(folder, Config, "dynlm pretrain")
-
-
 def load_options(folder: Path, kind: type[_Options], maker: str) -> _Options:
-    """The options of a run of another kind, which the command ``maker`` makes. Raises UserError as ``load_config``."""
+    """Return the options of a run, a dataclass of sections. Raises UserError as ``read_options`` does."""
+    content = read_options(folder, maker)
+    try:
+        return options_of(kind, content)
+    except UserError as error:
+        raise UserError(f"not a config that dynlm can read ({error})", folder / "config.yaml") from error
+
+
+def read_options(folder: Path, maker: str) -> dict[str, Any]:
+    """Return the content of a run's ``config.yaml``; ``maker`` is the command that makes such runs.
+
+    Raises UserError if the file is missing, cut short or no mapping.
+    """
     path = folder / "config.yaml"
     if not folder.is_dir() or not path.exists():
         raise UserError("no such run", folder, f"name a folder that `{maker}` made")
@@ -210,7 +220,6 @@ def load_options(folder: Path, kind: type[_Options], maker: str) -> _Options:
     # Half a file can be whole YAML, without the last sections, or with half a number in it.
     if not data.endswith(b"\n") or (data.startswith(b"---\n") and not data.endswith(b"\n...\n")):
         raise UserError("not a config that dynlm can read (it is cut short)", path)
-    try:
-        return options_of(kind, content)
-    except UserError as error:
-        raise UserError(f"not a config that dynlm can read ({error})", path) from error
+    if not isinstance(content, dict):
+        raise UserError("not a config that dynlm can read (it has no sections of options)", path)
+    return content

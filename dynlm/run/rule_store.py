@@ -1,6 +1,6 @@
 """What a run knows of its memory: the statistics R, the tuned rates and the learned phi, in ``runs/NAME/memory``.
 
-``open_reader`` is the one way from a run folder and ``MemoryConfig`` to something that reads; who searches for rates
+``open_reader`` is the one way from a run folder and ``MemoryOptions`` to something that reads; who searches for rates
 takes ``reader_of``.
 """
 
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from dynlm.adapt.capture import recorded
+from dynlm.adapt.options import LearnedRuleOptions, MemoryOptions
 from dynlm.adapt.partners.mixture import FixedShareMixture
 from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.elementwise import LEVEL_1, Rule, Statistics, uniform_rule
@@ -21,7 +22,6 @@ from dynlm.adapt.rules.learned import Meta, readable
 from dynlm.adapt.rules.per_weight_lstm import CoordinateMeta
 from dynlm.adapt.state import dynamic_tensors
 from dynlm.adapt.update_filter import update_filter_for
-from dynlm.config import GConfig, MemoryConfig, section_of
 from dynlm.errors import UserError
 from dynlm.models.lstm.model import Params
 from dynlm.models.lstm.native import native_kernels
@@ -30,6 +30,7 @@ from dynlm.run.folder import TrainedModel, check_model, memory_path
 from dynlm.runtime.files import exclusive
 from dynlm.runtime.parsing import number_in, read_json, write_json
 from dynlm.runtime.tensors import check_shapes, load_tensors, save_tensors
+from dynlm.runtime.validation import section_of
 
 NEEDED = {"sgd": ("rate",), "sgd+decay": ("rate", "pull"), "rms": ("rate", "pull", "epsilon")}
 """The constants of each rule that is made by hand."""
@@ -152,7 +153,7 @@ def learned_names(folder: Path, reset: str, trained: TrainedModel) -> list[str]:
     return [name for name, learned in found.items() if learned is not None and "g" in learned[1]]
 
 
-def meta_of(g: GConfig, tuned: Mapping[str, Any], statistics: Statistics, static: Params) -> _AnyMeta:
+def meta_of(g: LearnedRuleOptions, tuned: Mapping[str, Any], statistics: Statistics, static: Params) -> _AnyMeta:
     """g by its options, starting at the ``tuned`` rms rule."""
     if g.kind == "lstm":
         own = {name: static[name] for name in statistics.rms}
@@ -182,7 +183,7 @@ def _meta_learned(about: Mapping[str, Any], statistics: Statistics, trained: Tra
     for name in NEEDED["rms"]:
         number_in(start, name, path, 1e-12 if name == "epsilon" else 0.0)
     try:
-        g = section_of("g", GConfig, about.get("g"))
+        g = section_of(LearnedRuleOptions, about.get("g"))
     except UserError as error:
         raise UserError(f"it does not tell how it was learned ({error})", path, "run metatrain again") from error
     return meta_of(g, start, _of_these(statistics, names, path), trained.params)
@@ -204,7 +205,7 @@ def _of_these(statistics: Statistics, names: Sequence[Any], where: Path) -> Stat
     return Statistics({name: statistics.rms[name] for name in names})
 
 
-def open_meta(folder: Path, trained: TrainedModel, memory: MemoryConfig) -> tuple[_AnyMeta, Params]:
+def open_meta(folder: Path, trained: TrainedModel, memory: MemoryOptions) -> tuple[_AnyMeta, Params]:
     """The g that ``memory`` names, and its phi. Raises UserError where it was not learned."""
     learned = load_learned(folder, memory.g, memory.reset, trained)
     statistics = load_statistics(folder, trained, trained.params["embedding"].device)
@@ -221,7 +222,7 @@ def open_meta(folder: Path, trained: TrainedModel, memory: MemoryConfig) -> tupl
     return meta, phi
 
 
-def open_reader(folder: Path, trained: TrainedModel, memory: MemoryConfig) -> Reader:
+def open_reader(folder: Path, trained: TrainedModel, memory: MemoryOptions) -> Reader:
     """A reader by ``memory``'s options, with the run's tuned or learned rates where an option does not set them.
 
     What has nothing to regret is level 1: of it alone ``memory.no_regret`` changes nothing. Raises UserError where the
@@ -235,7 +236,7 @@ def open_reader(folder: Path, trained: TrainedModel, memory: MemoryConfig) -> Re
     return reader
 
 
-def reader_of(trained: TrainedModel, memory: MemoryConfig, rule: Rule, dynamic: tuple[str, ...]) -> Reader:
+def reader_of(trained: TrainedModel, memory: MemoryOptions, rule: Rule, dynamic: tuple[str, ...]) -> Reader:
     """A reader by ``memory``'s options with another rule than they name, no cache, and never mixed with level 1.
 
     Raises UserError where native kernels are asked for and cannot be had.
@@ -251,11 +252,11 @@ def reader_of(trained: TrainedModel, memory: MemoryConfig, rule: Rule, dynamic: 
     return recorded(reader) if memory.capture and trained.params["embedding"].is_cuda else reader
 
 
-def _tune_command(folder: Path, memory: MemoryConfig) -> str:
+def _tune_command(folder: Path, memory: MemoryOptions) -> str:
     return f"dynlm tune {folder} --memory.rule {memory.rule} --memory.reset {memory.reset}"
 
 
-def _open_rule(folder: Path, trained: TrainedModel, memory: MemoryConfig, dynamic: tuple[str, ...]) -> Rule:
+def _open_rule(folder: Path, trained: TrainedModel, memory: MemoryOptions, dynamic: tuple[str, ...]) -> Rule:
     if memory.rule == "none":
         return LEVEL_1
     device = trained.params["embedding"].device

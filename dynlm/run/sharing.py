@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from dynlm.adapt.memory_file import is_memory
-from dynlm.config import RESETS
+from dynlm.adapt.options import RESETS
+from dynlm.data.options import CorpusOptions
 from dynlm.errors import UserError
-from dynlm.run.folder import TOKENIZER_FILES, load_config, refuse_foreign, save_config
+from dynlm.run.folder import TOKENIZER_FILES, read_options, refuse_foreign, save_config
+from dynlm.run.options import RunOptions
 from dynlm.runtime.files import atomic_write
 from dynlm.runtime.parsing import read_json, write_json
 from dynlm.runtime.paths import check_regular
 from dynlm.runtime.tensors import load_json_of_tensors, load_tensors, save_tensors
+from dynlm.runtime.validation import section_of
 
 _LEARNED = tuple(f"memory/*-{reset}.{suffix}" for reset in RESETS for suffix in ("safetensors", "json"))
 _MODEL = ("config.yaml", "model.json", "model.safetensors")
@@ -35,8 +38,9 @@ def share_run(folder: Path, place: Path) -> None:
     """
     if place.resolve() == folder.resolve():
         raise UserError("this is the run itself", place, "name another folder to share it from")
-    config = load_config(folder)
-    path = config.corpus.path
+    content = read_options(folder, "dynlm pretrain")
+    corpus = section_of(CorpusOptions, content.get("corpus", {}))
+    path = corpus.path
     shown = None if path is None else Path(path).expanduser().name
 
     def public(value: Any) -> Any:
@@ -46,10 +50,11 @@ def share_run(folder: Path, place: Path) -> None:
             return [public(item) for item in value]
         return shown if path is not None and value in (path, str(Path(path).expanduser())) else value
 
-    corpus = dataclasses.replace(config.corpus, path=shown)
-    run = dataclasses.replace(config.run, folder="runs", tracker=None)
+    run = section_of(RunOptions, content.get("run", {}))
     sources = shared_files(folder)
-    save_config(place, dataclasses.replace(config, corpus=corpus, run=run))
+    content["corpus"] = dataclasses.asdict(dataclasses.replace(corpus, path=shown))
+    content["run"] = dataclasses.asdict(dataclasses.replace(run, folder="runs", tracker=None))
+    save_config(place, content)
     for source in sources:
         _copy(source, place / source.relative_to(folder), public)
     card = read_json(folder / "model.json")

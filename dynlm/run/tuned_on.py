@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dynlm.config import Config, MemoryConfig
+from dynlm.adapt.options import MemoryOptions
 from dynlm.data.articles import source_name
+from dynlm.data.options import CorpusOptions
 from dynlm.data.token_store import TokenisedSplit
 from dynlm.run.cache_store import FIXED, load_fixed, load_gated
 from dynlm.run.folder import TrainedModel
@@ -19,13 +20,13 @@ from dynlm.run.rule_store import NEEDED, load_learned, load_tuned
 
 
 def record(
-    what: str, how: str, config: Config, split: str, text: TokenisedSplit, indices: Iterable[int]
+    what: str, how: str, corpus: CorpusOptions, split: str, text: TokenisedSplit, indices: Iterable[int]
 ) -> dict[str, Any]:
     """That ``what`` ("rates", "g", "cache", "gate") was tuned, learned or picked on these articles of a split."""
     return {
         "what": what,
         "how": how,
-        "corpus": source_name(config.corpus),
+        "corpus": source_name(corpus),
         "split": split,
         "articles": ranges(int(index) + 1 for index in indices),
         "split_text": text.fingerprint,
@@ -57,7 +58,7 @@ def records_of(held: Mapping[str, Any], what: str, how: str) -> list[dict[str, A
     return [told]
 
 
-def tuned_on(folder: Path, trained: TrainedModel, memory: MemoryConfig) -> list[dict[str, Any]] | None:
+def tuned_on(folder: Path, trained: TrainedModel, memory: MemoryOptions) -> list[dict[str, Any]] | None:
     """What ``memory``'s rule and cache were tuned, learned and picked on, as the run keeps it; None for level 1.
 
     What the options give by hand has the record {what, how: "given"}. Raises UserError where what is kept cannot be

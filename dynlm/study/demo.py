@@ -6,7 +6,6 @@ import dataclasses
 import time
 from pathlib import Path
 
-from dynlm.config import Config
 from dynlm.evaluation.compare import Comparison, compare
 from dynlm.evaluation.score import score
 from dynlm.report.curves import plot_run
@@ -14,6 +13,7 @@ from dynlm.report.heatmap import heatmap_run
 from dynlm.report.page import report_run
 from dynlm.run.folder import run_path
 from dynlm.runtime.perplexity import shown
+from dynlm.train.config import Config
 from dynlm.train.metatrain import metatrain
 from dynlm.train.pretrain import pretrain
 from dynlm.train.tune import tune
@@ -27,7 +27,7 @@ def demo(config: Config, quiet: bool = False, progress: bool = False) -> tuple[C
 
     A run that is trained already is not trained again. Returns the comparison and the files written.
     """
-    folder = run_path(config)
+    folder = run_path(config.run)
     begun = time.monotonic()
 
     def say(what: str) -> None:

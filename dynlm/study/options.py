@@ -6,8 +6,11 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from dynlm.config import LARGEST_SEED, ORDERS, RESETS, Config, check_values, one_of, plain_name, within
+from dynlm.adapt.options import RESETS
+from dynlm.data.options import ORDERS
 from dynlm.errors import UserError
+from dynlm.runtime.validation import LARGEST_SEED, check_values, one_of, plain_name, within
+from dynlm.train.config import Config
 
 _BASELINES = ("level 1", "rms")
 _PAIRS = (("level 1", "rms"), ("rms", "meta"))

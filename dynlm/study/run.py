@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dynlm.config import Config, article_range
+from dynlm.data.article_range import article_range
 from dynlm.data.articles import iter_articles, source_name
 from dynlm.data.token_store import tokenise
 from dynlm.errors import UserError
@@ -25,6 +25,7 @@ from dynlm.study.pages import write_pages
 from dynlm.study.results import Done, Results, results_of
 from dynlm.study.steps import Prepared, check_slots, prepare, steps_of
 from dynlm.study.variants import SHARED, Reading, pairs_of, readings_of, variants_of
+from dynlm.train.config import Config
 from dynlm.train.pretrain import pretrain
 
 
@@ -41,7 +42,7 @@ def study(options: StudyOptions, quiet: bool = False, progress: bool = False) ->
     variants = variants_of(options)
     pairs_of(asked)
     _check_articles(options)
-    folder, say = run_path(config), _teller(quiet)
+    folder, say = run_path(config.run), _teller(quiet)
     if asked.tune and not (folder / "model.json").exists():
         say("training the tokenizer and the LSTM (level 1)")
         pretrain(config, quiet=not progress)

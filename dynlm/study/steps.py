@@ -13,15 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynlm.config import CHANGE_NOTHING, Config, MemoryConfig
+from dynlm.adapt.options import MemoryOptions
 from dynlm.errors import UserError
 from dynlm.run import rule_store as memory_folder
 from dynlm.run.cache_store import load_fixed, load_gated, rule_stem
 from dynlm.run.folder import TrainedModel
 from dynlm.runtime.hashing import fingerprint
 from dynlm.runtime.parsing import read_json, write_json
+from dynlm.runtime.validation import fingerprint_options
 from dynlm.study.variants import Variant
 from dynlm.train.cache import train_gate, tune_cache
+from dynlm.train.config import Config
 from dynlm.train.metatrain import metatrain
 from dynlm.train.tune import START, ensure_statistics, tune
 
@@ -216,7 +218,7 @@ def _gate(folder: Path, base: Config, config: Config, trained: TrainedModel) -> 
     )
 
 
-def _weights_alone(base: Config, config: Config) -> MemoryConfig:
+def _weights_alone(base: Config, config: Config) -> MemoryOptions:
     """How a variant's weights move, without what it does besides: variants that move them alike share what is found."""
     names = ("rule", "g", "reset", "lanes", "segment", "dynamic")
     return dataclasses.replace(base.memory, **{name: getattr(config.memory, name) for name in names})
@@ -224,10 +226,9 @@ def _weights_alone(base: Config, config: Config) -> MemoryConfig:
 
 def _sections(config: Config, *names: str) -> dict[str, dict[str, Any]]:
     """Sections of the options, without those that change nothing of what is found."""
-    sections = {name: dataclasses.asdict(getattr(config, name)) for name in names}
     return {
-        name: {option: value for option, value in section.items() if f"{name}.{option}" not in CHANGE_NOTHING}
-        for name, section in sections.items()
+        name: {full.partition(".")[2]: value for full, value in fingerprint_options(getattr(config, name)).items()}
+        for name in names
     }
 
 

@@ -8,9 +8,10 @@ import typing
 from dataclasses import dataclass
 from typing import Any
 
-from dynlm.config import Config, is_of
 from dynlm.errors import UserError
+from dynlm.runtime.validation import is_of
 from dynlm.study.options import StudyConfig, StudyOptions
+from dynlm.train.config import Config
 
 SHARED = ("run", "corpus", "tokenizer", "model", "regularisation", "pretrain", "finetune")
 """Sections that no variant may change: all variants read the same text with the same base model."""
@@ -24,7 +25,7 @@ class Variant:
     config: Config
     resets: tuple[str, ...]
 
-    def under(self, reset: str) -> Config:
+    def under(self, reset: Any) -> Config:
         """Its options under a reset policy."""
         return dataclasses.replace(self.config, memory=dataclasses.replace(self.config.memory, reset=reset))
 

@@ -23,10 +23,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dynlm.adapt.loop import iter_segments
+from dynlm.adapt.options import LARGEST_FLATNESS, LARGEST_WINDOW, SMALLEST_FLATNESS
 from dynlm.adapt.partners.cache import Cache, CacheState, NextTokenDistribution, mixture
 from dynlm.adapt.partners.cache_gate import Gate, initial_gate, log_shares
 from dynlm.adapt.reader import Reader
-from dynlm.config import LARGEST_FLATNESS, LARGEST_WINDOW, SMALLEST_FLATNESS, Config
 from dynlm.data.articles import iter_articles, source_name
 from dynlm.data.stream import Stream
 from dynlm.data.token_store import tokenise
@@ -39,6 +39,7 @@ from dynlm.run.rule_store import open_reader
 from dynlm.run.tuned_on import record, records_of
 from dynlm.runtime.distributed import Processes
 from dynlm.runtime.files import exclusive
+from dynlm.train.config import Config
 from dynlm.train.tune import coordinate_search, enough_to_tune, tuning_stream
 
 _START = {"window": 2000.0, "flatness": 0.5, "share": 0.15}
@@ -194,7 +195,7 @@ def tune_cache(folder: Path, config: Config, quiet: bool = False) -> dict[str, A
         "tokens": sum(article.nats_1T.numel() for article in articles),
         "articles": sorted(int(index) + 1 for index in stream.order),
         "segment": memory.segment,
-        "tuned_on": [record("cache", "tuned", config, config.tune.split, split, stream.order)],
+        "tuned_on": [record("cache", "tuned", config.corpus, config.tune.split, split, stream.order)],
     }
     save_fixed(folder, memory, tuned, trained)
     return {"rule": memory.rule, "reset": memory.reset, "cache": "fixed", **tuned}
@@ -253,8 +254,8 @@ def _train_gate(folder: Path, config: Config, quiet: bool) -> dict[str, Any]:
         "started_at": {name: fixed[name] for name in ("window", "flatness", "share")},
         "tuned_on": [
             *records_of(fixed, "cache", "tuned"),
-            record("gate", "learned", config, "meta", meta, range(meta.articles)),
-            record("gate", "picked", config, config.tune.split, valid, picked.order),
+            record("gate", "learned", config.corpus, "meta", meta, range(meta.articles)),
+            record("gate", "picked", config.corpus, config.tune.split, valid, picked.order),
         ],
     }
     cache = dataclasses.replace(looking, gate=Gate(best))

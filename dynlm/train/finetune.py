@@ -22,11 +22,11 @@ from tqdm import tqdm
 
 from dynlm.adapt.loop import mean_nats, read_segment
 from dynlm.adapt.meta_gradient.forward import Sensitivities
+from dynlm.adapt.options import MemoryOptions
 from dynlm.adapt.reader import Reader, StepEvent
 from dynlm.adapt.rules.learned import Meta, clamp_
 from dynlm.adapt.rules.per_weight_lstm import CoordinateMeta
 from dynlm.adapt.state import Memory
-from dynlm.config import Config, MemoryConfig
 from dynlm.data.articles import iter_articles, source_name
 from dynlm.data.token_store import tokenise
 from dynlm.errors import UserError
@@ -37,6 +37,7 @@ from dynlm.run.folder import TrainedModel, load_model, log_line, save_config, sa
 from dynlm.runtime.distributed import Processes
 from dynlm.runtime.files import exclusive
 from dynlm.runtime.perplexity import perplexity
+from dynlm.train.config import Config
 from dynlm.train.pretrain import validate
 from dynlm.train.shared_stream import shared_stream
 from dynlm.train.tune import tune, tuning_stream
@@ -269,7 +270,7 @@ def _check(config: Config, target: Path) -> None:
         )
 
 
-def _label(memory: MemoryConfig) -> str:
+def _label(memory: MemoryOptions) -> str:
     return memory.g if memory.rule == "meta" else memory.rule
 
 

@@ -26,7 +26,6 @@ from dynlm.adapt.rules.learned import Meta, clamp_, readable
 from dynlm.adapt.rules.per_weight_lstm import CoordinateMeta
 from dynlm.adapt.state import dynamic_tensors
 from dynlm.adapt.update_filter import counts_of
-from dynlm.config import Config, fingerprint_options
 from dynlm.data.articles import iter_articles
 from dynlm.data.token_store import TokenisedSplit, tokenise
 from dynlm.errors import UserError
@@ -38,6 +37,8 @@ from dynlm.runtime.checkpoints import Checkpoints
 from dynlm.runtime.distributed import Processes
 from dynlm.runtime.files import exclusive
 from dynlm.runtime.signals import StopRequest, stop_requests
+from dynlm.runtime.validation import fingerprint_options
+from dynlm.train.config import Config
 from dynlm.train.meta_progress import MetaProgress, resume, save
 from dynlm.train.metatrain_lstm import learn_gates
 from dynlm.train.shared_stream import shared_stream
@@ -106,8 +107,8 @@ def _metatrain(folder: Path, config: Config, quiet: bool) -> dict[str, Any]:
         "g": dataclasses.asdict(config.g),
         "tuned_on": [
             *records_of(tuned, "rates", "tuned"),
-            record("g", "learned", config, "meta", aside, range(aside.articles)),
-            record("g", "picked", config, config.tune.split, valid, stream.order),
+            record("g", "learned", config.corpus, "meta", aside, range(aside.articles)),
+            record("g", "picked", config.corpus, config.tune.split, valid, stream.order),
         ],
     }
     if processes.is_main:
@@ -124,7 +125,7 @@ def _learn(
         split = tokenise(iter_articles(config.corpus, "meta"), trained.tokenizer, config.corpus.num_proc)
     made_with = {
         "run.seed": config.run.seed,
-        **fingerprint_options(config, "memory", "g", "metatrain"),
+        **fingerprint_options(config.memory, config.g, config.metatrain),
         "the model": trained.fingerprint,
         "the text": split.fingerprint,
         "the tuned rms": [meta.rate, meta.pull, meta.epsilon],

@@ -12,13 +12,13 @@ from tqdm import tqdm
 from dynlm.adapt.loop import read_segment
 from dynlm.adapt.meta_gradient.per_weight_lstm import CoordinateWindow
 from dynlm.adapt.rules.per_weight_lstm import CoordinateMeta
-from dynlm.config import Config
 from dynlm.data.articles import iter_articles
 from dynlm.data.token_store import tokenise
 from dynlm.models.lstm.model import Params
 from dynlm.run import rule_store as memory_folder
 from dynlm.run.folder import TrainedModel, log_line
 from dynlm.runtime.distributed import Processes
+from dynlm.train.config import Config
 from dynlm.train.shared_stream import shared_stream
 
 _SAMPLE = 4096

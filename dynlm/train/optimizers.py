@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dynlm.config import PretrainConfig
 from dynlm.models.lstm.model import Params
+from dynlm.train.options import PretrainOptions
 
 
-def rate_at(step: int, steps: int, config: PretrainConfig) -> float:
+def rate_at(step: int, steps: int, config: PretrainOptions) -> float:
     """Learning rate of ``step`` (from 0): linear warm-up, then for adamw half a cosine down to ``final_rate``."""
     warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
     if config.optimizer == "nt-asgd":
@@ -30,7 +30,7 @@ class Optimiser:
     ``patience`` validations ago, the weights are averaged, and the average is what validation and the run see.
     """
 
-    def __init__(self, params: Params, config: PretrainConfig):
+    def __init__(self, params: Params, config: PretrainOptions):
         self.params = params
         self.config = config
         matrices = [p for p in params.values() if p.dim() > 1]

@@ -22,7 +22,6 @@ from accelerate.utils import set_seed
 from torch import Tensor
 from tqdm import tqdm
 
-from dynlm.config import Config
 from dynlm.data.articles import iter_articles, source_name, splits_with_articles
 from dynlm.data.batch import to_batch
 from dynlm.data.spool import content_of, gathered
@@ -39,6 +38,7 @@ from dynlm.runtime.distributed import Processes
 from dynlm.runtime.files import exclusive
 from dynlm.runtime.perplexity import perplexity
 from dynlm.runtime.signals import StopRequest, stop_requests
+from dynlm.train.config import Config
 from dynlm.train.optimizers import Optimiser, first_broken, rate_at, update_to_weight
 from dynlm.train.pretrain_state import Progress, checkpoints_of, finished, resume, save
 
@@ -98,7 +98,7 @@ def pretrain(config: Config, quiet: bool = False) -> dict[str, Any]:
     Raises UserError for a corpus that cannot be read, a run folder that was made with other options, or a training
     that diverges, or that another process trains, and Stopped, with a checkpoint saved, where it is asked to stop.
     """
-    folder = run_folder.run_path(config)
+    folder = run_folder.run_path(config.run)
     with exclusive(folder, "this run"):
         return _pretrain(folder, config, quiet)
 
@@ -154,7 +154,7 @@ def _train(
     corpus: Corpus,
     quiet: bool,
 ) -> Progress:
-    options, device, folder, world = config.pretrain, processes.device, run_folder.run_path(config), processes.world
+    options, device, folder, world = config.pretrain, processes.device, run_folder.run_path(config.run), processes.world
     fresh = model.initial_params(torch.Generator().manual_seed(config.run.seed))
     params = {name: tensor.to(device).requires_grad_() for name, tensor in fresh.items()}
     optimiser = Optimiser(params, options)

@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dynlm.config import Config, fingerprint_options
 from dynlm.data.stream import StreamPosition
 from dynlm.errors import UserError
 from dynlm.models.lstm.model import Hidden, Params
-from dynlm.run.folder import load_config, run_path
+from dynlm.run.folder import run_path
 from dynlm.runtime.checkpoints import Checkpoints
 from dynlm.runtime.distributed import Processes
 from dynlm.runtime.parsing import read_json
+from dynlm.runtime.validation import fingerprint_options
+from dynlm.train.config import Config, load_config
 from dynlm.train.optimizers import Optimiser
 
 
@@ -40,7 +41,7 @@ class Progress:
 
 def checkpoints_of(config: Config) -> Checkpoints:
     """A run's checkpoints of level-1 training; that the text is the same, the run's provenance sees to."""
-    return Checkpoints(run_path(config) / "checkpoints", "step", config.run.checkpoints_kept, _decisive(config))
+    return Checkpoints(run_path(config.run) / "checkpoints", "step", config.run.checkpoints_kept, _decisive(config))
 
 
 def finished(config: Config, processes: Processes) -> dict[str, Any] | None:
@@ -48,7 +49,7 @@ def finished(config: Config, processes: Processes) -> dict[str, Any] | None:
 
     Raises UserError for a run folder that was begun with other options, or is trained: it is never trained over.
     """
-    folder, checkpoints = run_path(config), checkpoints_of(config)
+    folder, checkpoints = run_path(config.run), checkpoints_of(config)
     if (folder / "config.yaml").exists():
         earlier = _decisive(load_config(folder))
         for name, value in _decisive(config).items():
@@ -73,7 +74,10 @@ def finished(config: Config, processes: Processes) -> dict[str, Any] | None:
 def _decisive(config: Config) -> dict[str, Any]:
     """The options that decide what is trained."""
     of_run = {"run.seed": config.run.seed, "run.precision": config.run.precision}
-    return {**of_run, **fingerprint_options(config, "corpus", "tokenizer", "model", "regularisation", "pretrain")}
+    return {
+        **of_run,
+        **fingerprint_options(config.corpus, config.tokenizer, config.model, config.regularisation, config.pretrain),
+    }
 
 
 def save(checkpoints: Checkpoints, at: Progress, generator: torch.Generator, processes: Processes) -> Path | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dynlm.config import Config
 from dynlm.data.stream import Stream
 from dynlm.data.token_store import TokenisedSplit
 from dynlm.errors import UserError
 from dynlm.runtime.distributed import Processes
+from dynlm.train.config import Config
 
 
 def shared_stream(split: TokenisedSplit, lanes: int, option: str, config: Config, processes: Processes) -> Stream:

@@ -16,9 +16,10 @@ from typing import Any
 from tqdm import tqdm
 
 from dynlm.adapt.loop import gradient_statistics, mean_nats
+from dynlm.adapt.options import MemoryOptions
 from dynlm.adapt.rules.elementwise import LEVEL_1, Statistics, uniform_rule
 from dynlm.adapt.state import dynamic_tensors
-from dynlm.config import Config, MemoryConfig, article_range
+from dynlm.data.article_range import article_range
 from dynlm.data.articles import iter_articles, source_name
 from dynlm.data.stream import Stream, read_side_by_side
 from dynlm.data.token_store import TokenisedSplit, tokenise
@@ -27,6 +28,7 @@ from dynlm.run import rule_store as memory_folder
 from dynlm.run.folder import TrainedModel, load_model, log_line
 from dynlm.run.tuned_on import record
 from dynlm.runtime.distributed import Processes
+from dynlm.train.config import Config
 
 START = {
     "sgd": {"rate": 0.3},
@@ -122,7 +124,7 @@ def tune(folder: Path, config: Config, quiet: bool = False) -> dict[str, Any]:
         "split": config.tune.split,
         "articles": sorted(int(index) + 1 for index in stream.order),
         "segment": memory.segment,
-        "tuned_on": [record("rates", "tuned", config, config.tune.split, split, stream.order)],
+        "tuned_on": [record("rates", "tuned", config.corpus, config.tune.split, split, stream.order)],
     }
     memory_folder.save_tuned(folder, memory.rule, memory.reset, tuned, trained)
     return {"rule": memory.rule, "reset": memory.reset, **tuned}
@@ -163,7 +165,7 @@ def coordinate_search(
     return best, lowest, len(known)
 
 
-def _given_or_start(memory: MemoryConfig) -> dict[str, float]:
+def _given_or_start(memory: MemoryOptions) -> dict[str, float]:
     start = dict(START[memory.rule])
     for name in start:
         if (given := getattr(memory, name)) is not None:

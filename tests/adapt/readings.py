@@ -3,17 +3,18 @@
 import numpy as np
 import torch
 
+from dynlm.adapt.options import FEATURES
 from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.elementwise import Rates, Rule, Statistics
 from dynlm.adapt.rules.learned import Meta
 from dynlm.adapt.rules.per_weight_lstm import CoordinateMeta
-from dynlm.config import FEATURES, ModelConfig
 from dynlm.data.stream import read_in_order
 from dynlm.data.token_store import TokenisedSplit
 from dynlm.models.lstm.model import LSTMLanguageModel
+from dynlm.models.options import ModelOptions
 
 VOCABULARY = 17
-MODEL = LSTMLanguageModel(ModelConfig(embedding=6, hidden=6, layers=1), VOCABULARY)
+MODEL = LSTMLanguageModel(ModelOptions(embedding=6, hidden=6, layers=1), VOCABULARY)
 NAMES = tuple(MODEL.shapes())
 
 

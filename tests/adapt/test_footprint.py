@@ -7,7 +7,7 @@ import torch
 
 from dynlm.adapt.footprint import foretold_bytes, held_bytes, refuse_what_does_not_fit
 from dynlm.adapt.loop import iter_segments
-from dynlm.config import FEATURES
+from dynlm.adapt.options import FEATURES
 from dynlm.data.stream import Stream, read_side_by_side
 from dynlm.errors import UserError
 from tests.adapt.readings import MODEL, RULES, meta, moved_phi, reader, text

@@ -15,10 +15,10 @@ from dynlm.adapt.partners.cache import Cache
 from dynlm.adapt.partners.mixture import FixedShareMixture
 from dynlm.adapt.rules.elementwise import Rates
 from dynlm.adapt.state import dynamic_tensors, leaves
-from dynlm.config import ModelConfig
 from dynlm.data.stream import Stream, read_in_order, read_side_by_side
 from dynlm.errors import UserError
 from dynlm.models.lstm.model import LSTMLanguageModel
+from dynlm.models.options import ModelOptions
 from tests.adapt.readings import MODEL, NAMES, RULES, reader, static_params, statistics, stream, text
 
 
@@ -214,7 +214,7 @@ def test_only_dynamic_tensors_move():
 
 def test_an_unknown_tensor_is_named_with_those_there_are():
     with pytest.raises(UserError, match=r"'gru\.\*'.*embedding, lstm\.0\.input"):
-        dynamic_tensors(LSTMLanguageModel(ModelConfig(), 10), ["gru.*"])
+        dynamic_tensors(LSTMLanguageModel(ModelOptions(), 10), ["gru.*"])
 
 
 def test_learning_helps_on_a_text_that_repeats_itself():

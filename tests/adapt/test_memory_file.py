@@ -19,14 +19,14 @@ from dynlm.adapt.memory_file import (
     reset_memory,
     save_memory,
 )
+from dynlm.adapt.options import MemoryOptions
 from dynlm.adapt.rules.elementwise import Rates
-from dynlm.config import MemoryConfig
 from dynlm.errors import UserError
 from dynlm.runtime.tensors import load_tensors, save_tensors
 from tests.adapt.readings import stream
 from tests.adapt.test_state_tensors import assert_equal, partnered
 
-OPTIONS = MemoryConfig(rule="rms", cache="learned", no_regret=True)
+OPTIONS = MemoryOptions(rule="rms", cache="learned", no_regret=True)
 MODEL = "0123456789abcdef"
 
 
@@ -61,7 +61,7 @@ def test_the_round_trip_is_exact(path, chosen, saved, tmp_path):
     again = tmp_path / "again.safetensors"
     assert save_memory(again, back, chosen, OPTIONS, MODEL) == load_about(path)[0]
     assert again.read_bytes() == path.read_bytes()
-    assert options_of(path, MemoryConfig(track=True)) == dataclasses.replace(OPTIONS, track=True)
+    assert options_of(path, MemoryOptions(track=True)) == dataclasses.replace(OPTIONS, track=True)
 
 
 def test_another_model_other_options_and_other_rates_are_refused(path, chosen):

@@ -255,10 +255,10 @@ def test_the_cheap_bound_is_one(tied, lanes, monkeypatch):
     monkeypatch.setattr("dynlm.adapt.segment.lanes_at_a_time", lambda *_: lanes)
     from dynlm.adapt.rules.elementwise import uniform_rule
     from dynlm.adapt.update_filter import _step_at_most, step_norms
-    from dynlm.config import ModelConfig
     from dynlm.models.lstm.model import LSTMLanguageModel
+    from dynlm.models.options import ModelOptions
 
-    model = LSTMLanguageModel(ModelConfig(embedding=6, hidden=6, layers=2, tied=tied), MODEL.vocabulary)
+    model = LSTMLanguageModel(ModelOptions(embedding=6, hidden=6, layers=2, tied=tied), MODEL.vocabulary)
     static = model.initial_params(torch.Generator().manual_seed(0))
     rule = uniform_rule("sgd", tuple(static), 0.1)
     looked = []

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from dynlm.cli.app import main
-from dynlm.config import TokenizerConfig
+from dynlm.data.options import TokenizerOptions
 from dynlm.evaluation.score_file import read_scores
 from dynlm.run.folder import load_tensors
 from tests.tiny import Run, article, as_yaml, listing, readable_name, tiny_config, write_corpus
@@ -498,7 +498,7 @@ def test_a_tokenizer_that_does_not_fit_is_refused(tuned_copy: Run, capsys: Captu
     from dynlm.data.tokenizers.tokenizer import PieceTokenizer
 
     shutil.rmtree(tuned_copy.folder / "tokenizer")
-    other = PieceTokenizer.train(TokenizerConfig(vocab_size=330), ["colourless green ideas sleep furiously\n" * 9])
+    other = PieceTokenizer.train(TokenizerOptions(vocab_size=330), ["colourless green ideas sleep furiously\n" * 9])
     other.save(tuned_copy.folder / "tokenizer")
     before = listing(tuned_copy.folder)
     line = refused(capsys, "score", tuned_copy.folder)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dynlm.config import CorpusConfig
 from dynlm.data.articles import describe, iter_articles, load_articles, open_source, source_name, word_count
+from dynlm.data.options import CorpusOptions
 from dynlm.errors import UserError
 
 DATA = os.environ.get("DYNLM_DATA")
@@ -21,19 +21,19 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def numbers(config: CorpusConfig, split: str) -> list[int]:
+def numbers(config: CorpusOptions, split: str) -> list[int]:
     return [int(article.title.split()[1]) for article in iter_articles(config, split)]
 
 
 def test_meta_articles_are_never_trained_on(folder):
-    config = CorpusConfig(path=str(folder), meta_every=4)
+    config = CorpusOptions(path=str(folder), meta_every=4)
     assert numbers(config, "meta") == [3, 7]
     assert numbers(config, "train") == [0, 1, 2, 4, 5, 6, 8, 9]
     assert numbers(config, "train+meta") == list(range(10))
 
 
 def test_the_limit_is_of_what_is_read(folder):
-    config = CorpusConfig(path=str(folder), meta_every=4, limit=4)
+    config = CorpusOptions(path=str(folder), meta_every=4, limit=4)
     assert numbers(config, "train") == [0, 1, 2, 4]
     assert numbers(config, "meta") == [3, 7]
     assert numbers(config, "train+meta") == [0, 1, 2, 3]
@@ -41,7 +41,7 @@ def test_the_limit_is_of_what_is_read(folder):
 
 def test_describe_counts_by_hand(folder):
     # "word 0\n": two words and an end of line; types are word, the numbers and the end of line.
-    config = CorpusConfig(path=str(folder))
+    config = CorpusOptions(path=str(folder))
     assert describe(config) == {
         "train": {"articles": 10, "words": 3 * 55, "types": 12, "longest": {"title": "train 9", "words": 30}},
         "valid": {"articles": 3, "words": 3 * 6, "types": 5, "longest": {"title": "valid 2", "words": 9}},
@@ -57,7 +57,7 @@ def test_words_and_ends_of_line(text, count):
 
 
 def test_missing_and_empty_splits_are_named(folder):
-    config = CorpusConfig(path=str(folder))
+    config = CorpusOptions(path=str(folder))
     for read in (iter_articles, load_articles):
         with pytest.raises(UserError, match="no split 'test'; choose among train, meta, valid"):
             read(config, "test")
@@ -73,22 +73,22 @@ def test_missing_and_empty_splits_are_named(folder):
 
 def test_fewer_than_one_process_is_refused():
     with pytest.raises(UserError, match=r"corpus\.num_proc is 0; choose a value from 1 to 1024"):
-        CorpusConfig(num_proc=0)
+        CorpusOptions(num_proc=0)
 
 
 def test_an_unknown_source_lists_the_known():
     with pytest.raises(UserError, match=r"stdlib, wikitext-2, .*owner/name"):
-        open_source(CorpusConfig(source="wikitext2"))
+        open_source(CorpusOptions(source="wikitext2"))
 
 
 def test_source_names(folder):
-    assert source_name(CorpusConfig(path=str(folder))) == str(folder)
-    assert source_name(CorpusConfig()).startswith("standard library of Python 3.")
+    assert source_name(CorpusOptions(path=str(folder))) == str(folder)
+    assert source_name(CorpusOptions()).startswith("standard library of Python 3.")
 
 
 @pytest.mark.skipif(not DATA, reason="DYNLM_DATA, the folder of real data, is not set")
 def test_wikitext_2_has_the_counts_of_the_literature():
-    counts = describe(CorpusConfig(path=str(Path(DATA or "", "wikitext-2"))))
+    counts = describe(CorpusOptions(path=str(Path(DATA or "", "wikitext-2"))))
     assert list(counts) == ["train", "valid"]
     assert [counts[split]["articles"] for split in counts] == [600, 60]
     assert [counts[split]["words"] for split in counts] == [2_088_628, 217_646]

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dynlm.config import TokenizerConfig
 from dynlm.data.article import Article
+from dynlm.data.options import TokenizerOptions
 from dynlm.data.token_store import excerpt, split_of_text, tokenise
 from dynlm.data.tokenizers.tokenizer import PieceTokenizer
 from dynlm.errors import UserError
@@ -29,7 +29,7 @@ ARTICLES = [
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return PieceTokenizer.train(TokenizerConfig("bpe", 320, 0.99), [article.text for article in ARTICLES] * 3)
+    return PieceTokenizer.train(TokenizerOptions("bpe", 320, 0.99), [article.text for article in ARTICLES] * 3)
 
 
 @pytest.fixture(autouse=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from dynlm.config import Config
 from dynlm.data.articles import load_articles
 from dynlm.errors import UserError
 from dynlm.evaluation.generate import generate
 from dynlm.run.folder import load_model, params_fingerprint
 from dynlm.run.rule_store import open_reader
+from dynlm.train.config import Config
 from tests.tiny import Run, tiny_config, with_memory
 
 PROMPT = " the bafidela of the town was seen near a bafidela . \n"

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from dynlm.cli.app import main
-from dynlm.config import Config
 from dynlm.evaluation.compare import compare
 from dynlm.evaluation.overlap import overlap_notes, overlaps, tuned_notes, tuned_records
 from dynlm.evaluation.score import score
@@ -19,6 +18,7 @@ from dynlm.evaluation.score_file import Scores, read_scores
 from dynlm.report.page import report_run
 from dynlm.run.tuned_on import ranges
 from dynlm.train.cache import train_gate
+from dynlm.train.config import Config
 from tests.tiny import Run, with_memory
 
 

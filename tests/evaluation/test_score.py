@@ -14,7 +14,6 @@ import torch
 
 from dynlm.adapt import footprint
 from dynlm.adapt.loop import iter_segments
-from dynlm.config import Config
 from dynlm.data.articles import load_articles
 from dynlm.data.stream import read_in_order
 from dynlm.data.token_store import TokenisedSplit, tokenise
@@ -29,6 +28,7 @@ from dynlm.evaluation.score_path import Into, file_stem, resume_key, scoring_key
 from dynlm.run.folder import TrainedModel, load_model
 from dynlm.run.rule_store import open_reader
 from dynlm.train import cache as gates
+from dynlm.train.config import Config
 from tests.tiny import Run, listing, readable_name, with_memory
 
 VARIANTS = [("none", "stream"), ("sgd", "stream"), ("rms", "stream"), ("rms", "article"), ("meta", "article")]

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dynlm.config import Config
 from dynlm.evaluation import score as scoring
 from dynlm.evaluation import scoring_checkpoint as underway
 from dynlm.evaluation.score import score
 from dynlm.evaluation.score_file import Scores, read_scores
 from dynlm.run.provenance import made_with
 from dynlm.runtime.signals import Stopped
+from dynlm.train.config import Config
 from tests.tiny import Run, listing, with_memory
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.memory_file import SavedMemory, load_about, load_memory
 from dynlm.adapt.reader import Reader
-from dynlm.config import Config
 from dynlm.data.articles import load_articles
 from dynlm.data.stream import read_in_order
 from dynlm.data.token_store import split_of_text, tokenise
@@ -26,6 +25,7 @@ from dynlm.evaluation.score_file import read_scores
 from dynlm.evaluation.session import ReadText, finished, read_files, read_on
 from dynlm.run.folder import TrainedModel, load_model, params_fingerprint
 from dynlm.run.rule_store import open_reader
+from dynlm.train.config import Config
 from tests.adapt.test_state_tensors import assert_equal
 from tests.tiny import Run, listing, readable_name, with_memory
 

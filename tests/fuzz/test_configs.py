@@ -12,8 +12,8 @@ import yaml
 from hypothesis import strategies as st
 
 from dynlm.cli.app import _config_parser, _options, load_config
-from dynlm.config import Config
-from dynlm.run.folder import load_config as load_run_config
+from dynlm.train.config import Config
+from dynlm.train.config import load_config as load_run_config
 from tests.fuzz.cases import altered, damaged, fuzz, tried, values
 
 DEFAULTS: dict[str, Any] = dataclasses.asdict(Config())

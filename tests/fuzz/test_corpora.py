@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import strategies as st
 
-from dynlm.config import CorpusConfig, TokenizerConfig
 from dynlm.data.article import Article
 from dynlm.data.articles import load_articles
+from dynlm.data.options import CorpusOptions, TokenizerOptions
 from dynlm.data.sources.lines import text_lines
 from dynlm.data.sources.wikitext import wikitext_articles
 from dynlm.data.token_store import tokenise
@@ -54,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def read(path: Path, content: bytes, **options: object) -> None:
     path.write_bytes(content)
-    config = CorpusConfig(path=str(path), **options)  # type: ignore[arg-type]
+    config = CorpusOptions(path=str(path), **options)  # type: ignore[arg-type]
     for one in tried(lambda: load_articles(config, "train+meta")) or []:
         assert one.text.encode() and one.where
 
@@ -115,7 +115,7 @@ def cached(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[Arti
     """Two articles, their tokenizer, and the folder of their arrays in a cache of its own."""
     place = tmp_path_factory.mktemp("cache")
     texts = [article(np.random.default_rng(seed), 3) for seed in range(2)]
-    tokenizer = WordTokenizer.train(TokenizerConfig(kind="word", vocab_size=0), texts)
+    tokenizer = WordTokenizer.train(TokenizerOptions(kind="word", vocab_size=0), texts)
     articles = [Article(str(index), text, "here") for index, text in enumerate(texts)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DYNLM_CACHE", str(place))

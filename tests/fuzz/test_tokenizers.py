@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from dynlm.config import TokenizerConfig
+from dynlm.data.options import TokenizerOptions
 from dynlm.data.tokenizers.tokenizer import SPACE, PieceTokenizer, Tokenizer, WordTokenizer, load_tokenizer
 from dynlm.runtime.hashing import fingerprint
 from tests.fuzz.cases import damaged, damaged_json, fuzz, tried
@@ -30,8 +30,8 @@ anything = st.text(
 @pytest.fixture(scope="module")
 def tokenizers() -> list[Tokenizer]:
     kinds = [("bpe", 400), ("unigram", 330)]
-    made: list[Tokenizer] = [PieceTokenizer.train(TokenizerConfig(kind=k, vocab_size=n), TEXTS) for k, n in kinds]
-    return [*made, WordTokenizer.train(TokenizerConfig(kind="word", vocab_size=50), TEXTS)]
+    made: list[Tokenizer] = [PieceTokenizer.train(TokenizerOptions(kind=k, vocab_size=n), TEXTS) for k, n in kinds]
+    return [*made, WordTokenizer.train(TokenizerOptions(kind="word", vocab_size=50), TEXTS)]
 
 
 @fuzz("tokenizer round trip", text=anything, which=st.integers(0, 2))

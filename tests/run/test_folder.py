@@ -14,20 +14,16 @@ import pytest
 import torch
 import yaml
 
+from dynlm.adapt.options import MemoryOptions
 from dynlm.cli.app import main
-from dynlm.config import MemoryConfig, TokenizerConfig
+from dynlm.data.options import TokenizerOptions
 from dynlm.data.tokenizers.tokenizer import PieceTokenizer
 from dynlm.errors import UserError
-from dynlm.run.folder import (
-    load_config,
-    load_model,
-    load_tensors,
-    log_line,
-    save_tensors,
-)
+from dynlm.run.folder import load_model, load_tensors, log_line, save_tensors
 from dynlm.run.rule_store import load_learned, load_statistics, load_tuned, open_reader
 from dynlm.run.sharing import share_run
 from dynlm.runtime.files import atomic_write
+from dynlm.train.config import load_config
 from tests.tiny import Run, article, listing
 
 ABOUT = {"step": 3, "name": "Straße", "rates": [0.1, 1e-9]}
@@ -147,7 +143,7 @@ def test_a_card_of_something_else_is_refused(run_copy: Run, content: str) -> Non
 @pytest.mark.parametrize("size", [420, 330])
 def test_another_models_tokenizer_is_refused(run_copy: Run, size: int) -> None:
     shutil.rmtree(run_copy.folder / "tokenizer")
-    other = PieceTokenizer.train(TokenizerConfig(vocab_size=size), [article(np.random.default_rng(9), 60)])
+    other = PieceTokenizer.train(TokenizerOptions(vocab_size=size), [article(np.random.default_rng(9), 60)])
     other.save(run_copy.folder / "tokenizer")
     with pytest.raises(UserError, match=rf"tokenizer \({size} tokens, .* does not fit the model \(420 tokens"):
         load_model(run_copy.folder)
@@ -273,7 +269,7 @@ def test_one_number_that_is_none_is_refused(name: str, tuned_copy: Run) -> None:
     next(iter(tensors.values())).view(-1)[0] = float("nan")
     save_tensors(path, tensors, about)
     with pytest.raises(UserError, match=f"{path.name}"):
-        open_reader(tuned_copy.folder, load_model(tuned_copy.folder), MemoryConfig(rule="meta"))
+        open_reader(tuned_copy.folder, load_model(tuned_copy.folder), MemoryOptions(rule="meta"))
 
 
 def test_a_vanished_folder_is_no_full_disk(tmp_path: Path) -> None:

@@ -106,14 +106,14 @@ def test_one_seed_fixes_everything(tiny_corpus: Path, tmp_path: Path) -> None:
         torch.manual_seed(index)
         config = tiny_config(tiny_corpus, tmp_path / name, pretrain={"epochs": 0.5}, regularisation={"weight": 0.3})
         pretrain(config, quiet=True)
-        tune(run_path(config), config, quiet=True)
-        metatrain(run_path(config), config, quiet=True)
-        score(run_path(config), with_memory(config, rule="meta"), "valid", "4-5", True, "shuffled", 2)
-        files = listing(run_path(config))
+        tune(run_path(config.run), config, quiet=True)
+        metatrain(run_path(config.run), config, quiet=True)
+        score(run_path(config.run), with_memory(config, rule="meta"), "valid", "4-5", True, "shuffled", 2)
+        files = listing(run_path(config.run))
         made.append({file: content for file, content in files.items() if Path(file).suffix == ".safetensors"})
         made[-1]["tuned"] = files["memory/tuned.json"]
         (parquet,) = (file for file in files if file.endswith(".parquet"))
-        made[-1]["nats"] = read_scores(run_path(config) / parquet).nats.tobytes()
+        made[-1]["nats"] = read_scores(run_path(config.run) / parquet).nats.tobytes()
     assert len(made[0]) >= 5
     assert made[0].keys() == made[1].keys()
     assert [name for name in made[0] if made[0][name] != made[1][name]] == []

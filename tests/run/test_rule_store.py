@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from dynlm.adapt.options import LearnedRuleOptions, MemoryOptions
 from dynlm.adapt.rules.elementwise import LEVEL_1, Rates, Statistics
-from dynlm.config import GConfig, MemoryConfig
 from dynlm.errors import UserError
 from dynlm.run.folder import TrainedModel, load_model
 from dynlm.run.rule_store import (
@@ -48,7 +48,7 @@ def statistics_of(trained: TrainedModel) -> Statistics:
 
 
 START = {"rate": 0.1, "pull": 1e-3, "epsilon": 0.25}
-G = GConfig(features=["fresh", "surprise"], importance=True, flush=True)
+G = LearnedRuleOptions(features=["fresh", "surprise"], importance=True, flush=True)
 
 
 def test_all_comes_back_exactly(tmp_path: Path, trained: TrainedModel) -> None:
@@ -120,25 +120,25 @@ def test_tuning_another_model_forgets_the_first_ones_rates(
 def test_options_go_before_tuned_rates(tuned_run: Run, trained: TrainedModel) -> None:
     tuned = load_tuned(tuned_run.folder, "rms", "stream", trained)
     assert tuned is not None
-    as_tuned = open_reader(tuned_run.folder, trained, MemoryConfig())
+    as_tuned = open_reader(tuned_run.folder, trained, MemoryOptions())
     assert set(as_tuned.rule.rates.values()) == {Rates(tuned["rate"], tuned["pull"])}
-    given = open_reader(tuned_run.folder, trained, MemoryConfig(rate=0.25))
+    given = open_reader(tuned_run.folder, trained, MemoryOptions(rate=0.25))
     assert set(given.rule.rates.values()) == {Rates(0.25, tuned["pull"])}
-    zero = open_reader(tuned_run.folder, trained, MemoryConfig(rate=0.0, pull=0.0))
+    zero = open_reader(tuned_run.folder, trained, MemoryOptions(rate=0.0, pull=0.0))
     assert set(zero.rule.rates.values()) == {Rates(0.0, 0.0)}
 
 
 def test_only_the_tensors_named_move(tuned_run: Run, trained: TrainedModel) -> None:
     for rule in ("sgd", "rms", "meta"):
-        reader = open_reader(tuned_run.folder, trained, MemoryConfig(rule=rule, dynamic=["lstm.*", "output.bias"]))
+        reader = open_reader(tuned_run.folder, trained, MemoryOptions(rule=rule, dynamic=["lstm.*", "output.bias"]))
         assert tuple(reader.rule.rates) == NAMES[1:]
         assert tuple(reader.fresh_memory().weights) == NAMES[1:]
     with pytest.raises(UserError, match=r"memory\.dynamic has 'decoder'"):
-        open_reader(tuned_run.folder, trained, MemoryConfig(dynamic=["decoder"]))
+        open_reader(tuned_run.folder, trained, MemoryOptions(dynamic=["decoder"]))
 
 
 def test_level_1_needs_nothing(trained_run: Run, trained: TrainedModel) -> None:
-    assert open_reader(trained_run.folder, trained, MemoryConfig(rule="none")).rule == LEVEL_1
+    assert open_reader(trained_run.folder, trained, MemoryOptions(rule="none")).rule == LEVEL_1
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_what_is_missing_is_said_with_the_way_to_it(
     options: dict[str, object], said: str, trained_run: Run, trained: TrainedModel
 ) -> None:
     with pytest.raises(UserError, match=re.escape(said)):
-        open_reader(trained_run.folder, trained, MemoryConfig(**options))  # type: ignore[arg-type]
+        open_reader(trained_run.folder, trained, MemoryOptions(**options))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["statistics.safetensors", "tuned.json", "meta-stream.safetensors"])
@@ -165,4 +165,4 @@ def test_a_file_cut_short_is_named(name: str, tuned_copy: Run, trained: TrainedM
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     rule = "meta" if name.startswith("meta") else "rms"
     with pytest.raises(UserError, match=re.escape(name)):
-        open_reader(tuned_copy.folder, trained, MemoryConfig(rule=rule))
+        open_reader(tuned_copy.folder, trained, MemoryOptions(rule=rule))

@@ -6,16 +6,17 @@ from typing import Any
 
 import pytest
 
-from dynlm.config import Config, MemoryConfig
+from dynlm.adapt.options import MemoryOptions
 from dynlm.errors import UserError
 from dynlm.study.options import StudyConfig, StudyOptions
 from dynlm.study.variants import plain, readings_of, variants_of
+from dynlm.train.config import Config
 
 
 def options(variants: list[dict[str, Any]], **study: Any) -> StudyOptions:
     names = [variant.get("name") for variant in variants]
     return StudyOptions(
-        memory=MemoryConfig(segment=15),
+        memory=MemoryOptions(segment=15),
         study=StudyConfig(arms=variants, **{"baselines": names[:1], "pairs": [], **study}),
     )
 

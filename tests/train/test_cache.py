@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from dynlm.adapt.loop import mean_nats
+from dynlm.adapt.options import MemoryOptions
 from dynlm.adapt.partners.cache import Cache, mixture
 from dynlm.adapt.partners.cache_gate import Gate, initial_gate
-from dynlm.config import MemoryConfig
 from dynlm.data.articles import load_articles, source_name
 from dynlm.data.token_store import tokenise
 from dynlm.errors import UserError
@@ -39,7 +39,7 @@ def cached_run(tuned_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
-def tuning_nats(run: Run, memory: MemoryConfig, tokens: int) -> float:
+def tuning_nats(run: Run, memory: MemoryOptions, tokens: int) -> float:
     trained = load_model(run.folder)
     valid = tokenise(load_articles(run.config.corpus, "valid"), trained.tokenizer)
     return mean_nats(open_reader(run.folder, trained, memory), tuning_stream(valid, run.config, tokens))
@@ -142,8 +142,8 @@ def test_a_flatness_that_no_loss_can_be_told_by_is_refused_wherever_it_comes_fro
     flatness: float, tmp_path: Path, trained: TrainedModel
 ) -> None:
     with pytest.raises(UserError, match=r"memory\.cache_flatness is"):
-        MemoryConfig(rule="none", cache_flatness=[flatness])
-    memory = MemoryConfig(rule="none")
+        MemoryOptions(rule="none", cache_flatness=[flatness])
+    memory = MemoryOptions(rule="none")
     save_fixed(tmp_path, memory, {"window": 7, "flatness": flatness, "share": 0.25}, trained)
     save_gated(tmp_path, memory, Cache(77, (0.25, flatness), gate()), {}, trained)
     for kind in ("fixed", "learned"):
@@ -190,7 +190,7 @@ def gate() -> Gate:
 
 
 def test_all_comes_back_exactly_and_to_its_own_arm(tmp_path: Path, trained: TrainedModel) -> None:
-    memory, cache = MemoryConfig(rule="sgd+decay", reset="article"), Cache(77, (0.25, 0.5), gate())
+    memory, cache = MemoryOptions(rule="sgd+decay", reset="article"), Cache(77, (0.25, 0.5), gate())
     save_fixed(tmp_path, memory, {"window": 7, "flatness": 0.5, "share": 0.25}, trained)
     save_gated(tmp_path, memory, cache, {"kept": "learned"}, trained)
     assert {path.name for path in (tmp_path / "memory").iterdir()} == {
@@ -204,13 +204,13 @@ def test_all_comes_back_exactly_and_to_its_own_arm(tmp_path: Path, trained: Trai
     assert gated is not None and isinstance(gated.gate, Gate)
     assert (gated.window, gated.flatness) == (77, (0.25, 0.5))
     assert all(torch.equal(tensor, gate().params[name]) for name, tensor in gated.gate.params.items())
-    for other in (MemoryConfig(rule="sgd+decay"), MemoryConfig(rule="sgd", reset="article")):
+    for other in (MemoryOptions(rule="sgd+decay"), MemoryOptions(rule="sgd", reset="article")):
         assert load_fixed(tmp_path, other, trained) is None
         assert load_gated(tmp_path, other, trained) is None
 
 
 def test_options_go_before_what_was_tuned(tmp_path: Path, trained: TrainedModel) -> None:
-    memory = MemoryConfig(rule="none", cache="fixed", cache_share=0.5, cache_flatness=[2.0])
+    memory = MemoryOptions(rule="none", cache="fixed", cache_share=0.5, cache_flatness=[2.0])
     save_fixed(tmp_path, memory, {"window": 7, "flatness": 0.5, "share": 0.25}, trained)
     assert open_cache(tmp_path, trained, memory) == Cache(7, (2.0,), 0.5)
 
@@ -218,7 +218,7 @@ def test_options_go_before_what_was_tuned(tmp_path: Path, trained: TrainedModel)
 @pytest.mark.parametrize("name", ["cache-rms-stream.json", "gated-cache-rms-stream.safetensors"])
 def test_another_models_files_are_refused_by_name(name: str, tmp_path: Path, trained: TrainedModel) -> None:
     stranger = dataclasses.replace(trained, card={**trained.card, "fingerprint": "0" * 16})
-    memory = MemoryConfig(cache="learned" if name.startswith("gated") else "fixed")
+    memory = MemoryOptions(cache="learned" if name.startswith("gated") else "fixed")
     save_fixed(tmp_path, memory, {"window": 7, "flatness": 0.5, "share": 0.25}, stranger)
     save_gated(tmp_path, memory, Cache(77, (0.25, 0.5), gate()), {}, stranger)
     assert open_cache(tmp_path, stranger, memory) is not None
@@ -239,7 +239,7 @@ def test_what_is_missing_is_said_with_the_way_to_it(
     options: dict[str, object], said: str, trained_run: Run, trained: TrainedModel
 ) -> None:
     with pytest.raises(UserError, match=re.escape(said)):
-        open_cache(trained_run.folder, trained, MemoryConfig(rule="none", **options))  # type: ignore[arg-type]
+        open_cache(trained_run.folder, trained, MemoryOptions(rule="none", **options))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_what_is_missing_is_said_with_the_way_to_it(
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, object], said: str) -> None:
     with pytest.raises(UserError, match=re.escape(said)):
-        MemoryConfig(**options)  # type: ignore[arg-type]
+        MemoryOptions(**options)  # type: ignore[arg-type]
 
 
 def test_each_kind_has_its_verb(trained_run: Run) -> None:

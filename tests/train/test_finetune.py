@@ -12,15 +12,17 @@ import pytest
 import torch
 
 from dynlm.adapt.loop import read_segment
+from dynlm.adapt.options import LearnedRuleOptions
 from dynlm.adapt.reader import Reader
-from dynlm.config import Config, FinetuneConfig, GConfig
 from dynlm.data.stream import Stream
 from dynlm.errors import UserError
 from dynlm.run.folder import load_model, load_tensors
 from dynlm.run.rule_store import load_statistics, load_tuned, open_reader
 from dynlm.train import finetune as module
+from dynlm.train.config import Config
 from dynlm.train.finetune import StaticGradients, finetune, move_static
 from dynlm.train.metatrain import metatrain
+from dynlm.train.options import FinetuneOptions
 from tests.adapt.readings import MODEL, NAMES, rule, static_params, stream, text
 from tests.tiny import Run, listing, with_memory
 
@@ -98,7 +100,7 @@ def test_memories_move_along_with_theta_0() -> None:
 
 def tuned_finetune(run: Run, memory: dict[str, Any], **options: Any) -> tuple[Config, dict[str, Any]]:
     defaults: dict[str, Any] = {"tokens": 1200, "window": 8, "lanes": 2, "rate": 1e-3, "pick_tokens": 350}
-    config = dataclasses.replace(with_memory(run.config, **memory), finetune=FinetuneConfig(**defaults | options))
+    config = dataclasses.replace(with_memory(run.config, **memory), finetune=FinetuneOptions(**defaults | options))
     return config, finetune(run.folder, config, quiet=True)
 
 
@@ -150,7 +152,7 @@ def test_rates_are_tuned_anew_where_asked(tuned_copy: Run) -> None:
 
 def test_phi_is_learned_in_the_same_reading(tuned_copy: Run) -> None:
     config = with_memory(tuned_copy.config, rule="meta", g="gated")
-    g = GConfig(features=["fresh", "distance"], flush=True)
+    g = LearnedRuleOptions(features=["fresh", "distance"], flush=True)
     metatrain(tuned_copy.folder, dataclasses.replace(config, g=g), quiet=True)
     start, about = load_tensors(tuned_copy.folder / "memory" / "gated-stream.safetensors")
     for learns in (False, True):
@@ -169,7 +171,7 @@ def test_phi_is_learned_in_the_same_reading(tuned_copy: Run) -> None:
 
 def test_theta_0_is_trained_under_the_lstm_meta_learner_too(tuned_copy: Run) -> None:
     config = with_memory(tuned_copy.config, rule="meta", g="lstm")
-    metatrain(tuned_copy.folder, dataclasses.replace(config, g=GConfig(kind="lstm", hidden=2)), quiet=True)
+    metatrain(tuned_copy.folder, dataclasses.replace(config, g=LearnedRuleOptions(kind="lstm", hidden=2)), quiet=True)
     config, done = tuned_finetune(tuned_copy, {"rule": "meta", "g": "lstm"})
     assert done["kept"] != "start"
     with pytest.raises(UserError, match="g of kind lstm"):

@@ -18,9 +18,10 @@ import torch
 
 from dynlm.adapt.memory_file import load_about
 from dynlm.errors import UserError
-from dynlm.run.folder import load_config, load_model
+from dynlm.run.folder import load_model
 from dynlm.runtime.files import exclusive
 from dynlm.train.cache import train_gate
+from dynlm.train.config import load_config
 from dynlm.train.finetune import finetune
 from dynlm.train.metatrain import metatrain
 from dynlm.train.pretrain import pretrain

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from dynlm.config import GConfig
+from dynlm.adapt.options import LearnedRuleOptions
 from dynlm.errors import UserError
 from dynlm.models.lstm.model import Params
 from dynlm.run.folder import load_model, load_tensors
@@ -50,7 +50,7 @@ def test_it_starts_at_the_tuned_rms_and_keeps_the_better(tuned_run: Run, reset: 
 
 def test_phi_moves_within_its_bound(tuned_copy: Run) -> None:
     config = with_memory(tuned_copy.config, rule="meta", g="all")
-    g = GConfig(importance=True, features=["fresh", "surprise"], flush=True, sharing="row")
+    g = LearnedRuleOptions(importance=True, features=["fresh", "surprise"], flush=True, sharing="row")
     metatrain = dataclasses.replace(config.metatrain, rate=0.3, bound=0.5)
     done = module.metatrain(tuned_copy.folder, dataclasses.replace(config, g=g, metatrain=metatrain), quiet=True)
     log = [json.loads(line) for line in (tuned_copy.folder / "log.jsonl").read_text().splitlines()]
@@ -74,7 +74,7 @@ def test_phi_moves_within_its_bound(tuned_copy: Run) -> None:
 def test_the_lstm_meta_learner_learns_its_gates(reset: str, tuned_copy: Run) -> None:
     config = with_memory(tuned_copy.config, rule="meta", g="lstm", reset=reset)
     metatrain = dataclasses.replace(config.metatrain, lanes=2)
-    config = dataclasses.replace(config, g=GConfig(kind="lstm", hidden=2), metatrain=metatrain)
+    config = dataclasses.replace(config, g=LearnedRuleOptions(kind="lstm", hidden=2), metatrain=metatrain)
     done = module.metatrain(tuned_copy.folder, config, quiet=True)
     nats = done["tuning_nats_per_token"]
     assert nats["start"] == pytest.approx(tuned_card(tuned_copy, reset)["nats_per_token"], abs=1e-5)
@@ -91,7 +91,7 @@ def test_the_lstm_meta_learner_learns_its_gates(reset: str, tuned_copy: Run) -> 
 
 def test_the_lstm_meta_learner_takes_no_options_of_the_rates() -> None:
     with pytest.raises(UserError, match="g.flush does not go with g.kind 'lstm'"):
-        GConfig(kind="lstm", flush=True)
+        LearnedRuleOptions(kind="lstm", flush=True)
 
 
 def test_phi_is_kept_as_tensors_and_as_readable_json(tuned_run: Run) -> None:

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from dynlm.config import PretrainConfig
 from dynlm.models.lstm.model import Params
 from dynlm.train.optimizers import Optimiser, rate_at
+from dynlm.train.options import PretrainOptions
 
 
 def some_params() -> Params:
@@ -28,7 +28,7 @@ def step_once(optimiser: Optimiser, rate: float, seed: int) -> None:
 
 
 def test_rate_warms_up_then_follows_half_a_cosine() -> None:
-    config = PretrainConfig(rate=0.5, warmup_steps=4, final_rate=0.1)
+    config = PretrainOptions(rate=0.5, warmup_steps=4, final_rate=0.1)
     rates = [rate_at(step, 100, config) for step in range(101)]
     assert rates[0] == pytest.approx(0.5 / 4, rel=1e-6)
     assert rates[1] == pytest.approx(0.5 * 2 / 4, rel=1e-3)
@@ -40,12 +40,12 @@ def test_rate_warms_up_then_follows_half_a_cosine() -> None:
 
 
 def test_rate_of_nt_asgd_stays() -> None:
-    config = PretrainConfig(optimizer="nt-asgd", rate=30, warmup_steps=3)
+    config = PretrainOptions(optimizer="nt-asgd", rate=30, warmup_steps=3)
     assert [rate_at(step, 10, config) for step in range(5)] == pytest.approx([10, 20, 30, 30, 30])
 
 
 def test_adamw_is_torchs_with_decay_on_matrices_alone() -> None:
-    config = PretrainConfig(weight_decay=0.5)
+    config = PretrainOptions(weight_decay=0.5)
     optimiser = Optimiser(some_params(), config)
     reference = some_params()
     plain = torch.optim.AdamW(
@@ -71,19 +71,19 @@ def test_adamw_is_torchs_with_decay_on_matrices_alone() -> None:
 
 def test_averaging_begins_once_validation_is_no_better_than_long_ago() -> None:
     """Merity et al. 2018, algorithm 1: worse than the best of all but the last ``patience`` validations."""
-    optimiser = Optimiser(some_params(), PretrainConfig(optimizer="nt-asgd", patience=2))
+    optimiser = Optimiser(some_params(), PretrainOptions(optimizer="nt-asgd", patience=2))
     assert [optimiser.after_validation(nats) for nats in (5.0, 4.0, 4.5, 4.2)] == [False] * 4
     assert optimiser.after_validation(4.1)
     assert not optimiser.after_validation(9.0)
 
 
 def test_adamw_never_averages() -> None:
-    optimiser = Optimiser(some_params(), PretrainConfig(patience=1))
+    optimiser = Optimiser(some_params(), PretrainOptions(patience=1))
     assert not any(optimiser.after_validation(nats) for nats in (1.0, 2.0, 3.0, 4.0))
 
 
 def test_average_is_the_mean_of_the_weights_since_it_began() -> None:
-    optimiser = Optimiser(some_params(), PretrainConfig(optimizer="nt-asgd", patience=1))
+    optimiser = Optimiser(some_params(), PretrainOptions(optimizer="nt-asgd", patience=1))
     step_once(optimiser, 0.1, 0)
     assert not optimiser.after_validation(1.0)
     assert not optimiser.after_validation(1.5)
@@ -99,7 +99,7 @@ def test_average_is_the_mean_of_the_weights_since_it_began() -> None:
 
 @pytest.mark.parametrize("name", ["adamw", "nt-asgd"])
 def test_a_saved_optimiser_goes_on_bit_for_bit(name: str) -> None:
-    config = PretrainConfig(optimizer=name, patience=1)
+    config = PretrainOptions(optimizer=name, patience=1)
     whole = Optimiser(some_params(), config)
     for step in range(3):
         step_once(whole, 0.1, step)

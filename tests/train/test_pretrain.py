@@ -14,12 +14,12 @@ import torch
 from dynlm.adapt.loop import mean_nats
 from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.elementwise import LEVEL_1
-from dynlm.config import Config
 from dynlm.data.batch import to_batch
 from dynlm.data.stream import Stream, read_in_order
 from dynlm.errors import UserError
 from dynlm.models.lstm.model import LSTMLanguageModel, Params, detached, restarted
 from dynlm.run.folder import load_model, load_tensors, run_path
+from dynlm.train.config import Config
 from dynlm.train.optimizers import Optimiser, rate_at
 from dynlm.train.pretrain import load_corpus, pretrain, validate
 from tests.tiny import Run, listing, tiny_config
@@ -29,11 +29,11 @@ DROPOUTS = {"input": 0.2, "output": 0.2, "weight": 0.3, "embedding": 0.1, "activ
 
 
 def weights(config: Config) -> Params:
-    return load_tensors(run_path(config) / "model.safetensors")[0]
+    return load_tensors(run_path(config.run) / "model.safetensors")[0]
 
 
 def log(config: Config) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run_path(config) / "log.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (run_path(config.run) / "log.jsonl").read_text().splitlines()]
 
 
 def losses(config: Config) -> list[float]:
@@ -84,7 +84,7 @@ def test_stopped_and_run_again_is_never_stopped(
         stop_at(stopped_at, patch)
         with pytest.raises(KeyboardInterrupt):
             pretrain(parts, quiet=True)
-    assert not (run_path(parts) / "model.json").exists()
+    assert not (run_path(parts.run) / "model.json").exists()
     before = len(log(parts))
     pretrain(parts, quiet=True)
     first = next(line["step"] for line in log(parts)[before:] if "loss" in line)
@@ -224,11 +224,11 @@ def test_other_options_do_not_go_on_with_a_run(
     section: str, option: str, value: Any, tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = begun(tiny_corpus, tmp_path, monkeypatch)
-    before = listing(run_path(config))
+    before = listing(run_path(config.run))
     other = dataclasses.replace(getattr(config, section), **{option: value})
     with pytest.raises(UserError, match=rf"begun with {section}\.{option}"):
         pretrain(dataclasses.replace(config, **{section: other}), quiet=True)
-    assert listing(run_path(config)) == before
+    assert listing(run_path(config.run)) == before
 
 
 def test_another_number_of_processes_goes_on_with_a_run(
@@ -236,7 +236,7 @@ def test_another_number_of_processes_goes_on_with_a_run(
 ) -> None:
     config = begun(tiny_corpus, tmp_path, monkeypatch)
     pretrain(dataclasses.replace(config, corpus=dataclasses.replace(config.corpus, num_proc=2)), quiet=True)
-    assert (run_path(config) / "model.json").exists()
+    assert (run_path(config.run) / "model.json").exists()
 
 
 def test_a_checkpoint_cut_short_is_named_and_the_one_before_serves(
@@ -249,7 +249,7 @@ def test_a_checkpoint_cut_short_is_named_and_the_one_before_serves(
         stop_at(10, patch)
         with pytest.raises(KeyboardInterrupt):
             pretrain(config, quiet=True)
-    newest = run_path(config) / "checkpoints" / "step-00000008.safetensors"
+    newest = run_path(config.run) / "checkpoints" / "step-00000008.safetensors"
     newest.write_bytes(newest.read_bytes()[:-100])
     capsys.readouterr()
     pretrain(config, quiet=True)
@@ -264,7 +264,7 @@ def test_divergence_is_said(tiny_corpus: Path, tmp_path: Path) -> None:
     config = tiny_config(tiny_corpus, tmp_path, pretrain={**SHORT, "rate": 1e12, "clip": 0.0, "warmup_steps": 0})
     with pytest.raises(UserError, match="diverged"):
         pretrain(config, quiet=True)
-    assert not (run_path(config) / "model.json").exists()
+    assert not (run_path(config.run) / "model.json").exists()
 
 
 def test_a_tracker_that_is_not_there_is_named(tiny_corpus: Path, tmp_path: Path) -> None:
@@ -282,7 +282,7 @@ def test_a_perplexity_that_overflows_is_null_and_the_model_is_there(tmp_path: Pa
     config = tiny_config(tmp_path / "texts", tmp_path, pretrain={"epochs": 0.1})
     config = dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, vocab_size=1400))
     assert pretrain(config, quiet=True)["valid_perplexity_per_word"] is None
-    assert json.loads((run_path(config) / "model.json").read_text())["valid_perplexity_per_word"] is None
+    assert json.loads((run_path(config.run) / "model.json").read_text())["valid_perplexity_per_word"] is None
 
 
 def test_what_fails_after_the_last_step_is_not_trained_again(
@@ -299,4 +299,4 @@ def test_what_fails_after_the_last_step_is_not_trained_again(
     steps = len(losses(config))
     pretrain(config, quiet=True)
     assert len(losses(config)) == steps
-    assert (run_path(config) / "model.safetensors").exists()
+    assert (run_path(config.run) / "model.safetensors").exists()

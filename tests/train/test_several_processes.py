@@ -20,9 +20,9 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from dynlm.cli.app import main
-from dynlm.config import Config
 from dynlm.models.lstm.model import Params
 from dynlm.run.folder import load_tensors
+from dynlm.train.config import Config
 from tests.tiny import as_yaml, tiny_config
 
 ROOT = Path(__file__).resolve().parents[2]

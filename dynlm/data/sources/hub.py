@@ -7,8 +7,8 @@ import urllib.request
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from dynlm.config import HUB_WIKITEXT, CorpusConfig
 from dynlm.data.article import Article
+from dynlm.data.options import HUB_WIKITEXT, CorpusOptions
 from dynlm.data.sources.records import record_articles
 from dynlm.data.sources.source import SPLIT_NAMES, Articles, Source, with_held_out
 from dynlm.data.sources.wikitext import wikitext_articles
@@ -19,7 +19,7 @@ _SECONDS_TO_ANSWER = 5.0
 _WITHOUT_HUB = "read local files with --corpus.path, or the embedded corpus with --corpus.source stdlib"
 
 
-def hub_source(corpus: CorpusConfig) -> Source:
+def hub_source(corpus: CorpusOptions) -> Source:
     """The hub data set ``corpus.source``. WikiText is downloaded once and then cached; others are streamed.
 
     Raises UserError where the hub or the data set cannot be reached or it has no split to train on.
@@ -46,7 +46,7 @@ def hub_source(corpus: CorpusConfig) -> Source:
     return Source(name, with_held_out(splits, corpus.hold_out_every))
 
 
-def _record_articles(rows: Iterable[Any], name: str, where: str, corpus: CorpusConfig) -> Iterator[Article]:
+def _record_articles(rows: Iterable[Any], name: str, where: str, corpus: CorpusOptions) -> Iterator[Article]:
     return record_articles(((f"{where}:{number}", row) for number, row in enumerate(_rows(rows, name), 1)), corpus)
 
 

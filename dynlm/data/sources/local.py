@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import chain, groupby, islice
 from pathlib import Path
 
-from dynlm.config import CorpusConfig
 from dynlm.data.article import Article, Lines
+from dynlm.data.options import CorpusOptions
 from dynlm.data.sources.lines import regular_file, text_lines, unpacked_name
 from dynlm.data.sources.records import Record, json_records, parquet_records, record_articles
 from dynlm.data.sources.source import SPLIT_NAMES, Articles, Source, with_held_out
@@ -39,7 +39,7 @@ class _File:
     """The split that its name or its folder's says."""
 
 
-def local_source(corpus: CorpusConfig) -> Source:
+def local_source(corpus: CorpusOptions) -> Source:
     """The file or folder ``corpus.path``; without valid and test splits of its own, articles are held out.
 
     In a folder the splits are files named like them (``train.txt.xz``, ``wiki.valid.tokens``, ``test-00000.parquet``)
@@ -64,7 +64,7 @@ def local_source(corpus: CorpusConfig) -> Source:
     return Source(str(root), held_out, not_read)
 
 
-def _articles(files: list[_File], top: Path, corpus: CorpusConfig) -> Iterator[Article]:
+def _articles(files: list[_File], top: Path, corpus: CorpusOptions) -> Iterator[Article]:
     for is_records, group in groupby(files, lambda file: file.form in _RECORDS):
         if is_records:
             # Together: an article whose lines are rows may go on in the next shard.
@@ -78,7 +78,7 @@ def _articles(files: list[_File], top: Path, corpus: CorpusConfig) -> Iterator[A
                 )
 
 
-def _records(file: _File, corpus: CorpusConfig) -> Iterator[Record]:
+def _records(file: _File, corpus: CorpusOptions) -> Iterator[Record]:
     return json_records(file.path) if file.form == "jsonl" else parquet_records(file.path, corpus)
 
 

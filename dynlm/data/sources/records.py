@@ -12,8 +12,8 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dynlm.config import CorpusConfig
 from dynlm.data.article import Article, too_long
+from dynlm.data.options import CorpusOptions
 from dynlm.data.sources.lines import regular_file, text_lines
 from dynlm.data.sources.wikitext import wikitext_articles
 from dynlm.errors import UserError
@@ -31,7 +31,7 @@ Record = tuple[str, Mapping[str, Any]]
 """Where a record stands, and its fields."""
 
 
-def record_articles(records: Iterable[Record], corpus: CorpusConfig) -> Iterator[Article]:
+def record_articles(records: Iterable[Record], corpus: CorpusOptions) -> Iterator[Article]:
     """The records' articles; without a title field, ``where`` is the title. Empty texts are passed over.
 
     Records that are the lines of WikiText, as the hub keeps it, are joined into its articles. Raises UserError, naming
@@ -50,7 +50,7 @@ def record_articles(records: Iterable[Record], corpus: CorpusConfig) -> Iterator
             yield Article(where if title is None else str(title), text, where)
 
 
-def _while_lines(records: Iterator[Record], corpus: CorpusConfig) -> Iterator[Record]:
+def _while_lines(records: Iterator[Record], corpus: CorpusOptions) -> Iterator[Record]:
     """The first records as far as they are lines of text, and one more."""
     size = 0
     for number, (where, record) in enumerate(records, 1):
@@ -64,14 +64,14 @@ def _while_lines(records: Iterator[Record], corpus: CorpusConfig) -> Iterator[Re
             return
 
 
-def _lines(records: Iterable[Record], corpus: CorpusConfig) -> Iterator[str]:
+def _lines(records: Iterable[Record], corpus: CorpusOptions) -> Iterator[str]:
     """WikiText's lines: the hub keeps them whole but for the empty ones, whose space and line end it drops."""
     for where, record in records:
         text = _text(record, where, corpus.text_field) if corpus.text_field in record else ""
         yield text or " \n"
 
 
-def _joined(records: Iterable[Record], corpus: CorpusConfig) -> Iterator[Article]:
+def _joined(records: Iterable[Record], corpus: CorpusOptions) -> Iterator[Article]:
     """The articles that the records are lines of; each is named by its file and its title's row in that file."""
     files: list[tuple[int, str]] = []  # of each file, the rows before its first one, and its name
 
@@ -103,7 +103,7 @@ def json_records(path: Path) -> Iterator[Record]:
         yield where, record
 
 
-def parquet_records(path: Path, corpus: CorpusConfig) -> Iterator[Record]:
+def parquet_records(path: Path, corpus: CorpusOptions) -> Iterator[Record]:
     """The rows of a Parquet file, counted from 1, as far as they are needed: a few and a MiB at a time.
 
     Raises UserError where the file is damaged or has no text column, where a text is over ``text.LARGEST_TEXT``, and
@@ -129,7 +129,7 @@ def parquet_records(path: Path, corpus: CorpusConfig) -> Iterator[Record]:
         raise UserError(f"no readable Parquet file ({error})", path, "fetch or make the file anew") from error
 
 
-def _batches(data: IO[bytes], path: Path, corpus: CorpusConfig) -> Iterator[pa.RecordBatch]:
+def _batches(data: IO[bytes], path: Path, corpus: CorpusOptions) -> Iterator[pa.RecordBatch]:
     """Text and title of a few rows at a time, those of a dictionary kept in it: once, not once a row."""
     metadata = pq.read_metadata(data)
     schema = metadata.schema.to_arrow_schema()

@@ -20,13 +20,14 @@ from typing import Protocol
 import numpy as np
 import sentencepiece
 
-from dynlm.config import TokenizerConfig, section_of
+from dynlm.data.options import TokenizerOptions
 from dynlm.data.tokenizers.piece_model import check_identity
 from dynlm.errors import UserError
 from dynlm.runtime.files import atomic_write
 from dynlm.runtime.hashing import fingerprint
 from dynlm.runtime.parsing import LARGEST_JSON, read_bytes, read_json, write_json
 from dynlm.runtime.paths import cache_folder
+from dynlm.runtime.validation import section_of
 
 SPACE = "\u2581"
 END_OF_LINE = "<eos>"
@@ -57,7 +58,7 @@ class Encoding:
 class Tokenizer(Protocol):
     """What the rest of dynlm asks of a tokenizer."""
 
-    config: TokenizerConfig
+    config: TokenizerOptions
     start: int
     """Id fed in place of the token before an article's first one; it is never scored."""
 
@@ -80,7 +81,7 @@ class PieceTokenizer:
     Raises ValueError or RuntimeError where ``model`` is none that can keep that promise.
     """
 
-    def __init__(self, config: TokenizerConfig, model: bytes):
+    def __init__(self, config: TokenizerOptions, model: bytes):
         self.config = config
         self.model = model
         if not model:  # which SentencePiece takes, and then knows nothing
@@ -110,11 +111,11 @@ class PieceTokenizer:
         within_units = all(map(_within_unit, self._surfaces))
         self._memo = _UnitMemo(self._pieces) if config.kind == "bpe" and within_units else None
 
-    def __reduce__(self) -> tuple[type[PieceTokenizer], tuple[TokenizerConfig, bytes]]:
+    def __reduce__(self) -> tuple[type[PieceTokenizer], tuple[TokenizerOptions, bytes]]:
         return PieceTokenizer, (self.config, self.model)
 
     @classmethod
-    def train(cls, config: TokenizerConfig, texts: Iterable[str]) -> PieceTokenizer:
+    def train(cls, config: TokenizerOptions, texts: Iterable[str]) -> PieceTokenizer:
         """Train on the first ``config.training_characters`` of ``texts``, whose rest is not read.
 
         Raises UserError where they are too little.
@@ -209,7 +210,7 @@ class WordTokenizer:
     Words that are not in the vocabulary are read as ``<unk>``, so decoding gives the words of a text, not its spacing.
     """
 
-    def __init__(self, config: TokenizerConfig, types: list[str]):
+    def __init__(self, config: TokenizerOptions, types: list[str]):
         self.config = config
         self.types = types
         self._ids = {word: index for index, word in enumerate(types)}
@@ -218,7 +219,7 @@ class WordTokenizer:
         self.start = self._end
 
     @classmethod
-    def train(cls, config: TokenizerConfig, texts: Iterable[str]) -> WordTokenizer:
+    def train(cls, config: TokenizerOptions, texts: Iterable[str]) -> WordTokenizer:
         """Count the words of ``texts``; the most frequent ``vocab_size`` types stay (0: all)."""
         counts: Counter[str] = Counter()
         for text in texts:
@@ -255,7 +256,7 @@ class WordTokenizer:
         write_json(folder / "tokenizer.json", _card(self))
 
 
-def train_tokenizer(config: TokenizerConfig, texts: Iterable[str], corpus_fingerprint: str) -> Tokenizer:
+def train_tokenizer(config: TokenizerOptions, texts: Iterable[str], corpus_fingerprint: str) -> Tokenizer:
     """Train a tokenizer, or take it from the cache if one was trained on the same text with the same options."""
     kind: type[PieceTokenizer] | type[WordTokenizer] = WordTokenizer if config.kind == "word" else PieceTokenizer
     key = fingerprint(json.dumps(vars(config), sort_keys=True), corpus_fingerprint, sentencepiece.__version__)
@@ -275,7 +276,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     card = read_json(folder / "tokenizer.json")
     tokenizer: Tokenizer
     try:
-        config = section_of("tokenizer", TokenizerConfig, card["config"])
+        config = section_of(TokenizerOptions, card["config"])
         if config.kind == "word":
             tokenizer = WordTokenizer(config, _types(read_json(folder / "words.json")))
         else:

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from dynlm.adapt.loop import iter_segments
+from dynlm.adapt.options import MemoryOptions
 from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.elementwise import Rates
-from dynlm.config import Config, MemoryConfig
 from dynlm.data.articles import iter_articles
 from dynlm.data.stream import StreamPosition, read_in_order
 from dynlm.data.token_store import TokenisedSplit, excerpt, split_of_texts, tokenise
@@ -26,6 +26,7 @@ from dynlm.run.folder import TrainedModel, load_model, params_fingerprint
 from dynlm.run.rule_store import HAND_MADE, learned_names, load_tuned, open_reader
 from dynlm.runtime.distributed import Processes
 from dynlm.runtime.tensors import load_tensors, save_tensors
+from dynlm.train.config import Config
 
 CHANGES = ("characters", "cuts", "headings", "newlines")
 """What is done to a text at a place: a character replaced, the rest cut off, a line put in that only its end makes a
@@ -101,7 +102,7 @@ def rules_of(folder: Path, reset: str, trained: TrainedModel) -> list[tuple[str,
     return [("none", ""), *tuned, *(("meta", name) for name in learned_names(folder, reset, trained))]
 
 
-def _aligned(folder: Path, trained: TrainedModel, memory: MemoryConfig, text: TokenisedSplit, called: str) -> Check:
+def _aligned(folder: Path, trained: TrainedModel, memory: MemoryOptions, text: TokenisedSplit, called: str) -> Check:
     """Are losses the same wherever a file's header lets the parameters begin in memory?"""
     read, static = [], []
     with tempfile.TemporaryDirectory() as place:

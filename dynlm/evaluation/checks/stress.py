@@ -19,7 +19,6 @@ from tqdm import tqdm
 
 from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.reader import Reader
-from dynlm.config import Config
 from dynlm.data.articles import iter_articles
 from dynlm.data.stream import read_in_order
 from dynlm.data.token_store import TokenisedSplit, excerpt, split_of_text, tokenise
@@ -30,6 +29,7 @@ from dynlm.run.folder import load_model
 from dynlm.run.rule_store import open_reader
 from dynlm.runtime.distributed import Processes
 from dynlm.runtime.hashing import fingerprint
+from dynlm.train.config import Config
 
 ALLOWED = 0.01
 """Nats per token that the mixture may cost more than level 1 does."""

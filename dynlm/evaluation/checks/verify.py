@@ -20,19 +20,23 @@ import torch
 
 from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.memory_file import constants_of
+from dynlm.adapt.options import MemoryOptions
 from dynlm.adapt.reader import Reader
-from dynlm.config import Config, CorpusConfig, MemoryConfig, article_range, section_of
+from dynlm.data.article_range import article_range
 from dynlm.data.articles import iter_articles
+from dynlm.data.options import CorpusOptions
 from dynlm.data.stream import Stream, read_side_by_side
 from dynlm.data.token_store import TokenisedSplit, tokenise
 from dynlm.errors import UserError
 from dynlm.evaluation.score import in_order, rates_of, text_fingerprint
 from dynlm.evaluation.score_file import Scores, read_scores
-from dynlm.run.folder import TrainedModel, load_config, load_model
+from dynlm.run.folder import TrainedModel, load_model
 from dynlm.run.provenance import differences, made_with, rounds_alike
 from dynlm.run.rule_store import open_reader
 from dynlm.runtime.distributed import Processes
 from dynlm.runtime.text import printable
+from dynlm.runtime.validation import section_of
+from dynlm.train.config import Config, load_config
 
 TOLERANCE = 1e-3
 """Nats by which a token may differ where sums are rounded otherwise."""
@@ -170,8 +174,8 @@ def _config(folder: Path, scores: Scores, corpus_path: str | None) -> Config:
         missing = missing or ["options"]
         raise UserError(f"the file does not tell its {missing[0]}", scores.path, "score the text anew to verify it")
     try:
-        corpus = section_of("corpus", CorpusConfig, options.get("corpus"))
-        memory = section_of("memory", MemoryConfig, options.get("memory"))
+        corpus = section_of(CorpusOptions, options.get("corpus"))
+        memory = section_of(MemoryOptions, options.get("memory"))
     except UserError as error:
         raise UserError(f"what it was read with is not understood ({error})", scores.path) from error
     if corpus_path is not None:

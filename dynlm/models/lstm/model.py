@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dynlm.config import ModelConfig
 from dynlm.models.lstm.regularisers import Regularisers
 from dynlm.models.lstm.softmax_loss import naive_nats, weighted_nats
+from dynlm.models.options import ModelOptions
 
 Params = dict[str, Tensor]
 Hidden = tuple[tuple[Tensor, Tensor], ...]
@@ -65,7 +65,7 @@ def naive_layer(
 class LSTMLanguageModel:
     """The shape of a language model and its forward pass; ``layer`` is the LSTM kernel used."""
 
-    config: ModelConfig
+    config: ModelOptions
     vocabulary: int
     layer: Layer = fused_layer
 

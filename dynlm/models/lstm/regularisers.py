@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dynlm.config import RegularisationConfig
+from dynlm.models.options import RegularisationOptions
 
 
 @dataclass(frozen=True)
 class Regularisers:
     """The regularisers of a training run in process ``rank`` of ``world``, and the generator that draws their masks."""
 
-    config: RegularisationConfig
+    config: RegularisationOptions
     generator: torch.Generator
     rank: int = 0
     world: int = 1

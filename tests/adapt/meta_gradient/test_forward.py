@@ -11,10 +11,10 @@ from dynlm.adapt.meta_gradient.reverse import unrolled_meta_gradient
 from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.elementwise import Statistics, uniform_rule
 from dynlm.adapt.rules.learned import SHARES, Meta
-from dynlm.config import ModelConfig
 from dynlm.data.stream import Stream, read_in_order
 from dynlm.models.lstm.engine import first_gradient
 from dynlm.models.lstm.model import LSTMLanguageModel
+from dynlm.models.options import ModelOptions
 from tests.adapt.readings import MODEL, NAMES, VOCABULARY, moved_phi, static_params, statistics, stream, text
 from tests.adapt.readings import meta as g
 
@@ -87,7 +87,7 @@ def test_forward_is_reverse_to_rounding(kind, reset):
 def test_steepness_is_of_the_first_gradient_whichever_tensors_move(left_out, tied, monkeypatch):
     """Fast, by the reference and in reverse, with large tensors' gradients in parts of two rows where they may be."""
     monkeypatch.setattr("dynlm.models.lstm.engine._rows_of_a_part", lambda *_: 2)
-    model = LSTMLanguageModel(ModelConfig(embedding=6, hidden=6, layers=1, tied=tied), VOCABULARY)
+    model = LSTMLanguageModel(ModelOptions(embedding=6, hidden=6, layers=1, tied=tied), VOCABULARY)
     generator = torch.Generator().manual_seed(0)
     static = {
         name: torch.randn(shape, generator=generator, dtype=torch.float64) * 0.3

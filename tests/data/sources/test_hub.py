@@ -3,8 +3,8 @@
 import datasets
 import pytest
 
-from dynlm.config import CorpusConfig
 from dynlm.data.articles import iter_articles, load_articles, open_source, source_name
+from dynlm.data.options import CorpusOptions
 from dynlm.data.sources.hub import _answers
 from dynlm.errors import UserError
 
@@ -36,7 +36,7 @@ def texts(*rows: str) -> datasets.Dataset:
 def test_wikitext_rows_become_the_standard_files_lines(hub):
     rows = texts("", " = A = \n", "", " text . \n", "", " = B = \n", "", " more . \n")
     hub.splits = datasets.DatasetDict({"test": rows, "train": rows, "validation": texts("", " = C = \n", "")})
-    config = CorpusConfig(source="wikitext-2-raw")
+    config = CorpusOptions(source="wikitext-2-raw")
     articles = load_articles(config, "train+meta")
     assert [article.title for article in articles] == ["A", "B"]
     assert "".join(a.text for a in articles) == " \n = A = \n \n text . \n \n = B = \n \n more . \n"
@@ -49,7 +49,7 @@ def test_wikitext_rows_become_the_standard_files_lines(hub):
 def test_any_data_set_is_streamed_and_held_out_from(hub):
     rows = datasets.Dataset.from_dict({"name": list("ABCDEF"), "body": [f"text {i}" for i in range(6)]})
     hub.splits = datasets.IterableDatasetDict({"train": rows.to_iterable_dataset()})
-    config = CorpusConfig("someone/some", subset="en", text_field="body", title_field="name", hold_out_every=3)
+    config = CorpusOptions("someone/some", subset="en", text_field="body", title_field="name", hold_out_every=3)
     read = {split: list(iter_articles(config, split)) for split in ("train+meta", "test", "valid")}
     assert {split: [a.title for a in articles] for split, articles in read.items()} == {
         "train+meta": ["A", "D"],
@@ -66,22 +66,22 @@ def test_a_data_set_read_by_the_real_library(tmp_path, monkeypatch):
     (tmp_path / "someone" / "some" / "train.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n{"text": "three"}\n')
     monkeypatch.chdir(tmp_path)  # the library prefers a local folder of that name
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    config = CorpusConfig("someone/some", hold_out_every=3)
+    config = CorpusOptions("someone/some", hold_out_every=3)
     assert [article.text for article in load_articles(config, "valid")] == ["three"]
 
 
 def test_an_only_split_of_another_name_is_trained_on(hub):
     hub.splits = {"full": texts("one")}
-    assert load_articles(CorpusConfig("a/b"), "train")[0].text == "one"
+    assert load_articles(CorpusOptions("a/b"), "train")[0].text == "one"
     hub.splits = {"easy": texts("one"), "hard": texts("two")}
     with pytest.raises(UserError, match="easy, hard"):
-        open_source(CorpusConfig("a/b"))
+        open_source(CorpusOptions("a/b"))
 
 
 def test_a_missing_text_field_names_the_row(hub):
     hub.splits = {"train": texts("one")}
     with pytest.raises(UserError, match=r"a/b train:1: no field 'body' among text; choose --corpus.text_field"):
-        load_articles(CorpusConfig("a/b", text_field="body"), "train")
+        load_articles(CorpusOptions("a/b", text_field="body"), "train")
 
 
 def test_a_stream_that_breaks_is_the_users_error(hub):
@@ -90,7 +90,7 @@ def test_a_stream_that_breaks_is_the_users_error(hub):
         raise TimeoutError("the line\nis dead")
 
     hub.splits = {"train": broken()}
-    articles = iter_articles(CorpusConfig("a/b"), "train")
+    articles = iter_articles(CorpusOptions("a/b"), "train")
     assert next(articles).text == "one"
     with pytest.raises(UserError, match=r"a/b: cannot be read from the hub \(TimeoutError: the line\)"):
         next(articles)
@@ -102,7 +102,7 @@ def test_without_a_network_the_other_ways_are_named_soon(source, monkeypatch, tm
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     with pytest.raises(UserError) as caught:
-        open_source(CorpusConfig(source))
+        open_source(CorpusOptions(source))
     assert datasets.config.HF_HUB_OFFLINE, "or else the client retries for half a minute"
     message = str(caught.value)
     assert "--corpus.path" in message
@@ -117,7 +117,7 @@ def test_an_unknown_subset_names_the_option(monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets, "load_dataset", refuse)
     with pytest.raises(UserError, match=r"Available: \['en', 'de'\].*--corpus.subset"):
-        open_source(CorpusConfig("a/b", subset="xx"))
+        open_source(CorpusOptions("a/b", subset="xx"))
 
 
 def test_nobody_answers_at_a_closed_port():

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dynlm.config import CorpusConfig
 from dynlm.data.articles import iter_articles, load_articles, not_read
+from dynlm.data.options import CorpusOptions
 from dynlm.data.sources.local import local_source
 from dynlm.data.sources.records import parquet_records
 from dynlm.errors import UserError
@@ -27,15 +27,15 @@ def wiki(*titles: str) -> str:
     return "".join(f" \n = {title} = \n \n text of {title} . \n" for title in titles)
 
 
-def corpus(path: Path, **options: object) -> CorpusConfig:
-    return CorpusConfig(path=str(path), hold_out_every=3, **options)
+def corpus(path: Path, **options: object) -> CorpusOptions:
+    return CorpusOptions(path=str(path), hold_out_every=3, **options)
 
 
-def titles(config: CorpusConfig, split: str = "train+meta") -> list[str]:
+def titles(config: CorpusOptions, split: str = "train+meta") -> list[str]:
     return [article.title for article in iter_articles(config, split)]
 
 
-def complaint(config: CorpusConfig, split: str = "train+meta") -> str:
+def complaint(config: CorpusOptions, split: str = "train+meta") -> str:
     with pytest.raises(UserError) as caught:
         load_articles(config, split)
     return str(caught.value)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dynlm.config import CorpusConfig
 from dynlm.data.article import Article
 from dynlm.data.articles import load_articles
+from dynlm.data.options import CorpusOptions
 from dynlm.data.sources.stdlib import module_text, stdlib_articles, stdlib_source
 from dynlm.errors import UserError
 
@@ -124,4 +124,4 @@ def test_splits_are_interleaved_and_repeatable(articles):
     in_order = list(articles.values())
     for split, remainders in (("train+meta", range(10)), ("test", [10]), ("valid", [11])):
         expected = [article for i, article in enumerate(in_order) if i % 12 in remainders]
-        assert load_articles(CorpusConfig(limit=2), split) == expected[:2]
+        assert load_articles(CorpusOptions(limit=2), split) == expected[:2]

@@ -13,7 +13,7 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynlm.config import TokenizerConfig
+from dynlm.data.options import TokenizerOptions
 from dynlm.data.tokenizers.tokenizer import PieceTokenizer, WordTokenizer, load_tokenizer, train_tokenizer
 from dynlm.data.words import words_starting
 from dynlm.errors import UserError
@@ -34,7 +34,7 @@ SPECIAL = st.lists(
 
 @pytest.fixture(scope="module", params=["bpe", "unigram"])
 def pieces(request):
-    return PieceTokenizer.train(TokenizerConfig(request.param, 305, 0.99), TEXT)
+    return PieceTokenizer.train(TokenizerOptions(request.param, 305, 0.99), TEXT)
 
 
 @settings(max_examples=300, deadline=None)
@@ -62,7 +62,7 @@ def test_remembered_units_are_sentencepieces_own_tokens(pieces, text):
 
 def test_units_that_are_forgotten_are_found_again(monkeypatch):
     monkeypatch.setattr("dynlm.data.tokenizers.tokenizer._MEMO_CHARACTERS", 10)
-    pieces = PieceTokenizer.train(TokenizerConfig("bpe", 305, 0.99), TEXT)
+    pieces = PieceTokenizer.train(TokenizerOptions("bpe", 305, 0.99), TEXT)
     for _ in range(2):
         for text in TEXT:
             assert pieces.encode(text).ids.tolist() == pieces.encode_lines(text).ids.tolist()
@@ -84,14 +84,14 @@ def test_every_word_and_end_of_line_starts_in_one_token(pieces, text):
 @settings(max_examples=200, deadline=None)
 @given(text=st.one_of(ANY_TEXT, SPECIAL))
 def test_words_keep_every_byte(text):
-    tokenizer = WordTokenizer.train(TokenizerConfig("word", 0), TEXT)
+    tokenizer = WordTokenizer.train(TokenizerOptions("word", 0), TEXT)
     encoding = tokenizer.encode(text)
     assert encoding.lengths.sum() == len(text.encode())
     assert words_starting(text, encoding.lengths).sum() == len(text.split()) + text.count("\n")
 
 
 def test_words_are_those_of_the_literature():
-    tokenizer = WordTokenizer.train(TokenizerConfig("word", 0), [" a b a \n \n c <unk> \n"])
+    tokenizer = WordTokenizer.train(TokenizerOptions("word", 0), [" a b a \n \n c <unk> \n"])
     assert sorted(tokenizer.types) == ["<eos>", "<unk>", "a", "b", "c"]
     encoding = tokenizer.encode(" a z \n \n")
     assert [tokenizer.types[index] for index in encoding.ids] == ["a", "<unk>", "<eos>", "<eos>"]
@@ -99,7 +99,7 @@ def test_words_are_those_of_the_literature():
 
 
 def test_the_word_vocabulary_keeps_the_most_frequent():
-    tokenizer = WordTokenizer.train(TokenizerConfig("word", 4), ["a b b c c c"])
+    tokenizer = WordTokenizer.train(TokenizerOptions("word", 4), ["a b b c c c"])
     assert set(tokenizer.types) == {"<unk>", "<eos>", "b", "c"}
 
 
@@ -136,19 +136,19 @@ def test_pieces_are_learned_from_the_first_characters_alone():
         yield from TEXT
         raise AssertionError("read on")
 
-    config = TokenizerConfig("bpe", 305, 0.99, training_characters=sum(map(len, TEXT)) - 1)
+    config = TokenizerOptions("bpe", 305, 0.99, training_characters=sum(map(len, TEXT)) - 1)
     assert PieceTokenizer.train(config, texts()).model == PieceTokenizer.train(config, TEXT).model
 
 
 def test_too_little_text_is_said_in_one_line():
     with pytest.raises(UserError, match=r"tokenizer\.vocab_size") as error:
-        PieceTokenizer.train(TokenizerConfig("bpe", 5000), ["a b c"])
+        PieceTokenizer.train(TokenizerOptions("bpe", 5000), ["a b c"])
     assert "\n" not in str(error.value)
 
 
 def test_trained_once_and_then_taken_from_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("DYNLM_CACHE", str(tmp_path))
-    config = TokenizerConfig("bpe", 305, 0.99)
+    config = TokenizerOptions("bpe", 305, 0.99)
     first = train_tokenizer(config, TEXT, "corpus-1")
     monkeypatch.setattr(PieceTokenizer, "train", None)
     assert train_tokenizer(config, [], "corpus-1").fingerprint == first.fingerprint
@@ -168,7 +168,7 @@ def test_trained_once_and_then_taken_from_the_cache(tmp_path, monkeypatch):
 def test_a_model_that_normalises_is_refused(tmp_path, changes, options):
     identity = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False, "add_dummy_prefix": False}
     kind = {"model_type": "bpe", "vocab_size": 305, "character_coverage": 0.99, "byte_fallback": True}
-    config = TokenizerConfig("bpe", 305, 0.99)
+    config = TokenizerOptions("bpe", 305, 0.99)
 
     def model(**changed):
         out = io.BytesIO()
@@ -188,7 +188,7 @@ def test_a_model_that_normalises_is_refused(tmp_path, changes, options):
 
 def crafted_models(count: int = 12) -> list[bytes]:
     """Models with a character map that leads out of itself: SentencePiece before 0.2.1 reads past its end."""
-    rng, whole = np.random.default_rng(0), PieceTokenizer.train(TokenizerConfig("bpe", 305, 0.99), TEXT).model
+    rng, whole = np.random.default_rng(0), PieceTokenizer.train(TokenizerOptions("bpe", 305, 0.99), TEXT).model
 
     def field(number: int, payload: bytes) -> bytes:
         size, told = len(payload), bytearray([number << 3 | 2])
@@ -206,7 +206,7 @@ def test_crafted_character_maps_are_refused_before_sentencepiece_reads_them(monk
     monkeypatch.setattr(sentencepiece, "SentencePieceProcessor", None)
     for model in models:
         with pytest.raises(ValueError, match="changes characters"):
-            PieceTokenizer(TokenizerConfig("bpe", 305, 0.99), model)
+            PieceTokenizer(TokenizerOptions("bpe", 305, 0.99), model)
 
 
 def test_the_installed_sentencepiece_survives_crafted_models(tmp_path):
@@ -227,4 +227,4 @@ for path in sys.argv[1:]:
 def test_lines_over_what_sentencepiece_takes_are_trained_on_in_parts():
     line = " ".join(TEXT).replace("\n", " ") * 6000
     assert len(line) > 1 << 20
-    assert PieceTokenizer.train(TokenizerConfig("bpe", 305, 0.99), [line]).size == 305
+    assert PieceTokenizer.train(TokenizerOptions("bpe", 305, 0.99), [line]).size == 305

@@ -8,25 +8,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from dynlm.config import ModelConfig
 from dynlm.models.lstm import engine as module
 from dynlm.models.lstm.engine import forward, gradients
 from dynlm.models.lstm.model import Hidden, LSTMLanguageModel, Params
 from dynlm.models.lstm.native import NativeKernels
+from dynlm.models.options import ModelOptions
 from dynlm.models.scratch import Scratch
 
 VOCABULARY = 23
 SHAPES = [
-    ModelConfig(embedding=6, hidden=6, layers=1),
-    ModelConfig(embedding=6, hidden=10, layers=2),
-    ModelConfig(embedding=6, hidden=10, layers=2, tied=False),
+    ModelOptions(embedding=6, hidden=6, layers=1),
+    ModelOptions(embedding=6, hidden=10, layers=2),
+    ModelOptions(embedding=6, hidden=10, layers=2, tied=False),
 ]
 
 
 class Case:
     """Made-up weights, a segment with waiting places, and a state to begin with."""
 
-    def __init__(self, config: ModelConfig, lanes: int, dtype: torch.dtype = torch.float64, length: int = 7):
+    def __init__(self, config: ModelOptions, lanes: int, dtype: torch.dtype = torch.float64, length: int = 7):
         generator = torch.Generator().manual_seed(lanes)
 
         def draw(*shape: int) -> Tensor:
@@ -96,7 +96,7 @@ def assert_same(found: tuple[Tensor, Hidden, Params], wanted: tuple[Tensor, Hidd
 @pytest.mark.parametrize("lanes", [1, 3])
 @pytest.mark.parametrize("config", SHAPES)
 def test_outputs_and_gradients_are_autograds(
-    config: ModelConfig, lanes: int, part_bytes: int, monkeypatch: pytest.MonkeyPatch
+    config: ModelOptions, lanes: int, part_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_PART_BYTES", part_bytes)
     case, scratch = Case(config, lanes), Scratch()
@@ -106,7 +106,7 @@ def test_outputs_and_gradients_are_autograds(
 
 
 @pytest.mark.parametrize("config", SHAPES)
-def test_working_space_is_used_again_and_leaves_no_trace(config: ModelConfig) -> None:
+def test_working_space_is_used_again_and_leaves_no_trace(config: ModelOptions) -> None:
     scratch = Scratch()
     cases = [Case(config, lanes, length=length) for lanes, length in ((3, 7), (1, 5), (3, 7), (2, 9), (3, 7))]
     for case in cases:
@@ -131,7 +131,7 @@ def test_the_recurrent_product_is_cut_for_any_number_of_cores(threads: int) -> N
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
-        for config in (SHAPES[0], ModelConfig(embedding=8, hidden=8, layers=1)):
+        for config in (SHAPES[0], ModelOptions(embedding=8, hidden=8, layers=1)):
             case = Case(config, 1)
             every = set(case.static)
             assert_same(case.fast(every, Scratch()), case.reference(every), rtol=1e-11, atol=1e-13)
@@ -141,7 +141,7 @@ def test_the_recurrent_product_is_cut_for_any_number_of_cores(threads: int) -> N
 
 @pytest.mark.parametrize("lanes", [1, 3])
 @pytest.mark.parametrize("config", SHAPES)
-def test_in_bfloat16_products_are_rounded_and_results_are_not(config: ModelConfig, lanes: int) -> None:
+def test_in_bfloat16_products_are_rounded_and_results_are_not(config: ModelOptions, lanes: int) -> None:
     case = Case(config, lanes, torch.float32)
     every = set(case.static)
     nats_BT, hidden, u = case.fast(every, Scratch(), torch.bfloat16)

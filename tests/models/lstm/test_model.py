@@ -5,13 +5,13 @@ import dataclasses
 import pytest
 import torch
 
-from dynlm.config import ModelConfig
 from dynlm.models.lstm.model import LSTMLanguageModel, detached, naive_layer, restarted
+from dynlm.models.options import ModelOptions
 
 SHAPES = {
-    "tied": ModelConfig(embedding=6, hidden=9, layers=1, tied=True),
-    "deep": ModelConfig(embedding=6, hidden=9, layers=3, tied=True),
-    "untied": ModelConfig(embedding=6, hidden=9, layers=2, tied=False),
+    "tied": ModelOptions(embedding=6, hidden=9, layers=1, tied=True),
+    "deep": ModelOptions(embedding=6, hidden=9, layers=3, tied=True),
+    "untied": ModelOptions(embedding=6, hidden=9, layers=2, tied=False),
 }
 
 
@@ -149,5 +149,5 @@ def test_detached_state_keeps_no_graph():
 
 
 def test_the_parameter_count_of_the_small_model():
-    shapes = LSTMLanguageModel(ModelConfig(256, 256, 1, True), 6000).shapes()
+    shapes = LSTMLanguageModel(ModelOptions(256, 256, 1, True), 6000).shapes()
     assert sum(torch.Size(shape).numel() for shape in shapes.values()) == 2_067_312

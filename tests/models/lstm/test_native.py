@@ -13,10 +13,10 @@ import torch
 from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.meta_gradient.forward import Sensitivities
 from dynlm.adapt.rules.elementwise import Rates
-from dynlm.config import ModelConfig
 from dynlm.errors import UserError
 from dynlm.models.lstm import native as module
 from dynlm.models.lstm.native import NativeKernels, native_kernels
+from dynlm.models.options import ModelOptions
 from dynlm.models.scratch import Scratch
 from tests.adapt.readings import NAMES, meta, moved_phi, reader, stream
 from tests.models.lstm.test_engine import SHAPES, Case, assert_same
@@ -39,9 +39,9 @@ def threads(request: pytest.FixtureRequest):  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 5])
-@pytest.mark.parametrize("config", [*SHAPES, ModelConfig(embedding=72, hidden=72, layers=1)])
+@pytest.mark.parametrize("config", [*SHAPES, ModelOptions(embedding=72, hidden=72, layers=1)])
 def test_outputs_and_gradients_are_autograds(
-    config: ModelConfig, lanes: int, threads: int, native: NativeKernels
+    config: ModelOptions, lanes: int, threads: int, native: NativeKernels
 ) -> None:
     case, scratch = Case(config, lanes), Scratch()
     every = set(case.static)
@@ -50,7 +50,7 @@ def test_outputs_and_gradients_are_autograds(
 
 
 def test_a_wide_layers_units_are_shared_by_the_threads(threads: int, native: NativeKernels) -> None:
-    case, names = Case(ModelConfig(embedding=600, hidden=600, layers=1), 1, torch.float32), {"lstm.0.recurrent"}
+    case, names = Case(ModelOptions(embedding=600, hidden=600, layers=1), 1, torch.float32), {"lstm.0.recurrent"}
     case.own["lstm.0.recurrent"] /= 20
     found, wanted = case.fast(names, Scratch(), native=native), case.fast(names, Scratch())
     assert_same(found, wanted, rtol=1e-3, atol=1e-4)
@@ -60,7 +60,7 @@ def test_a_wide_layers_units_are_shared_by_the_threads(threads: int, native: Nat
 def test_float32_is_as_exact_as_torchs(lanes: int, native: NativeKernels) -> None:
     """The kernels' own exponential function is good to rounding, for small and for large gates."""
     for size in (0.01, 1.0, 30.0):
-        case = Case(ModelConfig(embedding=72, hidden=72, layers=1), lanes, torch.float32)
+        case = Case(ModelOptions(embedding=72, hidden=72, layers=1), lanes, torch.float32)
         case.own = {name: tensor * size for name, tensor in case.own.items()}
         every = set(case.static)
         found = case.fast(every, Scratch(), native=native)

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from dynlm.config import ModelConfig, RegularisationConfig
 from dynlm.models.lstm.model import LSTMLanguageModel
 from dynlm.models.lstm.regularisers import Regularisers
+from dynlm.models.options import ModelOptions, RegularisationOptions
 
 
 def regularisers(seed=0, **options):
-    return Regularisers(RegularisationConfig(**options), torch.Generator().manual_seed(seed))
+    return Regularisers(RegularisationOptions(**options), torch.Generator().manual_seed(seed))
 
 
 def test_variational_dropout_is_the_same_at_every_step():
@@ -42,7 +42,7 @@ def test_penalties_of_known_values():
 
 
 def test_the_seed_decides_and_zero_changes_nothing():
-    model = LSTMLanguageModel(ModelConfig(8, 8, 2), 11)
+    model = LSTMLanguageModel(ModelOptions(8, 8, 2), 11)
     params = model.initial_params(torch.Generator().manual_seed(0))
     tokens = torch.arange(10)[None] % 11
     hidden = model.initial_hidden(1, params["embedding"])
@@ -57,7 +57,7 @@ def test_the_seed_decides_and_zero_changes_nothing():
 
 
 def test_masks_of_two_processes_are_the_rows_of_one() -> None:
-    options = RegularisationConfig(embedding=0.3, input=0.5, weight=0.4)
+    options = RegularisationOptions(embedding=0.3, input=0.5, weight=0.4)
     x_TBH, recurrent, tokens_TB = torch.ones(3, 4, 5), torch.ones(8, 2), torch.arange(12).view(3, 4)
     found = {}
     for world in (1, 2):

@@ -1,0 +1,140 @@
+"""Options of the memory (which weights move, by which rule, with which cache) and of the learned rule g."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from dynlm.errors import UserError
+from dynlm.runtime.validation import LARGEST_LANES, LARGEST_SEGMENT, Section, bounded, one_of, plain_name
+
+Reset = Literal["stream", "article"]
+CacheKind = Literal["none", "fixed", "learned"]
+Feature = Literal["fresh", "settling", "heading", "surprise", "steepness", "distance"]
+RULES = ("none", "sgd", "sgd+decay", "rms", "meta")
+RESETS: tuple[Reset, ...] = get_args(Reset)
+CACHES: tuple[CacheKind, ...] = get_args(CacheKind)
+FEATURES: tuple[Feature, ...] = get_args(Feature)
+
+LARGEST_WINDOW = 1_000_000
+"""Tokens of a cache, whose features are all in memory."""
+SMALLEST_FLATNESS, LARGEST_FLATNESS = 1e-6, 1e4
+
+
+@dataclass
+class MemoryOptions(Section):
+    """The medium-term memory: which weights move, by which rule, and when they are reset."""
+
+    SECTION = "memory"
+
+    rule: str = "rms"
+    """none: level 1, static weights; sgd, sgd+decay, rms (Krause et al. 2018); meta: the learned g, started at rms."""
+    g: str = "meta"
+    """rule meta: the name that g was learned under (see the options of g)."""
+    reset: Reset = "stream"
+    """stream: the dynamic weights run through the whole text; article: each article starts from the static weights."""
+    segment: int = bounded(20, 1, LARGEST_SEGMENT)
+    """Tokens read between two updates."""
+    lanes: int = bounded(1, 1, LARGEST_LANES)
+    """Articles read side by side, each with weights of its own; several need reset article, or no rule and no cache."""
+    dynamic: list[str] = field(default_factory=lambda: ["*"])
+    """Patterns of the tensors that move; the run's model.json has their names."""
+    rate: float | None = bounded(None)
+    """Learning rate eta; unset: the tuned one of the run."""
+    pull: float | None = bounded(None)
+    """Decay lambda toward the static parameters; unset: the tuned one of the run."""
+    epsilon: float | None = bounded(None, 1e-12)
+    """rms: what is added to the root mean square of the gradients; unset: the tuned one of the run."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Type of the operands of matrix products; weights, updates and losses stay float32."""
+
+    cache: CacheKind = "none"
+    """fixed: constant share (Grave et al. 2017); learned: a gate chooses the cache's share for each token."""
+    cache_window: int | None = bounded(None, 1, LARGEST_WINDOW)
+    """Tokens that the cache holds; unset: the tuned number of the run."""
+    cache_flatness: list[float] | None = bounded(None, SMALLEST_FLATNESS, LARGEST_FLATNESS)
+    """Factor of the similarity before the softmax: one number, or with a gate several; unset: tuned."""
+    cache_share: float | None = bounded(None, 0, 0.99)
+    """A fixed cache's share of the prediction; unset: the tuned one of the run."""
+    no_regret: bool = False
+    """Mix the rule with level 1, token by token by fixed share: at most about switch_share / 2 nats a token worse than
+    level 1. Level 1 is evaluated beside the rule."""
+    switch_share: float = bounded(1e-3, 1e-9, 1)
+    """no_regret: the weight redistributed after each token; 0.001 costs up to 0.0005 nats a token, and 7.6 nats for
+    each change of the better predictor."""
+    track: bool = False
+    """Write into the score file how far the dynamic weights are from the static ones, and the relative size of the
+    updates."""
+    guard: bool = True
+    """Skip non-finite updates and those over ten times as large as their tensor, and restore the static weights when a
+    segment costs 30 nats a token more than chance; the score file counts both."""
+    capture: bool = True
+    """On a GPU: record a segment's kernels once and replay them (CUDA graphs)."""
+    kernels: Literal["torch", "native"] = "torch"
+    """native: C++ for the CPU, compiled on first use (needs g++ and pip install dynlm[native])."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("memory.rule", self.rule, RULES)
+        plain_name("memory.g", self.g)
+        if self.lanes > 1 and (self.rule, self.cache) != ("none", "none") and self.reset == "stream":
+            raise UserError(
+                f"memory.lanes is {self.lanes}, but under memory.reset 'stream' each article is read after the last",
+                do="choose --memory.reset article, or --memory.lanes 1",
+            )
+        if self.kernels == "native" and self.precision != "float32":
+            raise UserError(
+                f"memory.kernels is 'native', whose products are not in memory.precision {self.precision!r}",
+                do="choose --memory.precision float32, or --memory.kernels torch",
+            )
+        if not self.dynamic:
+            raise UserError("memory.dynamic is empty", do="name at least one tensor, or choose --memory.rule none")
+        if self.cache_flatness is not None and not self.cache_flatness:
+            raise UserError("memory.cache_flatness is empty", do="name a number, or leave it out")
+        if self.cache == "fixed" and len(self.cache_flatness or [1]) > 1:
+            raise UserError(
+                "memory.cache_flatness has several numbers", do="name one, or choose --memory.cache learned"
+            )
+
+
+@dataclass
+class LearnedRuleOptions(Section):
+    """What the learned rule g conditions on and what it updates; it starts at the tuned rms rule."""
+
+    SECTION = "g"
+
+    kind: Literal["rates", "lstm"] = "rates"
+    """rates: learning rates and decays, by the options below; lstm: the LSTM meta-learner (Ravi & Larochelle 2017) with
+    a gate state for every weight, for comparison; some thirty times slower than rms."""
+    hidden: int = bounded(4, 1, 1024)
+    """kind lstm: width of its state."""
+    level: Literal[2, 3] = 3
+    """3: decay toward the static parameters; 2: none (boundary resets then go to the slow weights of consolidation)."""
+    sharing: Literal["tensor", "row", "weight"] = "tensor"
+    """Which weights share a learning rate and a decay: those of a tensor, of a row, or none (weight)."""
+    importance: bool = False
+    """Scale learning rates and decays with a power, learned for each tensor, of each weight's Fisher information."""
+    features: list[Feature] = field(default_factory=list)
+    """What the gates of learning rates and decays depend on."""
+    flush: bool = False
+    """Move each tensor by a learned share toward its anchor at an article's start (matters for memory.reset stream)."""
+    consolidation: float = bounded(0.0, 0, 1)
+    """Share of an article's weight change that the anchor takes over at its end; with g.slow the initial value."""
+    slow: bool = False
+    """Two time scales: learn for each tensor the anchor's share and the decay of what earlier articles left in it
+    (matters for memory.reset stream)."""
+    momentum: float = bounded(0.0, 0, 0.99)
+    """Decay of the running sum of gradients; not learned."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kind == "lstm":
+            plain = vars(LearnedRuleOptions())
+            for name, value in vars(self).items():
+                if name not in ("kind", "hidden") and value != plain[name]:
+                    raise UserError(f"g.{name} does not go with g.kind 'lstm'", do="leave it out")
+        if self.level == 2 and self.flush and not self.consolidation:
+            raise UserError(
+                "g.level is 2, which has no decay to the static parameters, and g.flush needs an anchor",
+                do="choose g.level 3, or give it an anchor of its own with g.consolidation",
+            )

@@ -1,0 +1,45 @@
+"""Options of the language model and of its regularisers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dynlm.runtime.validation import LARGEST_WIDTH, Section, bounded
+
+
+@dataclass
+class ModelOptions(Section):
+    """The shape of the LSTM."""
+
+    SECTION = "model"
+
+    embedding: int = bounded(192, 1, LARGEST_WIDTH)
+    """Width of the token embedding (and of the last layer if the embeddings are tied)."""
+    hidden: int = bounded(192, 1, LARGEST_WIDTH)
+    """Width of the layers before the last."""
+    layers: int = bounded(1, 1, 100)
+    """Number of LSTM layers."""
+    tied: bool = True
+    """Whether the output layer shares the embedding's weights."""
+
+
+@dataclass
+class RegularisationOptions(Section):
+    """The AWD-LSTM's regularisers (Merity et al. 2018); 0 switches one off."""
+
+    SECTION = "regularisation"
+
+    embedding: float = bounded(0.0, 0, 0.99)
+    """Embedding dropout: probability that a type's whole row is zero in a batch."""
+    input: float = bounded(0.0, 0, 0.99)
+    """Variational dropout on the embedded tokens."""
+    between: float = bounded(0.0, 0, 0.99)
+    """Variational dropout between layers."""
+    output: float = bounded(0.0, 0, 0.99)
+    """Variational dropout before the softmax."""
+    weight: float = bounded(0.0, 0, 0.99)
+    """Weight drop on the hidden-to-hidden matrices."""
+    activation: float = bounded(0.0)
+    """Coefficient of the L2 penalty on the (dropped) outputs."""
+    temporal_activation: float = bounded(0.0)
+    """Coefficient of the L2 penalty on the change of the outputs from step to step."""

@@ -1,0 +1,36 @@
+"""All options of a run of a language model, section by section, as ``runs/NAME/config.yaml`` keeps them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dynlm.adapt.options import LearnedRuleOptions, MemoryOptions
+from dynlm.data.options import CorpusOptions, TokenizerOptions
+from dynlm.models.options import ModelOptions, RegularisationOptions
+from dynlm.run.options import RunOptions
+from dynlm.train.options import FinetuneOptions, MetatrainOptions, PretrainOptions, TuneOptions
+
+
+@dataclass
+class Config:
+    """All options of a run; ``runs/NAME/config.yaml`` keeps them."""
+
+    run: RunOptions = field(default_factory=RunOptions)
+    corpus: CorpusOptions = field(default_factory=CorpusOptions)
+    tokenizer: TokenizerOptions = field(default_factory=TokenizerOptions)
+    model: ModelOptions = field(default_factory=ModelOptions)
+    regularisation: RegularisationOptions = field(default_factory=RegularisationOptions)
+    pretrain: PretrainOptions = field(default_factory=PretrainOptions)
+    memory: MemoryOptions = field(default_factory=MemoryOptions)
+    tune: TuneOptions = field(default_factory=TuneOptions)
+    g: LearnedRuleOptions = field(default_factory=LearnedRuleOptions)
+    metatrain: MetatrainOptions = field(default_factory=MetatrainOptions)
+    finetune: FinetuneOptions = field(default_factory=FinetuneOptions)
+
+
+def load_config(folder: Path) -> Config:
+    """Return the options that the run in ``folder`` was made with. Raises UserError if they cannot be read."""
+    from dynlm.run.folder import load_options
+
+    return load_options(folder, Config, "dynlm pretrain")

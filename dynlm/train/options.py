@@ -1,0 +1,128 @@
+"""Options of training: level 1, tuning, meta-training and fine-tuning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dynlm.adapt.options import RULES
+from dynlm.runtime.validation import LARGEST_LANES, LARGEST_SEGMENT, Section, bounded, one_of, plain_name
+
+
+@dataclass
+class PretrainOptions(Section):
+    """Level-1 training."""
+
+    SECTION = "pretrain"
+
+    epochs: float = bounded(3.0, 0, 1_000_000)
+    """Passes over the training tokens."""
+    lanes: int = bounded(16, 1, LARGEST_LANES)
+    """Articles read side by side in a batch, over all processes."""
+    segment: int = bounded(64, 1, LARGEST_SEGMENT)
+    """Tokens of each lane between two truncations of the gradient."""
+    accumulate: int = bounded(1, 1)
+    """Batches whose gradients are summed before a step."""
+    optimizer: Literal["adamw", "nt-asgd"] = "adamw"
+    """adamw: warm-up, then cosine decay; nt-asgd: constant rate, averaging once validation stalls."""
+    rate: float = bounded(3e-3)
+    """Peak learning rate."""
+    final_rate: float = bounded(0.01)
+    """Final learning rate of the cosine, as a share of the peak."""
+    warmup_steps: int = bounded(200)
+    """Steps of linear warm-up."""
+    weight_decay: float = bounded(0.01)
+    """Decoupled weight decay."""
+    clip: float = bounded(1.0)
+    """Largest norm of the gradient of the mean nats per token; 0 does not clip."""
+    validate_every: int = bounded(500, 1)
+    """Steps between validations."""
+    validate_tokens: int = bounded(20000)
+    """Tokens of the validation split read at each; 0 reads all."""
+    patience: int = bounded(5, 1)
+    """nt-asgd: validations without improvement before averaging begins."""
+    checkpoint_every: int = bounded(500, 1, affects_result=False)
+    """Steps between checkpoints."""
+    log_every: int = bounded(50, 1)
+    """Steps between lines of the log."""
+
+
+@dataclass
+class TuneOptions(Section):
+    """The search for the constants of rules and caches, on articles that no figure is reported on."""
+
+    SECTION = "tune"
+
+    split: Literal["train", "valid", "test"] = "valid"
+    """Split whose articles are read."""
+    articles: str = "1-30"
+    """Which of its articles, counted from 1."""
+    tokens: int = bounded(40000)
+    """Tokens read for each setting; 0 reads all of them."""
+    statistics_tokens: int = bounded(40000, 1)
+    """Training tokens read for the gradient statistics R."""
+    rounds: int = bounded(2, 0, 1000)
+    """Passes of the coordinate search over a rule's constants."""
+    fewest_tokens: int = bounded(2000)
+    """Refuse to tune on fewer tokens: such constants may make reading worse."""
+
+
+@dataclass
+class MetatrainOptions(Section):
+    """Meta-training of g's parameters phi, on training articles that the language model has not seen."""
+
+    SECTION = "metatrain"
+
+    tokens: int = bounded(100000)
+    """Tokens read; the articles are read again from the first when they end."""
+    lanes: int = bounded(1, 1, LARGEST_LANES)
+    """Articles read side by side, over all processes; each lane has weights of its own."""
+    window: int = bounded(50, 1, LARGEST_SEGMENT)
+    """Segments of all lanes whose meta-gradients are averaged for one step of phi."""
+    rate: float = bounded(0.02)
+    """Adam's learning rate for the logarithms of the learning rates."""
+    bound: float = bounded(2.0)
+    """Largest distance of a log learning rate from its start, in nats."""
+    average: float = bounded(0.98, 0, 0.9999)
+    """Decay of the Polyak average of phi."""
+    pick_tokens: int = bounded(40000)
+    """Tokens of the tuning articles that decide between the start and what was learned; 0 reads all of them."""
+    checkpoint_every: int = bounded(20, 1, affects_result=False)
+    """Windows between checkpoints."""
+
+
+@dataclass
+class FinetuneOptions(Section):
+    """Training the static parameters further, by the loss that remains when memory.rule adapts them while reading."""
+
+    SECTION = "finetune"
+
+    name: str | None = None
+    """The new run, beside the one that it starts from; unset: RUN-finetuned-RULE."""
+    split: Literal["train", "meta"] = "train"
+    """Articles that are read; meta: those kept from level-1 training."""
+    tokens: int = bounded(200000)
+    """Tokens read; the articles are read again from the first when they end."""
+    lanes: int = bounded(4, 1, LARGEST_LANES)
+    """Articles read side by side, over all processes; each lane has weights of its own."""
+    window: int = bounded(32, 1, LARGEST_SEGMENT)
+    """Segments of all lanes whose gradients are averaged for one step."""
+    rate: float = bounded(1e-4)
+    """Adam's learning rate for the static parameters."""
+    average: float = bounded(0.98, 0, 0.9999)
+    """Decay of their Polyak average."""
+    phi: bool = False
+    """memory.rule meta: learn g's phi in the same pass, with metatrain's learning rate and bound."""
+    pick_rule: str | None = None
+    """Rule that reads the tuning articles to choose between start, halfway and end; unset: memory.rule."""
+    pick_tokens: int = bounded(40000)
+    """Tokens of the tuning articles that it reads; 0 reads all of them."""
+    tune: bool = False
+    """Recompute R and tune rms for the new run; false takes over those of the run that it starts from."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.name is not None:
+            plain_name("finetune.name", self.name)
+        if self.pick_rule is not None:
+            one_of("finetune.pick_rule", self.pick_rule, RULES)
