@@ -321,6 +321,9 @@ def _explained(parser: ArgumentParser, message: str) -> str:
         for action in parser._actions:
             if not action.option_strings and isinstance(action.metavar, str):
                 told = re.sub(rf"\b{re.escape(action.dest)}\b", action.metavar, told)
+    if choice := re.search(r'key "([\w.]+)": Expected a typing\.Literal\[(.*)\]\. Got value: (.*)', told):
+        option, choices, value = choice.groups()
+        return f"{option} is {_shortened(value)!r}; choose one of {choices.replace(chr(39), '')}"
     names = [name for name in parser._option_string_actions if name.startswith("--")]
     unknown = [word for word in re.findall(r"--[\w.]+", told) if word not in names]
     near = difflib.get_close_matches(unknown[0], names, n=1) if unknown else []
