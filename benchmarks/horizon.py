@@ -21,7 +21,7 @@ from dynlm.adapt.meta_gradient.forward import Sensitivities
 from dynlm.adapt.meta_gradient.reverse import unrolled_meta_gradient
 from dynlm.adapt.options import FEATURES
 from dynlm.data.stream import read_in_order
-from dynlm.data.token_store import TokenisedSplit
+from dynlm.data.tokenised_split import TokenisedSplit, Tokens
 
 WAYS = {"forward": "forward, exact to first order", "first": "unroll, first order", "second": "unroll, second order"}
 HORIZONS = (1, 2, 4, 8, 16, 32)
@@ -30,9 +30,9 @@ HORIZONS = (1, 2, 4, 8, 16, 32)
 def text_of(setting: Setting, segments: int) -> TokenisedSplit:
     count = segments * setting.segment
     ids = np.random.default_rng(0).integers(0, setting.model.vocabulary, count).astype(np.int32)
-    ones, ends = np.ones(count, dtype=np.int32), np.array([0, count])
-    words, text, headings = ones.astype(np.int16), ones.astype(np.uint8), np.zeros(0, dtype=np.int64)
-    return TokenisedSplit(ids, ones, words, text, ends, ends, ["made up"], 0, "", headings)
+    ones = np.ones(count, dtype=np.int32)
+    tokens = Tokens(ids, ones, ones.astype(np.int16), np.zeros(0, dtype=np.int64), np.array([count]))
+    return TokenisedSplit.from_tokens(tokens, bytes(count), ["made up"], 0)
 
 
 def peak_megabytes(way: str, segments: int, config: str) -> float:

@@ -27,7 +27,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from dynlm.data.array_files import ArrayFile, mapped
+from dynlm.data.array_files import array_writer, map_array
 from dynlm.data.articles import load_articles
 from dynlm.data.options import CorpusOptions
 from dynlm.errors import UserError
@@ -126,7 +126,7 @@ def test_pickles_in_the_place_of_files_are_refused_and_run_nothing(run_copy: Run
         path.write_bytes(whole)
     np.save(tmp_path / "ids.npy", np.array([Harmful(mark)], dtype=object), allow_pickle=True)
     with pytest.raises(UserError, match="damaged"):
-        mapped(tmp_path / "ids.npy", np.int32)
+        map_array(tmp_path / "ids.npy", np.int32)
     (tmp_path / "a.yaml").write_text(f"run: !!python/object/apply:os.system ['touch {mark}']\n")
     with pytest.raises(UserError, match=r"a\.yaml"):
         read_yaml(tmp_path / "a.yaml")
@@ -246,12 +246,12 @@ def test_a_header_of_tensors_may_claim_what_it_likes(tmp_path: Path) -> None:
 
 
 def test_a_cached_array_may_claim_what_it_likes(tmp_path: Path) -> None:
-    with ArrayFile(tmp_path / "a.npy", np.int32) as file:
-        file.append(np.arange(4))
+    with array_writer(tmp_path / "a.npy", np.int32) as append:
+        append(np.arange(4))
     whole = (tmp_path / "a.npy").read_bytes()
     (tmp_path / "a.npy").write_bytes(whole.replace(b"(4,), }         ", b"(4000000000000,)"[:16].ljust(16)))
     with pytest.raises(UserError, match="damaged"):
-        mapped(tmp_path / "a.npy", np.int32)
+        map_array(tmp_path / "a.npy", np.int32)
 
 
 def test_a_small_score_file_that_claims_many_rows_is_refused_unread(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from dynlm.adapt.loop import begin_articles
 from dynlm.adapt.reader import Reader
 from dynlm.adapt.segment import score_and_learn
 from dynlm.adapt.state import Memory
-from dynlm.data.batch import Batch, places
+from dynlm.data.batch import Batch
 from dynlm.data.stream import Segment
 from dynlm.models.lstm.model import Hidden
 
@@ -50,8 +50,8 @@ class Recording:
         starts_B = torch.from_numpy(segment.starts_B)
         if segment.starts_B.any():
             memory = begin_articles(self._reader, memory, segment.starts_B, self._sent(starts_B))
-        assert self._batch.place_B2 is not None
-        self._batch.place_B2.copy_(self._sent(torch.from_numpy(places(segment))), non_blocking=True)
+        assert self._batch.position_B2 is not None
+        self._batch.position_B2.copy_(self._sent(torch.from_numpy(segment.position_B2)), non_blocking=True)
         length = segment.mask_BT.shape[1]
         arrays = (segment.inputs_BT, segment.targets_BT, segment.mask_BT)
         for buffer, array in zip(self._batch[:3], arrays, strict=True):

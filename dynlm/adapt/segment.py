@@ -90,7 +90,7 @@ def _read_block(
         how = (reader.scratch, reader.precision, reader.native)
         return forward(reader.model, reader.static, own.weights, inputs_BT, targets_BT, hidden, *how)
 
-    place_B2 = None if batch.place_B2 is None else batch.place_B2[lanes]
+    place_B2 = None if batch.position_B2 is None else batch.position_B2[lanes]
     scored = score(own.hidden)
     if reader.guard is not None and own.guarded is not None:
         scored, share_BT = _guarded(reader.guard, own, own.guarded, reader.static, scored, share_BT, place_B2, score)

@@ -43,7 +43,7 @@ def _read_by_autograd(
     for lane in range(len(share_BT)):
         one = slice(lane, lane + 1)
         own = lanes_of(memory, one)
-        place_12 = None if batch.place_B2 is None else batch.place_B2[one]
+        place_12 = None if batch.position_B2 is None else batch.position_B2[one]
         theta, share_1T = {name: tensor.clone() for name, tensor in memory.of_lane(lane).items()}, share_BT[one]
         leaves, (total, nats_1T, hidden) = _scored_naively(reader, theta, batch, one, share_1T, own.hidden)
         read_with = theta

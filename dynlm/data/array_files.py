@@ -1,14 +1,13 @@
-"""Arrays that grow on disk and are mapped into memory when they are read: a corpus may be larger than the memory.
+"""One-dimensional ``.npy`` files that are written in parts and memory-mapped for reading.
 
-The files are NumPy's own (``numpy.load`` reads them); only their lengths are filled in at the end.
+A corpus may be larger than the memory. ``numpy.load`` reads the files too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import overload
 
 import numpy as np
 
@@ -17,62 +16,59 @@ from dynlm.runtime.files import cannot_write
 from dynlm.runtime.hashing import Hasher
 
 _HEADER = 128
-_AT_ONCE = 1 << 20
+_CHUNK = 1 << 20
 
 
-class ArrayFile:
-    """A one-dimensional ``.npy`` file that is appended to; a context manager, whole once that has ended well.
+@contextlib.contextmanager
+def array_writer(path: Path, dtype: type[np.generic]) -> Iterator[Callable[[np.ndarray | bytes], None]]:
+    """Create an array file and yield a function that appends values, or their bytes.
 
-    Raises UserError where it cannot be written.
+    The file has a valid header only once the block has succeeded. Raises UserError if it cannot be written.
     """
+    kind, length = np.dtype(dtype), 0
 
-    def __init__(self, path: Path, dtype: type[np.generic]):
-        self._path, self._dtype, self._length = path, np.dtype(dtype), 0
-        try:
-            self._file = path.open("wb")
-        except OSError as error:
-            raise cannot_write(path, error) from error
+    def append(values: np.ndarray | bytes) -> None:
+        nonlocal length
+        data = values if isinstance(values, bytes) else np.ascontiguousarray(values, dtype=kind).tobytes()
+        length += len(data) // kind.itemsize
+        with _write_errors(path):
+            file.write(data)
 
-    def append(self, values: np.ndarray | bytes) -> None:
-        """Append values of the file's type, or their bytes."""
-        data = values if isinstance(values, bytes) else np.ascontiguousarray(values, dtype=self._dtype).tobytes()
-        self._length += len(data) // self._dtype.itemsize
-        self._write(data)
+    with _write_errors(path):
+        file = path.open("wb")
+    try:
+        append(bytes(_HEADER))
+        length = 0
+        yield append
+        with _write_errors(path):
+            file.seek(0)
+            file.write(_header(kind, length))
+            file.close()
+    finally:
+        with contextlib.suppress(OSError):
+            file.close()
 
-    def __enter__(self) -> ArrayFile:
-        self._write(bytes(_HEADER))  # no valid header until the end
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if kind is None:
-                self._file.seek(0)
-                self._file.write(_header(self._dtype, self._length))
-            self._file.close()
-        except OSError as refused:
-            raise cannot_write(self._path, refused) from refused
-
-    def _write(self, data: bytes) -> None:
-        try:
-            self._file.write(data)
-        except OSError as error:
-            raise cannot_write(self._path, error) from error
+@contextlib.contextmanager
+def _write_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def _header(dtype: np.dtype, length: int) -> bytes:
-    """NumPy's header, format 1.0, always of the same size."""
+    """Return NumPy's header, format 1.0, padded to a fixed size so that it can be written last."""
     about = f"{{'descr': '{dtype.str}', 'fortran_order': False, 'shape': ({length},), }}"
-    room = _HEADER - 10
-    return b"\x93NUMPY\x01\x00" + room.to_bytes(2, "little") + about.ljust(room - 1).encode("ascii") + b"\n"
+    size = _HEADER - 10
+    return b"\x93NUMPY\x01\x00" + size.to_bytes(2, "little") + about.ljust(size - 1).encode("ascii") + b"\n"
 
 
-def mapped(path: Path, dtype: type[np.generic]) -> np.ndarray:
-    """The array that an ``ArrayFile`` wrote, read from disk where it is looked at.
+def map_array(path: Path, dtype: type[np.generic]) -> np.ndarray:
+    """Memory-map an array file.
 
-    Raises UserError where the file is damaged or holds something else: its header has to be, byte for byte, the one
-    that a file of its size has, so nothing of it is interpreted and nothing is taken that is not there.
+    Raises UserError if it is damaged. The header is compared, byte for byte, with that of a file of this size and type:
+    nothing in it is interpreted, so it cannot claim more than the file holds.
     """
     kind = np.dtype(dtype)
     try:
@@ -80,93 +76,77 @@ def mapped(path: Path, dtype: type[np.generic]) -> np.ndarray:
         with path.open("rb") as file:
             if length < 0 or rest or file.read(_HEADER) != _header(kind, length):
                 raise ValueError("its header is not that of its content")
-        # As a plain array: each slice of numpy.memmap costs a microsecond more.
+        # A plain array: each slice of numpy.memmap costs a microsecond more.
         return np.asarray(np.memmap(path, kind, "r", _HEADER, (length,))) if length else np.empty(0, kind)
     except (OSError, ValueError) as error:
         raise UserError(f"a cached array is damaged ({error})", path, "remove the folder that it is in") from error
 
 
-def bounds(path: Path, dtype: type[np.generic]) -> tuple[int, int]:
-    """(smallest, largest) value of an ``ArrayFile`` that holds some, read a piece at a time: none stays in memory."""
-    low: list[int] = []
-    high: list[int] = []
+def array_bounds(path: Path, dtype: type[np.generic]) -> tuple[int, int]:
+    """Return the (smallest, largest) value of an array file that is not empty, without mapping it into memory."""
+    bounds = [(values.min(), values.max()) for values in (np.frombuffer(chunk, dtype) for chunk in _chunks(path))]
+    lows, highs = zip(*bounds, strict=True)
+    return int(min(lows)), int(max(highs))
+
+
+def hash_array(hasher: Hasher, path: Path) -> None:
+    """Add the content of an array file to ``hasher``: the same as adding the array's bytes."""
+    hasher.add_long(path.stat().st_size - _HEADER, _chunks(path))
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         file.seek(_HEADER)
-        for piece in iter(lambda: file.read(_AT_ONCE), b""):
-            values = np.frombuffer(piece, dtype=dtype)
-            low.append(int(values.min()))
-            high.append(int(values.max()))
-    return min(low), max(high)
+        yield from iter(lambda: file.read(_CHUNK), b"")
 
 
-def check_starts(starts: np.ndarray, end: int, where: Path) -> None:
-    """Raise UserError unless ``starts`` lead from 0 to ``end`` and never back."""
-    if not len(starts) or starts[0] != 0 or starts[-1] != end or (starts[1:] < starts[:-1]).any():
-        raise UserError("a cached array is damaged (its places do not fit)", where, "remove the folder")
+def check_offsets(offsets: np.ndarray, end: int, folder: Path) -> None:
+    """Raise UserError unless ``offsets`` begin with 0, end with ``end`` and never decrease."""
+    if not len(offsets) or offsets[0] != 0 or offsets[-1] != end or (offsets[1:] < offsets[:-1]).any():
+        raise UserError("a cached array is damaged (its offsets do not fit)", folder, "remove the folder")
 
 
-def add_array(mark: Hasher, path: Path) -> None:
-    """Add the content of an ``ArrayFile``, a piece at a time, as its bytes in memory would be."""
-    with path.open("rb") as file:
-        file.seek(_HEADER)
-        mark.add_long(path.stat().st_size - _HEADER, iter(lambda: file.read(_AT_ONCE), b""))
+@contextlib.contextmanager
+def strings_writer(folder: Path, name: str) -> Iterator[Callable[[str], None]]:
+    """Create ``NAME.npy`` (UTF-8 bytes) and ``NAME_starts.npy`` (offsets), and yield a function that appends a string.
 
+    Lone surrogates, which file names may hold, are kept.
+    """
+    with (
+        array_writer(folder / f"{name}.npy", np.uint8) as append_data,
+        array_writer(folder / f"{name}_starts.npy", np.int64) as append_start,
+    ):
+        end = 0
+        append_start(bytes(8))
 
-class StringsFile:
-    """Strings that are appended to a file of bytes, ``NAME.npy``, and one of places, ``NAME_starts.npy``."""
+        def append(string: str) -> None:
+            nonlocal end
+            data = string.encode("utf-8", "surrogatepass")
+            append_data(data)
+            end += len(data)
+            append_start(end.to_bytes(8, "little"))
 
-    def __init__(self, folder: Path, name: str):
-        self._data = ArrayFile(folder / f"{name}.npy", np.uint8)
-        self._starts = ArrayFile(folder / f"{name}_starts.npy", np.int64)
-        self._end = 0
-
-    def append(self, string: bytes) -> None:
-        """Append a string as UTF-8."""
-        self._data.append(string)
-        self._end += len(string)
-        self._starts.append(self._end.to_bytes(8, "little"))
-
-    def __enter__(self) -> StringsFile:
-        self._data.__enter__()
-        self._starts.__enter__()
-        self._starts.append(bytes(8))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self._data.__exit__(kind, error, trace)
-        finally:
-            self._starts.__exit__(kind, error, trace)
+        yield append
 
 
 class Strings(Sequence[str]):
-    """What a ``StringsFile`` holds: string n is ``data[starts[n]:starts[n + 1]]``, decoded when it is asked for."""
+    """Memory-mapped strings of a ``strings_writer``: string n is ``data[starts[n]:starts[n + 1]]``, decoded on access.
+
+    Raises UserError if the files are damaged.
+    """
 
     def __init__(self, folder: Path, name: str):
         self._folder = folder
-        self.data = mapped(folder / f"{name}.npy", np.uint8)
-        self.starts = mapped(folder / f"{name}_starts.npy", np.int64)
-        check_starts(self.starts, len(self.data), folder)
+        self.data = map_array(folder / f"{name}.npy", np.uint8)
+        self.starts = map_array(folder / f"{name}_starts.npy", np.int64)
+        check_offsets(self.starts, len(self.data), folder)
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        place = range(len(self))[index]
-        low, high = int(self.starts[place]), int(self.starts[place + 1])
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]  # Slices are not supported.
+        index = range(len(self))[index]
         try:
-            # Names of files may hold what is no UTF-8.
-            return self.data[low:high].tobytes().decode("utf-8", "surrogatepass")
+            return self.data[self.starts[index] : self.starts[index + 1]].tobytes().decode("utf-8", "surrogatepass")
         except UnicodeDecodeError as error:
             raise UserError(f"a cached text is damaged ({error})", self._folder, "remove the folder") from error
-
-    def __iter__(self) -> Iterator[str]:
-        return (self[index] for index in range(len(self)))

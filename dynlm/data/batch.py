@@ -1,10 +1,12 @@
-"""A segment's arrays as tensors on a device, the one way from the corpus to the model."""
+"""Conversion of a segment's arrays to tensors: the only module of this package that imports torch.
+
+Legend: B lanes, T tokens of a segment.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,35 +14,23 @@ from dynlm.data.stream import Segment
 
 
 class Batch(NamedTuple):
-    """One segment of B lanes and T tokens; ``mask_BT`` is 1 where there is a token to score, else 0.
-
-    ``place_B2``: article and position of each lane's first token, where they are known.
-    """
+    """A ``Segment`` as tensors; ``mask_BT`` is 1 where there is a token to score, else 0."""
 
     inputs_BT: Tensor
     targets_BT: Tensor
     mask_BT: Tensor
     starts_B: Tensor
     headings_B: Tensor
-    place_B2: Tensor | None = None
+    position_B2: Tensor | None = None
+    """Article and position of each lane's first token, if known."""
 
 
 def to_batch(segment: Segment, like: Tensor) -> Batch:
-    """``segment`` on the device of ``like`` and with its floating-point type."""
-
-    def move(array: object, dtype: torch.dtype | None = None) -> Tensor:
-        return torch.from_numpy(array).to(like.device, dtype, non_blocking=True)
-
+    """Return ``segment`` on the device of ``like``; the mask gets its floating-point type."""
+    dtypes = {"mask_BT": like.dtype}
     return Batch(
-        move(segment.inputs_BT),
-        move(segment.targets_BT),
-        move(segment.mask_BT, like.dtype),
-        move(segment.starts_B),
-        move(segment.headings_B),
-        move(places(segment)),
+        **{
+            name: torch.from_numpy(getattr(segment, name)).to(like.device, dtypes.get(name), non_blocking=True)
+            for name in Batch._fields
+        }
     )
-
-
-def places(segment: Segment) -> np.ndarray:
-    """Article and position of each lane's first token, (B, 2)."""
-    return np.stack([segment.article_B, segment.position_B], 1).astype(np.int64, copy=False)

@@ -1,7 +1,7 @@
-"""Gathered texts to tokens, a chunk of articles at a time, by one process or several.
+"""Tokenisation of spooled articles in chunks, by one process or several.
 
-Chunks are cut alike for any number of processes and come back in order, and only a few are under way at once: the
-bytes written do not depend on the number, nor does the memory used depend on the corpus.
+Chunks do not depend on the number of processes and are yielded in order, with a few in flight: neither the output nor
+the memory used depends on the number of processes or the size of the corpus.
 """
 
 from __future__ import annotations
@@ -15,95 +15,59 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from dynlm.data.array_files import Strings
-from dynlm.data.headings import headings_completed
-from dynlm.data.spool import TEXT, Gathered
+from dynlm.data.spool import TEXT, SpooledArticles
+from dynlm.data.tokenised_split import Tokens, encode_texts
 from dynlm.data.tokenizers.tokenizer import Tokenizer
-from dynlm.data.words import words_starting
 from dynlm.errors import UserError
 
 CHUNK_BYTES = 1 << 20
+"""Most bytes of text of a chunk; it has at least one article, which is never cut."""
 CHUNK_ARTICLES = 4096
-"""Of a chunk, at most; an article is never cut, so a chunk holds at least one whole."""
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Articles' tokens, one article after the other: ids, bytes and words of each token, tokens of each article, and
-    the places in the chunk of tokens that complete a heading."""
+def encode_chunks(articles: SpooledArticles, tokenizer: Tokenizer, num_proc: int) -> Iterator[Tokens]:
+    """Yield the tokens of ``articles`` chunk by chunk; with several processes the tokenizer is pickled.
 
-    ids: np.ndarray
-    lengths: np.ndarray
-    words: np.ndarray
-    sizes: np.ndarray
-    headings: np.ndarray
-
-
-def long_enough(chunk: Chunk, tokens: int) -> Chunk:
-    """``chunk`` without the articles of fewer than ``tokens`` tokens."""
-    kept = chunk.sizes >= tokens
-    if kept.all():
-        return chunk
-    kept_N = np.repeat(kept, chunk.sizes)
-    headings = np.zeros(len(kept_N), dtype=bool)
-    headings[chunk.headings] = True
-    ids, lengths, words = (part[kept_N] for part in (chunk.ids, chunk.lengths, chunk.words))
-    return Chunk(ids, lengths, words, chunk.sizes[kept], np.flatnonzero(headings[kept_N]))
-
-
-def encoded(texts: Gathered, tokenizer: Tokenizer, num_proc: int) -> Iterator[Chunk]:
-    """The chunks of ``texts`` in order, by up to ``num_proc`` processes (a tokenizer must be fit for pickling then).
-
-    Raises UserError where one of the processes is killed or cannot start.
+    Raises UserError if a worker process is killed or cannot start.
     """
-    ranges = list(_ranges(texts))
+    ranges = list(_chunk_ranges(articles))
     if num_proc == 1 or len(ranges) < 2:
-        return (_encoded(texts.folder, low, high, tokenizer) for low, high in ranges)
-    return _by_processes(texts.folder, ranges, tokenizer, min(num_proc, len(ranges)))
+        return (_encode_range(articles.folder, low, high, tokenizer) for low, high in ranges)
+    return _encode_in_processes(articles.folder, ranges, tokenizer, min(num_proc, len(ranges)))
 
 
-def _ranges(texts: Gathered) -> Iterator[tuple[int, int]]:
-    starts = texts.texts().starts
-    low = 0
-    while low < texts.articles:
+def _chunk_ranges(articles: SpooledArticles) -> Iterator[tuple[int, int]]:
+    starts, low = articles.texts().starts, 0
+    while low < len(articles):
         high = int(np.searchsorted(starts, starts[low] + CHUNK_BYTES, side="right")) - 1
-        high = min(max(high, low + 1), low + CHUNK_ARTICLES, texts.articles)
+        high = min(max(high, low + 1), low + CHUNK_ARTICLES, len(articles))
         yield low, high
         low = high
 
 
-def _encoded(folder: Path, low: int, high: int, tokenizer: Tokenizer) -> Chunk:
-    texts = Strings(folder, TEXT)
-    ids, lengths, words, headings = [], [], [], []
-    before = 0
-    for text in texts[low:high]:
-        encoding = tokenizer.encode(text)
-        ids.append(encoding.ids)
-        lengths.append(encoding.lengths)
-        words.append(words_starting(text, encoding.lengths))
-        headings.append(before + headings_completed(text, encoding.lengths))
-        before += len(encoding.ids)
-    sizes = np.array([len(article) for article in ids], dtype=np.int64)
-    return Chunk(np.concatenate(ids), np.concatenate(lengths), np.concatenate(words), sizes, np.concatenate(headings))
+def _encode_range(folder: Path, low: int, high: int, tokenizer: Tokenizer) -> Tokens:
+    return encode_texts(map(Strings(folder, TEXT).__getitem__, range(low, high)), tokenizer)
 
 
-def _by_processes(folder: Path, ranges: list[tuple[int, int]], tokenizer: Tokenizer, num_proc: int) -> Iterator[Chunk]:
-    # Spawned, not forked: the caller may run threads (torch's, SentencePiece's), which a fork would cut off.
+def _encode_in_processes(
+    folder: Path, ranges: list[tuple[int, int]], tokenizer: Tokenizer, num_proc: int
+) -> Iterator[Tokens]:
+    # Spawned, not forked: a fork copies locks that other threads (torch's, SentencePiece's) may hold.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(num_proc, context, initializer=_begin, initargs=(folder, tokenizer))
-    waiting: deque[Future[Chunk]] = deque()
+    pool = ProcessPoolExecutor(num_proc, context, initializer=_init_worker, initargs=(folder, tokenizer))
+    in_flight: deque[Future[Tokens]] = deque()
     try:
         for low, high in ranges:
-            waiting.append(pool.submit(_encoded_here, low, high))
-            if len(waiting) > 2 * num_proc:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            in_flight.append(pool.submit(_work, low, high))
+            if len(in_flight) > 2 * num_proc:
+                yield in_flight.popleft().result()
+        while in_flight:
+            yield in_flight.popleft().result()
     except BrokenProcessPool as error:
         what = "a process that tokenised was killed or could not start"
         raise UserError(what, "corpus.num_proc", "choose 1, or free some memory") from error
@@ -111,25 +75,24 @@ def _by_processes(folder: Path, ranges: list[tuple[int, int]], tokenizer: Tokeni
         pool.shutdown(cancel_futures=True)
 
 
-_here: tuple[Path, Tokenizer]
-"""In a process of the pool: what it was begun with."""
+_worker: tuple[Path, Tokenizer]
+"""A worker process's arguments."""
 
 
-def _begin(folder: Path, tokenizer: Tokenizer) -> None:
-    global _here
-    _here = folder, tokenizer
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process hears of it too, and ends the others
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _init_worker(folder: Path, tokenizer: Tokenizer) -> None:
+    global _worker
+    _worker = folder, tokenizer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The main process gets it too, and stops the workers.
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    """A process of the pool would wait for ever for one that was killed."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
+def _exit_with_parent() -> None:
+    """End this process when its parent ends: a pool's worker waits forever for a parent that was killed."""
+    if (parent := multiprocessing.parent_process()) is not None:
         multiprocessing.connection.wait([parent.sentinel])
         os._exit(1)
 
 
-def _encoded_here(low: int, high: int) -> Chunk:
-    folder, tokenizer = _here
-    return _encoded(folder, low, high, tokenizer)
+def _work(low: int, high: int) -> Tokens:
+    folder, tokenizer = _worker
+    return _encode_range(folder, low, high, tokenizer)

@@ -1,7 +1,7 @@
-"""Articles gathered on disk: a source is read once, and its texts are then at hand as often as they are needed.
+"""Articles spooled to disk, so that a source is read once and its texts are available as often as they are needed.
 
-Which tokenizer and which cached arrays belong to a corpus is known only when its last article was read. Texts are
-therefore written aside while they are read, and their content is what tells one corpus from another.
+A corpus is identified by its content (tokenizers and token arrays are cached under it), which is known only after the
+last article was read.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynlm.data.array_files import Strings, StringsFile
+from dynlm.data.array_files import Strings, strings_writer
 from dynlm.data.article import Article
 from dynlm.runtime.files import staging_dir
 from dynlm.runtime.hashing import Hasher
@@ -22,60 +22,57 @@ TEXT, TITLES, WHERES = "text", "titles", "wheres"
 
 
 @dataclass(frozen=True)
-class Gathered:
-    """Articles on disk, in ``folder``; ``fingerprint`` tells their titles, texts and borders from any others."""
+class SpooledArticles:
+    """Articles on disk, in ``folder``; ``content`` is their ``content_of``."""
 
     folder: Path
-    articles: int
-    fingerprint: str
+    content: dict[str, Any]
+
+    def __len__(self) -> int:
+        return int(self.content["articles"])
 
     @property
-    def content(self) -> dict[str, Any]:
-        """What ``content_of`` says of the same articles."""
-        return {"articles": self.articles, "fingerprint": self.fingerprint}
+    def fingerprint(self) -> str:
+        return str(self.content["fingerprint"])
 
     def texts(self) -> Strings:
-        """The texts. They are mapped anew by each call, so that no more of them stays in memory than is held."""
+        """Return the texts. Each call maps them anew, so that pages of an earlier pass do not stay in memory."""
         return Strings(self.folder, TEXT)
 
-    def title(self, index: int) -> str:
-        return Strings(self.folder, TITLES)[index]
-
     def where(self, index: int) -> str:
+        """Return where article ``index`` came from."""
         return Strings(self.folder, WHERES)[index]
 
 
 def content_of(articles: Iterable[Article]) -> dict[str, Any]:
-    """Number and fingerprint of ``articles``, as ``gathered`` would find them, without keeping them."""
-    mark, count = Hasher(), 0
+    """Return the number of articles and the fingerprint of their titles and texts, as a dictionary for JSON."""
+    hasher, count = Hasher(), 0
     for article in articles:
-        _add(mark, article)
+        hasher.add(article.title)
+        hasher.add(article.text)
         count += 1
-    return {"articles": count, "fingerprint": mark.hexdigest()}
-
-
-def _add(mark: Hasher, article: Article) -> None:
-    mark.add(article.title.encode("utf-8", "surrogatepass"))
-    mark.add(article.text.encode())
+    return {"articles": count, "fingerprint": hasher.hexdigest()}
 
 
 @contextlib.contextmanager
-def gathered(articles: Iterable[Article]) -> Iterator[Gathered]:
-    """Read ``articles`` once into a folder of the cache, which is removed when the block ends.
+def spool(articles: Iterable[Article]) -> Iterator[SpooledArticles]:
+    """Write ``articles`` to a folder in the cache, which is removed after the block.
 
-    Raises what ``articles`` raises, and UserError where the cache cannot be written.
+    Raises what ``articles`` raises, and UserError if the cache cannot be written.
     """
     with staging_dir(cache_folder() / "tokens") as folder:
-        mark, count = Hasher(), 0
         with (
-            StringsFile(folder, TEXT) as texts,
-            StringsFile(folder, TITLES) as titles,
-            StringsFile(folder, WHERES) as wheres,
+            strings_writer(folder, TEXT) as append_text,
+            strings_writer(folder, TITLES) as append_title,
+            strings_writer(folder, WHERES) as append_where,
         ):
-            for article in articles:
-                texts.append(article.text.encode())
-                titles.append(article.title.encode("utf-8", "surrogatepass"))
-                wheres.append(article.where.encode("utf-8", "surrogatepass"))
-                _add(mark, article)
-                count += 1
-        yield Gathered(folder, count, mark.hexdigest())
+
+            def written() -> Iterator[Article]:
+                for article in articles:
+                    append_text(article.text)
+                    append_title(article.title)
+                    append_where(article.where)
+                    yield article
+
+            content = content_of(written())
+        yield SpooledArticles(folder, content)

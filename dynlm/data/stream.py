@@ -1,11 +1,11 @@
-"""Articles in lanes, cut in segments.
+"""Streams of segments: articles assigned to lanes and cut into segments.
 
 Legend: B lanes, T tokens of a segment.
 
-Each of B lanes reads whole articles, one after another; a lane that has finished takes the next article of the order.
-A segment never crosses an article's end, so that losses, resets and updates fall between articles: the last segment of
-an article is filled up with masked places. One stream serves training (many lanes, articles shuffled anew each epoch)
-and reading (one lane, one pass, in order). Where it stands is a small value that can be saved.
+Each lane reads whole articles one after another; a lane that has finished an article takes the next one of the order.
+A segment never crosses the end of an article, so that losses, resets and updates fall between articles: the last
+segment of an article is padded and masked. The same stream serves training (many lanes, articles reshuffled in each
+epoch) and evaluation (one pass, in order). Its position is a small value that can be saved.
 """
 
 from __future__ import annotations
@@ -17,37 +17,44 @@ from typing import Any
 
 import numpy as np
 
-from dynlm.data.token_store import TokenisedSplit
+from dynlm.data.tokenised_split import TokenisedSplit
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One segment of every lane.
-
-    ``inputs_BT`` and ``targets_BT`` (int64; targets one token ahead), ``mask_BT`` (bool, False where there is nothing
-    to score), ``starts_B`` (bool, an article starts here), ``article_B`` (index, -1 in an empty lane), ``position_B``
-    (of the segment's first token in its article), ``headings_B`` (bool, one of its tokens completes a heading).
-    """
+    """One segment of every lane."""
 
     inputs_BT: np.ndarray
+    """Token ids (int64)."""
     targets_BT: np.ndarray
+    """The inputs one token ahead."""
     mask_BT: np.ndarray
+    """False at padding (bool)."""
     starts_B: np.ndarray
+    """Whether an article starts here (bool)."""
     article_B: np.ndarray
+    """Index of the article; -1 in an empty lane."""
     position_B: np.ndarray
+    """Index of the segment's first token in its article."""
     headings_B: np.ndarray
+    """Whether one of the tokens completes a heading (bool)."""
 
     @property
     def tokens(self) -> int:
-        """How many tokens are scored."""
+        """Number of tokens that are scored."""
         return int(self.mask_BT.sum())
+
+    @property
+    def position_B2(self) -> np.ndarray:
+        """Article and position of each lane's first token."""
+        return np.stack([self.article_B, self.position_B], 1)
 
 
 @dataclass(frozen=True)
 class StreamPosition:
-    """Where a stream stands: the epoch and place in its order of the next article, and each lane's article.
+    """Position of a stream: how many articles of which epoch were taken, and each lane's position in its article.
 
-    ``article`` and ``position`` hold one entry a lane; article -1 is a lane that waits for its next one.
+    ``article`` and ``position`` have one entry a lane; article -1 is a lane that waits for its next one.
     """
 
     epoch: int
@@ -66,10 +73,10 @@ class StreamPosition:
 
 @dataclass(frozen=True)
 class Stream:
-    """Segments of ``split``'s articles; ``seed`` None reads them in order.
+    """Segments of ``split``'s articles in ``order``, reshuffled in each epoch unless ``seed`` is None.
 
-    ``lanes`` counts all processes' lanes; of them this stream gives number ``rank``, ``rank + world``, ... All
-    processes advance the same ``StreamPosition``, so together they read what one process with all lanes would.
+    ``lanes`` counts the lanes of all processes; this stream yields lanes ``rank``, ``rank + world``, ... All processes
+    advance the same ``StreamPosition``, so that together they read what one process with all lanes would.
     """
 
     split: TokenisedSplit
@@ -83,41 +90,34 @@ class Stream:
 
     @property
     def local_lanes(self) -> int:
-        """How many of the lanes this process reads."""
+        """Number of lanes of this process."""
         return len(range(self.rank, self.lanes, self.world))
 
     def begin(self) -> StreamPosition:
         return StreamPosition(0, 0, (-1,) * self.lanes, (0,) * self.lanes)
 
-    def next(self, place: StreamPosition) -> tuple[Segment | None, StreamPosition]:
-        """The segment at ``place`` and the place after it; None at the end of a stream that does not repeat."""
-        place = self._fill(place)
-        if all(article < 0 for article in place.article):
-            return None, place
+    def next(self, position: StreamPosition) -> tuple[Segment | None, StreamPosition]:
+        """Return the segment at ``position`` and the next position; None at the end of a stream without ``repeat``."""
+        now = self._fill_lanes(position)
+        if max(now.article) < 0:
+            return None, now
         lengths = [
-            min(self.segment, self._length(article) - position) if article >= 0 else 0
-            for article, position in zip(place.article, place.position, strict=True)
+            min(self.segment, self._length(article) - first) if article >= 0 else 0
+            for article, first in zip(now.article, now.position, strict=True)
         ]
-        # One lane needs no filling; several share a shape, so that a batch's cost does not depend on luck.
-        width = self.segment if self.lanes > 1 else lengths[0]
-        segment = self._cut(place, lengths, width)
-        position = [p + n for p, n in zip(place.position, lengths, strict=True)]
-        article = [-1 if a < 0 or p >= self._length(a) else a for a, p in zip(place.article, position, strict=True)]
-        return segment, replace(
-            place, article=tuple(article), position=tuple(position), tokens=place.tokens + sum(lengths)
-        )
+        # One lane needs no padding; several have a fixed shape, so that a batch's cost does not vary.
+        segment = self._cut(now, lengths, self.segment if self.lanes > 1 else lengths[0])
+        ends = tuple(first + length for first, length in zip(now.position, lengths, strict=True))
+        article = tuple(-1 if a < 0 or end >= self._length(a) else a for a, end in zip(now.article, ends, strict=True))
+        return segment, replace(now, article=article, position=ends, tokens=now.tokens + sum(lengths))
 
     def _length(self, article: int) -> int:
         return int(self.split.starts[article + 1] - self.split.starts[article])
 
-    def _article(self, epoch: int, taken: int) -> int:
-        """The article that is number ``taken`` of an epoch."""
-        place = taken if self.seed is None else _permutation(self.seed, epoch, len(self.order))[taken]
-        return int(self.order[place])
-
-    def _fill(self, place: StreamPosition) -> StreamPosition:
-        epoch, taken = place.epoch, place.taken
-        article, position = list(place.article), list(place.position)
+    def _fill_lanes(self, position: StreamPosition) -> StreamPosition:
+        """Give each waiting lane the next article."""
+        epoch, taken = position.epoch, position.taken
+        article, first = list(position.article), list(position.position)
         for lane in range(self.lanes):
             if article[lane] >= 0:
                 continue
@@ -125,50 +125,51 @@ class Stream:
                 if not self.repeat:
                     break
                 epoch, taken = epoch + 1, 0
-            article[lane], position[lane] = self._article(epoch, taken), 0
+            index = taken if self.seed is None else _permutation(self.seed, epoch, len(self.order))[taken]
+            article[lane], first[lane] = int(self.order[index]), 0
             taken += 1
-        return replace(place, epoch=epoch, taken=taken, article=tuple(article), position=tuple(position))
+        return replace(position, epoch=epoch, taken=taken, article=tuple(article), position=tuple(first))
 
-    def _cut(self, place: StreamPosition, lengths: list[int], width: int) -> Segment:
-        mine = range(self.rank, self.lanes, self.world)
-        inputs_BT = np.zeros((len(mine), width), dtype=np.int64)
-        targets_BT = np.zeros((len(mine), width), dtype=np.int64)
-        mask_BT = np.zeros((len(mine), width), dtype=bool)
-        headings_B = np.zeros(len(mine), dtype=bool)
-        for row, lane in enumerate(mine):
-            article, position, length = place.article[lane], place.position[lane], lengths[lane]
+    def _cut(self, now: StreamPosition, lengths: list[int], width: int) -> Segment:
+        local = range(self.rank, self.lanes, self.world)
+        inputs_BT = np.zeros((len(local), width), dtype=np.int64)
+        targets_BT = np.zeros((len(local), width), dtype=np.int64)
+        mask_BT = np.zeros((len(local), width), dtype=bool)
+        headings_B = np.zeros(len(local), dtype=bool)
+        for row, lane in enumerate(local):
+            article, position, length = now.article[lane], now.position[lane], lengths[lane]
             if article < 0:
                 continue
-            at = int(self.split.starts[article]) + position
-            targets_BT[row, :length] = self.split.ids_N[at : at + length]
+            begin = int(self.split.starts[article]) + position
+            targets_BT[row, :length] = self.split.ids_N[begin : begin + length]
             inputs_BT[row, 1:length] = targets_BT[row, : length - 1]
-            inputs_BT[row, 0] = self.split.ids_N[at - 1] if position else self.split.start_token
+            inputs_BT[row, 0] = self.split.ids_N[begin - 1] if position else self.split.start_token
             mask_BT[row, :length] = True
-            first, last = np.searchsorted(self.split.headings, (at, at + length))
+            first, last = np.searchsorted(self.split.headings, (begin, begin + length))
             headings_B[row] = first < last
-        article_B = np.array([place.article[lane] for lane in mine], dtype=np.int64)
-        position_B = np.array([place.position[lane] for lane in mine], dtype=np.int64)
+        article_B = np.array([now.article[lane] for lane in local], dtype=np.int64)
+        position_B = np.array([now.position[lane] for lane in local], dtype=np.int64)
         starts_B = (position_B == 0) & (article_B >= 0)
         return Segment(inputs_BT, targets_BT, mask_BT, starts_B, article_B, position_B, headings_B)
 
 
 @lru_cache(maxsize=2)
 def _permutation(seed: int, epoch: int, articles: int) -> np.ndarray:
-    """An epoch's order. It is kept: drawing it anew for each article would take a time that grows with their square."""
+    """Return the order of an epoch, cached: to draw it for each article takes quadratic time."""
     return np.random.default_rng([seed, epoch]).permutation(articles)
 
 
 def read_in_order(split: TokenisedSplit, segment: int, articles: Sequence[int]) -> Stream:
-    """One lane, one pass over ``articles`` in the order given: the stream of every evaluation."""
+    """Return a stream of one lane and one pass over ``articles`` in the given order."""
     return Stream(split, lanes=1, segment=segment, order=articles)
 
 
 def read_side_by_side(
     split: TokenisedSplit, segment: int, articles: Sequence[int], lanes: int, rank: int = 0, world: int = 1
 ) -> Stream:
-    """One pass over ``articles`` in ``lanes`` lanes of each of ``world`` processes; in one lane, in the order given.
+    """Return a stream of one pass over ``articles`` in ``lanes`` lanes of each of ``world`` processes.
 
-    Several lanes begin with the longest articles, so that they finish at about the same time.
+    Several lanes read the longest articles first, so that they finish at about the same time.
     """
     if lanes * world > 1:
         articles = sorted(articles, key=lambda index: int(split.starts[index] - split.starts[index + 1]))

@@ -29,7 +29,8 @@ from dynlm.data.article_range import article_range
 from dynlm.data.articles import iter_articles, source_name
 from dynlm.data.options import ORDERS
 from dynlm.data.stream import read_side_by_side
-from dynlm.data.token_store import TokenisedSplit, tokenise
+from dynlm.data.token_store import tokenise
+from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.errors import UserError
 from dynlm.evaluation.score_file import Scores, write_scores
 from dynlm.evaluation.score_path import Into, file_stem, resume_key, scoring_key

@@ -24,7 +24,7 @@ from dynlm.adapt.rules.elementwise import LEVEL_1
 from dynlm.adapt.state import distance
 from dynlm.adapt.update_filter import init_filter_state
 from dynlm.data.stream import StreamPosition, read_in_order
-from dynlm.data.token_store import TokenisedSplit, split_of_text
+from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.data.tokenizers.tokenizer import Tokenizer
 from dynlm.errors import UserError
 from dynlm.run.folder import load_model
@@ -184,7 +184,7 @@ def read_on(
     except UnicodeEncodeError as error:
         raise UserError("the text holds half a character (a lone surrogate)", do="remove it") from error
     done = 0 if before is None else before.read
-    split = split_of_text(text if before is None else before.text + text, tokenizer)
+    split = TokenisedSplit.from_texts([text if before is None else before.text + text], tokenizer)
     if done > len(split.ids_N):
         raise UserError("a damaged memory: more of its unfinished article was read than there is")
     end = len(split.ids_N) if ends else done + max(0, _settled(split) - done) // segment * segment

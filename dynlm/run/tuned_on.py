@@ -13,7 +13,7 @@ from typing import Any
 from dynlm.adapt.options import MemoryOptions
 from dynlm.data.articles import source_name
 from dynlm.data.options import CorpusOptions
-from dynlm.data.token_store import TokenisedSplit
+from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.run.cache_store import FIXED, load_fixed, load_gated
 from dynlm.run.folder import TrainedModel
 from dynlm.run.rule_store import NEEDED, load_learned, load_tuned

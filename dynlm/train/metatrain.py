@@ -27,7 +27,8 @@ from dynlm.adapt.rules.per_weight_lstm import CoordinateMeta
 from dynlm.adapt.state import dynamic_tensors
 from dynlm.adapt.update_filter import counts_of
 from dynlm.data.articles import iter_articles
-from dynlm.data.token_store import TokenisedSplit, tokenise
+from dynlm.data.token_store import tokenise
+from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.errors import UserError
 from dynlm.models.lstm.model import Params
 from dynlm.run import rule_store as memory_folder

@@ -24,9 +24,10 @@ from tqdm import tqdm
 
 from dynlm.data.articles import iter_articles, source_name, splits_with_articles
 from dynlm.data.batch import to_batch
-from dynlm.data.spool import content_of, gathered
+from dynlm.data.spool import content_of, spool
 from dynlm.data.stream import Stream
-from dynlm.data.token_store import TokenisedSplit, tokenise_spooled
+from dynlm.data.token_store import tokenise
+from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.data.tokenizers.tokenizer import Tokenizer, train_tokenizer
 from dynlm.errors import UserError
 from dynlm.models.lstm.model import LSTMLanguageModel, Params, detached, restarted
@@ -57,9 +58,9 @@ class Corpus:
 def load_corpus(config: Config) -> Corpus:
     """Read the training and validation articles, training a tokenizer on the former (or taking it from the cache)."""
     corpus = config.corpus
-    with gathered(iter_articles(corpus, "train")) as train, gathered(iter_articles(corpus, "valid")) as valid:
+    with spool(iter_articles(corpus, "train")) as train, spool(iter_articles(corpus, "valid")) as valid:
         tokenizer = train_tokenizer(config.tokenizer, train.texts(), train.fingerprint)
-        read, held_out = (tokenise_spooled(texts, tokenizer, corpus.num_proc) for texts in (train, valid))
+        read, held_out = (tokenise(texts, tokenizer, corpus.num_proc) for texts in (train, valid))
         content = {"train": train.content, "valid": valid.content}
     others = [split for split in splits_with_articles(corpus) if split not in content]
     content |= {split: content_of(iter_articles(corpus, split)) for split in others}

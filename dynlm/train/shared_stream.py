@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dynlm.data.stream import Stream
-from dynlm.data.token_store import TokenisedSplit
+from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.errors import UserError
 from dynlm.runtime.distributed import Processes
 from dynlm.train.config import Config

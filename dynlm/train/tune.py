@@ -22,7 +22,8 @@ from dynlm.adapt.state import dynamic_tensors
 from dynlm.data.article_range import article_range
 from dynlm.data.articles import iter_articles, source_name
 from dynlm.data.stream import Stream, read_side_by_side
-from dynlm.data.token_store import TokenisedSplit, tokenise
+from dynlm.data.token_store import tokenise
+from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.errors import UserError
 from dynlm.run import rule_store as memory_folder
 from dynlm.run.folder import TrainedModel, load_model, log_line

@@ -9,7 +9,7 @@ from dynlm.adapt.rules.elementwise import Rates, Rule, Statistics
 from dynlm.adapt.rules.learned import Meta
 from dynlm.adapt.rules.per_weight_lstm import CoordinateMeta
 from dynlm.data.stream import read_in_order
-from dynlm.data.token_store import TokenisedSplit
+from dynlm.data.tokenised_split import TokenisedSplit, Tokens
 from dynlm.models.lstm.model import LSTMLanguageModel
 from dynlm.models.options import ModelOptions
 
@@ -32,13 +32,9 @@ def statistics(dtype=torch.float64):
 
 def text(lengths=(23, 31, 8), seed=0):
     ids = np.random.default_rng(seed).integers(0, VOCABULARY, sum(lengths)).astype(np.int32)
-    ones = np.ones(len(ids), dtype=np.int32)
-    starts = np.cumsum([0, *lengths])
-    titles = [f"article {n}" for n in range(len(lengths))]
-    headings = np.array([1, 12, 40])
-    return TokenisedSplit(
-        ids, ones, ones.astype(np.int16), ids.astype(np.uint8), starts, starts, titles, 0, "", headings
-    )
+    ones, titles = np.ones(len(ids), dtype=np.int32), [f"article {n}" for n in range(len(lengths))]
+    tokens = Tokens(ids, ones, ones.astype(np.int16), np.array([1, 12, 40]), np.array(lengths))
+    return TokenisedSplit.from_tokens(tokens, ids.astype(np.uint8).tobytes(), titles, 0)
 
 
 def stream(split=None, segment=5):

@@ -8,19 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynlm.data.stream import Stream, StreamPosition, read_in_order
-from dynlm.data.token_store import TokenisedSplit
+from dynlm.data.tokenised_split import TokenisedSplit, Tokens
 
 START = 99_999
 
 
 def split_of(lengths, headings=()):
     """Articles whose token ids count up through the whole split, so that a token tells its place."""
-    starts = np.cumsum([0, *lengths])
-    ids = np.arange(starts[-1], dtype=np.int32)
-    ones = np.ones(len(ids), dtype=np.int32)
-    text = np.zeros(len(ids), dtype=np.uint8)
-    titles = [str(n) for n in lengths]
-    return TokenisedSplit(ids, ones, ones.astype(np.int16), text, starts, starts, titles, START, "", np.array(headings))
+    ids = np.arange(sum(lengths), dtype=np.int32)
+    ones, titles = np.ones(len(ids), dtype=np.int32), [str(n) for n in lengths]
+    tokens = Tokens(ids, ones, ones.astype(np.int16), np.array(headings), np.array(lengths))
+    return TokenisedSplit.from_tokens(tokens, bytes(len(ids)), titles, START)
 
 
 def all_segments(stream, place=None, limit=10_000):

@@ -13,7 +13,8 @@ import pytest
 
 from dynlm.data.article import Article
 from dynlm.data.options import TokenizerOptions
-from dynlm.data.token_store import excerpt, split_of_text, tokenise
+from dynlm.data.token_store import tokenise
+from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.data.tokenizers.tokenizer import PieceTokenizer
 from dynlm.errors import UserError
 from tests.tiny import listing
@@ -324,13 +325,13 @@ def test_nothing_is_cached_of_a_corpus_that_teaches_nothing(tokenizer, tmp_path)
 
 def test_an_excerpt_is_each_articles_opening(tokenizer):
     split = tokenise(ARTICLES, tokenizer)
-    part = excerpt(split, articles=2, tokens=8)
+    part = split.excerpt(articles=2, tokens=8)
     for index in range(2):
         assert part.article(index).tolist() == split.article(index)[:8].tolist()
         assert part.surfaces(index) == split.surfaces(index)[:8]
     # Two articles of ARTICLES begin with a heading; so do the openings.
     assert part.headings.tolist() == [end_of_line(split, 0), 8 + end_of_line(split, 1)]
-    assert excerpt(split, articles=2, tokens=3).headings.tolist() == []
+    assert split.excerpt(articles=2, tokens=3).headings.tolist() == []
 
 
 def end_of_line(split, article):
@@ -341,10 +342,10 @@ def end_of_line(split, article):
 def test_headings_are_known_by_their_tokens(tokenizer):
     split = tokenise(ARTICLES, tokenizer)
     assert split.headings.tolist() == [end_of_line(split, 0), int(split.starts[1]) + end_of_line(split, 1)]
-    assert split_of_text(ARTICLES[1].text, tokenizer).headings.tolist() == [end_of_line(split, 1)]
+    assert TokenisedSplit.from_texts([ARTICLES[1].text], tokenizer).headings.tolist() == [end_of_line(split, 1)]
 
 
 def test_a_text_in_memory_is_the_text_as_an_article(tokenizer):
     split = tokenise(ARTICLES, tokenizer)
-    assert split_of_text(ARTICLES[1].text, tokenizer).ids_N.tolist() == split.article(1).tolist()
-    assert len(split_of_text("", tokenizer).ids_N) == 0
+    assert TokenisedSplit.from_texts([ARTICLES[1].text], tokenizer).ids_N.tolist() == split.article(1).tolist()
+    assert len(TokenisedSplit.from_texts([""], tokenizer).ids_N) == 0

@@ -16,7 +16,8 @@ from dynlm.adapt import footprint
 from dynlm.adapt.loop import iter_segments
 from dynlm.data.articles import load_articles
 from dynlm.data.stream import read_in_order
-from dynlm.data.token_store import TokenisedSplit, tokenise
+from dynlm.data.token_store import tokenise
+from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.errors import UserError
 from dynlm.evaluation import score as scoring
 from dynlm.evaluation.checks import protocol as auditing

@@ -17,7 +17,8 @@ from dynlm.adapt.memory_file import SavedMemory, load_about, load_memory
 from dynlm.adapt.reader import Reader
 from dynlm.data.articles import load_articles
 from dynlm.data.stream import read_in_order
-from dynlm.data.token_store import split_of_text, tokenise
+from dynlm.data.token_store import tokenise
+from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.errors import UserError
 from dynlm.evaluation.generate import generate
 from dynlm.evaluation.score import score
@@ -69,7 +70,7 @@ def assert_same_memory(one: SavedMemory, other: SavedMemory) -> None:
 
 def test_a_text_is_read_as_the_loop_reads_it(reader: Reader, trained: TrainedModel) -> None:
     (read,), saved = read_all(reader, trained, [(FIRST, True)])
-    text = split_of_text(FIRST, trained.tokenizer)
+    text = TokenisedSplit.from_texts([FIRST], trained.tokenizer)
     *_, last = whole = list(iter_segments(reader, read_in_order(text, SEGMENT, [0])))
     assert np.array_equal(read.nats, torch.cat([each.nats_T for each in whole]).numpy())
     assert b"".join(read.surface).decode() == FIRST

@@ -20,7 +20,7 @@ from PIL import Image
 
 from dynlm.adapt.partners.cache import Cache
 from dynlm.adapt.partners.cache_gate import Gate, evidence_names, initial_gate
-from dynlm.data.token_store import split_of_text
+from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.evaluation.checks.protocol import nats_of
 from dynlm.evaluation.compare import compare
 from dynlm.evaluation.score_file import read_scores, write_scores
@@ -117,7 +117,7 @@ def read_by(run: Run, trained: TrainedModel, **memory: Any) -> None:
     """Open a reader and read a few tokens by it."""
     reader = tried(lambda: open_reader(run.folder, trained, with_memory(run.config, **memory).memory))
     if reader is not None:
-        nats_of(reader, split_of_text("the town was good . \n", trained.tokenizer), 5)
+        nats_of(reader, TokenisedSplit.from_texts(["the town was good . \n"], trained.tokenizer), 5)
 
 
 @fuzz("model cards", data=st.data())

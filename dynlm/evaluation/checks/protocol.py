@@ -18,7 +18,8 @@ from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.elementwise import Rates
 from dynlm.data.articles import iter_articles
 from dynlm.data.stream import StreamPosition, read_in_order
-from dynlm.data.token_store import TokenisedSplit, excerpt, split_of_texts, tokenise
+from dynlm.data.token_store import tokenise
+from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.data.tokenizers.tokenizer import Tokenizer
 from dynlm.errors import UserError
 from dynlm.evaluation.score import read_scored
@@ -54,7 +55,7 @@ def audit(folder: Path, config: Config, split: str, places: int = 20, tokens: in
     trained = load_model(folder, Processes.start(config.run.cpu).device)
     reader = open_reader(folder, trained, config.memory)
     whole = tokenise(iter_articles(config.corpus, split), trained.tokenizer, config.corpus.num_proc)
-    text = excerpt(whole, articles=3, tokens=tokens)
+    text = whole.excerpt(articles=3, tokens=tokens)
     before = params_fingerprint(trained.params)
     checks = audit_reader(reader, text, config.memory.segment, places, config.run.seed, trained.tokenizer)
     if config.memory.lanes > 1:
@@ -91,7 +92,7 @@ def audit_all(folder: Path, config: Config, split: str, places: int = 20, tokens
         if rule != "none":
             memory = dataclasses.replace(by_rule, **alone)
             whole = tokenise(iter_articles(config.corpus, split), trained.tokenizer, config.corpus.num_proc)
-            text = excerpt(whole, articles=1, tokens=tokens)
+            text = whole.excerpt(articles=1, tokens=tokens)
             checks.append(_aligned(folder, trained, memory, text, called))
     return checks
 
@@ -206,15 +207,15 @@ def _causality(
 
     Tokens, headings, words and segments are all derived from the changed text.
     """
-    whole = split_of_texts(texts, tokenizer)
+    whole = TokenisedSplit.from_texts(texts, tokenizer)
     plain = _segments_of(reader, whole, segment)
     tried = leaks = felt = 0
     for article, text, changed in changes:
         one, nats_of_one = whole, plain
         if text != texts[article]:
-            one = split_of_texts([*texts[:article], text, *texts[article + 1 :]], tokenizer)
+            one = TokenisedSplit.from_texts([*texts[:article], text, *texts[article + 1 :]], tokenizer)
             nats_of_one = _segments_of(reader, one, segment)
-        other = split_of_texts([*texts[:article], changed, *texts[article + 1 :]], tokenizer)
+        other = TokenisedSplit.from_texts([*texts[:article], changed, *texts[article + 1 :]], tokenizer)
         same = _common(one.article(article), other.article(article))
         first = int(one.starts[article]) + same
         read = _segments_of(reader, other, segment)

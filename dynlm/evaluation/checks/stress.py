@@ -21,14 +21,14 @@ from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.reader import Reader
 from dynlm.data.articles import iter_articles
 from dynlm.data.stream import read_in_order
-from dynlm.data.token_store import TokenisedSplit, excerpt, split_of_text, tokenise
+from dynlm.data.token_store import tokenise
+from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.data.tokenizers.tokenizer import Tokenizer
 from dynlm.errors import UserError
 from dynlm.evaluation.score import variant_name
 from dynlm.run.folder import load_model
 from dynlm.run.rule_store import open_reader
 from dynlm.runtime.distributed import Processes
-from dynlm.runtime.hashing import fingerprint
 from dynlm.train.config import Config
 
 ALLOWED = 0.01
@@ -133,7 +133,7 @@ def hostile(folder: Path, config: Config, split: str, tokens: int | None = None,
     source = tokenise(iter_articles(config.corpus, split), trained.tokenizer, config.corpus.num_proc)
     costs = []
     for name, text in hostile_texts(source, trained.tokenizer, memory.segment, config.run.seed):
-        costs.append(cost_of(reader, name, text if tokens is None else excerpt(text, 1, tokens), memory.segment, quiet))
+        costs.append(cost_of(reader, name, text if tokens is None else text.excerpt(1, tokens), memory.segment, quiet))
     variant = variant_name(dataclasses.replace(reader, hedge=None))
     return Hostilities(variant, memory.reset, memory.segment, memory.switch_share, costs)
 
@@ -162,12 +162,12 @@ def hostile_texts(
     made: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
         "glued": lambda generator: _glued(split, generator),
         "repeated": lambda generator: np.full(_REPEATED, generator.integers(len(split.ids_N))),
-        "shuffled words": lambda generator: generator.permutation(_rows(split, _longest(split)[0])),
+        "shuffled words": lambda generator: generator.permutation(split.rows(_longest(split)[0])),
         "alternating": lambda _: _alternating(split, segment),
     }
     for number, (name, rows_of) in enumerate(made.items()):
-        yield name, _of_rows(split, rows_of(np.random.default_rng([seed, number])), name)
-    yield "another language", split_of_text(german(), tokenizer, "another language")
+        yield name, split.take([rows_of(np.random.default_rng([seed, number]))], [name])
+    yield "another language", TokenisedSplit.from_texts([german()], tokenizer, "another language")
 
 
 def german() -> str:
@@ -180,7 +180,7 @@ def _glued(split: TokenisedSplit, generator: np.random.Generator) -> np.ndarray:
     """Snippets of random articles, of 20 to 200 tokens where the article has so many, about 20,000 tokens in all."""
     snippets: list[np.ndarray] = []
     while sum(map(len, snippets)) < _GLUED:
-        rows = _rows(split, int(generator.integers(split.articles)))
+        rows = split.rows(int(generator.integers(split.articles)))
         length = min(len(rows), int(generator.integers(*_SNIPPET, endpoint=True)))
         begin = int(generator.integers(len(rows) - length, endpoint=True))
         snippets.append(rows[begin : begin + length])
@@ -189,7 +189,7 @@ def _glued(split: TokenisedSplit, generator: np.random.Generator) -> np.ndarray:
 
 def _alternating(split: TokenisedSplit, segment: int) -> np.ndarray:
     """The two longest articles, a segment of each in turn: what was just learned is of the other one."""
-    one, other = (_rows(split, article) for article in _longest(split)[:2])
+    one, other = (split.rows(article) for article in _longest(split)[:2])
     turns = min(len(one), len(other)) // segment
     if not turns:
         return np.concatenate([one, other])
@@ -197,35 +197,9 @@ def _alternating(split: TokenisedSplit, segment: int) -> np.ndarray:
     return np.stack([one[cut].reshape(turns, segment), other[cut].reshape(turns, segment)], 1).ravel()
 
 
-def _rows(split: TokenisedSplit, article: int) -> np.ndarray:
-    return np.arange(split.starts[article], split.starts[article + 1])
-
-
 def _longest(split: TokenisedSplit) -> np.ndarray:
     """Articles, the longest first."""
     return np.argsort(-np.diff(split.starts), kind="stable")
-
-
-def _of_rows(split: TokenisedSplit, rows_N: np.ndarray, title: str) -> TokenisedSplit:
-    """The tokens at ``rows_N`` of ``split``, in that order, as one article in memory."""
-    article_N = np.searchsorted(split.starts, rows_N, side="right") - 1
-    surfaces = {int(article): split.surfaces(int(article)) for article in np.unique(article_N)}
-    place_N = rows_N - split.starts[article_N]
-    data = b"".join(surfaces[a][place] for a, place in zip(article_N.tolist(), place_N.tolist(), strict=True))
-    starts, text_starts = (np.array([0, size], dtype=np.int64) for size in (len(rows_N), len(data)))
-    ids_N = np.array(split.ids_N[rows_N])
-    return TokenisedSplit(
-        ids_N,
-        np.array(split.lengths_N[rows_N]),
-        np.array(split.words_N[rows_N]),
-        np.frombuffer(data, dtype=np.uint8),
-        starts,
-        text_starts,
-        [title],
-        split.start_token,
-        fingerprint(ids_N.tobytes(), data),
-        np.flatnonzero(np.isin(rows_N, split.headings)),
-    )
 
 
 def _is_number(value: object) -> bool:

@@ -26,7 +26,8 @@ from dynlm.data.article_range import article_range
 from dynlm.data.articles import iter_articles
 from dynlm.data.options import CorpusOptions
 from dynlm.data.stream import Stream, read_side_by_side
-from dynlm.data.token_store import TokenisedSplit, tokenise
+from dynlm.data.token_store import tokenise
+from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.errors import UserError
 from dynlm.evaluation.score import in_order, rates_of, text_fingerprint
 from dynlm.evaluation.score_file import Scores, read_scores

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dynlm.data.array_files import ArrayFile, mapped
+from dynlm.data.array_files import array_writer, map_array
 from dynlm.errors import UserError
 from dynlm.runtime.files import commit_dir, staging_dir
 from dynlm.runtime.hashing import fingerprint
@@ -87,9 +87,9 @@ def cached_classes(
         with staging_dir(parent) as aside:
             names: list[str] = []
             counts: list[int] = []
-            with ArrayFile(aside / "images.npy", np.uint8) as file:
+            with array_writer(aside / "images.npy", np.uint8) as append:
                 for name, images in make():
-                    file.append(images.tobytes())
+                    append(images.tobytes())
                     names.append(name)
                     counts.append(len(images))
             if not names:
@@ -97,7 +97,7 @@ def cached_classes(
             write_json(aside / "classes.json", {"names": names, "sizes": counts, "size": size, "channels": channels})
             commit_dir(aside, folder)
     about = read_json(folder / "classes.json")
-    flat = mapped(folder / "images.npy", np.uint8)
+    flat = map_array(folder / "images.npy", np.uint8)
     try:
         images = flat.reshape(-1, size, size, channels)
         sizes, names = np.asarray(about["sizes"], dtype=np.int64), [str(name) for name in about["names"]]

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynlm.data.options import TokenizerOptions
+from dynlm.data.text_features import count_word_starts
 from dynlm.data.tokenizers.tokenizer import PieceTokenizer, WordTokenizer, load_tokenizer, train_tokenizer
-from dynlm.data.words import words_starting
 from dynlm.errors import UserError
 
 TEXT = [
@@ -77,7 +77,7 @@ def test_a_tokenizer_can_be_sent_to_a_process(pieces):
 @settings(max_examples=200, deadline=None)
 @given(text=st.one_of(ANY_TEXT, SPECIAL))
 def test_every_word_and_end_of_line_starts_in_one_token(pieces, text):
-    counted = words_starting(text, pieces.encode(text).lengths)
+    counted = count_word_starts(text.encode(), pieces.encode(text).lengths)
     assert counted.sum() == len(text.split()) + text.count("\n")
 
 
@@ -87,7 +87,7 @@ def test_words_keep_every_byte(text):
     tokenizer = WordTokenizer.train(TokenizerOptions("word", 0), TEXT)
     encoding = tokenizer.encode(text)
     assert encoding.lengths.sum() == len(text.encode())
-    assert words_starting(text, encoding.lengths).sum() == len(text.split()) + text.count("\n")
+    assert count_word_starts(text.encode(), encoding.lengths).sum() == len(text.split()) + text.count("\n")
 
 
 def test_words_are_those_of_the_literature():

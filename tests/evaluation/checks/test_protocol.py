@@ -15,9 +15,10 @@ from dynlm.adapt import loop
 from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.elementwise import Rule, Statistics
 from dynlm.adapt.rules.learned import Meta
-from dynlm.data import headings
+from dynlm.data import text_features
 from dynlm.data.articles import load_articles
-from dynlm.data.token_store import TokenisedSplit, excerpt, tokenise
+from dynlm.data.token_store import tokenise
+from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.errors import UserError
 from dynlm.evaluation.checks import protocol as module
 from dynlm.evaluation.checks.protocol import Check, audit, audit_all, audit_reader, rules_of, to_dict, to_text
@@ -36,7 +37,7 @@ STATIC = "reading leaves the static parameters as they are"
 @pytest.fixture(scope="module")
 def text(tuned_run: Run) -> TokenisedSplit:
     tokenizer = load_model(tuned_run.folder).tokenizer
-    return excerpt(tokenise(load_articles(tuned_run.config.corpus, "valid"), tokenizer), articles=2, tokens=90)
+    return tokenise(load_articles(tuned_run.config.corpus, "valid"), tokenizer).excerpt(articles=2, tokens=90)
 
 
 def honest(run: Run, rule: str = "rms", reset: str = "stream") -> Reader:
@@ -145,7 +146,7 @@ def test_static_parameters_that_move_are_caught(tuned_run: Run, monkeypatch: pyt
 
 
 def test_a_text_of_one_segment_can_be_audited(tuned_run: Run, text: TokenisedSplit) -> None:
-    short = excerpt(text, articles=1, tokens=8)
+    short = text.excerpt(articles=1, tokens=8)
     checks = audit_reader(honest(tuned_run), short, 20, 20, 0, load_model(tuned_run.folder).tokenizer)
     assert not broken(checks)
     assert checks[0].tried.startswith("20 changes of the text")
@@ -160,7 +161,7 @@ def test_places_are_tried_all_over_the_text(
     tuned_run: Run, text: TokenisedSplit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A leak of a single place is found when every place is tried."""
-    short = excerpt(text, articles=2, tokens=12)
+    short = text.excerpt(articles=2, tokens=12)
     opening = torch.from_numpy(short.inputs(1)[6:9].astype(np.int64))
 
     def leak_at_one_token(nats_BT: Tensor, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
@@ -204,12 +205,12 @@ def test_headings_flagged_where_they_begin_are_caught(
     g = Meta(held, trained.params, 0.02, 0.01, 1e-2, features=("heading",))
     reader = dataclasses.replace(reader, rule=g.rule({key: tensor + 0.5 for key, tensor in g.initial().items()}))
 
-    def where_lines_begin(text: str, lengths: np.ndarray) -> np.ndarray:
-        begin = [found.start() + 1 for found in headings._HEADING.finditer(text.encode())]
+    def where_lines_begin(text: bytes, lengths: np.ndarray) -> np.ndarray:
+        begin = [found.start() + 1 for found in text_features._HEADING.finditer(text)]
         return np.unique(np.searchsorted(np.cumsum(lengths, dtype=np.int64), begin, side="right"))
 
     assert not broken(audit_reader(reader, text, 20, 8, 0, trained.tokenizer))
-    monkeypatch.setattr("dynlm.data.token_store.headings_completed", where_lines_begin)
+    monkeypatch.setattr("dynlm.data.tokenised_split.find_headings", where_lines_begin)
     assert broken(audit_reader(reader, text, 20, 8, 0, trained.tokenizer)) == {CAUSAL}
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from dynlm.data.articles import load_articles
-from dynlm.data.token_store import TokenisedSplit, excerpt, tokenise
+from dynlm.data.token_store import tokenise
+from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.data.tokenizers.tokenizer import Tokenizer
 from dynlm.errors import UserError
 from dynlm.evaluation.checks import stress as module
@@ -105,14 +106,14 @@ def test_the_german_text_is_german(texts: dict[str, TokenisedSplit]) -> None:
 
 def test_one_article_alone_is_refused(source: TokenisedSplit, tokenizer: Tokenizer) -> None:
     with pytest.raises(UserError, match="at least two articles"):
-        list(hostile_texts(excerpt(source, 1, 50), tokenizer, SEGMENT, seed=0))
+        list(hostile_texts(source.excerpt(1, 50), tokenizer, SEGMENT, seed=0))
 
 
 @pytest.mark.parametrize("reset", ["stream", "article"])
 def test_the_three_figures_are_those_of_three_readings(
     reset: str, tuned_run: Run, texts: dict[str, TokenisedSplit]
 ) -> None:
-    trained, text = load_model(tuned_run.folder), excerpt(texts["alternating"], 1, 150)
+    trained, text = load_model(tuned_run.folder), texts["alternating"].excerpt(1, 150)
     level_1, rule, mixture = (
         open_reader(tuned_run.folder, trained, with_memory(tuned_run.config, reset=reset, **options).memory)
         for options in ({"rule": "none"}, {"rule": "rms"}, {"rule": "rms", "no_regret": True})

@@ -1,0 +1,124 @@
+"""Articles as arrays of tokens.
+
+Legend: N tokens of all articles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from dynlm.data.text_features import count_word_starts, find_headings
+from dynlm.data.tokenizers.tokenizer import Tokenizer
+from dynlm.runtime.hashing import fingerprint
+
+
+class Tokens(NamedTuple):
+    """Tokens of articles, one article after the other, and what is computed from each article's text."""
+
+    ids_N: np.ndarray
+    """Token ids (int32)."""
+    lengths_N: np.ndarray
+    """Bytes of each token's surface (int32)."""
+    words_N: np.ndarray
+    """Words that start in each token (int16)."""
+    headings: np.ndarray
+    """Tokens that complete a heading's line, ascending (int64)."""
+    sizes: np.ndarray
+    """Tokens of each article (int64)."""
+
+
+def encode_texts(texts: Iterable[str], tokenizer: Tokenizer) -> Tokens:
+    """Return the tokens of ``texts``, each encoded by itself."""
+    empty = np.zeros(0, dtype=np.int64)
+    parts = [(empty.astype(np.int32), empty.astype(np.int32), empty.astype(np.int16), empty)]
+    sizes: list[int] = []
+    first = 0
+    for text in texts:
+        encoding, data = tokenizer.encode(text), text.encode()
+        words_N = count_word_starts(data, encoding.lengths)
+        parts.append((encoding.ids, encoding.lengths, words_N, first + find_headings(data, encoding.lengths)))
+        sizes.append(len(encoding.ids))
+        first += sizes[-1]
+    ids_N, lengths_N, words_N, headings = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return Tokens(ids_N, lengths_N, words_N, headings, np.array(sizes, dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class TokenisedSplit:
+    """Articles as tokens, in memory or memory-mapped: article a has the tokens ``starts[a]:starts[a + 1]``."""
+
+    ids_N: np.ndarray
+    lengths_N: np.ndarray
+    words_N: np.ndarray
+    headings: np.ndarray
+    """This and the fields above are as in ``Tokens``."""
+    text: np.ndarray
+    """Bytes of all texts (uint8): the surfaces of all tokens, joined."""
+    starts: np.ndarray
+    """First token of each article, and the end (int64)."""
+    text_starts: np.ndarray
+    """First byte of each article in ``text``, and the end (int64)."""
+    titles: Sequence[str]
+    start_token: int
+    """Id fed to the model before an article's first token."""
+    fingerprint: str
+    """Of ids, texts and article boundaries."""
+
+    @classmethod
+    def from_tokens(cls, tokens: Tokens, text: bytes, titles: Sequence[str], start_token: int) -> TokenisedSplit:
+        """Build a split in memory from its tokens and the bytes of its texts."""
+        starts = np.concatenate([[0], np.cumsum(tokens.sizes)]).astype(np.int64)
+        text_starts = np.concatenate([[0], np.cumsum(tokens.lengths_N, dtype=np.int64)])[starts]
+        key = fingerprint(tokens.ids_N.tobytes(), text, starts.tobytes())
+        data = np.frombuffer(text, dtype=np.uint8)
+        return cls(*tokens[:4], data, starts, text_starts, titles, start_token, key)
+
+    @classmethod
+    def from_texts(cls, texts: Sequence[str], tokenizer: Tokenizer, title: str = "") -> TokenisedSplit:
+        """Encode ``texts``, an article each, all with the same title; an empty text has no tokens."""
+        tokens, data = encode_texts(texts, tokenizer), "".join(texts).encode()
+        return cls.from_tokens(tokens, data, [title] * len(texts), tokenizer.start)
+
+    def take(self, rows: Sequence[np.ndarray], titles: Sequence[str]) -> TokenisedSplit:
+        """Return a split in memory whose article a consists of the tokens ``rows[a]`` of this one, in that order."""
+        rows_N = np.concatenate(rows)
+        article_N = np.searchsorted(self.starts, rows_N, side="right") - 1
+        surfaces = {article: self.surfaces(article) for article in np.unique(article_N).tolist()}
+        within_N = (rows_N - self.starts[article_N]).tolist()
+        text = b"".join(surfaces[article][n] for article, n in zip(article_N.tolist(), within_N, strict=True))
+        ids_N, lengths_N, words_N = (np.array(array[rows_N]) for array in (self.ids_N, self.lengths_N, self.words_N))
+        headings, sizes = np.flatnonzero(np.isin(rows_N, self.headings)), np.array([len(part) for part in rows])
+        tokens = Tokens(ids_N, lengths_N, words_N, headings, sizes)
+        return TokenisedSplit.from_tokens(tokens, text, titles, self.start_token)
+
+    def excerpt(self, articles: int, tokens: int) -> TokenisedSplit:
+        """Return the first ``tokens`` tokens of each of the first ``articles`` articles, in memory."""
+        chosen = range(min(articles, self.articles))
+        return self.take([self.rows(article)[:tokens] for article in chosen], [self.titles[a] for a in chosen])
+
+    @property
+    def articles(self) -> int:
+        return len(self.titles)
+
+    def rows(self, index: int) -> np.ndarray:
+        """Return the indices of one article's tokens."""
+        return np.arange(self.starts[index], self.starts[index + 1])
+
+    def article(self, index: int) -> np.ndarray:
+        """Return the token ids of one article."""
+        return self.ids_N[self.starts[index] : self.starts[index + 1]]
+
+    def inputs(self, index: int) -> np.ndarray:
+        """Return the model's inputs for ``article(index)``: the start token, then all tokens but the last."""
+        ids = self.article(index)
+        return np.concatenate([np.array([self.start_token], dtype=ids.dtype), ids[:-1]])
+
+    def surfaces(self, index: int) -> list[bytes]:
+        """Return the bytes that each token of one article stands for."""
+        text = self.text[self.text_starts[index] : self.text_starts[index + 1]].tobytes()
+        ends = np.cumsum(self.lengths_N[self.starts[index] : self.starts[index + 1]], dtype=np.int64).tolist()
+        return [text[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
