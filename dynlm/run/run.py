@@ -1,0 +1,119 @@
+"""``Run``: a run folder with its options, its trained model and its corpus."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from dynlm.adapt.options import MemoryOptions
+from dynlm.adapt.reader import Reader
+from dynlm.data.articles import iter_articles
+from dynlm.data.options import CorpusOptions
+from dynlm.data.token_store import TokenisedSplit, tokenise
+from dynlm.errors import UserError
+from dynlm.run.folder import TrainedModel, load_model, log_line, memory_path, read_options
+from dynlm.run.options import RunOptions
+from dynlm.run.rule_store import open_reader
+from dynlm.run.tuned_on import record
+from dynlm.runtime.distributed import Processes
+from dynlm.runtime.validation import Section, section_of
+
+_Section = TypeVar("_Section", bound=Section)
+
+
+class Run:
+    """A trained run: its folder, its options by section, its model and its corpus.
+
+    The model and the tokenised splits are loaded on first use and kept. ``with_sections`` returns the same run with
+    other options; it shares what is loaded.
+    """
+
+    def __init__(self, path: Path, content: dict[str, Any], device: torch.device | str | None = None):
+        """``content`` has the values of each section, as ``config.yaml`` does; see ``Run.open``."""
+        self.path = path
+        self._content = content
+        self._sections: dict[str, Section] = {}
+        self._device = device
+        self._loaded: dict[Any, Any] = {}
+
+    @classmethod
+    def open(cls, path: str | Path, *sections: Section, device: torch.device | str | None = None) -> Run:
+        """Open the run in the folder ``path``; ``sections`` replace its own options of the same sections.
+
+        The model is loaded to ``device``, by default that of the processes (``run.cpu``). Raises UserError if the
+        folder holds no run.
+        """
+        return cls(Path(path), read_options(Path(path), "dynlm pretrain"), device).with_sections(*sections)
+
+    def with_sections(self, *sections: Section) -> Run:
+        """Return this run with other options, which shares its model and its tokenised splits."""
+        run = copy.copy(self)
+        run._sections = {**self._sections, **{section.SECTION: section for section in sections}}
+        return run
+
+    def section(self, kind: type[_Section]) -> _Section:
+        """Return the run's options of a section, such as ``run.section(MemoryOptions)``.
+
+        Raises UserError, naming the option, if they cannot be read.
+        """
+        section = self._sections.get(kind.SECTION)
+        if not isinstance(section, kind):
+            try:
+                section = section_of(kind, self._content.get(kind.SECTION, {}))
+            except UserError as error:
+                path = self.path / "config.yaml"
+                raise UserError(f"not a config that dynlm can read ({error})", path) from error
+            self._sections[kind.SECTION] = section
+        return section
+
+    @functools.cached_property
+    def processes(self) -> Processes:
+        """The processes that this command runs in."""
+        return Processes.start(self.section(RunOptions).cpu)
+
+    @property
+    def trained(self) -> TrainedModel:
+        """The model with its static parameters and its tokenizer. Raises UserError if it is not trained."""
+        if "trained" not in self._loaded:
+            self._loaded["trained"] = load_model(self.path, self._device or self.processes.device)
+        trained: TrainedModel = self._loaded["trained"]
+        return trained
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the static parameters."""
+        return self.trained.fingerprint
+
+    def split(self, name: str) -> TokenisedSplit:
+        """Return a tokenised split of the run's corpus: train, meta, valid or test."""
+        corpus = self.section(CorpusOptions)
+        key = (name, repr(corpus))
+        if key not in self._loaded:
+            self._loaded[key] = tokenise(iter_articles(corpus, name), self.trained.tokenizer, corpus.num_proc)
+        split: TokenisedSplit = self._loaded[key]
+        return split
+
+    def dynamic_model(self, memory: MemoryOptions | None = None, trained: TrainedModel | None = None) -> Reader:
+        """Return the model that ``memory`` (default: the run's own options) adapts while it reads.
+
+        Constants that the options leave unset are those tuned or learned for this run. ``trained`` takes the place of
+        the run's own static parameters. Raises UserError for constants that are neither given nor tuned.
+        """
+        return open_reader(self.path, trained or self.trained, memory or self.section(MemoryOptions))
+
+    def record(self, what: str, how: str, split: str, indices: Iterable[int]) -> dict[str, Any]:
+        """Return the record that ``what`` was tuned, learned or picked on these articles of ``split``."""
+        return record(what, how, self.section(CorpusOptions), split, self.split(split), indices)
+
+    def memory_path(self, name: str) -> Path:
+        """Return the path of a file in the run's ``memory/``. Raises UserError if a link leads out of the run."""
+        return memory_path(self.path, name)
+
+    def log(self, **fields: Any) -> None:
+        """Append one JSON object to the run's log."""
+        log_line(self.path, **fields)
