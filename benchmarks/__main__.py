@@ -103,9 +103,9 @@ class Readings:
         if name.startswith("rms"):
             one = found[name][0]
             share = lanes // (2 if "processes" in name else 1)
-            told, held = (one[key] / share / 1e6 for key in ("foretold_bytes", "held_bytes"))
+            held = one["held_bytes"] / share / 1e6
             faster = lanes * rms / seconds[name]
-            return f"{faster:.2f} times one lane{native}; a lane takes {held:.2f} MB ({told:.2f} foretold)"
+            return f"{faster:.2f} times one lane{native}; a lane takes {held:.2f} MB"
         return ""
 
 

@@ -20,13 +20,13 @@ import torch
 
 from benchmarks.machine import median_time
 from benchmarks.straightforward import StraightforwardReader
-from dynlm.adapt.footprint import foretold_bytes, held_bytes
 from dynlm.adapt.loop import read_segment
 from dynlm.adapt.meta_gradient.forward import Sensitivities
 from dynlm.adapt.options import FEATURES
 from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.elementwise import LEVEL_1, Rule, Statistics, uniform_rule
 from dynlm.adapt.rules.learned import Meta
+from dynlm.adapt.state import state_bytes
 from dynlm.cli.app import load_config
 from dynlm.data.stream import Segment
 from dynlm.models.lstm.model import LSTMLanguageModel, Params
@@ -113,9 +113,8 @@ def call_of(setting: Setting, kind: str, lanes: int, native: bool) -> tuple[Call
     def call() -> None:
         _, memory[0] = read_segment(reader, memory[0], next(texts), observe)
 
-    about = {"foretold_bytes": foretold_bytes(reader, lanes, setting.segment)}
     call()
-    return call, {**about, "held_bytes": held_bytes(reader, memory[0])}
+    return call, {"held_bytes": state_bytes(memory[0]) + reader.scratch.bytes()}
 
 
 def timed(kind: str, lanes: int = 1, native: bool = False, seconds: float = 2.0, config: str = "") -> dict[str, Any]:

@@ -15,12 +15,10 @@ import yaml
 import dynlm
 from dynlm.errors import UserError
 from dynlm.evaluation.generate import generate
-from dynlm.evaluation.score import score
-from dynlm.evaluation.score_path import Into
 from dynlm.run.sharing import share_run
 from dynlm.train.config import Config, load_config
 from tests.test_house import python
-from tests.tiny import Run, listing, with_memory
+from tests.tiny import Run, listing, scored, with_memory
 
 TEXT = " the bafidela of the town was seen near a bafidela .\n" * 6
 HOSTILE = "<script>alert(1)</script> [x](javascript:1) | `` ` \u202e\x00 https://evil.example &lt;"
@@ -110,7 +108,7 @@ def test_what_is_not_there_is_said(tuned_run: Run, tmp_path: Path) -> None:
 def hostile_run(run: Run) -> Config:
     """The run's options, with a name that nobody would give it; scored by two arms."""
     for rule in ("none", "rms"):
-        score(run.folder, with_memory(run.config, rule=rule), "valid", "1-2", True, into=Into(told={"run": HOSTILE}))
+        scored(run.folder, with_memory(run.config, rule=rule), "1-2", overrides={"run": HOSTILE})
     return load_config(run.folder)
 
 

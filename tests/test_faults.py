@@ -14,16 +14,15 @@ import pytest
 from dynlm.adapt import loop
 from dynlm.cli.app import main
 from dynlm.evaluation.compare import compare
-from dynlm.evaluation.score import score
 from dynlm.evaluation.score_file import read_scores
 from dynlm.run.folder import load_model
 from dynlm.train import pretrain as pretraining
-from tests.tiny import Run, as_yaml, listing, tiny_config, with_memory
+from tests.tiny import Run, as_yaml, listing, scored, tiny_config, with_memory
 
 
 def test_a_wild_rate_is_survived_and_told(run_copy: Run) -> None:
-    path, scores = score(run_copy.folder, with_memory(run_copy.config, rule="sgd", rate=1e6, track=True), "valid")
-    level_1 = score(run_copy.folder, with_memory(run_copy.config, rule="none"), "valid")[1]
+    path, scores = scored(run_copy.folder, with_memory(run_copy.config, rule="sgd", rate=1e6, track=True))
+    level_1 = scored(run_copy.folder, with_memory(run_copy.config, rule="none"))[1]
     assert len(scores) == len(level_1) and np.isfinite(read_scores(path).nats).all()
     guard = scores.protocol["guard"]
     assert sum(guard["refused"].values()) + guard["restored"] > 0
@@ -37,7 +36,7 @@ def test_token_arrays_that_vanish_while_they_are_read(
 ) -> None:
     monkeypatch.setenv("DYNLM_CACHE", str(tmp_path / "cache"))
     config = with_memory(run_copy.config, rule="sgd", rate=0.01)
-    wanted = score(run_copy.folder, config, "valid")[1].nats
+    wanted = scored(run_copy.folder, config)[1].nats
     read_segment = loop.read_segment
 
     def vanishing(*args):
@@ -45,7 +44,7 @@ def test_token_arrays_that_vanish_while_they_are_read(
         return read_segment(*args)
 
     monkeypatch.setattr(loop, "read_segment", vanishing)
-    assert np.array_equal(score(run_copy.folder, config, "valid")[1].nats, wanted)
+    assert np.array_equal(scored(run_copy.folder, config)[1].nats, wanted)
 
 
 def test_a_run_folder_that_became_read_only(
@@ -113,7 +112,7 @@ def test_no_number_in_a_gradient_ends_training_before_its_step(
 @pytest.mark.parametrize("years", [-20, 20])
 def test_a_clock_that_jumps_changes_no_loss(run_copy: Run, years: int, monkeypatch: pytest.MonkeyPatch) -> None:
     config = with_memory(run_copy.config, rule="sgd", rate=0.01)
-    wanted = score(run_copy.folder, config, "valid")[1].nats
+    wanted = scored(run_copy.folder, config)[1].nats
     read_segment, now, jumped = loop.read_segment, time.time, [0.0]
 
     def jumping(*args):
@@ -122,4 +121,4 @@ def test_a_clock_that_jumps_changes_no_loss(run_copy: Run, years: int, monkeypat
 
     monkeypatch.setattr(loop, "read_segment", jumping)
     monkeypatch.setattr(time, "time", lambda: now() + jumped[0])
-    assert np.array_equal(score(run_copy.folder, config, "valid")[1].nats, wanted)
+    assert np.array_equal(scored(run_copy.folder, config)[1].nats, wanted)

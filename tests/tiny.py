@@ -105,3 +105,16 @@ def listing(folder: Path) -> dict[str, bytes]:
     """Every file below ``folder`` with its content, hidden ones too; locks, which hold nothing, are none."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".lock")
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def scored(
+    folder: Path, config: Config, articles: str | None = None, split: str = "valid", order: Any = None, **output: Any
+) -> tuple[Path, Any]:
+    """Score ``articles`` without a progress bar; ``output`` has ``memory_file`` and the options of ``Output``."""
+    from dynlm.evaluation.protocol import ArticleOrder
+    from dynlm.evaluation.score import ScoreRequest, score
+    from dynlm.evaluation.score_path import Output
+
+    memory_file = output.pop("memory_file", None)
+    request = ScoreRequest(split, articles, order or ArticleOrder(), memory_file, Output(**output))
+    return score(folder, config, request, quiet=True)

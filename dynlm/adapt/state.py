@@ -74,6 +74,11 @@ def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
             yield from leaves(item, f"{name}/{key}" if name else str(key))
 
 
+def state_bytes(state: Any) -> int:
+    """Return the number of bytes of all tensors of a state."""
+    return sum(tensor.nbytes for _, tensor in leaves(state))
+
+
 def _cloned(tensors: Params) -> Params:
     return {name: tensor.clone() for name, tensor in tensors.items()}
 

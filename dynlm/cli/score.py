@@ -32,20 +32,13 @@ def _add_score_options(parser: ArgumentParser) -> None:
 
 def _score(options: Namespace, config: Config) -> int:
     from dynlm.evaluation.compare import compare
-    from dynlm.evaluation.score import score
-    from dynlm.evaluation.score_path import Into
+    from dynlm.evaluation.protocol import ArticleOrder
+    from dynlm.evaluation.score import ScoreRequest, score
+    from dynlm.evaluation.score_path import Output
 
-    path, scores = score(
-        Path(options.folder),
-        config,
-        options.split,
-        options.articles,
-        is_quiet(options),
-        options.order,
-        options.order_seed,
-        memory_file=_memory_file(options),
-        into=Into(name=options.name, force=options.force),
-    )
+    order, output = ArticleOrder(options.order, options.order_seed), Output(name=options.name, force=options.force)
+    request = ScoreRequest(options.split, options.articles, order, _memory_file(options), output)
+    path, scores = score(Path(options.folder), config, request, is_quiet(options))
     comparison, before = compare([scores]), scores.path is not None
     done = f"was scored before: {path} (--force scores it anew)" if before else f"wrote {path}"
     answer = {"file": str(path), "scored_before": before, **comparison.to_dict()}

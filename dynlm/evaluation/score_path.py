@@ -1,4 +1,4 @@
-"""Which file a scoring belongs to: a readable name, and a key of everything that decides on its losses.
+"""The file of a scoring: a readable name, and a key of everything that decides on its losses.
 
 ``SPLIT-ARTICLES-RULE-RESET-KEY.parquet``: two scorings that may differ never share a file, and the same scoring again
 is found by its key.
@@ -17,86 +17,77 @@ from dynlm.errors import UserError
 from dynlm.evaluation.score_file import FOLDER, Scores, read_scores
 from dynlm.run.cache_store import rule_stem
 from dynlm.runtime.hashing import fingerprint
+from dynlm.runtime.validation import plain_name
 
 _DECISIVE = ("model", "tokenizer", "text", "split", "order", "reset", "segment", "reader", "memory")
 _KEY_LENGTH, _LONGEST_STEM = 8, 120
 
 
 @dataclass(frozen=True)
-class Into:
-    """Where a score file goes.
+class Output:
+    """Where a score file goes: ``path``, else ``name`` in the run's ``scores/``, else a name made from what is scored.
 
-    ``path`` (unset: a file in the run's ``scores/``, called ``name`` or by what was scored). ``told`` stands in the
-    protocol in place of its own words. With ``force`` a scoring that is there already is made anew.
+    ``overrides`` replace entries of the protocol. With ``force`` an existing scoring is computed again. Raises
+    UserError for a name that is no plain file name.
     """
 
     path: Path | None = None
     name: str | None = None
-    told: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
     force: bool = False
 
     def __post_init__(self) -> None:
-        name = self.name
-        if name is not None and (not name or name.startswith(".") or not name.isprintable() or set(name) & set("/\\:")):
-            raise UserError(f"--name is {name!r}", do="choose a file's name without a folder or a leading dot")
+        if self.name is not None:
+            plain_name("--name", self.name)
 
-    def place(self, folder: Path, stem: str, key: str) -> Path:
-        """The file of a scoring of the run in ``folder``. Raises UserError where ``name`` is another scoring's."""
+    def path_for(self, folder: Path, stem: str, key: str) -> Path:
+        """Return the file of the scoring ``key`` of the run in ``folder``; UserError where it holds another scoring."""
         if self.path is not None:
             return self.path
         if self.name is not None:
             path = folder / FOLDER / f"{self.name.removesuffix('.parquet')}.parquet"
-            if not self.force and (there := scores_at(path)) is not None and scoring_key(there.protocol) != key:
+            if not self.force and (found := load_if_whole(path)) is not None and scoring_key(found.protocol) != key:
                 raise UserError("this file holds another scoring", path, "choose another --name, or --force")
             return path
         short = key[:_KEY_LENGTH]
-        plain = folder / FOLDER / f"{stem}.parquet"
-        for path in (*sorted((folder / FOLDER).glob(f"*-{short}.parquet")), plain):
-            if (there := scores_at(path)) is not None and scoring_key(there.protocol) == key:
+        for path in (*sorted((folder / FOLDER).glob(f"*-{short}.parquet")), folder / FOLDER / f"{stem}.parquet"):
+            if (found := load_if_whole(path)) is not None and scoring_key(found.protocol) == key:
                 return path
         return folder / FOLDER / f"{stem[:_LONGEST_STEM]}-{short}.parquet"
 
-    def there(self, path: Path, key: str) -> Scores | None:
-        """The scoring with this key, where ``path`` holds it and it is not to be made anew."""
-        found = None if self.force else scores_at(path)
+    def existing(self, path: Path, key: str) -> Scores | None:
+        """Return the scores in ``path`` if they are of the scoring ``key`` and need not be computed again."""
+        found = None if self.force else load_if_whole(path)
         return found if found is not None and scoring_key(found.protocol) == key else None
 
 
-def scores_at(path: Path) -> Scores | None:
-    """What is in a score file; None where there is none, or none that is whole."""
-    if not path.exists():
-        return None
+def load_if_whole(path: Path) -> Scores | None:
+    """Load a score file; None where there is none, or a damaged one."""
     try:
-        return read_scores(path)
+        return read_scores(path) if path.exists() else None
     except UserError:
         return None
 
 
 def scoring_key(protocol: Mapping[str, Any]) -> str:
-    """What tells a scoring from any whose losses may differ by more than rounding; versions and the date do not count.
+    """Return the fingerprint of what decides on the losses, up to rounding.
 
-    The model, the text, the order, the rule with all its constants, and the memory's options decide.
+    That is the model, the text, the order, the rule and the memory options, not versions and the date.
     """
     options = protocol.get("options")
     memory = options.get("memory") if isinstance(options, dict) else None
-    return _fingerprint([{name: protocol.get(name) for name in _DECISIVE}, memory])
+    return fingerprint(json.dumps([{name: protocol.get(name) for name in _DECISIVE}, memory], sort_keys=True))
 
 
 def resume_key(protocol: Mapping[str, Any]) -> str:
-    """What a stopped scoring has to share with one that goes on with it: everything but the date."""
-    return _fingerprint({name: value for name, value in protocol.items() if name != "date"})
-
-
-def _fingerprint(content: Any) -> str:
-    return fingerprint(json.dumps(content, sort_keys=True))
+    """Return the fingerprint of everything but the date: what an interrupted scoring must share with its checkpoint."""
+    return fingerprint(json.dumps({k: value for k, value in protocol.items() if k != "date"}, sort_keys=True))
 
 
 def file_stem(memory: MemoryOptions, split: str, articles: str | None, order: str = "in order") -> str:
-    """The readable part: split, articles, rule and, where they matter, reset policy, cache, mixture and order."""
+    """Return the readable part: split, articles, rule and, where it matters, reset policy, cache, mixture, order."""
     parts = [split, *([articles] if articles else []), rule_stem(memory)]
     if (memory.rule, memory.cache) != ("none", "none"):
-        parts.append(memory.reset)
-    parts += {"fixed": ["cache"], "learned": ["gated-cache"]}.get(memory.cache, [])
-    if memory.no_regret and (memory.rule, memory.cache) != ("none", "none"):
-        parts.append("no-regret")
+        parts += [memory.reset, *{"fixed": ["cache"], "learned": ["gated-cache"]}.get(memory.cache, [])]
+        parts += ["no-regret"] if memory.no_regret else []
     return "-".join(parts if order == "in order" else [*parts, order.replace(", seed ", "-")])

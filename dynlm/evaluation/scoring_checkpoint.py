@@ -1,4 +1,7 @@
-"""A scoring under way, kept from time to time beside its score file: killed at any moment, it goes on from there."""
+"""Checkpoints of a scoring, kept beside its score file: interrupted at any moment, it resumes from the newest.
+
+Legend: B lanes, C columns of the score file, N tokens read (of all lanes, masked ones too).
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from dynlm.adapt.state import Memory
 from dynlm.adapt.state_tensors import as_tensors, flaw_of_shapes, from_tensors
 from dynlm.data.stream import StreamPosition
 from dynlm.runtime.checkpoints import Checkpoints
+from dynlm.runtime.distributed import Processes
 from dynlm.runtime.signals import StopRequest, stop_requests
 
 _MEMORY = "memory/"
@@ -24,28 +28,28 @@ _MEMORY = "memory/"
 
 @dataclass(frozen=True)
 class ScoringState:
-    """What a scoring of C columns has after N tokens (of all lanes, masked ones too)."""
+    """A scoring after N tokens.
+
+    ``rows_N`` is each token's row in the score file (-1: masked), ``distance_B`` the distance from theta_0 of the
+    weights that read the next segment.
+    """
 
     memory: Memory
-    place: StreamPosition
-    places_N: np.ndarray
-    """Each token's row in the score file; -1 for what is masked."""
-    costs_CN: Tensor
-    moved_B: Tensor
-    """The distance of the weights that the next segment is read with."""
-    held: int
-    """Bytes that the reading held at most."""
+    position: StreamPosition
+    rows_N: np.ndarray
+    values_CN: Tensor
+    distance_B: Tensor
 
 
 class ScoringCheckpointer:
-    """Keeps a scoring that takes longer than ``seconds``, each time that these have passed (0: after each segment).
+    """Saves the state of a scoring every ``seconds`` (0: after each segment), one file for each process.
 
-    ``key`` stands for everything that decides on the score file: what was kept under another is not gone on with.
-    ``path`` is the score file; of several processes each keeps its own part. Within its ``with`` block Ctrl-C and
-    SIGTERM make the next segment one to keep the scoring at, and then to stop.
+    ``key`` stands for everything that decides on the score file ``path``: a checkpoint with another key is dropped.
+    Within its ``with`` block Ctrl-C and SIGTERM request a checkpoint after the next segment, and then a stop.
     """
 
-    def __init__(self, path: Path, key: str, seconds: float, rank: int, world: int):
+    def __init__(self, path: Path, key: str, seconds: float, processes: Processes):
+        rank, world = processes.rank, processes.world
         stem = f".{path.stem}" if world == 1 else f".{path.stem}.{rank}-of-{world}"
         self._checkpoints = Checkpoints(path.parent, stem)
         self._key, self._seconds, self._last = key, seconds, time.monotonic()
@@ -60,28 +64,28 @@ class ScoringCheckpointer:
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time to keep what is there."""
+        """Whether it is time to save the state."""
         return self._request.asked or time.monotonic() - self._last >= self._seconds
 
-    def keep(self, underway: ScoringState, reader: Reader) -> None:
-        """Write it down. Raises UserError where that cannot be done, and then Stopped where that was asked for."""
-        fresh = reader.fresh_memory(len(underway.moved_B))
-        tensors = {_MEMORY + name: tensor for name, tensor in as_tensors(underway.memory, fresh, reader.static).items()}
+    def save(self, state: ScoringState, reader: Reader) -> None:
+        """Write a checkpoint. Raises UserError where it cannot be written, and Stopped where a stop was requested."""
+        fresh = reader.fresh_memory(len(state.distance_B))
+        tensors = {_MEMORY + name: tensor for name, tensor in as_tensors(state.memory, fresh, reader.static).items()}
         tensors |= {
-            "places": torch.from_numpy(underway.places_N),
-            "costs": underway.costs_CN,
-            "moved": underway.moved_B,
+            "rows": torch.from_numpy(state.rows_N),
+            "values": state.values_CN,
+            "distance": state.distance_B,
         }
-        state = {"key": self._key, "place": underway.place.to_dict(), "held": underway.held}
-        saved = self._checkpoints.save(underway.place.tokens, tensors, state)
+        content = {"key": self._key, "position": state.position.to_dict()}
+        saved = self._checkpoints.save(state.position.tokens, tensors, content)
         self._last = time.monotonic()
         if self._request.asked:
             self._request.stop(saved)
 
-    def kept(self, reader: Reader, lanes: int) -> ScoringState | None:
-        """The scoring as it was last kept, or None. What is not whole is named on standard error, and passed over."""
+    def load(self, reader: Reader, lanes: int) -> ScoringState | None:
+        """Load the newest checkpoint, or return None; a damaged one is named on standard error and skipped."""
         newest = self._checkpoints.newest()
-        if newest is None or newest.state.get("key") != self._key:
+        if newest is None or newest.state.get("key") != self._key or "position" not in newest.state:
             self.drop()
             return None
         device = reader.static["embedding"].device
@@ -91,13 +95,12 @@ class ScoringCheckpointer:
         assert flaw_of_shapes({n: tuple(t.shape) for n, t in state.items()}, fresh, reader.static) is None
         return ScoringState(
             from_tensors(state, fresh, reader.static),
-            StreamPosition.from_dict(newest.state["place"]),
-            newest.tensors["places"].numpy(),
-            tensors["costs"],
-            tensors["moved"],
-            newest.state["held"],
+            StreamPosition.from_dict(newest.state["position"]),
+            newest.tensors["rows"].numpy(),
+            tensors["values"],
+            tensors["distance"],
         )
 
     def drop(self) -> None:
-        """Remove what was kept."""
+        """Remove the checkpoints."""
         self._checkpoints.drop()

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from dynlm.evaluation.compare import Comparison, compare
-from dynlm.evaluation.score import score
+from dynlm.evaluation.score import ScoreRequest, score
 from dynlm.report.curves import plot_run
 from dynlm.report.heatmap import heatmap_run
 from dynlm.report.page import report_run
@@ -49,7 +49,7 @@ def demo(config: Config, quiet: bool = False, progress: bool = False) -> tuple[C
     for rule in VARIANTS:
         say(f"reading the {REPORTED_ON} articles: {'level 1' if rule == 'none' else rule}")
         variant = dataclasses.replace(config, memory=dataclasses.replace(config.memory, rule=rule))
-        path, read = score(folder, variant, REPORTED_ON, quiet=not progress)
+        path, read = score(folder, variant, ScoreRequest(REPORTED_ON), quiet=not progress)
         paths.append(path)
         scores.append(read)
     say("drawing")

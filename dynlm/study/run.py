@@ -14,9 +14,10 @@ from dynlm.data.article_range import article_range
 from dynlm.data.articles import iter_articles, source_name
 from dynlm.data.token_store import tokenise
 from dynlm.errors import UserError
-from dynlm.evaluation.score import score, text_fingerprint
+from dynlm.evaluation.protocol import ArticleOrder, text_fingerprint
+from dynlm.evaluation.score import ScoreRequest, score
 from dynlm.evaluation.score_file import FOLDER, Scores, read_scores, scores_of_run
-from dynlm.evaluation.score_path import Into, scores_at
+from dynlm.evaluation.score_path import Output, load_if_whole
 from dynlm.run.folder import load_model, run_path, save_config
 from dynlm.runtime.hashing import fingerprint
 from dynlm.runtime.text import printable
@@ -111,7 +112,7 @@ def _count(options: Config, split: str) -> int:
 
 def _refuse_another_text(place: Path, text: str) -> None:
     for path in scores_of_run(place):
-        if (found := scores_at(path)) is not None and found.protocol["text"] != text:
+        if (found := load_if_whole(path)) is not None and found.protocol["text"] != text:
             raise UserError("this folder holds a study of another text", place, "choose another --study.name")
 
 
@@ -127,7 +128,7 @@ def _read(
 ) -> Scores:
     """The reading's scores: those that are there, where they were made by the same options, else made now."""
     asked, config = options.study, reading.config
-    order = reading.order or "in order"
+    order: Any = reading.order or "in order"
     # What decides the losses: the model, the text, what was found for the variant, and how it reads.
     sections = [item.name for item in dataclasses.fields(Config) if item.name not in (*SHARED, "tune", "metatrain")]
     key = fingerprint(
@@ -142,13 +143,13 @@ def _read(
         )
     )
     path = folder / asked.name / FOLDER / f"{reading.stem}.parquet"
-    if (found := scores_at(path)) is not None and found.protocol.get("made_by") == key:
+    if (found := load_if_whole(path)) is not None and found.protocol.get("made_by") == key:
         say(f"reused: the reading of {reading.label}")
         return found
     say(f"reading {asked.split} {asked.articles}: {reading.label}")
-    told: dict[str, Any] = {"variant": reading.variant.name, "made_by": key}
-    into = Into(path, told=told, force=True)
-    score(folder, config, asked.split, asked.articles, quiet, order, asked.seed, into=into)
+    output = Output(path, overrides={"variant": reading.variant.name, "made_by": key}, force=True)
+    request = ScoreRequest(asked.split, asked.articles, ArticleOrder(order, asked.seed), output=output)
+    score(folder, config, request, quiet)
     return read_scores(path)
 
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from dynlm.adapt.capture import recorded
-from dynlm.adapt.footprint import foretold_bytes, held_bytes
 from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.partners.cache import Cache
 from dynlm.adapt.rules.elementwise import Rates
@@ -122,18 +121,6 @@ def test_the_cache_follows_the_reset_policy():
 def test_by_recording_it_is_read_as_without():
     chosen = cached("rms")
     assert torch.equal(nats_of(recorded(chosen)), nats_of(chosen))
-
-
-@pytest.mark.parametrize("lanes", [1, 2, 9])
-@pytest.mark.parametrize("name, kind", [("none", "fixed"), ("rms", "learned")])
-def test_what_was_foretold_is_held(name, kind, lanes):
-    split = text((23, 31, 8, 2, 17, 40, 5, 12, 9))
-    chosen = cached(name, kind, "article")
-    foretold = foretold_bytes(chosen, lanes, 5)
-    assert foretold > foretold_bytes(dataclasses.replace(chosen, cache=None), lanes, 5)
-    assert chosen.scratch.bytes() == 0
-    *_, last = iter_segments(chosen, read_side_by_side(split, 5, range(split.articles), lanes))
-    assert held_bytes(chosen, last.memory) == foretold
 
 
 def test_nothing_waits_for_a_tensors_value():

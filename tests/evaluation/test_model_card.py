@@ -14,13 +14,12 @@ import yaml
 from dynlm.errors import UserError
 from dynlm.evaluation.compare import compare
 from dynlm.evaluation.model_card import model_card
-from dynlm.evaluation.score import score
 from dynlm.evaluation.score_file import read_scores, write_scores
 from dynlm.evaluation.tables import figures_of
 from dynlm.run.folder import load_model, save_config
 from dynlm.run.provenance import made_with, record_sitting
 from dynlm.runtime.text import markdown_code
-from tests.tiny import Run, with_memory
+from tests.tiny import Run, scored, with_memory
 
 HOSTILE = (
     "<script>alert(1)</script> [x](javascript:1) | `` ` \u202e\x00 https://evil.example www.evil.example &lt; **b**"
@@ -34,7 +33,7 @@ def body(card: str) -> str:
 def test_a_card_has_the_runs_own_figures(tuned_copy: Run) -> None:
     scores = []
     for rule in ("none", "rms"):
-        path, _ = score(tuned_copy.folder, with_memory(tuned_copy.config, rule=rule), "valid", "1-3", True)
+        path, _ = scored(tuned_copy.folder, with_memory(tuned_copy.config, rule=rule), "1-3")
         scores.append(read_scores(path))
     trained = load_model(tuned_copy.folder)
     card = model_card(tuned_copy.folder, trained)
@@ -56,7 +55,7 @@ def test_a_run_that_knows_little_says_little(run_copy: Run) -> None:
 
 
 def test_hostile_words_are_words(tuned_copy: Run) -> None:
-    path, _ = score(tuned_copy.folder, with_memory(tuned_copy.config, rule="rms"), "valid", "1-2", True)
+    path, _ = scored(tuned_copy.folder, with_memory(tuned_copy.config, rule="rms"), "1-2")
     scores = read_scores(path)
     titles = [{"index": 0, "title": HOSTILE}, {"index": 1, "title": "\n# heading\n---\n"}]
     changes = {"articles": titles, "variant": HOSTILE, "run": HOSTILE, "split": HOSTILE, "statement": HOSTILE}

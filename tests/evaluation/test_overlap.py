@@ -13,17 +13,16 @@ import pytest
 from dynlm.cli.app import main
 from dynlm.evaluation.compare import compare
 from dynlm.evaluation.overlap import overlap_notes, overlaps, tuned_notes, tuned_records
-from dynlm.evaluation.score import score
 from dynlm.evaluation.score_file import Scores, read_scores
 from dynlm.report.page import report_run
 from dynlm.run.tuned_on import ranges
 from dynlm.train.cache import train_gate
 from dynlm.train.config import Config
-from tests.tiny import Run, with_memory
+from tests.tiny import Run, scored, with_memory
 
 
-def scored(run: Run, config: Config, split: str = "valid", articles: str | None = None) -> tuple[Path, Scores]:
-    return score(run.folder, config, split, articles, True)
+def read_by(run: Run, config: Config, split: str = "valid", articles: str | None = None) -> tuple[Path, Scores]:
+    return scored(run.folder, config, articles, split=split)
 
 
 def told(scores: Scores) -> list[tuple[str, str, str]]:
@@ -38,57 +37,57 @@ def of_other_options(config: Config, **options: object) -> Config:
 
 def test_records_are_those_of_the_tuning_whatever_the_options_say_now(tuned_copy: Run) -> None:
     tuned = json.loads((tuned_copy.folder / "memory" / "tuned.json").read_text())["rms"]["stream"]["articles"]
-    _, scores = scored(tuned_copy, of_other_options(tuned_copy.config, rule="rms"))
+    _, scores = read_by(tuned_copy, of_other_options(tuned_copy.config, rule="rms"))
     (record,) = scores.protocol["tuned_on"]
     assert (record["split"], record["articles"]) == ("valid", ranges(tuned))
     assert overlaps(scores.protocol) == [{"what": "rates", "how": "tuned", "articles": len(tuned), "of": 6}]
 
 
 def test_g_and_a_gate_tell_what_they_were_learned_and_picked_on(tuned_copy: Run) -> None:
-    _, scores = scored(tuned_copy, of_other_options(tuned_copy.config, rule="meta"))
+    _, scores = read_by(tuned_copy, of_other_options(tuned_copy.config, rule="meta"))
     rates, learned, picked = ("rates", "tuned", "valid"), ("g", "learned", "meta"), ("g", "picked", "valid")
     assert told(scores) == [rates, learned, picked]
     assert [one["how"] for one in overlaps(scores.protocol)] == ["tuned", "picked"]
     # Scored on what it learned from, that is said.
-    _, on_meta = scored(tuned_copy, with_memory(tuned_copy.config, rule="meta"), "meta")
+    _, on_meta = read_by(tuned_copy, with_memory(tuned_copy.config, rule="meta"), "meta")
     count = len(on_meta.articles)
     assert overlaps(on_meta.protocol) == [{"what": "g", "how": "learned", "articles": count, "of": count}]
     gated = with_memory(tuned_copy.config, rule="rms", cache="learned")
     train_gate(tuned_copy.folder, gated, quiet=True)
     cache, gate, chosen = ("cache", "tuned", "valid"), ("gate", "learned", "meta"), ("gate", "picked", "valid")
-    assert told(scored(tuned_copy, gated)[1]) == [rates, cache, gate, chosen]
+    assert told(read_by(tuned_copy, gated)[1]) == [rates, cache, gate, chosen]
 
 
 def test_level_1_has_none_and_rates_by_hand_are_given(tuned_copy: Run) -> None:
-    assert scored(tuned_copy, with_memory(tuned_copy.config, rule="none"))[1].protocol["tuned_on"] is None
-    by_hand = scored(tuned_copy, with_memory(tuned_copy.config, rule="sgd", rate=0.1))[1].protocol
+    assert read_by(tuned_copy, with_memory(tuned_copy.config, rule="none"))[1].protocol["tuned_on"] is None
+    by_hand = read_by(tuned_copy, with_memory(tuned_copy.config, rule="sgd", rate=0.1))[1].protocol
     assert by_hand["tuned_on"] == [{"what": "rates", "how": "given"}] and overlaps(by_hand) == []
     assert tuned_notes(by_hand) == ["rates given"]
 
 
 def test_other_articles_or_another_text_have_no_overlap_and_a_moved_one_has(tuned_copy: Run, tmp_path: Path) -> None:
     config = with_memory(tuned_copy.config, rule="rms")
-    assert overlaps(scored(tuned_copy, config, "valid", "4-6")[1].protocol) == []
-    assert overlaps(scored(tuned_copy, config, "test")[1].protocol) == []
+    assert overlaps(read_by(tuned_copy, config, "valid", "4-6")[1].protocol) == []
+    assert overlaps(read_by(tuned_copy, config, "test")[1].protocol) == []
     corpus = shutil.copytree(tuned_copy.corpus, tmp_path / "moved")
 
     def moved(path: Path) -> Config:
         return dataclasses.replace(config, corpus=dataclasses.replace(config.corpus, path=str(path)))
 
-    assert overlaps(scored(tuned_copy, moved(corpus))[1].protocol)
+    assert overlaps(read_by(tuned_copy, moved(corpus))[1].protocol)
     changed = shutil.copytree(tuned_copy.corpus, tmp_path / "changed")
     (changed / "valid.txt").write_text((changed / "valid.txt").read_text().replace("the", "teh"))
-    assert overlaps(scored(tuned_copy, moved(changed))[1].protocol) == []
+    assert overlaps(read_by(tuned_copy, moved(changed))[1].protocol) == []
 
 
 def test_it_is_said_by_score_compare_and_the_page(
     tuned_copy: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = with_memory(tuned_copy.config, rule="rms")
-    path, scores = scored(tuned_copy, config)
+    path, scores = read_by(tuned_copy, config)
     (note,) = overlap_notes(overlaps(scores.protocol))
     assert note.endswith("of 6 articles are among those its rates were tuned on")
-    level_1, _ = scored(tuned_copy, with_memory(config, rule="none"))
+    level_1, _ = read_by(tuned_copy, with_memory(config, rule="none"))
     capsys.readouterr()
     assert main(["score", str(tuned_copy.folder), "--memory.rule", "rms"]) == 0
     assert f"rms: {note}." in " ".join(capsys.readouterr().out.split())
@@ -96,7 +95,7 @@ def test_it_is_said_by_score_compare_and_the_page(
     assert f"rms: {note}." in " ".join(capsys.readouterr().out.split())
     page = report_run([level_1, path], tmp_path / "report.html").read_text()
     assert note in page and "rates tuned on valid, articles" in page
-    clean = compare([scored(tuned_copy, config, "valid", "4-6")[1]])
+    clean = compare([read_by(tuned_copy, config, "valid", "4-6")[1]])
     assert "among those" not in clean.to_text()
 
 
@@ -105,7 +104,7 @@ def test_older_files_and_runs_are_understood(tuned_copy: Run) -> None:
     content = json.loads(place.read_text())
     del content["rms"]["stream"]["tuned_on"]
     place.write_text(json.dumps(content))
-    path, scores = scored(tuned_copy, config)
+    path, scores = read_by(tuned_copy, config)
     assert overlaps(scores.protocol)
     older = {**read_scores(path).protocol, "tuned_on": {"split": "valid", "articles": "2-3"}}
     older["tuned_on"]["corpus"] = older["corpus"]
@@ -130,7 +129,7 @@ def test_whatever_a_stranger_wrote_is_no_overlap(strange: Any) -> None:
 @pytest.mark.parametrize("verb", ["plot", "heatmap", "report"])
 def test_whoever_draws_scores_says_it_too(verb: str, tuned_copy: Run, capsys: pytest.CaptureFixture[str]) -> None:
     for rule in ("none", "rms"):
-        scored(tuned_copy, with_memory(tuned_copy.config, rule=rule))
+        read_by(tuned_copy, with_memory(tuned_copy.config, rule=rule))
     note = "rms: 2 of 6 articles are among those its rates were tuned on"
     assert main([verb, str(tuned_copy.folder)]) == 0
     assert note in capsys.readouterr().out

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from dynlm.adapt import footprint
 from dynlm.adapt.loop import iter_segments
 from dynlm.data.articles import load_articles
 from dynlm.data.stream import read_in_order
@@ -23,14 +22,15 @@ from dynlm.evaluation import score as scoring
 from dynlm.evaluation.checks import protocol as auditing
 from dynlm.evaluation.checks import stress as hostility
 from dynlm.evaluation.compare import check_same_text, unique_labels
-from dynlm.evaluation.score import in_order, read_scored, score
+from dynlm.evaluation.evaluate import Evaluation, evaluate, explain_out_of_memory
+from dynlm.evaluation.protocol import ArticleOrder
 from dynlm.evaluation.score_file import Scores, read_scores
-from dynlm.evaluation.score_path import Into, file_stem, resume_key, scoring_key
+from dynlm.evaluation.score_path import Output, file_stem, resume_key, scoring_key
 from dynlm.run.folder import TrainedModel, load_model
 from dynlm.run.rule_store import open_reader
 from dynlm.train import cache as gates
 from dynlm.train.config import Config
-from tests.tiny import Run, listing, readable_name, with_memory
+from tests.tiny import Run, listing, readable_name, scored, with_memory
 
 VARIANTS = [("none", "stream"), ("sgd", "stream"), ("rms", "stream"), ("rms", "article"), ("meta", "article")]
 
@@ -45,13 +45,13 @@ def valid(tuned_run: Run, trained: TrainedModel) -> TokenisedSplit:
     return tokenise(load_articles(tuned_run.config.corpus, "valid"), trained.tokenizer)
 
 
-def scored(run: Run, config: Config, split: str = "valid", articles: str | None = None) -> tuple[Path, Scores]:
-    return score(run.folder, config, split, articles, quiet=True, into=Into(force=True))
+def rescored(run: Run, config: Config, split: str = "valid", articles: str | None = None) -> tuple[Path, Scores]:
+    return scored(run.folder, config, articles, split=split, force=True)
 
 
 @pytest.mark.parametrize("rule, reset", VARIANTS)
 def test_the_file_has_a_row_for_each_token(rule: str, reset: str, tuned_copy: Run, valid: TokenisedSplit) -> None:
-    path, scores = scored(tuned_copy, with_memory(tuned_copy.config, rule=rule, reset=reset))
+    path, scores = rescored(tuned_copy, with_memory(tuned_copy.config, rule=rule, reset=reset))
     assert path.parent == tuned_copy.folder / "scores"
     assert readable_name(path) == f"valid-{rule}{'' if rule == 'none' else '-' + reset}"
     read = read_scores(path)
@@ -68,7 +68,7 @@ def test_a_segment_is_of_one_article_and_no_longer_than_asked(
     tuned_run: Run, trained: TrainedModel, valid: TokenisedSplit
 ) -> None:
     reader = open_reader(tuned_run.folder, trained, with_memory(tuned_run.config, rule="none").memory)
-    scores = read_scored(reader, valid, range(valid.articles), 20)
+    scores = evaluate(Evaluation(reader, valid, range(valid.articles), 20))
     for segment in np.unique(scores.segment):
         rows = np.flatnonzero(scores.segment == segment)
         assert len(rows) <= 20
@@ -78,7 +78,7 @@ def test_a_segment_is_of_one_article_and_no_longer_than_asked(
 
 def test_level_1_is_the_models_own_loss(tuned_copy: Run, trained: TrainedModel, valid: TokenisedSplit) -> None:
     """Each article read at once by the reference loss, without the loop that scores."""
-    _, scores = scored(tuned_copy, with_memory(tuned_copy.config, rule="none"))
+    _, scores = rescored(tuned_copy, with_memory(tuned_copy.config, rule="none"))
     for article in range(valid.articles):
         inputs_BT = torch.from_numpy(valid.inputs(article).astype(np.int64))[None]
         targets_BT = torch.from_numpy(np.array(valid.article(article), dtype=np.int64))[None]
@@ -93,7 +93,7 @@ def test_reading_with_a_memory_gains(tuned_copy: Run) -> None:
     """The made-up articles repeat their own words, so learning while reading must pay."""
     means = {}
     for rule in ("none", "sgd", "rms", "meta"):
-        _, scores = scored(tuned_copy, with_memory(tuned_copy.config, rule=rule), split="test")
+        _, scores = rescored(tuned_copy, with_memory(tuned_copy.config, rule=rule), split="test")
         means[rule] = float(scores.nats.astype(np.float64).mean())
     assert all(means[rule] < means["none"] - 0.02 for rule in ("sgd", "rms", "meta")), means
 
@@ -101,23 +101,23 @@ def test_reading_with_a_memory_gains(tuned_copy: Run) -> None:
 @pytest.mark.parametrize("rule, reset", VARIANTS)
 def test_scoring_twice_gives_the_same(rule: str, reset: str, tuned_copy: Run) -> None:
     config = with_memory(tuned_copy.config, rule=rule, reset=reset)
-    first = scored(tuned_copy, config)[1]
-    again = scored(tuned_copy, config)[1]
+    first = rescored(tuned_copy, config)[1]
+    again = rescored(tuned_copy, config)[1]
     assert np.array_equal(first.nats, again.nats)
     assert {**first.protocol, "date": None} == {**again.protocol, "date": None}
 
 
 @pytest.mark.parametrize("options", [{"rule": "sgd"}, {"rule": "sgd+decay", "pull": 0.0}, {"rule": "rms", "pull": 0.0}])
 def test_a_rate_of_zero_is_level_1_bit_for_bit(options: dict[str, object], tuned_copy: Run) -> None:
-    level_1 = scored(tuned_copy, with_memory(tuned_copy.config, rule="none"))[1]
-    zero = scored(tuned_copy, with_memory(tuned_copy.config, rate=0.0, **options))[1]
+    level_1 = rescored(tuned_copy, with_memory(tuned_copy.config, rule="none"))[1]
+    zero = rescored(tuned_copy, with_memory(tuned_copy.config, rate=0.0, **options))[1]
     assert np.array_equal(level_1.nats, zero.nats)
 
 
 def test_articles_under_article_resets_do_not_depend_on_their_neighbours(tuned_copy: Run) -> None:
     config = with_memory(tuned_copy.config, rule="rms", reset="article")
-    whole = scored(tuned_copy, config)[1]
-    path, part = scored(tuned_copy, config, articles="2-3")
+    whole = rescored(tuned_copy, config)[1]
+    path, part = rescored(tuned_copy, config, articles="2-3")
     assert readable_name(path) == "valid-2-3-rms-article"
     assert part.articles.tolist() == [1, 2]
     rows = np.isin(whole.article, [1, 2])
@@ -128,15 +128,15 @@ def test_articles_under_article_resets_do_not_depend_on_their_neighbours(tuned_c
 
 def test_under_stream_resets_they_do(tuned_copy: Run) -> None:
     config = with_memory(tuned_copy.config, rule="rms", reset="stream")
-    whole = scored(tuned_copy, config)[1]
-    part = scored(tuned_copy, config, articles="2-3")[1]
+    whole = rescored(tuned_copy, config)[1]
+    part = rescored(tuned_copy, config, articles="2-3")[1]
     assert not np.array_equal(part.nats, whole.nats[np.isin(whole.article, [1, 2])])
 
 
 def test_both_policies_read_the_first_article_alike(tuned_copy: Run) -> None:
     rates = {"rule": "rms", "rate": 0.01, "pull": 0.001, "epsilon": 0.001}
     stream, article = (
-        scored(tuned_copy, with_memory(tuned_copy.config, reset=reset, **rates))[1] for reset in ("stream", "article")
+        rescored(tuned_copy, with_memory(tuned_copy.config, reset=reset, **rates))[1] for reset in ("stream", "article")
     )
     first = stream.rows(0)
     assert np.array_equal(stream.nats[first], article.nats[first])
@@ -144,7 +144,7 @@ def test_both_policies_read_the_first_article_alike(tuned_copy: Run) -> None:
 
 
 def test_protocol_says_what_was_done(tuned_copy: Run, trained: TrainedModel) -> None:
-    _, scores = scored(tuned_copy, with_memory(tuned_copy.config, rule="rms", reset="article"), articles="2-3")
+    _, scores = rescored(tuned_copy, with_memory(tuned_copy.config, rule="rms", reset="article"), articles="2-3")
     said = scores.protocol
     assert (said["variant"], said["level"], said["reset"], said["segment"], said["split"]) == (
         "rms",
@@ -161,25 +161,25 @@ def test_protocol_says_what_was_done(tuned_copy: Run, trained: TrainedModel) -> 
     assert "score, then learn" in said["statement"]
     assert "start afresh with each article" in said["statement"]
     assert said["rule"]["rates"].keys() == trained.params.keys()
-    level_1 = scored(tuned_copy, with_memory(tuned_copy.config, rule="none"), articles="2-3")[1].protocol
+    level_1 = rescored(tuned_copy, with_memory(tuned_copy.config, rule="none"), articles="2-3")[1].protocol
     assert (level_1["variant"], level_1["level"]) == ("level 1", 1)
     assert level_1["text"] == said["text"]
-    assert scored(tuned_copy, with_memory(tuned_copy.config, rule="none"))[1].protocol["text"] != said["text"]
+    assert rescored(tuned_copy, with_memory(tuned_copy.config, rule="none"))[1].protocol["text"] != said["text"]
 
 
 def test_an_article_that_is_not_there_is_refused(tuned_copy: Run) -> None:
     before = listing(tuned_copy.folder)
     for articles in ("7", "0", "3-2", "a-b", "2-b", ""):
         with pytest.raises(UserError, match="articles is"):
-            scored(tuned_copy, tuned_copy.config, articles=articles)
+            rescored(tuned_copy, tuned_copy.config, articles=articles)
     assert listing(tuned_copy.folder) == before
 
 
 @pytest.mark.parametrize("reset", ["stream", "article"])
 def test_a_shuffled_reading_can_be_compared_row_by_row(reset: str, tuned_copy: Run, trained: TrainedModel) -> None:
     config = with_memory(tuned_copy.config, rule="rms", reset=reset)
-    ordered = scored(tuned_copy, config, articles="2-6")[1]
-    path, shuffled = score(tuned_copy.folder, config, "valid", "2-6", True, "shuffled", 3)
+    ordered = rescored(tuned_copy, config, articles="2-6")[1]
+    path, shuffled = scored(tuned_copy.folder, config, "2-6", order=ArticleOrder("shuffled", 3))
     assert readable_name(path) == f"valid-2-6-rms-{reset}-shuffled-3"
     assert shuffled.protocol["order"] == "shuffled, seed 3"
     assert "articles shuffled, seed 3" in shuffled.protocol["statement"]
@@ -187,25 +187,25 @@ def test_a_shuffled_reading_can_be_compared_row_by_row(reset: str, tuned_copy: R
     assert np.array_equal(ordered.segment, shuffled.segment)
     # Under article nothing hears of the order; under stream only the article that is read first is as if it were alone.
     assert np.array_equal(ordered.nats, shuffled.nats) == (reset == "article")
-    order = in_order(range(1, 6), "shuffled", 3)
+    order = ArticleOrder("shuffled", 3).apply(range(1, 6))
     assert sorted(order) == list(range(1, 6)) and order != sorted(order)
-    alone = scored(tuned_copy, config, articles=str(order[0] + 1))[1]
+    alone = rescored(tuned_copy, config, articles=str(order[0] + 1))[1]
     assert np.array_equal(shuffled.nats[shuffled.rows(order[0])], alone.nats)
     assert unique_labels([ordered, shuffled]) == ["rms, in order", "rms, shuffled, seed 3"]
 
 
-def test_another_seed_is_another_order_and_an_unknown_order_is_refused(tuned_run: Run) -> None:
-    assert in_order(range(30), "shuffled", 0) != in_order(range(30), "shuffled", 1)
-    assert in_order(range(2, 5), "in order", 1) == [2, 3, 4]
+def test_another_seed_is_another_order_and_an_unknown_order_is_refused() -> None:
+    assert ArticleOrder("shuffled", 0).apply(range(30)) != ArticleOrder("shuffled", 1).apply(range(30))
+    assert ArticleOrder("in order", 1).apply(range(2, 5)) == [2, 3, 4]
     with pytest.raises(UserError, match="order is 'backwards'"):
-        score(tuned_run.folder, tuned_run.config, "valid", None, True, "backwards")
+        ArticleOrder("backwards")
 
 
 def test_the_first_article_that_is_read_begins_at_home(tuned_copy: Run) -> None:
     config = with_memory(tuned_copy.config, rule="rms", track=True)
-    shuffled = score(tuned_copy.folder, config, "valid", None, True, "shuffled", 3)[1]
+    shuffled = scored(tuned_copy.folder, config, order=ArticleOrder("shuffled", 3))[1]
     assert shuffled.distance is not None and shuffled.flush is not None
-    first = in_order(range(6), "shuffled", 3)[0]
+    first = ArticleOrder("shuffled", 3).apply(range(6))[0]
     assert first != 0
     home = (shuffled.article == first) & (shuffled.position < 20)
     assert (shuffled.distance[home] == 0).all() and (shuffled.distance[~home] > 0).all()
@@ -229,48 +229,66 @@ def test_file_names_tell_readings_apart(tuned_run: Run) -> None:
     "rule, reset", [("none", "stream"), ("sgd", "article"), ("rms", "article"), ("meta", "article")]
 )
 @pytest.mark.parametrize("lanes", [2, 5])
-def test_side_by_side_is_one_by_one(rule: str, reset: str, lanes: int, tuned_copy: Run) -> None:
-    one_by_one = scored(tuned_copy, with_memory(tuned_copy.config, rule=rule, reset=reset))[1]
-    path, together = scored(tuned_copy, with_memory(tuned_copy.config, rule=rule, reset=reset, lanes=lanes))
+def test_side_by_side_is_one_by_one(rule: str, reset: str, lanes: int, tuned_copy: Run, trained: TrainedModel) -> None:
+    one_by_one = rescored(tuned_copy, with_memory(tuned_copy.config, rule=rule, reset=reset))[1]
+    path, together = rescored(tuned_copy, with_memory(tuned_copy.config, rule=rule, reset=reset, lanes=lanes))
     np.testing.assert_allclose(together.nats, one_by_one.nats, rtol=2e-4, atol=2e-4)
     for column in ("article", "position", "segment", "token", "words"):
         assert np.array_equal(getattr(together, column), getattr(one_by_one, column)), column
     assert together.surface == one_by_one.surface
     said = read_scores(path).protocol
     assert (said["lanes"], said["processes"]) == (lanes, 1)
-    assert said["memory_bytes_a_lane"]["foretold"] == said["memory_bytes_a_lane"]["held"] > 0
+    weights = sum(map(np.prod, trained.model.shapes().values())) if rule != "none" else 0
+    assert said["memory_bytes_a_lane"] > 4 * weights
 
 
-def test_lanes_that_take_too_much_memory_are_refused(tuned_copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = listing(tuned_copy.folder)
-    small_machine = {"SC_PHYS_PAGES": 60, "SC_PAGE_SIZE": 4096}
-    monkeypatch.setattr(footprint.os, "sysconf", small_machine.__getitem__)
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB\nGPU 0"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: 800 bytes"),
+    ],
+    ids=["numpy", "gpu", "cpu"],
+)
+def test_out_of_memory_is_one_line_that_names_the_lanes(
+    error: Exception, tuned_copy: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(scoring, "evaluate", fail)
     config = with_memory(tuned_copy.config, rule="rms", reset="article", lanes=4)
-    with pytest.raises(UserError, match=r"memory\.lanes is 4, which needs .* MB .* choose at most [123]$"):
-        scored(tuned_copy, config)
-    assert listing(tuned_copy.folder) == before
+    with pytest.raises(UserError, match=r"out of memory with memory\.lanes 4 .*choose fewer lanes") as refused:
+        scored(tuned_copy.folder, config)
+    assert "\n" not in str(refused.value)
+
+
+def test_another_error_is_not_explained_as_lack_of_memory() -> None:
+    with pytest.raises(RuntimeError, match="^shapes differ$"), explain_out_of_memory(4):
+        raise RuntimeError("shapes differ")
 
 
 def test_there_are_no_more_lanes_than_articles(tuned_copy: Run) -> None:
     config = with_memory(tuned_copy.config, rule="rms", reset="article", lanes=10_000)
-    assert scored(tuned_copy, config, articles="2-4")[1].protocol["lanes"] == 3
+    assert rescored(tuned_copy, config, articles="2-4")[1].protocol["lanes"] == 3
 
 
 def test_native_kernels_score_alike(tuned_copy: Run) -> None:
     pytest.importorskip("ninja")
     if shutil.which("g++") is None:
         pytest.skip("no g++ to compile the native kernels with")
-    plain = scored(tuned_copy, with_memory(tuned_copy.config, rule="rms"))[1]
-    native = scored(tuned_copy, with_memory(tuned_copy.config, rule="rms", kernels="native"))[1]
+    plain = rescored(tuned_copy, with_memory(tuned_copy.config, rule="rms"))[1]
+    native = rescored(tuned_copy, with_memory(tuned_copy.config, rule="rms", kernels="native"))[1]
     np.testing.assert_allclose(native.nats, plain.nats, rtol=2e-4, atol=2e-4)
 
 
 @pytest.mark.parametrize("lanes", [1, 3])
 def test_the_memorys_distance_from_home_is_written(lanes: int, tuned_copy: Run) -> None:
     config = with_memory(tuned_copy.config, rule="rms", reset="article", lanes=lanes, track=True)
-    path, tracked = scored(tuned_copy, config)
+    path, tracked = rescored(tuned_copy, config)
     read = read_scores(path)
-    plain = scored(tuned_copy, with_memory(config, track=False))[1]
+    plain = rescored(tuned_copy, with_memory(config, track=False))[1]
     assert plain.distance is None and plain.flush is None
     assert np.array_equal(tracked.nats, plain.nats)
     assert read.distance is not None and read.flush is not None
@@ -282,7 +300,7 @@ def test_the_memorys_distance_from_home_is_written(lanes: int, tuned_copy: Run) 
 
 def test_under_stream_the_memory_stays_away_from_home(tuned_copy: Run, trained: TrainedModel) -> None:
     config = with_memory(tuned_copy.config, rule="rms", reset="stream", track=True)
-    tracked = scored(tuned_copy, config)[1]
+    tracked = rescored(tuned_copy, config)[1]
     assert tracked.distance is not None and tracked.flush is not None
     assert (tracked.distance[20:] > 0).all()
     rule = open_reader(tuned_copy.folder, trained, config.memory).rule
@@ -303,15 +321,15 @@ def test_under_stream_the_memory_stays_away_from_home(tuned_copy: Run, trained: 
 def test_scorings_that_differ_never_share_a_file(tuned_copy: Run, tmp_path: Path) -> None:
     """Another rate, another text, other articles: each keeps its file, and the first stays as it was."""
     config = with_memory(tuned_copy.config, rule="rms")
-    first, scores = score(tuned_copy.folder, config, "valid", None, True)
+    first, scores = scored(tuned_copy.folder, config)
     content = first.read_bytes()
     corpus = shutil.copytree(tuned_copy.corpus, tmp_path / "other")
     (corpus / "valid.txt").write_text((corpus / "valid.txt").read_text().replace("the", "teh"))
     other_text = dataclasses.replace(config, corpus=dataclasses.replace(config.corpus, path=str(corpus)))
     others = [
-        score(tuned_copy.folder, with_memory(config, rate=0.01), "valid", None, True)[0],
-        score(tuned_copy.folder, other_text, "valid", None, True)[0],
-        score(tuned_copy.folder, config, "valid", "1-2", True)[0],
+        scored(tuned_copy.folder, with_memory(config, rate=0.01))[0],
+        scored(tuned_copy.folder, other_text)[0],
+        scored(tuned_copy.folder, config, "1-2")[0],
     ]
     assert len({first, *others}) == 4
     assert first.read_bytes() == content and np.array_equal(read_scores(first).nats, scores.nats)
@@ -319,39 +337,39 @@ def test_scorings_that_differ_never_share_a_file(tuned_copy: Run, tmp_path: Path
 
 def test_the_same_scoring_is_not_computed_again(tuned_copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     config = with_memory(tuned_copy.config, rule="rms")
-    path, scores = score(tuned_copy.folder, config, "valid", None, True)
+    path, scores = scored(tuned_copy.folder, config)
     assert scores.path is None
     with monkeypatch.context() as patch:
-        patch.setattr(scoring, "read_scored", lambda *_: pytest.fail("read again"))
+        patch.setattr(scoring, "evaluate", lambda *_: pytest.fail("read again"))
         # All of its articles by number are the same text.
         for articles in (None, "1-6"):
-            again, there = score(tuned_copy.folder, config, "valid", articles, True)
+            again, there = scored(tuned_copy.folder, config, articles)
             assert again == path == there.path and np.array_equal(there.nats, scores.nats)
     content = path.read_bytes()
     path.write_bytes(content[:-9])  # cut short: no scoring is there
-    assert score(tuned_copy.folder, config, "valid", None, True)[1].path is None
+    assert scored(tuned_copy.folder, config)[1].path is None
     before = path.stat().st_mtime_ns
-    forced, made = score(tuned_copy.folder, config, "valid", None, True, into=Into(force=True))
+    forced, made = scored(tuned_copy.folder, config, force=True)
     assert forced == path and made.path is None and path.stat().st_mtime_ns > before
 
 
 def test_a_score_file_can_be_named(tuned_copy: Run) -> None:
     config = with_memory(tuned_copy.config, rule="rms")
-    path, _ = score(tuned_copy.folder, config, "valid", "1", True, into=Into(name="mine"))
+    path, _ = scored(tuned_copy.folder, config, "1", name="mine")
     assert path == tuned_copy.folder / "scores" / "mine.parquet"
-    assert score(tuned_copy.folder, config, "valid", "1", True, into=Into(name="mine"))[1].path == path
+    assert scored(tuned_copy.folder, config, "1", name="mine")[1].path == path
     with pytest.raises(UserError, match="holds another scoring"):
-        score(tuned_copy.folder, config, "valid", "2", True, into=Into(name="mine"))
-    score(tuned_copy.folder, config, "valid", "2", True, into=Into(name="mine", force=True))
+        scored(tuned_copy.folder, config, "2", name="mine")
+    scored(tuned_copy.folder, config, "2", name="mine", force=True)
     assert read_scores(path).articles.tolist() == [1]
     for name in ("", ".mine", "../mine", "a/b", "a\nb"):
         with pytest.raises(UserError, match="--name is"):
-            Into(name=name)
+            Output(name=name)
 
 
 def test_two_equal_scorings_at_once_are_refused(tuned_copy: Run) -> None:
     config = with_memory(tuned_copy.config, rule="rms")
-    path, _ = score(tuned_copy.folder, config, "valid", "1", True)
+    path, _ = scored(tuned_copy.folder, config, "1")
     path.unlink()
     holds = (
         "import sys, time; from dynlm.runtime.files import exclusive\n"
@@ -361,7 +379,7 @@ def test_two_equal_scorings_at_once_are_refused(tuned_copy: Run) -> None:
         assert other.stdout is not None and other.stdout.readline()
         try:
             with pytest.raises(UserError, match="this score file is in use by another process"):
-                score(tuned_copy.folder, config, "valid", "1", True)
+                scored(tuned_copy.folder, config, "1")
         finally:
             other.kill()
 
@@ -369,16 +387,16 @@ def test_two_equal_scorings_at_once_are_refused(tuned_copy: Run) -> None:
 def test_a_run_that_cannot_be_written_is_refused_before_reading(
     tuned_copy: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "read_scored", lambda *_: pytest.fail("read first"))
+    monkeypatch.setattr(scoring, "evaluate", lambda *_: pytest.fail("read first"))
     scores = tuned_copy.folder / "scores"
     shutil.rmtree(scores, ignore_errors=True)
     scores.write_text("no folder can be made here, whoever asks")
     with pytest.raises(UserError, match="cannot write"):
-        score(tuned_copy.folder, with_memory(tuned_copy.config, rule="rms"), "valid", None, True)
+        scored(tuned_copy.folder, with_memory(tuned_copy.config, rule="rms"))
 
 
 def test_keys_tell_scorings_apart_and_the_date_does_not(tuned_copy: Run) -> None:
-    protocol = score(tuned_copy.folder, with_memory(tuned_copy.config, rule="rms"), "valid", None, True)[1].protocol
+    protocol = scored(tuned_copy.folder, with_memory(tuned_copy.config, rule="rms"))[1].protocol
     for name in ("model", "tokenizer", "text", "order", "reader", "reset", "segment"):
         assert scoring_key({**protocol, name: "another"}) != scoring_key(protocol), name
         assert resume_key({**protocol, name: "another"}) != resume_key(protocol), name
@@ -401,7 +419,7 @@ def test_what_is_missing_is_told_before_the_text_is_tokenised(
     config = with_memory(tuned_copy.config, reset="article", **options)
     told = r"run `dynlm (tune|metatrain) .* --memory\.reset article"
     with pytest.raises(UserError, match=told):
-        scored(tuned_copy, config)
+        rescored(tuned_copy, config)
     with pytest.raises(UserError, match=told):
         auditing.audit(tuned_copy.folder, config, "valid")
     with pytest.raises(UserError, match=told):

@@ -18,12 +18,12 @@ import pytest
 
 from dynlm.evaluation import score as scoring
 from dynlm.evaluation import scoring_checkpoint as underway
-from dynlm.evaluation.score import score
 from dynlm.evaluation.score_file import Scores, read_scores
 from dynlm.run.provenance import made_with
+from dynlm.runtime.distributed import Processes
 from dynlm.runtime.signals import Stopped
 from dynlm.train.config import Config
-from tests.tiny import Run, listing, with_memory
+from tests.tiny import Run, listing, scored, with_memory
 
 ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = ("article", "position", "segment", "token", "words", "nats", "distance", "flush")
@@ -63,18 +63,18 @@ def test_stopped_after_any_segment_it_ends_alike(
     options: dict[str, object], tuned_copy: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = with_memory(tuned_copy.config, track=True, **options)
-    path, _ = score(tuned_copy.folder, config, "valid", None, True)
+    path, _ = scored(tuned_copy.folder, config)
     whole = read_scores(path)
     path.unlink()
-    kept, dice, resumed_at = underway.ScoringCheckpointer.keep, random.Random(0), list[int]()
-    found, dates = underway.ScoringCheckpointer.kept, itertools.count()
+    kept, dice, resumed_at = underway.ScoringCheckpointer.save, random.Random(0), list[int]()
+    found, dates = underway.ScoringCheckpointer.load, itertools.count()
 
     def told_where(self: underway.ScoringCheckpointer, reader: Any, lanes: int) -> underway.ScoringState | None:
         state = found(self, reader, lanes)
-        resumed_at.append(0 if state is None else state.place.tokens)
+        resumed_at.append(0 if state is None else state.position.tokens)
         return state
 
-    monkeypatch.setattr(underway.ScoringCheckpointer, "kept", told_where)
+    monkeypatch.setattr(underway.ScoringCheckpointer, "load", told_where)
     # Each start has a date of its own.
     monkeypatch.setattr(scoring, "made_with", lambda *_: {**made_with(), "date": str(next(dates))})
 
@@ -85,11 +85,11 @@ def test_stopped_after_any_segment_it_ends_alike(
         if before or dice.random() < 0.15:
             raise Killed
 
-    monkeypatch.setattr(underway.ScoringCheckpointer, "keep", keep_or_die)
+    monkeypatch.setattr(underway.ScoringCheckpointer, "save", keep_or_die)
     deaths = 0
     while not path.exists():
         try:
-            score(tuned_copy.folder, often(config), "valid", None, True)
+            scored(tuned_copy.folder, often(config))
         except Killed:
             deaths += 1
             assert deaths < 200, f"every start began anew: {resumed_at}"
@@ -132,7 +132,7 @@ def wait_for_checkpoint(folder: Path, running: subprocess.Popen[str], other_than
 
 def test_a_process_killed_at_random_moments_ends_alike(tuned_copy: Run) -> None:
     config = with_memory(tuned_copy.config, rule="meta", track=True)
-    path, _ = score(tuned_copy.folder, config, "valid", None, True)
+    path, _ = scored(tuned_copy.folder, config)
     whole = read_scores(path)
     path.unlink()
     dice, seen, kills = random.Random(), set[str](), 0
@@ -152,7 +152,7 @@ def test_a_process_killed_at_random_moments_ends_alike(tuned_copy: Run) -> None:
 
 def test_sigterm_saves_and_ends_cleanly(tuned_copy: Run) -> None:
     config = with_memory(tuned_copy.config, rule="meta", track=True)
-    path, _ = score(tuned_copy.folder, config, "valid", None, True)
+    path, _ = scored(tuned_copy.folder, config)
     whole = read_scores(path)
     path.unlink()
     running = process(tuned_copy)
@@ -163,14 +163,14 @@ def test_sigterm_saves_and_ends_cleanly(tuned_copy: Run) -> None:
         assert running.returncode == 128 + signal.SIGTERM
         assert out == "" and err.count("\n") == 1 and "goes on" in err
         assert len(list((tuned_copy.folder / "scores").glob(".*.safetensors"))) in (1, 2)
-        score(tuned_copy.folder, config, "valid", None, True)
+        scored(tuned_copy.folder, config)
     assert_same_scores(read_scores(path), whole)
 
 
 def test_asked_to_stop_it_keeps_what_it_has(tuned_copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Though no checkpoint was due: the segment under way is the last."""
     config = with_memory(tuned_copy.config, rule="rms")
-    path, _ = score(tuned_copy.folder, config, "valid", None, True)
+    path, _ = scored(tuned_copy.folder, config)
     whole = read_scores(path)
     path.unlink()
     entered = underway.ScoringCheckpointer.__enter__
@@ -183,10 +183,10 @@ def test_asked_to_stop_it_keeps_what_it_has(tuned_copy: Run, monkeypatch: pytest
     with monkeypatch.context() as patch:
         patch.setattr(underway.ScoringCheckpointer, "__enter__", asked)
         with pytest.raises(Stopped) as stop:
-            score(tuned_copy.folder, config, "valid", None, True)
+            scored(tuned_copy.folder, config)
     assert stop.value.exit_code == 128 + signal.SIGTERM
     assert Path(str(stop.value.saved)).name == f".{path.stem}-00000020.safetensors"
-    score(tuned_copy.folder, config, "valid", None, True)
+    scored(tuned_copy.folder, config)
     assert_same_scores(read_scores(path), whole)
 
 
@@ -194,39 +194,41 @@ def test_a_scoring_by_other_options_begins_anew_and_leaves_the_first(
     tuned_copy: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = with_memory(tuned_copy.config, rule="rms")
-    path, whole = score(tuned_copy.folder, config, "valid", None, True)
+    path, whole = scored(tuned_copy.folder, config)
     path.unlink()
-    kept = underway.ScoringCheckpointer.keep
+    kept = underway.ScoringCheckpointer.save
 
     def keep_and_die(self: underway.ScoringCheckpointer, state: underway.ScoringState, reader: object) -> None:
         kept(self, state, reader)  # type: ignore[arg-type]
-        if state.place.tokens > 100:
+        if state.position.tokens > 100:
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(underway.ScoringCheckpointer, "keep", keep_and_die)
+        patch.setattr(underway.ScoringCheckpointer, "save", keep_and_die)
         with pytest.raises(Killed):
-            score(tuned_copy.folder, often(with_memory(config, rate=0.0)), "valid", None, True)
+            scored(tuned_copy.folder, often(with_memory(config, rate=0.0)))
     under_way = left_over(tuned_copy.folder)
     assert under_way
-    again = score(tuned_copy.folder, config, "valid", None, True)[1]
+    again = scored(tuned_copy.folder, config)[1]
     assert np.array_equal(again.nats, whole.nats)
     assert left_over(tuned_copy.folder) == under_way
-    score(tuned_copy.folder, with_memory(config, rate=0.0), "valid", None, True)
+    scored(tuned_copy.folder, with_memory(config, rate=0.0))
     assert left_over(tuned_copy.folder) == []
 
 
 def test_a_short_scoring_writes_no_checkpoint(tuned_copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(underway.ScoringCheckpointer, "keep", lambda *_: pytest.fail("a checkpoint was written"))
+    monkeypatch.setattr(underway.ScoringCheckpointer, "save", lambda *_: pytest.fail("a checkpoint was written"))
     before = listing(tuned_copy.folder)
-    path, _ = score(tuned_copy.folder, with_memory(tuned_copy.config, rule="rms"), "valid", None, True)
+    path, _ = scored(tuned_copy.folder, with_memory(tuned_copy.config, rule="rms"))
     assert set(listing(tuned_copy.folder)) - set(before) == {str(path.relative_to(tuned_copy.folder))}
 
 
 def test_signals_are_the_callers_again_after_a_scoring(tmp_path: Path) -> None:
     both = (signal.SIGINT, signal.SIGTERM)
     before = [signal.getsignal(number) for number in both]
-    keeper = underway.ScoringCheckpointer(tmp_path / "a.parquet", "key", 60, 0, 1)  # which is not freed meanwhile
+    keeper = underway.ScoringCheckpointer(
+        tmp_path / "a.parquet", "key", 60, Processes.start(cpu=True)
+    )  # which is not freed meanwhile
     with keeper:
         assert [signal.getsignal(number) for number in both] != before
     assert [signal.getsignal(number) for number in both] == before

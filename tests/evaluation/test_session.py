@@ -21,14 +21,13 @@ from dynlm.data.token_store import tokenise
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.errors import UserError
 from dynlm.evaluation.generate import generate
-from dynlm.evaluation.score import score
 from dynlm.evaluation.score_file import read_scores
 from dynlm.evaluation.session import ReadText, finished, read_files, read_on
 from dynlm.run.folder import TrainedModel, load_model, params_fingerprint
 from dynlm.run.rule_store import open_reader
 from dynlm.train.config import Config
 from tests.adapt.test_state_tensors import assert_equal
-from tests.tiny import Run, listing, readable_name, with_memory
+from tests.tiny import Run, listing, readable_name, scored, with_memory
 
 SEGMENT = 7
 FIRST = " the bafidela of the town was seen near a bafidela .\n\n = Zovi = \n they built the zovi\n" * 3
@@ -157,7 +156,7 @@ def test_scoring_after_a_text_is_reading_both(tuned_copy: Run, trained: TrainedM
     config, path = with_memory(tuned_copy.config, rule="rms", track=True), tmp_path / "me.safetensors"
     read_files(tuned_copy.folder, config, [lambda: FIRST, lambda: FIRST[:50]], path, unfinished=True)
     kept_before = path.read_bytes()
-    written, _ = score(tuned_copy.folder, config, "valid", "1-2", True, memory_file=path)
+    written, _ = scored(tuned_copy.folder, config, "1-2", memory_file=path)
     assert readable_name(written) == "valid-1-2-rms-stream-after-me"
     after = read_scores(written)
     assert path.read_bytes() == kept_before
@@ -167,20 +166,20 @@ def test_scoring_after_a_text_is_reading_both(tuned_copy: Run, trained: TrainedM
     memory = finished(chosen, saved, trained.tokenizer, 20)[1].memory
     nats = [read.nats_T for read in iter_segments(chosen, read_in_order(valid, 20, [0, 1]), memory)]
     assert np.array_equal(after.nats, torch.cat(nats).numpy())
-    fresh = score(tuned_copy.folder, config, "valid", "1-2", True)[1]
+    fresh = scored(tuned_copy.folder, config, "1-2")[1]
     assert not np.array_equal(fresh.nats, after.nats)
     assert after.distance is not None and after.flush is not None
     assert after.distance[0] > 0 and after.flush[0] > 0
     assert after.protocol["variant"] == "rms after me"
-    assert "begun with a memory of" in after.protocol["statement"]
+    assert "starting with a memory of" in after.protocol["statement"]
     assert after.protocol["memory"]["articles"] == 2
 
 
 def test_a_memory_that_would_be_forgotten_is_refused(tuned_copy: Run, tmp_path: Path) -> None:
     config = with_memory(tuned_copy.config, rule="rms", reset="article")
     read_files(tuned_copy.folder, config, [lambda: FIRST], tmp_path / "me.safetensors")
-    with pytest.raises(UserError, match="would be forgotten"):
-        score(tuned_copy.folder, config, "valid", memory_file=tmp_path / "me.safetensors")
+    with pytest.raises(UserError, match="would discard the memory file"):
+        scored(tuned_copy.folder, config, memory_file=tmp_path / "me.safetensors")
 
 
 def test_generating_goes_on_where_reading_stopped(tuned_copy: Run, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import dynlm
 from dynlm.data.articles import iter_articles
 from dynlm.data.spool import content_of
 from dynlm.errors import UserError
-from dynlm.evaluation.score import score
+from dynlm.evaluation.protocol import ArticleOrder
 from dynlm.evaluation.score_file import read_scores
 from dynlm.run import provenance
 from dynlm.run.folder import run_path
@@ -25,7 +25,7 @@ from dynlm.run.provenance import differences, made_with, record_sitting, rounds_
 from dynlm.train.metatrain import metatrain
 from dynlm.train.pretrain import pretrain
 from dynlm.train.tune import tune
-from tests.tiny import Run, listing, tiny_config, with_memory
+from tests.tiny import Run, listing, scored, tiny_config, with_memory
 
 
 def test_a_run_records_what_made_it(trained_run: Run) -> None:
@@ -108,7 +108,7 @@ def test_one_seed_fixes_everything(tiny_corpus: Path, tmp_path: Path) -> None:
         pretrain(config, quiet=True)
         tune(run_path(config.run), config, quiet=True)
         metatrain(run_path(config.run), config, quiet=True)
-        score(run_path(config.run), with_memory(config, rule="meta"), "valid", "4-5", True, "shuffled", 2)
+        scored(run_path(config.run), with_memory(config, rule="meta"), "4-5", order=ArticleOrder("shuffled", 2))
         files = listing(run_path(config.run))
         made.append({file: content for file, content in files.items() if Path(file).suffix == ".safetensors"})
         made[-1]["tuned"] = files["memory/tuned.json"]

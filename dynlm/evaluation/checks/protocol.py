@@ -22,7 +22,7 @@ from dynlm.data.token_store import tokenise
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.data.tokenizers.tokenizer import Tokenizer
 from dynlm.errors import UserError
-from dynlm.evaluation.score import read_scored
+from dynlm.evaluation.evaluate import Evaluation, evaluate
 from dynlm.run.folder import TrainedModel, load_model, params_fingerprint
 from dynlm.run.rule_store import HAND_MADE, learned_names, load_tuned, open_reader
 from dynlm.runtime.distributed import Processes
@@ -256,12 +256,13 @@ def _same_before(first: int, one: Sequence[np.ndarray], other: Sequence[np.ndarr
 def _apart(reader: Reader, text: TokenisedSplit, segment: int, lanes: int) -> Check:
     """Every token of an article is changed, of one article after another: does a neighbour's loss move?"""
     articles = range(text.articles)
-    before, heard, felt = read_scored(reader, text, articles, segment, lanes).nats, 0, 0
+    asked = Evaluation(reader, text, articles, segment, lanes)
+    before, heard, felt = evaluate(asked).nats, 0, 0
     for article in articles:
         own = np.zeros(len(text.ids_N), dtype=bool)
         own[text.starts[article] : text.starts[article + 1]] = True
         ids = np.where(own, (text.ids_N + 1) % reader.model.vocabulary, text.ids_N)
-        after = read_scored(reader, dataclasses.replace(text, ids_N=ids), articles, segment, lanes).nats
+        after = evaluate(dataclasses.replace(asked, text=dataclasses.replace(text, ids_N=ids))).nats
         heard += not np.array_equal(after[~own], before[~own])
         felt += bool((after[own] != before[own]).any())
     tried = f"each of {len(articles)} articles changed, in {lanes} lanes: {felt} felt it, {heard} times a neighbour did"

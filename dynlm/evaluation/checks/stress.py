@@ -25,7 +25,7 @@ from dynlm.data.token_store import tokenise
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.data.tokenizers.tokenizer import Tokenizer
 from dynlm.errors import UserError
-from dynlm.evaluation.score import variant_name
+from dynlm.evaluation.protocol import variant_name
 from dynlm.run.folder import load_model
 from dynlm.run.rule_store import open_reader
 from dynlm.runtime.distributed import Processes

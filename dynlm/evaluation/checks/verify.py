@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +28,8 @@ from dynlm.data.stream import Stream, read_side_by_side
 from dynlm.data.token_store import tokenise
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.errors import UserError
-from dynlm.evaluation.score import in_order, rates_of, text_fingerprint
+from dynlm.evaluation.evaluate import rows_of
+from dynlm.evaluation.protocol import ArticleOrder, rates_of, text_fingerprint
 from dynlm.evaluation.score_file import Scores, read_scores
 from dynlm.run.folder import TrainedModel, load_model
 from dynlm.run.provenance import differences, made_with, rounds_alike
@@ -41,7 +41,6 @@ from dynlm.train.config import Config, load_config
 
 TOLERANCE = 1e-3
 """Nats by which a token may differ where sums are rounded otherwise."""
-_ORDER = re.compile(r"in order|shuffled, seed (\d{1,19})", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ def verify(
     if broken := _other_reader(scores.protocol, reader):
         return _with(outcome, broken=[broken])
     chosen = scores.articles.tolist()
-    read = in_order(chosen, *order)
+    read = order.apply(chosen)
     if articles is not None:
         _refuse_dependent(reader, config.memory.lanes)
         wanted = set(article_range(articles, text.articles))
@@ -141,11 +140,9 @@ def read_again(reader: Reader, stream: Stream, tokens: int | None = None) -> tup
     rows: list[np.ndarray] = []
     nats: list[np.ndarray] = []
     for read in iter_segments(reader, stream):
-        segment = read.segment
-        begins_B = stream.split.starts[np.maximum(segment.article_B, 0)] + segment.position_B
-        rows_BT = begins_B[:, None] + np.arange(segment.mask_BT.shape[1])
-        rows.append(rows_BT[segment.mask_BT])
-        nats.append(read.nats_BT.float().cpu().numpy()[segment.mask_BT])
+        rows_BT = rows_of(read.segment, stream.split.starts)
+        rows.append(rows_BT[rows_BT >= 0])
+        nats.append(read.nats_BT.float().cpu().numpy()[rows_BT >= 0])
         if tokens is not None and read.place.tokens >= tokens:
             break
     return np.concatenate(rows), np.concatenate(nats)
@@ -185,12 +182,12 @@ def _config(folder: Path, scores: Scores, corpus_path: str | None) -> Config:
     return Config(**{**vars(config), "corpus": corpus, "memory": memory})
 
 
-def _order(scores: Scores) -> tuple[str, int]:
+def _order(scores: Scores) -> ArticleOrder:
     """The order that the articles were read in, and its seed. Raises UserError for what is none of ``score``'s."""
     told = str(scores.protocol["order"])
-    if (found := _ORDER.fullmatch(told)) is None:
+    if (order := ArticleOrder.parse(told)) is None:
         raise UserError(f"its articles were read {told[:40]!r}, which is no order", scores.path, "score the text anew")
-    return ("in order", 0) if found[1] is None else ("shuffled", int(found[1]))
+    return order
 
 
 def _other_model(protocol: dict[str, Any], trained: TrainedModel) -> str | None:

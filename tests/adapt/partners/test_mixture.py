@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynlm.adapt.capture import recorded
-from dynlm.adapt.footprint import foretold_bytes, held_bytes
 from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.partners.mixture import FixedShareMixture, MixtureState, fixed_share, naive_fixed_share
 from dynlm.adapt.rules.elementwise import Rates
@@ -231,16 +230,6 @@ def test_a_rule_that_diverges_costs_no_more_than_the_bound():
     assert not nats_of(dataclasses.replace(wild, hedge=None), split).isfinite().all()
     level_1, found = nats_of(reader("none"), split), nats_of(wild, split)
     assert float(found.sum() - level_1.sum()) <= wild.hedge.allowance(200)
-
-
-@pytest.mark.parametrize("lanes", [1, 2, 3, 9])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_what_was_foretold_is_held(lanes, dtype):
-    split, chosen = text((23, 31, 8, 2, 17, 40, 5, 12, 9)), hedged("rms", "article", dtype=dtype)
-    foretold = foretold_bytes(chosen, lanes, 5)
-    *_, last = iter_segments(chosen, read_side_by_side(split, 5, range(split.articles), lanes))
-    assert held_bytes(chosen, last.memory) == foretold
-    assert foretold > foretold_bytes(reader("rms", "article", dtype=dtype), lanes, 5)
 
 
 def test_with_a_hedge_no_recording_is_made():

@@ -17,15 +17,15 @@ from dynlm.cli.app import main
 from dynlm.errors import UserError
 from dynlm.evaluation.checks import verify as verifying
 from dynlm.evaluation.checks.verify import verify
-from dynlm.evaluation.score import score
+from dynlm.evaluation.protocol import ArticleOrder
 from dynlm.evaluation.score_file import read_scores
 from dynlm.run.folder import load_tensors, save_tensors
 from dynlm.train.tune import tune
-from tests.tiny import Run, with_memory
+from tests.tiny import Run, scored, with_memory
 
 
-def scored(run: Run, articles: str | None = "4-6", order: str = "in order", **memory: Any) -> Path:
-    return score(run.folder, with_memory(run.config, **memory), "valid", articles, True, order, 3)[0]
+def file_of(run: Run, articles: str | None = "4-6", order: str = "in order", **memory: Any) -> Path:
+    return scored(run.folder, with_memory(run.config, **memory), articles, order=ArticleOrder(order, 3))[0]
 
 
 def with_column(path: Path, name: str, row: int, value: Any) -> None:
@@ -58,18 +58,18 @@ def with_protocol(path: Path, **changes: Any) -> None:
 def test_every_arm_holds_bit_for_bit(tuned_copy: Run, memory: dict[str, Any]) -> None:
     if "cache" in memory:
         memory = {**memory, "cache_share": 0.1}
-    done = verify(scored(tuned_copy, **memory))
+    done = verify(file_of(tuned_copy, **memory))
     assert done.holds and not [told for told in done.changed if "no commit has" not in told]
     assert (done.compared, done.differing, done.largest, done.tolerance) == (done.tokens, 0, 0.0, 0.0)
 
 
 def test_a_shuffled_reading_holds(tuned_copy: Run) -> None:
-    done = verify(scored(tuned_copy, None, "shuffled", rule="rms"))
+    done = verify(file_of(tuned_copy, None, "shuffled", rule="rms"))
     assert done.holds and done.compared == done.tokens
 
 
 def test_one_changed_loss_is_named_by_its_token(tuned_copy: Run) -> None:
-    path = scored(tuned_copy, rule="rms")
+    path = file_of(tuned_copy, rule="rms")
     scores = read_scores(path)
     row = int(scores.starts[1]) + 17
     changed = np.nextafter(scores.nats[row], np.float32(np.inf))
@@ -91,7 +91,7 @@ def test_one_changed_loss_is_named_by_its_token(tuned_copy: Run) -> None:
     ],
 )
 def test_a_changed_row_is_named_by_its_token(column: str, value: object, said: str, tuned_copy: Run) -> None:
-    path = scored(tuned_copy, rule="rms")
+    path = file_of(tuned_copy, rule="rms")
     scores = read_scores(path)
     row = int(scores.starts[1]) + 17
     assert getattr(scores, column)[row] != value
@@ -102,11 +102,11 @@ def test_a_changed_row_is_named_by_its_token(column: str, value: object, said: s
 
 
 def test_a_part_can_be_read_again(tuned_copy: Run) -> None:
-    path = scored(tuned_copy, rule="rms", reset="article")
+    path = file_of(tuned_copy, rule="rms", reset="article")
     few = verify(path, articles="5")
     scores = read_scores(path)
     assert few.holds and few.compared == int(np.diff(scores.starts)[1])
-    some = verify(scored(tuned_copy, rule="rms"), tokens=50)
+    some = verify(file_of(tuned_copy, rule="rms"), tokens=50)
     assert some.holds and 50 <= some.compared < 70
     with_column(path, "nats", len(scores) - 1, 1.0)
     assert verify(path, articles="5").holds and verify(path, tokens=50).holds
@@ -118,14 +118,14 @@ def test_a_part_can_be_read_again(tuned_copy: Run) -> None:
 
 def test_articles_that_depend_on_others_are_not_read_alone(tuned_copy: Run) -> None:
     with pytest.raises(UserError, match="depend on those before"):
-        verify(scored(tuned_copy, rule="rms"), articles="5")
-    assert verify(scored(tuned_copy, rule="none"), articles="5").holds
+        verify(file_of(tuned_copy, rule="rms"), articles="5")
+    assert verify(file_of(tuned_copy, rule="none"), articles="5").holds
     with pytest.raises(UserError, match="3 lanes"):
-        verify(scored(tuned_copy, rule="rms", reset="article", lanes=3), articles="5")
+        verify(file_of(tuned_copy, rule="rms", reset="article", lanes=3), articles="5")
 
 
 def test_another_model_text_or_memory_does_not_hold(tuned_copy: Run, tmp_path: Path) -> None:
-    path = scored(tuned_copy, rule="rms")
+    path = file_of(tuned_copy, rule="rms")
     tuned = tuned_copy.folder / "memory" / "tuned.json"
     before = tuned.read_text()
     content = json.loads(before)
@@ -150,7 +150,7 @@ def test_another_model_text_or_memory_does_not_hold(tuned_copy: Run, tmp_path: P
 
 
 def test_statistics_gathered_anew_are_another_memory(tuned_copy: Run) -> None:
-    path = scored(tuned_copy, rule="rms")
+    path = file_of(tuned_copy, rule="rms")
     place = tuned_copy.folder / "memory" / "statistics.safetensors"
     tensors, about = load_tensors(place)
     save_tensors(place, {name: tensor * 1.001 for name, tensor in tensors.items()}, about)
@@ -158,7 +158,7 @@ def test_statistics_gathered_anew_are_another_memory(tuned_copy: Run) -> None:
 
 
 def test_on_another_machine_rounding_is_forgiven_and_told(tuned_copy: Run) -> None:
-    path = scored(tuned_copy, rule="rms")
+    path = file_of(tuned_copy, rule="rms")
     platform = read_scores(path).protocol["platform"]
     with_protocol(path, platform={**platform, "processor": "another"})
     nats = read_scores(path).nats
@@ -172,7 +172,7 @@ def test_on_another_machine_rounding_is_forgiven_and_told(tuned_copy: Run) -> No
 
 
 def test_as_many_threads_are_used_as_then(tuned_copy: Run) -> None:
-    path = scored(tuned_copy, rule="rms")
+    path = file_of(tuned_copy, rule="rms")
     before = torch.get_num_threads()
     torch.set_num_threads(before + 1)
     try:
@@ -183,7 +183,7 @@ def test_as_many_threads_are_used_as_then(tuned_copy: Run) -> None:
 
 
 def test_what_cannot_be_verified_says_why(tuned_copy: Run, tmp_path: Path) -> None:
-    path = scored(tuned_copy, rule="none")
+    path = file_of(tuned_copy, rule="none")
     shutil.copy(path, tmp_path / "alone.parquet")
     with pytest.raises(UserError, match="no run around this score file"):
         verify(tmp_path / "alone.parquet")
@@ -199,7 +199,7 @@ def test_what_cannot_be_verified_says_why(tuned_copy: Run, tmp_path: Path) -> No
 def test_the_verb_ends_with_1_where_something_does_not_hold(
     tuned_copy: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    good, bad = scored(tuned_copy, rule="none"), scored(tuned_copy, rule="rms")
+    good, bad = file_of(tuned_copy, rule="none"), file_of(tuned_copy, rule="rms")
     capsys.readouterr()
     assert main(["verify", str(tuned_copy.folder), "--tokens", "100"]) == 0
     assert capsys.readouterr().out.count("all bit for bit") == 2
@@ -214,13 +214,13 @@ def test_the_verb_ends_with_1_where_something_does_not_hold(
 
 def test_tuning_twice_finds_the_same(tuned_copy: Run) -> None:
     """Tuning anew with the same seed leaves a score file as it was."""
-    path = scored(tuned_copy, rule="sgd")
+    path = file_of(tuned_copy, rule="sgd")
     tune(tuned_copy.folder, with_memory(tuned_copy.config, rule="sgd"), quiet=True)
     assert verify(path).holds
 
 
 def test_minus_zero_is_not_zero(tuned_copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = scored(tuned_copy, rule="rms")
+    path = file_of(tuned_copy, rule="rms")
     with_column(path, "nats", 5, 0.0)
     whole = verifying.read_again
 
@@ -239,7 +239,7 @@ def test_minus_zero_is_not_zero(tuned_copy: Run, monkeypatch: pytest.MonkeyPatch
     "order", ["backwards", "shuffled", "shuffled, seed -1", "shuffled, seed x", f"shuffled, seed {'9' * 5000}", ""]
 )
 def test_an_order_that_is_none_is_one_line(tuned_copy: Run, order: str) -> None:
-    path = scored(tuned_copy, rule="none")
+    path = file_of(tuned_copy, rule="none")
     with_protocol(path, order=order)
     with pytest.raises(UserError, match=r"which is no order") as refused:
         verify(path)
@@ -248,14 +248,14 @@ def test_an_order_that_is_none_is_one_line(tuned_copy: Run, order: str) -> None:
 
 @pytest.mark.parametrize("position", [-1, 10**9, 3, -(2**31)])
 def test_a_position_that_is_not_the_rows_own_is_named(tuned_copy: Run, position: int) -> None:
-    path = scored(tuned_copy, rule="none")
+    path = file_of(tuned_copy, rule="none")
     with_column(path, "position", 7, position)
     (told,) = verify(path).broken
     assert told == f"row 8 is token {position} of its article, not token 7"
 
 
 def test_articles_out_of_order_or_from_nowhere_are_named(tuned_copy: Run) -> None:
-    path = scored(tuned_copy, rule="none")
+    path = file_of(tuned_copy, rule="none")
     table = pq.read_table(path)
     protocol = json.loads(table.schema.metadata[b"dynlm"])
     for moved, told in (({3: 5, 5: 3}, "split's own order"), ({5: 10**6}, "is none"), ({3: -7}, "is none")):
@@ -273,7 +273,7 @@ STRANGE = [-1, 10**400, 1e308, None, [], {}, "", "\ud800", True, [{"index": 10**
 
 @pytest.mark.parametrize("name", ["split", "order", "model", "tokenizer", "text", "reader", "options", "articles"])
 def test_whatever_a_protocol_says_is_answered_in_one_line(tuned_copy: Run, name: str) -> None:
-    path = scored(tuned_copy, rule="rms")
+    path = file_of(tuned_copy, rule="rms")
     for value in STRANGE:
         with_protocol(path, **{name: value})
         try:
@@ -286,7 +286,7 @@ def test_whatever_a_protocol_says_is_answered_in_one_line(tuned_copy: Run, name:
 
 @pytest.mark.parametrize("name", ["segment", "lanes", "rate", "switch_share", "cache_window", "dynamic", "g", "rule"])
 def test_whatever_a_protocols_options_say_is_answered_in_one_line(tuned_copy: Run, name: str) -> None:
-    path = scored(tuned_copy, rule="rms")
+    path = file_of(tuned_copy, rule="rms")
     options = read_scores(path).protocol["options"]
     for value in (-1, 10**400, -1e308, "\ud800", [], {}):
         with_protocol(path, options={**options, "memory": {**options["memory"], name: value}})

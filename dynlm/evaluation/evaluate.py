@@ -1,0 +1,193 @@
+"""One pass of a model over articles: the loss of every token, each segment scored before it is learned from.
+
+Legend: B lanes, T tokens of a segment, N tokens read (masked ones too), C columns of the score file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dynlm.adapt.loop import iter_segments
+from dynlm.adapt.reader import Reader
+from dynlm.adapt.state import Memory, distance, state_bytes
+from dynlm.adapt.update_filter import counts_of, first_of, joined, ratios_of
+from dynlm.data.stream import Segment, read_side_by_side
+from dynlm.data.tokenised_split import TokenisedSplit
+from dynlm.errors import UserError
+from dynlm.evaluation.protocol import variant_name
+from dynlm.evaluation.score_file import Scores
+from dynlm.evaluation.scoring_checkpoint import ScoringCheckpointer, ScoringState
+from dynlm.runtime.distributed import Processes
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is read, by what, and how: ``articles`` of ``text`` (in this order) in segments of ``segment`` tokens.
+
+    With ``track`` the distance of the dynamic weights from theta_0 and their resets are recorded beside each loss.
+    """
+
+    reader: Reader
+    text: TokenisedSplit
+    articles: Sequence[int]
+    segment: int
+    lanes: int = 1
+    track: bool = False
+    processes: Processes | None = None
+
+    @property
+    def world(self) -> int:
+        """The number of processes."""
+        return 1 if self.processes is None else self.processes.world
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return every process's value."""
+        return [value] if self.processes is None else self.processes.gather_object(value)
+
+
+def evaluate(
+    asked: Evaluation,
+    start: Memory | None = None,
+    checkpointer: ScoringCheckpointer | None = None,
+    quiet: bool = True,
+) -> Scores:
+    """Read the articles once and return the loss of each token, with rows in the split's own order.
+
+    The reading starts with the memory ``start`` (a fresh one), which is overwritten, or resumes at the newest
+    checkpoint of ``checkpointer``. The protocol of the result holds only what the pass itself knows.
+    """
+    reader, text, articles = asked.reader, asked.text, sorted(asked.articles)
+    lanes = min(asked.lanes, -(-len(articles) // asked.world))
+    rank = 0 if asked.processes is None else asked.processes.rank
+    stream = read_side_by_side(text, asked.segment, asked.articles, lanes, rank, asked.world)
+    track = asked.track and reader.rule.learns
+    first_rows = np.zeros(text.articles, dtype=np.int64)
+    lengths = np.array([len(text.article(index)) for index in articles])
+    first_rows[articles] = np.cumsum(lengths) - lengths
+    # Losses and distances stay on the device until the end.
+    rows: list[np.ndarray] = []
+    values: list[Tensor] = []
+    state = None if checkpointer is None else checkpointer.load(reader, stream.local_lanes)
+    if state is not None:
+        memory, position, distance_B = state.memory, state.position, state.distance_B
+        rows, values = [state.rows_N], [state.values_CN]
+    else:
+        memory = reader.fresh_memory(stream.local_lanes) if start is None else start
+        position = stream.begin()
+        distance_B = torch.zeros(stream.local_lanes, device=next(iter(reader.static.values())).device)
+        if track and start is not None:
+            distance_B = distance(memory, reader.static)
+    bar = tqdm(
+        total=int(lengths.sum()), initial=position.tokens, desc=f"score {reader.rule.name}", unit="tok", disable=quiet
+    )
+    with checkpointer or nullcontext(), bar:
+        for read in iter_segments(reader, stream, memory, position):
+            memory = read.memory
+            rows.append(rows_of(read.segment, first_rows).ravel())
+            columns = [read.nats_BT]
+            if track:
+                if reader.reset == "article":
+                    distance_B = distance_B.masked_fill(
+                        torch.from_numpy(read.segment.starts_B).to(distance_B.device), 0
+                    )
+                columns.append(distance_B[:, None].expand_as(read.nats_BT))
+                distance_B = distance(memory, reader.static)
+            values.append(torch.stack(columns).flatten(1).float())
+            bar.update(read.place.tokens - bar.n)
+            if checkpointer is not None and checkpointer.is_due:
+                rows, values = [np.concatenate(rows)], [torch.cat(values, 1)]
+                checkpointer.save(ScoringState(memory, read.place, rows[0], values[0], distance_B), reader)
+    table = np.full((1 + track, int(lengths.sum())), np.nan, dtype=np.float32)
+    for part in asked.gather((np.concatenate(rows), torch.cat(values, 1).cpu().numpy()) if rows else None):
+        if part is not None:
+            rows_N, values_CN = part
+            table[:, rows_N[rows_N >= 0]] = values_CN[:, rows_N >= 0]
+    segments = [np.arange(length) // asked.segment for length in lengths]
+    segments_before = np.cumsum([0, *(int(numbers[-1]) + 1 for numbers in segments)])
+    split_rows = np.concatenate([np.arange(text.starts[a], text.starts[a + 1]) for a in articles])
+    fresh_article = articles.index(asked.articles[0]) if start is None else None
+    return Scores(
+        protocol={
+            "variant": variant_name(reader),
+            "lanes": lanes,
+            "processes": asked.world,
+            "memory_bytes_a_lane": state_bytes(memory) // lanes,
+            **_update_filter_counts(asked, memory, track),
+        },
+        article=np.repeat(np.array(articles, dtype=np.int32), lengths),
+        position=np.concatenate([np.arange(length, dtype=np.int32) for length in lengths]),
+        segment=np.concatenate([n + before for n, before in zip(segments, segments_before, strict=False)]).astype(
+            np.int32
+        ),
+        token=text.ids_N[split_rows],
+        words=text.words_N[split_rows],
+        nats=table[0],
+        surface=[surface for article in articles for surface in text.surfaces(article)],
+        distance=table[1] if track else None,
+        flush=_resets(reader, lengths, asked.segment, fresh_article) if track else None,
+    )
+
+
+def rows_of(segment: Segment, first_rows: np.ndarray) -> np.ndarray:
+    """Return each token's row (B, T), -1 where there is none; ``first_rows`` has the first row of each article."""
+    begins_B = first_rows[np.maximum(segment.article_B, 0)] + segment.position_B
+    return np.where(segment.mask_BT, begins_B[:, None] + np.arange(segment.mask_BT.shape[1]), -1)
+
+
+@contextmanager
+def explain_out_of_memory(lanes: int) -> Iterator[None]:
+    """Raise UserError where the block runs out of memory, on a CPU or a GPU."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
+            reason = str(error).partition("\n")[0]
+            do = "choose fewer lanes" if lanes > 1 else "choose a smaller memory.segment or cache"
+            raise UserError(f"out of memory with memory.lanes {lanes} ({reason})", do=do) from error
+        raise
+
+
+def _update_filter_counts(asked: Evaluation, memory: Memory, track: bool) -> dict[str, Any]:
+    """Return what the update filter rejected in the lanes of all processes and, with ``track``, the update sizes."""
+    if memory.guarded is None:
+        return {}
+    state, names = joined(asked.gather(memory.guarded.to("cpu"))), list(memory.weights)
+    first = {
+        name: {"article": article, "segment": position // asked.segment}
+        for name, (article, position) in first_of(state, names).items()
+    }
+    counts = {"guard": {**counts_of(state, names), "first": first}}
+    return {**counts, "update_to_weight": ratios_of(state, names)} if track else counts
+
+
+def _resets(reader: Reader, lengths: np.ndarray, segment: int, fresh: int | None) -> np.ndarray:
+    """Return the share of the way back to theta_0 that the weights went before each token's segment, as their mean.
+
+    It is 1 where they are reset; at an article's start under "stream" what the boundary reset adds to a step's decay;
+    else the mean decay of a step, before the gates' factors. The article number ``fresh`` was read by a fresh memory.
+    """
+    rule = reader.rule
+    sizes = {name: reader.static[name].numel() for name in rule.rates}
+
+    def mean(of_tensor: Mapping[str, Tensor | float]) -> float:
+        total = sum(float(torch.as_tensor(of_tensor.get(name, 0.0)).mean()) * size for name, size in sizes.items())
+        return total / sum(sizes.values())
+
+    step, boundary = mean(rule.beta), mean(rule.flush)
+    columns = []
+    for article, length in enumerate(lengths):
+        column = np.full(length, step, dtype=np.float32)
+        if reader.reset == "article":
+            column[:segment] = 1.0
+        else:
+            column[:segment] = 0.0 if article == fresh else step + (1 - step) * boundary
+        columns.append(column)
+    return np.concatenate(columns)
