@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def _corpus(options: Namespace, config: Config) -> int:
-    from dynlm.data.articles import describe, not_read, source_name
+    from dynlm.data.articles import describe, skipped_files, source_name
     from dynlm.runtime.text import printable
 
-    counts, left = describe(config.corpus), not_read(config.corpus)
+    counts, left = describe(config.corpus), skipped_files(config.corpus)
     rows = [
         printable(source_name(config.corpus)),
         f"{'split':8}{'articles':>10}{'words':>12}{'types':>10}  longest article",

@@ -1,53 +1,53 @@
-"""The corpus as the rest of the program reads it: the articles of a split, from whatever source."""
+"""Articles of a corpus by split, from any source, and their statistics."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
 
 from dynlm.data.article import Article
-from dynlm.data.options import HUB_WIKITEXT, CorpusOptions
-from dynlm.data.sources.hub import hub_source
-from dynlm.data.sources.local import local_source
-from dynlm.data.sources.source import Source
-from dynlm.data.sources.stdlib import stdlib_source
+from dynlm.data.options import CorpusOptions
+from dynlm.data.sources.hub import open_hub
+from dynlm.data.sources.local import open_local
+from dynlm.data.sources.source import SOURCES, Source, with_held_out
 from dynlm.errors import UserError
 
-SPLITS = ("train", "meta", "valid", "test")
+_OWN_SPLIT = {"train": "train", "meta": "train", "valid": "valid", "test": "test"}
+"""The split of the source that each split is taken from."""
 WHOLE_TRAIN = "train+meta"
-"""The source's whole training split in its own order."""
+"""The source's whole training split, in its order."""
 
 
 def open_source(corpus: CorpusOptions) -> Source:
-    """The source that the options name, as far as it can be known without reading its articles.
+    """Return the source that the options name, with valid and test splits held out from train where it has none.
 
-    Raises UserError where there is no such source, file or data set.
+    Reads no articles. Raises UserError if there is no such source, file or data set.
     """
     if corpus.path is not None:
-        return local_source(corpus)
-    if corpus.source == "stdlib":
-        return stdlib_source(corpus.hold_out_every)
-    if corpus.source in HUB_WIKITEXT or "/" in corpus.source:
-        return hub_source(corpus)
-    known = ", ".join(("stdlib", *HUB_WIKITEXT))
-    raise UserError(f"corpus.source is {corpus.source!r}", do=f"choose one of {known}, or owner/name of a hub data set")
+        source = open_local(corpus)
+    elif "/" in corpus.source:
+        source = open_hub(corpus)
+    else:
+        source = SOURCES[corpus.source](corpus)
+    return replace(source, splits=with_held_out(source.splits, corpus.hold_out_every))
 
 
 def source_name(corpus: CorpusOptions) -> str:
-    """What the source is called in reports: a path, a data set's name, or the standard library with its version."""
+    """Return the source's name in reports: a path, a data set's name, or the standard library with its version."""
     return open_source(corpus).name
 
 
 def iter_articles(corpus: CorpusOptions, split: str) -> Iterator[Article]:
-    """The articles of a split in order, at most ``corpus.limit``, read as they are asked for.
+    """Return an iterator over the articles of a split in order, at most ``corpus.limit``.
 
-    ``meta`` are the training articles that the LSTM never sees, every ``corpus.meta_every``-th of the source's own
-    training split; ``train`` are the others, and ``train+meta`` is the whole. Raises UserError where the source has no
-    such split or no article in it, and on bad input when it is met.
+    ``meta`` are the training articles that the language model never sees, every ``corpus.meta_every``-th of the
+    source's training split; ``train`` are the others, and ``train+meta`` all of them. Raises UserError if the source
+    has no such split or no article in it, and for bad input when it is reached.
     """
     source = open_source(corpus)
-    articles = _of_split(source, corpus, split)
+    articles = _articles_of(source, corpus, split)
     if (first := next(articles, None)) is not None:
         return chain([first], articles)
     if split == "meta":
@@ -58,48 +58,51 @@ def iter_articles(corpus: CorpusOptions, split: str) -> Iterator[Article]:
 
 
 def load_articles(corpus: CorpusOptions, split: str) -> list[Article]:
-    """The articles of a split that fits into memory. Raises UserError as ``iter_articles`` does."""
+    """Return the articles of a split as a list. Raises UserError as ``iter_articles`` does."""
     return list(iter_articles(corpus, split))
 
 
 def describe(corpus: CorpusOptions) -> dict[str, dict[str, Any]]:
-    """For each split with articles: their number, words, types and the longest article, fit for JSON.
+    """Return, for each split with articles, the number of articles, words and types, and the longest article.
 
-    Words are what white space separates, and each end of line is one more, as the literature counts them; it is one of
-    the types as well. ``train`` is the whole training split, meta articles included. Raises UserError where the
-    source is empty.
+    Words are separated by white space, and each end of line counts as one word (and one type), as in the literature.
+    ``train`` is the whole training split, with meta articles. Raises UserError if the source is empty.
     """
     source = open_source(corpus)
-    splits = {split: _of_split(source, corpus, WHOLE_TRAIN if split == "train" else split) for split in source.splits}
-    counts = {split: _counts(articles) for split, articles in splits.items()}
+    counts = {
+        split: _count(_articles_of(source, corpus, WHOLE_TRAIN if split == "train" else split))
+        for split in source.splits
+    }
     if not any(count["articles"] for count in counts.values()):
         raise UserError("no articles in it", source.name, "check --corpus.path and --corpus.format")
     return {split: count for split, count in counts.items() if count["articles"]}
 
 
-def not_read(corpus: CorpusOptions) -> dict[str, str]:
-    """Files of the folder ``corpus.path`` that are not read as part of the corpus, and why."""
-    return dict(open_source(corpus).not_read)
+def skipped_files(corpus: CorpusOptions) -> dict[str, str]:
+    """Return the files of the folder ``corpus.path`` that are not read, and why."""
+    return dict(open_source(corpus).skipped)
 
 
 def splits_with_articles(corpus: CorpusOptions) -> list[str]:
-    """Those of SPLITS that the source has an article of. Raises UserError for bad input among the first ones."""
+    """Return those of train, meta, valid and test that have articles. Raises UserError for bad input in the first."""
     source = open_source(corpus)
-    owned = [split for split in SPLITS if ("train" if split == "meta" else split) in source.splits]
-    return [split for split in owned if next(_of_split(source, corpus, split), None) is not None]
+    return [split for split in _splits_of(source) if next(_articles_of(source, corpus, split), None) is not None]
 
 
 def word_count(text: str) -> int:
-    """Words of ``text`` with one for each end of line; a last line without one counts as if it had it."""
+    """Return the words of ``text`` plus one for each line, as in the literature; the last line may lack its end."""
     lines = text.count("\n") + (not text.endswith("\n"))
     return len(text.split()) + (lines if text else 0)
 
 
-def _of_split(source: Source, corpus: CorpusOptions, split: str) -> Iterator[Article]:
-    own = "train" if split in ("meta", WHOLE_TRAIN) else split
+def _splits_of(source: Source) -> list[str]:
+    return [split for split, own in _OWN_SPLIT.items() if own in source.splits]
+
+
+def _articles_of(source: Source, corpus: CorpusOptions, split: str) -> Iterator[Article]:
+    own = "train" if split == WHOLE_TRAIN else _OWN_SPLIT.get(split, "")
     if own not in source.splits:
-        named = [name for name in SPLITS if ("train" if name == "meta" else name) in source.splits]
-        raise UserError(f"no split {split!r}", source.name, f"choose among {', '.join(named)}")
+        raise UserError(f"no split {split!r}", source.name, f"choose among {', '.join(_splits_of(source))}")
     articles = source.splits[own]()
     if split in ("train", "meta"):
         every = corpus.meta_every
@@ -107,7 +110,7 @@ def _of_split(source: Source, corpus: CorpusOptions, split: str) -> Iterator[Art
     return islice(articles, corpus.limit)
 
 
-def _counts(articles: Iterator[Article]) -> dict[str, Any]:
+def _count(articles: Iterator[Article]) -> dict[str, Any]:
     number = words = longest = 0
     longest_title = ""
     types: set[str] = set()
@@ -117,9 +120,5 @@ def _counts(articles: Iterator[Article]) -> dict[str, Any]:
         types.update(article.text.split())
         if count > longest:
             longest, longest_title = count, article.title
-    return {
-        "articles": number,
-        "words": words,
-        "types": len(types) + 1,
-        "longest": {"title": longest_title, "words": longest},
-    }
+    about = {"title": longest_title, "words": longest}
+    return {"articles": number, "words": words, "types": len(types) + 1, "longest": about}

@@ -7,7 +7,6 @@ from typing import Literal, get_args
 
 from dynlm.runtime.validation import Section, bounded, within
 
-HUB_WIKITEXT = ("wikitext-2", "wikitext-2-raw", "wikitext-103", "wikitext-103-raw")
 Order = Literal["in order", "shuffled"]
 """Order in which the articles of a split are read."""
 ORDERS: tuple[Order, ...] = get_args(Order)

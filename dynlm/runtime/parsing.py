@@ -9,13 +9,12 @@ import itertools
 import json
 import math
 import os
-import stat
 from collections.abc import Mapping
 from typing import Any
 
 from dynlm.errors import UserError
 from dynlm.runtime.files import atomic_write
-from dynlm.runtime.paths import cannot_read
+from dynlm.runtime.paths import cannot_read, open_regular
 
 LARGEST_JSON = 256 * 2**20
 """Bytes: more than the largest vocabulary takes."""
@@ -27,19 +26,15 @@ _MOST_YAML_VALUES = 20_000
 def read_bytes(path: str | os.PathLike[str], largest: int) -> bytes:
     """Return the content of a regular file.
 
-    Raises UserError if it is missing, over ``largest`` bytes, or not a regular file: reading a device or a pipe may
-    never end.
+    Raises UserError if it is missing, not a regular file, or over ``largest`` bytes.
     """
     try:
-        # Without O_NONBLOCK, opening a named pipe waits for a writer.
-        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise UserError("not a regular file", path, "name a file")
-            data = b"" if status.st_size > largest else file.read(largest + 1)
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            data = b"" if size > largest else file.read(largest + 1)
     except OSError as error:
         raise cannot_read(path, error) from error
-    if max(status.st_size, len(data)) > largest:
+    if max(size, len(data)) > largest:
         raise UserError(f"larger than {largest / 2**20:,.0f} MiB", path, "name another file, or split it")
     return data
 

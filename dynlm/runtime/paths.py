@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import IO
 
 from dynlm.errors import UserError
 
@@ -29,8 +30,21 @@ def check_regular(path: str | os.PathLike[str]) -> None:
     """Raise UserError if ``path`` is missing or, after following links, not a regular file. Opens nothing."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise UserError("not a regular file", path, "name a file")
+            raise UserError("not a regular file", path, "copy its content to a file and name that")
     except (OSError, ValueError) as error:
+        raise cannot_read(path, error) from error
+
+
+def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
+    """Open a regular file for reading. Raises UserError if it is another kind of file, or cannot be opened.
+
+    A pipe or a device may block, never end, or give its bytes only once.
+    """
+    check_regular(path)
+    try:
+        # Should a pipe replace the file meanwhile, O_NONBLOCK keeps open from waiting for a writer.
+        return open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
+    except OSError as error:
         raise cannot_read(path, error) from error
 
 

@@ -1,6 +1,6 @@
 """Text at the program's borders: bytes come in as UTF-8, names and tokens go out to a terminal, JSON, Markdown or CSV.
 
-Every text that a user gives (a corpus file, a text to read, standard input, a prompt) is decoded by ``decoded``.
+Every text that a user gives (a corpus file, a text to read, standard input, a prompt) is decoded by ``decode_text``.
 Everything that is shown passes ``printable``, or what builds on it for another medium, whoever wrote it. HTML pages
 escape by their templates, and pass names through ``printable`` first.
 """
@@ -26,7 +26,7 @@ _FORMULA = ("=", "+", "-", "@")
 """A spreadsheet takes a field that begins so for a formula."""
 
 
-def decoded(data: bytes, where: object, offset: int = 0) -> str:
+def decode_text(data: bytes, where: object, offset: int = 0) -> str:
     """``data``, which stands at byte ``offset`` of ``where``, as text. At offset 0 a byte order mark is dropped.
 
     Line ends stay as they are. Raises UserError, naming the byte, for what is not UTF-8 and for a NUL character.
@@ -47,11 +47,11 @@ def read_text(path: str | os.PathLike[str], largest: int = LARGEST_TEXT) -> str:
     Raises UserError for what is not UTF-8, longer than ``largest`` bytes, or not a regular file.
     """
     if str(path) != "-":
-        return decoded(read_bytes(path, largest), path)
+        return decode_text(read_bytes(path, largest), path)
     data = sys.stdin.buffer.read(largest + 1)
     if len(data) > largest:
         raise UserError(f"longer than {largest / 2**20:,.0f} MiB", "standard input", "give it in parts")
-    return decoded(data, "standard input")
+    return decode_text(data, "standard input")
 
 
 def printable(text: str, lines: bool = False) -> str:

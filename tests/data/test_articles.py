@@ -77,7 +77,7 @@ def test_fewer_than_one_process_is_refused():
 
 
 def test_an_unknown_source_lists_the_known():
-    with pytest.raises(UserError, match=r"stdlib, wikitext-2, .*owner/name"):
+    with pytest.raises(UserError, match=r"did you mean 'wikitext-2'\? choose one of stdlib, wiki.*owner/name"):
         open_source(CorpusOptions(source="wikitext2"))
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynlm.errors import UserError
-from dynlm.runtime.text import csv_field, decoded, json_text, markdown, markdown_code, printable, read_text
+from dynlm.runtime.text import csv_field, decode_text, json_text, markdown, markdown_code, printable, read_text
 
 ANY = st.text(st.characters(exclude_categories=()), max_size=40)
 
@@ -54,13 +54,13 @@ def test_markdown_shows_the_text_itself():
 )
 def test_what_is_no_text_is_named_by_its_byte(data, message):
     with pytest.raises(UserError, match="book.txt: ") as refused:
-        decoded(data, "book.txt", 10)
+        decode_text(data, "book.txt", 10)
     assert message in str(refused.value)
 
 
 def test_a_byte_order_mark_goes_at_the_beginning_only():
-    assert decoded(b"\xef\xbb\xbfa\r\n\xef\xbb\xbf", "x") == "a\r\n\ufeff"
-    assert decoded(b"\xef\xbb\xbfa", "x", 5) == "\ufeffa"
+    assert decode_text(b"\xef\xbb\xbfa\r\n\xef\xbb\xbf", "x") == "a\r\n\ufeff"
+    assert decode_text(b"\xef\xbb\xbfa", "x", 5) == "\ufeffa"
 
 
 def test_a_text_is_read_to_its_limit_and_standard_input_is_utf8(tmp_path, monkeypatch):

@@ -1,39 +1,39 @@
-"""Data sets of the Hugging Face hub as sources: WikiText by its short names, any other as owner/name, streamed."""
+"""Data sets of the Hugging Face hub: WikiText by its short names, any other as owner/name, streamed."""
 
 from __future__ import annotations
 
+import dataclasses
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from dynlm.data.article import Article
-from dynlm.data.options import HUB_WIKITEXT, CorpusOptions
-from dynlm.data.sources.records import record_articles
-from dynlm.data.sources.source import SPLIT_NAMES, Articles, Source, with_held_out
-from dynlm.data.sources.wikitext import wikitext_articles
+from dynlm.data.options import CorpusOptions
+from dynlm.data.sources.records import Record, record_articles
+from dynlm.data.sources.source import SOURCES, SPLIT_NAMES, Articles, Source
 from dynlm.errors import UserError
 
-_WIKITEXT = "Salesforce/wikitext"
 _SECONDS_TO_ANSWER = 5.0
 _WITHOUT_HUB = "read local files with --corpus.path, or the embedded corpus with --corpus.source stdlib"
 
 
-def hub_source(corpus: CorpusOptions) -> Source:
-    """The hub data set ``corpus.source``. WikiText is downloaded once and then cached; others are streamed.
+@SOURCES.register("wikitext-2", "wikitext-2-raw", "wikitext-103", "wikitext-103-raw")
+def open_wikitext(corpus: CorpusOptions) -> Source:
+    """Open WikiText, downloaded once and then cached. Raises UserError as ``open_hub`` does."""
+    options = {"source": "Salesforce/wikitext", "subset": f"{corpus.source}-v1", "text_field": "text"}
+    return open_hub(dataclasses.replace(corpus, **options), streaming=False)  # type: ignore[arg-type]
 
-    Raises UserError where the hub or the data set cannot be reached or it has no split to train on.
+
+def open_hub(corpus: CorpusOptions, streaming: bool = True) -> Source:
+    """Open the hub data set ``corpus.source`` (owner/name).
+
+    Raises UserError if the hub or the data set cannot be reached, or if no split is named like train, valid or test.
     """
-    is_wikitext = corpus.source in HUB_WIKITEXT
-    path, subset = (_WIKITEXT, f"{corpus.source}-v1") if is_wikitext else (corpus.source, corpus.subset)
-    name = f"{path} {subset}" if subset else path
-    found = _load(path, subset, name, streaming=not is_wikitext)
+    name = f"{corpus.source} {corpus.subset}" if corpus.subset else corpus.source
+    found = _load(corpus, name, streaming)
 
     def opener(split: str) -> Articles:
-        rows, where = found[split], f"{name} {split}"
-        if is_wikitext:
-            return lambda: wikitext_articles(_lines(_rows(rows, name)), where)
-        return lambda: _record_articles(rows, name, where, corpus)
+        return lambda: record_articles(_records(found[split], name, split), corpus)
 
     splits: dict[str, Articles] = {}
     for theirs, ours in SPLIT_NAMES.items():
@@ -43,34 +43,26 @@ def hub_source(corpus: CorpusOptions) -> Source:
         splits = {"train": opener(next(iter(found)))}
     if not splits:
         raise UserError(f"none of its splits ({', '.join(found)}) is named train, validation or test", name)
-    return Source(name, with_held_out(splits, corpus.hold_out_every))
+    return Source(name, splits)
 
 
-def _record_articles(rows: Iterable[Any], name: str, where: str, corpus: CorpusOptions) -> Iterator[Article]:
-    return record_articles(((f"{where}:{number}", row) for number, row in enumerate(_rows(rows, name), 1)), corpus)
-
-
-def _lines(rows: Iterable[dict[str, str]]) -> Iterator[str]:
-    """WikiText's lines: the hub keeps them whole but for the empty ones, whose space and line end it drops."""
-    return (row["text"] or " \n" for row in rows)
-
-
-def _load(path: str, subset: str | None, name: str, streaming: bool) -> dict[str, Iterable[Any]]:
-    """The data set's splits by the hub's names for them."""
-    import datasets  # takes a second or more, and only this source needs it
+def _load(corpus: CorpusOptions, name: str, streaming: bool) -> dict[str, Iterable[Any]]:
+    """Load the data set's splits, by the hub's names."""
+    import datasets  # Takes a second or more, and only this source needs it.
 
     if not datasets.config.HF_HUB_OFFLINE and not _answers(datasets.config.HF_ENDPOINT):
-        datasets.config.HF_HUB_OFFLINE = True  # the cache still serves; the client would retry for half a minute
+        datasets.config.HF_HUB_OFFLINE = True  # Use the local cache; the client would retry for half a minute.
     try:
-        return dict(datasets.load_dataset(path, subset, streaming=streaming))
-    except Exception as error:  # whatever the HTTP client, the hub's client and the readers of many formats raise
+        return dict(datasets.load_dataset(corpus.source, corpus.subset, streaming=streaming))
+    except Exception as error:  # The HTTP client, the hub's client and many readers raise anything.
         raise _unreadable(name, error) from error
 
 
-def _rows(rows: Iterable[Any], name: str) -> Iterator[Any]:
+def _records(rows: Iterable[Any], name: str, split: str) -> Iterator[Record]:
     try:
-        yield from rows
-    except Exception as error:  # as above: a stream is fetched and decoded while it is read
+        for number, row in enumerate(rows, 1):
+            yield f"{name} {split}:{number}", row
+    except Exception as error:  # As above: a stream is fetched and decoded while it is read.
         raise _unreadable(name, error) from error
 
 
@@ -81,12 +73,11 @@ def _unreadable(name: str, error: Exception) -> UserError:
 
 
 def _answers(endpoint: str) -> bool:
-    """Whether anything answers at the hub's address (through the proxy, where one is set), be it an error page."""
+    """Return whether the hub's address answers, through the proxy if one is set, be it with an error page."""
     try:
         with urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=_SECONDS_TO_ANSWER):
             return True
     except urllib.error.HTTPError:
         return True
     except (OSError, ValueError) as error:
-        # Certificates are the client's affair: it brings its own.
-        return "CERTIFICATE" in str(error)
+        return "CERTIFICATE" in str(error)  # The hub's client brings certificates of its own.

@@ -1,4 +1,16 @@
-"""What every source of articles offers the rest: a name, and a fresh iterator over each split it has."""
+"""Sources of articles: what a corpus source provides, and the registry that finds one by ``corpus.source``.
+
+A source is a function from the options to a ``Source``. This is a complete one, in a file of its own::
+
+    from dynlm.data.article import Article
+    from dynlm.data.sources.source import SOURCES, Source
+
+    @SOURCES.register("haiku")
+    def open_haiku(corpus: CorpusOptions) -> Source:
+        return Source("haiku", {"train": lambda: (Article(title, text, "haiku") for title, text in POEMS)})
+
+Other packages register theirs by an entry point of the group ``dynlm.sources``.
+"""
 
 from __future__ import annotations
 
@@ -6,33 +18,44 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from dynlm.data.article import Article
-
-Articles = Callable[[], Iterator[Article]]
-"""Starts reading a split from its first article."""
+from dynlm.data.options import CorpusOptions
+from dynlm.runtime.registry import Registry
 
 SPLIT_NAMES = {
     "train": "train",
     **dict.fromkeys(("valid", "validation", "val", "dev", "development"), "valid"),
     "test": "test",
 }
-"""How files, folders and hub data sets name the splits, and what they are called here."""
+"""Names of splits in files, folders and hub data sets, and the split that each stands for."""
+
+Articles = Callable[[], Iterator[Article]]
+"""Starts an iterator over a split from its first article."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A corpus before meta articles and limits: ``splits`` maps train, valid and test, as far as there are such."""
+    """A corpus: the articles of its splits (train, valid and test, or some of them).
+
+    Where there is no valid or test split, ``open_source`` holds articles of train out for them.
+    """
 
     name: str
+    """Name in reports and messages."""
     splits: Mapping[str, Articles]
-    not_read: Mapping[str, str] = field(default_factory=dict)
-    """Files of a folder that are no part of the corpus, and why."""
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    """Files of a folder that are not part of the corpus, and why."""
+
+
+SOURCES = Registry[Callable[[CorpusOptions], Source]](
+    "corpus.source", "dynlm.data.sources", "dynlm.sources", ", or owner/name of a hub data set"
+)
 
 
 def with_held_out(splits: Mapping[str, Articles], every: int) -> dict[str, Articles]:
-    """Give splits without valid (and test) their own, from train: of each ``every`` articles the last is valid's.
+    """Add missing valid and test splits, held out from train: of each ``every`` articles the last goes to valid.
 
-    The last but one is test's, unless there is a test split. Neighbours are thus split, so that no part of a sorted
-    source is missing from training. Splits that have a valid, or no train, stay as they are.
+    The last but one goes to test, unless there is a test split. Interleaving keeps every part of a sorted source in
+    training. Splits that have valid, or have no train, are returned unchanged.
     """
     if "train" not in splits or "valid" in splits:
         return dict(splits)

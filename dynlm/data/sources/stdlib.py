@@ -1,7 +1,7 @@
-"""The embedded corpus: the documentation that the running Python's standard library carries in its own source.
+"""The embedded corpus: the documentation in the source of the running Python's standard library.
 
-It needs no download and no network. Modules are parsed and never imported, so reading runs none of their code.
-Another Python version is another corpus: figures on it name the version.
+It needs no download. Modules are parsed and never imported, so none of their code runs. Each Python version is another
+corpus: results name the version.
 """
 
 from __future__ import annotations
@@ -16,63 +16,64 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dynlm.data.article import Article
-from dynlm.data.sources.source import Source, with_held_out
+from dynlm.data.options import CorpusOptions
+from dynlm.data.sources.source import SOURCES, Source
 from dynlm.errors import UserError
 
-FEWEST_WORDS = 50
-"""Modules with less text than this are left out."""
-_LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo", "__pycache__"}
+_MIN_WORDS = 50
+"""Modules with less text are left out."""
+_EXCLUDED = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo", "__pycache__"}
 _HELP_TOPICS = "pydoc_data/topics.py"
 
 _Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def stdlib_source(hold_out_every: int, folder: Path | None = None) -> Source:
-    """The standard library as a source whose every n-th article is held out; ``folder`` is this Python's where unset.
+@SOURCES.register("stdlib")
+def open_stdlib(corpus: CorpusOptions, folder: Path | None = None) -> Source:
+    """Open the standard library in ``folder``, by default that of this Python.
 
-    Raises UserError where the folder holds no Python source, as in Pythons that ship it zipped or compiled.
+    Raises UserError if the folder has no Python source, as in Pythons that ship it zipped or compiled.
     """
     folder = folder or Path(sysconfig.get_paths()["stdlib"])
     if not (folder / "abc.py").is_file():
         raise UserError("holds no source of the standard library", folder, "give your own text with --corpus.path")
-    name = f"standard library of Python {platform.python_version()}"
-    return Source(name, with_held_out({"train": lambda: iter(_all_articles(folder))}, hold_out_every))
+    return Source(f"standard library of Python {platform.python_version()}", {"train": lambda: iter(_load(folder))})
 
 
 @functools.cache
-def _all_articles(folder: Path) -> tuple[Article, ...]:
-    """Parsing every module takes seconds, and every split needs it: once a process."""
+def _load(folder: Path) -> tuple[Article, ...]:
+    """Parse all modules, which takes seconds: once a process, for all splits."""
     return tuple(stdlib_articles(folder))
 
 
 def stdlib_articles(folder: Path) -> Iterator[Article]:
-    """One article a documented module, by dotted name, then one a topic of ``help()``, by name.
+    """Yield an article for each documented module, by dotted name, then for each topic of ``help()``.
 
-    Files that this Python cannot parse are passed over; ``where`` is relative to ``folder``.
+    Files that this Python cannot parse are skipped; ``where`` is relative to ``folder``.
     """
     for title, path in sorted(_modules(folder)):
-        if (tree := _parsed(path)) is not None:
+        if (tree := _parse(path)) is not None:
             text = module_text(title, tree)
-            if len(text.split()) >= FEWEST_WORDS:
+            if len(text.split()) >= _MIN_WORDS:
                 yield Article(title, text, path.relative_to(folder).as_posix())
     for topic, text in sorted(_help_topics(folder / _HELP_TOPICS)):
-        yield Article(f"help: {topic}", _plain(inspect.cleandoc(text)) + "\n", _HELP_TOPICS)
+        yield Article(f"help: {topic}", _escape(inspect.cleandoc(text)) + "\n", _HELP_TOPICS)
 
 
 def module_text(name: str, tree: ast.Module) -> str:
-    """A module's documentation as plain text: its name and docstring, then each documented definition's line and docs.
+    """Return a module's documentation: its name and docstring, then signature and docstring of each definition.
 
-    Definitions stand in the order of the source, methods after their class under their dotted names.
+    Definitions are in the order of the source, methods after their class under dotted names.
     """
     blocks = [name, *filter(None, [ast.get_docstring(tree)])]
     for dotted, definition in _definitions(tree.body):
         if docstring := ast.get_docstring(definition):
-            blocks += [_headline(dotted, definition), docstring]
-    return _plain("\n\n".join(blocks)) + "\n"
+            blocks += [_signature(dotted, definition), docstring]
+    return _escape("\n\n".join(blocks)) + "\n"
 
 
-def _headline(dotted: str, definition: _Definition) -> str:
-    """``class Name(Base)`` or ``name(arguments) -> result``, without a body."""
+def _signature(dotted: str, definition: _Definition) -> str:
+    """Return ``class Name(Base)`` or ``name(arguments) -> result``."""
     if isinstance(definition, ast.ClassDef):
         bases = ", ".join(ast.unparse(base) for base in [*definition.bases, *definition.keywords])
         return f"class {dotted}({bases})" if bases else f"class {dotted}"
@@ -81,7 +82,7 @@ def _headline(dotted: str, definition: _Definition) -> str:
 
 
 def _definitions(body: list[ast.stmt], prefix: str = "") -> Iterator[tuple[str, _Definition]]:
-    """Classes and functions with their dotted names, also those under a module's ``if`` and ``try``."""
+    """Yield classes and functions with their dotted names, also those under a module's ``if`` and ``try``."""
     for node in body:
         if isinstance(node, _Definition):
             yield prefix + node.name, node
@@ -92,31 +93,31 @@ def _definitions(body: list[ast.stmt], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def _modules(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Dotted name and file of each module of the library, without tests and installed packages."""
+    """Yield dotted name and file of each module, without tests and installed packages."""
     for path in folder.rglob("*.py"):
         parts = path.relative_to(folder).with_suffix("").parts
-        if _LEFT_OUT.isdisjoint(parts) and all(part.isidentifier() for part in parts):
+        if _EXCLUDED.isdisjoint(parts) and all(part.isidentifier() for part in parts):
             yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
 
 
-def _parsed(path: Path) -> ast.Module | None:
+def _parse(path: Path) -> ast.Module | None:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes in the library's own strings
+            warnings.simplefilter("ignore")  # Invalid escapes in the library's own strings.
             return ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError):
         return None
 
 
 def _help_topics(path: Path) -> Iterator[tuple[str, str]]:
-    """Name and text of the topics of ``help()``, which are one dictionary literal."""
-    tree = _parsed(path)
+    """Yield name and text of the topics of ``help()``, which are one dictionary literal."""
+    tree = _parse(path)
     for node in tree.body if tree else []:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
             topics = ast.literal_eval(node.value)
             yield from ((str(topic), str(text)) for topic, text in topics.items())
 
 
-def _plain(text: str) -> str:
-    """Spell out what is no text: the NUL characters and lone surrogates that escapes in docstrings make."""
+def _escape(text: str) -> str:
+    """Escape NUL characters and lone surrogates, which escapes in docstrings can make."""
     return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode("utf-8")

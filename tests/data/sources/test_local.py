@@ -9,9 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dynlm.data.articles import iter_articles, load_articles, not_read
+from dynlm.data.articles import iter_articles, load_articles, open_source, skipped_files
 from dynlm.data.options import CorpusOptions
-from dynlm.data.sources.local import local_source
 from dynlm.data.sources.records import parquet_records
 from dynlm.errors import UserError
 from dynlm.runtime import text
@@ -47,7 +46,7 @@ def test_wikitext_files_named_like_splits(tmp_path):
     write(tmp_path / "README.md", "not read")
     (tmp_path / "wiki.test.tokens.gz").write_bytes(gzip.compress(wiki("D").encode()))
     config = corpus(tmp_path)
-    assert {split: titles(config, split) for split in local_source(config).splits} == {
+    assert {split: titles(config, split) for split in open_source(config).splits} == {
         "train": ["A", "B"],
         "valid": ["C"],
         "test": ["D"],
@@ -79,7 +78,7 @@ def test_subfolders_named_like_splits_are_the_splits(tmp_path):
     config = corpus(tmp_path)
     assert titles(config) == ["train/sub/test", "train/x"]
     assert titles(config, "valid") == ["validation/y"]
-    assert "test" not in local_source(config).splits
+    assert "test" not in open_source(config).splits
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json.gz"])
@@ -200,7 +199,7 @@ def test_a_folder_says_what_it_does_not_read_and_why(tmp_path):
     (tmp_path / "data" / "round").symlink_to(".")
     config = corpus(tmp_path / "data")
     assert [len(titles(config, split)) for split in ("train+meta", "valid")] == [1, 1]
-    assert {Path(path).name: why.split()[-1] for path, why in not_read(config).items()} == {
+    assert {Path(path).name: why.split()[-1] for path, why in skipped_files(config).items()} == {
         "cars.jsonl": "none",
         "README.md": "data",
         "picture.png": "file",
@@ -233,7 +232,7 @@ def test_notes_beside_wikitext_do_not_decide_on_its_format(tmp_path):
     config = corpus(tmp_path)
     read = [a.title for split in ("train+meta", "test", "valid") for a in load_articles(config, split)]
     assert sorted(read) == ["A", "B", "C", "a"]
-    assert {Path(path).name for path in not_read(config)} == {"README.md", "LICENSE.txt"}
+    assert {Path(path).name for path in skipped_files(config)} == {"README.md", "LICENSE.txt"}
 
 
 def lines_of(text: str) -> list[str]:
@@ -291,7 +290,7 @@ def test_an_article_too_large_is_refused_in_every_format(tmp_path, monkeypatch):
 def test_parquet_that_repeats_a_text_out_of_proportion_is_refused(tmp_path, monkeypatch):
     from dynlm.data.sources import records
 
-    monkeypatch.setattr(records, "_BYTES_UNPACKED", 1 << 16)
+    monkeypatch.setattr(records, "_FREE_BYTES", 1 << 16)
     text = "the town was seen .\n" * 600
     repeated = pa.DictionaryArray.from_arrays(pa.array([0] * 40_000, pa.int32()), pa.array([text]))
     pq.write_table(pa.table({"text": repeated}), tmp_path / "a.parquet", compression="zstd")

@@ -12,7 +12,7 @@ import pytest
 from dynlm.data.article import Article
 from dynlm.data.articles import load_articles
 from dynlm.data.options import CorpusOptions
-from dynlm.data.sources.stdlib import module_text, stdlib_articles, stdlib_source
+from dynlm.data.sources.stdlib import module_text, open_stdlib, stdlib_articles
 from dynlm.errors import UserError
 
 MODULE = '''
@@ -96,7 +96,7 @@ def test_a_folder_of_modules(tmp_path):
 
 def test_a_python_without_source_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"no source of the standard library; .*--corpus.path"):
-        stdlib_source(12, tmp_path)
+        open_stdlib(CorpusOptions(), tmp_path)
 
 
 def test_the_running_pythons_documentation_is_there(articles):

@@ -2,12 +2,14 @@
 
 import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dynlm.data.article import Article
 from dynlm.data.sources.lines import text_lines
 from dynlm.data.sources.wikitext import title_of, wikitext_articles
 
@@ -15,14 +17,18 @@ EMPTY = " \n"
 DATA = os.environ.get("DYNLM_DATA")
 
 
+def articles_of(lines: Iterable[str], name: str = "x") -> list[Article]:
+    return list(wikitext_articles((f"{name}:{number}", line) for number, line in enumerate(lines, 1)))
+
+
 def titles(*lines: str) -> list[str]:
-    return [article.title for article in wikitext_articles(lines, "x")]
+    return [article.title for article in articles_of(lines)]
 
 
 def test_the_articles_of_a_small_file():
     first = [EMPTY, " = Lobster = \n", EMPTY, " Red . \n", EMPTY, " = = Claws = = \n", EMPTY, " Two . \n"]
     second = [EMPTY, " = E = mc2 = \n", EMPTY, " Energy . \n"]
-    one, two = wikitext_articles(first + second, "wiki.txt")
+    one, two = articles_of(first + second, "wiki.txt")
     assert (one.title, one.text, one.where) == ("Lobster", "".join(first), "wiki.txt:2")
     assert (two.title, two.text, two.where) == ("E = mc2", "".join(second), "wiki.txt:10")
 
@@ -37,14 +43,14 @@ def test_a_title_needs_an_empty_line_on_both_sides():
 
 
 def test_titles_in_a_row_share_the_empty_line_between():
-    a, b = wikitext_articles([EMPTY, " = A = \n", EMPTY, " = B = \n", EMPTY], "x")
+    a, b = articles_of([EMPTY, " = A = \n", EMPTY, " = B = \n", EMPTY])
     assert (a.title, a.text) == ("A", EMPTY + " = A = \n")
     assert (b.title, b.text) == ("B", EMPTY + " = B = \n" + EMPTY)
 
 
 def test_carriage_returns_stay_and_do_not_matter():
     lines = [" \r\n", " = A = \r\n", "\r\n", " text \r\n"]
-    (article,) = wikitext_articles(lines, "x")
+    (article,) = articles_of(lines)
     assert (article.title, article.text) == ("A", "".join(lines))
 
 
@@ -79,7 +85,7 @@ pieces = st.sampled_from([EMPTY, "\n", " = A = \n", " = = B = = \n", " text \n",
 @settings(deadline=None)
 @given(st.lists(pieces, max_size=30))
 def test_articles_joined_are_the_file(lines):
-    articles = list(wikitext_articles(lines, "x"))
+    articles = articles_of(lines)
     whole = "".join(lines)
     assert "".join(article.text for article in articles) == (whole if whole.strip() else "")
     assert all(article.text.strip() for article in articles)
@@ -98,7 +104,7 @@ def test_articles_joined_are_the_file(lines):
 )
 def test_the_real_articles_joined_are_the_standard_file(split, articles, sha256):
     path = Path(DATA or "", "wikitext-2", f"{split}.txt.xz")
-    read = list(wikitext_articles(text_lines(path), split))
+    read = list(wikitext_articles(text_lines(path)))
     assert len(read) == articles
     assert hashlib.sha256("".join(article.text for article in read).encode()).hexdigest() == sha256
 
@@ -106,4 +112,4 @@ def test_the_real_articles_joined_are_the_standard_file(split, articles, sha256)
 @pytest.mark.skipif(not DATA, reason="DYNLM_DATA, the folder of real data, is not set")
 def test_real_look_alikes():
     path = Path(DATA or "", "wikitext-2", "train.txt.xz")
-    assert sum(title_of(line) is not None for line in text_lines(path)) == 629
+    assert sum(title_of(line) is not None for _, line in text_lines(path)) == 629
