@@ -137,21 +137,23 @@ def _add_report_options(parser: ArgumentParser) -> None:
 
 
 def _report(options: Namespace, config: Config) -> int:
+    import webbrowser
+
     from dynlm.evaluation.score_selection import one_text_named
     from dynlm.report.fewshot_results import FILE
-    from dynlm.report.page import default_place, report_run, show
+    from dynlm.report.page import report_run
 
     fewshot = [Path(word) for word in options.runs if (Path(word) / FILE).is_file()]
     read = [word for word in options.runs if Path(word) not in fewshot]
     if not read:
         raise UserError("a report needs score files beside few-shot results", do="name a run")
     paths = one_text_named(read, options.text)
-    out = Path(options.out) if options.out else default_place(paths)
+    out = Path(options.out) if options.out else _figures(options, paths) / "report.html"
     if out.is_dir():
         raise UserError("a folder", out, "name the file to write")
     written = report_run(paths, out, fewshot, options.window, options.resamples)
     _print_written(options, [written], paths)
-    if options.open and not show(written):
+    if options.open and not webbrowser.open(written.resolve().as_uri()):
         raise UserError("no browser was found to show it in", written, "open it yourself")
     return 0
 

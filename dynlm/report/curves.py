@@ -1,4 +1,4 @@
-"""Curves over a text: the difference in instant perplexity article by article, and loss against position."""
+"""Figures of curves: difference in instant perplexity, loss against position, and what the memory did."""
 
 from __future__ import annotations
 
@@ -9,297 +9,233 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.text import Annotation
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
 from dynlm.errors import UserError
-from dynlm.evaluation.compare import baseline_of, check_same_text, unique_labels
-from dynlm.evaluation.score_file import Scores, read_scores
-from dynlm.report import curve_data as series
-from dynlm.report.drawing import COLOURS, FAINT, GRID, INK, drawing, line_style, save_figure, short, warn_of_missing
-from dynlm.report.memory_curves import plot_memory
-from dynlm.report.memory_stats import recorded
+from dynlm.evaluation.score_file import Scores
+from dynlm.report.curve_data import PositionCurve, perplexity_difference, position_curve, position_note
+from dynlm.report.drawing import (
+    COLOURS,
+    FAINT,
+    INK,
+    THOUSANDS,
+    add_headings,
+    add_legend,
+    annotate,
+    drawing,
+    line_style,
+    new_figure,
+    save_figure,
+    short,
+    size_in_points,
+    warn_of_missing,
+)
+from dynlm.report.memory_stats import RESET_SHARE, memory_records
+from dynlm.report.passages import article_gains
+from dynlm.report.score_set import Pairs, ScoreSet
 
+TITLES = {
+    "difference": "Difference in instant perplexity over successive articles",
+    "position": "Loss against the position in the article",
+    "memory": "Distance from the static weights, and resets, along the text",
+}
+"""Title of each figure, by the stem of its files."""
 _POINTS = 1500
-_ROTATED_AT_MOST = 12
-_KEY_ENTRIES = 8
+_MAX_TITLED = 12
+"""Articles that are labelled by their titles; more are labelled by letters."""
 _LETTER_ROWS = 3
-_TITLE_LETTERS = 26
+_LISTED_GAINS = 8
 
 
-def plot_run(
-    paths: Sequence[Path], out: Path, window: int | None = None, pairs: list[tuple[str, str]] | None = None
-) -> list[Path]:
+def plot_run(paths: Sequence[Path], out: Path, window: int | None = None, pairs: Pairs | None = None) -> list[Path]:
     """Draw the score files' curves into the folder ``out``: difference.{png,svg} and position.{png,svg}.
 
-    Where a score file records what its memory did, memory.{png,svg} too.
-    ``window`` (tokens) defaults to a hundredth of the text; ``pairs`` of arm labels, lower level first, to the
-    baseline against each other arm. With one file there is no difference to draw. Returns what was written.
-    Raises UserError for unreadable files, files of different texts, an unknown arm or a window that does not fit.
+    Where a score file has a record of its memory, memory.{png,svg} too. With one file there is no difference to draw.
+    ``window`` (tokens) and ``pairs`` are those of ``plot_difference``. Returns what was written.
+    Raises UserError for unreadable files, files of different texts, an unknown variant or a window that does not fit.
     """
-    if not paths:
-        raise UserError("nothing to draw", do="name at least one score file")
-    scores = [read_scores(path) for path in paths]
+    scores, out = ScoreSet.load(paths), Path(out)
     written = []
-    if len(scores) > 1 or pairs:
-        window = series.default_window(len(scores[0])) if window is None else window
-        written += plot_difference(scores, pairs or default_pairs(scores), window, Path(out) / "difference")
-    written += plot_position(scores, Path(out) / "position")
-    written += plot_memory(scores, Path(out) / "memory") if recorded(scores) else []
-    warn_of_missing(_texts(scores), "install one, or make the page of dynlm report, which needs none")
+    if len(scores.variants) > 1 or pairs:
+        written += plot_difference(scores, out / "difference", window, pairs)
+    written += plot_position(scores, out / "position")
+    if memory_records(scores):
+        written += plot_memory(scores, out / "memory")
+    warn_of_missing(scores.shown_texts(), "install one, or make the page of dynlm report, which needs none")
     return written
 
 
-def default_pairs(scores_list: Sequence[Scores]) -> list[tuple[str, str]]:
-    """The baseline's label with each other arm's."""
-    labels, base = unique_labels(scores_list), baseline_of(scores_list)
-    return [(labels[base], label) for index, label in enumerate(labels) if index != base]
+def plot_difference(scores: ScoreSet, path: Path, window: int | None = None, pairs: Pairs | None = None) -> list[Path]:
+    """Draw perplexity(lower) - perplexity(higher) along the text, one line for each pair of variants.
 
-
-def plot_difference(
-    scores_list: Sequence[Scores], pairs: Sequence[tuple[str, str]], window: int, path: Path
-) -> list[Path]:
-    """Draw perplexity(lower) - perplexity(higher) along the text, one line for each pair of arm labels.
-
-    Perplexity is that of the mean loss in a centred ``window`` of tokens; ``path`` is a stem for .png and .svg.
-    Raises UserError for an unknown label, a window that does not fit, or arms that read different texts.
+    Perplexity is that of the mean loss in a centred ``window`` of tokens, by default a hundredth of the text;
+    ``pairs`` are by default the baseline with each other variant. ``path`` is a stem for .png and .svg.
+    Raises UserError for an unknown label or a window that does not fit.
     """
-    check_same_text(scores_list)
-    first, labels = scores_list[0], unique_labels(scores_list)
-    if not 1 <= window <= len(first):
-        raise UserError(f"the window is {window}", do=f"choose from 1 to the text's {len(first)} tokens")
-    couples = [(_named(scores_list, labels, low), _named(scores_list, labels, high)) for low, high in pairs]
-    lowers = {low for low, _ in pairs}
-    lower_name = next(iter(lowers)) if len(lowers) == 1 else "lower level"
-    higher_name = pairs[0][1] if len(pairs) == 1 else "higher level"
-    # An arm keeps its colour over all pictures; of a single pair the line is blue, as better is everywhere.
-    colours = [
-        labels.index(high) if len(pairs) > 1 and len(lowers) == 1 else index for index, (_, high) in enumerate(pairs)
-    ]
-    shown = np.unique(np.linspace(0, len(first) - 1, min(len(first), _POINTS)).round().astype(int))
-    with drawing(_texts(scores_list)):
-        figure = Figure(figsize=(9.0, 3.9))
-        FigureCanvasAgg(figure)
-        axes = figure.add_axes((0.08, 0.1, 0.9, 0.86))
-        for index, (lower, higher) in enumerate(couples):
-            line = series.perplexity_difference(lower, higher, window)[shown]
-            label = pairs[index][1] if len(lowers) == 1 else f"{pairs[index][0]} \N{MINUS SIGN} {pairs[index][1]}"
-            axes.plot(shown + 1, line, linewidth=1.3, zorder=3, label=f" {label}", **line_style(colours[index]))
-            if len(couples) == 1:
-                axes.fill_between(shown + 1, line, 0, where=line >= 0, color=COLOURS[0], alpha=0.16, linewidth=0)
-                axes.fill_between(shown + 1, line, 0, where=line <= 0, color=COLOURS[1], alpha=0.22, linewidth=0)
+    window, indices, text, labels = scores.window(window), scores.pairs(pairs), scores.text, scores.labels
+    one_pair, one_lower = len(indices) == 1, len({lower for lower, _ in indices}) == 1
+    lower_name = labels[indices[0][0]] if one_lower else "lower level"
+    higher_name = labels[indices[0][1]] if one_pair else "higher level"
+    rows = np.unique(np.linspace(0, len(text) - 1, min(len(text), _POINTS)).round().astype(int))
+    with drawing(scores.shown_texts()):
+        figure, (axes,) = new_figure(3.9)
+        for number, (lower, higher) in enumerate(indices):
+            line = perplexity_difference(scores.variants[lower], scores.variants[higher], window)[rows]
+            # A variant has the same colour in all figures. A single line is blue, as better is everywhere.
+            label = labels[higher] if one_lower else f"{labels[lower]} \N{MINUS SIGN} {labels[higher]}"
+            style = line_style(higher if one_lower and not one_pair else number, label)
+            axes.plot(rows + 1, line, linewidth=1.3, zorder=3, **style)
+            if one_pair:
+                axes.fill_between(rows + 1, line, 0, where=line >= 0, color=COLOURS[0], alpha=0.16, linewidth=0)
+                axes.fill_between(rows + 1, line, 0, where=line <= 0, color=COLOURS[1], alpha=0.22, linewidth=0)
         axes.axhline(0, color=INK, linewidth=0.8, zorder=2)
-        axes.set_xlim(1, max(2, len(first)))
+        axes.set_xlim(1, max(2, len(text)))
         axes.set_xlabel("tokens read")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        axes.set_ylabel(
-            f"perplexity({short(lower_name)}) \N{MINUS SIGN} perplexity({short(higher_name)}),\nper token",
-            ma="center",
-        )
-        axes.yaxis.grid(True, color=GRID, linewidth=0.5)
-        axes.set_axisbelow(True)
-        below = 34.0
-        if len(couples) > 1:
-            below = _legend_below(axes, len(couples), below)
-        top = _mark_articles(figure, axes, first)
-        if len(first.articles) > _ROTATED_AT_MOST:
-            _key_of_articles(axes, *couples[0], short(pairs[0][1]), below)
-        better = higher_name if len(pairs) == 1 else "the higher level"
-        subtitle = f"Above zero {short(better)} predicts better. "
+        difference = f"perplexity({short(lower_name)}) \N{MINUS SIGN} perplexity({short(higher_name)})"
+        axes.set_ylabel(f"{difference},\nper token", ma="center")
+        below = 34.0 if one_pair else add_legend(axes, axes)
+        above = _label_articles(axes, text)
+        if len(text.articles) > _MAX_TITLED:
+            lower, higher = indices[0]
+            _list_largest_gains(axes, scores.variants[lower], scores.variants[higher], short(labels[higher]), below)
+        subtitle = f"Above zero {'' if one_pair else 'the '}{short(higher_name)} predicts better. "
         subtitle += f"Perplexity of the mean loss over {window:,} tokens; letters are articles."
-        _headings(axes, "Difference in instant perplexity over successive articles", subtitle, top)
+        add_headings(axes, TITLES["difference"], subtitle, above)
         return save_figure(figure, path)
 
 
-def plot_position(scores_list: Sequence[Scores], path: Path) -> list[Path]:
-    """Draw the loss against the position in the article, and each arm's gain over the baseline below it.
+def plot_position(scores: ScoreSet, path: Path) -> list[Path]:
+    """Draw the loss against the position in the article, and below it each variant's gain over the baseline.
 
-    Lines are means over articles, each counted alike, with a 95 % normal band. ``path`` is a stem for .png and .svg.
-    Raises UserError for arms that read different texts.
+    Lines are means over articles with equal weights, with a 95 % normal band. ``path`` is a stem for .png and .svg.
     """
-    check_same_text(scores_list)
-    labels, base = unique_labels(scores_list), baseline_of(scores_list)
-    first, several = scores_list[0], len(scores_list) > 1
-    with drawing(_texts(scores_list)):
-        figure = Figure(figsize=(9.0, 6.2 if several else 3.6))
-        FigureCanvasAgg(figure)
-        panels = figure.subplots(2 if several else 1, 1, sharex=True, squeeze=False, gridspec_kw={"hspace": 0.1})[:, 0]
-        for index, arm in enumerate(scores_list):
-            _band(panels[0], series.position_loss(arm), f" {labels[index]}", index)
-            if several and index != base:
-                _band(panels[1], series.position_gain(scores_list[base], arm), "", index)
+    baseline, several = scores.variants[scores.baseline], len(scores.variants) > 1
+    with drawing(scores.shown_texts()):
+        figure, panels = new_figure(6.2 if several else 3.6, (1, 1) if several else (1,))
+        for index, (label, variant) in enumerate(zip(scores.labels, scores.variants, strict=True)):
+            _plot_band(panels[0], position_curve(variant), line_style(index, label))
+            if index != scores.baseline:
+                _plot_band(panels[1], position_curve(variant, baseline), line_style(index))
         panels[0].set_ylabel("nats per token")
-        if several:
-            panels[1].axhline(0, color=INK, linewidth=0.8)
-            panels[1].set_ylabel(f"nats per token below\n{short(labels[base], 40)}", ma="center")
-        axes = panels[-1]
         for panel in panels:
             panel.set_xscale("log")
-            panel.yaxis.grid(True, color=GRID, linewidth=0.5)
             panel.margins(x=0.01)
-        axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xlabel("position in the article, tokens")
+        axis = panels[-1].xaxis
+        axis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+        axis.set_major_formatter(THOUSANDS)
+        axis.set_minor_formatter(NullFormatter())
+        axis.set_minor_locator(NullLocator())
+        axis.set_label_text("position in the article, tokens")
         if several:
-            _legend_below(axes, len(scores_list), 34.0, panels[0])
-        count = len(first.articles)
+            panels[1].axhline(0, color=INK, linewidth=0.8)
+            panels[1].set_ylabel(f"nats per token below\n{short(scores.labels[scores.baseline], 40)}", ma="center")
+            add_legend(panels[0], panels[1])
+        add_headings(panels[0], TITLES["position"], position_note(len(scores.text.articles)))
+        return save_figure(figure, path)
+
+
+def plot_memory(scores: ScoreSet, path: Path) -> list[Path]:
+    """Draw each variant's distance from theta_0 along the text, and below it where its weights were reset.
+
+    ``path`` is a stem for .png and .svg. Returns what was written. Raises UserError where no memory was recorded.
+    """
+    records = memory_records(scores)
+    if not records:
+        raise UserError("no score file has a record of its memory", do="score with --memory.track true")
+    with drawing(scores.shown_texts()):
+        figure, (above, below) = new_figure(3.6 + 0.22 * len(records), (3, 1))
+        for place, record in enumerate(records):
+            style = line_style(record.variant, scores.labels[record.variant])
+            if record.distance is not None:
+                above.plot(record.row + 1, record.distance, linewidth=1.2, **style)
+            if record.reset is not None:
+                rows = record.row[record.reset >= RESET_SHARE] + 1
+                below.plot(rows, np.full(len(rows), place), linestyle="none", marker="|", color=style["color"])
+        above.set_ylabel("distance from θ₀,\nrelative", ma="center")
+        below.yaxis.grid(False)
+        below.set_yticks(range(len(records)), [short(scores.labels[record.variant]) for record in records])
+        below.set_ylim(len(records) - 0.4, -0.6)
+        below.set_ylabel("resets")
+        below.set_xlim(1, max(2, len(scores.text)))
+        below.set_xlabel("tokens read")
+        if above.lines:
+            add_legend(above, below)
         subtitle = (
-            f"Mean over {count} articles, each counted alike; band: 95 %, normal. Shown as far as half of them reach."
-            if count > 1
-            else "One article, so there is no band."
+            f"Marks: the weights were moved at least {100 * RESET_SHARE:.0f} % of the way back to the static weights."
         )
-        _headings(panels[0], "Loss against the position in the article", subtitle, 0.0)
+        add_headings(above, TITLES["memory"], subtitle)
         return save_figure(figure, path)
 
 
 def article_letters(index: int) -> str:
-    """A, B, ... Z, AA, AB, ... for 0, 1, ...: the articles' names on the top axis."""
+    """Return the label of an article: A to Z, then AA, AB, ..."""
     letters = ""
-    index += 1
-    while index:
-        index, rest = divmod(index - 1, 26)
-        letters = string.ascii_uppercase[rest] + letters
+    while index >= 0:
+        index, letter = divmod(index, 26)
+        letters, index = string.ascii_uppercase[letter] + letters, index - 1
     return letters
 
 
-def _texts(scores_list: Sequence[Scores]) -> list[str]:
-    """Everything of the scores that a picture draws: the arms' labels and the articles' titles."""
-    first = scores_list[0]
-    return [*unique_labels(scores_list), *(first.title(int(article)) for article in first.articles)]
+def spread(positions: np.ndarray, gap: float, limit: float) -> np.ndarray:
+    """Return sorted ``positions``, shifted to be at least ``gap`` apart with the last within ``limit``."""
+    steps = gap * np.arange(len(positions))
+    return np.minimum(np.maximum.accumulate(positions - steps), limit - steps[-1]) + steps
 
 
-def _named(scores_list: Sequence[Scores], labels: list[str], label: str) -> Scores:
-    if label not in labels:
-        raise UserError(f"no arm is called {label!r}", do=f"choose among {', '.join(map(repr, labels))}")
-    return scores_list[labels.index(label)]
+def _plot_band(axes: Axes, curve: PositionCurve, style: dict[str, Any]) -> None:
+    axes.plot(curve.position, curve.mean, linewidth=1.5, **style)
+    axes.fill_between(curve.position, curve.low, curve.high, color=style["color"], alpha=0.13, linewidth=0)
 
 
-def _band(axes: Axes, curve: series.PositionCurve, label: str, index: int) -> None:
-    style = line_style(index)
-    axes.plot(curve.position, curve.mean, linewidth=1.5, label=label, **style)
-    axes.fill_between(curve.position, curve.low, curve.high, color=str(style["color"]), alpha=0.13, linewidth=0)
-
-
-def _legend_below(axes: Axes, entries: int, below: float, source: Axes | None = None) -> float:
-    """Put the legend ``below`` points under the axes; how far down it reaches, in points."""
-    columns = min(4, entries)
-    handles, texts = (source or axes).get_legend_handles_labels()
-    height = axes.get_window_extent().height * 72 / axes.figure.dpi
-    axes.legend(
-        handles,
-        [f" {short(text.strip(), 36)}" for text in texts],
-        ncols=columns,
-        loc="upper left",
-        bbox_to_anchor=(0, -below / height),
-        borderaxespad=0,
-        borderpad=0,
-        handlelength=3.4,
-    )
-    return below + 14.0 * -(-entries // columns) + 6
-
-
-def _headings(axes: Axes, title: str, subtitle: str, top: float) -> None:
-    """The title and a line of explanation, ``top`` points above the axes."""
-    style: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
-    axes.annotate(subtitle, (0, 1), (0, top + 8), color=FAINT, fontsize=8.5, **style)
-    axes.annotate(title, (0, 1), (0, top + 22), weight="bold", fontsize=11, **style)
-
-
-def _mark_articles(figure: Figure, axes: Axes, scores: Scores) -> float:
-    """Draw the articles' borders and name them along the top; the labels' height above the axes, in points.
-
-    Few articles get their titles beside the letters. A letter that would touch its neighbour moves up a row; where
-    all rows are taken it is left out.
-    """
-    starts = scores.starts
+def _label_articles(axes: Axes, scores: Scores) -> float:
+    """Draw the articles' borders and label them above the axes. Return the labels' height in points."""
+    starts, (width, _) = scores.starts, size_in_points(axes)
     for border in starts[1:-1]:
         axes.axvline(border + 0.5, color="#bbbbbb", linewidth=0.6, zorder=1)
-    width = axes.get_window_extent().width * 72 / figure.dpi
     centres = (starts[:-1] + starts[1:]) / 2 / starts[-1] * width
-    names = [article_letters(index) for index in range(len(centres))]
-    if len(centres) <= _ROTATED_AT_MOST:
-        titles = [
-            f"{name}  {short(scores.title(int(article)), _TITLE_LETTERS)}"
-            for name, article in zip(names, scores.articles, strict=True)
-        ]
-        return _titles_above(figure, axes, titles, centres, np.diff(starts) / starts[-1] * width)
-    taken, rows_used = [-np.inf] * _LETTER_ROWS, 1
-    for name, x in zip(names, centres, strict=True):
-        half = 2.6 * len(name)
-        row = next((row for row in range(_LETTER_ROWS) if taken[row] + 2.5 <= x - half), None)
+    if len(centres) > _MAX_TITLED:
+        return _label_with_letters(axes, centres)
+    titles = [
+        f"{article_letters(index)}  {short(scores.title(int(article)), 26)}"
+        for index, article in enumerate(scores.articles)
+    ]
+    labels = [
+        annotate(axes, title, (0, 1), (x, 5), fontsize=8, ha="center") for title, x in zip(titles, centres, strict=True)
+    ]
+    scale = 72 / axes.figure.dpi
+    spans = np.diff(starts) / starts[-1] * width
+    if any(label.get_window_extent().width * scale > span - 4 for label, span in zip(labels, spans, strict=True)):
+        for label, x in zip(labels, spread(centres, 15.0, width) - 3, strict=True):
+            label.xyann = (x, 5)
+            label.set(rotation=32, rotation_mode="anchor", ha="left", va="bottom")
+    top = max(label.get_window_extent().y1 for label in labels)
+    return float((top - axes.get_window_extent().y1) * scale)
+
+
+def _label_with_letters(axes: Axes, centres: np.ndarray) -> float:
+    """Write letters above the articles; one that would touch its neighbour moves up a row, or is left out."""
+    ends, rows_used = [-np.inf] * _LETTER_ROWS, 1
+    for index, x in enumerate(centres):
+        letters = article_letters(index)
+        half = 2.6 * len(letters)
+        row = next((row for row in range(_LETTER_ROWS) if ends[row] + 2.5 <= x - half), None)
         if row is not None:
-            axes.annotate(
-                name,
-                (0, 1),
-                (x, 4 + 9 * row),
-                xycoords="axes fraction",
-                textcoords="offset points",
-                annotation_clip=False,
-                fontsize=7,
-                ha="center",
-            )
-            taken[row] = x + half
-            rows_used = max(rows_used, row + 1)
+            annotate(axes, letters, (0, 1), (x, 4 + 9 * row), fontsize=7, ha="center")
+            ends[row], rows_used = x + half, max(rows_used, row + 1)
     return 4.0 + 9.0 * rows_used
 
 
-def _titles_above(figure: Figure, axes: Axes, titles: list[str], centres: np.ndarray, spans: np.ndarray) -> float:
-    """Write the titles over their articles, level where all of them fit and else sloping; their height in points."""
-    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
-    scale, width = 72 / figure.dpi, axes.get_window_extent().width * 72 / figure.dpi
-
-    def write(places: np.ndarray, **style: Any) -> list[Annotation]:
-        place: dict[str, Any] = {
-            "xycoords": "axes fraction",
-            "textcoords": "offset points",
-            "annotation_clip": False,
-            "fontsize": 8,
-        }
-        return [axes.annotate(title, (0, 1), (x, 5), **place, **style) for title, x in zip(titles, places, strict=True)]
-
-    texts = write(centres, ha="center")
-    if any(text.get_window_extent(renderer).width * scale > span - 4 for text, span in zip(texts, spans, strict=True)):
-        for text in texts:
-            text.remove()
-        places = _spread(centres, 15.0, width) - 3
-        texts = write(places, rotation=32, rotation_mode="anchor", va="bottom")
-    highest = max(text.get_window_extent(renderer).y1 for text in texts)
-    return float((highest - axes.get_window_extent().y1) * scale)
-
-
-def _key_of_articles(axes: Axes, lower: Scores, higher: Scores, name: str, below: float) -> None:
-    """Name the articles with the largest gain, in two columns ``below`` points under the axes."""
-    gains = series.article_gains(lower, higher)
-    largest = sorted(np.argsort(-gains, kind="stable")[:_KEY_ENTRIES].tolist())
-    tokens = np.diff(lower.starts)
-    width = axes.get_window_extent().width * 72 / axes.figure.dpi
-    style: dict[str, Any] = {
-        "xycoords": "axes fraction",
-        "textcoords": "offset points",
-        "annotation_clip": False,
-        "fontsize": 8,
-    }
+def _list_largest_gains(axes: Axes, lower: Scores, higher: Scores, name: str, below: float) -> None:
+    """List the articles with the largest gain in two columns, ``below`` points under the axes."""
+    gains, tokens = article_gains(lower, higher), np.diff(lower.starts)
+    largest = sorted(np.argsort(-gains, kind="stable")[:_LISTED_GAINS].tolist())
+    column_width, rows = size_in_points(axes)[0] / 2, -(-len(largest) // 2)
     heading = f"Largest total gains of {name}, with nats per token:"
-    axes.annotate(heading, (0, 0), (0, -below), va="top", color=FAINT, **style)
-    rows = -(-len(largest) // 2)
+    annotate(axes, heading, (0, 0), (0, -below), va="top", color=FAINT, fontsize=8)
     for place, article in enumerate(largest):
-        x, y = width / 2 * (place // rows), -below - 13 * (place % rows + 1)
+        column, row = divmod(place, rows)
+        x, y = column_width * column, -below - 13 * (row + 1)
         title = short(lower.title(int(lower.articles[article])), 44)
-        axes.annotate(article_letters(article), (0, 0), (x, y), va="top", weight="bold", **style)
-        text = f"{title}  ({gains[article] / tokens[article]:+.3f})"
-        axes.annotate(text, (0, 0), (x + 18, y), va="top", **style)
-
-
-def _spread(wanted: np.ndarray, gap: float, limit: float) -> np.ndarray:
-    """``wanted`` places, moved as little as a sweep each way needs for neighbours to be ``gap`` apart."""
-    places = wanted.astype(float).copy()
-    for index in range(1, len(places)):
-        places[index] = max(places[index], places[index - 1] + gap)
-    places[-1] = min(places[-1], limit)
-    for index in range(len(places) - 2, -1, -1):
-        places[index] = min(places[index], places[index + 1] - gap)
-    return places
+        gain = f"{title}  ({gains[article] / tokens[article]:+.3f})"
+        annotate(axes, article_letters(article), (0, 0), (x, y), va="top", weight="bold", fontsize=8)
+        annotate(axes, gain, (0, 0), (x + 18, y), va="top", fontsize=8)

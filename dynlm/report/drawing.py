@@ -1,4 +1,4 @@
-"""What all pictures share: palette, fonts, and saving the same picture as the same bytes."""
+"""What all figures share: palette, fonts, axes, and saving the same figure as the same bytes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from typing import Any
 
 import matplotlib
 from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 
 from dynlm.runtime.files import atomic_write
 from dynlm.runtime.text import printable
 
-# Okabe & Ito's palette, which readers with any colour vision can tell apart; without colour the dashes do.
+# Okabe & Ito's palette, safe for colour-blind readers; dashes distinguish lines without colour.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
     "solid",
@@ -28,39 +31,28 @@ DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
     (0, (9, 2)),
     (0, (3, 1.2, 1.2, 1.2, 1.2, 1.2)),
 )
-_TOLD = 8
-"""Characters that a warning names."""
 INK, FAINT, GRID = "#222222", "#666666", "#dddddd"
-
-# Fonts with many scripts, taken after matplotlib's own where they are installed.
-_WIDE_FONTS = (
-    "Noto Sans CJK JP",
-    "Noto Sans CJK SC",
-    "Noto Sans",
-    "Noto Sans Devanagari",
-    "Noto Sans Arabic",
-    "Arial Unicode MS",
-    "Hiragino Sans",
-    "Microsoft YaHei",
-    "WenQuanYi Micro Hei",
-    "Symbola",
-)
+THOUSANDS = StrMethodFormatter("{x:,.0f}")
+_MAX_NAMED = 8
+"""Characters that a warning names."""
 
 
-def line_style(index: int) -> dict[str, Any]:
-    """Colour and dashes of the ``index``-th line."""
-    return {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index % len(DASHES)]}
+def line_style(index: int, label: str | None = None) -> dict[str, Any]:
+    """Return colour and dashes of the line with this index, and its label if it is in the legend."""
+    style = {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index % len(DASHES)]}
+    # The space keeps labels that begin with an underscore, which matplotlib leaves out of legends.
+    return style if label is None else {**style, "label": f" {short(label, 36)}"}
 
 
 @contextlib.contextmanager
 def drawing(texts: Iterable[str] = ()) -> Iterator[None]:
-    """Settings under which every picture is made: own fonts and colours, whatever the user's matplotlibrc says.
+    """Set the style of every figure, whatever the user's matplotlibrc contains.
 
     ``texts`` are drawn in fonts that have their characters, where such are installed.
-    Text is never read as TeX, since titles and tokens may hold dollar signs.
+    Text is never parsed as TeX, since titles and tokens may hold dollar signs.
     """
     settings: Any = {
-        "font.family": _widened(["DejaVu Sans"], texts),
+        "font.family": _with_fallbacks(["DejaVu Sans"], texts),
         "font.size": 9.0,
         "axes.spines.top": False,
         "axes.spines.right": False,
@@ -78,45 +70,67 @@ def drawing(texts: Iterable[str] = ()) -> Iterator[None]:
         "svg.hashsalt": "dynlm",
         "svg.fonttype": "path",
     }
-    with matplotlib.rc_context(), warnings.catch_warnings(), _quiet("matplotlib.font_manager"):
+    logger = logging.getLogger("matplotlib.font_manager")
+    level = logger.level
+    with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(settings)
-        # A character that no installed font has is drawn as a box; ``warn_of_missing`` says so in one line.
+        # Missing characters are drawn as boxes and reported in one line by ``warn_of_missing``.
         warnings.filterwarnings("ignore", message=".*missing from.*font")
-        yield
+        # A fallback font often has one weight, in which bold text is drawn too.
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
 
 
-@contextlib.contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """No warnings of a logger: a font for one script mostly has one weight, in which bold text is drawn too."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+def new_figure(height: float, heights: tuple[float, ...] = (1,)) -> tuple[Figure, list[Axes]]:
+    """Return a figure 9 inches wide with axes below each other, of relative ``heights``, that share the x axis."""
+    figure = Figure(figsize=(9.0, height))
+    FigureCanvasAgg(figure)
+    grid = {"height_ratios": heights, "hspace": 0.12, "left": 0.08, "right": 0.98, "bottom": 0.1, "top": 0.96}
+    panels = figure.subplots(len(heights), 1, sharex=True, squeeze=False, gridspec_kw=grid)[:, 0].tolist()
+    for axes in panels:
+        axes.yaxis.grid(True, color=GRID, linewidth=0.5)
+        axes.set_axisbelow(True)
+    panels[-1].xaxis.set_major_formatter(THOUSANDS)
+    return figure, panels
 
 
-def monospace(texts: Iterable[str] = ()) -> list[str]:
-    """The family for token grids: DejaVu Sans Mono, then whatever has more scripts, and all of ``texts`` if any do."""
-    return _widened(["DejaVu Sans Mono", "DejaVu Sans"], texts)
+def size_in_points(axes: Axes) -> tuple[float, float]:
+    """Return width and height of the axes in points."""
+    box, scale = axes.get_window_extent(), 72 / axes.figure.dpi
+    return box.width * scale, box.height * scale
 
 
-def drawable(text: str, family: Iterable[str]) -> str:
-    """``text`` with a white square for each character that no font of ``family`` has."""
-    has = _characters(family)
-    return "".join(letter if ord(letter) in has else "\N{WHITE SQUARE}" for letter in text)
+def annotate(axes: Axes, text: str, corner: tuple[float, float], offset: tuple[float, float], **style: Any) -> Any:
+    """Write ``text`` at an ``offset`` in points from a ``corner`` of the axes. Return the artist."""
+    place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
+    return axes.annotate(text, corner, offset, **place, **style)
 
 
-def warn_of_missing(texts: Iterable[str], do: str) -> None:
-    """Say on standard error, in one line, which characters of ``texts`` no installed font has; ``do``, what helps."""
-    texts = list(texts)
-    missing = sorted(_missing(texts, monospace(texts)))
-    if missing:
-        told = f"{' '.join(missing[:_TOLD])}{' ...' if len(missing) > _TOLD else ''}"
-        what = f"no installed font has {len(missing)} of the characters drawn ({told}), which are boxes"
-        print(f"dynlm: warning: {printable(f'{what}; {do}')}", file=sys.stderr)
+def add_headings(axes: Axes, title: str, subtitle: str, above: float = 0.0) -> None:
+    """Write a title and a line of explanation, ``above`` points over the axes."""
+    annotate(axes, subtitle, (0, 1), (0, above + 8), color=FAINT, fontsize=8.5)
+    annotate(axes, title, (0, 1), (0, above + 22), weight="bold", fontsize=11)
+
+
+def add_legend(lines: Axes, axes: Axes, below: float = 34.0) -> float:
+    """Put the legend of the lines in ``lines`` under ``axes``. Return how far down it reaches, in points."""
+    handles, labels = lines.get_legend_handles_labels()
+    columns = min(4, len(labels))
+    axes.legend(
+        handles,
+        labels,
+        ncols=columns,
+        loc="upper left",
+        bbox_to_anchor=(0, -below / size_in_points(axes)[1]),
+        borderaxespad=0,
+        borderpad=0,
+        handlelength=3.4,
+    )
+    return below + 14.0 * -(-len(labels) // columns) + 6
 
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
@@ -134,51 +148,57 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
 
 
 def short(text: str, letters: int = 24) -> str:
-    """``text`` cut to ``letters`` characters, with an ellipsis where something was cut."""
+    """Return ``text`` cut to ``letters`` characters, with an ellipsis where something was cut."""
     return text if len(text) <= letters else text[: letters - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
 
 
-def _widened(family: list[str], texts: Iterable[str]) -> list[str]:
-    """``family``, the known wide fonts that are installed, and of all others those that have what is then missing."""
-    installed = set(font_manager.get_font_names())
-    family = [*family, *(name for name in _WIDE_FONTS if name in installed)]
+def monospace(texts: Iterable[str] = ()) -> list[str]:
+    """Return the font family for token grids, with fallbacks for the characters of ``texts``."""
+    return _with_fallbacks(["DejaVu Sans Mono", "DejaVu Sans"], texts)
+
+
+def drawable(text: str, family: Iterable[str]) -> str:
+    """Return ``text`` with a white square for each character that no font of ``family`` has."""
+    missing = _missing([text], family)
+    return "".join("\N{WHITE SQUARE}" if letter in missing else letter for letter in text)
+
+
+def warn_of_missing(texts: Iterable[str], do: str) -> None:
+    """Print one line on standard error that names the characters of ``texts`` that no font has, and what to ``do``."""
+    texts = list(texts)
+    missing = sorted(_missing(texts, monospace(texts)))
+    if missing:
+        named = f"{' '.join(missing[:_MAX_NAMED])}{' ...' if len(missing) > _MAX_NAMED else ''}"
+        what = f"no installed font has {len(missing)} of the characters ({named}), which are drawn as boxes"
+        print(f"dynlm: warning: {printable(f'{what}; {do}')}", file=sys.stderr)
+
+
+def _with_fallbacks(family: list[str], texts: Iterable[str]) -> list[str]:
+    """Return ``family`` and as few other installed fonts as have the characters of ``texts`` that it lacks."""
     missing = _missing(texts, family)
-    others = sorted(name for name in installed.difference(family) if not _is_last_resort(name))
+    # A last-resort font has boxes for all characters.
+    others = [name for name in font_manager.get_font_names() if "lastresort" not in name.casefold().replace(" ", "")]
     while missing and others:
-        # The most of them first, so that as few fonts as possible are mixed.
-        best = max(others, key=lambda name: len(missing & _letters(name)))
-        if not (found := missing & _letters(best)):
+        best = max(sorted(others), key=lambda name: (len(missing & _characters(name)), name.startswith("Noto Sans")))
+        if not missing & _characters(best):
             break
-        family, missing = [*family, best], missing - found
+        family, missing = [*family, best], missing - _characters(best)
     return family
 
 
-def _is_last_resort(name: str) -> bool:
-    """Whether a font has boxes for all characters instead of the characters."""
-    return "lastresort" in name.casefold().replace(" ", "")
-
-
 def _missing(texts: Iterable[str], family: Iterable[str]) -> frozenset[str]:
-    has = _characters(family)
-    return frozenset(letter for text in texts for letter in text if ord(letter) not in has)
+    return frozenset().union(*texts).difference(*(_characters(name) for name in family))
 
 
-def _characters(family: Iterable[str]) -> frozenset[int]:
-    return frozenset().union(*(_points(_file(name)) for name in family))
-
-
-def _letters(name: str) -> frozenset[str]:
-    return frozenset(map(chr, _points(_file(name))))
-
-
-def _file(name: str) -> str:
-    return font_manager.findfont(font_manager.FontProperties(family=[name]))
+def _characters(name: str) -> frozenset[str]:
+    """Return the characters that the font of this name has."""
+    return _characters_of_file(font_manager.findfont(font_manager.FontProperties(family=[name])))
 
 
 @cache
-def _points(file: str) -> frozenset[int]:
-    """The characters that a font's file has; none where it cannot be read."""
+def _characters_of_file(path: str) -> frozenset[str]:
+    """Return the characters that a font file has; none where it cannot be read."""
     try:
-        return frozenset(font_manager.get_font(file).get_charmap())
+        return frozenset(map(chr, font_manager.get_font(path).get_charmap()))
     except (OSError, RuntimeError):
         return frozenset()

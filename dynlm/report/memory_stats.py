@@ -1,89 +1,87 @@
-"""What the memory itself did: its rates of each tensor, its distance from theta_0, and its flushes.
+"""Statistics of the memory: its constants for each tensor, its distance from theta_0, and its resets.
 
-The rates are in every score file of a rule that learns (protocol ``rule.rates``); distance and flushes only where the
-reading recorded them (the score file's optional columns).
+The constants are in every score file of a rule that learns (protocol ``rule.rates``); distance and resets only where
+they were recorded (the score file's optional columns).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from dynlm.evaluation.compare import unique_labels
 from dynlm.evaluation.score_file import Scores
-from dynlm.report.curve_data import binned
+from dynlm.report.curve_data import bin_equally
+from dynlm.report.fewshot_results import Table
+from dynlm.report.score_set import ScoreSet
 from dynlm.runtime.text import printable
 
 _BINS = 1200
-FLUSHED = 0.5
-"""A step that moves the weights at least this far back to theta_0 is counted as a flush."""
+RESET_SHARE = 0.5
+"""A step that moves the weights at least this share of the way back to theta_0 is counted as a reset."""
 
 
 @dataclass(frozen=True)
-class RatesTable:
-    """Learning rate and pull-back of each tensor: one row per tensor, and per arm the two, None where it has none."""
+class MemoryRecord:
+    """One variant's memory over the text, in equal parts of it."""
 
-    arms: list[str]
-    rows: list[tuple[str, list[tuple[float, float] | None]]]
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """One arm's memory over the text, in equal stretches of it.
-
-    ``row`` is the middle of each stretch; ``distance`` the mean and ``flush`` the largest value there, None where not
-    recorded. ``flushes`` is how many segments began with a flush.
-    """
-
-    arm: int
+    variant: int
+    """Index of the variant."""
     row: np.ndarray
+    """Middle of each part."""
     distance: np.ndarray | None
-    flush: np.ndarray | None
-    flushes: int | None
+    """Mean distance from theta_0 in each part, relative to its norm; None where not recorded."""
+    reset: np.ndarray | None
+    """Largest share of the way back to theta_0 in each part; None where not recorded."""
+    resets: int | None
+    """Number of segments that began with a reset."""
 
 
-def rates_table(scores_list: Sequence[Scores]) -> RatesTable | None:
-    """The rates of all arms that have some; None where no arm has. Entries that are no rates are left out."""
-    found = [
-        (label, rates)
-        for label, arm in zip(unique_labels(scores_list), scores_list, strict=True)
-        if (rates := _rates(arm))
-    ]
+def constants_table(scores: ScoreSet) -> Table | None:
+    """Return the learning rate and decay of each tensor for all variants that have some; None where none has."""
+    found = {
+        label: rates for label, each in zip(scores.labels, scores.variants, strict=True) if (rates := _rates(each))
+    }
     if not found:
         return None
-    names = list(dict.fromkeys(name for _, rates in found for name in rates))
-    rows = [(printable(name), [rates.get(name) for _, rates in found]) for name in names]
-    return RatesTable([label for label, _ in found], rows)
+    tensors = dict.fromkeys(name for rates in found.values() for name in rates)
+    return Table(
+        "Learning rate, and decay toward the static weights, of each tensor",
+        ["tensor", *(f"{label}, {what}" for label in found for what in ("lr", "decay"))],
+        [
+            [printable(name), *(cell for rates in found.values() for cell in rates.get(name, ("-", "-")))]
+            for name in tensors
+        ],
+    )
 
 
-def recorded(scores_list: Sequence[Scores]) -> list[Recorded]:
-    """What each arm recorded of its memory; arms that recorded nothing are left out."""
-    return [_recorded(index, arm) for index, arm in enumerate(scores_list) if _has_recorded(arm)]
+def memory_records(scores: ScoreSet) -> list[MemoryRecord]:
+    """Return what each variant recorded of its memory; variants without a record are left out."""
+    return [
+        _record(index, each)
+        for index, each in enumerate(scores.variants)
+        if each.distance is not None or each.flush is not None
+    ]
 
 
-def _has_recorded(scores: Scores) -> bool:
-    return scores.distance is not None or scores.flush is not None
-
-
-def _recorded(index: int, scores: Scores) -> Recorded:
-    row, _ = binned(scores.nats, _BINS)
-    distance = None if scores.distance is None else binned(scores.distance, _BINS)[1]
+def _record(index: int, scores: Scores) -> MemoryRecord:
+    row, _ = bin_equally(scores.nats, _BINS)
+    distance = None if scores.distance is None else bin_equally(scores.distance, _BINS)[1]
     if scores.flush is None:
-        return Recorded(index, row, distance, None, None)
-    begins = np.flatnonzero(np.diff(scores.segment, prepend=scores.segment[0] - 1))
-    flushes = int((np.asarray(scores.flush)[begins] >= FLUSHED).sum())
-    return Recorded(index, row, distance, binned(scores.flush, _BINS, largest=True)[1], flushes)
+        return MemoryRecord(index, row, distance, None, None)
+    segment_starts = np.flatnonzero(np.diff(scores.segment, prepend=scores.segment[0] - 1))
+    resets = int((np.asarray(scores.flush)[segment_starts] >= RESET_SHARE).sum())
+    return MemoryRecord(index, row, distance, bin_equally(scores.flush, _BINS, largest=True)[1], resets)
 
 
-def _rates(scores: Scores) -> dict[str, tuple[float, float]]:
+def _rates(scores: Scores) -> dict[str, tuple[str, str]]:
+    """Return the learning rate and decay of each tensor as text; entries of another form are left out."""
     rule = scores.protocol.get("rule")
     rates = rule.get("rates") if isinstance(rule, dict) else None
     if not isinstance(rates, dict):
         return {}
     return {
-        str(name): (float(entry["lr"]), float(entry["decay"]))
+        str(name): (f"{entry['lr']:.3g}", f"{entry['decay']:.3g}")
         for name, entry in rates.items()
         if isinstance(entry, dict) and all(isinstance(entry.get(key), (int, float)) for key in ("lr", "decay"))
     }

@@ -1,7 +1,7 @@
-"""The heat map's colour scale: red, neutral, blue, symmetric about zero and safe for any colour vision.
+"""The heat map's colour scale: red, neutral, blue, symmetric about zero and safe for colour-blind readers.
 
-A token's gain falls into one of 17 steps, -8 (much worse) to 8 (much better). Each step's letters are black or white,
-whichever is easier to read on it; the sign and the strength are also told by an underline.
+A token's gain falls into one of 17 steps, -8 (much worse) to 8 (much better). Letters are black or white, whichever
+is easier to read on the step's background; a line shows sign and strength too.
 """
 
 from __future__ import annotations
@@ -15,69 +15,64 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgb
 STEPS = 8
 _LIGHT = ("#b2182b", "#d6604d", "#f4a582", "#fddbc7", "#ffffff", "#d1e5f0", "#92c5de", "#4393c3", "#2166ac")
 _DARK = ("#ff9d80", "#d9694f", "#9c4030", "#57291f", "#181a1f", "#1b3a54", "#22628f", "#4196cf", "#8fd0ff")
-_NICE = (0.1, 0.2, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 8.0, 10.0)
+_ROUND_LIMITS = (0.1, 0.2, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 8.0, 10.0)
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of the scale: its index, background and letters in light and dark surroundings, and its underline."""
+    """One step of the scale: index, (background, letters) in light and dark mode, and the line's thickness."""
 
     index: int
     light: tuple[str, str]
     dark: tuple[str, str]
 
     @property
-    def underline(self) -> int:
-        """Thickness from 0 to 3; solid where the higher level is better, wavy or dotted where it is worse."""
+    def thickness(self) -> int:
+        """Thickness of the line, 0 to 3; solid where the higher level is better, wavy or dotted where it is worse."""
         return (abs(self.index) + 1) // 3
 
     @property
-    def name(self) -> str:
-        """Its class in the page: ``b3`` for better, ``w3`` for worse, ``z`` for about the same."""
+    def css_class(self) -> str:
+        """``b3`` for better, ``w3`` for worse, ``z`` for about the same."""
         return "z" if not self.index else f"{'b' if self.index > 0 else 'w'}{abs(self.index)}"
 
 
 @cache
 def steps() -> tuple[Step, ...]:
-    """All steps, worst first."""
+    """Return all steps, worst first."""
     light, dark = colour_map(), colour_map(dark=True)
-    return tuple(Step(index, _pair(light, index), _pair(dark, index)) for index in range(-STEPS, STEPS + 1))
+    return tuple(Step(index, _colours(light, index), _colours(dark, index)) for index in range(-STEPS, STEPS + 1))
 
 
-def step_of(gain: float, limit: float) -> int:
-    """The step, -8 to 8, of a gain in nats where ``limit`` nats are the scale's end."""
-    return int(np.clip(round(gain / limit * STEPS), -STEPS, STEPS))
+def step_of(gain: float, limit: float) -> Step:
+    """Return the step of a gain in nats where the scale ends at ``limit`` nats."""
+    return steps()[int(np.clip(round(gain / limit * STEPS), -STEPS, STEPS)) + STEPS]
 
 
 def limit_of(gains: np.ndarray) -> float:
-    """A round end of the scale, in nats, that all but the most extreme fiftieth of ``gains`` stay within."""
-    wanted = float(np.quantile(np.abs(gains), 0.98)) if len(gains) else 1.0
-    return next((nice for nice in _NICE if nice >= wanted), float(np.ceil(wanted)))
+    """Return a round end of the scale, in nats, that covers all but the most extreme 2 % of ``gains``."""
+    covered = float(np.quantile(np.abs(gains), 0.98)) if len(gains) else 1.0
+    return next((limit for limit in _ROUND_LIMITS if limit >= covered), float(np.ceil(covered)))
 
 
 def colour_map(dark: bool = False) -> LinearSegmentedColormap:
-    """Red to blue through white, or through near-black for dark surroundings."""
+    """Return the map from red to blue through white, or in dark mode through near-black."""
     return LinearSegmentedColormap.from_list("worse-better", _DARK if dark else _LIGHT)
 
 
-def letters_on(background: str | tuple[float, float, float]) -> str:
-    """Black or white, whichever contrasts more with ``background``; at least 4.5 to 1 on any colour."""
-    return max(("#000000", "#ffffff"), key=lambda letters: contrast(letters, background))
-
-
-def contrast(one: str | tuple[float, float, float], other: str | tuple[float, float, float]) -> float:
-    """The contrast ratio of two colours, 1 to 21 (WCAG 2)."""
+def contrast(one: str, other: str) -> float:
+    """Return the contrast ratio of two colours, 1 to 21 (WCAG 2)."""
     low, high = sorted((_luminance(one), _luminance(other)))
     return (high + 0.05) / (low + 0.05)
 
 
-def _pair(colours: LinearSegmentedColormap, index: int) -> tuple[str, str]:
+def _colours(colours: LinearSegmentedColormap, index: int) -> tuple[str, str]:
     red, green, blue, _ = colours((index + STEPS) / (2 * STEPS), bytes=True)
     background = f"#{red:02x}{green:02x}{blue:02x}"
-    return background, letters_on(background)
+    return background, max(("#000000", "#ffffff"), key=lambda letters: contrast(letters, background))
 
 
-def _luminance(colour: str | tuple[float, float, float]) -> float:
+def _luminance(colour: str) -> float:
     channels = np.array(to_rgb(colour))
     linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
     return float(linear @ (0.2126, 0.7152, 0.0722))

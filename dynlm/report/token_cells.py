@@ -1,30 +1,44 @@
-"""Tokens as they are shown: every byte visible, nothing that could steer the page or the terminal.
+"""Tokens as they are displayed: every byte visible, nothing that could control the page or the terminal.
 
-A token is untrusted text. What cannot be printed is written as an escape; tokens that only together make a character
-become one cell with their summed losses; bytes that make none are shown as ``\\xNN``.
+A token is untrusted text. Characters that cannot be printed become escapes. Tokens that only together make a
+character become one cell with their summed losses; invalid bytes are displayed as ``\\xNN``. Legend: N tokens.
 """
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-END_OF_LINE = "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}"
-_EMPTY = "\N{EMPTY SET}"
-_LONGEST_CHARACTER = 4
+import numpy as np
+
+CONTINUED = 0
+"""Index of a token that belongs to the cell of the one before it."""
+_MAX_BYTES = 4
+"""Length of the longest character in UTF-8."""
+
+
+@dataclass(frozen=True)
+class TokenTexts:
+    """The displayed text of every token, each different text once."""
+
+    index_N: np.ndarray
+    """Index into ``texts`` of each token (int64)."""
+    texts: list[str]
+    line_ends: list[int]
+    """Indices of the texts that end a line."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One or more tokens shown as one: its text (never empty) and both levels' nats."""
+    """One or more tokens displayed as one: its text (never empty) and both levels' nats."""
 
     text: str
     lower: float
     higher: float
     ends_line: bool = False
-    came: bool = False
-    """Whether its word came before in the article; told only where that is asked for."""
+    repeated: bool = False
+    """Whether its word occurred before in the article."""
 
     @property
     def gain(self) -> float:
@@ -33,7 +47,7 @@ class Cell:
 
     @property
     def space(self) -> str:
-        """The space that parts the cell from the one before it; it stays uncoloured."""
+        """The leading space, which is displayed without a colour."""
         return " " if self.text.startswith(" ") and self.text.strip(" ") else ""
 
     @property
@@ -43,7 +57,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedCell:
     """A piece of a cell's body in a grid of characters: the column where it starts and its width in columns."""
 
     cell: Cell
@@ -52,60 +66,72 @@ class Placed:
     width: int
 
 
-def cells_of(tokens: Iterable[tuple[bytes, float, float]]) -> list[Cell]:
-    """Cells for tokens given as (surface, nats of the lower level, nats of the higher level)."""
-    return [cell for cell, _ in counted_cells(tokens)]
-
-
-def counted_cells(tokens: Iterable[tuple[bytes, float, float]]) -> list[tuple[Cell, int]]:
-    """The same cells, each with how many tokens it is made of."""
-    cells: list[tuple[Cell, int]] = []
-    waiting: list[tuple[bytes, float, float]] = []
-    for token in tokens:
-        joined = b"".join(surface for surface, _, _ in waiting) + token[0]
-        if _may_go_on(joined):
-            waiting.append(token)
-            continue
-        try:
-            text = joined.decode()
-        except UnicodeDecodeError:
-            cells += [(_cell(*earlier), 1) for earlier in waiting]
-            waiting = [token] if _may_go_on(token[0]) else []
-            if not waiting:
-                cells.append((_cell(*token), 1))
-            continue
-        waiting.append(token)
-        lower, higher = sum(one[1] for one in waiting), sum(one[2] for one in waiting)
-        cells.append((Cell(visible(text), lower, higher, text.endswith("\n")), len(waiting)))
-        waiting = []
-    return cells + [(_cell(*token), 1) for token in waiting]
-
-
 def visible(text: str) -> str:
-    """``text`` with every character that has no print of its own as an escape, and a mark for an end of line."""
-    shown = "".join(_shown(letter) for letter in text)
+    """Return ``text`` with an escape for every character that is not printable, and a mark for an end of line."""
+    shown = "".join(_escape(letter) for letter in text)
     if shown and unicodedata.category(shown[0]).startswith("M"):
         shown = "\N{DOTTED CIRCLE}" + shown
-    return shown or _EMPTY
+    return shown or "\N{EMPTY SET}"
 
 
-def lay_out(cells: Iterable[Cell], columns: int) -> list[list[Placed]]:
+def token_texts(surfaces: Sequence[bytes], starts: Sequence[int] | np.ndarray = (0,)) -> TokenTexts:
+    """Return the displayed text of every token; a cell never crosses one of the articles' first rows ``starts``.
+
+    Each different surface is decoded once. Only runs of tokens that are not whole characters are decoded together.
+    """
+    index: dict[tuple[str, bool], int] = {("", False): CONTINUED}
+
+    def index_of(text: str) -> int:
+        return index.setdefault((visible(text), text.endswith("\n")), len(index))
+
+    # An empty token may stand within a character, so it is decoded with its neighbours.
+    decoded = {surface: _decode(surface)[0] for surface in dict.fromkeys(surfaces)}
+    known = {surface: index_of(text) if text else -1 for surface, text in decoded.items()}
+    index_N = np.fromiter((known[surface] for surface in surfaces), dtype=np.int64, count=len(surfaces))
+    rows = np.flatnonzero(index_N < 0)
+    breaks = np.flatnonzero((np.diff(rows) > 1) | np.isin(rows[1:], starts)) + 1
+    for run in np.split(rows, breaks):
+        row = int(run[0]) if len(run) else 0
+        for text, count in _join([surfaces[place] for place in run]):
+            index_N[row : row + count] = CONTINUED
+            index_N[row] = index_of(text)
+            row += count
+    return TokenTexts(index_N, [text for text, _ in index], [place for (_, ends), place in index.items() if ends])
+
+
+def token_cells(
+    surfaces: Sequence[bytes], lower_N: np.ndarray, higher_N: np.ndarray, repeated_N: np.ndarray | None = None
+) -> list[Cell]:
+    """Return the cells of tokens with these bytes, both levels' nats, and whether their words are repeated."""
+    shown = token_texts(surfaces)
+    first = np.flatnonzero(shown.index_N != CONTINUED)
+    if not len(first):
+        return []
+    lower, higher = (np.add.reduceat(nats_N.astype(np.float64), first).tolist() for nats_N in (lower_N, higher_N))
+    repeated = [False] * len(first) if repeated_N is None else repeated_N[first].tolist()
+    indices = shown.index_N[first].tolist()
+    return [
+        Cell(shown.texts[index], lower[place], higher[place], index in shown.line_ends, repeated[place])
+        for place, index in enumerate(indices)
+    ]
+
+
+def lay_out(cells: Iterable[Cell], columns: int) -> list[list[PlacedCell]]:
     """Lay out cells in lines of ``columns`` characters, wrapped between words where possible."""
-    lines: list[list[Placed]] = [[]]
+    lines: list[list[PlacedCell]] = [[]]
     column = 0
-    for word in _words(cells):
-        needed = sum(_width(cell.text) for cell in word)
-        if column and column + needed > columns:
+    for word in _group_words(cells):
+        if column and column + sum(_width(cell.text) for cell in word) > columns:
             lines.append([])
             column = 0
         for cell in word:
             if column:
                 column += len(cell.space)
-            for text, width in _pieces(cell.body, columns):
+            for text, width in _split(cell.body, columns):
                 if column + width > columns:
                     lines.append([])
                     column = 0
-                lines[-1].append(Placed(cell, text, column, width))
+                lines[-1].append(PlacedCell(cell, text, column, width))
                 column += width
             if cell.ends_line:
                 lines.append([])
@@ -113,30 +139,41 @@ def lay_out(cells: Iterable[Cell], columns: int) -> list[list[Placed]]:
     return [line for line in lines if line]
 
 
-def _may_go_on(data: bytes) -> bool:
-    """Whether ``data`` is cut within a character that more bytes could complete."""
-    try:
-        data.decode()
-    except UnicodeDecodeError as error:
-        return error.reason == "unexpected end of data" and len(data) - error.start < _LONGEST_CHARACTER
-    return False
-
-
-def _cell(surface: bytes, lower: float, higher: float) -> Cell:
-    # The characters that decode are escaped one by one; bytes that do not are already \xNN and printable.
-    return Cell(visible(surface.decode("utf-8", "backslashreplace")), lower, higher, surface.endswith(b"\n"))
-
-
-def _shown(letter: str) -> str:
+def _escape(letter: str) -> str:
     if letter == "\n":
-        return END_OF_LINE
+        return "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}"
     if letter.isprintable():
         return letter
     code = ord(letter)
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
-def _words(cells: Iterable[Cell]) -> Iterator[list[Cell]]:
+def _decode(data: bytes) -> tuple[str | None, bool]:
+    """Return the text of ``data``, None where it is not UTF-8, and whether more bytes could complete it."""
+    try:
+        return data.decode(), False
+    except UnicodeDecodeError as error:
+        return None, error.reason == "unexpected end of data" and len(data) - error.start < _MAX_BYTES
+
+
+def _join(surfaces: Iterable[bytes]) -> Iterator[tuple[str, int]]:
+    """Join tokens that make a character together; yield each text and its number of tokens."""
+    pending: list[bytes] = []
+    for surface in surfaces:
+        text, incomplete = _decode(b"".join([*pending, surface]))
+        if text is None and not incomplete:
+            yield from ((each.decode("utf-8", "backslashreplace"), 1) for each in pending)
+            pending = []
+            text, incomplete = _decode(surface)
+        if incomplete:
+            pending.append(surface)
+        else:
+            yield surface.decode("utf-8", "backslashreplace") if text is None else text, len(pending) + 1
+            pending = []
+    yield from ((each.decode("utf-8", "backslashreplace"), 1) for each in pending)
+
+
+def _group_words(cells: Iterable[Cell]) -> Iterator[list[Cell]]:
     word: list[Cell] = []
     for cell in cells:
         if word and (cell.text.startswith(" ") or word[-1].ends_line or word[-1].text.endswith(" ")):
@@ -147,20 +184,20 @@ def _words(cells: Iterable[Cell]) -> Iterator[list[Cell]]:
         yield word
 
 
-def _pieces(text: str, columns: int) -> Iterator[tuple[str, int]]:
-    """``text`` in pieces that fit a line, each with its width."""
+def _split(text: str, columns: int) -> Iterator[tuple[str, int]]:
+    """Split ``text`` into pieces that fit a line; yield each with its width."""
     piece, width = "", 0
     for letter in text:
-        wide = _width(letter)
-        if piece and width + wide > columns:
+        letter_width = _width(letter)
+        if piece and width + letter_width > columns:
             yield piece, width
             piece, width = "", 0
-        piece, width = piece + letter, width + wide
+        piece, width = piece + letter, width + letter_width
     yield piece, width
 
 
 def _width(text: str) -> int:
-    """Columns that ``text`` takes: two for a wide East Asian character, none for a mark on another."""
+    """Return the columns that ``text`` takes: two for a wide East Asian character, none for a combining mark."""
     return sum(
         0 if unicodedata.category(letter) in ("Mn", "Me") else 1 + (unicodedata.east_asian_width(letter) in "WF")
         for letter in text

@@ -1,7 +1,7 @@
-"""Which words gain: the tokens of a text divided by what their words are, where they stand and how common they are.
+"""Gains by class of word: tokens divided by the kind, frequency and position of their words.
 
-Everything is told by the text that was read alone. Letters in names of arrays: N tokens, G words in reading order,
-W different words.
+Classes are derived from the scored text alone. Legend: N tokens, G words in reading order, W different words,
+A articles.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import numpy as np
 
 from dynlm.evaluation.compare import Gain, drawn_articles, gain_of
 from dynlm.evaluation.score_file import Scores
-from dynlm.report.words import Words, words_of
+from dynlm.report.words import Words, find_words
 
 UNKNOWN = "<unk>"
-"""What stands for a rare word in corpora that are cut in words; it is no word that can come again."""
-_RANKS = (10, 100, 1000)
-_POSITIONS = (100, 1000)
+"""The token for a rare word in corpora that are split into words; it is never counted as repeated."""
+_RANKS = (0, 10, 100, 1000)
+_POSITIONS = (0, 100, 1000)
 
 
 @dataclass(frozen=True)
 class ClassGain:
-    """One class of a division: how many words and tokens, both arms' sums of nats, and the gain of each token.
+    """One class of a division: its words and tokens, both variants' sums of nats, and the gain per token.
 
-    The gain's 95 % interval is a paired bootstrap's over articles, as in ``evaluation.compare``.
+    The gain has a 95 % paired bootstrap interval over articles, as in ``evaluation.compare``.
     """
 
     division: str
@@ -38,93 +38,83 @@ class ClassGain:
 
     @property
     def saved(self) -> float:
-        """Nats that the higher arm saves on the class."""
+        """Nats that the higher level saves on the class."""
         return self.lower - self.higher
 
 
 def class_gains(lower: Scores, higher: Scores, resamples: int = 2000, seed: int = 0) -> list[ClassGain]:
-    """What the classes of each division gain from ``lower`` to ``higher``; a class without a token is left out.
+    """Return the gain from ``lower`` to ``higher`` of each class in each division; empty classes are left out.
 
-    Each division's classes are all tokens, each once, so their sums of nats are the readings' sums.
+    The classes of a division hold every token once, so their sums of nats add up to the variants' sums.
     """
-    words = words_of(lower)
+    words = find_words(lower)
     lower_N, higher_N = lower.nats.astype(np.float64), higher.nats.astype(np.float64)
     drawn = drawn_articles(len(lower.articles), resamples, seed)
-    begins_N = np.zeros(len(lower), dtype=bool)
-    begins_N[words.starts] = True
-    gains = []
-    for division, name, in_N in _classes(lower, words):
-        if not in_N.any():
-            continue
-        saved_A, tokens_A = lower.sums((lower_N - higher_N) * in_N), lower.sums(in_N)
-        gains.append(
-            ClassGain(
-                division,
-                name,
-                int((begins_N & in_N).sum()),
-                int(in_N.sum()),
-                float(lower_N[in_N].sum()),
-                float(higher_N[in_N].sum()),
-                gain_of(saved_A, tokens_A, drawn),
-            )
+    return [
+        ClassGain(
+            division,
+            name,
+            words=int(in_N[words.starts_G].sum()),
+            tokens=int(in_N.sum()),
+            lower=float(lower_N[in_N].sum()),
+            higher=float(higher_N[in_N].sum()),
+            gain=gain_of(lower.sums((lower_N - higher_N) * in_N), lower.sums(in_N), drawn),
         )
-    return gains
+        for division, name, in_N in _classes(lower, words)
+        if in_N.any()
+    ]
 
 
 def _classes(scores: Scores, words: Words) -> Iterator[tuple[str, str, np.ndarray]]:
-    """(division, class, its tokens) of every division."""
-    lengths_G = np.diff(np.append(words.starts, len(scores)))
-    unknown_G = np.array([text == UNKNOWN for text in words.texts], dtype=bool)[words.which]
-    counted_G = words.named & ~unknown_G
-    kinds_G = _names(words)[words.which]
-    bare = [("punctuation and ends of line", ~words.named), (UNKNOWN, unknown_G)]
-
-    came = [("first mention in its article", ~words.repeated), ("met before in its article", words.repeated)]
-    divisions: dict[str, list[tuple[str, np.ndarray]]] = {
-        "mention": [*((name, counted_G & in_G) for name, in_G in came), *bare],
-        "kind": [
-            *(
-                (f"{kind}, {name}", counted_G & of_kind_G & in_G)
-                for kind, of_kind_G in (("name", kinds_G == 1), ("number", kinds_G == 2), ("other word", kinds_G == 0))
-                for name, in_G in came
-            ),
-            *bare,
-        ],
-        "frequency": [*((name, counted_G & in_G) for name, in_G in _frequencies(words, counted_G)), *bare],
+    """Yield (division, class, whether each token is in it) of every division."""
+    unknown_G = np.array([text == UNKNOWN for text in words.texts], dtype=bool)[words.index_G]
+    counted_G = words.named_G & ~unknown_G
+    mentions = {
+        "first mention in its article": counted_G & ~words.repeated_G,
+        "met before in its article": counted_G & words.repeated_G,
     }
-    for division, classes in divisions.items():
-        for name, in_G in classes:
+    kind_G = _kinds(words)[words.index_G]
+    kinds = {
+        f"{kind}, {name}": (kind_G == kind) & in_G
+        for kind in ("name", "number", "other word")
+        for name, in_G in mentions.items()
+    }
+    counts_W = np.bincount(words.index_G[counted_G], minlength=len(words.texts))
+    rank_W = np.argsort(np.argsort(-counts_W, kind="stable"))
+    ranks = {
+        f"ranks {first + 1:,} to {last:,}" if last else f"rarer than rank {first:,}": in_G & counted_G
+        for first, last, in_G in _ranges(rank_W[words.index_G], _RANKS)
+    }
+    rest = {"punctuation and ends of line": ~words.named_G, UNKNOWN: unknown_G}
+    lengths_G = np.diff(np.append(words.starts_G, len(scores)))
+    for division, classes in {"mention": mentions, "kind": kinds, "frequency": ranks}.items():
+        for name, in_G in {**classes, **rest}.items():
             yield division, name, np.repeat(in_G, lengths_G)
-    first = 0
-    for last in (*_POSITIONS, None):
+    for first, last, in_N in _ranges(np.asarray(scores.position), _POSITIONS):
         name = f"tokens {first + 1:,} to {last:,} of their article" if last else f"tokens from {first + 1:,} on"
-        in_N = np.asarray(scores.position) >= first
-        yield "position", name, in_N & (scores.position < last) if last else in_N
-        first = last or first
+        yield "position", name, in_N
 
 
-def _names(words: Words) -> np.ndarray:
-    """Of each different word (W): 2 where it begins with a digit, 1 where it is a name, else 0.
+def _ranges(values: np.ndarray, firsts: tuple[int, ...]) -> Iterator[tuple[int, int | None, np.ndarray]]:
+    """Yield the first value of each range, the one after its last (None: no limit), and which ``values`` are in it."""
+    for first, last in zip(firsts, (*firsts[1:], None), strict=True):
+        yield first, last, (values >= first) & (values < last if last else True)
 
-    A name is written with a capital and never without one in this text: so ``The`` at a sentence's start is none.
+
+def _kinds(words: Words) -> np.ndarray:
+    """Return the kind of each different word (W): "number" where it begins with a digit, "name", or "other word".
+
+    A name has a capital and never occurs without one in this text, so ``The`` at a sentence's start is not one.
     """
-    opening = [next((letter for letter in text if letter.isalnum()), "") for text in words.texts]
-    small = {text.casefold() for text, letter in zip(words.texts, opening, strict=True) if letter.islower()}
+    initials = [next((letter for letter in text if letter.isalnum()), "") for text in words.texts]
+    lower = {text.casefold() for text, letter in zip(words.texts, initials, strict=True) if letter.islower()}
     return np.array(
         [
-            2 if letter.isdecimal() else int(letter.isupper() and text.casefold() not in small)
-            for text, letter in zip(words.texts, opening, strict=True)
+            "number"
+            if letter.isdecimal()
+            else "name"
+            if letter.isupper() and text.casefold() not in lower
+            else "other word"
+            for text, letter in zip(words.texts, initials, strict=True)
         ]
     )
-
-
-def _frequencies(words: Words, counted_G: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """Classes of words (G) by their rank among the text's words, the most frequent first."""
-    counts_W = np.bincount(words.which[counted_G], minlength=len(words.texts))
-    rank_W = np.empty(len(counts_W), dtype=np.int64)
-    rank_W[np.argsort(-counts_W, kind="stable")] = np.arange(len(counts_W))
-    rank_G, first = rank_W[words.which], 0
-    for last in (*_RANKS, None):
-        name = f"ranks {first + 1:,} to {last:,}" if last else f"rarer than rank {first:,}"
-        yield name, (rank_G >= first) & ((rank_G < last) if last else True)
-        first = last or first

@@ -1,12 +1,11 @@
-"""Words of a text that was read as tokens: where each begins, whether it came before, what it gained or lost.
+"""Words of a tokenised text: where each begins, whether it is repeated, what it gained or lost.
 
-A word begins where a token's ``words`` says so, or with its article, and goes on to the next beginning.
-Letters in names of arrays: N tokens, G words in reading order, W different words.
+A word begins where a token's ``words`` is above 0, or with its article, and extends to the next beginning.
+Legend: N tokens, G words in reading order, W different words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,41 +13,42 @@ import numpy as np
 from dynlm.evaluation.score_file import Scores
 from dynlm.report.token_cells import visible
 
-_LONGEST = 48
+_MAX_LETTERS = 48
+"""Words are cut to this length: text without spaces has words as long as sentences."""
 
 
 @dataclass(frozen=True)
 class Words:
-    """The words of one text, the same for every arm that read it."""
+    """The words of one text, the same for every variant."""
 
-    starts: np.ndarray
-    """Row of each word's first token (G, int64)."""
-    which: np.ndarray
-    """Index into ``texts`` of each word (G)."""
+    starts_G: np.ndarray
+    """Row of each word's first token (int64)."""
+    index_G: np.ndarray
+    """Index into ``texts`` of each word."""
     texts: list[str]
-    """Each different word once, as it is shown: spaces around it left out, nothing invisible in it, cut where long."""
-    repeated: np.ndarray
-    """Whether the word, whatever its case, came before in its article (G, bool); never for bare punctuation."""
-    named: np.ndarray
-    """Whether there is a letter or a digit in the word: it is no bare punctuation (G, bool)."""
+    """Each different word as it is displayed: without spaces around it, non-printable characters escaped, cut."""
+    repeated_G: np.ndarray
+    """Whether the word, in any case, occurred before in its article; never for punctuation (bool)."""
+    named_G: np.ndarray
+    """Whether the word has a letter or a digit: it is not punctuation (bool)."""
 
     def repeated_tokens(self, tokens: int) -> np.ndarray:
-        """Whether each of the text's ``tokens`` belongs to a word that came before in its article (N, bool)."""
-        return np.repeat(self.repeated, np.diff(np.append(self.starts, tokens)))
+        """Return whether each of the text's ``tokens`` belongs to a repeated word (N, bool)."""
+        return np.repeat(self.repeated_G, np.diff(np.append(self.starts_G, tokens)))
 
     def counts(self) -> np.ndarray:
-        """How often each different word occurs (W)."""
-        return np.bincount(self.which, minlength=len(self.texts))
+        """Return how often each different word occurs (W)."""
+        return np.bincount(self.index_G, minlength=len(self.texts))
 
     def sums(self, values_N: np.ndarray) -> np.ndarray:
-        """Sum of the tokens' values over all occurrences of each different word (W, float64)."""
-        of_each = np.add.reduceat(values_N.astype(np.float64), self.starts)
-        return np.bincount(self.which, weights=of_each, minlength=len(self.texts))
+        """Sum the tokens' values over all occurrences of each different word (W, float64)."""
+        sums_G = np.add.reduceat(values_N.astype(np.float64), self.starts_G)
+        return np.bincount(self.index_G, weights=sums_G, minlength=len(self.texts))
 
 
 @dataclass(frozen=True)
 class WordGain:
-    """One word over the whole text: how often it occurs, and both levels' nats summed over all its occurrences."""
+    """One word over the whole text: how often it occurs, and both levels' nats summed over its occurrences."""
 
     text: str
     count: int
@@ -61,52 +61,48 @@ class WordGain:
         return self.lower - self.higher
 
 
-def words_of(scores: Scores) -> Words:
+def find_words(scores: Scores) -> Words:
     """Find the words of the text that ``scores`` is of."""
     begins_N = np.asarray(scores.words) > 0
     begins_N[scores.starts[:-1]] = True
-    starts = np.flatnonzero(begins_N)
-    ends = np.append(starts[1:], len(scores)).tolist()
-    article_G = np.asarray(scores.article)[starts].tolist()
+    starts_G = np.flatnonzero(begins_N)
+    ends = np.append(starts_G[1:], len(scores)).tolist()
+    first_of_article = set(scores.starts.tolist())
     index: dict[bytes, int] = {}
     keys: list[str] = []
-    which, repeated = np.zeros(len(starts), dtype=np.int64), np.zeros(len(starts), dtype=bool)
+    index_G, repeated_G = np.zeros(len(starts_G), dtype=np.int64), np.zeros(len(starts_G), dtype=bool)
     seen: set[str] = set()
-    for place, (first, end) in enumerate(zip(starts.tolist(), ends, strict=True)):
-        if place and article_G[place] != article_G[place - 1]:
+    for word, (first, end) in enumerate(zip(starts_G.tolist(), ends, strict=True)):
+        if first in first_of_article:
             seen = set()
         surface = b"".join(scores.surface[first:end]).strip(b" ")
-        word = index.setdefault(surface, len(index))
-        if word == len(keys):
+        index_G[word] = index.setdefault(surface, len(index))
+        if len(index) > len(keys):
             keys.append(surface.decode("utf-8", "backslashreplace").casefold())
-        key = keys[word]
-        which[place], repeated[place] = word, key in seen
+        key = keys[index_G[word]]
+        repeated_G[word] = key in seen
         seen.add(key)
-    named = np.array([any(letter.isalnum() for letter in key) for key in keys], dtype=bool)
-    texts = [_cut(visible(surface.decode("utf-8", "backslashreplace"))) for surface in index]
-    return Words(starts, which, texts, repeated & named[which], named[which])
+    named_W = np.array([any(letter.isalnum() for letter in key) for key in keys], dtype=bool)
+    texts = [visible(surface.decode("utf-8", "backslashreplace")) for surface in index]
+    texts = [
+        text if len(text) <= _MAX_LETTERS else text[: _MAX_LETTERS - 1] + "\N{HORIZONTAL ELLIPSIS}" for text in texts
+    ]
+    return Words(starts_G, index_G, texts, repeated_G & named_W[index_G], named_W[index_G])
 
 
 def most_changed(words: Words, lower: Scores, higher: Scores, count: int) -> tuple[list[WordGain], list[WordGain]]:
-    """The ``count`` words that gained most over the whole text and the ``count`` that lost most, largest first."""
+    """Return the ``count`` words that gained most over the whole text and the ``count`` that lost most, sorted."""
     lower_W, higher_W, counts_W = words.sums(lower.nats), words.sums(higher.nats), words.counts()
-    gained, lost = (
-        [
-            WordGain(words.texts[word], int(counts_W[word]), float(lower_W[word]), float(higher_W[word]))
-            for word in order
-        ]
-        for order in extremes(lower_W - higher_W, count)
-    )
-    return gained, lost
+
+    def gain_of(word: int) -> WordGain:
+        return WordGain(words.texts[word], int(counts_W[word]), float(lower_W[word]), float(higher_W[word]))
+
+    gained, lost = extremes(lower_W - higher_W, count)
+    return [gain_of(word) for word in gained], [gain_of(word) for word in lost]
 
 
-def extremes(gains_W: np.ndarray, count: int) -> tuple[Sequence[int], Sequence[int]]:
-    """Indices of the ``count`` largest gains above zero and of the ``count`` largest losses, largest first."""
+def extremes(gains_W: np.ndarray, count: int) -> tuple[list[int], list[int]]:
+    """Return the indices of the ``count`` largest gains above zero and of the ``count`` largest losses, sorted."""
     order = np.argsort(-gains_W, kind="stable")
-    gained = [int(word) for word in order[:count] if gains_W[word] > 0]
-    return gained, [int(word) for word in order[::-1][:count] if gains_W[word] < 0]
-
-
-def _cut(text: str) -> str:
-    """Writing without spaces has words as long as sentences."""
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    gained, lost = order[:count], order[::-1][:count]
+    return gained[gains_W[gained] > 0].tolist(), lost[gains_W[lost] < 0].tolist()

@@ -7,7 +7,7 @@ from typing import Any
 
 from dynlm.evaluation.tables import gain_cell
 from dynlm.report.word_classes import ClassGain, class_gains
-from dynlm.report.words import WordGain, most_changed, words_of
+from dynlm.report.words import WordGain, find_words, most_changed
 from dynlm.runtime.text import markdown
 from dynlm.study.results import Done, Results
 from dynlm.study.tables import table
@@ -35,7 +35,7 @@ def words_of_pairs(
     for lower, higher in pairs:
         low, high = results.best(lower), results.best(higher)
         gains = class_gains(low.scores, high.scores, resamples, seed)
-        gained, lost = most_changed(words_of(low.scores), low.scores, high.scores, _WORDS)
+        gained, lost = most_changed(find_words(low.scores), low.scores, high.scores, _WORDS)
         parts += _page_of(low, high, gains, gained, lost)
         content.append(
             {

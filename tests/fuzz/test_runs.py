@@ -28,8 +28,7 @@ from dynlm.fewshot.results import EpisodeScores
 from dynlm.fewshot.results import read_scores as read_fewshot
 from dynlm.fewshot.results import write_scores as write_fewshot
 from dynlm.fewshot.tasks.images import read_image
-from dynlm.report.curve_data import default_passages
-from dynlm.report.heatmap import heatmap_page
+from dynlm.report.heatmap import heatmap_data, heatmap_page
 from dynlm.report.page import report_page
 from dynlm.run.cache_store import save_fixed, save_gated
 from dynlm.run.folder import TrainedModel, load_model, load_tensors
@@ -183,7 +182,7 @@ def shown(paths: Sequence[Path]) -> None:
     variants = [scores for path in paths if (scores := tried(lambda path=path: read_scores(path))) is not None]
     if len(variants) == 2:
         tried(lambda: compare(variants, resamples=5).to_text())
-        tried(lambda: heatmap_page(*variants, list(default_passages(*variants)), paths[0].with_name("page.html")))
+        tried(lambda: heatmap_page(heatmap_data(*variants)))
         tried(lambda: report_page(variants, resamples=5))
 
 

@@ -1,4 +1,4 @@
-"""Every page, made of nothing but hostile text, in a real browser: nothing runs, and nothing is asked for."""
+"""Pages of hostile text alone, in a real browser: nothing runs and nothing is loaded."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from dynlm.evaluation.score_file import write_scores
 from dynlm.report.fewshot_results import FILE
 from dynlm.report.heatmap import heatmap_run
 from dynlm.report.page import report_run
 from tests.browser import Opened, started
 from tests.readings import reading
+from tests.report.samples import write_files
 
 MARK = "document.documentElement.dataset.ran=1"
-"""What would tell on a script that ran."""
+"""A script that ran would leave this mark."""
 EVIL = [
     f"<script>{MARK}</script>",
     f"</script><script>{MARK}</script>",
@@ -53,31 +53,29 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two score files whose every text is hostile."""
-    folder = tmp_path_factory.mktemp("scores")
+    """Two score files in which every text is hostile."""
     everything = " ".join(EVIL)
-    made = []
-    for index, arm in enumerate(reading(articles=len(EVIL), tokens=60)):
-        surface = [EVIL[row % len(EVIL)].encode("utf-8", "surrogatepass") for row in range(len(arm))]
+    variants = []
+    for index, scores in enumerate(reading(articles=len(EVIL), tokens=60)):
+        surface = [EVIL[row % len(EVIL)].encode("utf-8", "surrogatepass") for row in range(len(scores))]
         articles = [{"index": place, "title": text} for place, text in enumerate(EVIL)]
         hostile = dict.fromkeys(("run", "split", "corpus", "reset", "order", "statement", "date", "commit"), everything)
         rates = {everything: {"lr": 0.1, "decay": 0.1}, EVIL[1]: {"lr": 1, "decay": 0}}
         protocol = {
-            **arm.protocol,
+            **scores.protocol,
             **hostile,
             "variant": f"{index} {everything}",
             "articles": articles,
             "rule": {"name": everything, "rates": rates},
             "versions": {everything: everything},
         }
-        made.append(folder / f"{index}.parquet")
-        # As a stranger would: lone surrogates are in the file's JSON.
-        write_scores(made[-1], replace(arm, surface=surface, protocol=json.loads(json.dumps(protocol))))
-    return made
+        # Lone surrogates are in the file's JSON.
+        variants.append(replace(scores, surface=surface, protocol=json.loads(json.dumps(protocol))))
+    return write_files(tmp_path_factory.mktemp("scores"), variants)
 
 
 def check(opened: Opened) -> None:
-    """Nothing ran, nothing was said, nothing was asked for but the page, and the text stands there as text."""
+    """Check that no script ran, nothing but the page was loaded, and the text is displayed as text."""
     page = opened.page
     page.wait_for_timeout(300)
     assert page.evaluate("document.documentElement.dataset.ran") is None
@@ -97,7 +95,7 @@ def test_the_heat_map_of_hostile_text_runs_nothing(browser: Any, paths: list[Pat
         opened.page.locator(".text span").nth(index).hover()
     check(opened)
     assert opened.page.locator("script, img, svg").count() == 0
-    # Its style is its own and does apply.
+    # Its own style applies.
     assert opened.page.evaluate("getComputedStyle(document.querySelector('.text')).whiteSpace") == "pre-wrap"
     opened.close()
 
@@ -131,7 +129,7 @@ def test_the_report_of_hostile_text_runs_nothing(browser: Any, paths: list[Path]
     opened.close()
 
 
-def test_the_pages_policies_leave_nothing_open(paths: list[Path], tmp_path: Path) -> None:
+def test_policies_allow_nothing_else(paths: list[Path], tmp_path: Path) -> None:
     (heat,) = (path for path in heatmap_run(paths, tmp_path, (1, 0, 40)) if path.suffix == ".html")
     for page in (heat, report_run(paths, tmp_path / "report.html", resamples=20)):
         text = page.read_text(encoding="utf-8")
@@ -139,7 +137,7 @@ def test_the_pages_policies_leave_nothing_open(paths: list[Path], tmp_path: Path
         parts = {part.split()[0]: part.split()[1:] for part in policy.split(";")}
         assert parts["default-src"] == parts["base-uri"] == parts["form-action"] == ["'none'"]
         assert "unsafe" not in policy and "http" not in policy and "*" not in policy
-        # The policy stands before all that it is to hold for.
+        # The policy comes before everything that it restricts.
         assert (
             text.index("Content-Security-Policy") < text.index("<style")
             and "<script" not in text[: text.index("<style")]

@@ -1,4 +1,4 @@
-"""What the memory did, read from score files that tell it and from those that do not."""
+"""Memory statistics of score files that hold them and of those that do not."""
 
 from __future__ import annotations
 
@@ -7,38 +7,38 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dynlm.report.memory_stats import rates_table, recorded
+from dynlm.report.memory_stats import constants_table, memory_records
+from dynlm.report.score_set import ScoreSet
 from tests.readings import reading
 
 
-def test_rates_of_every_arm_stand_side_by_side():
-    plain, one, other = reading(1, ("level 1", "rms", "meta"), tokens=50)
-    one.protocol["rule"] = {"name": "rms", "rates": {"a": {"lr": 0.1, "decay": 0.2}, "b": {"lr": 1, "decay": 0}}}
-    other.protocol["rule"] = {"name": "meta", "rates": {"b": {"lr": 0.5, "decay": 0.25}, "odd": "no rates"}}
-    table = rates_table([plain, one, other])
-    assert table.arms == ["rms", "meta"]
-    assert table.rows == [("a", [(0.1, 0.2), None]), ("b", [(1.0, 0.0), (0.5, 0.25)])]
-    assert rates_table([plain]) is None
+def test_constants_of_all_variants_are_in_one_table():
+    plain, rms, meta = reading(1, ("level 1", "rms", "meta"), tokens=50)
+    rms.protocol["rule"] = {"name": "rms", "rates": {"a": {"lr": 0.1, "decay": 0.2}, "b": {"lr": 1, "decay": 0}}}
+    meta.protocol["rule"] = {"name": "meta", "rates": {"b": {"lr": 0.5, "decay": 0.25}, "odd": "no constants"}}
+    table = constants_table(ScoreSet([plain, rms, meta]))
+    assert table.columns == ["tensor", "rms, lr", "rms, decay", "meta, lr", "meta, decay"]
+    assert table.rows == [["a", "0.1", "0.2", "-", "-"], ["b", "1", "0", "0.5", "0.25"]]
+    assert constants_table(ScoreSet([plain])) is None
 
 
 @pytest.mark.parametrize("rule", [None, "rms", {"name": "rms"}, {"name": "rms", "rates": [1]}])
-def test_protocols_without_rates_are_passed_over(rule):
+def test_protocols_without_constants_are_skipped(rule):
     (scores,) = reading(1, ("level 1",), tokens=50)
     scores.protocol["rule"] = rule
-    assert rates_table([scores]) is None
+    assert constants_table(ScoreSet([scores])) is None
 
 
-def test_distance_is_averaged_and_flushes_are_counted_by_segment():
-    plain, arm = reading(4, tokens=2000)
-    segments = int(arm.segment.max()) + 1
-    flush = np.zeros(segments)
+def test_distance_is_averaged_and_resets_are_counted_by_segment():
+    plain, learned = reading(4, tokens=2000)
+    flush = np.zeros(int(learned.segment.max()) + 1)
     flush[[0, 7, 9]] = (1, 0.5, 0.4)
-    distance = np.linspace(0, 1, len(arm))
-    (one,) = recorded([plain, replace(arm, flush=flush[arm.segment], distance=distance)])
-    assert (one.arm, one.flushes) == (1, 2)
-    assert len(one.row) == len(one.distance) == len(one.flush) <= 1200
-    assert one.distance == pytest.approx(one.row / (len(arm) - 1), abs=1e-3)
-    assert one.flush.max() == 1
-    assert recorded([plain, arm]) == []
-    (one,) = recorded([replace(arm, distance=distance)])
-    assert one.flush is None and one.flushes is None
+    distance = np.linspace(0, 1, len(learned))
+    (record,) = memory_records(ScoreSet([plain, replace(learned, flush=flush[learned.segment], distance=distance)]))
+    assert (record.variant, record.resets) == (1, 2)
+    assert len(record.row) == len(record.distance) == len(record.reset) <= 1200
+    assert record.distance == pytest.approx(record.row / (len(learned) - 1), abs=1e-3)
+    assert record.reset.max() == 1
+    assert memory_records(ScoreSet([plain, learned])) == []
+    (record,) = memory_records(ScoreSet([replace(learned, distance=distance)]))
+    assert record.reset is None and record.resets is None

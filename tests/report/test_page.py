@@ -1,4 +1,4 @@
-"""The report as a file: its figures are those of the comparison, it loads nothing, and it stays small."""
+"""The report as a file: same figures as the comparison, nothing loaded, small size."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import pytest
 
 from dynlm.cli.app import main
 from dynlm.errors import UserError
-from dynlm.evaluation.score_file import write_scores
 from dynlm.report import page
 from dynlm.report.fewshot_results import FewShot, Picture, Table
 from dynlm.report.page import report_page, report_run
 from tests.readings import reading
+from tests.report.samples import write_files
 
 UPLOT = "19c8d4c6ad88929a79f4ae49d6f7161566dfd0ba3d15cc495e974f787eb78f1f"
 """SHA-256 of dist/uPlot.iife.min.js in the npm package uplot 1.6.32."""
@@ -57,31 +57,28 @@ class Figures(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def arms():
+def variants():
     return reading(5, ("level 1", "rms", "meta"), tokens=300)
 
 
-def test_the_figures_are_those_of_compare_to_the_last_digit(arms, tmp_path, capsys):
-    paths = []
-    for index, arm in enumerate(arms):
-        paths.append(str(tmp_path / f"{index}.parquet"))
-        write_scores(tmp_path / f"{index}.parquet", arm)
+def test_figures_equal_those_of_compare_to_the_last_digit(variants, tmp_path, capsys):
+    paths = list(map(str, write_files(tmp_path, variants)))
     assert main(["compare", *paths, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)["variants"]
+    expected = json.loads(capsys.readouterr().out)["variants"]
     assert main(["report", *paths, "--out", str(tmp_path / "r.html")]) == 0
     heading, *rows = Figures((tmp_path / "r.html").read_text(encoding="utf-8")).rows
     assert heading[1:] == ["nats/token", "ppl/token", "ppl/word", "bits/byte", "gain, nats/token [95 %]"]
-    assert len(rows) == len(told) == 3
-    for row, arm in zip(rows, told, strict=True):
-        assert row[0].replace("(baseline)", "").strip() == arm["label"]
+    assert len(rows) == len(expected) == 3
+    for row, figures in zip(rows, expected, strict=True):
+        assert row[0].replace("(baseline)", "").strip() == figures["label"]
         names = ("nats_per_token", "perplexity_per_token", "perplexity_per_word", "bits_per_byte")
-        assert row[1:5] == [f"{arm[name]:.{digits}f}" for name, digits in zip(names, (4, 1, 1, 4), strict=True)]
-        gain = arm["gain"]
+        assert row[1:5] == [f"{figures[name]:.{digits}f}" for name, digits in zip(names, (4, 1, 1, 4), strict=True)]
+        gain = figures["gain"]
         assert row[5] == (f"{gain['nats']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]" if gain else "-")
 
 
-def test_the_page_may_run_only_its_own_scripts_and_refers_to_nothing(arms):
-    text = report_page(arms)
+def test_the_page_runs_only_its_own_scripts_and_refers_to_nothing(variants):
+    text = report_page(variants)
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)[1].replace("&#39;", "'")
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert "unsafe" not in policy and "http" not in policy
@@ -95,45 +92,44 @@ def test_the_page_may_run_only_its_own_scripts_and_refers_to_nothing(arms):
     assert "@import" not in text and "url(" not in text and 'style="' not in text
 
 
-def test_the_plotting_library_is_the_released_one_with_its_licence(arms):
+def test_the_plotting_library_is_the_release_with_its_licence(variants):
     content = (Path(page.__file__).parent / "assets" / "uPlot.iife.min.js").read_bytes()
     assert b"uPlot (v1.6.32)" in content
     assert hashlib.sha256(content).hexdigest() == UPLOT
-    assert content.decode() in report_page(arms) and "The MIT License (MIT)" in report_page(arms)
+    assert content.decode() in report_page(variants) and "The MIT License (MIT)" in report_page(variants)
 
 
-def test_the_same_scores_give_the_same_page(arms):
-    assert report_page(arms) == report_page(arms)
+def test_the_same_scores_give_the_same_page(variants):
+    assert report_page(variants) == report_page(variants)
 
 
-def test_what_the_memory_did_and_few_shot_results_are_on_it(arms):
-    assert "hold no rates" in report_page(arms)
+def test_memory_statistics_and_few_shot_results_are_on_the_page(variants):
+    assert "hold no learning rates" in report_page(variants)
     rates = {"name": "rms", "rates": {"lstm.0.weight": {"lr": 0.0024, "decay": 0.00125}}}
-    flush = np.zeros(len(arms[1]), dtype=np.float32)
-    flush[arms[1].segment == 3] = 1
-    learned = replace(arms[1], protocol={**arms[1].protocol, "rule": rates}, flush=flush, distance=flush + 0.5)
+    flush = np.zeros(len(variants[1]), dtype=np.float32)
+    flush[variants[1].segment == 3] = 1
+    learned = replace(variants[1], protocol={**variants[1].protocol, "rule": rates}, flush=flush, distance=flush + 0.5)
     picture = Picture("Five <steps>", "a curve", "data:image/png;base64,iVBORw0KGgo=")
     fewshot = FewShot("Omniglot", "", [Table("Accuracy", ["learner", "%"], [["MAML", "98.1"]])], [picture])
-    text = report_page([arms[0], learned], [fewshot])
+    text = report_page([variants[0], learned], [fewshot])
     assert "<td>0.0024</td><td>0.00125</td>" in text and "rms 1." in text
     assert 'id="memory-distance"' in text and "<td>98.1</td>" in text
     assert 'alt="a curve"' in text and "Five &lt;steps&gt;" in text
     assert Figures(text).referred == [picture.address]
 
 
-def test_mistakes_are_named_and_nothing_is_written(arms, tmp_path):
+def test_user_errors_write_nothing(variants, tmp_path):
     with pytest.raises(UserError, match="there is one"):
-        report_page(arms[:1])
+        report_page(variants[:1])
     with pytest.raises(UserError, match="there are none"):
         report_page([])
     with pytest.raises(UserError, match="cannot be compared"):
-        report_page([arms[0], reading(2, tokens=60)[1]])
+        report_page([variants[0], reading(2, tokens=60)[1]])
     for window in (0, 10**7):
         with pytest.raises(UserError, match=f"window is {window}"):
-            report_page(arms, window=window)
-    write_scores(tmp_path / "a.parquet", arms[0])
+            report_page(variants, window=window)
     with pytest.raises(UserError, match="there is one"):
-        report_run([tmp_path / "a.parquet"], tmp_path / "out" / "r.html")
+        report_run(write_files(tmp_path, variants[:1]), tmp_path / "out" / "r.html")
     assert not (tmp_path / "out").exists()
 
 
@@ -141,19 +137,19 @@ def test_mistakes_are_named_and_nothing_is_written(arms, tmp_path):
     ("corpus", "shown"),
     [("/home/me/text/wikitext-2/", "wikitext-2"), ("Salesforce/wikitext", "Salesforce/wikitext"), ("C:\\my\\b", "b")],
 )
-def test_the_title_names_the_corpus_and_no_folders(arms, corpus, shown):
-    protocols = [replace(arm, protocol={**arm.protocol, "corpus": corpus}) for arm in arms[:2]]
+def test_the_title_has_the_corpus_without_its_folder(variants, corpus, shown):
+    protocols = [replace(each, protocol={**each.protocol, "corpus": corpus}) for each in variants[:2]]
     assert f"<title>What reading with a memory gains: {shown} valid</title>" in report_page(protocols, resamples=10)
 
 
-def test_one_article_and_a_text_shorter_than_a_passage_have_their_page(arms):
+def test_one_short_article_has_a_page(variants):
     assert "so there is no band" in report_page(reading(1, tokens=60))
 
 
-def test_it_stays_small_at_the_size_of_wikitext_2():
-    arms = reading(60, ("level 1", "sgd", "rms", "meta"), seed=1, tokens=5200)
-    # As unlike each other as real losses are, so that they compress no better.
+def test_the_page_stays_small_at_the_size_of_wikitext_2():
+    variants = reading(60, ("level 1", "sgd", "rms", "meta"), seed=1, tokens=5200)
+    # As random as real losses, so that they compress no better.
     rng = np.random.default_rng(0)
-    arms = [replace(arm, nats=rng.gamma(1.0, 3.5, len(arm)).astype(np.float32)) for arm in arms]
-    assert len(arms) * len(arms[0]) > 1_380_000
-    assert len(report_page(arms, resamples=100).encode()) < 12_000_000
+    variants = [replace(each, nats=rng.gamma(1.0, 3.5, len(each)).astype(np.float32)) for each in variants]
+    assert len(variants) * len(variants[0]) > 1_380_000
+    assert len(report_page(variants, resamples=100).encode()) < 12_000_000

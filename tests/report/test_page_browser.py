@@ -1,4 +1,4 @@
-"""The report in a real browser: the curve leads to the right words, by mouse and by keyboard, in any surroundings."""
+"""The report in a real browser: the curve shows the right words, by mouse and keyboard, on any screen."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dynlm.evaluation.score_file import Scores, read_scores, write_scores
-from dynlm.report import curve_data as series
+from dynlm.evaluation.score_file import Scores, read_scores
+from dynlm.report.curve_data import perplexity_difference
 from dynlm.report.notebook import Report
 from dynlm.report.page import report_run
-from dynlm.report.token_cells import cells_of
-from dynlm.report.words import most_changed, words_of
+from dynlm.report.passages import PASSAGE, article_gains, article_passages, select_passages
+from dynlm.report.token_cells import token_cells
+from dynlm.report.words import find_words, most_changed
 from tests.browser import Opened, started
 from tests.readings import reading
-from tests.report.test_heatmap import HOSTILE
-
-ARMS = ("level 1", "rms", "meta")
+from tests.report.samples import HOSTILE_TOKENS, write_files
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +31,14 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def scores(tmp_path_factory: pytest.TempPathFactory) -> list[Scores]:
-    """Score files of three arms; the report is made from them and checked against them."""
-    folder = tmp_path_factory.mktemp("scores")
-    read = []
-    for index, arm in enumerate(reading(7, ARMS, tokens=900, first_article=30)):
-        write_scores(folder / f"{index}.parquet", arm)
-        read.append(read_scores(folder / f"{index}.parquet"))
-    return read
+    """Scores of three variants, from which the report is made."""
+    variants = reading(7, ("level 1", "rms", "meta"), tokens=900, first_article=30)
+    return [read_scores(path) for path in write_files(tmp_path_factory.mktemp("scores"), variants)]
 
 
 @pytest.fixture(scope="module")
 def page_file(scores: list[Scores], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return report_run([arm.path for arm in scores if arm.path], tmp_path_factory.mktemp("page") / "report.html")
+    return report_run([each.path for each in scores if each.path], tmp_path_factory.mktemp("page") / "report.html")
 
 
 @pytest.fixture
@@ -68,9 +63,9 @@ def shown_rows(opened: Opened, scores: Scores) -> slice:
 
 
 def check_tokens(opened: Opened, lower: Scores, higher: Scores) -> None:
-    """What is shown are the cells that the score files hold there."""
+    """Check that the page displays the cells of the score files."""
     here = shown_rows(opened, lower)
-    cells = cells_of(zip(lower.surface[here], lower.nats[here].tolist(), higher.nats[here].tolist(), strict=True))
+    cells = token_cells(lower.surface[here], lower.nats[here], higher.nats[here])
     assert opened.tokens() == [cell.body for cell in cells]
     for index in (0, len(cells) // 2, len(cells) - 1):
         opened.page.locator("#tokens .t").nth(index).hover()
@@ -80,7 +75,7 @@ def check_tokens(opened: Opened, lower: Scores, higher: Scores) -> None:
 
 def test_it_opens_on_the_passage_that_gained_most(open_page, scores):
     opened = open_page()
-    (first, middle) = series.default_passages(scores[0], scores[2])
+    (first, middle) = select_passages(scores[0], scores[2])
     assert opened.passage() == (middle.article + 1, middle.start, middle.length)
     check_tokens(opened, scores[0], scores[2])
     buttons = opened.page.locator("#ready button")
@@ -88,11 +83,11 @@ def test_it_opens_on_the_passage_that_gained_most(open_page, scores):
     buttons.nth(0).click()
     assert opened.passage() == (first.article + 1, 0, first.length)
     check_tokens(opened, scores[0], scores[2])
-    worst = int(scores[0].articles[np.argmin(series.article_gains(scores[0], scores[2]))])
+    worst = int(scores[0].articles[np.argmin(article_gains(scores[0], scores[2]))])
     buttons.nth(2).click()
     assert opened.passage()[:2] == (worst + 1, 0)
     buttons.nth(3).click()
-    assert opened.passage()[1] == series.article_passages(scores[0], worst)[1].start
+    assert opened.passage()[1] == article_passages(scores[0], worst)[1].start
 
 
 @pytest.mark.parametrize("share", [0.003, 0.31, 0.5, 0.77, 0.997])
@@ -105,11 +100,11 @@ def test_a_click_shows_the_passage_under_it(open_page, scores, share):
     assert len(set(scores[0].article[here].tolist())) == 1
     assert f"Article {scores[0].article[here.start] + 1}: " in opened.text("#passage-title")
     check_tokens(opened, scores[0], scores[2])
-    means = [arm.nats[here].mean(dtype=np.float64) for arm in (scores[0], scores[2])]
+    means = [each.nats[here].mean(dtype=np.float64) for each in (scores[0], scores[2])]
     assert f"level 1 {means[0]:.3f}, meta {means[1]:.3f}" in opened.text("#passage-where")
 
 
-def test_hovering_over_the_curve_tells_article_place_and_words(open_page, scores):
+def test_hovering_over_the_curve_shows_article_position_and_words(open_page, scores):
     opened = open_page()
     opened.page.mouse.move(*opened.point(0.4))
     tip = opened.text("#tip")
@@ -121,7 +116,7 @@ def test_hovering_over_the_curve_tells_article_place_and_words(open_page, scores
     assert scores[0].surface[first + said].decode().strip() in tip
 
 
-def test_the_keyboard_walks_through_the_text(open_page, scores):
+def test_the_keyboard_steps_through_the_text(open_page, scores):
     opened, articles = open_page(), scores[0].articles
     curve = opened.page.locator("#curve")
     curve.focus()
@@ -151,7 +146,7 @@ def test_the_keyboard_walks_through_the_text(open_page, scores):
     assert f"Article {articles[-1] + 1}," in curve.get_attribute("aria-valuetext")
 
 
-def test_tab_leads_to_the_tokens_and_arrows_tell_their_losses(open_page, scores):
+def test_arrow_keys_show_the_losses_of_tokens(open_page, scores):
     opened = open_page()
     opened.page.locator("#tokens").focus()
     opened.page.keyboard.press("ArrowRight")
@@ -163,7 +158,7 @@ def test_tab_leads_to_the_tokens_and_arrows_tell_their_losses(open_page, scores)
         assert opened.page.evaluate("document.activeElement.id") == name
 
 
-def test_pair_and_smoothing_can_be_chosen(open_page, scores):
+def test_pair_and_smoothing_can_be_selected(open_page, scores):
     opened = open_page()
     opened.page.select_option("#lower", label="rms")
     opened.page.select_option("#window", label="500 tokens")
@@ -171,17 +166,17 @@ def test_pair_and_smoothing_can_be_chosen(open_page, scores):
     check_tokens(opened, scores[1], scores[2])
     here = shown_rows(opened, scores[0])
     middle = (here.start + here.stop) // 2
-    expected = series.perplexity_difference(scores[1], scores[2], 500)[middle]
+    expected = perplexity_difference(scores[1], scores[2], 500)[middle]
     said = opened.page.locator("#curve").get_attribute("aria-valuetext").rpartition(" ")[2].replace("\u2212", "-")
     assert float(said) == pytest.approx(expected, abs=0.0051)
-    gained, lost = most_changed(words_of(scores[0]), scores[1], scores[2], 20)
+    gained, lost = most_changed(find_words(scores[0]), scores[1], scores[2], 20)
     for table, words in (("gained", gained), ("lost", lost)):
         rows = opened.page.locator(f"#{table} tbody tr")
         assert rows.locator("th").all_text_contents() == [word.text for word in words]
         assert rows.nth(0).locator("td").nth(1).inner_text() == f"{words[0].lower / words[0].count:.3f}"
 
 
-def test_dragging_zooms_and_double_click_goes_back(open_page, scores):
+def test_dragging_zooms_and_double_click_resets(open_page, scores):
     opened, tokens = open_page(), len(scores[0])
     opened.page.mouse.move(*opened.point(0.5))
     opened.page.mouse.down()
@@ -224,15 +219,15 @@ def test_keys_zoom_about_the_passage_that_is_shown(open_page, scores):
 def test_repeated_words_are_underlined(open_page, scores):
     opened = open_page()
     here = shown_rows(opened, scores[0])
-    came = words_of(scores[0]).repeated_tokens(len(scores[0]))[here]
+    repeated = find_words(scores[0]).repeated_tokens(len(scores[0]))[here]
     underlined = opened.page.locator("#tokens .t").evaluate_all(
         "all => all.map((each) => getComputedStyle(each).textDecorationLine.includes('underline'))"
     )
-    assert underlined == came.tolist()
+    assert underlined == repeated.tolist()
     assert 0 < sum(underlined) < len(underlined)
 
 
-def test_the_articles_and_tokens_are_there_as_tables(open_page, scores):
+def test_articles_and_tokens_are_available_as_tables(open_page, scores):
     opened = open_page()
     rows = opened.page.locator("#articles tbody tr")
     assert rows.count() == len(scores[0].articles)
@@ -246,7 +241,7 @@ def test_the_articles_and_tokens_are_there_as_tables(open_page, scores):
 
 
 def contrast(opened: Opened, selector: str) -> float:
-    """The contrast of an element's letters on the page's paper."""
+    """The contrast of an element's text on the page's background."""
     script = """element => {
       const light = (colour) => colour.match(/[\\d.]+/g).slice(0, 3).map(Number).map((c) => c / 255)
         .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
@@ -275,11 +270,11 @@ def test_a_narrow_screen_needs_no_sideways_scrolling(open_page, scores, width):
     check_tokens(opened, scores[0], scores[2])
 
 
-def test_hostile_tokens_titles_and_arms_are_shown_as_text(open_page, tmp_path):
-    arms = reading(articles=2, tokens=60)
+def test_hostile_tokens_titles_and_labels_are_displayed_as_text(open_page, tmp_path):
+    variants = reading(articles=2, tokens=60)
     evil = "</script><script>alert(1)</script>\u202e\x00"
-    wild = [
-        *HOSTILE,
+    hostile = [
+        *HOSTILE_TOKENS,
         b"</script><!--",
         "\u05e9\u05dc\u05d5\u05dd".encode(),
         "漢字".encode(),
@@ -287,22 +282,18 @@ def test_hostile_tokens_titles_and_arms_are_shown_as_text(open_page, tmp_path):
         b"\xe6",
         b"\xbc\xa2",
     ]
-    surface = [*wild, *list(arms[0].surface)[len(wild) :]]
-    paths = []
-    for index, arm in enumerate(arms):
-        changed = {
-            "variant": f"{arm.variant} {evil}",
-            "corpus": evil,
-            "articles": [{"index": 0, "title": evil}],
-            "statement": evil,
-        }
-        paths.append(tmp_path / f"{index}.parquet")
-        write_scores(paths[-1], replace(arm, surface=surface, protocol={**arm.protocol, **changed}))
+    surface = [*hostile, *list(variants[0].surface)[len(hostile) :]]
+    changed = {"corpus": evil, "articles": [{"index": 0, "title": evil}], "statement": evil}
+    protocols = [{**each.protocol, **changed, "variant": f"{each.variant} {evil}"} for each in variants]
+    paths = write_files(
+        tmp_path,
+        [replace(each, surface=surface, protocol=protocol) for each, protocol in zip(variants, protocols, strict=True)],
+    )
     opened = open_page(report_run(paths, tmp_path / "report.html"))
     opened.page.locator("#curve").focus()
     opened.page.keyboard.press("Home")
-    here = cells_of((each, 0.0, 0.0) for each in surface[: opened.passage()[2]])
-    assert opened.tokens() == [cell.body for cell in here]
+    nats = np.zeros(opened.passage()[2])
+    assert opened.tokens() == [cell.body for cell in token_cells(surface[: len(nats)], nats, nats)]
     assert "<script>alert(1)</script>" in opened.tokens() and "漢" in opened.tokens()
     assert opened.text("#passage-title").startswith("Article 1: </script><script>")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -311,30 +302,25 @@ def test_hostile_tokens_titles_and_arms_are_shown_as_text(open_page, tmp_path):
     assert "alert(2)" in opened.text("#tip")
 
 
-def test_right_to_left_text_runs_from_the_right(open_page, tmp_path):
-    arms = reading(articles=1, tokens=60)
+def test_right_to_left_text_starts_at_the_right(open_page, tmp_path):
+    variants = reading(articles=1, tokens=60)
     words = [f" {word}".encode() for word in ("שלום", "עולם", "ספר", "בית")]
-    surface = [words[index % 4] for index in range(len(arms[0]))]
-    paths = []
-    for index, arm in enumerate(arms):
-        paths.append(tmp_path / f"{index}.parquet")
-        write_scores(paths[-1], replace(arm, surface=surface))
+    surface = [words[index % 4] for index in range(len(variants[0]))]
+    paths = write_files(tmp_path, [replace(each, surface=surface) for each in variants])
     opened = open_page(report_run(paths, tmp_path / "report.html"))
     boxes = [opened.page.locator("#tokens .t").nth(index).bounding_box()["x"] for index in range(3)]
     assert boxes[0] > boxes[1] > boxes[2]
 
 
-def test_writing_without_spaces_has_passages_as_long_as_any(open_page, tmp_path):
-    arms = reading(articles=2, tokens=900)
-    paths = []
-    for index, arm in enumerate(arms):
-        surface = ["漢字仮名"[row % 4].encode() for row in range(len(arm))]
-        paths.append(tmp_path / f"{index}.parquet")
-        write_scores(paths[-1], replace(arm, surface=surface, words=np.zeros(len(arm), dtype=np.int16)))
+def test_text_without_spaces_has_passages_of_full_length(open_page, tmp_path):
+    variants = reading(articles=2, tokens=900)
+    count = len(variants[0])
+    surface, words = ["漢字仮名"[row % 4].encode() for row in range(count)], np.zeros(count, dtype=np.int16)
+    paths = write_files(tmp_path, [replace(each, surface=surface, words=words) for each in variants])
     opened = open_page(report_run(paths, tmp_path / "report.html"))
     opened.click(0.8)
-    here = shown_rows(opened, arms[0])
-    assert here.stop - here.start == series.PASSAGE and here.start <= 0.8 * len(arms[0]) <= here.stop
+    here = shown_rows(opened, variants[0])
+    assert here.stop - here.start == PASSAGE and here.start <= 0.8 * len(variants[0]) <= here.stop
     assert max(map(len, opened.page.locator("#gained tbody th").all_text_contents())) <= 48
 
 

@@ -1,4 +1,4 @@
-"""The colour scale: readable in every strength, symmetric, told apart without colour."""
+"""The colour scale: readable in every step, symmetric, distinguishable without colour."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def test_better_is_blue_and_worse_is_red():
 
 def test_steps_are_symmetric_and_clipped():
     for gain in (0.0, 0.1, 0.5, 2.0, 50.0):
-        assert step_of(gain, 2.0) == -step_of(-gain, 2.0)
-    assert step_of(2.0, 2.0) == step_of(9.0, 2.0) == STEPS
-    assert step_of(0.05, 2.0) == 0
+        assert step_of(gain, 2.0).index == -step_of(-gain, 2.0).index
+    assert step_of(2.0, 2.0).index == step_of(9.0, 2.0).index == STEPS
+    assert step_of(0.05, 2.0).index == 0
 
 
-def test_underlines_grow_with_the_strength():
-    strengths = [step.underline for step in steps() if step.index >= 0]
+def test_lines_grow_with_the_strength():
+    strengths = [step.thickness for step in steps() if step.index >= 0]
     assert strengths == sorted(strengths) and strengths[0] == 0 and strengths[-1] == 3
-    assert len({step.name for step in steps()}) == 2 * STEPS + 1
+    assert len({step.css_class for step in steps()}) == 2 * STEPS + 1
 
 
 def test_the_limit_covers_nearly_all_gains():

@@ -9,20 +9,20 @@ import pytest
 from rich.console import Console
 
 from dynlm.errors import UserError
-from dynlm.evaluation.score_file import write_scores
-from dynlm.report.heatmap import Passage
+from dynlm.report.heatmap import heatmap_data
+from dynlm.report.passages import Passage
 from dynlm.report.terminal import heatmap_text, print_heatmap
 from tests.readings import reading
-from tests.report.test_heatmap import HOSTILE
+from tests.report.samples import HOSTILE_TOKENS, write_files
 
 
-def printed(arms, passage, **options) -> str:
+def printed(variants, passage, **options) -> str:
     console = Console(file=io.StringIO(), highlight=False, **options)
-    console.print(heatmap_text(*arms, [passage], console), soft_wrap=True)
+    console.print(heatmap_text(heatmap_data(*variants, [passage]), console), soft_wrap=True)
     return console.file.getvalue()
 
 
-def test_without_colours_signs_tell_gain_and_loss():
+def test_without_colours_signs_show_gain_and_loss():
     lower, higher = reading(articles=1, tokens=60)
     nats = lower.nats.copy()
     nats[:3] += (-5, 5, 0)
@@ -40,33 +40,34 @@ def test_colours_follow_the_gain_and_repeated_words_are_underlined(monkeypatch):
 
 
 @pytest.mark.parametrize("system", [None, "truecolor"])
-def test_hostile_tokens_neither_steer_the_terminal_nor_are_read_as_markup(system):
+def test_hostile_tokens_neither_control_the_terminal_nor_become_markup(system):
     lower, higher = reading(articles=1, tokens=60)
-    wild = [*HOSTILE, b"\x1b[31mred", b"[bold red]x[/]", b"\x9b"]
-    surface = [*wild, *list(lower.surface)[len(wild) :]]
-    arms = (replace(lower, surface=surface), replace(higher, surface=surface))
-    text = printed(arms, Passage(0, 0, 13), width=500, force_terminal=system is not None, color_system=system)
+    hostile = [*HOSTILE_TOKENS, b"\x1b[31mred", b"[bold red]x[/]", b"\x9b"]
+    surface = [*hostile, *list(lower.surface)[len(hostile) :]]
+    variants = (replace(lower, surface=surface), replace(higher, surface=surface))
+    text = printed(variants, Passage(0, 0, 13), width=500, force_terminal=system is not None, color_system=system)
     assert "\x00" not in text and "\u202e" not in text and "\x1b[31m" not in text and "\x9b" not in text
     assert "[bold red]x[/]" in text and r"\x1b[31mred" in text
 
 
 @pytest.mark.parametrize("width", [30, 100])
 def test_lines_fit_the_terminal(width):
-    arms = reading(articles=2, tokens=300)
-    lines = printed(arms, Passage(0, 0, 100), width=width).splitlines()
+    variants = reading(articles=2, tokens=300)
+    lines = printed(variants, Passage(0, 0, 100), width=width).splitlines()
     passage = lines[lines.index("") + 3 :]
     assert passage and all(len(line) <= width for line in passage)
     assert len("".join(passage).split()) > 50
 
 
-def test_a_heat_map_takes_two_files_of_one_text(tmp_path):
-    paths = []
-    for index, arm in enumerate((*reading(1, tokens=60), *reading(1, ("x",), tokens=80))):
-        paths.append(tmp_path / f"{index}.parquet")
-        write_scores(paths[-1], arm)
+def test_a_heat_map_needs_two_files_of_one_text(tmp_path):
+    paths = write_files(tmp_path, [*reading(1, tokens=60), *reading(1, ("x",), tokens=80)])
     console = Console(file=io.StringIO())
     print_heatmap(paths[:2], (1, 0, 10), console)
-    assert "Tokens 0 to 9." in console.file.getvalue()
-    for wrong, said in ((paths[:1], "two score files"), (paths, "two score files"), (paths[1:], "cannot be compared")):
-        with pytest.raises(UserError, match=said):
+    assert "Tokens 0 to 9 of" in console.file.getvalue()
+    for wrong, message in (
+        (paths[:1], "two score files"),
+        (paths, "two score files"),
+        (paths[1:], "cannot be compared"),
+    ):
+        with pytest.raises(UserError, match=message):
             print_heatmap(wrong, console=console)

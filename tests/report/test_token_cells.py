@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynlm.report.token_cells import Cell, cells_of, lay_out, visible
+from dynlm.report.token_cells import CONTINUED, Cell, lay_out, token_cells, token_texts, visible
+from tests.readings import reading
+
+SURFACES = st.one_of(
+    st.binary(max_size=3), st.sampled_from([b" a", b"\n", b"\xe6", b"\xbc", b"\xa2", b"\xbc\xa2", b"", "漢".encode()])
+)
 
 
-def texts(*surfaces: bytes) -> list[str]:
-    return [cell.text for cell in cells_of((surface, 1.0, 0.5) for surface in surfaces)]
+def cells_of(surfaces: Sequence[bytes]) -> list[Cell]:
+    return token_cells(surfaces, np.ones(len(surfaces)), np.ones(len(surfaces)))
 
 
-def test_tokens_that_together_make_a_character_are_one_cell_with_summed_nats():
-    cells = cells_of([(b" a", 1.0, 2.0), (b"\xe6", 3.0, 1.0), (b"\xbc", 0.5, 0.25), (b"\xa2", 0.25, 0.5), (b"b", 1, 1)])
+def test_tokens_that_make_a_character_together_are_one_cell_with_summed_nats():
+    lower, higher = np.array([1, 3, 0.5, 0.25, 1]), np.array([2, 1, 0.25, 0.5, 1])
+    repeated = np.array([False, True, False, False, True])
+    cells = token_cells([b" a", b"\xe6", b"\xbc", b"\xa2", b"b"], lower, higher, repeated)
     assert [cell.text for cell in cells] == [" a", "漢", "b"]
     assert (cells[1].lower, cells[1].higher, cells[1].gain) == (3.75, 1.75, 2.0)
+    assert [cell.repeated for cell in cells] == [False, True, True]
 
 
 @pytest.mark.parametrize(
@@ -40,14 +51,15 @@ def test_tokens_that_together_make_a_character_are_one_cell_with_summed_nats():
         ([b" \n"], [" \u21b5"]),
     ],
 )
-def test_what_cannot_be_seen_is_escaped(surfaces, shown):
-    assert texts(*surfaces) == shown
+def test_non_printable_characters_are_escaped(surfaces, shown):
+    assert [cell.text for cell in cells_of(surfaces)] == shown
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.binary(max_size=6), st.floats(0, 9), st.floats(0, 9)), max_size=30))
-def test_all_nats_are_kept_and_all_text_is_printable(tokens):
-    cells = cells_of(tokens)
+def test_sums_of_nats_are_kept_and_all_text_is_printable(tokens):
+    surfaces, lower, higher = zip(*tokens, strict=True) if tokens else ((), (), ())
+    cells = token_cells(surfaces, np.array(lower), np.array(higher))
     assert sum(cell.lower for cell in cells) == pytest.approx(sum(lower for _, lower, _ in tokens))
     assert sum(cell.higher for cell in cells) == pytest.approx(sum(higher for _, _, higher in tokens))
     assert all(cell.text and cell.text.isprintable() for cell in cells)
@@ -55,9 +67,9 @@ def test_all_nats_are_kept_and_all_text_is_printable(tokens):
 
 @settings(max_examples=40, deadline=None)
 @given(st.text(), st.integers(1, 4))
-def test_any_split_of_a_text_into_bytes_shows_the_whole_text(text, size):
+def test_a_text_split_into_bytes_is_displayed_whole(text, size):
     data = text.encode()
-    cells = cells_of((data[place : place + size], 1.0, 1.0) for place in range(0, len(data), size))
+    cells = cells_of([data[place : place + size] for place in range(0, len(data), size)])
     if size == 1:  # Then no token holds parts of two characters.
         assert "".join(cell.text for cell in cells).replace("\u25cc", "") == "".join(
             visible(letter) for letter in text
@@ -66,7 +78,7 @@ def test_any_split_of_a_text_into_bytes_shows_the_whole_text(text, size):
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.text(alphabet=" abcdefgh\u6f22", min_size=1, max_size=12), max_size=40), st.integers(4, 30))
-def test_lines_keep_to_the_columns_and_drop_nothing_but_spaces(words, columns):
+def test_lines_fit_the_columns_and_lose_only_spaces(words, columns):
     lines = lay_out([Cell(word, 1.0, 1.0) for word in words], columns)
     for line in lines:
         ends = 0
@@ -78,7 +90,24 @@ def test_lines_keep_to_the_columns_and_drop_nothing_but_spaces(words, columns):
     assert shown.replace(" ", "") == "".join(words).replace(" ", "")
 
 
-def test_wraps_between_words_and_after_an_end_of_line():
-    cells = cells_of((surface, 1.0, 1.0) for surface in (b"one", b" tw", b"o", b" three", b"\n", b" four"))
+def test_lines_wrap_between_words_and_after_an_end_of_line():
+    cells = cells_of([b"one", b" tw", b"o", b" three", b"\n", b" four"])
     lines = ["".join(piece.text for piece in line) for line in lay_out(cells, 8)]
     assert lines == ["onetwo", "three\u21b5", "four"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(SURFACES, min_size=1, max_size=30), st.integers(0, 30))
+def test_cells_never_cross_the_border_of_two_articles(surfaces, border):
+    shown = token_texts(surfaces, [0, border, len(surfaces)])
+    expected = [*cells_of(surfaces[:border]), *cells_of(surfaces[border:])]
+    cells = [index for index in shown.index_N.tolist() if index != CONTINUED]
+    assert [shown.texts[index] for index in cells] == [cell.text for cell in expected]
+    assert [index in shown.line_ends for index in cells] == [cell.ends_line for cell in expected]
+
+
+def test_each_different_text_is_kept_once():
+    (scores,) = reading(articles=1, variants=("level 1",), tokens=60)
+    shown = token_texts(scores.surface)
+    assert len(shown.texts) == len(set(shown.texts)) == len(set(scores.surface)) + 1
+    assert shown.texts[CONTINUED] == ""

@@ -1,4 +1,4 @@
-"""Classes of words: every token in one class of each division, and sums divided once."""
+"""Classes of words: every token is in one class of each division, and sums are divided once."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def found(gains: list, division: str) -> dict[str, tuple[int, float]]:
     return {each.name: (each.tokens, each.saved) for each in gains if each.division == division}
 
 
-def test_words_are_told_apart_by_mention_and_kind():
+def test_words_are_classified_by_mention_and_kind():
     lower = scores_of(TEXT, [4.0] * 18)
     saved = np.arange(18, dtype=np.float32) / 8
     gains = class_gains(lower, replace(lower, nats=lower.nats - saved), resamples=0)
@@ -55,7 +55,7 @@ def test_words_are_told_apart_by_mention_and_kind():
         "punctuation and ends of line": [4, 16],
         "<unk>": [9, 13],
     }
-    expected = {name: (len(rows_of), float(saved[rows_of].sum())) for name, rows_of in rows.items()}
+    expected = {name: (len(class_rows), float(saved[class_rows].sum())) for name, class_rows in rows.items()}
     assert found(gains, "kind") == expected
     mentions = found(gains, "mention")
     assert mentions["met before in its article"] == (5, float(saved[[7, 15, 5, 6, 17]].sum()))
@@ -66,11 +66,11 @@ def test_each_division_holds_every_token_once():
     lower, higher = reading(articles=6, tokens=900)
     gains = class_gains(lower, higher, resamples=20)
     for division in ("mention", "kind", "frequency", "position"):
-        of_it = [each for each in gains if each.division == division]
-        assert sum(each.tokens for each in of_it) == len(lower)
-        assert sum(each.words for each in of_it) == int((np.asarray(lower.words) > 0).sum())
-        assert sum(each.lower for each in of_it) == pytest.approx(float(lower.nats.sum(dtype=np.float64)))
-        assert sum(each.higher for each in of_it) == pytest.approx(float(higher.nats.sum(dtype=np.float64)))
+        classes = [each for each in gains if each.division == division]
+        assert sum(each.tokens for each in classes) == len(lower)
+        assert sum(each.words for each in classes) == int((np.asarray(lower.words) > 0).sum())
+        assert sum(each.lower for each in classes) == pytest.approx(float(lower.nats.sum(dtype=np.float64)))
+        assert sum(each.higher for each in classes) == pytest.approx(float(higher.nats.sum(dtype=np.float64)))
 
 
 def test_common_words_are_those_of_the_text_and_positions_count_from_1():
@@ -88,6 +88,6 @@ def test_common_words_are_those_of_the_text_and_positions_count_from_1():
 
 def test_a_class_of_all_tokens_has_the_interval_of_compare():
     lower, higher = reading(articles=6, tokens=80)
-    one = [replace(each, position=np.minimum(each.position, 99)) for each in (lower, higher)]
-    (position,) = [each for each in class_gains(*one, resamples=300, seed=3) if each.division == "position"]
+    clipped = [replace(each, position=np.minimum(each.position, 99)) for each in (lower, higher)]
+    (position,) = [each for each in class_gains(*clipped, resamples=300, seed=3) if each.division == "position"]
     assert position.gain == compare([lower, higher], 0, 300, 3).variants[1].gain

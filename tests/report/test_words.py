@@ -1,4 +1,4 @@
-"""Words put together from tokens: what each gained, and whether it came before."""
+"""Words joined from tokens: what each gained, and whether it is repeated."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dynlm.evaluation.score_file import Scores
-from dynlm.report.words import most_changed, words_of
+from dynlm.report.words import find_words, most_changed
 from tests.readings import reading
 
 
@@ -46,22 +46,22 @@ TEXT = scores_of(
 
 
 def test_pieces_make_words_and_an_article_begins_one():
-    words = words_of(TEXT)
-    assert words.starts.tolist() == [0, 2, 3, 5, 6, 7, 8]
+    words = find_words(TEXT)
+    assert words.starts_G.tolist() == [0, 2, 3, 5, 6, 7, 8]
     assert words.texts == ["harbour", ",", "Harbour", "\u21b5", "har"]
-    assert words.which.tolist() == [0, 1, 2, 1, 3, 4, 0]
+    assert words.index_G.tolist() == [0, 1, 2, 1, 3, 4, 0]
     assert words.counts().tolist() == [2, 2, 1, 1, 1]
     assert words.sums(TEXT.nats).tolist() == [6, 1, 2, 0.25, 4]
 
 
-def test_words_come_before_in_their_article_whatever_their_case_and_punctuation_never():
-    came = words_of(TEXT).repeated_tokens(len(TEXT))
-    assert np.flatnonzero(came).tolist() == [3, 4]
+def test_words_repeat_in_their_article_in_any_case_and_punctuation_never_does():
+    repeated = find_words(TEXT).repeated_tokens(len(TEXT))
+    assert np.flatnonzero(repeated).tolist() == [3, 4]
 
 
-def test_words_that_changed_most_stand_first_and_hold_both_sums():
+def test_words_that_changed_most_come_first_with_both_sums():
     lower, higher = reading(articles=5, tokens=600)
-    words = words_of(lower)
+    words = find_words(lower)
     gained, lost = most_changed(words, lower, higher, 7)
     naive: dict[bytes, list[float]] = {}
     for surface, low, high in zip(lower.surface, lower.nats.tolist(), higher.nats.tolist(), strict=True):
@@ -74,6 +74,6 @@ def test_words_that_changed_most_stand_first_and_hold_both_sums():
     assert most_changed(words, lower, lower, 7) == ([], [])
 
 
-def test_nothing_in_a_word_can_steer_a_page():
+def test_words_are_displayed_without_control_characters():
     text = replace(TEXT, surface=[b" \xff\x00<i>", *TEXT.surface[1:]])
-    assert words_of(text).texts[0] == r"\xff\x00<i>bour"
+    assert find_words(text).texts[0] == r"\xff\x00<i>bour"

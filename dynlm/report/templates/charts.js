@@ -1,22 +1,36 @@
-// The charts of the report, on uPlot. Nothing here knows what a passage is.
+// Elements and charts of the report; charts are drawn with uPlot.
 "use strict";
 
 const DASHES = [[], [8, 3], [2, 3], [10, 3, 2, 3], [14, 4], [5, 3, 2, 3, 2, 3]];
 const FONT = '12px system-ui, "Segoe UI", "Noto Sans", "DejaVu Sans", sans-serif';
 const drawn = [];
 
-// A colour of the page's own style: read anew at each drawing, so that charts follow light and dark.
+// A colour of the page's style, read at each drawing, so that charts follow light and dark mode.
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
-const armColour = (index) => colour("arm" + (index % 7));
+const variantColour = (index) => colour("variant" + (index % 7));
 const grouped = (number) => Math.round(number).toLocaleString("en");
 const compact = (number) => (number >= 1e4 ? +(number / 1e3).toFixed(1) + "k" : grouped(number));
+
+const MINUS = "\u2212";
+// An element with text or children in it; properties are set, attributes have names with a dash or "role".
+function make(tag, properties = {}, ...inside) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (/-|role|scope/.test(name)) element.setAttribute(name, value);
+    else element[name] = value;
+  }
+  element.append(...inside);
+  return element;
+}
+const signed = (number, digits = 3) => (number < 0 ? MINUS : "+") +
+  Math.abs(number).toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 
 function axis(more) {
   return { stroke: () => colour("ink"), font: FONT, labelFont: FONT, labelSize: 20, size: 56, gap: 4,
     grid: { stroke: () => colour("line"), width: 0.5 }, ticks: { stroke: () => colour("line"), size: 5 }, ...more };
 }
 
-// Makes a chart as wide as its element, which follows that width from then on.
+// Makes a chart as wide as its element, and resizes it with the element.
 function chart(element, height, options, data) {
   const width = () => Math.max(240, element.clientWidth);
   const made = new uPlot({ width: width(), height, ...options }, data, element);
@@ -29,24 +43,24 @@ for (const query of ["(prefers-color-scheme: dark)", "print"]) {
   matchMedia(query).addEventListener("change", () => drawn.forEach((each) => each.redraw(false)));
 }
 
-// Lines of several arms over one axis, each { arm, label, values, low, high }; low and high make a band.
+// Lines of several variants over one axis, each { variant, label, values, low, high }; low and high make a band.
 function lines(element, { x, series, xLabel, yLabel, log, steps }) {
   const data = [x], shown = [{ label: xLabel, value: (u, value) => (value == null ? "" : grouped(value)) }], bands = [];
-  for (const { arm, label, values, low, high } of series) {
+  for (const { variant, label, values, low, high } of series) {
     const value = (u, number) => (number == null ? "" : number.toPrecision(4));
-    shown.push({ label, value, stroke: () => armColour(arm), dash: steps ? [] : DASHES[arm % DASHES.length], width: steps ? 1.2 : 1.8,
+    shown.push({ label, value, stroke: () => variantColour(variant), dash: steps ? [] : DASHES[variant % DASHES.length], width: steps ? 1.2 : 1.8,
       points: { show: false }, paths: steps ? uPlot.paths.stepped({ align: 1 }) : undefined });
     data.push(values);
     if (low) {
       const quiet = { stroke: "transparent", points: { show: false }, class: "u-quiet" };
-      bands.push({ series: [data.length + 1, data.length], fill: () => armColour(arm) + "26" });
+      bands.push({ series: [data.length + 1, data.length], fill: () => variantColour(variant) + "26" });
       shown.push(quiet, quiet);
       data.push(low, high);
     }
   }
-  // Each line's name at its end too: one need not tell colours apart.
+  // Each line is labelled at its end too, for colour-blind readers.
   function names(u) {
-    const ends = series.map(({ arm, label, values }) => ({ arm, label, y: u.valToPos(values.findLast((value) => value !== null) ?? 0, "y", true) }));
+    const ends = series.map(({ variant, label, values }) => ({ variant, label, y: u.valToPos(values.findLast((value) => value !== null) ?? 0, "y", true) }));
     const apart = 14 * devicePixelRatio;
     ends.sort((a, b) => a.y - b.y).forEach((end, i) => { if (i) end.y = Math.max(end.y, ends[i - 1].y + apart); });
     const over = (ends.at(-1)?.y ?? 0) - (u.bbox.top + u.bbox.height);
@@ -54,8 +68,8 @@ function lines(element, { x, series, xLabel, yLabel, log, steps }) {
     u.ctx.font = FONT.replace("12px", 12 * devicePixelRatio + "px");
     u.ctx.textBaseline = "middle";
     u.ctx.textAlign = "left";
-    for (const { arm, label, y } of ends) {
-      u.ctx.fillStyle = armColour(arm);
+    for (const { variant, label, y } of ends) {
+      u.ctx.fillStyle = variantColour(variant);
       u.ctx.fillText(label, u.bbox.left + u.bbox.width + 5 * devicePixelRatio, y - Math.max(0, over), 84 * devicePixelRatio);
     }
     u.ctx.restore();
@@ -71,7 +85,7 @@ function lines(element, { x, series, xLabel, yLabel, log, steps }) {
     });
   }
   return chart(element, 290, {
-    // Steps are shares, which lie between nothing and all.
+    // Steps are shares, between 0 and 1.
     scales: { x: { time: false, distr: log ? 3 : 1 }, ...(steps ? { y: { range: [0, 1] } } : {}) },
     axes: [axis({ label: xLabel, values: ticks, size: 34, space: 40, ...(log ? { splits: marks, filter: (u, all) => all } : {}) }),
       axis({ label: yLabel, size: 58 })],
@@ -80,8 +94,8 @@ function lines(element, { x, series, xLabel, yLabel, log, steps }) {
   }, data);
 }
 
-// The curve over the text. `at` tells the difference in a row; `titles` are the articles; the callbacks are told of
-// a row that was clicked and of one that is hovered over (or null). Gives back what moves it.
+// The curve over the text. `at(row)` is the difference in a row; `titles` are the articles'; `onClick` gets the clicked
+// row and `onHover` the row under the pointer (or null). Returns functions that move the view.
 function alongTheText(element, { tokens, starts, titles, at, yLabel, onClick, onHover, marked }) {
   let view = [0, tokens], down = null, panned = null;
   const clamp = (low, high) => {
@@ -104,7 +118,7 @@ function alongTheText(element, { tokens, starts, titles, at, yLabel, onClick, on
     let before = -1e9;
     return middles.map((middle, index) => {
       const low = Math.max(starts[index], view[0]), high = Math.min(starts[index + 1], view[1]);
-      return low < high ? (low + high) / 2 : null;  // A part of an article is named in its middle too.
+      return low < high ? (low + high) / 2 : null;  // A part of an article is labelled in its middle too.
     }).filter((middle) => {
       if (middle === null || u.valToPos(middle, "x") - before < 15) return false;
       before = u.valToPos(middle, "x");

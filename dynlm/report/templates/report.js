@@ -1,25 +1,12 @@
-// The report: a place on the curve leads to the words there. All text comes into the page as text, never as HTML.
+// The report: a click on the curve shows the words there. All text is set as text, never as HTML.
 "use strict";
 
 (async () => {
   const byId = (id) => document.getElementById(id);
   const data = JSON.parse(byId("data").textContent);
-  const { tokens, arms, starts, articles, texts } = data;
-  const BEGINS_WORD = 1, REPEATED = 2, MINUS = "\u2212";
-  const endsLine = new Set(data.endsLine);
-
-  // An element with text or children in it; properties are set, attributes have names with a dash or "role".
-  function make(tag, properties = {}, ...inside) {
-    const element = document.createElement(tag);
-    for (const [name, value] of Object.entries(properties)) {
-      if (/-|role|scope/.test(name)) element.setAttribute(name, value);
-      else element[name] = value;
-    }
-    element.append(...inside);
-    return element;
-  }
-  const signed = (number, digits = 3) => (number < 0 ? MINUS : "+") +
-    Math.abs(number).toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+  const { tokens, variants: labels, starts, articles, texts } = data;
+  const BEGINS_WORD = 1, REPEATED = 2;
+  const lineEnds = new Set(data.lineEnds);
 
   // --- The tokens ----------------------------------------------------------------------------------------------------
   async function unpack() {
@@ -45,7 +32,7 @@
     for (let row = 0; row < tokens; row++) sum[row + 1] = sum[row] + each[row];
     return sum;
   });
-  const mean = (arm, first, end) => (sums[arm][end] - sums[arm][first]) / (end - first);
+  const mean = (variant, first, end) => (sums[variant][end] - sums[variant][first]) / (end - first);
   const articleOf = (row) => {
     let low = 0, high = articles.length;
     while (high - low > 1) { const middle = (low + high) >> 1; if (starts[middle] <= row) low = middle; else high = middle; }
@@ -53,11 +40,11 @@
   };
   const positionOf = (row) => row - starts[articleOf(row)] + articles[articleOf(row)].first;
 
-  // --- What is chosen ------------------------------------------------------------------------------------------------
+  // --- The selection ------------------------------------------------------------------------------------------------
   let { lower, higher, window: smoothed } = data, shown = [0, 1], cells = [], current = -1;
   const around = (row) => [Math.max(0, row - ((smoothed - 1) >> 1)), Math.min(tokens, row + (smoothed >> 1) + 1)];
-  const perplexity = (arm, row) => Math.exp(mean(arm, ...around(row)));
-  const gainOf = (article) => [lower, higher].map((arm) => sums[arm][starts[article + 1]] - sums[arm][starts[article]]).reduce((a, b) => a - b);
+  const perplexity = (variant, row) => Math.exp(mean(variant, ...around(row)));
+  const gainOf = (article) => [lower, higher].map((variant) => sums[variant][starts[article + 1]] - sums[variant][starts[article]]).reduce((a, b) => a - b);
 
   function passageAt(row) {
     const article = articleOf(row), first = starts[article], end = starts[article + 1];
@@ -87,7 +74,7 @@
       } else {
         const text = texts[which[row]], space = text.startsWith(" ") && text.trim() ? " " : "";
         made.push({ row, space, text: text.slice(space.length), lower: nats[lower][row], higher: nats[higher][row],
-          came: Boolean(flags[row] & REPEATED) && text.trim() !== "", endsLine: endsLine.has(which[row]) });
+          repeated: Boolean(flags[row] & REPEATED) && text.trim() !== "", endsLine: lineEnds.has(which[row]) });
       }
     }
     return made;
@@ -96,22 +83,22 @@
     const step = Math.max(-data.steps, Math.min(data.steps, Math.round(((cell.lower - cell.higher) / data.limits[lower][higher]) * data.steps)));
     return step ? (step > 0 ? "b" : "w") + Math.abs(step) : "z";
   }
-  const told = (cell) => `${arms[lower]}: ${cell.lower.toFixed(3)}, ${arms[higher]}: ${cell.higher.toFixed(3)}, ` +
-    `difference ${signed(cell.lower - cell.higher)} nats` + (cell.came ? "; the word came before in this article" : "");
+  const describe = (cell) => `${labels[lower]}: ${cell.lower.toFixed(3)}, ${labels[higher]}: ${cell.higher.toFixed(3)}, ` +
+    `difference ${signed(cell.lower - cell.higher)} nats` + (cell.repeated ? "; the word occurred before in this article" : "");
 
   function showPassage(start, end) {
     shown = [start, end];
     const article = articleOf(start), { title, number } = articles[article];
     const length = starts[article + 1] - starts[article];
     byId("passage-title").textContent = `Article ${number}: ${title}`;
-    const means = [lower, higher].map((arm) => `${arms[arm]} ${mean(arm, start, end).toFixed(3)}`);
+    const means = [lower, higher].map((variant) => `${labels[variant]} ${mean(variant, start, end).toFixed(3)}`);
     byId("passage-where").textContent = `Tokens ${grouped(positionOf(start))} to ${grouped(positionOf(end - 1))} of ${grouped(length)}. ` +
       `Nats per token here: ${means.join(", ")}.`;
     cells = cellsOf(start, end);
     const place = byId("tokens"), inside = [];
     cells.forEach((cell, index) => {
       if (cell.space && index && !cells[index - 1].endsLine) inside.push(" ");
-      const token = make("span", { className: `t ${classOf(cell)}${cell.came ? " came" : ""}` }, cell.text);
+      const token = make("span", { className: `t ${classOf(cell)}${cell.repeated ? " repeated" : ""}` }, cell.text);
       token.dataset.cell = index;
       inside.push(token);
       if (cell.endsLine) inside.push(make("br"));
@@ -131,8 +118,8 @@
     }
   }
   function tokenTable() {
-    byId("as-table").lastElementChild.replaceChildren(table(["token", arms[lower], arms[higher], "difference", "came before"],
-      cells.map((cell) => [cell.text, cell.lower.toFixed(3), cell.higher.toFixed(3), signed(cell.lower - cell.higher), cell.came ? "yes" : ""])));
+    byId("as-table").lastElementChild.replaceChildren(table(["token", labels[lower], labels[higher], "difference", "repeated"],
+      cells.map((cell) => [cell.text, cell.lower.toFixed(3), cell.higher.toFixed(3), signed(cell.lower - cell.higher), cell.repeated ? "yes" : ""])));
   }
   function showToken(index, scroll) {
     const tokensShown = byId("tokens").querySelectorAll(".t");
@@ -140,7 +127,7 @@
     current = Math.max(0, Math.min(cells.length - 1, index));
     tokensShown[current].classList.add("current");
     if (scroll) tokensShown[current].scrollIntoView({ block: "nearest" });
-    byId("readout").replaceChildren(make("bdi", {}, cells[current].text), " \u2014 " + told(cells[current]));
+    byId("readout").replaceChildren(make("bdi", {}, cells[current].text), " \u2014 " + describe(cells[current]));
   }
   function tip(rows, x, y) {
     byId("tip").hidden = !rows;
@@ -174,19 +161,19 @@
     byId("ready").replaceChildren(...[["Gained most", best], ["Gained least", worst]].map(([name, article]) => make("p", { className: "buttons" },
       make("span", {}, `${name}: `, make("bdi", {}, articles[article].title), ` (${signed(gains[article], 0)} nats)`), passageButtons(article))));
     byId("articles").lastElementChild.replaceChildren(table(
-      ["article", "passage", "tokens", "gain, nats", "gain, nats/token", ...arms.map((arm) => `${arm}, nats/token`)],
+      ["article", "passage", "tokens", "gain, nats", "gain, nats/token", ...labels.map((label) => `${label}, nats/token`)],
       articles.map(({ number, title }, index) => [`${number}. ${title}`, passageButtons(index), grouped(count(index)),
         signed(gains[index], 1), signed(gains[index] / count(index), 4),
-        ...arms.map((_, arm) => mean(arm, starts[index], starts[index + 1]).toFixed(4))]),
-      `Gain: nats of ${arms[lower]} less those of ${arms[higher]}`));
+        ...labels.map((_, variant) => mean(variant, starts[index], starts[index + 1]).toFixed(4))]),
+      `Gain: nats of ${labels[lower]} less those of ${labels[higher]}`));
     const changes = data.words.map((word) => ({ ...word, gain: word.nats[lower] - word.nats[higher] }));
     for (const [id, sign, title] of [["gained", 1, "gained most"], ["lost", -1, "lost most"]]) {
       const some = changes.filter((word) => word.gain * sign > 0).sort((a, b) => (b.gain - a.gain) * sign).slice(0, 20);
-      byId(id).replaceChildren(table(["word", "times", `${arms[lower]}, nats each`, `${arms[higher]}, nats each`, "gain, nats"],
-        some.map((word) => [word.text, grouped(word.count), ...[lower, higher].map((arm) => (word.nats[arm] / word.count).toFixed(3)), signed(word.gain, 1)]),
-        `Words on which ${arms[higher]} ${title} over ${arms[lower]}`));
+      byId(id).replaceChildren(table(["word", "times", `${labels[lower]}, nats each`, `${labels[higher]}, nats each`, "gain, nats"],
+        some.map((word) => [word.text, grouped(word.count), ...[lower, higher].map((variant) => (word.nats[variant] / word.count).toFixed(3)), signed(word.gain, 1)]),
+        `Words on which ${labels[higher]} ${title} over ${labels[lower]}`));
     }
-    byId("words-note").textContent = `Nats of ${arms[lower]} less those of ${arms[higher]}, summed over every time the word occurs in the text.`;
+    byId("words-note").textContent = `Nats of ${labels[lower]} less those of ${labels[higher]}, summed over every time the word occurs in the text.`;
     return passageButtons(best).lastElementChild;
   }
 
@@ -195,7 +182,7 @@
     tokens, starts,
     titles: articles.map(({ title }) => (title.length > 20 ? title.slice(0, 19) + "\u2026" : title)),
     at: (row) => perplexity(lower, row) - perplexity(higher, row),
-    yLabel: () => `perplexity(${arms[lower]}) ${MINUS} perplexity(${arms[higher]}), per token`,
+    yLabel: () => `perplexity(${labels[lower]}) ${MINUS} perplexity(${labels[higher]}), per token`,
     marked: () => shown,
     onClick: (row) => {
       showPassage(...passageAt(row));
@@ -209,7 +196,7 @@
       const near = cellsOf(...whole(Math.max(starts[articleOf(row)], row - 9), Math.min(starts[articleOf(row) + 1], row + 10)));
       const box = plot.over.getBoundingClientRect();
       tip([`Article ${number}: ${title}`, `token ${grouped(positionOf(row))} of ${grouped(starts[articleOf(row) + 1] - starts[articleOf(row)])}`,
-        `perplexity ${arms[lower]} ${low.toFixed(2)}, ${arms[higher]} ${high.toFixed(2)}: ${signed(low - high, 2)}`,
+        `perplexity ${labels[lower]} ${low.toFixed(2)}, ${labels[higher]} ${high.toFixed(2)}: ${signed(low - high, 2)}`,
         "\u2026 " + near.map((cell) => cell.space + cell.text).join("").trim() + " \u2026"], box.left + plot.cursor.left, box.top + plot.cursor.top);
     },
   });
@@ -217,20 +204,20 @@
 
   function showPair() {
     const limit = data.limits[lower][higher], nat = `nat${limit === 1 ? "" : "s"}`;
-    byId("curve-note").textContent = `Above zero ${arms[higher]} predicts better. Perplexity of the mean loss over ${grouped(smoothed)} tokens. Click on the curve for the words there.`;
-    byId("key-worse").textContent = `${arms[higher]} worse by \u2265 ${limit} ${nat}`;
+    byId("curve-note").textContent = `Above zero ${labels[higher]} predicts better. Perplexity of the mean loss over ${grouped(smoothed)} tokens. Click on the curve to read the words there.`;
+    byId("key-worse").textContent = `${labels[higher]} worse by \u2265 ${limit} ${nat}`;
     byId("key-better").textContent = `better by \u2265 ${limit} ${nat}`;
     const ready = showTables();
     curve.refresh();
     return ready;
   }
 
-  // --- What one can do -----------------------------------------------------------------------------------------------
+  // --- Controls -----------------------------------------------------------------------------------------------
   function choices(id, options, chosen, choose) {
     byId(id).append(...options.map(([value, text]) => make("option", { value, selected: value === chosen }, text)));
     byId(id).addEventListener("change", () => { choose(+byId(id).value); showPair(); showPassage(...shown); });
   }
-  const named = arms.map((arm, index) => [index, arm]);
+  const named = labels.map((label, index) => [index, label]);
   choices("lower", named, lower, (chosen) => { lower = chosen; });
   choices("higher", named, higher, (chosen) => { higher = chosen; });
   choices("window", data.windows.map((each) => [each, `${grouped(each)} tokens`]), smoothed, (chosen) => { smoothed = chosen; });
@@ -272,25 +259,25 @@
     if (!token) return tip(null);
     const cell = cells[token.dataset.cell];
     if (+token.dataset.cell !== current) showToken(+token.dataset.cell);
-    tip([cell.text, `${arms[lower]}: ${cell.lower.toFixed(3)} nats`, `${arms[higher]}: ${cell.higher.toFixed(3)} nats`,
-      `difference ${signed(cell.lower - cell.higher)}`, ...(cell.came ? ["came before in this article"] : [])], event.clientX, event.clientY);
+    tip([cell.text, `${labels[lower]}: ${cell.lower.toFixed(3)} nats`, `${labels[higher]}: ${cell.higher.toFixed(3)} nats`,
+      `difference ${signed(cell.lower - cell.higher)}`, ...(cell.repeated ? ["occurred before in this article"] : [])], event.clientX, event.clientY);
   });
   for (const id of ["tokens", "curve"]) byId(id).addEventListener("pointerleave", () => tip(null));
   byId("as-table").addEventListener("toggle", () => { if (byId("as-table").open) tokenTable(); });
 
   // --- The other charts ----------------------------------------------------------------------------------------------
-  const { position } = data, band = (curves, arm) => ({ arm, label: arms[arm], values: curves[arm].mean,
-    ...(curves[arm].low.some((value) => value !== null) ? { low: curves[arm].low, high: curves[arm].high } : {}) });
-  const everyArm = arms.map((_, arm) => arm);
+  const { position } = data, band = (curves, variant) => ({ variant, label: labels[variant], values: curves[variant].mean,
+    ...(curves[variant].low.some((value) => value !== null) ? { low: curves[variant].low, high: curves[variant].high } : {}) });
+  const everyVariant = labels.map((_, variant) => variant);
   lines(byId("position-loss"), { x: position.tokens, log: true, xLabel: "position in the article, tokens", yLabel: "nats per token",
-    series: everyArm.map((arm) => band(position.loss, arm)) });
-  lines(byId("position-gain"), { x: position.tokens, log: true, xLabel: "position in the article, tokens", yLabel: `nats per token below ${arms[data.lower]}`,
-    series: everyArm.filter((arm) => arm !== data.lower).map((arm) => band(position.gain, arm)) });
-  for (const [name, yLabel] of [["distance", "distance from \u03b8\u2080, relative"], ["flush", "moved back to \u03b8\u2080, share"]]) {
+    series: everyVariant.map((variant) => band(position.loss, variant)) });
+  lines(byId("position-gain"), { x: position.tokens, log: true, xLabel: "position in the article, tokens", yLabel: `nats per token below ${labels[data.lower]}`,
+    series: everyVariant.filter((variant) => variant !== data.lower).map((variant) => band(position.gain, variant)) });
+  for (const [name, yLabel] of [["distance", "distance from \u03b8\u2080, relative"], ["reset", "moved back to \u03b8\u2080, share"]]) {
     const there = data.memory.filter((one) => one[name]);
     if (there.length) {
-      lines(byId("memory-" + name), { x: there[0].row, xLabel: "tokens read", yLabel, steps: name === "flush",
-        series: there.map((one) => ({ arm: one.arm, label: arms[one.arm], values: one[name] })) });
+      lines(byId("memory-" + name), { x: there[0].row, xLabel: "tokens read", yLabel, steps: name === "reset",
+        series: there.map((one) => ({ variant: one.variant, label: labels[one.variant], values: one[name] })) });
     }
   }
 

@@ -1,0 +1,59 @@
+"""HTML from Jinja templates: self-contained pages, and tables of text.
+
+Every token, title and label is escaped by Jinja, or embedded as JSON that the page's script only sets as text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from dynlm.report.csp import content_security_policy
+from dynlm.report.fewshot_results import Table
+from dynlm.report.scale import steps
+from dynlm.runtime.files import atomic_write
+
+_FOLDER = Path(__file__).parent
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(_FOLDER / "templates"),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+)
+_TEMPLATES.globals["steps"] = steps()
+
+
+def source(name: str) -> str:
+    """Return the text of a file of this package, such as ``assets/uPlot.iife.min.js``, with Unix line ends."""
+    return (_FOLDER / name).read_text(encoding="utf-8").replace("\r\n", "\n")
+
+
+def render_page(name: str, scripts: Sequence[str] = (), style: str = "", **values: Any) -> str:
+    """Return the page of ``templates/NAME.html.j2``, which may run only ``scripts`` and load nothing.
+
+    Its style is ``style`` followed by ``templates/NAME.css``.
+    """
+    style += _TEMPLATES.get_template(f"{name}.css").render()
+    return _TEMPLATES.get_template(f"{name}.html.j2").render(
+        policy=content_security_policy(style, scripts, images=bool(scripts)),
+        style=Markup(style),
+        scripts=[Markup(script) for script in scripts],
+        **values,
+    )
+
+
+def render_table(table: Table) -> str:
+    """Return a table of texts."""
+    return str(_TEMPLATES.get_template("table.html.j2").module.text_table(table))  # type: ignore[attr-defined]
+
+
+def write_page(path: Path, page: str) -> Path:
+    """Write a page, whole or not at all. Return ``path``. Raises UserError where it cannot be written."""
+    with atomic_write(path) as aside:
+        aside.write_text(page, encoding="utf-8", newline="\n")
+    return Path(path)
