@@ -134,7 +134,7 @@ def test_score_compare_and_pictures(tuned_copy: Run, tmp_path: Path, capsys: Cap
     assert {path.suffix for path in files} == {".png", ".svg", ".html"}
     assert all(path.parent == tmp_path / "out" and path.stat().st_size > 500 for path in files)
     assert sorted(files) == sorted((tmp_path / "out").iterdir())
-    assert "Tokens 3 to 12." in answer(
+    assert "Tokens 3 to 12 of" in answer(
         capsys, "heatmap", folder, "--terminal", "--article", "5", "--start", "3", "--length", "10"
     )
 
@@ -190,7 +190,7 @@ def test_report_writes_one_page_from_score_files(tuned_copy: Run, tmp_path: Path
     (made,) = answer_json(capsys, "report", folder, "--resamples", "50")["files"]
     assert Path(made) == folder / "figures" / "report.html"
     page = Path(made).read_text(encoding="utf-8")
-    assert "learning rate and pull-back" in page.lower() and "lstm" in page
+    assert "learning rate, and decay toward the static weights" in page.lower() and "lstm" in page
     (tmp_path / "few").mkdir()
     (tmp_path / "few" / "fewshot.json").write_text('{"title": "Omniglot"}')
     out = tmp_path / "made" / "page.html"
