@@ -17,7 +17,7 @@ from dynlm.errors import UserError
 from dynlm.evaluation.generate import generate
 from dynlm.run.sharing import share_run
 from dynlm.train.config import Config, load_config
-from tests.test_house import python
+from tests.test_repository import python
 from tests.tiny import Run, listing, scored, with_memory
 
 TEXT = " the bafidela of the town was seen near a bafidela .\n" * 6

@@ -1,7 +1,7 @@
 """Every recipe of scripts/ runs from start to end on tiny data.
 
-bash runs the recipe itself; ``dynlm`` and ``accelerate`` on its PATH are stubs that hand their arguments to this process,
-which runs the command in place, with options that make it small.
+bash runs the recipe itself; ``dynlm`` and ``accelerate`` on its PATH are stubs that hand their arguments to this
+process, which runs the command with options that make it small.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ cd "{pipes}" && printf '%s\\n' {name} "$@" > request && exit "$(cat answer)"
 """
 # Studies are tested in tests/study: here their options are read.
 ONLY_PARSED = ("study",)
-SMALL_TRAINING = "--train.steps 2 --train.tasks 2 --train.log_every 1 --learner.filters 4"
 SMALL = {
     "metatrain": "--metatrain.tokens 400 --metatrain.lanes 1",
     "hostile": "--tokens 100",
@@ -36,7 +35,7 @@ SMALL = {
     "verify": "--tokens 100",
     "generate": "--tokens 2",
     "finetune": "--finetune.tokens 400 --finetune.lanes 1 --finetune.pick_tokens 200",
-    "fewshot train": SMALL_TRAINING,
+    "fewshot train": "--train.steps 2 --train.tasks 2 --train.log_every 1",
     "fewshot evaluate": "--evaluate.episodes 2 --evaluate.shown_tasks 1 --evaluate.shown_steps 2",
 }
 
@@ -63,7 +62,9 @@ def run_recipe(script: Path, arguments: list[str], folder: Path, run: Callable[[
     # An empty request is the end of the recipe.
     ended = f"bash {script} {' '.join(arguments)}; code=$?; : > {pipes}/request; exit $code"
     environment = {**os.environ, "PATH": f"{pipes}:{os.environ['PATH']}"}
-    with subprocess.Popen(["bash", "-c", ended], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True) as bash:
+    with subprocess.Popen(
+        ["bash", "-c", ended], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
+    ) as bash:
         try:
             while words := (pipes / "request").read_text().split("\n")[:-1]:
                 code = run(without_launcher(words))
@@ -79,7 +80,7 @@ def folder(tuned_copy: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """An empty working folder beside a trained run, a text, made-up Omniglot and a config of tiny sizes."""
     options = dataclasses.asdict(tuned_copy.config)
     small = {name: options[name] for name in ("corpus", "tokenizer", "model", "pretrain", "tune", "metatrain")}
-    small |= {"run": {"cpu": True}, "regularisation": {"weight": 0.0}}
+    small |= {"run": {"cpu": True, "precision": "no"}, "regularisation": {"weight": 0.0}}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(small))
     (tmp_path / "book.txt").write_text("A book.\n")
     write_omniglot(tmp_path / "omniglot", images=20)
@@ -95,6 +96,9 @@ def arguments_of(script: Path, run: Run, folder: Path) -> list[str]:
         shutil.copytree(run.folder, folder / "runs" / "wikitext-2-small")
     if script.stem == "check_run":
         assert main(["score", str(run.folder), "--memory.rule", "rms", "--articles", "1-2"]) == 0
+    if script.stem == "study_wikitext2":  # What the study would have learned.
+        learned = f"metatrain runs/wikitext-2-small --memory.rule meta --memory.g level-3 {SMALL['metatrain']}".split()
+        assert main(learned) == main([*learned, "--memory.cache", "learned"]) == 0
     values = {
         "NAME": "mine",
         "DIR": str(folder.parent / "omniglot") if "omniglot" in script.stem else str(run.corpus),

@@ -15,7 +15,7 @@ from dynlm.evaluation.score_file import read_protocol, read_scores, write_scores
 from dynlm.evaluation.score_selection import one_text_named, score_files_named, texts_named
 from tests.cli.test_app import answer, answer_json
 from tests.readings import reading
-from tests.test_house import python
+from tests.test_repository import python
 
 Capture = pytest.CaptureFixture[str]
 
