@@ -1,4 +1,4 @@
-"""What all tests share: a cache of their own, and one tiny run that is trained once."""
+"""Fixtures of all tests: a cache folder of their own, and one tiny run that is trained once."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ import pytest
 
 from tests.tiny import Run, tiny_config, with_memory, write_corpus
 
-# Tensors as small as these only wait for a second thread; set before torch is imported, and for child processes.
+# A second thread does not help with tensors as small as these; set before torch is imported, and for child processes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The session's own cache folder: no test reads or writes the user's."""
+    """The cache folder of this session, or of this worker of pytest-xdist: no test reads or writes the user's."""
     folder = tmp_path_factory.mktemp("cache")
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # Compiled once for all workers: torch locks the folder that it builds in.
+        native = tmp_path_factory.getbasetemp().parent / "native"
+        native.mkdir(exist_ok=True)
+        (folder / "native").symlink_to(native)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DYNLM_CACHE", str(folder))
         yield folder
