@@ -21,7 +21,7 @@ import torch
 from dynlm.cli.app import load_config
 from dynlm.data.articles import iter_articles
 from dynlm.data.options import CorpusOptions
-from dynlm.data.tokenizers.tokenizer import PieceTokenizer
+from dynlm.data.tokenizers.pieces import PieceTokenizer
 from dynlm.models.lstm.model import LSTMLanguageModel
 from dynlm.run.folder import save_config, save_model
 from dynlm.run.options import RunOptions

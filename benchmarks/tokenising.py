@@ -24,7 +24,7 @@ from dynlm.data.article import Article
 from dynlm.data.articles import WHOLE_TRAIN, load_articles
 from dynlm.data.options import CorpusOptions, TokenizerOptions
 from dynlm.data.token_store import tokenise
-from dynlm.data.tokenizers.tokenizer import PieceTokenizer
+from dynlm.data.tokenizers.pieces import PieceTokenizer
 
 KINDS = ("bpe", "unigram")
 PROCESSES = (1, 2)

@@ -30,7 +30,8 @@ from typing import Any, TypeVar
 import torch
 import yaml
 
-from dynlm.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from dynlm.data.tokenizers.store import load_tokenizer
+from dynlm.data.tokenizers.tokenizer import Tokenizer
 from dynlm.errors import UserError
 from dynlm.models.lstm.model import LSTMLanguageModel, Params
 from dynlm.models.options import ModelOptions

@@ -28,7 +28,8 @@ from dynlm.data.spool import content_of, spool
 from dynlm.data.stream import Stream
 from dynlm.data.token_store import tokenise
 from dynlm.data.tokenised_split import TokenisedSplit
-from dynlm.data.tokenizers.tokenizer import Tokenizer, train_tokenizer
+from dynlm.data.tokenizers.store import train_tokenizer
+from dynlm.data.tokenizers.tokenizer import Tokenizer
 from dynlm.errors import UserError
 from dynlm.models.lstm.model import LSTMLanguageModel, Params, detached, restarted
 from dynlm.models.lstm.regularisers import Regularisers

@@ -495,7 +495,7 @@ def test_where_no_checkpoint_is_whole_training_begins_anew(
 
 
 def test_a_tokenizer_that_does_not_fit_is_refused(tuned_copy: Run, capsys: Capture) -> None:
-    from dynlm.data.tokenizers.tokenizer import PieceTokenizer
+    from dynlm.data.tokenizers.pieces import PieceTokenizer
 
     shutil.rmtree(tuned_copy.folder / "tokenizer")
     other = PieceTokenizer.train(TokenizerOptions(vocab_size=330), ["colourless green ideas sleep furiously\n" * 9])

@@ -15,7 +15,7 @@ from dynlm.data.article import Article
 from dynlm.data.options import TokenizerOptions
 from dynlm.data.token_store import tokenise
 from dynlm.data.tokenised_split import TokenisedSplit
-from dynlm.data.tokenizers.tokenizer import PieceTokenizer
+from dynlm.data.tokenizers.pieces import PieceTokenizer
 from dynlm.errors import UserError
 from tests.tiny import listing
 
@@ -176,7 +176,7 @@ def test_a_full_disk_is_said_in_one_line_and_leaves_nothing(tokenizer, tmp_path,
 import resource, sys
 from pathlib import Path
 from dynlm.data.article import Article
-from dynlm.data.tokenizers.tokenizer import load_tokenizer
+from dynlm.data.tokenizers.store import load_tokenizer
 from dynlm.data.token_store import tokenise
 from dynlm.errors import UserError
 made = load_tokenizer(Path(sys.argv[1]))
@@ -211,7 +211,7 @@ def test_a_killed_run_leaves_nothing_that_passes_for_whole(tokenizer, tmp_path):
 import os, signal, sys
 from pathlib import Path
 from dynlm.data import token_store as tokens
-from dynlm.data.tokenizers.tokenizer import load_tokenizer
+from dynlm.data.tokenizers.store import load_tokenizer
 from tests.data.test_token_store import ARTICLES
 # The last moment before the folder is moved to its place.
 tokens.commit_dir = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
@@ -258,7 +258,7 @@ import sys
 from pathlib import Path
 from dynlm.data import encoding
 from dynlm.data import token_store as tokens
-from dynlm.data.tokenizers.tokenizer import load_tokenizer
+from dynlm.data.tokenizers.store import load_tokenizer
 from tests.data.test_token_store import ARTICLES, Slow
 encoding.CHUNK_BYTES = 1
 made = load_tokenizer(Path(sys.argv[1]))
@@ -280,7 +280,7 @@ def test_memory_does_not_grow_with_the_corpus(tokenizer, tmp_path, num_proc):
 import resource, sys
 from pathlib import Path
 from dynlm.data.article import Article
-from dynlm.data.tokenizers.tokenizer import load_tokenizer
+from dynlm.data.tokenizers.store import load_tokenizer
 from dynlm.data.token_store import tokenise
 text = "The ships come in at dawn . " * 1000
 peak = lambda: max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))

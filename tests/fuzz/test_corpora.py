@@ -23,7 +23,7 @@ from dynlm.data.options import CorpusOptions, TokenizerOptions
 from dynlm.data.sources.lines import text_lines
 from dynlm.data.sources.wikitext import wikitext_articles
 from dynlm.data.token_store import tokenise
-from dynlm.data.tokenizers.tokenizer import WordTokenizer
+from dynlm.data.tokenizers.words import WordTokenizer
 from tests.fuzz.cases import damaged, damaged_json, fuzz, tried
 from tests.tiny import article
 

@@ -11,7 +11,10 @@ import pytest
 from hypothesis import strategies as st
 
 from dynlm.data.options import TokenizerOptions
-from dynlm.data.tokenizers.tokenizer import SPACE, PieceTokenizer, Tokenizer, WordTokenizer, load_tokenizer
+from dynlm.data.tokenizers.pieces import SPACE, PieceTokenizer
+from dynlm.data.tokenizers.store import load_tokenizer
+from dynlm.data.tokenizers.tokenizer import Tokenizer
+from dynlm.data.tokenizers.words import WordTokenizer
 from dynlm.runtime.hashing import fingerprint
 from tests.fuzz.cases import damaged, damaged_json, fuzz, tried
 from tests.tiny import article

@@ -17,7 +17,7 @@ import yaml
 from dynlm.adapt.options import MemoryOptions
 from dynlm.cli.app import main
 from dynlm.data.options import TokenizerOptions
-from dynlm.data.tokenizers.tokenizer import PieceTokenizer
+from dynlm.data.tokenizers.pieces import PieceTokenizer
 from dynlm.errors import UserError
 from dynlm.run.folder import load_model, load_tensors, log_line, save_tensors
 from dynlm.run.rule_store import load_learned, load_statistics, load_tuned, open_reader

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from dynlm.data.options import TokenizerOptions
 from dynlm.data.text_features import count_word_starts
-from dynlm.data.tokenizers.tokenizer import PieceTokenizer, WordTokenizer, load_tokenizer, train_tokenizer
+from dynlm.data.tokenizers.pieces import PieceTokenizer
+from dynlm.data.tokenizers.store import load_tokenizer, train_tokenizer
+from dynlm.data.tokenizers.words import WordTokenizer
 from dynlm.errors import UserError
 
 TEXT = [
@@ -61,7 +63,7 @@ def test_remembered_units_are_sentencepieces_own_tokens(pieces, text):
 
 
 def test_units_that_are_forgotten_are_found_again(monkeypatch):
-    monkeypatch.setattr("dynlm.data.tokenizers.tokenizer._MEMO_CHARACTERS", 10)
+    monkeypatch.setattr("dynlm.data.tokenizers.pieces._MEMO_CHARACTERS", 10)
     pieces = PieceTokenizer.train(TokenizerOptions("bpe", 305, 0.99), TEXT)
     for _ in range(2):
         for text in TEXT:
