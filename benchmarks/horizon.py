@@ -18,10 +18,10 @@ import numpy as np
 from benchmarks.kinds import Setting
 from dynlm.adapt.loop import read_segment
 from dynlm.adapt.meta_gradient.forward import Sensitivities
-from dynlm.adapt.meta_gradient.reverse import unrolled_meta_gradient
 from dynlm.adapt.options import FEATURES
 from dynlm.data.stream import read_in_order
 from dynlm.data.tokenised_split import TokenisedSplit, Tokens
+from tests.adapt.meta_gradient.reverse import unrolled_meta_gradient
 
 WAYS = {"forward": "forward, exact to first order", "first": "unroll, first order", "second": "unroll, second order"}
 HORIZONS = (1, 2, 4, 8, 16, 32)
@@ -43,7 +43,7 @@ def peak_megabytes(way: str, segments: int, config: str) -> float:
     reader = setting.reader(meta.rule(phi))
     stream = read_in_order(text_of(setting, segments + 1), setting.segment, [0])
     memory, place = reader.fresh_memory(), stream.begin()
-    sensitivities = Sensitivities(meta, reader.rule, memory)
+    sensitivities = Sensitivities(meta, phi, reader, memory)
     assert len(meta.features) == len(FEATURES)
     begun = _held()
     if way != "forward":

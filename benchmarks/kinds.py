@@ -104,11 +104,12 @@ def call_of(setting: Setting, kind: str, lanes: int, native: bool) -> tuple[Call
 
         return read, {}
     meta = setting.meta(kind)
-    rule = meta.rule(setting.phi(meta)) if kind.startswith("meta") else LEVEL_1 if kind == "level-1" else setting.rms
+    phi = setting.phi(meta)
+    rule = meta.rule(phi) if kind.startswith("meta") else LEVEL_1 if kind == "level-1" else setting.rms
     reader = setting.reader(rule, native)
     memory = [reader.fresh_memory(lanes)]
     training = kind.startswith("meta-training")
-    observe = Sensitivities(meta, rule, memory[0], reader.native) if training else None
+    observe = Sensitivities(meta, phi, reader, memory[0]) if training else None
 
     def call() -> None:
         _, memory[0] = read_segment(reader, memory[0], next(texts), observe)

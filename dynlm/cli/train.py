@@ -118,7 +118,7 @@ def _finetune(options: Namespace, config: Config) -> int:
 
 
 def _train_gate(options: Namespace, config: Config) -> int:
-    from dynlm.train.cache import train_gate
+    from dynlm.train.gate import train_gate
 
     done = train_gate(Path(options.folder), config, is_quiet(options))
     nats, flatness = done["tuning_nats_per_token"], ", ".join(f"{value:g}" for value in done["flatness"])
@@ -159,6 +159,7 @@ COMMANDS: dict[str, Command] = {
         ("dynlm tune runs/demo", "dynlm tune runs/demo --memory.rule sgd --memory.reset article"),
         _tune,
         add_json,
+        resumes=True,
         takes_run=True,
     ),
     "metatrain": Command(
@@ -177,6 +178,7 @@ COMMANDS: dict[str, Command] = {
         ),
         _finetune,
         add_json,
+        resumes=True,
         takes_run=True,
     ),
 }

@@ -154,7 +154,7 @@ def _train(
     window: list[tuple[float, float]] = []
     loss = score = math.nan
     if checkpoint is not None:
-        with checkpoint.taken_up() as (tensors, about):
+        with checkpoint.loading() as (tensors, about):
             first, begun, begun_cpu = about["step"], begun - about["seconds"], begun_cpu - about["cpu_seconds"]
             window, (loss, score) = [(one, other) for one, other in about["window"]], about["logged"]
             state = {name: tensor for name, tensor in tensors.items() if name.startswith((_STATE, _MEAN))}

@@ -1,9 +1,10 @@
-"""Checkpoints, and their one owner: what a run that was stopped, or killed, goes on from.
+"""Checkpoints, and the one protocol by which interrupted work is saved and resumed.
 
-    FOLDER/STEM-00000012.safetensors    tensors and a JSON value beside them, with a checksum of both
+    FOLDER/STEM-00000012.safetensors    tensors and a JSON value, with a checksum of both
 
-A checkpoint is written aside and renamed, so that a kill at any moment leaves whole ones. What a failing disk or a loss
-of power made of one is found out by its checksum: it is named on standard error and passed over for the one before.
+A checkpoint is written beside its place and renamed, so that a kill at any moment leaves only complete files. A file
+that a failing disk or a power loss damaged is detected by its checksum, named on standard error and skipped in favour
+of the one before it.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -23,12 +25,31 @@ from dynlm.errors import UserError
 from dynlm.runtime.distributed import Processes
 from dynlm.runtime.files import remove_leftovers
 from dynlm.runtime.hashing import Hasher
+from dynlm.runtime.signals import StopRequest, stop_requests
 from dynlm.runtime.tensors import load_tensors, save_tensors
 from dynlm.runtime.text import printable
 
+LANES = "lanes/"
+"""Prefix of tensors with one row for each of a process's lanes; a checkpoint holds the lanes of all processes."""
+
+
+class State(NamedTuple):
+    """The state of interrupted work: tensors, and whatever JSON can hold."""
+
+    tensors: dict[str, Tensor]
+    values: dict[str, Any]
+
+
+class Resumable(Protocol):
+    """Work that can be interrupted between two steps. ``load_state_dict`` gets tensors on the CPU."""
+
+    def state_dict(self) -> State: ...
+
+    def load_state_dict(self, state: State) -> None: ...
+
 
 class Checkpoint(NamedTuple):
-    """What was saved as number ``number``; ``tensors`` are the reader's own."""
+    """A complete checkpoint as it was read."""
 
     path: Path
     number: int
@@ -36,10 +57,10 @@ class Checkpoint(NamedTuple):
     state: dict[str, Any]
 
     @contextlib.contextmanager
-    def taken_up(self) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
-        """Tensors and state, for the block to take up. Raises UserError where they are not what it looks for."""
+    def loading(self) -> Iterator[State]:
+        """Give the state to the block. Raise UserError where the block does not find in it what it expects."""
         try:
-            yield self.tensors, self.state
+            yield State(self.tensors, self.state)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             what = f"a checkpoint of something else ({error})"
             raise UserError(what, self.path, "remove it to begin anew") from error
@@ -47,10 +68,10 @@ class Checkpoint(NamedTuple):
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one piece of work, numbered as it advances.
+    """The checkpoint files of one piece of work, numbered by its steps.
 
-    ``kept``: how many of the newest stay. ``made_with``: the options, and fingerprints of the data, that decide on the
-    work's outcome, as a flat JSON object; a checkpoint that was made with others is refused.
+    ``kept``: how many of the newest files stay. ``made_with``: the options and data fingerprints that decide the
+    outcome of the work, as a flat JSON object; a checkpoint that was made with others is refused.
     """
 
     folder: Path
@@ -59,9 +80,9 @@ class Checkpoints:
     made_with: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, number: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
-        """Keep the work as it stands, and drop all but the newest checkpoints; returns the file.
+        """Write a checkpoint and remove all but the newest ones; returns the file.
 
-        ``state`` is anything that JSON holds. Raises UserError where it cannot be written.
+        Raises UserError where it cannot be written.
         """
         content = json.dumps({"made_with": dict(self.made_with), "state": dict(state)})
         path = self.folder / f"{self.stem}-{number:08d}.safetensors"
@@ -71,10 +92,10 @@ class Checkpoints:
         return path
 
     def newest(self, quiet: bool = False) -> Checkpoint | None:
-        """The newest whole checkpoint, or None where there is none.
+        """Return the newest complete checkpoint, or None where there is none.
 
-        Each that is not whole gets a line on standard error, unless ``quiet``. Raises UserError where the checkpoint
-        was made with other options.
+        Each damaged file gets a line on standard error, unless ``quiet``. Raises UserError where the checkpoint was
+        made with other options.
         """
         for path in reversed(self.paths()):
             try:
@@ -82,22 +103,11 @@ class Checkpoints:
             except UserError as error:
                 if not quiet:
                     what = str(error).partition(";")[0]
-                    print(printable(f"dynlm: warning: {what}; passed over for the one before"), file=sys.stderr)
+                    print(printable(f"dynlm: warning: {what}; using the one before"), file=sys.stderr)
                 continue
-            self._refuse_other_options(path, content["made_with"])
+            self._check_options(path, content["made_with"])
             return Checkpoint(path, _number(path, self.stem), tensors, content["state"])
         return None
-
-    def newest_of(self, processes: Processes) -> Checkpoint | None:
-        """The same for several processes, which go on from one checkpoint. Raises UserError where they see others."""
-        found = self.newest(quiet=not processes.is_main)
-        numbers = processes.gather_object(None if found is None else found.number)
-        if len(set(numbers)) > 1:
-            seen = ", ".join("none" if number is None else str(number) for number in numbers)
-            raise UserError(
-                f"the processes see different checkpoints ({seen})", self.folder, "give all of them the same folder"
-            )
-        return found
 
     def drop(self) -> None:
         """Remove all checkpoints: the work is done."""
@@ -106,23 +116,92 @@ class Checkpoints:
         remove_leftovers(self.folder)
 
     def paths(self) -> list[Path]:
-        """The checkpoints' files, whole or not, oldest first."""
+        """Return the checkpoint files, damaged ones too, oldest first."""
         numbered = (path for path in self.folder.glob("*.safetensors") if _number(path, self.stem) >= 0)
         return sorted(numbered, key=lambda path: _number(path, self.stem))
 
-    def _refuse_other_options(self, path: Path, made_with: Mapping[str, Any]) -> None:
+    def _check_options(self, path: Path, made_with: Mapping[str, Any]) -> None:
         now = json.loads(json.dumps(dict(self.made_with)))
         for name in [*now, *made_with]:
             if made_with.get(name) != now.get(name):
                 raise UserError(
                     f"this checkpoint was made with {name} {made_with.get(name)!r}, not {now.get(name)!r}",
                     path,
-                    "go on with the same options, or remove the checkpoint to begin anew",
+                    "use the same options, or remove the checkpoint to begin anew",
                 )
 
 
+class Checkpointer:
+    """Saves and resumes ``work``, on one or several processes, which may be another number of them after a resume.
+
+    A context manager: within its block Ctrl-C and SIGTERM make the next ``after_step`` save and stop. Without a stop
+    ``after_step`` saves at every ``every``-th step or, where ``every`` is 0, each time ``seconds`` have passed.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        work: Resumable,
+        processes: Processes | None = None,
+        every: int = 1,
+        seconds: float = 0.0,
+    ):
+        self.checkpoints, self._work = checkpoints, work
+        self._processes = Processes(0, 1, torch.device("cpu")) if processes is None else processes
+        self._every, self._seconds, self._saved_at = every, seconds, time.monotonic()
+        self._stack, self._request = contextlib.ExitStack(), StopRequest()
+
+    def __enter__(self) -> Checkpointer:
+        self._request = self._stack.enter_context(stop_requests())
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    def resume(self) -> Path | None:
+        """Load the newest complete checkpoint into the work and return its file; None where there is none.
+
+        Raises UserError where the processes see different checkpoints, or the checkpoint does not fit the work.
+        """
+        processes = self._processes
+        found = self.checkpoints.newest(quiet=not processes.is_main)
+        numbers = processes.gather_object(None if found is None else found.number)
+        if len(set(numbers)) > 1:
+            seen = ", ".join("none" if number is None else str(number) for number in numbers)
+            what = f"the processes see different checkpoints ({seen})"
+            raise UserError(what, self.checkpoints.folder, "give all of them the same folder")
+        if found is None:
+            return None
+        with found.loading() as (tensors, values), torch.no_grad():
+            local = {n: processes.local_lanes(t).contiguous() if n.startswith(LANES) else t for n, t in tensors.items()}
+            self._work.load_state_dict(State(local, values))
+        return found.path
+
+    def after_step(self, number: int, last: bool = False) -> None:
+        """Save after step ``number`` where that is due or it is the ``last``; raise Stopped where that was requested.
+
+        All processes call it after the same step.
+        """
+        processes = self._processes
+        stopping = processes.any(self._request.asked)
+        if self._every:
+            due = number % self._every == 0
+        else:
+            due = processes.any(time.monotonic() - self._saved_at >= self._seconds)
+        if not (stopping or last or due):
+            return
+        tensors, values = self._work.state_dict()
+        tensors = {n: processes.gather_lanes(t) if n.startswith(LANES) else t for n, t in tensors.items()}
+        path = self.checkpoints.save(number, tensors, values) if processes.is_main else None
+        # The others do not run ahead of a slow disk: they would take the main process for dead.
+        processes.wait_for_everyone()
+        self._saved_at = time.monotonic()
+        if stopping:
+            self._request.stop(path)
+
+
 def _number(path: Path, stem: str) -> int:
-    """The number in a checkpoint's name; -1 for a file that is none of ``stem``'s."""
+    """Return the number in a checkpoint's file name; -1 where the name is not one of ``stem``'s."""
     name, _, digits = path.stem.rpartition("-")
     return int(digits) if name == stem and digits.isdecimal() else -1
 
@@ -133,19 +212,19 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if about["checksum"] != _checksum(tensors, about["content"]):
             raise ValueError("its checksum is that of something else")
         content = json.loads(about["content"])
-        content["made_with"].items(), content["state"].items()  # objects, both
+        content["made_with"].items(), content["state"].items()  # both are objects
         return tensors, content
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"not a whole checkpoint ({error})", path) from error
 
 
 def _checksum(tensors: Mapping[str, Tensor], content: str) -> str:
-    mark = Hasher()
-    mark.add(content)
+    hasher = Hasher()
+    hasher.add(content)
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
-        mark.add(f"{name} {tensor.dtype} {tuple(tensor.shape)}")
-        # One number may have any stride, and be contiguous.
-        octets = tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8).numpy().data
-        mark.add_long(octets.nbytes, [octets])
-    return mark.hexdigest()
+        hasher.add(f"{name} {tensor.dtype} {tuple(tensor.shape)}")
+        # A tensor of one element may have any stride and count as contiguous.
+        data = tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8).numpy().data
+        hasher.add_long(data.nbytes, [data])
+    return hasher.hexdigest()

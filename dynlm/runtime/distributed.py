@@ -1,8 +1,8 @@
-"""The processes that a verb runs in: one, or several under ``accelerate launch`` or torchrun.
+"""The processes of a command: one, or several under ``accelerate launch`` or torchrun.
 
-A process that dies closes its connections, and the others' next word to it fails at once. One that hangs does not: in
-``in_step``, where all do the same things at the same time, those who wait longer than a patience give up; elsewhere
-they may wait for hours, since the first process may tune.
+The connections of a process that dies close, and the next collective operation of the others fails at once. A process
+that hangs is noticed only within ``in_step``, where all do the same things at the same time: there an operation that
+takes longer than a time-out fails. Elsewhere the others may wait for hours, since the main process may be tuning.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from torch import Tensor
 from dynlm.errors import UserError
 from dynlm.runtime.launcher import several_launched
 
-_WHILE_ONE_WORKS = timedelta(hours=12)
+_LONGEST_WAIT = timedelta(hours=12)
 
 
 @dataclass(frozen=True)
 class Processes:
-    """Which of ``world`` processes this one is, and the device that it computes on; ``group`` they sum by."""
+    """This process's rank among ``world`` processes, its device, and the ``group`` of its collective operations."""
 
     rank: int
     world: int
@@ -35,24 +35,23 @@ class Processes:
 
     @classmethod
     def start(cls, cpu: bool) -> Processes:
-        """Join the other processes, where there are any; ``cpu`` stays on the CPU even where there is a GPU.
+        """Join the other processes, where there are any; with ``cpu`` no GPU is used.
 
-        Raises UserError where the environment has a launcher's variables in part.
+        Raises UserError where the environment has only some of a launcher's variables.
         """
-        launched = several_launched()
-        state = PartialState(cpu=cpu, **({"timeout": _WHILE_ONE_WORKS} if launched else {}))
-        # safetensors knows no numbered CPU.
+        state = PartialState(cpu=cpu, **({"timeout": _LONGEST_WAIT} if several_launched() else {}))
+        # safetensors does not know numbered CPUs.
         device = torch.device("cpu") if state.device.type == "cpu" else state.device
         return cls(state.process_index, state.num_processes, device)
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes."""
+        """Whether this is the process that writes files."""
         return self.rank == 0
 
     @contextlib.contextmanager
     def main_process_first(self) -> Iterator[None]:
-        """The first process runs the block before the others, which find what it left."""
+        """Run the block in the main process before the others, which find what it left."""
         if not self.is_main:
             self.wait_for_everyone()
         yield
@@ -60,68 +59,67 @@ class Processes:
             self.wait_for_everyone()
 
     @contextlib.contextmanager
-    def in_step(self, patience: float) -> Iterator[Processes]:
-        """The same processes, whose sums fail where one of them is more than ``patience`` seconds behind."""
+    def in_step(self, timeout: float) -> Iterator[Processes]:
+        """Give the same processes with sums that fail where one of them is more than ``timeout`` seconds behind."""
         if self.world == 1:
             yield self
             return
-        group = torch.distributed.new_group(timeout=timedelta(seconds=patience))
+        group = torch.distributed.new_group(timeout=timedelta(seconds=timeout))
         try:
             yield dataclasses.replace(self, group=group)
         finally:
             torch.distributed.destroy_process_group(group)
 
     def wait_for_everyone(self) -> None:
-        """Until all have come here, however long that takes."""
+        """Block until all processes have come here, however long that takes."""
         if self.world > 1:
-            with self._talking():
+            with self._collective():
                 torch.distributed.barrier()
 
     def reduce(self, tensor: Tensor) -> Tensor:
-        """The sum of all processes' tensors."""
+        """Return the sum of all processes' tensors."""
         if self.world > 1:
             tensor = tensor.clone()
-            with self._talking():
+            with self._collective():
                 torch.distributed.all_reduce(tensor, group=self.group)
         return tensor
 
     def any(self, here: bool) -> bool:
-        """Whether it is so in any process."""
+        """Whether ``here`` is true in any process."""
         return bool(self.reduce(torch.tensor(int(here), device=self.device))) if self.world > 1 else here
 
     def gather_object(self, value: Any) -> list[Any]:
-        """Every process's value, by rank."""
-        if self.world == 1:
-            return [value]
-        values: list[Any] = [None] * self.world
-        with self._talking():
-            torch.distributed.all_gather_object(values, value)
+        """Return every process's value, by rank."""
+        values: list[Any] = [value] * self.world
+        if self.world > 1:
+            with self._collective():
+                torch.distributed.all_gather_object(values, value)
         return values
 
     def gather_lanes(self, own: Tensor) -> Tensor:
-        """A tensor of every lane, in the order of ``Stream``, from each process's (lanes, ...); in the first process.
+        """Return all processes' lanes, in the order of ``Stream``, in the main process; ``own`` (lanes, ...) elsewhere.
 
-        All have as many lanes; the others get their own back.
+        All have as many lanes.
         """
         if self.world == 1:
             return own
         own = own.contiguous()
         parts = [torch.empty_like(own) for _ in range(self.world)] if self.is_main else None
-        with self._talking():
+        with self._collective():
             torch.distributed.gather(own, parts, dst=0, group=self.group)
         return own if parts is None else torch.stack(parts, 1).flatten(0, 1)
 
     def local_lanes(self, every: Tensor) -> Tensor:
-        """This process's lanes of a tensor of all."""
+        """Return this process's lanes of a tensor of all lanes."""
         return every[self.rank :: self.world]
 
     @contextlib.contextmanager
-    def _talking(self) -> Iterator[None]:
-        """Raise UserError where the others cannot be talked to: torch tells that by plain RuntimeErrors."""
+    def _collective(self) -> Iterator[None]:
+        """Raise UserError where an operation fails: torch raises plain RuntimeErrors."""
         try:
             yield
         except RuntimeError as error:
             raise UserError(
                 f"process {self.rank} of {self.world} lost the others: one has died or hangs ({error})",
-                do="start the same command again; it goes on from the newest checkpoint",
+                do="start the same command again; it resumes from the newest checkpoint",
             ) from error

@@ -22,8 +22,9 @@ from dynlm.runtime.hashing import fingerprint
 from dynlm.runtime.parsing import read_json, write_json
 from dynlm.runtime.validation import fingerprint_options
 from dynlm.study.variants import Variant
-from dynlm.train.cache import train_gate, tune_cache
+from dynlm.train.cache import tune_cache
 from dynlm.train.config import Config
+from dynlm.train.gate import train_gate
 from dynlm.train.metatrain import metatrain
 from dynlm.train.tune import START, ensure_statistics, tune
 

@@ -1,20 +1,20 @@
-"""The two optimisers of level-1 training as values that can be saved: AdamW on a cosine, and NT-ASGD."""
+"""The two optimisers of level-1 training, AdamW on a cosine and NT-ASGD, and how optimisers are saved."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from dynlm.models.lstm.model import Params
+from dynlm.runtime.checkpoints import State
 from dynlm.train.options import PretrainOptions
 
 
-def rate_at(step: int, steps: int, config: PretrainOptions) -> float:
-    """Learning rate of ``step`` (from 0): linear warm-up, then for adamw half a cosine down to ``final_rate``."""
+def lr_at(step: int, steps: int, config: PretrainOptions) -> float:
+    """Return the learning rate of ``step`` (from 0): linear warm-up, then for adamw half a cosine to ``final_rate``."""
     warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
     if config.optimizer == "nt-asgd":
         return config.rate * warm
@@ -24,20 +24,20 @@ def rate_at(step: int, steps: int, config: PretrainOptions) -> float:
 
 
 class Optimiser:
-    """Steps ``params`` in place from their ``.grad``.
+    """Moves ``params`` in place by their ``.grad``.
 
     nt-asgd (Merity et al. 2018): SGD at a constant rate; once validation has not improved on its best of more than
-    ``patience`` validations ago, the weights are averaged, and the average is what validation and the run see.
+    ``patience`` validations ago, the weights are averaged, and the average is what is validated and kept.
     """
 
     def __init__(self, params: Params, config: PretrainOptions):
         self.params = params
         self.config = config
         matrices = [p for p in params.values() if p.dim() > 1]
-        others = [p for p in params.values() if p.dim() == 1]
+        vectors = [p for p in params.values() if p.dim() == 1]
         groups = [
             {"params": matrices, "weight_decay": config.weight_decay},
-            {"params": others, "weight_decay": 0.0},
+            {"params": vectors, "weight_decay": 0.0},
         ]
         self._torch: torch.optim.Optimizer
         if config.optimizer == "adamw":
@@ -48,10 +48,10 @@ class Optimiser:
         self.averaged: Params = {}
         self.averaged_steps = 0
 
-    def step(self, rate: float) -> None:
-        """One step at ``rate``; the gradients are cleared."""
+    def step(self, lr: float) -> None:
+        """Take one step with learning rate ``lr`` and clear the gradients."""
         for group in self._torch.param_groups:
-            group["lr"] = rate
+            group["lr"] = lr
         self._torch.step()
         self._torch.zero_grad(set_to_none=True)
         if self.averaged_steps:
@@ -61,7 +61,7 @@ class Optimiser:
                     mean.lerp_(self.params[name], 1 / self.averaged_steps)
 
     def after_validation(self, nats: float) -> bool:
-        """Note a validation; True where averaging begins with it."""
+        """Record a validation; returns whether averaging begins with it."""
         stale = self.validations[: -self.config.patience]
         begins = self.config.optimizer == "nt-asgd" and not self.averaged_steps and bool(stale) and nats > min(stale)
         self.validations.append(nats)
@@ -71,53 +71,50 @@ class Optimiser:
         return begins
 
     def current(self) -> Params:
-        """The weights to validate and to keep: the average where there is one."""
+        """Return the weights to validate and to keep: the average where there is one."""
         return self.averaged or {name: p.detach() for name, p in self.params.items()}
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All that a resumed training needs besides the parameters: (tensors, JSON)."""
+    def state_dict(self) -> State:
+        """Return all that a resumed training needs beside the parameters."""
         tensors = {f"average/{name}": tensor for name, tensor in self.averaged.items()}
-        tensors |= state_of(self._torch, self.params)
-        return tensors, {"validations": self.validations, "averaged_steps": self.averaged_steps}
+        tensors |= optimizer_tensors(self._torch, self.params)
+        return State(tensors, {"validations": self.validations, "averaged_steps": self.averaged_steps})
 
-    def load_state(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Take up what ``state`` gave."""
-        self.validations, self.averaged_steps = list(state["validations"]), state["averaged_steps"]
-        for key, tensor in tensors.items():
-            kind, _, name = key.partition("/")
-            if kind == "average":
-                self.averaged[name] = tensor.to(self.params[name].device)
-        load_state_of(self._torch, self.params, tensors)
+    def load_state_dict(self, state: State) -> None:
+        self.validations, self.averaged_steps = list(state.values["validations"]), state.values["averaged_steps"]
+        if self.averaged_steps:
+            self.averaged = {name: state.tensors[f"average/{name}"].to(p.device) for name, p in self.params.items()}
+        load_optimizer_tensors(self._torch, self.params, state.tensors)
 
 
-def state_of(optimiser: torch.optim.Optimizer, params: Params) -> dict[str, Tensor]:
-    """What an optimiser of torch's keeps of each parameter, as named tensors."""
+def optimizer_tensors(optimizer: torch.optim.Optimizer, params: Params) -> dict[str, Tensor]:
+    """Return what an optimiser of torch's stores of each parameter, as named tensors."""
     return {
         f"optimiser/{slot}/{name}": value
         for name, param in params.items()
-        for slot, value in optimiser.state.get(param, {}).items()
+        for slot, value in optimizer.state.get(param, {}).items()
         if isinstance(value, Tensor)
     }
 
 
-def load_state_of(optimiser: torch.optim.Optimizer, params: Params, tensors: Mapping[str, Tensor]) -> None:
-    """Take up what ``state_of`` gave; other tensors are passed over."""
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, params: Params, tensors: Mapping[str, Tensor]) -> None:
+    """Load what ``optimizer_tensors`` returned; other tensors are ignored."""
     for key, tensor in tensors.items():
         kind, _, rest = key.partition("/")
         if kind == "optimiser":
             slot, _, name = rest.partition("/")
             device = "cpu" if slot == "step" and not params[name].is_cuda else params[name].device
-            optimiser.state[params[name]][slot] = tensor.to(device)
+            optimizer.state[params[name]][slot] = tensor.to(device)
 
 
-def first_broken(params: Params) -> str:
-    """The first tensor whose gradient is no number, or too large for one."""
-    broken = [name for name, tensor in params.items() if tensor.grad is not None and not tensor.grad.isfinite().all()]
-    return broken[0] if broken else "all tensors together"
+def first_non_finite(params: Params) -> str:
+    """Return the name of the first tensor with a non-finite gradient."""
+    found = [name for name, tensor in params.items() if tensor.grad is not None and not tensor.grad.isfinite().all()]
+    return found[0] if found else "all tensors together"
 
 
 def update_to_weight(params: Params, before: Params) -> dict[str, float]:
-    """|update| / |weights| of each tensor's last step."""
+    """Return |update| / |weights| of each tensor's last step."""
     return {
         name: float((params[name].detach() - tensor).norm() / tensor.norm().clamp(min=1e-30))
         for name, tensor in before.items()

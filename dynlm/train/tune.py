@@ -1,15 +1,16 @@
-"""The hand-made rules' rates, tuned by reading articles that no figure is reported on.
+"""The constants of hand-made rules, tuned by reading articles that no figure is reported on.
 
-A coordinate search over factors: each of a rule's options is moved up or down by its factor for as long as the
-articles' nats per token fall. Every hand-made rule and fixed cache is tuned by this
-search on the same tokens; g and gates are learned (``metatrain``, ``cache_gate``).
+A coordinate search over factors: each of a rule's options is moved up or down by its factor for as long as the nats per
+token of the articles fall. Every hand-made rule and fixed cache is tuned by this search on the same tokens; the rule g
+and gates are learned (``metatrain``, ``cache``).
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,13 @@ from dynlm.data.stream import Stream, read_side_by_side
 from dynlm.data.token_store import tokenise
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.errors import UserError
-from dynlm.run import rule_store as memory_folder
-from dynlm.run.folder import TrainedModel, load_model, log_line
+from dynlm.run import rule_store
+from dynlm.run.folder import TrainedModel, load_model, log_line, memory_path, params_fingerprint
 from dynlm.run.tuned_on import record
+from dynlm.runtime.checkpoints import Checkpointer, Checkpoints, State
 from dynlm.runtime.distributed import Processes
+from dynlm.runtime.files import exclusive
+from dynlm.runtime.validation import fingerprint_options
 from dynlm.train.config import Config
 
 START = {
@@ -37,8 +41,8 @@ START = {
     "rms": {"rate": 1.5e-3, "pull": 2e-3, "epsilon": 1e-3},
 }
 _FACTOR = {"rate": 1.6, "pull": 3.0, "epsilon": 4.0, "window": 2.0, "flatness": 1.4, "share": 1.5}
-# Among settings that differ by less than this, the search stays where it is.
 _NOTICEABLE = 2e-4
+"""Nats per token: between settings that differ by less the search stays where it is."""
 
 
 def tuning_stream(split: TokenisedSplit, config: Config, tokens: int) -> Stream:
@@ -70,29 +74,38 @@ def enough_to_tune(split: TokenisedSplit, config: Config) -> Stream:
 
 
 def ensure_statistics(folder: Path, trained: TrainedModel, config: Config) -> Statistics:
-    """The run's R over all its tensors, gathered on training articles if it was not before."""
-    statistics = memory_folder.load_statistics(folder, trained, trained.params["embedding"].device)
+    """Return the run's R over all its tensors, computed on training articles if it was not before."""
+    statistics = rule_store.load_statistics(folder, trained, trained.params["embedding"].device)
     if statistics is None:
         train = tokenise(iter_articles(config.corpus, "train"), trained.tokenizer, config.corpus.num_proc)
         stream = Stream(train, 1, config.memory.segment, range(train.articles), seed=config.run.seed)
         dynamic = tuple(trained.model.shapes())
         statistics = gradient_statistics(trained.model, trained.params, dynamic, stream, config.tune.statistics_tokens)
-        memory_folder.save_statistics(folder, statistics, trained, config.tune.statistics_tokens)
+        rule_store.save_statistics(folder, statistics, trained, config.tune.statistics_tokens)
     return statistics
 
 
 def tune(folder: Path, config: Config, quiet: bool = False) -> dict[str, Any]:
-    """Tune ``config.memory.rule`` for ``config.memory.reset`` and keep the rates in the run.
+    """Tune ``config.memory.rule`` for ``config.memory.reset`` and keep the result in the run.
 
-    Returns the rates, their nats per token and level 1's, how many settings were read and on how many tokens. Raises
-    UserError for a rule that has nothing to tune by hand, and for less than ``tune.fewest_tokens`` to read.
+    Resumes with the settings that an interrupted search has measured. Returns the constants, their nats per token and
+    level 1's, how many settings were read and on how many tokens. Raises UserError for a rule that has nothing to tune
+    by hand, for less than ``tune.fewest_tokens`` to read, and where another process tunes the same; Stopped, with a
+    checkpoint saved, at Ctrl-C and SIGTERM.
     """
     memory = config.memory
-    if memory.rule not in memory_folder.HAND_MADE:
+    if memory.rule not in rule_store.HAND_MADE:
         raise UserError(
-            f"memory.rule {memory.rule!r} is not tuned by hand", do=f"choose {', '.join(memory_folder.HAND_MADE)}"
+            f"memory.rule {memory.rule!r} is not tuned by hand", do=f"choose {', '.join(rule_store.HAND_MADE)}"
         )
-    trained = load_model(folder, Processes.start(config.run.cpu).device)
+    processes = Processes.start(config.run.cpu)
+    trained = load_model(folder, processes.device)
+    with exclusive(memory_path(folder, f"tune-{memory.rule}-{memory.reset}"), f"the search for rates of {memory.rule}"):
+        return _tune(folder, config, trained, processes.is_main, quiet)
+
+
+def _tune(folder: Path, config: Config, trained: TrainedModel, saves: bool, quiet: bool) -> dict[str, Any]:
+    memory = config.memory
     split = tokenise(iter_articles(config.corpus, config.tune.split), trained.tokenizer, config.corpus.num_proc)
     stream = enough_to_tune(split, config)
     statistics = ensure_statistics(folder, trained, config) if memory.rule == "rms" else None
@@ -105,16 +118,27 @@ def tune(folder: Path, config: Config, quiet: bool = False) -> dict[str, Any]:
         rule = uniform_rule(
             memory.rule, dynamic, values["rate"], values.get("pull", 0.0), statistics, values.get("epsilon", 0.0)
         )
-        nats = mean_nats(memory_folder.reader_of(trained, memory, rule, dynamic), stream)
+        nats = mean_nats(rule_store.reader_of(trained, memory, rule, dynamic), stream)
         bar.update()
         bar.set_postfix({"nats": f"{nats:.4f}", **{name: f"{value:.1e}" for name, value in values.items()}})
         log_line(folder, event="tune", rule=memory.rule, reset=memory.reset, nats=nats, **values)
         return nats
 
-    start = _given_or_start(memory)
-    best, nats, settings = coordinate_search(nats_of, start, config.tune.rounds)
+    checkpoints = search_checkpoints(
+        folder,
+        f"tune-{memory.rule}-{memory.reset}",
+        config,
+        {
+            "the model": trained.fingerprint,
+            "the text": split.fingerprint,
+            "the statistics R": params_fingerprint({} if statistics is None else statistics.rms),
+        },
+    )
+    best, nats, settings = coordinate_search(
+        nats_of, _given_or_start(memory), config.tune.rounds, checkpoints if saves else None
+    )
     bar.close()
-    level_1 = mean_nats(memory_folder.reader_of(trained, memory, LEVEL_1, dynamic), stream)
+    level_1 = mean_nats(rule_store.reader_of(trained, memory, LEVEL_1, dynamic), stream)
     tuned: dict[str, Any] = {
         **best,
         "nats_per_token": nats,
@@ -127,43 +151,74 @@ def tune(folder: Path, config: Config, quiet: bool = False) -> dict[str, Any]:
         "segment": memory.segment,
         "tuned_on": [record("rates", "tuned", config.corpus, config.tune.split, split, stream.order)],
     }
-    memory_folder.save_tuned(folder, memory.rule, memory.reset, tuned, trained)
+    rule_store.save_tuned(folder, memory.rule, memory.reset, tuned, trained)
+    if saves:
+        checkpoints.drop()
     return {"rule": memory.rule, "reset": memory.reset, **tuned}
 
 
+def search_checkpoints(folder: Path, stem: str, config: Config, data: Mapping[str, str]) -> Checkpoints:
+    """Return the checkpoints of a search by the options of memory and tune; ``data``: fingerprints of what it reads."""
+    options = fingerprint_options(config.memory, config.tune)
+    del options["memory.g"]  # It names a learned rule, and decides nothing here.
+    return Checkpoints(folder / "checkpoints", stem, config.run.checkpoints_kept, {**options, **data})
+
+
+class _Measured:
+    """The settings that a search has measured, with their values; infinite where that was not finite."""
+
+    def __init__(self) -> None:
+        self.values: dict[tuple[float, ...], float] = {}
+
+    def state_dict(self) -> State:
+        return State({}, {"measured": [[list(key), value] for key, value in self.values.items()]})
+
+    def load_state_dict(self, state: State) -> None:
+        self.values = {tuple(key): float(value) for key, value in state.values["measured"]}
+
+
 def coordinate_search(
-    measure: Callable[[dict[str, float]], float], start: dict[str, float], rounds: int
+    measure: Callable[[dict[str, float]], float],
+    start: dict[str, float],
+    rounds: int,
+    checkpoints: Checkpoints | None = None,
 ) -> tuple[dict[str, float], float, int]:
-    """(best setting, its value, settings measured): the lowest ``measure`` that steps by factors find.
+    """Return (best setting, its value, settings measured): the lowest ``measure`` that steps by factors find.
 
-    What is not finite is worse than anything. Raises UserError where no setting that was tried is finite.
+    Non-finite values are treated as infinite. Every setting that was measured is saved in ``checkpoints``, and not
+    measured again by the same search. Raises UserError where no setting that was tried is finite.
     """
-    known: dict[tuple[float, ...], float] = {}
+    measured = _Measured()
+    with nullcontext() if checkpoints is None else Checkpointer(checkpoints, measured) as checkpointer:
+        if checkpointer is not None:
+            checkpointer.resume()
 
-    def value_of(setting: dict[str, float]) -> float:
-        key = tuple(setting.values())
-        if key not in known:
-            value = measure(setting)
-            known[key] = value if math.isfinite(value) else math.inf
-        return known[key]
+        def value_of(setting: dict[str, float]) -> float:
+            key, known = tuple(setting.values()), measured.values
+            if key not in known:
+                value = measure(setting)
+                known[key] = value if math.isfinite(value) else math.inf
+                if checkpointer is not None:
+                    checkpointer.after_step(len(known))
+            return known[key]
 
-    best, lowest = dict(start), value_of(start)
-    for _, name in itertools.product(range(rounds), start):
-        for factor in (_FACTOR[name], 1 / _FACTOR[name]):
-            moved = False
-            while True:
-                # Rounding keeps a way up and back down on the same grid.
-                trial = {**best, name: float(f"{best[name] * factor:.4g}")}
-                value = value_of(trial)
-                if not value < lowest - _NOTICEABLE:
+        best, lowest = dict(start), value_of(start)
+        for _, name in itertools.product(range(rounds), start):
+            for factor in (_FACTOR[name], 1 / _FACTOR[name]):
+                moved = False
+                while True:
+                    # Rounding keeps a step up and one down on the same grid.
+                    trial = {**best, name: float(f"{best[name] * factor:.4g}")}
+                    value = value_of(trial)
+                    if not value < lowest - _NOTICEABLE:
+                        break
+                    best, lowest, moved = trial, value, True
+                if moved:
                     break
-                best, lowest, moved = trial, value, True
-            if moved:
-                break
     if not math.isfinite(lowest):
         tried = ", ".join(f"{name} {value:g}" for name, value in start.items())
         raise UserError(f"no setting near {tried} gives finite losses", do="start from a lower rate")
-    return best, lowest, len(known)
+    return best, lowest, len(measured.values)
 
 
 def _given_or_start(memory: MemoryOptions) -> dict[str, float]:

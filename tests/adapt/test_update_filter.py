@@ -219,13 +219,13 @@ def test_a_mixture_and_its_experts_are_numbers():
 
 def test_a_step_that_is_not_taken_is_in_no_sensitivity():
     g = Meta(Statistics(statistics().rms), reader("rms").static, 1e300, 0.05, 1e-2)
-    rule = g.rule(g.initial())
-    chosen = guarded(dataclasses.replace(reader("rms"), rule=rule))
+    phi = g.initial()
+    chosen = guarded(dataclasses.replace(reader("rms"), rule=g.rule(phi)))
     memory = chosen.fresh_memory()
-    sensitivities = Sensitivities(g, rule, memory)
+    sensitivities = Sensitivities(g, phi, chosen, memory)
     list(iter_segments(chosen, stream(text((20,))), memory, observe=sensitivities))
-    assert all(not tensor.any() for tensors in sensitivities.kept.values() for tensor in tensors.values())
-    assert all(not tensor.any() for tensor in sensitivities.gathered.values())
+    assert all(not tensor.any() for tensors in sensitivities.fast.values() for tensor in tensors.values())
+    assert all(not tensor.any() for tensor in sensitivities.summed.values())
 
 
 def test_parts_of_a_tensor_are_summed_to_one_ratio():

@@ -118,7 +118,9 @@ def test_only_what_resumes_says_that_it_goes_on(capsys: Capture, monkeypatch: py
         raise KeyboardInterrupt
 
     goes_on = {name for name, verb in COMMANDS.items() if verb.resumes}
-    assert goes_on == {"demo", "study", "pretrain", "metatrain", "score", "fewshot demo", "fewshot train"}
+    assert goes_on == {
+        *("demo", "study", "pretrain", "tune", "metatrain", "finetune", "score", "fewshot demo", "fewshot train")
+    }
     for name in COMMANDS:
         with monkeypatch.context() as patch:
             patch.setattr("dynlm.cli.app._call", interrupted)

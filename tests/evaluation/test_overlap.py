@@ -16,8 +16,8 @@ from dynlm.evaluation.overlap import overlap_notes, overlaps, tuned_notes, tuned
 from dynlm.evaluation.score_file import Scores, read_scores
 from dynlm.report.page import report_run
 from dynlm.run.tuned_on import ranges
-from dynlm.train.cache import train_gate
 from dynlm.train.config import Config
+from dynlm.train.gate import train_gate
 from tests.tiny import Run, scored, with_memory
 
 

@@ -28,7 +28,7 @@ from dynlm.evaluation.score_file import Scores, read_scores
 from dynlm.evaluation.score_path import Output, file_stem, resume_key, scoring_key
 from dynlm.run.folder import TrainedModel, load_model
 from dynlm.run.rule_store import open_reader
-from dynlm.train import cache as gates
+from dynlm.train import gate as gates
 from dynlm.train.config import Config
 from tests.tiny import Run, listing, readable_name, scored, with_memory
 

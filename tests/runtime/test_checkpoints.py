@@ -1,4 +1,4 @@
-"""Checkpoints: what was saved comes back, what is not whole is named and passed over, what is another's is refused."""
+"""Checkpoints: saved state is loaded, damaged files are named and skipped, those of other options are refused."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_what_was_made_with_other_options_is_refused_by_name(tmp_path: Path) -> 
     assert Checkpoints(tmp_path, made_with=made_with).newest() is not None
     for name, value in (("g.features", ["fresh", "surprise"]), ("rate", 0.2), ("seed", 1), ("more", 2)):
         other = Checkpoints(tmp_path, made_with={**made_with, name: value})
-        with pytest.raises(UserError, match=rf"step-00000001\.safetensors: .* made with {name} .*, not .*; go on"):
+        with pytest.raises(UserError, match=rf"-00000001\.safetensors: .* made with {name} .*, not .*; use the same"):
             other.newest()
     with pytest.raises(UserError, match="made with rate 0.1, not None"):
         Checkpoints(tmp_path, made_with={"g.features": ["fresh"], "seed": None}).newest()

@@ -7,6 +7,8 @@ import jsonargparse  # noqa: F401
 import torch._dynamo  # noqa: F401
 from tqdm import tqdm
 
+import dynlm.train.finetune
+import dynlm.train.gate
 import dynlm.train.metatrain
 import dynlm.train.pretrain  # noqa: F401
 

@@ -22,7 +22,8 @@ from dynlm.errors import UserError
 from dynlm.run.cache_store import load_fixed, load_gated, open_cache, save_fixed, save_gated
 from dynlm.run.folder import TrainedModel, load_model
 from dynlm.run.rule_store import open_reader
-from dynlm.train.cache import Gathered, gathered, learn, stopped_improving, train_gate, tune_cache
+from dynlm.train.cache import tune_cache
+from dynlm.train.gate import GateData, collect, learn, stopped_improving, train_gate
 from dynlm.train.tune import tuning_stream
 from tests.tiny import Run, with_memory
 
@@ -95,19 +96,19 @@ def test_lanes_gather_the_same_evidence(cached_run: Run) -> None:
     found = []
     for lanes in (1, 3):
         wide = with_memory(config, lanes=lanes)
-        told = gathered(reader, looking, tuning_stream(valid, wide, 0), 0)
+        told = collect(reader, looking, tuning_stream(valid, wide, 0), 0)
         found.append([tensor[told.nats_N.argsort()] for tensor in told])
     for one, several in zip(*found, strict=True):
         torch.testing.assert_close(one, several, rtol=1e-3, atol=1e-3)
 
 
-def made_up(count: int, seed: int) -> Gathered:
+def made_up(count: int, seed: int) -> GateData:
     """Tokens of which the first piece of evidence tells whether the cache or the model knows them."""
     generator = torch.Generator().manual_seed(seed)
     evidence = torch.randn(count, 9, generator=generator)
     cache_knows = evidence[:, 0] > 0
     log_p = torch.where(cache_knows, -0.1, -torch.inf)[:, None]
-    return Gathered(evidence, log_p, torch.full((count,), 5), torch.where(cache_knows, 5.0, 0.5))
+    return GateData(evidence, log_p, torch.full((count,), 5), torch.where(cache_knows, 5.0, 0.5))
 
 
 def test_a_gate_learns_when_the_cache_knows_best() -> None:
@@ -132,7 +133,7 @@ def test_a_gate_is_trained_until_it_no_longer_improves(monkeypatch: pytest.Monke
     _, nats, passes = learn(start, learning, picking, torch.Generator().manual_seed(0))
     assert passes > 100 and stopped_improving(nats) and nats[passes] == min(nats) < nats[40] - 0.3
     assert not stopped_improving(nats[:-1])
-    monkeypatch.setattr("dynlm.train.cache._MOST_PASSES", 40)
+    monkeypatch.setattr("dynlm.train.gate._MOST_PASSES", 40)
     short = learn(start, learning, picking, torch.Generator().manual_seed(0))[1]
     assert not stopped_improving(short) and short == nats[:41]
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from dynlm.adapt.loop import read_segment
+from dynlm.adapt.meta_gradient.learner import StaticGradients
 from dynlm.adapt.options import LearnedRuleOptions
 from dynlm.adapt.reader import Reader
 from dynlm.data.stream import Stream
@@ -20,7 +21,7 @@ from dynlm.run.folder import load_model, load_tensors
 from dynlm.run.rule_store import load_statistics, load_tuned, open_reader
 from dynlm.train import finetune as module
 from dynlm.train.config import Config
-from dynlm.train.finetune import StaticGradients, finetune, move_static
+from dynlm.train.finetune import finetune
 from dynlm.train.metatrain import metatrain
 from dynlm.train.options import FinetuneOptions
 from tests.adapt.readings import MODEL, NAMES, rule, static_params, stream, text
@@ -55,20 +56,20 @@ def test_the_gradient_is_that_of_moving_theta_0_and_every_theta_t_with_it(name: 
         if segment is None:
             break
         _, memory = read_segment(reading, memory, segment, gradients)
-    generator = torch.Generator().manual_seed(1)
+    summed, generator = gradients.gradients(), torch.Generator().manual_seed(1)
     for tensor in NAMES:
         way = {each: torch.zeros_like(value) for each, value in static.items()}
         way[tensor] = torch.randn(static[tensor].shape, generator=generator, dtype=torch.float64)
         step = 1e-5
         up, down = (mean_nats_of(static, reading, {n: sign * step * w for n, w in way.items()}) for sign in (1, -1))
-        told = float((gradients.gathered[tensor] * way[tensor]).sum())
+        told = float((summed[tensor] * way[tensor]).sum())
         assert told == pytest.approx((up - down) / (2 * step), rel=1e-5, abs=1e-8)
 
 
 def test_lanes_sum_what_each_would() -> None:
     static, split = static_params(), text((20, 20, 20))
 
-    def gathered(lanes: int, articles: list[int]) -> dict[str, torch.Tensor]:
+    def summed(lanes: int, articles: list[int]) -> dict[str, torch.Tensor]:
         reading, gradients = Reader(MODEL, static, rule("rms"), NAMES), StaticGradients(static)
         source = Stream(split, lanes, 5, articles)
         memory, place = reading.fresh_memory(lanes), source.begin()
@@ -76,9 +77,9 @@ def test_lanes_sum_what_each_would() -> None:
             segment, place = source.next(place)
             assert segment is not None
             _, memory = read_segment(reading, memory, segment, gradients)
-        return gradients.gathered
+        return gradients.gradients()
 
-    together, alone = gathered(3, [0, 1, 2]), [gathered(1, [article]) for article in range(3)]
+    together, alone = summed(3, [0, 1, 2]), [summed(1, [article]) for article in range(3)]
     for name, tensor in together.items():
         torch.testing.assert_close(tensor, sum(each[name] for each in alone), rtol=1e-10, atol=1e-13)
 
@@ -91,11 +92,15 @@ def test_memories_move_along_with_theta_0() -> None:
     assert segment is not None
     _, memory = read_segment(reading, memory, segment)
     away = {name: memory.weights[name][0] - static[name] for name in NAMES}
-    moved = {name: tensor + 0.5 for name, tensor in static.items()}
-    move_static(moved, static, memory)
-    for name in NAMES:
-        torch.testing.assert_close(memory.weights[name][0] - moved[name], away[name])
-        torch.testing.assert_close(memory.home[name][0], moved[name])
+    gradients = StaticGradients(static)
+    gradients.gradients()
+    for tensor in static.values():
+        tensor += 0.5
+    for _ in range(2):  # The second time nothing has moved.
+        assert gradients.update(reading, memory) is reading
+        for name in NAMES:
+            torch.testing.assert_close(memory.weights[name][0] - static[name], away[name])
+            torch.testing.assert_close(memory.home[name][0], static[name])
 
 
 def tuned_finetune(run: Run, memory: dict[str, Any], **options: Any) -> tuple[Config, dict[str, Any]]:

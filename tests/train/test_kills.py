@@ -1,4 +1,4 @@
-"""Processes killed at random moments: the same command goes on, and what it ends with is what it would have been.
+"""Training processes killed at random moments: the same command resumes, and gives what an uninterrupted run gives.
 
 The killed are real processes, forked from one that has imported torch already: that alone would take a second each.
 """
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from dynlm.cli.app import main
@@ -24,23 +25,26 @@ from tests.tiny import Run, as_yaml, tiny_config
 KILLS = 10
 PRETRAIN: dict[str, Any] = {"epochs": 1.0, "checkpoint_every": 2, "validate_every": 7, "log_every": 3}
 DROPOUTS = {"input": 0.2, "output": 0.2, "weight": 0.3, "embedding": 0.1}
+SHORT = (
+    """--metatrain.lanes 2 --metatrain.window 4 --metatrain.checkpoint_every 1 --metatrain.pick_tokens 100""".split()
+)
 G = """--g.flush true --g.importance true --g.features [fresh,surprise] --g.consolidation 0.1 --g.momentum 0.2
---metatrain.lanes 2 --metatrain.tokens 900 --metatrain.window 4 --metatrain.checkpoint_every 1
---metatrain.pick_tokens 100""".split()
+--metatrain.tokens 900""".split()
+FINETUNE = """--memory.rule rms --finetune.tokens 900 --finetune.window 4 --finetune.lanes 2 --finetune.rate 1e-3
+--finetune.pick_tokens 100 --run.checkpoint_seconds 0""".split()
 
 _forked = multiprocessing.get_context("forkserver")
 _forked.set_forkserver_preload(["tests.train.forked"])
 
 
-def killed_and_run_again(
+def kill_and_resume(
     command: Callable[[Path], list[str]], result: Callable[[Path], Any], folders: Path, seed: int
 ) -> int:
-    """Kill ``command`` at random moments, with every run's end equal to that of one that was let be: how often it was.
+    """Kill ``command`` at random moments and run it again, until it was killed ``KILLS`` times; returns how often.
 
-    ``command`` and ``result`` are given a run's folder. What was finished before its kill is compared, and another run
-    begun.
+    ``command`` and ``result`` are given a run's folder. Each run that ends is compared with one that was never killed.
     """
-    started(["--version"]).join()  # Whoever they are forked from is ready now.
+    started(["--version"]).join()  # The process that they are forked from is ready now.
     rng, begun, whole = random.Random(seed), time.monotonic(), folders / "whole"
     started(command(whole)).join()
     seconds, wanted = time.monotonic() - begun, result(whole)
@@ -58,7 +62,7 @@ def killed_and_run_again(
             kills += 1
         assert result(folder) == wanted, f"run {runs}, after {kills} kills"
         assert not list((folder / "checkpoints").glob("*.safetensors"))
-        # Who dies between making a folder aside and locking it leaves it, empty, for a minute.
+        # A process killed between making a staging folder and locking it leaves it, empty, for a minute.
         assert not [path for path in folder.rglob(".aside-*") if any(path.iterdir())]
     return kills
 
@@ -73,7 +77,17 @@ def bits(tensors: dict[str, torch.Tensor]) -> dict[str, bytes]:
     return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
 
 
-def test_of_all_kills_each_is_resumed_bit_for_bit(tiny_corpus: Path, tuned_run: Run, tmp_path: Path) -> None:
+def windows(folder: Path, event: str) -> dict[int, Any]:
+    """What the log says of each window; one that was read again as it was the last time."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return {
+        line["tokens"]: {name: value for name, value in line.items() if name not in ("time", "run")}
+        for line in lines
+        if line["event"] == event
+    }
+
+
+def test_killed_pretraining_resumes_bit_for_bit(tiny_corpus: Path, tmp_path: Path) -> None:
     def pretrain(folder: Path) -> list[str]:
         config = tiny_config(
             tiny_corpus, folder.parent, run={"name": folder.name}, pretrain=PRETRAIN, regularisation=DROPOUTS
@@ -82,31 +96,76 @@ def test_of_all_kills_each_is_resumed_bit_for_bit(tiny_corpus: Path, tuned_run: 
         path.write_text(as_yaml(config))
         return ["pretrain", "--config", str(path)]
 
-    def metatrain(folder: Path) -> list[str]:
-        if not folder.exists():
-            shutil.copytree(tuned_run.folder, folder)
-            (folder / "log.jsonl").unlink()
-            # A start that leaves much to learn.
-            tuned = json.loads((folder / "memory" / "tuned.json").read_text())
-            tuned["rms"]["stream"]["rate"] /= 4
-            (folder / "memory" / "tuned.json").write_text(json.dumps(tuned))
-        return ["metatrain", str(folder), "--memory.g", "all", *G]
-
-    def weights(folder: Path) -> Any:
+    def result(folder: Path) -> Any:
         trained = load_model(folder)
         return bits(trained.params), trained.card["valid_nats_per_token"]
 
-    def phi(folder: Path) -> Any:
-        tensors, about = load_tensors(folder / "memory" / "all-stream.safetensors")
-        log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-        logged = [line for line in log if line["event"] == "metatrain"]
-        windows = {line["tokens"]: (line["nats_of_window"], line["phi"]) for line in logged}
-        assert about["kept"] != "start" and len(windows) > 4
-        return bits(tensors), about, windows
+    assert kill_and_resume(pretrain, result, tmp_path, seed=1) == KILLS
 
-    for name in ("pretrain", "metatrain"):
-        (tmp_path / name).mkdir()
-    resumed = killed_and_run_again(pretrain, weights, tmp_path / "pretrain", seed=1)
-    resumed += killed_and_run_again(metatrain, phi, tmp_path / "metatrain", seed=2)
-    print(f"{resumed} of {2 * KILLS} kills resumed bit for bit")
-    assert resumed == 2 * KILLS == 20
+
+def tuned_copy_at(folder: Path, tuned_run: Run) -> None:
+    """Copy the tuned run, with a learning rate that leaves much to learn."""
+    if not folder.exists():
+        shutil.copytree(tuned_run.folder, folder)
+        (folder / "log.jsonl").unlink()
+        tuned = json.loads((folder / "memory" / "tuned.json").read_text())
+        tuned["rms"]["stream"]["rate"] /= 4
+        (folder / "memory" / "tuned.json").write_text(json.dumps(tuned))
+
+
+@pytest.mark.parametrize("options", [G, ["--g.kind", "lstm", "--g.hidden", "2", "--metatrain.tokens", "700"]])
+def test_killed_meta_training_resumes_bit_for_bit(options: list[str], tuned_run: Run, tmp_path: Path) -> None:
+    def metatrain(folder: Path) -> list[str]:
+        tuned_copy_at(folder, tuned_run)
+        return ["metatrain", str(folder), "--memory.g", "all", *SHORT, *options]
+
+    def result(folder: Path) -> Any:
+        tensors, about = load_tensors(folder / "memory" / "all-stream.safetensors")
+        read = windows(folder, "metatrain")
+        assert about["kept"] != "start" and len(read) > 4
+        return bits(tensors), about, read
+
+    assert kill_and_resume(metatrain, result, tmp_path, seed=2) == KILLS
+
+
+def test_killed_finetuning_resumes_bit_for_bit(tuned_run: Run, tmp_path: Path) -> None:
+    def finetune(folder: Path) -> list[str]:
+        tuned_copy_at(folder, tuned_run)
+        return ["finetune", str(folder), *FINETUNE]
+
+    def result(folder: Path) -> Any:
+        new = folder.parent / f"{folder.name}-finetuned-rms"
+        trained, read = load_model(new), windows(folder, "finetune")
+        assert trained.card["kept"] != "start" and len(read) > 4
+        card = {name: value for name, value in trained.card.items() if name not in ("seconds", "finetuned_from")}
+        return bits(trained.params), card, (new / "memory" / "tuned.json").read_bytes(), read
+
+    assert kill_and_resume(finetune, result, tmp_path, seed=3) == KILLS
+
+
+@pytest.mark.parametrize(
+    "options", [["--memory.rule", "sgd+decay"], ["--memory.rule", "rms", "--memory.cache", "fixed"]]
+)
+def test_killed_tuning_resumes_with_the_same_settings(options: list[str], tuned_run: Run, tmp_path: Path) -> None:
+    def tune(folder: Path) -> list[str]:
+        tuned_copy_at(folder, tuned_run)
+        return ["tune", str(folder), *options]
+
+    def result(folder: Path) -> Any:
+        name = "tuned.json" if "fixed" not in options else "cache-rms-stream.json"
+        return json.loads((folder / "memory" / name).read_text())
+
+    assert kill_and_resume(tune, result, tmp_path, seed=4) == KILLS
+
+
+def test_killed_gate_training_resumes_bit_for_bit(tuned_run: Run, tmp_path: Path) -> None:
+    def train_gate(folder: Path) -> list[str]:
+        tuned_copy_at(folder, tuned_run)
+        options = "--memory.rule none --memory.cache learned --run.checkpoint_seconds 0".split()
+        return ["metatrain", str(folder), *options]
+
+    def result(folder: Path) -> Any:
+        tensors, about = load_tensors(folder / "memory" / "gated-cache-none-stream.safetensors")
+        return bits(tensors), about
+
+    assert kill_and_resume(train_gate, result, tmp_path, seed=5) == KILLS

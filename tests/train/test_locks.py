@@ -20,12 +20,11 @@ from dynlm.adapt.memory_file import load_about
 from dynlm.errors import UserError
 from dynlm.run.folder import load_model
 from dynlm.runtime.files import exclusive
-from dynlm.train.cache import train_gate
 from dynlm.train.config import load_config
 from dynlm.train.finetune import finetune
+from dynlm.train.gate import train_gate
 from dynlm.train.metatrain import metatrain
-from dynlm.train.pretrain import pretrain
-from dynlm.train.pretrain_state import checkpoints_of
+from dynlm.train.pretrain import checkpoints_of, pretrain
 from tests.cli.test_app import Capture, answer, answer_json, refused
 from tests.tiny import Run, as_yaml, listing, tiny_config, with_memory
 

@@ -18,6 +18,7 @@ from dynlm.run.folder import load_model, load_tensors
 from dynlm.run.rule_store import load_learned, open_reader
 from dynlm.train import metatrain as module
 from dynlm.train.metatrain import metatrain
+from dynlm.train.outer_loop import OuterLoop
 from tests.tiny import Run, with_memory
 
 
@@ -32,11 +33,11 @@ def tuned_card(run: Run, reset: str) -> dict[str, Any]:
 def have_learned(log_rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let learning end with all log-rates so far from the start."""
 
-    def learned(*arguments: Any) -> dict[str, Params]:
-        phi = arguments[4].initial()
-        return {"learned": {**phi, "rate": torch.full_like(phi["rate"], log_rate)}}
+    def run(loop: OuterLoop, *_: Any) -> dict[str, list[Params]]:
+        (phi,) = loop.optimizer.groups
+        return {"learned": [{**phi, "rate": torch.full_like(phi["rate"], log_rate)}]}
 
-    monkeypatch.setattr(module, "_learn", learned)
+    monkeypatch.setattr(OuterLoop, "run", run)
 
 
 @pytest.mark.parametrize("reset", ["stream", "article"])

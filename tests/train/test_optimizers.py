@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from dynlm.models.lstm.model import Params
-from dynlm.train.optimizers import Optimiser, rate_at
+from dynlm.runtime.checkpoints import State
+from dynlm.train.optimizers import Optimiser, lr_at
 from dynlm.train.options import PretrainOptions
 
 
@@ -29,19 +30,19 @@ def step_once(optimiser: Optimiser, rate: float, seed: int) -> None:
 
 def test_rate_warms_up_then_follows_half_a_cosine() -> None:
     config = PretrainOptions(rate=0.5, warmup_steps=4, final_rate=0.1)
-    rates = [rate_at(step, 100, config) for step in range(101)]
+    rates = [lr_at(step, 100, config) for step in range(101)]
     assert rates[0] == pytest.approx(0.5 / 4, rel=1e-6)
     assert rates[1] == pytest.approx(0.5 * 2 / 4, rel=1e-3)
     assert rates[50] == pytest.approx(0.5 * (0.1 + 0.9 / 2))
     assert rates[25] == pytest.approx(0.5 * (0.1 + 0.9 * (1 + math.sqrt(0.5)) / 2))
     assert rates[100] == pytest.approx(0.05)
     assert max(rates) == rates[3]
-    assert rate_at(120, 100, config) == pytest.approx(0.05)
+    assert lr_at(120, 100, config) == pytest.approx(0.05)
 
 
 def test_rate_of_nt_asgd_stays() -> None:
     config = PretrainOptions(optimizer="nt-asgd", rate=30, warmup_steps=3)
-    assert [rate_at(step, 10, config) for step in range(5)] == pytest.approx([10, 20, 30, 30, 30])
+    assert [lr_at(step, 10, config) for step in range(5)] == pytest.approx([10, 20, 30, 30, 30])
 
 
 def test_adamw_is_torchs_with_decay_on_matrices_alone() -> None:
@@ -104,9 +105,9 @@ def test_a_saved_optimiser_goes_on_bit_for_bit(name: str) -> None:
     for step in range(3):
         step_once(whole, 0.1, step)
         whole.after_validation(1.0 + step)
-    tensors, state = whole.state()
+    state = whole.state_dict()
     resumed = Optimiser({n: p.detach().clone().requires_grad_() for n, p in whole.params.items()}, config)
-    resumed.load_state({n: tensor.clone() for n, tensor in tensors.items()}, state)
+    resumed.load_state_dict(State({n: tensor.clone() for n, tensor in state.tensors.items()}, state.values))
     for optimiser in (whole, resumed):
         for step in range(3, 6):
             step_once(optimiser, 0.05, step)
@@ -114,4 +115,4 @@ def test_a_saved_optimiser_goes_on_bit_for_bit(name: str) -> None:
     for key, param in whole.params.items():
         assert torch.equal(param, resumed.params[key])
         assert torch.equal(whole.current()[key], resumed.current()[key])
-    assert whole.state()[1] == resumed.state()[1]
+    assert whole.state_dict().values == resumed.state_dict().values

@@ -20,7 +20,7 @@ from dynlm.errors import UserError
 from dynlm.models.lstm.model import LSTMLanguageModel, Params, detached, restarted
 from dynlm.run.folder import load_model, load_tensors, run_path
 from dynlm.train.config import Config
-from dynlm.train.optimizers import Optimiser, rate_at
+from dynlm.train.optimizers import Optimiser, lr_at
 from dynlm.train.pretrain import load_corpus, pretrain, validate
 from tests.tiny import Run, listing, tiny_config
 
@@ -153,7 +153,7 @@ def test_a_step_is_that_of_all_its_tokens_weighted_alike(accumulate: int, tiny_c
     norm = torch.stack([param.grad.norm() for param in params.values() if param.grad is not None]).norm()
     assert log(config)[0]["norm"] == pytest.approx(float(norm), rel=1e-4)
     assert log(config)[0]["loss"] == pytest.approx(total.item() / tokens, rel=1e-5)
-    rate = rate_at(0, 1, config.pretrain)
+    rate = lr_at(0, 1, config.pretrain)
     Optimiser(params, config.pretrain).step(rate)
     for name, tensor in weights(config).items():
         # Adam's first step is a whole rate wherever the gradient is not nearly zero, so most must agree, not all.

@@ -1,4 +1,4 @@
-"""Stopped by signals, meta-training and level-1 training go on bit for bit; what was made otherwise is refused."""
+"""Training that a signal stopped resumes bit for bit; checkpoints of other options or other work are refused."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from dynlm.cli.app import main
 from dynlm.run.folder import load_tensors
 from dynlm.runtime.checkpoints import Checkpoints
+from dynlm.train import cache as caches
+from dynlm.train import finetune as finetuning
 from dynlm.train import pretrain as pretraining
 from dynlm.train import tune as tuning
 from tests.tiny import Run, as_yaml, listing, tiny_config
@@ -28,6 +30,8 @@ G = {
     "rows, momentum, level 2, articles": (
         "--g.sharing row --g.momentum 0.3 --g.level 2 --memory.reset article --metatrain.lanes 2".split()
     ),
+    "LSTM": "--g.kind lstm --g.hidden 2".split(),
+    "LSTM, articles": "--g.kind lstm --g.hidden 2 --memory.reset article --metatrain.lanes 2".split(),
 }
 
 
@@ -58,17 +62,24 @@ def copy_of(run: Run, folder: Path) -> Path:
     return folder
 
 
+def log_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
 def learned(folder: Path, name: str) -> tuple[Any, ...]:
-    """All that meta-training left: phi, what is told of it, and each window's nats and phi."""
+    """What meta-training left: phi, its card, and each window's nats and phi."""
     (path,) = (folder / "memory").glob(f"{name}-*.safetensors")
     tensors, about = load_tensors(path)
-    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    windows = {line["tokens"]: (line["nats_of_window"], line["phi"]) for line in log if line["event"] == "metatrain"}
+    windows = {
+        line["tokens"]: (line["nats_of_window"], line.get("phi"))
+        for line in log_of(folder)
+        if line["event"] == "metatrain"
+    }
     return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}, about, windows
 
 
 @pytest.mark.parametrize("options", G.values(), ids=G.keys())
-def test_meta_training_stopped_and_run_again_is_never_stopped(
+def test_stopped_meta_training_resumes_bit_for_bit(
     options: tuple[str, ...], tuned_run: Run, tmp_path: Path, capsys: Capture
 ) -> None:
     whole, parts = copy_of(tuned_run, tmp_path / "whole"), copy_of(tuned_run, tmp_path / "parts")
@@ -87,8 +98,7 @@ def test_meta_training_stopped_and_run_again_is_never_stopped(
     assert learned(parts, "g") == learned(whole, "g")
     assert len(learned(whole, "g")[2]) > 6
     assert not list((parts / "checkpoints").iterdir())
-    log = [json.loads(line) for line in (parts / "log.jsonl").read_text().splitlines()]
-    resumed = [line["checkpoint"].rpartition("-")[2] for line in log if line["event"] == "resumed"]
+    resumed = [line["checkpoint"].rpartition("-")[2] for line in log_of(parts) if line["event"] == "resumed"]
     assert resumed == ["00000002.safetensors", "00000005.safetensors"]
 
 
@@ -107,10 +117,10 @@ def test_a_checkpoint_of_other_options_is_refused_in_one_line(tuned_copy: Run, c
         err = capsys.readouterr().err
         assert f"this checkpoint was made with {said}; " in err and err.count("\n") == 1
         assert listing(folder) == before
-    # Under another name, or another policy, other things are learned; how often they are kept is nothing to them.
+    # Another name or policy is other work; how often checkpoints are written and kept decides nothing.
     assert run("metatrain", folder, *SHORT, "--memory.g", "other", "--metatrain.rate", "0.5") == 0
     assert run("metatrain", folder, *words, "--metatrain.checkpoint_every", "1", "--run.checkpoints_kept", "1") == 0
-    # Other rates to start from, another result.
+    # Another start gives another result.
     assert stopped_after(2, signal.SIGTERM, "metatrain", folder, *words) == 143
     tuned = json.loads((folder / "memory" / "tuned.json").read_text())
     tuned["rms"]["stream"]["rate"] *= 2
@@ -158,46 +168,129 @@ def test_a_checkpoint_of_something_else_is_refused(
     for folder, words in (
         (tmp_path / "runs" / "tiny", ("pretrain", "--config", path)),
         (tuned_copy.folder, ("metatrain", tuned_copy.folder, *SHORT)),
+        (tuned_copy.folder, ("metatrain", tuned_copy.folder, *SHORT, "--memory.g", "l", "--g.kind", "lstm")),
+        (tuned_copy.folder, ("finetune", tuned_copy.folder, "--memory.rule", "rms")),
     ):
         assert stopped_after(2, signal.SIGTERM, *words) == 143
         (saved,) = (folder / "checkpoints").iterdir()
         stem = saved.stem.rpartition("-")[0]
         made_with = json.loads(load_tensors(saved)[1]["content"])["made_with"]
-        for state in ({}, {"place": 3, "steps": 1, "step": 1}):
+        for state in ({}, {"position": 3, "steps": 1, "step": 1}):
             Checkpoints(folder / "checkpoints", stem, made_with=made_with).save(9, {}, state)
             capsys.readouterr()
             assert run(*words) == 2
             err = capsys.readouterr().err
             assert "00000009.safetensors: a checkpoint of something else" in err and err.count("\n") == 1
+        Checkpoints(folder / "checkpoints", stem).drop()
 
 
-@pytest.mark.parametrize(
-    "verb, options", [("tune", ()), ("tune", ("--memory.cache", "fixed")), ("metatrain", ("--memory.cache", "learned"))]
-)
-def test_a_search_that_is_stopped_leaves_nothing_and_begins_anew(
-    verb: str, options: tuple[str, ...], tuned_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+TUNE = {
+    "rates": ("tune", "--memory.rule", "rms"),
+    "cache": ("tune", "--memory.cache", "fixed"),
+    "gate": ("metatrain", "--memory.cache", "learned"),
+}
+
+
+@pytest.mark.parametrize("words", TUNE.values(), ids=TUNE.keys())
+def test_a_stopped_search_measures_no_setting_again(
+    words: tuple[str, ...], tuned_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
+    """``metatrain`` with a learned cache tunes the fixed one first."""
+    command, *options = words
     whole, parts = copy_of(tuned_run, tmp_path / "whole"), copy_of(tuned_run, tmp_path / "parts")
-    assert run(verb, whole, *options) == 0
-    before = {name: content for name, content in listing(parts).items() if name != "log.jsonl"}
-    measured = 0
+    assert run(command, whole, *options) == 0
+    before = listing(parts / "memory")
+    module, name = (tuning, "mean_nats") if command == "tune" and "fixed" not in options else (caches, "mixture")
+    measure, measured = getattr(module, name), 0
 
     def interrupted(*arguments: Any) -> Any:
         nonlocal measured
         measured += 1
         if measured == 3:
             os.kill(os.getpid(), signal.SIGTERM)
-        return read(*arguments)
+        return measure(*arguments)
 
-    from dynlm.train import cache as cache_gate
-
-    module = tuning if not options else cache_gate
-    name = "mean_nats" if not options else "mixture"
-    read = getattr(module, name)
     with monkeypatch.context() as patch:
         patch.setattr(module, name, interrupted)
-        assert run(verb, parts, *options) == 143
-    assert {name: content for name, content in listing(parts).items() if name != "log.jsonl"} == before
-    assert run(verb, parts, *options) == 0
-    after = [{name: content for name, content in listing(each / "memory").items()} for each in (whole, parts)]
-    assert after[0] == after[1]
+        capsys.readouterr()
+        assert run(command, parts, *options) == 143
+    (saved,) = (parts / "checkpoints").glob("tune-*-00000003.safetensors")
+    assert f"the same command goes on from {saved}" in capsys.readouterr().err
+    assert listing(parts / "memory") == before
+    assert run(command, parts, *options) == 0
+    assert listing(whole / "memory") == listing(parts / "memory")
+    assert not list((parts / "checkpoints").iterdir())
+    settings = [{name: value for name, value in line.items() if name != "time"} for line in log_of(parts)]
+    assert settings == [{name: value for name, value in line.items() if name != "time"} for line in log_of(whole)]
+
+
+def test_a_stopped_gate_goes_on_with_its_passes(tuned_run: Run, tmp_path: Path, capsys: Capture) -> None:
+    whole, parts = copy_of(tuned_run, tmp_path / "whole"), copy_of(tuned_run, tmp_path / "parts")
+    words = ("--memory.rule", "none", "--memory.cache", "learned")
+    assert run("metatrain", whole, *words) == 0
+    passes = []
+    for steps, number in ((7, signal.SIGTERM), (20, signal.SIGINT)):
+        assert stopped_after(steps, number, "metatrain", parts, *words) == 128 + number
+        saved = max((parts / "checkpoints").glob("gate-none-stream-*.safetensors"))
+        passes.append(int(saved.stem[-8:]))
+        assert str(saved) in capsys.readouterr().err
+    assert passes[1] > passes[0] > 0
+    assert run("metatrain", parts, *words) == 0
+    assert listing(whole / "memory") == listing(parts / "memory")
+
+
+FINETUNE = {
+    "rms": ("--memory.rule", "rms"),
+    "level 1": ("--memory.rule", "none", "--finetune.pick_rule", "rms"),
+    "phi too": ("--memory.rule", "meta", "--finetune.phi", "true", "--finetune.lanes", "2"),
+}
+
+
+@pytest.mark.parametrize("options", FINETUNE.values(), ids=FINETUNE.keys())
+def test_stopped_finetuning_goes_on_from_its_window(
+    options: tuple[str, ...], tuned_run: Run, tmp_path: Path, capsys: Capture
+) -> None:
+    shared = "--finetune.name new --finetune.tokens 900 --finetune.window 4 --finetune.rate 1e-3".split()
+    words = (*options, *shared, "--finetune.pick_tokens", "100")
+    found = []
+    for name in ("whole", "parts"):
+        folder = copy_of(tuned_run, tmp_path / name / "tiny")
+        for steps, number in ((2, signal.SIGTERM), (3, signal.SIGINT)) if name == "parts" else ():
+            capsys.readouterr()
+            assert stopped_after(steps, number, "finetune", folder, *words) == 128 + number
+            assert f"goes on from {folder / 'checkpoints' / 'finetune-new-0000000'}" in capsys.readouterr().err
+            assert not (tmp_path / name / "new").exists()
+        assert run("finetune", folder, *words) == 0
+        assert not list((folder / "checkpoints").iterdir())
+        files = listing(tmp_path / name / "new")
+        card = json.loads(files["model.json"])
+        windows = [{key: line.get(key) for key in ("tokens", "nats_of_window", "phi")} for line in log_of(folder)]
+        memory = {path: content for path, content in files.items() if path.startswith("memory")}
+        found.append((files["model.safetensors"], card["tuning_nats_per_token"], memory, windows))
+        resumed = [line["checkpoint"][-8 - 12 :] for line in log_of(folder) if line["event"] == "resumed"]
+        assert len(resumed) == (2 if name == "parts" else 0)
+    whole, parts = found
+    assert whole[:3] == parts[:3]
+    assert [window for window in parts[3] if window["nats_of_window"]] == whole[3] and len(whole[3]) > 6
+
+
+def test_a_new_run_that_was_half_written_is_written_again(
+    tuned_copy: Run, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    words = (
+        "finetune",
+        tuned_copy.folder,
+        "--memory.rule",
+        "rms",
+        *"--finetune.tokens 300 --finetune.name new".split(),
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(finetuning.rule_store, "carry_over", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        assert run(*words) == 143
+    new = tuned_copy.folder.parent / "new"
+    assert (new / "model.json").exists() and not (new / "memory").exists()
+    assert run(*words) == 0
+    assert (new / "memory" / "tuned.json").exists()
+    capsys.readouterr()
+    assert run(*words) == 2
+    assert "there already" in capsys.readouterr().err

@@ -16,7 +16,8 @@ from dynlm.data.token_store import tokenise
 from dynlm.errors import UserError
 from dynlm.run.folder import load_model
 from dynlm.run.rule_store import open_reader
-from dynlm.train.cache import train_gate, tune_cache
+from dynlm.train.cache import tune_cache
+from dynlm.train.gate import train_gate
 from dynlm.train.tune import coordinate_search, tune, tuning_stream
 from tests.tiny import Run, listing, tiny_config, with_memory
 

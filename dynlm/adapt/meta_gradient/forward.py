@@ -1,211 +1,229 @@
 """Exact first-order meta-gradients of phi, forward in time, at a cost that does not grow with the horizon.
 
-Legend: B lanes, K dynamic tensors, J features of the gates.
+Legend: B lanes, K dynamic tensors, J gate features.
 
-With u_t and the features taken as constants (first order, as in Andrychowicz et al. 2016) a step's Jacobian
-d theta_{t+1} / d theta_t is the diagonal 1 - beta. The sensitivities to the logarithms of a tensor's rate and pull, and
-to the gates' weights of feature f_j, obey, weight by weight,
+With u_t and the features taken as constants (first order, as in Andrychowicz et al. 2016) the Jacobian of a step,
+d theta_{t+1} / d theta_t, is the diagonal 1 - beta. The sensitivities to the logarithms of a tensor's learning rate and
+decay, and to the gates' weights of feature f_j, obey, weight by weight,
 
     s_rate  <- (1 - beta) s_rate  - alpha * scale * u_t
-    s_pull  <- (1 - beta) s_pull  + beta * (home - theta_t)            (0 where beta is clamped at 1)
+    s_pull  <- (1 - beta) s_pull  + beta * (anchor - theta_t)          (0 where beta is clamped at 1)
     s_rate,j and s_pull,j: the same with f_j times the last term
 
-and dL_t / d parameter = <u_t, s>, summed over whatever shares it; what is the same at every step (importance, rows)
-is a factor of that sum. The first recurrence is the one that theta_t - home itself obeys, from the same zero: s_rate is
-the distance from home and need not be kept. When an article begins and weights go home by the share f, all of these are
-multiplied by 1 - f as the distance is, and
+and dL_t / d parameter = <u_t, s>, summed over all weights that share the parameter; what is the same at every step
+(importance, rows) is a factor of that sum. theta_t - anchor obeys the first recurrence, from the same zero, so s_rate
+is the distance from the anchor and need not be stored. When an article begins and weights go to the anchor by the share
+f, all of these are multiplied by 1 - f as the distance is, and
 
-    s_flush <- (1 - f) s_flush - (theta - home)     with s_flush <- (1 - beta) s_flush at every step.
+    s_flush <- (1 - f) s_flush - (theta - anchor)   with s_flush <- (1 - beta) s_flush at every step.
 
-With slow weights home moves too, at article ends. Let x be s less d home / d phi: within an article home stays, and the
-recurrences above are those of x. When the next one begins, with c the share of a weight that home takes in, d its
-fading and theta and home as they were,
+With slow weights the anchor moves too, at the end of an article. Let x = s - d anchor / d phi: within an article the
+anchor is constant, and the recurrences above are those of x. When the next article begins, with c the slow rate, d the
+slow decay and theta and anchor as they were,
 
-    d home / d phi <- (1 - d) d home / d phi + c x      (+ (theta - home) * limits for the share c itself,
-                                                         - (home - theta_0) for d itself)
-    x <- (1 - f) (s - d home / d phi)                   by the home that results (and - (theta - home) for f itself)
+    d anchor / d phi <- (1 - d) d anchor / d phi + c x   (+ (theta - anchor) * limits for the slow rate c itself,
+                                                         - (anchor - theta_0) for the slow decay d itself)
+    x <- (1 - f) (s - d anchor / d phi)                  by the new anchor (and - (theta - anchor) for f itself)
 
-so that one tensor more is kept for each, ``slow``. The rate's is home - theta_0 and need not be kept either. Where phi
-itself moves while the text is read, all are derivatives by a constant added to phi at all times.
+so that one more tensor is stored for each, ``slow``. That of the learning rate is anchor - theta_0 and need not be
+stored either. Where phi itself moves during the reading, all are derivatives by a constant added to phi at all times.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dynlm.adapt.gates import at_bound
+from dynlm.adapt.meta_gradient.learner import MetaGradient
 from dynlm.adapt.reader import Reader, StepEvent
-from dynlm.adapt.rules.elementwise import Rule
-from dynlm.adapt.rules.learned import SHARES, Meta, each_shape
-from dynlm.adapt.state import Memory
+from dynlm.adapt.rules.learned import SHARES, Meta, clamp_, each_shape
+from dynlm.adapt.state import Memory, leaves
+from dynlm.data.stream import Segment
 from dynlm.models.lstm.model import Params
-from dynlm.models.lstm.native import NativeKernels
 from dynlm.models.scratch import Scratch
 
+_PREFIX = "lanes/sensitivities"
 
-class Sensitivities:
-    """d theta_t / d phi of every lane and weight, and the meta-gradients gathered so far.
 
-    An ``StepObserver`` of the reading that ``rule`` does from ``memory``; ``rule`` is set anew when phi changes, and
-    ``begin_articles`` is called before a segment is read in which articles begin.
+class Sensitivities(MetaGradient):
+    """d theta_t / d phi of every lane and weight, and the gradients of phi summed so far.
+
+    ``update`` keeps log-rates and gates of phi within ``bound`` nats of the start.
     """
 
-    def __init__(self, meta: Meta, rule: Rule, memory: Memory, native: NativeKernels | None = None):
-        self.rule, self.meta = rule, meta
-        self.importance = {name: meta.importance_of(name) for name in meta.names} if meta.importance else {}
-        phi = meta.initial()
-        self.gathered = {key: torch.zeros_like(tensor) for key, tensor in phi.items()}
-        """Sum over segments and lanes of dL / d phi; zero it after taking it."""
-        kept = [f"{kind}.{feature}" for kind in ("rate", "pull") if f"{kind}.gates" in phi for feature in meta.features]
-        kept += [kind for kind in ("pull", *SHARES) if kind in phi]
+    def __init__(self, meta: Meta, phi: Params, reader: Reader, memory: Memory, bound: float = math.inf):
+        self.params, self._meta, self._rule, self._bound = phi, meta, reader.rule, bound
+        self._importance = {name: meta.importance_of(name) for name in meta.names} if meta.importance else {}
+        self.summed = {key: torch.zeros_like(tensor) for key, tensor in phi.items()}
+        """Sum over segments and lanes of dL / d phi since ``gradients`` were taken."""
+        kinds = [
+            f"{kind}.{feature}" for kind in ("rate", "pull") if f"{kind}.gates" in phi for feature in meta.features
+        ]
+        kinds += [kind for kind in ("pull", *SHARES) if kind in phi]
 
         def zeros() -> dict[str, Params]:
-            return {kind: {name: torch.zeros_like(t) for name, t in memory.weights.items()} for kind in kept}
+            return {kind: {name: torch.zeros_like(t) for name, t in memory.weights.items()} for kind in kinds}
 
-        self.kept = zeros()
+        self.fast = zeros()
+        """s less d anchor / d phi, of each parameter kind and tensor."""
         self.slow = zeros() if memory.home else {}
-        """d home / d phi; ``kept`` is s less this."""
-        self._native = None if set(kept) - {"pull"} or meta.importance or meta.sharing != "tensor" else native
+        """d anchor / d phi."""
+        self._native = None if set(kinds) - {"pull"} or meta.importance or meta.sharing != "tensor" else reader.native
         self._scratch = Scratch()
 
-    def carried(self) -> dict[str, dict[str, Params]]:
-        """What passes from segment to segment, of each lane: with ``gathered``, all that a checkpoint has to hold."""
-        return {"kept": self.kept, "slow": self.slow}
+    def gradients(self) -> Params:
+        found, self.summed = self.summed, {key: torch.zeros_like(tensor) for key, tensor in self.summed.items()}
+        return found
 
-    def begin_articles(self, reader: Reader, memory: Memory, lanes: Iterable[int]) -> None:
-        """These lanes' weights are about to go home, altogether or by the share that phi has."""
-        for lane in lanes:
+    def update(self, reader: Reader, memory: Memory) -> Reader:
+        clamp_(self.params, self._bound)
+        self._rule = self._meta.rule(self.params, importance=self._importance)
+        return dataclasses.replace(reader, rule=self._rule)
+
+    def log_fields(self) -> dict[str, Any]:
+        return {"phi": {key: tensor.tolist() for key, tensor in self.params.items() if "/" not in key}}
+
+    def state_dict(self) -> Params:
+        return dict(leaves({"fast": self.fast, "slow": self.slow}, _PREFIX))
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, tensor in self.state_dict().items():
+            tensor.copy_(tensors[name])
+
+    def begin_segment(self, reader: Reader, memory: Memory, segment: Segment) -> None:
+        """Carry the sensitivities of lanes in which an article begins over the return to the anchor."""
+        starting = segment.starts_B.nonzero()[0].tolist()
+        if reader.reset == "article":
+            self._reset(starting)
+            return
+        for lane in starting:
             for name, weights in memory.weights.items():
-                if reader.reset == "article":
-                    for tensors in (*self.kept.values(), *self.slow.values()):
-                        tensors[name][lane].zero_()
-                    continue
-                theta, theta_0 = weights[lane], reader.static[name]
-                home = theta_0
+                theta, anchor = weights[lane], reader.static[name]
                 if memory.home:
-                    home = self._home_moves(name, lane, theta, memory.home[name][lane], theta_0)
-                if share := float(self.rule.flush.get(name, 0.0)):
-                    for tensors in self.kept.values():
+                    anchor = self._move_anchor(name, lane, theta, memory.home[name][lane], anchor)
+                if share := float(self._rule.flush.get(name, 0.0)):
+                    for tensors in self.fast.values():
                         tensors[name][lane].mul_(1 - share)
-                if "flush" in self.kept:
-                    self.kept["flush"][name][lane].sub_(theta - home)
+                if "flush" in self.fast:
+                    self.fast["flush"][name][lane].sub_(theta - anchor)
 
-    def _home_moves(self, name: str, lane: int, theta: Tensor, home: Tensor, theta_0: Tensor) -> Tensor:
-        """Carry d home / d phi over an article's end; returns the home that it leaves."""
-        fading, taken = float(self.rule.fading.get(name, 0.0)), self.rule.taken_in(name)
-        for kind, tensors in self.kept.items():
-            s, slow = tensors[name][lane], self.slow[kind][name][lane]
-            moves = taken * s - fading * slow
+    def _move_anchor(self, name: str, lane: int, theta: Tensor, anchor: Tensor, theta_0: Tensor) -> Tensor:
+        """Carry d anchor / d phi over the end of an article; returns the next anchor."""
+        decay, rate = float(self._rule.fading.get(name, 0.0)), self._rule.taken_in(name)
+        for kind, tensors in self.fast.items():
+            fast, slow = tensors[name][lane], self.slow[kind][name][lane]
+            moved = rate * fast - decay * slow
             if kind == "consolidation":
-                moves += (theta - home) * (1.0 if self.rule.limits is None else self.rule.limits[name])
+                moved += (theta - anchor) * (1.0 if self._rule.limits is None else self._rule.limits[name])
             elif kind == "fading":
-                moves -= home - theta_0
-            slow.add_(moves)
-            s.sub_(moves)
-        return self.rule.next_home(name, theta, home, theta_0)
+                moved -= anchor - theta_0
+            slow.add_(moved)
+            fast.sub_(moved)
+        return self._rule.next_home(name, theta, anchor, theta_0)
 
-    def forget(self, lanes: Iterable[int]) -> None:
-        """These lanes' weights went back to theta_0, whatever phi is."""
+    def end_segment(self, nats_BT: Tensor, segment: Segment, restored_B: np.ndarray) -> None:
+        self._reset(restored_B.nonzero()[0].tolist())
+
+    def _reset(self, lanes: Iterable[int]) -> None:
+        """Zero the sensitivities of lanes whose weights are theta_0 again, whatever phi is."""
         for lane in lanes:
-            for tensors in (*self.kept.values(), *self.slow.values()):
+            for tensors in (*self.fast.values(), *self.slow.values()):
                 for tensor in tensors.values():
                     tensor[lane].zero_()
 
     @torch.no_grad()
-    def __call__(self, shown: StepEvent) -> None:
-        """Gather the meta-gradients of a segment at theta_t, then carry the sensitivities over the coming step."""
-        name, part = shown.gradient.name, shown.gradient.part
-        beta = self.rule.beta[name]
+    def __call__(self, event: StepEvent) -> None:
+        """Add the gradients of a segment at theta_t, then carry the sensitivities over the coming step."""
+        name, part = event.gradient.name, event.gradient.part
+        beta = self._rule.beta[name]
         beta = beta[part] if isinstance(beta, Tensor) else beta
-        theta = shown.theta[:, part]
-        own_home = shown.home.dim() == shown.theta.dim()
-        home = shown.home[:, part] if own_home else shown.home[part]
-        if self._native is not None and shown.gradient.rows_BT is None and not own_home and shown.factors is None:
-            self._native_call(shown, theta, home, beta)
+        theta, number = event.theta[:, part], self._meta.names.index(name)
+        per_lane = event.home.dim() == event.theta.dim()
+        anchor = event.home[:, part] if per_lane else event.home[part]
+        if self._native is not None and event.gradient.rows_BT is None and not per_lane and event.factors is None:
+            s_pull = self.fast["pull"][name][event.lanes, part]
+            by_rate, by_pull = self._native.sense_(s_pull, theta, anchor, event.gradient.tensor, beta)
+            self.summed["rate"][number] += by_rate
+            self.summed["pull"][number] += by_pull
             return
-        away = torch.sub(home, theta, out=self._scratch.take("away", tuple(theta.shape), theta))
-        number = self.meta.names.index(name)
-        # What the rate has moved altogether: the fast weights, and the slow ones that came of them.
-        moved = away if not self.slow else self.meta.static[name][part] - theta
+        away = torch.sub(anchor, theta, out=self._scratch.take("away", tuple(theta.shape), theta))
+        # All that the learning rate has moved: the fast weights, and the slow ones that came of them.
+        moved = away if not self.slow else self._meta.static[name][part] - theta
         for lane in range(len(theta)):
-            self._of_lane(shown, lane, number, away[lane], moved[lane], beta)
+            self._observe_lane(event, lane, number, away[lane], moved[lane], beta)
 
-    def _of_lane(
-        self, shown: StepEvent, lane: int, number: int, away: Tensor, moved: Tensor, beta: Tensor | float
+    def _observe_lane(
+        self, event: StepEvent, lane: int, number: int, away: Tensor, moved: Tensor, beta: Tensor | float
     ) -> None:
-        name, part = shown.gradient.name, shown.gradient.part
-        u, push, features = shown.gradient.tensor[lane], shown.push[lane], self.meta.features
-        at = shown.lanes.start + lane
-        rate_factor = pull_factor = 1.0
-        if shown.factors is not None:
-            rate_factor = float(shown.factors.rate_BK[lane, number])
-            pull_factor = float(shown.factors.pull_BK[lane, number])
-            told = shown.factors.features_BJ[lane].tolist()
-            # Where a factor is at its bound its gates' weights change nothing.
-            moves = {"rate": not at_bound(rate_factor), "pull": not at_bound(pull_factor)}
-        kept = {kind: tensors[name][at, part] for kind, tensors in self.kept.items()}
-        whole = {kind: s + self.slow[kind][name][at, part] for kind, s in kept.items()} if self.slow else kept
-        self._gather("rate", u, moved, number, name, part, sign=-1)
-        if "pull" in kept:
-            self._gather("pull", u, whole["pull"], number, name, part)
+        name, part, u = event.gradient.name, event.gradient.part, event.gradient.tensor[lane]
+        at, features, scales = event.lanes.start + lane, self._meta.features, {"rate": 1.0, "pull": 1.0}
+        if event.factors is not None:
+            scales = {
+                "rate": float(event.factors.rate_BK[lane, number]),
+                "pull": float(event.factors.pull_BK[lane, number]),
+            }
+            values = event.factors.features_BJ[lane].tolist()
+            # Where a scale is at its bound the gates' weights do not change it.
+            free_gate = {kind: not at_bound(scale) for kind, scale in scales.items()}
+        fast = {kind: tensors[name][at, part] for kind, tensors in self.fast.items()}
+        whole = {kind: s + self.slow[kind][name][at, part] for kind, s in fast.items()} if self.slow else fast
+        self._add("rate", u, moved, number, name, part)
+        if "pull" in fast:
+            self._add("pull", u, whole["pull"], number, name, part)
         for kind in ("rate", "pull"):
             for j, feature in enumerate(features):
-                if f"{kind}.{feature}" in kept:
-                    self.gathered[f"{kind}.gates"][number, j] += _dot(u, whole[f"{kind}.{feature}"])
-        for kind in kept.keys() & set(SHARES):
-            self.gathered[kind][number] += _dot(u, whole[kind])
+                if f"{kind}.{feature}" in fast:
+                    self.summed[f"{kind}.gates"][number, j] += _dot(u, whole[f"{kind}.{feature}"])
+        for kind in fast.keys() & set(SHARES):
+            self.summed[kind][number] += _dot(u, whole[kind])
         # Over the step every sensitivity keeps 1 - beta of itself, and where beta is clamped no parameter moves it.
-        clamps, free = self.rule.clamps[name], None
-        if pull_factor != 1:
-            passed = torch.as_tensor(beta * pull_factor)
-            beta, clamps = passed.clamp(max=1), True
+        clamps, free = self._rule.clamps[name], None
+        if scales["pull"] != 1:
+            beta, clamps = torch.as_tensor(beta * scales["pull"]).clamp(max=1), True
         if clamps:
             free = (torch.as_tensor(beta) < 1).to(u.dtype)
-        if "pull" in kept:
-            kept["pull"].lerp_(away, torch.as_tensor(beta, dtype=u.dtype))
+        if "pull" in fast:
+            fast["pull"].lerp_(away, torch.as_tensor(beta, dtype=u.dtype))
             if free is not None:
-                kept["pull"].mul_(free)
-        others = [kind for kind in kept if kind != "pull"]
+                fast["pull"].mul_(free)
+        others = [kind for kind in fast if kind != "pull"]
         if not others:
             return
-        keep = 1 - beta
-        by_pull = away * beta if free is None else away * (beta * free)
-        by_rate = push if self.rule.scale is None else push * self.rule.scale[name][part]
-        by_rate = by_rate * (-float(self.rule.rates[name].alpha) * rate_factor)
+        keep, by_pull = 1 - beta, away * beta if free is None else away * (beta * free)
+        update = event.push[lane]
+        by_rate = update if self._rule.scale is None else update * self._rule.scale[name][part]
+        by_rate = by_rate * (-float(self._rule.rates[name].alpha) * scales["rate"])
         for kind in others:
-            kept[kind].mul_(keep)
+            fast[kind].mul_(keep)
             if kind not in SHARES:
                 what, _, feature = kind.partition(".")
                 term = by_rate if what == "rate" else by_pull
-                kept[kind].add_(term, alpha=told[features.index(feature)] * moves[what])
+                fast[kind].add_(term, alpha=values[features.index(feature)] * free_gate[what])
 
-    def _gather(self, kind: str, u: Tensor, s: Tensor, number: int, name: str, part: slice, sign: int = 1) -> None:
-        """Of what is a constant factor of a rate or pull: of the tensor, by importance, of each row or weight.
+    def _add(self, kind: str, u: Tensor, s: Tensor, number: int, name: str, part: slice) -> None:
+        """Add <u, s> to the constant factors of a rate or decay: by tensor, by importance, by row or weight.
 
-        dL / d that is <u, s> times ``sign``.
+        For the rate s is minus the sensitivity.
         """
-        importance, each = f"{kind}.importance" in self.gathered, self.gathered.get(f"{kind}.each/{name}")
+        sign = -1 if kind == "rate" else 1
+        importance, each = f"{kind}.importance" in self.summed, self.summed.get(f"{kind}.each/{name}")
         if not importance and each is None:
-            self.gathered[kind][number] += sign * _dot(u, s)
+            self.summed[kind][number] += sign * _dot(u, s)
             return
         product = torch.mul(u, s, out=self._scratch.take("product", tuple(u.shape), u)).mul_(sign)
-        self.gathered[kind][number] += product.sum()
+        self.summed[kind][number] += product.sum()
         if importance:
-            self.gathered[f"{kind}.importance"][number] += _dot(product, self.importance[name][part])
+            self.summed[f"{kind}.importance"][number] += _dot(product, self._importance[name][part])
         if each is not None:
-            by = product if self.meta.sharing == "weight" else product.view(len(product), -1).sum(1)
-            each[part] += by.view(each_shape(u, self.meta.sharing))
-
-    def _native_call(self, shown: StepEvent, theta: Tensor, home: Tensor, beta: Tensor | float) -> None:
-        assert self._native is not None
-        name, number = shown.gradient.name, self.meta.names.index(shown.gradient.name)
-        s_pull = self.kept["pull"][name][shown.lanes, shown.gradient.part]
-        by_rate, by_pull = self._native.sense_(s_pull, theta, home, shown.gradient.tensor, beta)
-        self.gathered["rate"][number] += by_rate
-        self.gathered["pull"][number] += by_pull
+            by = product if self._meta.sharing == "weight" else product.view(len(product), -1).sum(1)
+            each[part] += by.view(each_shape(u, self._meta.sharing))
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -1,97 +1,114 @@
-"""Meta-gradients of the LSTM meta-learner: truncated backpropagation through a window, on a sample of the weights.
+"""Meta-gradients of the per-weight LSTM rule: truncated backpropagation through a window, on a sample of the weights.
 
-Legend: B lanes, N sampled coordinates of a tensor.
+Legend: B lanes, N sampled weights of a tensor.
 
 To first order u_t is a constant, so the derivative of the losses by the gates is that of sum_t <u_t, theta_t>, and
-coordinates do not meet in it: whatever window of gradients was recorded of some coordinates can be read again for these
-alone, with a graph. A sum over a sample, times how many coordinates each of it stands for, estimates the whole without
-bias. What a window does to later ones is left out: that is the truncation.
+weights do not interact in it: the recorded gradients of some weights can be processed again for these alone, with a
+graph. A sum over a sample, times how many weights each of it stands for, estimates the whole without bias. What a
+window does to later ones is left out: that is the truncation.
 """
 
 from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dynlm.adapt.reader import StepEvent
+from dynlm.adapt.meta_gradient.learner import MetaGradient
+from dynlm.adapt.reader import Reader, StepEvent
 from dynlm.adapt.rules.lstm_gates import GateState
 from dynlm.adapt.rules.per_weight_lstm import CoordinateMeta, coordinate_step
 from dynlm.adapt.state import Memory
+from dynlm.data.stream import Segment
 from dynlm.models.lstm.model import Params
 
 
-class CoordinateWindow:
-    """An observer of a window that begins with ``memory``, of up to ``sample`` coordinates of each tensor.
+class Windows(MetaGradient):
+    """Learns the gates ``params`` from windows of the gradients of up to ``sample`` weights of each tensor.
 
-    ``after_segment`` is called with what each segment told; then ``gradients`` are taken, once.
+    A window begins with the first segment after ``gradients`` were taken.
     """
 
-    def __init__(self, meta: CoordinateMeta, memory: Memory, sample: int, generator: torch.Generator):
-        self.meta, self.lanes = meta, len(next(iter(memory.weights.values())))
-        self.places: dict[str, Tensor] = {}
-        self.start: dict[str, tuple[Tensor, GateState]] = {}
-        for name, tensor in memory.weights.items():
-            count = tensor[0].numel()
-            if sample >= count:
-                places_N = torch.arange(count)
-            else:
-                places_N = torch.randint(count, (sample,), generator=generator).sort().values
-            self.places[name] = places_N = places_N.to(tensor.device)
-            held = [memory.coordinates[f"{name}/{kind}"] for kind in "hcif"]
-            h, c = (each.reshape(self.lanes, count, -1)[:, places_N] for each in held[:2])
-            i, f = (each.reshape(self.lanes, count)[:, places_N] for each in held[2:])
-            self.start[name] = tensor.reshape(self.lanes, count)[:, places_N], GateState(h, c, i, f)
-        self.recorded: list[dict[str, Tensor]] = []
-        self.told: list[tuple[Tensor, np.ndarray]] = []
-        self._reading = self._blank()
+    def __init__(self, meta: CoordinateMeta, params: Params, sample: int, generator: torch.Generator):
+        self.params, self._meta, self._sample, self._generator = params, meta, sample, generator
+        self._index: dict[str, Tensor] = {}
+        self._start: dict[str, tuple[Tensor, GateState]] = {}
+        self._gradients: list[Params] = []
+        self._nats: list[Tensor] = []
+        self._fresh: list[np.ndarray] = []
+        """Whether each segment was read from theta_0, in each lane."""
 
-    def _blank(self) -> dict[str, Tensor]:
-        return {name: torch.zeros_like(theta_BN) for name, (theta_BN, _) in self.start.items()}
+    def begin_segment(self, reader: Reader, memory: Memory, segment: Segment) -> None:
+        if not self._gradients:
+            self._begin_window(memory)
+        self._gradients.append({name: torch.zeros_like(theta_BN) for name, (theta_BN, _) in self._start.items()})
+        self._fresh.append(segment.starts_B & (reader.reset == "article"))
+
+    def _begin_window(self, memory: Memory) -> None:
+        for name, tensor in memory.weights.items():
+            lanes, count = len(tensor), tensor[0].numel()
+            if self._sample >= count:
+                index_N = torch.arange(count)
+            else:
+                index_N = torch.randint(count, (self._sample,), generator=self._generator).sort().values
+            self._index[name] = index_N = index_N.to(tensor.device)
+            h, c, i, f = (memory.coordinates[f"{name}/{kind}"] for kind in "hcif")
+            states = [each.reshape(lanes, count, -1)[:, index_N] for each in (h, c)]
+            states += [each.reshape(lanes, count)[:, index_N] for each in (i, f)]
+            self._start[name] = tensor.reshape(lanes, count)[:, index_N], GateState(*states)
 
     @torch.no_grad()
-    def __call__(self, shown: StepEvent) -> None:
-        """Note what of a gradient is of sampled coordinates."""
-        name, u = shown.gradient.name, shown.gradient.tensor
-        rows, width = len(self.meta.static[name]), self.meta.static[name][0].numel()
-        begin, end, _ = shown.gradient.part.indices(rows)
-        places_N = self.places[name]
-        first, last = torch.searchsorted(places_N, torch.tensor([begin * width, end * width], device=u.device)).tolist()
-        local = places_N[first:last] - begin * width
-        self._reading[name][shown.lanes, first:last] = u.reshape(len(u), -1)[:, local]
+    def __call__(self, event: StepEvent) -> None:
+        name, u, index_N = event.gradient.name, event.gradient.tensor, self._index[event.gradient.name]
+        rows, width = len(self._meta.static[name]), self._meta.static[name][0].numel()
+        begin, end, _ = event.gradient.part.indices(rows)
+        bounds = torch.tensor([begin * width, end * width], device=u.device)
+        first, last = torch.searchsorted(index_N, bounds).tolist()
+        local = index_N[first:last] - begin * width
+        self._gradients[-1][name][event.lanes, first:last] = u.reshape(len(u), -1)[:, local]
 
-    def after_segment(self, nats_B: Tensor, afresh_B: np.ndarray) -> None:
-        """A segment cost each lane ``nats_B`` on average; where ``afresh_B`` its memory was a fresh one before it."""
-        self.recorded.append(self._reading)
-        self.told.append((nats_B, afresh_B))
-        self._reading = self._blank()
+    def end_segment(self, nats_BT: Tensor, segment: Segment, restored_B: np.ndarray) -> None:
+        mask_BT = torch.from_numpy(segment.mask_BT).to(nats_BT)
+        nats_B = (nats_BT * mask_BT).sum(1) / mask_BT.sum(1).clamp(min=1)
+        self._nats.append(nats_B.nan_to_num())
+        self._fresh[-1] = self._fresh[-1] | restored_B
 
-    def gradients(self, phi: Params) -> Params:
-        """The derivative of the window's sum of mean nats by the gates, estimated from the sample."""
-        leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in phi.items()}
-        rule = self.meta.rule(leaves)
+    def gradients(self) -> Params:
+        """Estimate the gradients of the window from the sample, and end it."""
+        gates = {name: tensor.detach().clone().requires_grad_() for name, tensor in self.params.items()}
+        rule = self._meta.rule(gates)
         total = torch.zeros((), dtype=torch.float64)
-        for name, places_N in self.places.items():
-            home_N = self.meta.static[name].reshape(-1)[places_N]
-            beta, scale = rule.beta[name], 1.0 if rule.scale is None else rule.scale[name].reshape(-1)[places_N]
-            beta = beta.reshape(-1)[places_N] if isinstance(beta, Tensor) else beta
-            each = self.meta.static[name].numel() / len(places_N)
-            for lane in range(self.lanes):
-                theta_BN, states = self.start[name]
+        for name, index_N in self._index.items():
+            home_N = self._meta.static[name].reshape(-1)[index_N]
+            beta, scale = rule.beta[name], 1.0 if rule.scale is None else rule.scale[name].reshape(-1)[index_N]
+            beta = beta.reshape(-1)[index_N] if isinstance(beta, Tensor) else beta
+            represented, alpha = self._meta.static[name].numel() / len(index_N), float(rule.rates[name].alpha)
+            theta_BN, states = self._start[name]
+            for lane in range(len(theta_BN)):
                 theta_N, state = theta_BN[lane], GateState(*(of_all[lane] for of_all in states))
-                for u, (nats_B, afresh_B) in zip(self.recorded, self.told, strict=True):
-                    if afresh_B[lane]:
+                for u, nats_B, fresh_B in zip(self._gradients, self._nats, self._fresh, strict=True):
+                    if fresh_B[lane]:
                         theta_N = home_N
                         state = GateState(*map(torch.zeros_like, state))._replace(f=torch.ones_like(state.f))
-                    u_N, alpha = u[name][lane], float(rule.rates[name].alpha)
-                    total = total + each * (u_N * theta_N).sum().double().cpu()
+                    u_N = u[name][lane]
+                    total = total + represented * (u_N * theta_N).sum().double().cpu()
                     theta_N, state = coordinate_step(
-                        leaves, state, theta_N, u_N, home_N, alpha, beta, scale, nats_B[lane]
+                        gates, state, theta_N, u_N, home_N, alpha, beta, scale, nats_B[lane]
                     )
-        if not total.requires_grad:  # Nothing was stepped before the last gradient.
-            return {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
-        found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
-        return {
-            name: torch.zeros_like(leaf) if gradient is None else gradient
-            for (name, leaf), gradient in zip(leaves.items(), found, strict=True)
-        }
+        self._gradients, self._nats, self._fresh = [], [], []
+        if not total.requires_grad:  # A window of one segment has no step before its last gradient.
+            return {name: torch.zeros_like(gate) for name, gate in gates.items()}
+        found = torch.autograd.grad(total, list(gates.values()), allow_unused=True, materialize_grads=True)
+        return dict(zip(gates, found, strict=True))
+
+    def update(self, reader: Reader, memory: Memory) -> Reader:
+        return dataclasses.replace(reader, rule=self._meta.rule(self.params))
+
+    def state_dict(self) -> Params:
+        return {"generator": self._generator.get_state()}
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        self._generator.set_state(tensors["generator"])

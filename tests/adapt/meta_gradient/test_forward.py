@@ -7,7 +7,6 @@ import torch
 
 from dynlm.adapt.loop import iter_segments, read_segment
 from dynlm.adapt.meta_gradient.forward import Sensitivities
-from dynlm.adapt.meta_gradient.reverse import unrolled_meta_gradient
 from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.elementwise import Statistics, uniform_rule
 from dynlm.adapt.rules.learned import SHARES, Meta
@@ -15,6 +14,7 @@ from dynlm.data.stream import Stream, read_in_order
 from dynlm.models.lstm.engine import first_gradient
 from dynlm.models.lstm.model import LSTMLanguageModel
 from dynlm.models.options import ModelOptions
+from tests.adapt.meta_gradient.reverse import unrolled_meta_gradient
 from tests.adapt.readings import MODEL, NAMES, VOCABULARY, moved_phi, static_params, statistics, stream, text
 from tests.adapt.readings import meta as g
 
@@ -59,13 +59,13 @@ def forward_mode(meta, phi, segments, reset="stream", source=None, reference=Fal
     source = stream() if source is None else source
     chosen = reader_of(meta, phi, reset, reference)
     memory, place, total = chosen.fresh_memory(source.local_lanes), source.begin(), 0.0
-    sensitivities = Sensitivities(meta, chosen.rule, memory)
+    sensitivities = Sensitivities(meta, phi, chosen, memory)
     for _ in range(segments):
         segment, place = source.next(place)
-        sensitivities.begin_articles(chosen, memory, segment.starts_B.nonzero()[0])
+        sensitivities.begin_segment(chosen, memory, segment)
         nats_BT, memory = read_segment(chosen, memory, segment, sensitivities)
         total += float(nats_BT.mean())
-    return total, sensitivities.gathered
+    return total, sensitivities.gradients()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -103,14 +103,14 @@ def test_steepness_is_of_the_first_gradient_whichever_tensors_move(left_out, tie
     found, wanted = (torch.cat([read.nats_T for read in iter_segments(each, stream())]) for each in (fast, slow))
     torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-12)
     memory, place = fast.fresh_memory(1), stream().begin()
-    sensitivities = Sensitivities(meta, fast.rule, memory)
+    sensitivities = Sensitivities(meta, phi, fast, memory)
     for _ in range(9):
         segment, place = stream().next(place)
-        sensitivities.begin_articles(fast, memory, segment.starts_B.nonzero()[0])
+        sensitivities.begin_segment(fast, memory, segment)
         _, memory = read_segment(fast, memory, segment, sensitivities)
     _, reverse = unrolled_meta_gradient(fast, meta, phi, stream(), segments=9)
     for key, tensor in reverse.items():
-        torch.testing.assert_close(sensitivities.gathered[key], tensor, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(sensitivities.summed[key], tensor, rtol=1e-9, atol=1e-12)
     assert reverse["rate.gates"].abs().max() > 0
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dynlm.adapt.loop import iter_segments, read_segment
-from dynlm.adapt.meta_gradient.per_weight_lstm import CoordinateWindow
+from dynlm.adapt.meta_gradient.per_weight_lstm import Windows
 from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules import per_weight_lstm as module
 from dynlm.adapt.rules.elementwise import Rates, uniform_rule
@@ -89,16 +89,15 @@ def window_of(
     lanes = more.get("lanes", 1)
     reading, source = reader(gates, reset), Stream(text((12, 9, 14, 6)), lanes, 5, articles)
     memory, place = reading.fresh_memory(lanes), source.begin()
-    window = CoordinateWindow(meta(), memory, sample, torch.Generator().manual_seed(more.get("seed", 0)))
+    window = Windows(meta(), gates, sample, torch.Generator().manual_seed(more.get("seed", 0)))
     for _ in range(segments):
         segment, place = source.next(place)
         if segment is None:
             break
+        window.begin_segment(reading, memory, segment)
         nats_BT, memory = read_segment(reading, memory, segment, window)
-        mask_BT = torch.from_numpy(segment.mask_BT)
-        nats_B = (nats_BT * mask_BT).sum(1) / mask_BT.sum(1).clamp(min=1)
-        window.after_segment(nats_B, segment.starts_B & np.array(reset == "article"))
-    return window.gradients(gates)
+        window.end_segment(nats_BT, segment, np.zeros(lanes, dtype=bool))
+    return window.gradients()
 
 
 def unrolled(gates: Params, reset: str, segments: int) -> Params:

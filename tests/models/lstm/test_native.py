@@ -75,9 +75,10 @@ def test_reading_and_its_meta_gradients_are_torchs(lanes: int, threads: int, nat
     found = {}
     for kernels in (None, native):
         g = meta(pull=0.18)
-        chosen = dataclasses.replace(reader(), native=kernels, rule=g.rule(moved_phi(g)))
+        phi = moved_phi(g)
+        chosen = dataclasses.replace(reader(), native=kernels, rule=g.rule(phi))
         memory = chosen.fresh_memory(lanes)
-        sensitivities = Sensitivities(g, chosen.rule, memory, kernels)
+        sensitivities = Sensitivities(g, phi, chosen, memory)
         source = dataclasses.replace(stream(), lanes=lanes, repeat=True)
         reads = list(itertools.islice(iter_segments(chosen, source, memory, observe=sensitivities), 9))
         found[kernels] = (reads, sensitivities)
@@ -87,10 +88,10 @@ def test_reading_and_its_meta_gradients_are_torchs(lanes: int, threads: int, nat
         torch.testing.assert_close(other.nats_BT[mask_BT], one.nats_BT[mask_BT], rtol=1e-11, atol=1e-12)
     for tensor in NAMES:
         torch.testing.assert_close(fast[-1].memory.weights[tensor], plain[-1].memory.weights[tensor])
-        torch.testing.assert_close(fast_sensed.kept["pull"][tensor], plain_sensed.kept["pull"][tensor])
+        torch.testing.assert_close(fast_sensed.fast["pull"][tensor], plain_sensed.fast["pull"][tensor])
     for kind in ("rate", "pull"):
-        torch.testing.assert_close(fast_sensed.gathered[kind], plain_sensed.gathered[kind])
-        assert plain_sensed.gathered[kind].abs().min() > 0
+        torch.testing.assert_close(fast_sensed.summed[kind], plain_sensed.summed[kind])
+        assert plain_sensed.summed[kind].abs().min() > 0
 
 
 @pytest.mark.parametrize("gated", [False, True])

@@ -1,0 +1,260 @@
+"""Training of a cache's gate by gradients, on what it would have been given in one reading.
+
+The rule reads the articles that the LSTM was not trained on once; what the gate would have been given is collected, and
+the gate is trained on that. Of the Polyak averages after each pass the one that reads the tuning articles best is kept.
+
+Legend: N tokens, K gate features ("evidence"), F inverse temperatures.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dynlm.adapt.loop import iter_segments
+from dynlm.adapt.options import LARGEST_FLATNESS, SMALLEST_FLATNESS
+from dynlm.adapt.partners.cache import Cache, CacheState, NextTokenDistribution, mixture
+from dynlm.adapt.partners.cache_gate import Gate, initial_gate, log_shares
+from dynlm.adapt.reader import Reader
+from dynlm.data.articles import iter_articles
+from dynlm.data.stream import Stream
+from dynlm.data.token_store import tokenise
+from dynlm.errors import UserError
+from dynlm.models.lstm.model import Params
+from dynlm.models.scratch import Scratch
+from dynlm.run.cache_store import command, load_fixed, rule_stem, save_gated
+from dynlm.run.folder import TrainedModel, log_line, memory_path
+from dynlm.run.tuned_on import record, records_of
+from dynlm.runtime.checkpoints import Checkpointer, Checkpoints, State
+from dynlm.runtime.files import exclusive
+from dynlm.runtime.validation import fingerprint_options
+from dynlm.train.cache import mean_of, one_lane, open_single, tune_cache
+from dynlm.train.config import Config
+from dynlm.train.outer_loop import AveragedAdam
+from dynlm.train.tune import tuning_stream
+
+# A gated cache has the tuned inverse temperature, a lower and a higher one.
+_FLATNESSES = (0.5, 1.0, 2.0)
+_OF_THE_TUNED = 0.9
+_HIDDEN = 16
+_BATCH = 512
+_LR = 3e-3
+_AVERAGE = 0.998
+_PATIENCE = 6
+_NOTICEABLE = 1e-4
+"""Nats that the passes of the patience have to gain; gates of separable features improve by ever smaller steps."""
+_MOST_PASSES = 2000
+
+
+class GateData(NamedTuple):
+    """N tokens: gate features, log p by each inverse temperature, pairs in the window, and the model's nats."""
+
+    evidence_NK: Tensor
+    log_p_NF: Tensor
+    sight_N: Tensor
+    nats_N: Tensor
+
+
+@dataclass(frozen=True)
+class _Recorder(Cache):
+    """Looks up as a gated cache does, mixes nothing, and records what was found."""
+
+    recorded: list[GateData] = field(default_factory=list)
+
+    def read(
+        self,
+        state: CacheState,
+        features_BTH: Tensor,
+        targets_BT: Tensor,
+        mask_BT: Tensor,
+        nats_BT: Tensor,
+        told: NextTokenDistribution | None = None,
+        scratch: Scratch | None = None,
+    ) -> tuple[Tensor, CacheState]:
+        seen, state = self.look(state, features_BTH, targets_BT, mask_BT, nats_BT, told, scratch)
+        assert seen.evidence_BTK is not None
+        found = (seen.evidence_BTK, seen.log_p_BTF, seen.sight_BT, nats_BT)
+        self.recorded.append(GateData(*(tensor[mask_BT > 0] for tensor in found)))
+        return nats_BT, state
+
+
+def train_gate(folder: Path, config: Config, quiet: bool = False) -> dict[str, Any]:
+    """Learn the gate of a cache beside ``config.memory.rule``; tunes the fixed cache first where that was not done.
+
+    Its training resumes from the newest checkpoint, once the articles were read again. Returns how it was learned and
+    the nats per token of the tuning articles without a cache, at the start (shares much as the fixed cache's) and as
+    learned. Raises UserError as ``tune_cache`` does, and where another process learns it.
+    """
+    memory = config.memory
+    if memory.cache != "learned" or memory.cache_share is not None:
+        what = "memory.cache_share is set" if memory.cache == "learned" else "a fixed cache has nothing to meta-train"
+        raise UserError(what, do=f"run `{command('tune', folder, dataclasses.replace(memory, cache='fixed'))}`")
+    trained, reader = open_single(folder, config)
+    stem = f"gated-cache-{rule_stem(memory)}-{memory.reset}"
+    with exclusive(memory_path(folder, stem), "this gated cache"):
+        return _train_gate(folder, config, trained, reader, quiet)
+
+
+def _train_gate(folder: Path, config: Config, trained: TrainedModel, reader: Reader, quiet: bool) -> dict[str, Any]:
+    memory = config.memory
+    fixed = load_fixed(folder, memory, trained)
+    if fixed is None:
+        # The search has one inverse temperature; the given ones are the gate's.
+        hand_made = dataclasses.replace(memory, cache="fixed", cache_flatness=None)
+        fixed = tune_cache(folder, dataclasses.replace(config, memory=hand_made), quiet)
+    around = (fixed["flatness"] * factor for factor in _FLATNESSES)
+    flatness = tuple(
+        memory.cache_flatness or (min(max(value, SMALLEST_FLATNESS), LARGEST_FLATNESS) for value in around)
+    )
+    cache = Cache(memory.cache_window or fixed["window"], flatness, 0.0)
+    meta, valid = (
+        tokenise(iter_articles(config.corpus, split), trained.tokenizer, config.corpus.num_proc)
+        for split in ("meta", config.tune.split)
+    )
+    # Not read a second time: in a cache that is not emptied, an article would find itself.
+    stream = Stream(meta, memory.lanes, memory.segment, range(meta.articles), seed=config.run.seed)
+    learning = collect(reader, cache, stream, config.metatrain.tokens, quiet)
+    picked = tuning_stream(valid, one_lane(config), config.metatrain.pick_tokens)
+    picking = collect(reader, cache, picked, 0, quiet)
+    generator = torch.Generator().manual_seed(config.run.seed)
+    shares = _first_shares(flatness, fixed["flatness"], fixed["share"])
+    start = initial_gate(shares, learning.evidence_NK, _HIDDEN, generator)
+    made_with = {
+        "run.seed": config.run.seed,
+        **fingerprint_options(config.memory, config.metatrain, config.tune),
+        "the model": trained.fingerprint,
+        "the text": [meta.fingerprint, valid.fingerprint],
+        "the fixed cache": [fixed[name] for name in ("window", "flatness", "share")],
+    }
+    stem = f"gate-{rule_stem(memory)}-{memory.reset}"
+    checkpoints = Checkpoints(folder / "checkpoints", stem, config.run.checkpoints_kept, made_with)
+    best, nats, passes = learn(start, learning, picking, generator, checkpoints, config.run.checkpoint_seconds)
+    log_line(folder, event="train gate", rule=memory.rule, reset=memory.reset, nats_of_passes=nats)
+    about = {
+        "segment": memory.segment,
+        "tokens": len(learning.nats_N),
+        "passes": passes,
+        "passes_made": len(nats) - 1,
+        "still_improving": not stopped_improving(nats),
+        "tuning_nats_per_token": {"none": mean_of(picking.nats_N), "start": nats[0], "learned": nats[passes]},
+        "kept": "learned" if passes else "start",
+        "started_at": {name: fixed[name] for name in ("window", "flatness", "share")},
+        "tuned_on": [
+            *records_of(fixed, "cache", "tuned"),
+            record("gate", "learned", config.corpus, "meta", meta, range(meta.articles)),
+            record("gate", "picked", config.corpus, config.tune.split, valid, picked.order),
+        ],
+    }
+    save_gated(folder, memory, dataclasses.replace(cache, gate=Gate(best)), about, trained)
+    checkpoints.drop()
+    named = {"rule": memory.rule, "reset": memory.reset, "cache": "learned"}
+    return {**named, "window": cache.window, "flatness": list(flatness), **about}
+
+
+def collect(reader: Reader, cache: Cache, stream: Stream, tokens: int, quiet: bool = True) -> GateData:
+    """Read ``tokens`` tokens (0: all) and return what a gate of ``cache`` would be given.
+
+    Raises UserError where there are none.
+    """
+    recorder = _Recorder(cache.window, cache.flatness, 0.0)
+    bar = tqdm(desc="evidence", unit="tok", unit_scale=True, disable=quiet)
+    for read in iter_segments(dataclasses.replace(reader, cache=recorder), stream):
+        bar.update(read.place.tokens - bar.n)
+        if tokens and read.place.tokens >= tokens:
+            break
+    bar.close()
+    if not recorder.recorded:
+        raise UserError("no tokens to learn from", do="name a corpus with articles for meta-training")
+    return GateData(*(torch.cat(parts) for parts in zip(*recorder.recorded, strict=True)))
+
+
+class _GateTraining:
+    """Adam on the mean nats of ``learning``; after each pass the Polyak average is measured on ``picking``."""
+
+    def __init__(self, start: Params, learning: GateData, picking: GateData, generator: torch.Generator):
+        self._learning, self._picking, self._generator = learning, picking, generator
+        self._scaling = {name: start[name] for name in ("center", "spread")}
+        self._moving = {n: tensor.clone().requires_grad_() for n, tensor in start.items() if n not in self._scaling}
+        self._optimizer = AveragedAdam([(self._moving, _LR)], _AVERAGE)
+        self.best, self.nats = start, [_nats_of(start, picking)]
+        """``nats`` at the start and after each pass; ``best`` are the parameters with the lowest."""
+
+    def pass_over_tokens(self) -> None:
+        order = torch.randperm(len(self._learning.nats_N), generator=self._generator)
+        for rows in order.to(self._learning.nats_N.device).split(_BATCH):
+            batch = GateData(*(tensor[rows] for tensor in self._learning))
+            shares = log_shares({**self._scaling, **self._moving}, batch.evidence_NK)
+            loss = mixture(shares, batch.log_p_NF, batch.sight_N, batch.nats_N).mean()
+            gradients = torch.autograd.grad(loss, list(self._moving.values()))
+            self._optimizer.step([dict(zip(self._moving, gradients, strict=True))])
+            self._optimizer.update_average()
+        average = {**self._scaling, **self._optimizer.average[0]}
+        self.nats.append(_nats_of(average, self._picking))
+        # A non-finite loss is never the lowest.
+        if self.nats[-1] < min(self.nats[:-1]):
+            self.best = {name: tensor.clone() for name, tensor in average.items()}
+
+    def state_dict(self) -> State:
+        tensors, values = self._optimizer.state_dict()
+        tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
+        return State(tensors | {"generator": self._generator.get_state()}, {**values, "nats": self.nats})
+
+    def load_state_dict(self, state: State) -> None:
+        self._optimizer.load_state_dict(state)
+        self.best = {name: state.tensors[f"best/{name}"].to(tensor) for name, tensor in self.best.items()}
+        self._generator.set_state(state.tensors["generator"])
+        self.nats = list(state.values["nats"])
+
+
+def learn(
+    start: Params,
+    learning: GateData,
+    picking: GateData,
+    generator: torch.Generator,
+    checkpoints: Checkpoints | None = None,
+    seconds: float = 0.0,
+) -> tuple[Params, list[float], int]:
+    """Return (the best parameters, nats of ``picking`` at the start and after each pass, passes that the best had).
+
+    It ends once ``_PATIENCE`` passes in a row gained nothing noticeable, or after ``_MOST_PASSES``. Between two
+    ``checkpoints`` are so many ``seconds``.
+    """
+    training = _GateTraining(start, learning, picking, generator)
+    saving = nullcontext() if checkpoints is None else Checkpointer(checkpoints, training, every=0, seconds=seconds)
+    with saving as checkpointer:
+        if checkpointer is not None:
+            checkpointer.resume()
+        while len(training.nats) <= _MOST_PASSES and not stopped_improving(training.nats):
+            training.pass_over_tokens()
+            if checkpointer is not None:
+                checkpointer.after_step(len(training.nats) - 1)
+    return training.best, training.nats, training.nats.index(min(training.nats))
+
+
+def stopped_improving(nats: Sequence[float]) -> bool:
+    """Whether the last ``_PATIENCE`` passes gained nothing noticeable; ``nats``: at the start and after each pass."""
+    earlier = nats[:-_PATIENCE]
+    return bool(earlier) and not min(earlier) - min(nats) >= _NOTICEABLE
+
+
+@torch.no_grad()
+def _nats_of(params: Params, data: GateData) -> float:
+    return mean_of(mixture(log_shares(params, data.evidence_NK), data.log_p_NF, data.sight_N, data.nats_N))
+
+
+def _first_shares(flatness: Sequence[float], tuned: float, share: float) -> list[float]:
+    """Return the model's share and the cache's: most of it for the flatness nearest the tuned one."""
+    nearest = min(range(len(flatness)), key=lambda index: abs(math.log(flatness[index] / tuned)))
+    if len(flatness) == 1:
+        return [1 - share, share]
+    rest = (1 - _OF_THE_TUNED) / (len(flatness) - 1)
+    return [1 - share, *(share * (_OF_THE_TUNED if index == nearest else rest) for index in range(len(flatness)))]

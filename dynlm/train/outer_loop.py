@@ -1,0 +1,216 @@
+"""The outer loop of everything that is learned while a rule reads.
+
+    window of segments -> meta-gradients, summed over processes, per segment -> Adam -> Polyak average
+
+Candidates are the start and the averages halfway and at the end; the one that reads the tuning articles best is kept.
+Several processes share the lanes; all of them take the same steps.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dynlm.adapt.loop import read_segment
+from dynlm.adapt.meta_gradient.learner import MetaGradient
+from dynlm.adapt.reader import Reader, StepEvent
+from dynlm.adapt.state import Memory, leaves
+from dynlm.adapt.update_filter import counts_of
+from dynlm.data.stream import Stream, StreamPosition
+from dynlm.data.tokenised_split import TokenisedSplit
+from dynlm.errors import UserError
+from dynlm.models.lstm.model import Params
+from dynlm.run.folder import log_line
+from dynlm.runtime.checkpoints import LANES, Checkpointer, State
+from dynlm.runtime.distributed import Processes
+from dynlm.train.optimizers import load_optimizer_tensors, optimizer_tensors
+from dynlm.train.options import FinetuneOptions, MetatrainOptions
+
+
+class AveragedAdam:
+    """Adam on groups of parameters, each with its learning rate, and the Polyak average of all of them."""
+
+    def __init__(self, groups: Sequence[tuple[Params, float]], decay: float):
+        self.groups = [params for params, _ in groups]
+        self.average = [{name: tensor.detach().clone() for name, tensor in params.items()} for params in self.groups]
+        self.steps, self._decay = 0, decay
+        self._adam = torch.optim.Adam([{"params": list(params.values()), "lr": lr} for params, lr in groups])
+
+    def step(self, gradients: Sequence[Params]) -> None:
+        """Move the parameters in place."""
+        for params, found in zip(self.groups, gradients, strict=True):
+            for name, tensor in params.items():
+                tensor.grad = found[name]
+        self._adam.step()
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        """Take the parameters after a step into the average."""
+        self.steps += 1
+        # At first this is the plain mean, so that the start does not outweigh what was learned.
+        weight = max(1 - self._decay, 1 / (self.steps + 1))
+        for mean, params in zip(self.average, self.groups, strict=True):
+            for name, tensor in mean.items():
+                tensor.lerp_(params[name], weight)
+
+    def state_dict(self) -> State:
+        tensors = dict(leaves({"params": self.groups, "average": self.average}))
+        return State(tensors | optimizer_tensors(self._adam, self._flat()), {"steps": self.steps})
+
+    def load_state_dict(self, state: State) -> None:
+        for name, tensor in leaves({"params": self.groups, "average": self.average}):
+            tensor.copy_(state.tensors[name])
+        load_optimizer_tensors(self._adam, self._flat(), state.tensors)
+        self.steps = int(state.values["steps"])
+
+    def _flat(self) -> Params:
+        return dict(leaves(self.groups))
+
+
+class Report(NamedTuple):
+    """Where a loop logs its windows: the run's ``folder``, the ``event`` that they are called, and more fields."""
+
+    folder: Path
+    event: str
+    fields: dict[str, Any]
+    quiet: bool
+
+
+class OuterLoop:
+    """Reads ``stream`` with ``reader`` and ``memory``, and moves what the ``learners`` learn after each window."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        memory: Memory,
+        stream: Stream,
+        learners: Sequence[MetaGradient],
+        optimizer: AveragedAdam,
+        processes: Processes,
+    ):
+        self.reader, self.memory, self.stream, self.learners = reader, memory, stream, learners
+        self.optimizer, self._processes = optimizer, processes
+        self.position, self.seconds = stream.begin(), 0.0
+        self._halfway: list[Params] = []
+
+    def run(
+        self, options: MetatrainOptions | FinetuneOptions, checkpointer: Checkpointer, report: Report
+    ) -> dict[str, list[Params]]:
+        """Resume, and read up to ``options.tokens`` tokens; returns the averages ``halfway`` and as ``learned``.
+
+        Each holds the parameters of every learner.
+        """
+        with checkpointer:
+            resumed = checkpointer.resume()
+            if resumed is not None:
+                self._log(report.folder, event="resumed", checkpoint=resumed.name, tokens=self.position.tokens)
+            bar = tqdm(total=options.tokens, desc=report.event, unit="tok", unit_scale=True, disable=report.quiet)
+            bar.update(self.position.tokens)
+            while self.position.tokens < options.tokens:
+                begun = time.monotonic()
+                nats, segments = self._window(math.ceil(options.window / options.lanes))
+                self.seconds += time.monotonic() - begun
+                bar.update(self.position.tokens - bar.n)
+                fields = {"tokens": self.position.tokens, "nats_of_window": nats, "segments_of_window": segments}
+                self._log(report.folder, event=report.event, **report.fields, **fields, **self._details())
+                if not self._halfway and self.position.tokens >= options.tokens / 2:
+                    average = self.optimizer.average
+                    self._halfway = [{name: t.clone() for name, t in params.items()} for params in average]
+                checkpointer.after_step(self.optimizer.steps, last=self.position.tokens >= options.tokens)
+            bar.close()
+        return {**({"halfway": self._halfway} if self._halfway else {}), "learned": self.optimizer.average}
+
+    def _log(self, folder: Path, **fields: Any) -> None:
+        if self._processes.is_main:
+            log_line(folder, **fields)
+
+    def _details(self) -> dict[str, Any]:
+        details = {name: value for learner in self.learners for name, value in learner.log_fields().items()}
+        if self.memory.guarded is not None:
+            details["guard"] = counts_of(self.memory.guarded, list(self.memory.weights))
+        return details
+
+    def _window(self, segments: int) -> tuple[float, float]:
+        """Read so many segments of each lane and take a step; returns (nats, segments read) of all processes."""
+        total = torch.zeros(2, dtype=torch.float64, device=self._processes.device)
+        for _ in range(segments):
+            total += self._read_segment()
+        count, nats = self._processes.reduce(total).tolist()
+        reduce = self._processes.reduce
+        found = [{key: reduce(t) / count for key, t in learner.gradients().items()} for learner in self.learners]
+        self.optimizer.step(found)
+        self._update()
+        self.optimizer.update_average()
+        return nats, count
+
+    def _read_segment(self) -> Tensor:
+        """Returns (lanes that read something, nats)."""
+        segment, self.position = self.stream.next(self.position)
+        assert segment is not None, "a repeating stream has no end"
+        for learner in self.learners:
+            learner.begin_segment(self.reader, self.memory, segment)
+        guarded = self.memory.guarded
+        restored_before = 0 if guarded is None else guarded.restored_B.clone()
+        nats_BT, self.memory = read_segment(self.reader, self.memory, segment, self._observe)
+        guarded = self.memory.guarded
+        restored_B = torch.zeros(len(nats_BT)) if guarded is None else guarded.restored_B - restored_before
+        restored = (restored_B > 0).cpu().numpy()
+        for learner in self.learners:
+            learner.end_segment(nats_BT, segment, restored)
+        mask_BT = torch.from_numpy(segment.mask_BT).to(nats_BT.device, non_blocking=True)
+        return torch.stack([mask_BT.any(1).sum(), (nats_BT.double() * mask_BT).sum()])
+
+    def _observe(self, event: StepEvent) -> None:
+        for learner in self.learners:
+            learner(event)
+
+    def _update(self) -> None:
+        for learner in self.learners:
+            self.reader = learner.update(self.reader, self.memory)
+
+    def state_dict(self) -> State:
+        tensors, values = self.optimizer.state_dict()
+        tensors |= dict(leaves({"halfway": self._halfway, f"{LANES}memory": self.memory}))
+        for learner in self.learners:
+            tensors |= learner.state_dict()
+        return State(tensors, {**values, "position": self.position.to_dict(), "seconds": self.seconds})
+
+    def load_state_dict(self, state: State) -> None:
+        self.optimizer.load_state_dict(state)
+        for name, tensor in leaves({f"{LANES}memory": self.memory}):
+            tensor.copy_(state.tensors[name])
+        for learner in self.learners:
+            learner.load_state_dict(state.tensors)
+        if any(name.startswith("halfway/") for name in state.tensors):
+            self._halfway = [
+                {name: state.tensors[f"halfway/{index}/{name}"].to(tensor.device) for name, tensor in params.items()}
+                for index, params in enumerate(self.optimizer.groups)
+            ]
+        self.position = StreamPosition.from_dict(state.values["position"])
+        self.seconds = state.values["seconds"]
+        self._update()
+
+
+def shared_stream(
+    split: TokenisedSplit, lanes: int, segment: int, seed: int, option: str, processes: Processes
+) -> Stream:
+    """Return the articles of a split, again and again, in lanes that all processes share.
+
+    Raises UserError where ``option``'s number of ``lanes`` cannot be shared evenly.
+    """
+    if lanes % processes.world:
+        raise UserError(f"{option} is {lanes}", do=f"choose a multiple of the {processes.world} processes")
+    order = range(split.articles)
+    return Stream(split, lanes, segment, order, seed, repeat=True, rank=processes.rank, world=processes.world)
+
+
+def best_of(nats: Mapping[str, float]) -> str:
+    """Return the name of the lowest loss; a non-finite one is treated as infinite."""
+    return min(nats, key=lambda name: nats[name] if math.isfinite(nats[name]) else math.inf)
