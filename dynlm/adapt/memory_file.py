@@ -35,7 +35,7 @@ from dynlm.adapt.state_tensors import as_tensors, flaw, flaw_of_shapes, from_ten
 from dynlm.errors import UserError
 from dynlm.runtime.files import exclusive
 from dynlm.runtime.hashing import Hasher, fingerprint
-from dynlm.runtime.tensors import Shapes, load_json_of_tensors, load_tensors, params_fingerprint, save_tensors
+from dynlm.runtime.tensors import Shapes, load_metadata, load_tensors, params_fingerprint, save_tensors
 from dynlm.runtime.validation import section_of
 
 FORMAT = 1
@@ -161,7 +161,7 @@ def options_of(path: Path, otherwise: MemoryOptions) -> MemoryOptions:
 
     Raises UserError where the file is missing, damaged or no memory.
     """
-    options = _about_of(path, load_json_of_tensors(path)).memory_options(path)
+    options = _about_of(path, load_metadata(path)).memory_options(path)
     return dataclasses.replace(options, **{name: getattr(otherwise, name) for name in _ANYHOW})
 
 

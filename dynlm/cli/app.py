@@ -23,8 +23,8 @@ from dynlm.cli import train as training_verbs
 from dynlm.cli.command import Command, add_json, check_numbers, print_answer
 from dynlm.cli.shipped_configs import config_path
 from dynlm.errors import UserError
-from dynlm.runtime.launcher import several_launched
-from dynlm.runtime.signals import Stopped, stopped_by_sigterm
+from dynlm.runtime.launcher import is_multi_process
+from dynlm.runtime.signals import Stopped, raise_on_sigterm
 from dynlm.runtime.text import escape_for_streams, printable
 
 if TYPE_CHECKING:
@@ -94,9 +94,9 @@ def _run(argv: list[str]) -> int:
     if name is None:
         print(_overview(argv[0]))
         return 0
-    several_launched()  # of several processes one tells: what says which has to be whole
+    is_multi_process()  # of several processes one tells: what says which has to be whole
     verb = COMMANDS[name]
-    with stopped_by_sigterm():
+    with raise_on_sigterm():
         try:
             return _call(name, verb, rest)
         except KeyboardInterrupt as stop:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynlm.cli.command import Command, add_json, is_quiet, print_answer
-from dynlm.runtime.perplexity import shown
+from dynlm.runtime.perplexity import format_perplexity
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -44,7 +44,7 @@ def _pretrain(options: Namespace, config: Config) -> int:
         options,
         done,
         f"level 1 on valid: {done['valid_nats_per_token']:.4f} nats per token, perplexity "
-        f"{shown(done['valid_perplexity_per_word'])} per word, after {done['tokens']:,} tokens "
+        f"{format_perplexity(done['valid_perplexity_per_word'])} per word, after {done['tokens']:,} tokens "
         f"in {done['seconds']:.0f} s",
     )
     return 0

@@ -6,7 +6,6 @@ The arrays are memory-mapped. A cache entry is written to a staging folder and r
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,6 +29,7 @@ from dynlm.data.tokenizers.tokenizer import Tokenizer
 from dynlm.errors import UserError
 from dynlm.runtime.files import commit_dir, link_or_copy, staging_dir
 from dynlm.runtime.hashing import Hasher, fingerprint
+from dynlm.runtime.launcher import is_main_process
 from dynlm.runtime.parsing import read_json, write_json
 from dynlm.runtime.paths import cache_folder
 from dynlm.runtime.text import printable
@@ -120,7 +120,7 @@ def _warn_left_out(articles: SpooledArticles, folder: Path) -> None:
     card = read_json(folder / "card.json")
     count, first = card.get("left_out", 0), card.get("first_left_out")
     # Of the processes of one launch, one prints.
-    if isinstance(first, int) and 0 <= first < len(articles) and os.environ.get("RANK", "0") == "0":
+    if isinstance(first, int) and 0 <= first < len(articles) and is_main_process():
         what = f"left out {count} article(s) of fewer than {_MIN_TOKENS} tokens, the first at {articles.where(first)}"
         print(f"dynlm: {printable(what)}", file=sys.stderr)
 

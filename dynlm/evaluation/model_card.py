@@ -19,7 +19,7 @@ from dynlm.evaluation.compare import compare
 from dynlm.evaluation.score_file import Scores, read_scores, scores_of_run
 from dynlm.run.folder import TrainedModel, memory_path
 from dynlm.runtime.parsing import read_json
-from dynlm.runtime.perplexity import shown
+from dynlm.runtime.perplexity import format_perplexity
 from dynlm.runtime.text import markdown, markdown_code
 from dynlm.runtime.validation import section_of
 from dynlm.train.config import load_config
@@ -81,7 +81,7 @@ def _model_rows(trained: TrainedModel, model: Any, tokenizer: Any) -> list[tuple
     if card.get("valid_nats_per_token") is not None:
         rows.append(("valid, level 1, nats per token", f"{card['valid_nats_per_token']:.4f}"))
     if "valid_perplexity_per_word" in card:
-        rows.append(("valid, level 1, perplexity per word", shown(card["valid_perplexity_per_word"])))
+        rows.append(("valid, level 1, perplexity per word", format_perplexity(card["valid_perplexity_per_word"])))
     return rows
 
 

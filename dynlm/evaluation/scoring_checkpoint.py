@@ -65,7 +65,7 @@ class ScoringCheckpointer:
     @property
     def is_due(self) -> bool:
         """Whether it is time to save the state."""
-        return self._request.asked or time.monotonic() - self._last >= self._seconds
+        return self._request.requested or time.monotonic() - self._last >= self._seconds
 
     def save(self, state: ScoringState, reader: Reader) -> None:
         """Write a checkpoint. Raises UserError where it cannot be written, and Stopped where a stop was requested."""
@@ -79,7 +79,7 @@ class ScoringCheckpointer:
         content = {"key": self._key, "position": state.position.to_dict()}
         saved = self._checkpoints.save(state.position.tokens, tensors, content)
         self._last = time.monotonic()
-        if self._request.asked:
+        if self._request.requested:
             self._request.stop(saved)
 
     def load(self, reader: Reader, lanes: int) -> ScoringState | None:

@@ -185,7 +185,7 @@ def _train(
             log_line(folder, step=step + 1, loss=loss, score=score, norm=norm, seconds=seconds)
             bar.set_postfix(loss=f"{loss:.3f}", score=f"{score:.3f}", refresh=False)
             window.clear()
-        stopping = request.asked
+        stopping = request.requested
         if stopping or ((step + 1) % options.checkpoint_every == 0 and not last):
             about = {
                 "step": step + 1,

@@ -22,7 +22,7 @@ from dynlm.run.options import RunOptions
 from dynlm.runtime.files import atomic_write
 from dynlm.runtime.parsing import read_json, write_json
 from dynlm.runtime.paths import check_regular
-from dynlm.runtime.tensors import load_json_of_tensors, load_tensors, save_tensors
+from dynlm.runtime.tensors import load_metadata, load_tensors, save_tensors
 from dynlm.runtime.validation import section_of
 
 _LEARNED = tuple(f"memory/*-{reset}.{suffix}" for reset in RESETS for suffix in ("safetensors", "json"))
@@ -76,7 +76,7 @@ def shared_files(folder: Path) -> list[Path]:
 def _is_of_a_run(path: Path) -> bool:
     """Whether what ``path`` holds is what a run has under such a name."""
     if path.suffix == ".safetensors":
-        about = load_json_of_tensors(path)
+        about = load_metadata(path)
         if is_memory(about):
             return False
         if path.parent.name != "memory":
@@ -96,7 +96,7 @@ def _is_of_a_run(path: Path) -> bool:
 def _copy(source: Path, target: Path, public: Callable[[Any], Any]) -> None:
     if source.suffix == ".json" and source.parent.name != "tokenizer":
         write_json(target, public(read_json(source)))
-    elif source.suffix == ".safetensors" and (about := load_json_of_tensors(source)) != public(about):
+    elif source.suffix == ".safetensors" and (about := load_metadata(source)) != public(about):
         save_tensors(target, load_tensors(source)[0], public(about))
     else:
         check_regular(source)

@@ -183,7 +183,7 @@ class Checkpointer:
         All processes call it after the same step.
         """
         processes = self._processes
-        stopping = processes.any(self._request.asked)
+        stopping = processes.any(self._request.requested)
         if self._every:
             due = number % self._every == 0
         else:

@@ -19,7 +19,7 @@ from accelerate import PartialState
 from torch import Tensor
 
 from dynlm.errors import UserError
-from dynlm.runtime.launcher import several_launched
+from dynlm.runtime.launcher import is_multi_process
 
 _LONGEST_WAIT = timedelta(hours=12)
 
@@ -39,7 +39,7 @@ class Processes:
 
         Raises UserError where the environment has only some of a launcher's variables.
         """
-        state = PartialState(cpu=cpu, **({"timeout": _LONGEST_WAIT} if several_launched() else {}))
+        state = PartialState(cpu=cpu, **({"timeout": _LONGEST_WAIT} if is_multi_process() else {}))
         # safetensors does not know numbered CPUs.
         device = torch.device("cpu") if state.device.type == "cpu" else state.device
         return cls(state.process_index, state.num_processes, device)

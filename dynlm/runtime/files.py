@@ -19,6 +19,7 @@ from pathlib import Path
 import filelock
 
 from dynlm.errors import UserError
+from dynlm.runtime.launcher import is_main_process
 
 try:
     import fcntl
@@ -150,7 +151,7 @@ def exclusive(path: str | os.PathLike[str], what: str, seconds: float = 0.0) -> 
     longer than ``seconds``, or if the folder cannot be written.
     """
     path = Path(path)
-    if os.environ.get("RANK", "0") != "0":
+    if not is_main_process():
         yield
         return
     lock = filelock.FileLock(path.parent / f".{path.name}.lock", timeout=seconds, is_singleton=True)

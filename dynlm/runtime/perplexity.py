@@ -1,4 +1,4 @@
-"""Perplexities, of which the largest are no number that a computer holds."""
+"""Perplexities: the exponential of a mean loss in nats, which may overflow."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 
 def perplexity(nats: float, count: int) -> float | None:
-    """``exp(nats / count)``; None without a ``count`` and where the figure is not finite."""
+    """Return ``exp(nats / count)``; None if ``count`` is 0 or the result is not finite."""
     try:
         value = math.exp(nats / count)
     except (OverflowError, ZeroDivisionError):
@@ -14,6 +14,6 @@ def perplexity(nats: float, count: int) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def shown(value: float | None, digits: int = 1) -> str:
-    """A perplexity with ``digits`` decimals; ``-`` where there is none."""
+def format_perplexity(value: float | None, digits: int = 1) -> str:
+    """Return ``value`` with ``digits`` decimals, or ``-`` if it is None."""
     return "-" if value is None else f"{value:.{digits}f}"

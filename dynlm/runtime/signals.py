@@ -1,4 +1,4 @@
-"""Being asked to stop: by Ctrl-C (SIGINT), or by SIGTERM, as launchers and schedulers ask."""
+"""Graceful stops on Ctrl-C (SIGINT) and on SIGTERM, which launchers and schedulers send."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-# A launcher may pass on a Ctrl-C that its processes have had already; who asks a third time wants no checkpoint.
-_PATIENT_TIMES = 2
+_DEFERRED_SIGNALS = 2
+"""A launcher may repeat a Ctrl-C that its processes got already; a third signal stops at once, without a checkpoint."""
 
 
 class Stopped(KeyboardInterrupt):
-    """What was under way was stopped, by ``number``, a signal's; ``saved`` names what the same command goes on from."""
+    """Raised on a stop by signal ``number``; ``saved`` is the checkpoint from which the same command resumes."""
 
     def __init__(self, number: int = signal.SIGINT, saved: object = None):
         super().__init__()
@@ -22,63 +22,65 @@ class Stopped(KeyboardInterrupt):
 
     @property
     def exit_code(self) -> int:
-        """128 and the signal's number, as shells have it: 130 for Ctrl-C, 143 for SIGTERM."""
+        """128 plus the signal's number, as in shells: 130 for Ctrl-C, 143 for SIGTERM."""
         return 128 + self.number
 
 
 class StopRequest:
-    """Whether this process was asked to stop, and by which signal."""
+    """Whether this process was signalled to stop; ``number`` is the last signal's number, 0 before."""
 
     def __init__(self) -> None:
-        self.number, self.times = 0, 0
+        self.number, self._count = 0, 0
 
     @property
-    def asked(self) -> bool:
+    def requested(self) -> bool:
         return bool(self.number)
 
     def stop(self, saved: object = None) -> None:
-        """Raise Stopped. One process may stop because another was asked."""
+        """Raise Stopped; also for a process that stops because another one was signalled."""
         raise Stopped(self.number or signal.SIGTERM, saved)
 
-    def _take(self, number: int, frame: FrameType | None) -> None:
-        self.number, self.times = number, self.times + 1
-        if self.times > _PATIENT_TIMES:
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal: record it, or raise Stopped if it comes for the third time."""
+        self.number, self._count = number, self._count + 1
+        if self._count > _DEFERRED_SIGNALS:
             self.stop()
 
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Within the block Ctrl-C and SIGTERM are only noted, for the block to look at where it can save what it has.
+    """Record SIGINT and SIGTERM within the block, which polls the request where it can save a checkpoint.
 
-    Raises Stopped at the block's end where a request was not seen to; at once where it is repeated and repeated.
+    Raises Stopped at the end of the block if a request is pending, and at once on the third signal.
     """
     request = StopRequest()
-    with _handled_by(request._take, signal.SIGINT, signal.SIGTERM):
+    with _handlers(request.handle, signal.SIGINT, signal.SIGTERM):
         yield request
-    if request.asked:
+    if request.requested:
         request.stop()
 
 
 @contextlib.contextmanager
-def stopped_by_sigterm() -> Iterator[None]:
-    """Within the block SIGTERM raises Stopped as Ctrl-C raises KeyboardInterrupt: what is written aside is removed."""
+def raise_on_sigterm() -> Iterator[None]:
+    """Raise Stopped on SIGTERM within the block, as Ctrl-C raises KeyboardInterrupt, so that cleanup code runs."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped(number)
 
-    with _handled_by(stop, signal.SIGTERM):
+    with _handlers(stop, signal.SIGTERM):
         yield
 
 
 @contextlib.contextmanager
-def _handled_by(handler: Callable[[int, FrameType | None], Any], *numbers: int) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # who runs this in a thread keeps the signals
+def _handlers(handler: Callable[[int, FrameType | None], Any], *numbers: int) -> Iterator[None]:
+    """Install a signal handler within the block. Only the main thread can: others leave signals alone."""
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for number, earlier in before.items():
-            # None: of a handler that was not set from Python, nothing is known.
-            signal.signal(number, signal.SIG_DFL if earlier is None else earlier)
+        for number, previous in before.items():
+            # None stands for a handler that was not installed from Python.
+            signal.signal(number, signal.SIG_DFL if previous is None else previous)

@@ -1,4 +1,4 @@
-"""Tensors as files: safetensors with a JSON value beside them, so that opening one runs no code of the file's."""
+"""Tensors in safetensors files with a JSON object as metadata; loading one runs no code of the file."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from dynlm.runtime.parsing import parse_json
 from dynlm.runtime.paths import check_regular
 
 Shapes = Mapping[str, tuple[int, ...]]
-_STORED_AS = {torch.float32: "F32", torch.float64: "F64"}
 Check = Callable[[Shapes, dict[str, Any]], None]
-"""Is shown a file's shapes and its JSON value before any tensor is read; raises UserError for what it refuses."""
+"""Gets a file's shapes and metadata before any tensor is read; raises UserError to reject the file."""
+_DTYPES = {torch.float32: "F32", torch.float64: "F64"}
 
 
 def save_tensors(
     path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any] | None = None, private: bool = False
 ) -> None:
-    """Write tensors and a JSON value beside them as one safetensors file, whole or not at all.
+    """Write tensors and their metadata ``about`` (for JSON) to a safetensors file, atomically.
 
-    With ``private`` a new file is for its owner alone. Raises UserError where it cannot be written.
+    With ``private`` only the owner may read a new file. Raises UserError if it cannot be written.
     """
-    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with atomic_write(path, private) as aside:
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_write(path, private) as staged:
         try:
-            safetensors.torch.save_file(held, aside, metadata={"about": json.dumps(about or {})})
+            safetensors.torch.save_file(contiguous, staged, metadata={"about": json.dumps(about or {})})
         except safetensors.SafetensorError as error:
-            # The library tells the system's number in its text only.
+            # The library gives the system's error number in its message only.
             number = re.search(r"os error (\d+)", str(error))
             cause = OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))
             raise cannot_write(path, cause) from error
@@ -48,59 +48,58 @@ def save_tensors(
 def load_tensors(
     path: Path, device: torch.device | str = "cpu", shapes: Shapes | None = None, check: Check | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what ``save_tensors`` wrote.
+    """Load the tensors and the metadata of a file of ``save_tensors``.
 
-    A header can claim no more than the file holds: safetensors refuses it. With ``shapes`` it has to claim just these
-    tensors, of torch's default type (float32), and that is seen, as what ``check`` refuses, before any of them is made.
-    Raises UserError where the file is missing, cut short or something else.
+    With ``shapes`` the file must have just these tensors, of torch's default dtype. This and ``check`` are tested on
+    the header, which cannot claim more than the file holds, before any tensor is allocated. Raises UserError if the
+    file is missing, truncated or something else.
     """
-    with _opened(path, device) as (file, about):
-        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-        found = {name: tuple(one.get_shape()) for name, one in slices.items()}
+    with _open(path, device) as (file, about):
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict.
+        found = {name: tuple(part.get_shape()) for name, part in slices.items()}
         if shapes is not None:
             check_shapes(found, shapes, path)
             default = torch.get_default_dtype()
-            if other := [name for name, one in slices.items() if one.get_dtype() != _STORED_AS[default]]:
+            if other := [name for name, part in slices.items() if part.get_dtype() != _DTYPES[default]]:
                 raise ValueError(f"tensor {other[0]} is not of {str(default).removeprefix('torch.')}")
         if check is not None:
             check(found, about)
-        # Into storage of torch's own. The file is mapped at an address that its header's length decides, and products
-        # of one row round by alignment: a copy that moves by rates of zero would then lose other bits than theta_0.
+        # Copied into torch's own storage: the file is mapped at an address that depends on the header's length, and
+        # products of one row round differently with the alignment. Results would depend on the metadata.
         return {name: file.get_tensor(name).clone() for name in slices}, about
 
 
-def load_json_of_tensors(path: Path) -> dict[str, Any]:
-    """The JSON value alone; no tensor is read. Raises UserError as ``load_tensors`` does."""
-    with _opened(path, "cpu") as (_, about):
+def load_metadata(path: Path) -> dict[str, Any]:
+    """Load the metadata alone, without reading a tensor. Raises UserError as ``load_tensors`` does."""
+    with _open(path, "cpu") as (_, about):
         return about
 
 
 @contextmanager
-def _opened(path: Path, device: torch.device | str) -> Iterator[tuple[Any, dict[str, Any]]]:
+def _open(path: Path, device: torch.device | str) -> Iterator[tuple[Any, dict[str, Any]]]:
     check_regular(path)
     try:
         with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
             about = parse_json((file.metadata() or {}).get("about", "{}"))
             if not isinstance(about, dict):
-                raise ValueError("what it says of itself is no object")
+                raise ValueError("its metadata is not an object")
             yield file, about
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise UserError(
-            f"not a whole safetensors file ({error})", path, "it may be cut short; restore it or make it anew"
-        ) from error
+        do = "it may be cut short; restore it or make it anew"
+        raise UserError(f"not a whole safetensors file ({error})", path, do) from error
 
 
-def check_shapes(found: Shapes, wanted: Shapes, where: Path) -> None:
-    """Raise UserError unless just the ``wanted`` tensors were ``found``."""
-    for name, shape in wanted.items():
+def check_shapes(found: Shapes, expected: Shapes, where: Path) -> None:
+    """Raise UserError unless names and shapes of the tensors are those ``expected``."""
+    for name, shape in expected.items():
         if found.get(name) != shape:
             raise UserError(f"tensor {name} is {found.get(name)}, the model needs {shape}", where)
-    if extra := set(found) - set(wanted):
+    if extra := set(found) - set(expected):
         raise UserError(f"tensors that the model does not know: {', '.join(sorted(extra))}", where)
 
 
 def params_fingerprint(params: Mapping[str, Tensor]) -> str:
-    """What tells one set of tensors from another."""
+    """Return the fingerprint of tensors with their names."""
     parts: list[bytes | str] = []
     for name in sorted(params):
         parts += [name, params[name].detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()]

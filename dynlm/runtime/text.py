@@ -1,8 +1,8 @@
-"""Text at the program's borders: bytes come in as UTF-8, names and tokens go out to a terminal, JSON, Markdown or CSV.
+"""Decoding of text from users, and escaping of text for terminals, JSON, Markdown and CSV.
 
 Every text that a user gives (a corpus file, a text to read, standard input, a prompt) is decoded by ``decode_text``.
-Everything that is shown passes ``printable``, or what builds on it for another medium, whoever wrote it. HTML pages
-escape by their templates, and pass names through ``printable`` first.
+Everything that is displayed passes ``printable``, or a function built on it, since names and tokens are untrusted.
+HTML pages escape in their templates, and pass names through ``printable`` first.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from dynlm.errors import UserError
 from dynlm.runtime.parsing import read_bytes
 
 LARGEST_TEXT = 64 * 2**20
-"""Bytes of one text (an article, a text to read, a prompt): it is held in memory, and so is what is made of it."""
-# Joiners decide on letters' shapes in some scripts, and on what emoji are one.
+"""Bytes of one text (an article, a text to read, a prompt), which is held in memory with what is computed from it."""
+# Joiners select letter forms in some scripts, and combine emoji.
 _JOINERS = "\u200c\u200d"
 _MARKDOWN = re.compile(r"([\\`*_|<>\[\]&@~])")
 _FORMULA = ("=", "+", "-", "@")
-"""A spreadsheet takes a field that begins so for a formula."""
+"""First characters of a CSV field that spreadsheets evaluate as a formula."""
 
 
 def decode_text(data: bytes, where: object, offset: int = 0) -> str:
-    """``data``, which stands at byte ``offset`` of ``where``, as text. At offset 0 a byte order mark is dropped.
+    """Decode UTF-8 ``data`` from byte ``offset`` of ``where``; at offset 0 a byte order mark is dropped.
 
-    Line ends stay as they are. Raises UserError, naming the byte, for what is not UTF-8 and for a NUL character.
+    Line ends are kept. Raises UserError, naming the byte, for invalid UTF-8 and for a NUL character.
     """
     if (nul := data.find(b"\0")) >= 0:
         raise UserError(f"NUL character at byte {offset + nul}", where, "is it a text file in UTF-8?")
@@ -42,9 +42,9 @@ def decode_text(data: bytes, where: object, offset: int = 0) -> str:
 
 
 def read_text(path: str | os.PathLike[str], largest: int = LARGEST_TEXT) -> str:
-    """A file's text; ``-`` is standard input, whose bytes are UTF-8 too, whatever the locale says.
+    """Return the text of a file, or of standard input for ``-``; both are UTF-8 in any locale.
 
-    Raises UserError for what is not UTF-8, longer than ``largest`` bytes, or not a regular file.
+    Raises UserError for invalid UTF-8, over ``largest`` bytes, and a file that is not regular.
     """
     if str(path) != "-":
         return decode_text(read_bytes(path, largest), path)
@@ -55,10 +55,10 @@ def read_text(path: str | os.PathLike[str], largest: int = LARGEST_TEXT) -> str:
 
 
 def printable(text: str, lines: bool = False) -> str:
-    """``text`` as it can be shown: on one line, and unable to steer a terminal or reorder what is beside it.
+    """Return ``text`` on one line and without terminal control sequences or directional marks.
 
-    White space becomes single spaces; with ``lines`` ends of line, tabs and spaces stay. Whatever else is not a visible
-    character (control characters, directional marks, lone surrogates) is spelt as in Python: ``\\x1b``.
+    White space becomes single spaces; with ``lines``, ends of line, tabs and spaces are kept. Other characters that are
+    not visible (control characters, directional marks, lone surrogates) are escaped as in Python: ``\\x1b``.
     """
     text = text if lines else " ".join(text.split())
     kept = _JOINERS + ("\n\t\u00a0\u3000" if lines else "")
@@ -69,25 +69,25 @@ def printable(text: str, lines: bool = False) -> str:
 
 
 def markdown(text: str) -> str:
-    """``text`` on one line, as Markdown that shows just it: no markup, and no address made a link."""
+    """Return ``text`` on one line, escaped for Markdown; addresses do not become links."""
     return _MARKDOWN.sub(r"\\\1", printable(text)).replace("://", ":\\//").replace("www.", "www\\.")
 
 
 def markdown_code(text: str) -> str:
-    """``text`` on one line as a Markdown code span, in which nothing means anything but the end of it."""
+    """Return ``text`` on one line as a Markdown code span."""
     text = printable(text)
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"{fence} {text} {fence}"
 
 
 def csv_field(text: str) -> str:
-    """``text`` on one line, as a field of a CSV file that no spreadsheet takes for a formula."""
+    """Return ``text`` on one line as a CSV field that no spreadsheet evaluates as a formula."""
     text = printable(text)
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def json_text(content: Any, indent: int | None = 2) -> str:
-    """``content`` as JSON that any UTF-8 file and any terminal can hold: what is not printable is spelt ``\\uXXXX``."""
+    """Return ``content`` as JSON for terminals and UTF-8 files: characters that are not printable are ``\\uXXXX``."""
     text = json.dumps(content, indent=indent, ensure_ascii=False)
     if text.isascii() and "\x7f" not in text:
         return text
@@ -98,7 +98,7 @@ def json_text(content: Any, indent: int | None = 2) -> str:
 
 
 def escape_for_streams() -> None:
-    """Make standard output and error spell what their encoding does not have, instead of failing."""
+    """Make standard output and error escape characters that their encoding lacks, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

@@ -12,7 +12,7 @@ from dynlm.report.curves import plot_run
 from dynlm.report.heatmap import heatmap_run
 from dynlm.report.page import report_run
 from dynlm.run.folder import run_path
-from dynlm.runtime.perplexity import shown
+from dynlm.runtime.perplexity import format_perplexity
 from dynlm.train.config import Config
 from dynlm.train.metatrain import metatrain
 from dynlm.train.pretrain import pretrain
@@ -37,7 +37,7 @@ def demo(config: Config, quiet: bool = False, progress: bool = False) -> tuple[C
     if not (folder / "model.json").exists():
         say("training the tokenizer and the LSTM (level 1)")
         done = pretrain(config, quiet=not progress)
-        say(f"level 1 on valid: perplexity {shown(done['valid_perplexity_per_word'], 0)} per word")
+        say(f"level 1 on valid: perplexity {format_perplexity(done['valid_perplexity_per_word'], 0)} per word")
     rms = dataclasses.replace(config, memory=dataclasses.replace(config.memory, rule="rms"))
     if not (folder / "memory" / "tuned.json").exists():
         say("tuning dynamic evaluation (rms) on valid articles")

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from dynlm.runtime.signals import Stopped, stop_requests, stopped_by_sigterm
+from dynlm.runtime.signals import Stopped, raise_on_sigterm, stop_requests
 
 BOTH = [signal.SIGINT, signal.SIGTERM]
 
@@ -17,10 +17,10 @@ BOTH = [signal.SIGINT, signal.SIGTERM]
 def test_a_request_is_noted_and_handlers_are_put_back(number: signal.Signals) -> None:
     before = [signal.getsignal(each) for each in BOTH]
     with pytest.raises(Stopped) as stopped, stop_requests() as request:
-        assert not request.asked
+        assert not request.requested
         os.kill(os.getpid(), number)
         os.kill(os.getpid(), number)  # as a launcher passes it on
-        assert request.asked
+        assert request.requested
         request.stop("a file")
     assert (stopped.value.exit_code, stopped.value.saved) == (128 + number, "a file")
     assert [signal.getsignal(each) for each in BOTH] == before
@@ -34,7 +34,7 @@ def test_a_request_that_nobody_saw_to_stops_at_the_end() -> None:
     assert reached
     with stop_requests() as request:
         pass
-    assert not request.asked
+    assert not request.requested
 
 
 def test_who_asks_a_third_time_waits_for_nothing() -> None:
@@ -54,7 +54,7 @@ def test_an_error_is_not_hidden_by_a_request() -> None:
 def test_sigterm_stops_at_once_where_nothing_is_to_be_saved() -> None:
     before = signal.getsignal(signal.SIGTERM)
     reached = False
-    with pytest.raises(KeyboardInterrupt) as stopped, stopped_by_sigterm():
+    with pytest.raises(KeyboardInterrupt) as stopped, raise_on_sigterm():
         os.kill(os.getpid(), signal.SIGTERM)
         reached = True
     assert not reached
@@ -66,8 +66,8 @@ def test_a_thread_leaves_signals_to_the_main_one() -> None:
     seen: list[bool] = []
 
     def work() -> None:
-        with stop_requests() as request, stopped_by_sigterm():
-            seen.append(request.asked)
+        with stop_requests() as request, raise_on_sigterm():
+            seen.append(request.requested)
 
     thread = threading.Thread(target=work)
     thread.start()
