@@ -15,6 +15,7 @@ from dynlm.adapt import loop
 from dynlm.cli.app import main
 from dynlm.evaluation.compare import compare
 from dynlm.evaluation.score_file import read_scores
+from dynlm.evaluation.tables import text_table
 from dynlm.run.folder import load_model
 from dynlm.train import pretrain as pretraining
 from tests.tiny import Run, as_yaml, listing, scored, tiny_config, with_memory
@@ -27,7 +28,7 @@ def test_a_wild_rate_is_survived_and_told(run_copy: Run) -> None:
     guard = scores.protocol["guard"]
     assert sum(guard["refused"].values()) + guard["restored"] > 0
     assert set(guard["first"]) >= set(guard["refused"])
-    assert "No token is lost." in compare([scores]).to_text()
+    assert "No token is lost." in text_table(compare([scores]))
     assert all(ratio["max"] >= ratio["mean"] for ratio in scores.protocol["update_to_weight"].values())
 
 

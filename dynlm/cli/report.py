@@ -27,12 +27,13 @@ def _compare(options: Namespace, config: Config) -> int:
     from dynlm.evaluation.compare import compare
     from dynlm.evaluation.score_file import read_scores
     from dynlm.evaluation.score_selection import texts_named
+    from dynlm.evaluation.tables import markdown_table, text_table
 
     compared = [
         compare([read_scores(path) for path in paths], resamples=options.resamples, seed=options.seed)
         for paths in texts_named(options.files, options.text)
     ]
-    tables = [each.to_markdown() if options.markdown else each.to_text() for each in compared]
+    tables = [(markdown_table if options.markdown else text_table)(each) for each in compared]
     # One text, as there mostly is, is not wrapped.
     content = compared[0].to_dict() if len(compared) == 1 else {"texts": [each.to_dict() for each in compared]}
     print_answer(options, content, "\n".join(tables))

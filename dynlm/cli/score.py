@@ -35,6 +35,7 @@ def _score(options: Namespace, config: Config) -> int:
     from dynlm.evaluation.protocol import ArticleOrder
     from dynlm.evaluation.score import ScoreRequest, score
     from dynlm.evaluation.score_path import Output
+    from dynlm.evaluation.tables import text_table
 
     order, output = ArticleOrder(options.order, options.order_seed), Output(name=options.name, force=options.force)
     request = ScoreRequest(options.split, options.articles, order, _memory_file(options), output)
@@ -42,7 +43,7 @@ def _score(options: Namespace, config: Config) -> int:
     comparison, before = compare([scores]), scores.path is not None
     done = f"was scored before: {path} (--force scores it anew)" if before else f"wrote {path}"
     answer = {"file": str(path), "scored_before": before, **comparison.to_dict()}
-    print_answer(options, answer, f"{comparison.to_text()}\n{done}")
+    print_answer(options, answer, f"{text_table(comparison)}\n{done}")
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from dynlm.errors import UserError
 from dynlm.runtime.validation import shortened
@@ -33,3 +34,14 @@ def article_range(text: str | None, count: int, option: str = "articles") -> lis
             raise UserError(f"{what}, which ends before it begins", do="write the lower number first")
         chosen.update(range(low - 1, high))
     return sorted(chosen)
+
+
+def format_ranges(numbers: Iterable[int]) -> str:
+    """Return article numbers, counted from 1, as ``31-60,62``."""
+    ranges: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return ",".join(f"{low}-{high}" if high > low else str(low) for low, high in ranges)

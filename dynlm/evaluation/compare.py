@@ -1,90 +1,30 @@
-"""Variants that read the same text, side by side: sums of nats, divided once, with paired intervals over articles."""
+"""Compare variants that read the same text: sums of nats, divided once, with paired intervals over articles."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
 from dynlm.errors import UserError
-from dynlm.evaluation.overlap import Overlap, overlaps
+from dynlm.evaluation.overlap import overlaps
+from dynlm.evaluation.results import Comparison, Gain, VariantFigures
 from dynlm.evaluation.score_file import Scores
-from dynlm.evaluation.tables import markdown_table, text_table
 from dynlm.runtime.perplexity import perplexity
 from dynlm.runtime.text import printable
 
 _SHOWN_OF_PROTOCOL = ("level", "rule", "cache", "reset", "segment", "statement", "run", "model", "guard")
 
 
-@dataclass(frozen=True)
-class Gain:
-    """Nats per token by which a variant is below the baseline, and the 95 % interval where there is one."""
-
-    nats: float
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True)
-class VariantFigures:
-    """One variant's figures. Each average is the sum of nats divided once; None where its denominator is zero."""
-
-    label: str
-    nats: float
-    nats_per_token: float
-    perplexity_per_token: float | None
-    perplexity_per_word: float | None
-    bits_per_byte: float | None
-    gain: Gain | None
-    """None for the baseline."""
-    overlap: list[Overlap]
-    """Articles of the text that the variant was tuned, learned or picked on."""
-    protocol: dict[str, Any]
-    """Level, rule, reset, segment and the protocol in words, as far as the score file tells them."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Figures of all variants on one text."""
-
-    variants: list[VariantFigures]
-    baseline: int
-    """Index into ``variants``."""
-    tokens: int
-    words: int
-    """Words that start in the text, an end of line counted as one."""
-    bytes: int
-    split: str | None
-    corpus: Any
-    articles: list[dict[str, Any]]
-    """Index in the split (from 0) and title of each article read."""
-    resamples: int
-    seed: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
-        return asdict(self)
-
-    def to_text(self) -> str:
-        """A table of at most 100 columns, with the protocol in words below it."""
-        return text_table(self)
-
-    def to_markdown(self) -> str:
-        """The same as a Markdown table."""
-        return markdown_table(self)
-
-
 def compare(scores: Sequence[Scores], baseline: int | None = None, resamples: int = 2000, seed: int = 0) -> Comparison:
     """Compare variants that read the same tokens.
 
-    ``baseline`` is an index into ``scores``; unset, it is the level-1 variant, else the first. A gain's interval is the
-    95 % percentile interval of a bootstrap that draws articles with replacement, the same ones for both variants, and
-    divides the drawn articles' sums; there is none with fewer than two articles.
-    Raises UserError where two files are of different texts or tokenizers, naming both.
+    ``baseline`` is an index into ``scores``, by default the level-1 variant, else the first. A gain's interval is the
+    95 % percentile interval of a paired bootstrap: articles are drawn with replacement, the same for both variants, and
+    their sums divided; there is none for fewer than two articles. Raises UserError, naming both files, where two are of
+    different texts or tokenizers.
     """
     if not scores:
         raise UserError("nothing to compare", do="name at least one score file")
@@ -92,22 +32,22 @@ def compare(scores: Sequence[Scores], baseline: int | None = None, resamples: in
     base = baseline_of(scores) if baseline is None else baseline
     first = scores[0]
     tokens, words, size = len(first), int(first.words.sum(dtype=np.int64)), int(first.bytes.sum())
-    drawn = drawn_articles(len(first.articles), resamples, seed)
-    labels = unique_labels(scores)
+    counts = bootstrap_counts(len(first.articles), resamples, seed)
+    tokens_A, base_nats_A = np.diff(first.starts), scores[base].sums(scores[base].nats)
     variants = []
-    for index, variant in enumerate(scores):
-        nats = float(variant.nats.sum(dtype=np.float64))
+    for index, (each, label) in enumerate(zip(scores, unique_labels(scores), strict=True)):
+        nats = float(each.nats.sum(dtype=np.float64))
         variants.append(
             VariantFigures(
-                label=labels[index],
+                label=label,
                 nats=nats,
                 nats_per_token=nats / tokens,
                 perplexity_per_token=perplexity(nats, tokens),
                 perplexity_per_word=perplexity(nats, words),
                 bits_per_byte=nats / math.log(2) / size if size else None,
-                gain=None if index == base else _gain(scores[base], variant, drawn),
-                overlap=overlaps(variant.protocol),
-                protocol={key: variant.protocol[key] for key in _SHOWN_OF_PROTOCOL if key in variant.protocol},
+                gain=None if index == base else gain_of(base_nats_A - each.sums(each.nats), tokens_A, counts),
+                overlap=overlaps(each.protocol),
+                protocol={key: each.protocol[key] for key in _SHOWN_OF_PROTOCOL if key in each.protocol},
             )
         )
     return Comparison(
@@ -128,8 +68,7 @@ def check_same_text(scores: Sequence[Scores]) -> None:
     """Raise UserError, naming both files, unless all ``scores`` are of the same tokens of the same text."""
     first = scores[0]
     for other in scores[1:]:
-        difference = _difference(first, other)
-        if difference:
+        if difference := _difference(first, other):
             raise UserError(
                 f"{first.name} and {other.name} cannot be compared: {difference}",
                 do="score the same articles with both variants, and the same tokenizer",
@@ -137,7 +76,7 @@ def check_same_text(scores: Sequence[Scores]) -> None:
 
 
 def baseline_of(scores: Sequence[Scores]) -> int:
-    """Index of the plain level-1 variant (rule ``none``, no cache), else of any level-1 variant, else 0."""
+    """Return the index of the plain level-1 variant (rule ``none``, no cache), else of any of level 1, else 0."""
 
     def rank(index: int) -> tuple[bool, bool]:
         protocol = scores[index].protocol
@@ -149,24 +88,22 @@ def baseline_of(scores: Sequence[Scores]) -> int:
 
 
 def unique_labels(scores: Sequence[Scores]) -> list[str]:
-    """Return the variants' labels; equal ones get the reset policy, the order, the run and at last a number added."""
-    labels = [printable(variant.variant) for variant in scores]
-    for marked in (
-        lambda variant, label: (
-            f"{label}, {printable(str(variant.protocol['reset']))}" if variant.protocol.get("reset") else label
-        ),
-        lambda variant, label: f"{label}, {printable(str(variant.protocol.get('order', 'in order')))}",
-        lambda variant, label: (
-            f"{printable(str(variant.protocol['run']))}: {label}" if variant.protocol.get("run") else label
-        ),
+    """Return the variants' labels, to equal ones of which reset policy, order, run and at last a number are added."""
+    labels = [printable(each.variant) for each in scores]
+    for key, template, default in (
+        ("reset", "{label}, {value}", None),
+        ("order", "{label}, {value}", "in order"),
+        ("run", "{value}: {label}", None),
     ):
-        counts = Counter(labels)
-        told = [marked(variant, label) for variant, label in zip(scores, labels, strict=True)]
-        # A mark that all of the alike share tells none of them apart.
-        apart = {label for label in counts if len({t for t, own in zip(told, labels, strict=True) if own == label}) > 1}
-        labels = [t if own in apart else own for t, own in zip(told, labels, strict=True)]
-    counts = Counter(labels)
-    seen: Counter[str] = Counter()
+        values = [each.protocol.get(key) or default for each in scores]
+        marked = [
+            label if value is None else template.format(label=label, value=printable(str(value)))
+            for label, value in zip(labels, values, strict=True)
+        ]
+        # A mark that all equal labels share tells none of them apart.
+        marks = {label: {m for m, other in zip(marked, labels, strict=True) if other == label} for label in labels}
+        labels = [m if len(marks[label]) > 1 else label for m, label in zip(marked, labels, strict=True)]
+    counts, seen = Counter(labels), Counter[str]()
     for index, label in enumerate(labels):
         if counts[label] > 1:
             seen[label] += 1
@@ -174,39 +111,33 @@ def unique_labels(scores: Sequence[Scores]) -> list[str]:
     return labels
 
 
-def _difference(first: Scores, other: Scores) -> str | None:
-    for key, what in (("tokenizer", "tokenizers"), ("text", "texts")):
-        if first.protocol[key] != other.protocol[key]:
-            return f"their {what} differ"
-    if len(first) != len(other):
-        return f"they hold {len(first)} and {len(other)} tokens"
-    for column, what in (("article", "articles"), ("position", "positions"), ("token", "tokens"), ("words", "words")):
-        rows = np.flatnonzero(getattr(first, column) != getattr(other, column))
-        if len(rows):
-            return f"their {what} differ from row {rows[0]} on"
-    if not np.array_equal(first.bytes, other.bytes):
-        return "their tokens differ in length"
-    return None
-
-
-def drawn_articles(articles: int, resamples: int, seed: int) -> np.ndarray | None:
-    """How often each article is drawn, (resamples, articles), or None where there is nothing to draw."""
+def bootstrap_counts(articles: int, resamples: int, seed: int) -> np.ndarray | None:
+    """Return how often each article is drawn, (resamples, articles); None where there is nothing to resample."""
     if articles < 2 or resamples < 1:
         return None
     return np.random.default_rng(seed).multinomial(articles, np.full(articles, 1 / articles), size=resamples)
 
 
-def gain_of(saved_A: np.ndarray, tokens_A: np.ndarray, drawn: np.ndarray | None) -> Gain:
-    """Sum of the articles' saved nats over the sum of their tokens, with the interval of the ``drawn`` articles.
+def gain_of(saved_A: np.ndarray, tokens_A: np.ndarray, counts: np.ndarray | None) -> Gain:
+    """Return the gain of A articles from their saved nats and their tokens, with the interval of ``counts``.
 
-    There is none where a resample may hold no token at all: with too few articles that have any.
+    There is no interval where a resample may hold no token.
     """
     nats = float(saved_A.sum() / tokens_A.sum())
-    if drawn is None or not (drawn @ tokens_A).all():
+    if counts is None or not (counts @ tokens_A).all():
         return Gain(nats, None, None)
-    low, high = np.percentile((drawn @ saved_A) / (drawn @ tokens_A), [2.5, 97.5])
+    low, high = np.percentile((counts @ saved_A) / (counts @ tokens_A), [2.5, 97.5])
     return Gain(nats, float(low), float(high))
 
 
-def _gain(base: Scores, variant: Scores, drawn: np.ndarray | None) -> Gain:
-    return gain_of(base.sums(base.nats) - variant.sums(variant.nats), np.diff(base.starts), drawn)
+def _difference(first: Scores, other: Scores) -> str | None:
+    for key in ("tokenizer", "text"):
+        if first.protocol[key] != other.protocol[key]:
+            return f"their {key}s differ"
+    if len(first) != len(other):
+        return f"they hold {len(first)} and {len(other)} tokens"
+    for column, name in (("article", "articles"), ("position", "positions"), ("token", "tokens"), ("words", "words")):
+        rows = np.flatnonzero(getattr(first, column) != getattr(other, column))
+        if len(rows):
+            return f"their {name} differ from row {rows[0]} on"
+    return None if np.array_equal(first.bytes, other.bytes) else "their tokens differ in length"

@@ -1,4 +1,4 @@
-"""What memory files hold, and how two of them differ, as numbers and as a table. No model is needed for it."""
+"""Describe memory files and the differences of two, as dictionaries and as text, without a model."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dynlm.adapt.memory_file import About, load_about
+from dynlm.adapt.memory_file import load_about
 from dynlm.errors import UserError
+from dynlm.evaluation.tables import text_rows
 from dynlm.runtime.text import printable
 
 _WEIGHTS = "weights/"
+_SHOWN = ("model", "options", "rule", "tokens", "articles", "unfinished", "content")
 
 
 def show(path: Path) -> dict[str, Any]:
-    """A memory's protocol, how much it has read, and how far each tensor has moved from theta_0 (root mean squares).
+    """Return a memory's protocol, what it has read, and the distance of each tensor from theta_0 (root mean square).
 
     Raises UserError where the file is missing, damaged or no memory.
     """
@@ -25,7 +27,7 @@ def show(path: Path) -> dict[str, Any]:
     return {
         "file": str(path),
         "bytes": path.stat().st_size,
-        **_told(about),
+        **{name: getattr(about, name) for name in _SHOWN},
         "moved": {name: _rms(tensor) for name, tensor in _weights(tensors).items()},
         "restored_exactly": sum(len(t) for name, t in tensors.items() if name.endswith("/at")),
         "parts": sorted({name.partition("/")[0] for name in tensors}),
@@ -33,91 +35,63 @@ def show(path: Path) -> dict[str, Any]:
 
 
 def diff(one: Path, other: Path) -> dict[str, Any]:
-    """How two memories of one model differ: ``equal`` to the bit or not, and how far apart the weights are (root mean
-    squares, to the rounding of differences). Raises UserError where they are of two models."""
+    """Return how two memories of one model differ: whether they are ``equal`` bit for bit, and their weights' distance.
+
+    The distance ``apart`` is the root mean square of each tensor. Raises UserError for memories of two models.
+    """
     (about_1, tensors_1), (about_2, tensors_2) = load_about(one), load_about(other)
     if about_1.model != about_2.model:
         raise UserError("these memories are of two models", f"{one}, {other}", "name two of one model")
     weights_1, weights_2 = _weights(tensors_1), _weights(tensors_2)
     if any(weights_1[name].shape != weights_2[name].shape for name in weights_1.keys() & weights_2.keys()):
         raise UserError("these memories are of one model, but not of its shapes", f"{one}, {other}")
-    apart = {}
-    for name in [*weights_1, *(name for name in weights_2 if name not in weights_1)]:
-        # A memory that has read nothing is at theta_0.
-        first, second = (weights.get(name, torch.zeros(())) for weights in (weights_1, weights_2))
-        apart[name] = _rms(first - second)
-    equal = tensors_1.keys() == tensors_2.keys() and all(
-        torch.equal(tensors_1[name], tensors_2[name]) for name in tensors_1
-    )
-    changed = sorted(
-        k for k in about_1.options.keys() | about_2.options.keys() if _option(about_1, k) != _option(about_2, k)
-    )
+    equal = tensors_1.keys() == tensors_2.keys() and all(torch.equal(t, tensors_2[n]) for n, t in tensors_1.items())
+    options = {
+        name: [about_1.options.get(name), about_2.options.get(name)]
+        for name in sorted(about_1.options.keys() | about_2.options.keys())
+    }
+    zero = torch.zeros(())  # a memory without the tensor is at theta_0
     return {
         "files": [str(one), str(other)],
         "equal": equal and about_1.unfinished == about_2.unfinished,
         "tokens": [about_1.tokens, about_2.tokens],
         "articles": [about_1.articles, about_2.articles],
-        "options": {name: [_option(about_1, name), _option(about_2, name)] for name in changed},
-        "apart": apart,
+        "options": {name: pair for name, pair in options.items() if pair[0] != pair[1]},
+        "apart": {n: _rms(weights_1.get(n, zero) - weights_2.get(n, zero)) for n in {**weights_1, **weights_2}},
     }
 
 
 def as_text(shown: dict[str, Any]) -> str:
-    """What ``show`` tells, for a terminal."""
-    file, model = printable(shown["file"]), printable(shown["model"])
+    """Return the result of ``show`` for a terminal."""
+    options = {name: shown["options"].get(name) for name in ("rule", "reset", "segment")}
+    reading = ", ".join(printable(f"{name} {value}") for name, value in options.items() if value is not None)
     unfinished = "" if shown["unfinished"] is None else "; the last is unfinished, and its end is kept as text"
     return "\n".join(
         [
-            f"{file}: {_reading(shown)}, of model {model}, {shown['bytes']:,} bytes",
+            f"{printable(shown['file'])}: {reading}, of model {printable(shown['model'])}, {shown['bytes']:,} bytes",
             f"has read {shown['tokens']:,} tokens of {shown['articles']:,} articles{unfinished}",
             *_table("moved from the static parameters (root mean square)", shown["moved"]),
         ]
     )
 
 
-def diff_as_text(told: dict[str, Any]) -> str:
-    """What ``diff`` tells, for a terminal."""
-    read = zip(told["files"], told["tokens"], told["articles"], strict=True)
+def diff_as_text(found: dict[str, Any]) -> str:
+    """Return the result of ``diff`` for a terminal."""
+    read = zip(found["files"], found["tokens"], found["articles"], strict=True)
     rows = [f"{printable(file)}: {tokens:,} tokens of {articles:,} articles" for file, tokens, articles in read]
-    rows += [printable(f"memory.{name}: {one!r}, {other!r}") for name, (one, other) in told["options"].items()]
-    if told["equal"]:
+    rows += [printable(f"memory.{name}: {one!r}, {other!r}") for name, (one, other) in found["options"].items()]
+    if found["equal"]:
         return "\n".join([*rows, "equal to the bit"])
-    return "\n".join([*rows, *_table("apart (root mean square)", told["apart"])])
-
-
-def _told(about: About) -> dict[str, Any]:
-    return {
-        "model": about.model,
-        "options": about.options,
-        "rule": about.rule,
-        "tokens": about.tokens,
-        "articles": about.articles,
-        "unfinished": about.unfinished,
-        "content": about.content,
-    }
-
-
-def _reading(shown: dict[str, Any]) -> str:
-    options = shown["options"]
-    told = [printable(f"{name} {options[name]}") for name in ("rule", "reset", "segment") if name in options]
-    return ", ".join(told)
+    return "\n".join([*rows, *_table("apart (root mean square)", found["apart"])])
 
 
 def _table(heading: str, values: dict[str, float]) -> list[str]:
-    if not values:
-        return ["no weights have moved"]
-    names = [printable(name) for name in values]
-    width = max(map(len, names))
-    rows = zip(names, values.values(), strict=True)
-    return [f"{heading}:", *(f"  {name:{width}}  {value:.3g}" for name, value in rows)]
-
-
-def _option(about: About, name: str) -> Any:
-    return about.options.get(name)
+    rows = [(f"  {printable(name)}", f"{value:.3g}") for name, value in values.items()]
+    return [f"{heading}:", *text_rows(rows, left=2)] if rows else ["no weights have moved"]
 
 
 def _weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Each dynamic tensor's difference from theta_0."""
+    """Return each dynamic tensor's difference from theta_0."""
     ends = ("/at", "/is")
     return {n[len(_WEIGHTS) :]: t for n, t in tensors.items() if n.startswith(_WEIGHTS) and not n.endswith(ends)}
 

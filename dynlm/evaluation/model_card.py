@@ -17,6 +17,7 @@ from dynlm.adapt.options import LearnedRuleOptions
 from dynlm.errors import UserError
 from dynlm.evaluation.compare import compare
 from dynlm.evaluation.score_file import Scores, read_scores, scores_of_run
+from dynlm.evaluation.tables import markdown_table
 from dynlm.run.folder import TrainedModel, memory_path
 from dynlm.runtime.parsing import read_json
 from dynlm.runtime.perplexity import format_perplexity
@@ -130,7 +131,7 @@ def _figures(paths: Sequence[Path]) -> list[str]:
         comparison = compare(variants, resamples=_RESAMPLES)
         titles = [markdown_code(str(article["title"])) for article in comparison.articles[:_TITLES_SHOWN]]
         more = len(comparison.articles) - len(titles)
-        parts.append(comparison.to_markdown().rstrip())
+        parts.append(markdown_table(comparison).rstrip())
         parts.append(f"Articles: {', '.join(titles)}{f' and {more} more' if more else ''}.")
     return parts or ["Nothing was scored yet."]
 

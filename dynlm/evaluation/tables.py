@@ -1,55 +1,71 @@
-"""A comparison as a table: plain text for the terminal, Markdown for a page."""
+"""Tables in plain text and in Markdown, and a comparison as either."""
 
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
+from dynlm.data.article_range import format_ranges
 from dynlm.evaluation.overlap import overlap_notes
+from dynlm.evaluation.results import Comparison, Gain, VariantFigures
 from dynlm.runtime.text import markdown, printable
-
-if TYPE_CHECKING:
-    from dynlm.evaluation.compare import Comparison, Gain, VariantFigures
 
 WIDTH = 100
 HEADINGS = ("variant", "nats/token", "ppl/token", "ppl/word", "bits/byte", "gain, nats/token [95 %]")
 
 
-def text_table(comparison: Comparison) -> str:
-    """The comparison in at most 100 columns; a long label goes on in the next line."""
-    rows = [(variant.label, *figures_of(variant)) for variant in comparison.variants]
-    widths = [max(len(row[column]) for row in (HEADINGS, *rows)) for column in range(len(HEADINGS))]
-    widths[0] = min(widths[0], WIDTH - sum(widths[1:]) - 2 * (len(widths) - 1))
-    lines = []
-    for row in (HEADINGS, *rows):
-        label = textwrap.wrap(row[0], widths[0]) or [""]
-        cells = [label[0].ljust(widths[0])] + [
-            cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)
+def align(rows: Sequence[Sequence[str]], left: int = 1) -> list[list[str]]:
+    """Pad the cells of each column to one width; the first ``left`` columns are aligned to the left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        [
+            cell.ljust(width) if n < left else cell.rjust(width)
+            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
-        lines.append("  ".join(cells).rstrip())
-        lines.extend(label[1:])
-        if row is HEADINGS:
-            lines.append("  ".join("-" * width for width in widths))
-    notes = [textwrap.fill(note, WIDTH) for note in notes_of(comparison)]
-    return "\n".join([*lines, "", *notes]) + "\n"
+        for row in rows
+    ]
+
+
+def text_rows(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """Return the rows of a table in plain text, one line each."""
+    return ["  ".join(cells).rstrip() for cells in align(rows, left)]
+
+
+def markdown_rows(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """Return the lines of a Markdown table, aligned in a terminal too; the first row holds the headings."""
+    headings, *cells = align(rows, left)
+    rule = ["-" * len(cell) if n < left else "-" * (len(cell) - 1) + ":" for n, cell in enumerate(headings)]
+    return [f"| {' | '.join(row)} |" for row in (headings, rule, *cells)]
+
+
+def text_table(comparison: Comparison) -> str:
+    """Return a comparison in at most 100 columns; a long label continues on the next line."""
+    figures = [figures_of(each) for each in comparison.variants]
+    room = WIDTH - sum(2 + max(map(len, column)) for column in zip(HEADINGS[1:], *figures, strict=True))
+    blank = ("",) * len(HEADINGS[1:])
+    rows: list[tuple[str, ...]] = [HEADINGS, ("",) * len(HEADINGS)]
+    for each, cells in zip(comparison.variants, figures, strict=True):
+        label, *more = textwrap.wrap(each.label, room) or [""]
+        rows += [(label, *cells), *((line, *blank) for line in more)]
+    lines = text_rows(rows)
+    lines[1] = "  ".join("-" * len(cell) for cell in align(rows)[0])
+    return "\n".join([*lines, "", *(textwrap.fill(note, WIDTH) for note in notes_of(comparison))]) + "\n"
 
 
 def markdown_table(comparison: Comparison) -> str:
-    """The comparison as a Markdown table, the baseline's label in italics."""
-    lines = [
-        "| " + " | ".join(HEADINGS) + " |",
-        "| --- | " + " | ".join(["---:"] * (len(HEADINGS) - 1)) + " |",
-    ]
-    for index, variant in enumerate(comparison.variants):
-        label = markdown(variant.label)
-        label = f"*{label}*" if index == comparison.baseline and len(comparison.variants) > 1 else label
-        lines.append("| " + " | ".join((label, *figures_of(variant))) + " |")
-    notes = [markdown(note) for note in notes_of(comparison)]
-    return "\n".join([*lines, "", "  \n".join(notes)]) + "\n"
+    """Return a comparison as a Markdown table, the baseline's label in italics."""
+    rows: list[tuple[str, ...]] = [HEADINGS]
+    for index, each in enumerate(comparison.variants):
+        label = markdown(each.label)
+        is_base = index == comparison.baseline and len(comparison.variants) > 1
+        rows.append((f"*{label}*" if is_base else label, *figures_of(each)))
+    notes = "  \n".join(markdown(note) for note in notes_of(comparison))
+    return "\n".join([*markdown_rows(rows), "", notes]) + "\n"
 
 
 def figures_of(variant: VariantFigures) -> tuple[str, ...]:
-    """One variant's row without its label, as every table prints it."""
+    """Return one variant's row without its label, as every table prints it."""
     return (
         f"{variant.nats_per_token:.4f}",
         _perplexity(variant.perplexity_per_token),
@@ -60,13 +76,11 @@ def figures_of(variant: VariantFigures) -> tuple[str, ...]:
 
 
 def _perplexity(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.1f}" if value < 1e7 else f"{value:.1e}"
+    return "-" if value is None else f"{value:.1f}" if value < 1e7 else f"{value:.1e}"
 
 
 def gain_cell(gain: Gain | None) -> str:
-    """A gain with its interval, as far as there is one."""
+    """Return a gain with its interval, where there is one."""
     if gain is None:
         return "-"
     if gain.low is None or gain.high is None:
@@ -75,7 +89,7 @@ def gain_cell(gain: Gain | None) -> str:
 
 
 def notes_of(comparison: Comparison) -> list[str]:
-    """The protocol in words: what was read, what the gain is, and how each variant read."""
+    """Describe the text, the gain, and each variant's protocol, overlap with tuning articles and rejected updates."""
     count = len(comparison.articles)
     split = f"{printable(str(comparison.split))}, " if comparison.split else ""
     notes = [
@@ -83,48 +97,45 @@ def notes_of(comparison: Comparison) -> list[str]:
         f"{comparison.tokens:,} tokens, {comparison.words:,} words with ends of line, {comparison.bytes:,} bytes."
     ]
     if len(comparison.variants) > 1:
-        base = comparison.variants[comparison.baseline].label
-        interval = (
-            f"; paired bootstrap over articles, {comparison.resamples:,} resamples, seed {comparison.seed}"
-            if any(variant.gain and variant.gain.low is not None for variant in comparison.variants)
-            else "; no interval: it takes two articles"
-        )
-        notes.append(f"Gain: nats per token below {base}{interval}.")
+        interval = "; no interval: it takes two articles"
+        if any(each.gain and each.gain.low is not None for each in comparison.variants):
+            interval = f"; paired bootstrap over articles, {comparison.resamples:,} resamples, seed {comparison.seed}"
+        notes.append(f"Gain: nats per token below {comparison.variants[comparison.baseline].label}{interval}.")
     readings: dict[str, list[str]] = {}
-    for variant in comparison.variants:
-        readings.setdefault(_reading(variant.protocol), []).append(variant.label)
-    for reading, variants in readings.items():
+    for each in comparison.variants:
+        readings.setdefault(_reading(each.protocol), []).append(each.label)
+    for reading, labels in readings.items():
         if reading:
-            notes.append(reading if len(readings) == 1 else f"{', '.join(variants)}: {reading}")
-    for variant in comparison.variants:
-        notes += [f"{variant.label}: {note}." for note in overlap_notes(variant.overlap)]
+            notes.append(reading if len(readings) == 1 else f"{', '.join(labels)}: {reading}")
+    for each in comparison.variants:
+        notes += [f"{each.label}: {note}." for note in overlap_notes(each.overlap)]
     titles = {article["index"]: article["title"] for article in comparison.articles}
-    for variant in comparison.variants:
-        if met := guard_note(variant.protocol, titles):
-            notes.append(f"{variant.label}: {met}")
+    for each in comparison.variants:
+        if note := update_filter_note(each.protocol, titles):
+            notes.append(f"{each.label}: {note}")
     return notes
 
 
-def guard_note(protocol: dict[str, Any], titles: dict[int, str]) -> str:
-    """What a variant's guard met, in words; empty where it met nothing."""
-    guard = protocol.get("guard")
-    if not isinstance(guard, dict):
+def update_filter_note(protocol: dict[str, Any], titles: dict[int, str]) -> str:
+    """Describe what a variant's update filter rejected; empty where it rejected nothing."""
+    counts = protocol.get("guard")
+    if not isinstance(counts, dict):
         return ""
-    refused, first = guard.get("refused") or {}, guard.get("first") or {}
+    first = counts.get("first") or {}
 
     def where(kind: str) -> str:
-        place = first.get(kind)
-        if place is None:
+        if (at := first.get(kind)) is None:
             return ""
-        title = printable(titles.get(place["article"], ""))
-        return f", first in article {place['article'] + 1} {title!r}, segment {place['segment'] + 1}"
+        title = printable(titles.get(at["article"], ""))
+        return f", first in article {at['article'] + 1} {title!r}, segment {at['segment'] + 1}"
 
-    met = [f"{count:,} updates of {printable(name)} not taken{where(name)}" for name, count in refused.items()]
-    if restored := guard.get("restored"):
-        met.append(f"{restored:,} times back to the static weights{where('memory')}")
-    if rescored := guard.get("rescored_tokens"):
-        met.append(f"{rescored:,} tokens scored by level 1, since the memory gave them no probability")
-    return f"the guard found {'; '.join(met)}. No token is lost." if met else ""
+    refused = counts.get("refused") or {}
+    events = [f"{count:,} updates of {printable(name)} rejected{where(name)}" for name, count in refused.items()]
+    if restored := counts.get("restored"):
+        events.append(f"{restored:,} times reset to the static weights{where('memory')}")
+    if rescored := counts.get("rescored_tokens"):
+        events.append(f"{rescored:,} tokens scored by level 1, to which the dynamic weights gave no probability")
+    return f"update filter: {'; '.join(events)}. No token is lost." if events else ""
 
 
 def _reading(protocol: dict[str, Any]) -> str:
@@ -134,12 +145,6 @@ def _reading(protocol: dict[str, Any]) -> str:
 
 
 def _ranges(articles: list[dict[str, Any]]) -> str:
-    """Articles counted from 1, as ``31-60, 62``."""
-    ranges: list[list[int]] = []
-    for number in (article["index"] + 1 for article in articles):
-        if ranges and number == ranges[-1][1] + 1:
-            ranges[-1][1] = number
-        else:
-            ranges.append([number, number])
-    shown = [f"{low}-{high}" if high > low else str(low) for low, high in ranges]
+    """Return articles counted from 1, as ``31-60, 62``; many ranges are shortened."""
+    shown = format_ranges(article["index"] + 1 for article in articles).split(",")
     return ", ".join(shown if len(shown) <= 6 else [*shown[:5], "...", shown[-1]])

@@ -20,7 +20,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 
 from dynlm.evaluation.compare import compare
 from dynlm.evaluation.score_file import Scores
-from dynlm.evaluation.tables import notes_of
+from dynlm.evaluation.tables import notes_of, text_table
 from dynlm.report.curves import TITLES, plot_difference, plot_memory, plot_position
 from dynlm.report.fewshot_results import FewShot, Table
 from dynlm.report.heatmap import HeatMapData, heatmap_data, heatmap_figure, heatmap_page
@@ -92,7 +92,7 @@ class Levels:
         return render_table(replace(levels_table(comparison), note=" ".join(notes_of(comparison))))
 
     def __str__(self) -> str:
-        return compare(self.scores).to_text()
+        return text_table(compare(self.scores))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dynlm.evaluation.compare import Gain, drawn_articles, gain_of
+from dynlm.evaluation.compare import bootstrap_counts, gain_of
+from dynlm.evaluation.results import Gain
 from dynlm.evaluation.score_file import Scores
 from dynlm.report.words import Words, find_words
 
@@ -49,7 +50,7 @@ def class_gains(lower: Scores, higher: Scores, resamples: int = 2000, seed: int 
     """
     words = find_words(lower)
     lower_N, higher_N = lower.nats.astype(np.float64), higher.nats.astype(np.float64)
-    drawn = drawn_articles(len(lower.articles), resamples, seed)
+    drawn = bootstrap_counts(len(lower.articles), resamples, seed)
     return [
         ClassGain(
             division,

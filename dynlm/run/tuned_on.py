@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dynlm.adapt.options import MemoryOptions
+from dynlm.data.article_range import format_ranges
 from dynlm.data.articles import source_name
 from dynlm.data.options import CorpusOptions
 from dynlm.data.tokenised_split import TokenisedSplit
@@ -28,20 +29,9 @@ def record(
         "how": how,
         "corpus": source_name(corpus),
         "split": split,
-        "articles": ranges(int(index) + 1 for index in indices),
+        "articles": format_ranges(int(index) + 1 for index in indices),
         "split_text": text.fingerprint,
     }
-
-
-def ranges(numbers: Iterable[int]) -> str:
-    """Articles counted from 1, as ``31-60,62``."""
-    found: list[list[int]] = []
-    for number in sorted(set(numbers)):
-        if found and number == found[-1][1] + 1:
-            found[-1][1] = number
-        else:
-            found.append([number, number])
-    return ",".join(f"{low}-{high}" if high > low else str(low) for low, high in found)
 
 
 def records_of(held: Mapping[str, Any], what: str, how: str) -> list[dict[str, Any]]:
@@ -54,7 +44,7 @@ def records_of(held: Mapping[str, Any], what: str, how: str) -> list[dict[str, A
         return [dict(one) for one in kept]
     told: dict[str, Any] = {"what": what, "how": how, "articles": None}
     if isinstance(articles, list) and all(isinstance(number, int) for number in articles):
-        told |= {"corpus": held.get("corpus"), "split": held.get("split"), "articles": ranges(articles)}
+        told |= {"corpus": held.get("corpus"), "split": held.get("split"), "articles": format_ranges(articles)}
     return [told]
 
 

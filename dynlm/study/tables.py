@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from dynlm.evaluation.compare import Gain
+from dynlm.evaluation.results import Gain
 from dynlm.evaluation.tables import figures_of, gain_cell
 from dynlm.runtime.text import csv_field, markdown
 from dynlm.study.results import Results, Row

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynlm.errors import UserError
-from dynlm.evaluation.compare import baseline_of, compare, drawn_articles, gain_of, unique_labels
+from dynlm.evaluation.compare import baseline_of, bootstrap_counts, compare, gain_of, unique_labels
 from dynlm.evaluation.score_file import Scores
+from dynlm.evaluation.tables import markdown_table, text_table
 from tests.readings import reading
 
 
@@ -93,7 +94,7 @@ def test_one_article_has_no_interval():
     result = compare(variants)
     gain = result.variants[1].gain
     assert gain is not None and gain.low is None and gain.high is None
-    assert "two articles" in result.to_text()
+    assert "two articles" in text_table(result)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +150,7 @@ def test_one_rule_under_two_reset_policies_is_told_apart_by_them():
 def test_the_table_fits_100_columns_and_tells_the_protocol():
     variants = reading(articles=4, variants=("level 1", "rms", "a label that is far too long for " * 3), tokens=80)
     variants[0] = relabelled(variants[0], statement="word " * 100)
-    text = compare(variants).to_text()
+    text = text_table(compare(variants))
     assert max(map(len, text.splitlines())) <= 100
     assert text.count("far too long") >= 2
     unwrapped = " ".join(text.split())
@@ -161,7 +162,7 @@ def test_the_table_fits_100_columns_and_tells_the_protocol():
 
 def test_markdown_is_one_table_whatever_the_labels_hold():
     variants = reading(articles=2, variants=("level 1", "a|b <c>\nd"), tokens=60)
-    lines = compare(variants).to_markdown().splitlines()
+    lines = markdown_table(compare(variants)).splitlines()
     table = [line for line in lines if line.startswith("|")]
     assert len(table) == 4
     assert r"a\|b \<c\> d" in table[3]
@@ -181,7 +182,7 @@ def test_a_text_without_words_or_bytes_has_no_such_figures():
     one = small("level 1", [1] * 6)
     result = compare([replace(one, words=np.zeros(6, dtype=np.int16), surface=[b""] * 6)])
     assert result.variants[0].perplexity_per_word is None and result.variants[0].bits_per_byte is None
-    assert "-" in result.to_text()
+    assert "-" in text_table(result)
 
 
 def test_nothing_to_compare_is_an_error():
@@ -197,10 +198,10 @@ ANY = st.text(st.characters(exclude_categories=()), min_size=1, max_size=30)
 def test_no_name_steers_a_terminal_or_breaks_out_of_a_table(variant: str, title: str, statement: str) -> None:
     named = relabelled(small("rms", [1, 2, 2, 1, 1, 2], level=2), variant=variant, statement=statement)
     result = compare([small("level 1", [1, 2, 3, 2, 1, 3]), named], resamples=10)
-    for text in (result.to_text(), result.to_markdown()):
+    for text in (text_table(result), markdown_table(result)):
         text.encode("utf-8")
         assert all(letter.isprintable() or letter in "\n\u200c\u200d" for letter in text)
-    table = result.to_markdown().split("\n\n")[0].splitlines()
+    table = markdown_table(result).split("\n\n")[0].splitlines()
     assert len(table) == 4
     # As many cells in each row, however many bars a name has: those of names are escaped.
     assert {len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in table} == {7}
@@ -208,7 +209,7 @@ def test_no_name_steers_a_terminal_or_breaks_out_of_a_table(variant: str, title:
 
 def test_the_interval_holds_the_middle_95_of_a_hundred_resamples():
     rng = np.random.default_rng(0)
-    saved, tokens, drawn = rng.normal(size=40), np.full(40, 10), drawn_articles(40, 2000, 1)
+    saved, tokens, drawn = rng.normal(size=40), np.full(40, 10), bootstrap_counts(40, 2000, 1)
     gain = gain_of(saved, tokens, drawn)
     resampled = (drawn @ saved) / (drawn @ tokens)
     assert np.mean(resampled < gain.low) == pytest.approx(0.025, abs=0.001)

@@ -40,10 +40,10 @@ def test_a_card_has_the_runs_own_figures(tuned_copy: Run) -> None:
     matter = yaml.safe_load(card.split("---\n", 2)[1])
     assert matter["library_name"] == "dynlm"
     for variant in compare(scores).variants:
-        assert " | ".join(figures_of(variant)[:4]) in card
+        assert "|".join(figures_of(variant)[:4]) in card.replace(" ", "")
     for told in (f"{trained.card['parameters']:,}", f"{trained.card['valid_nats_per_token']:.4f}", trained.fingerprint):
         assert told in card
-    assert re.search(r"^\| rms \| stream \| \d", card, re.MULTILINE)
+    assert re.search(r"^\| rms +\| stream +\| \d", card, re.MULTILINE)
     assert "Learned: ` meta-stream `" in card
     assert scores[0].title(0) in card
     assert str(tuned_copy.corpus) not in card.replace(str(scores[0].protocol["corpus"]), "")

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from dynlm.cli.app import main
+from dynlm.data.article_range import format_ranges
 from dynlm.evaluation.compare import compare
 from dynlm.evaluation.overlap import overlap_notes, overlaps, tuned_notes, tuned_records
 from dynlm.evaluation.score_file import Scores, read_scores
+from dynlm.evaluation.tables import text_table
 from dynlm.report.page import report_run
-from dynlm.run.tuned_on import ranges
 from dynlm.train.config import Config
 from dynlm.train.gate import train_gate
 from tests.tiny import Run, scored, with_memory
@@ -39,7 +40,7 @@ def test_records_are_those_of_the_tuning_whatever_the_options_say_now(tuned_copy
     tuned = json.loads((tuned_copy.folder / "memory" / "tuned.json").read_text())["rms"]["stream"]["articles"]
     _, scores = read_by(tuned_copy, of_other_options(tuned_copy.config, rule="rms"))
     (record,) = scores.protocol["tuned_on"]
-    assert (record["split"], record["articles"]) == ("valid", ranges(tuned))
+    assert (record["split"], record["articles"]) == ("valid", format_ranges(tuned))
     assert overlaps(scores.protocol) == [{"what": "rates", "how": "tuned", "articles": len(tuned), "of": 6}]
 
 
@@ -96,7 +97,7 @@ def test_it_is_said_by_score_compare_and_the_page(
     page = report_run([level_1, path], tmp_path / "report.html").read_text()
     assert note in page and "rates tuned on valid, articles" in page
     clean = compare([read_by(tuned_copy, config, "valid", "4-6")[1]])
-    assert "among those" not in clean.to_text()
+    assert "among those" not in text_table(clean)
 
 
 def test_older_files_and_runs_are_understood(tuned_copy: Run) -> None:

@@ -24,6 +24,7 @@ from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.evaluation.checks.protocol import nats_of
 from dynlm.evaluation.compare import compare
 from dynlm.evaluation.score_file import read_scores, write_scores
+from dynlm.evaluation.tables import text_table
 from dynlm.fewshot.results import EpisodeScores
 from dynlm.fewshot.results import read_scores as read_fewshot
 from dynlm.fewshot.results import write_scores as write_fewshot
@@ -181,7 +182,7 @@ def shown(paths: Sequence[Path]) -> None:
     """All that is made of score files, of those that can be read."""
     variants = [scores for path in paths if (scores := tried(lambda path=path: read_scores(path))) is not None]
     if len(variants) == 2:
-        tried(lambda: compare(variants, resamples=5).to_text())
+        tried(lambda: text_table(compare(variants, resamples=5)))
         tried(lambda: heatmap_page(heatmap_data(*variants)))
         tried(lambda: report_page(variants, resamples=5))
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from dynlm.errors import UserError
 from dynlm.evaluation.compare import compare
-from dynlm.evaluation.tables import figures_of
+from dynlm.evaluation.tables import figures_of, text_table
 from dynlm.report.notebook import (
     DifferenceCurve,
     HeatMap,
@@ -37,7 +37,7 @@ def test_the_table_holds_every_figure(variants):
     for each in compare(variants).variants:
         for figure in figures_of(each):
             assert f"<td>{html.escape(figure)}</td>" in shown
-    assert str(Levels(variants)) == compare(variants).to_text()
+    assert str(Levels(variants)) == text_table(compare(variants))
 
 
 @pytest.mark.parametrize("part", [DifferenceCurve, PositionCurves])
