@@ -157,12 +157,6 @@ def monospace(texts: Iterable[str] = ()) -> list[str]:
     return _with_fallbacks(["DejaVu Sans Mono", "DejaVu Sans"], texts)
 
 
-def drawable(text: str, family: Iterable[str]) -> str:
-    """Return ``text`` with a white square for each character that no font of ``family`` has."""
-    missing = _missing([text], family)
-    return "".join("\N{WHITE SQUARE}" if letter in missing else letter for letter in text)
-
-
 def warn_of_missing(texts: Iterable[str], do: str) -> None:
     """Print one line on standard error that names the characters of ``texts`` that no font has, and what to ``do``."""
     texts = list(texts)

@@ -11,16 +11,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from rich.cells import cell_len
 
 from dynlm.errors import UserError
 from dynlm.evaluation.overlap import overlap_notes, overlaps
 from dynlm.evaluation.score_file import Scores
-from dynlm.report.drawing import FAINT, INK, drawable, drawing, monospace, save_figure, short, warn_of_missing
+from dynlm.report.drawing import FAINT, INK, drawing, monospace, save_figure, short, warn_of_missing
 from dynlm.report.html import render_page, write_page
 from dynlm.report.passages import Passage, Request, select_passages
 from dynlm.report.scale import Step, colour_map, limit_of, step_of
 from dynlm.report.score_set import ScoreSet
-from dynlm.report.token_cells import Cell, PlacedCell, lay_out, token_cells
+from dynlm.report.token_cells import Cell, token_cells, wrap_cells
 from dynlm.report.words import find_words
 from dynlm.runtime.text import printable
 
@@ -131,11 +132,9 @@ def heatmap_figure(data: HeatMapData, path: Path) -> list[Path]:
     data = replace(data, lower=short(data.lower, 32), higher=short(data.higher, 32))
     texts = _texts(data)
     family = monospace(texts)
-    laid_out = [
-        lay_out((replace(cell, text=drawable(cell.text, family)) for cell in passage.cells), _COLUMNS)
-        for passage in data.passages
-    ]
-    height = 92 + sum(56 + _LINE_HEIGHT * len(lines) for lines in laid_out)
+    # The style of a cell's text is its index.
+    wrapped = [wrap_cells(each.cells, _COLUMNS, map(str, range(len(each.cells)))) for each in data.passages]
+    height = 92 + sum(56 + _LINE_HEIGHT * len(lines) for lines in wrapped)
     explanation = (
         f"Blue, solid line: {data.higher} loses fewer nats on the token. Red, dotted line: it loses more. "
         "Each token was scored before the weights were updated on it."
@@ -149,13 +148,15 @@ def heatmap_figure(data: HeatMapData, path: Path) -> list[Path]:
         axes.text(0, 25, explanation, fontsize=8.5, va="top", color=FAINT)
         _draw_colour_bar(figure, height, data)
         y = 92.0
-        for passage, lines in zip(data.passages, laid_out, strict=True):
+        for passage, lines in zip(data.passages, wrapped, strict=True):
             axes.text(0, y, short(passage.heading, 80), fontsize=10, weight="bold", va="top")
             axes.text(0, y + 15, data.caption(passage), fontsize=8.5, va="top", color=FAINT)
             y += 34
             for line in lines:
-                for placed in line:
-                    _draw_cell(axes, placed, y, data.step(placed.cell), family)
+                for span in line.spans:
+                    x = cell_len(line.plain[: span.start]) * _LETTER
+                    step = data.step(passage.cells[int(str(span.style))])
+                    _draw_cell(axes, (x, y), line.plain[span.start : span.end], step, family)
                 y += _LINE_HEIGHT
             y += 22
         return save_figure(figure, path)
@@ -188,15 +189,13 @@ def _draw_colour_bar(figure: Figure, height: float, data: HeatMapData) -> None:
     bar.text(1 + 14 / width, 0.5, meaning, transform=bar.transAxes, va="center", color=INK)
 
 
-def _draw_cell(axes: Axes, placed: PlacedCell, y: float, step: Step, family: list[str]) -> None:
-    """Draw a cell in the line at ``y``: its box, its letters, and a line, solid for a gain and dotted for a loss."""
-    x, width = placed.column * _LETTER, placed.width * _LETTER
-    background, letters = step.light
-    box = Rectangle((x, y), width, 1.36 * _FONT_SIZE, facecolor=background, edgecolor="white", linewidth=0.5)
+def _draw_cell(axes: Axes, corner: tuple[float, float], text: str, step: Step, family: list[str]) -> None:
+    """Draw a cell's text on its colour, above a line that is solid for a gain and dotted for a loss."""
+    (x, y), width, (background, letters) = corner, cell_len(text) * _LETTER, step.light
+    box = Rectangle(corner, width, 1.36 * _FONT_SIZE, facecolor=background, edgecolor="white", linewidth=0.5)
     axes.add_patch(box)
-    axes.text(x, y + 0.98 * _FONT_SIZE, placed.text, family=family, fontsize=_FONT_SIZE, color=letters, va="baseline")
+    axes.text(x, y + 0.98 * _FONT_SIZE, text, family=family, fontsize=_FONT_SIZE, color=letters, va="baseline")
     if step.thickness:
-        style = "solid" if step.index > 0 else (0, (1, 1.2))
-        caps: dict[str, Any] = {"solid_capstyle": "butt", "dash_capstyle": "butt"}
-        ends, height = [x + 0.8, x + width - 0.8], y + 1.2 * _FONT_SIZE
-        axes.plot(ends, [height, height], color=letters, linewidth=0.45 * step.thickness, linestyle=style, **caps)
+        style: Any = "solid" if step.index > 0 else (0, (1, 1.2))
+        line = {"color": letters, "linewidth": 0.45 * step.thickness, "linestyle": style}
+        axes.hlines(y + 1.2 * _FONT_SIZE, x + 0.8, x + width - 0.8, **line)

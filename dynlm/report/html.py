@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from dynlm.report.csp import content_security_policy
 from dynlm.report.fewshot_results import Table
-from dynlm.report.scale import steps
+from dynlm.report.scale import all_steps
 from dynlm.runtime.files import atomic_write
 
 _FOLDER = Path(__file__).parent
@@ -25,7 +25,7 @@ _TEMPLATES = jinja2.Environment(
     lstrip_blocks=True,
     undefined=jinja2.StrictUndefined,
 )
-_TEMPLATES.globals["steps"] = steps()
+_TEMPLATES.globals["steps"] = all_steps()
 
 
 def source(name: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -38,17 +38,30 @@ class _Figure:
     """A figure of score files that displays itself as an image with its SVG inside, so that no names can clash."""
 
     scores: Sequence[Scores]
+    _draw: ClassVar[Callable[[ScoreSet, Path], list[Path]]]
     _alt: ClassVar[str]
 
     def save(self, stem: Path) -> list[Path]:
         """Write ``stem``.png and .svg. Returns what was written. Raises UserError as the function that draws it."""
-        raise NotImplementedError
+        return type(self)._draw(ScoreSet(self.scores), Path(stem))
 
     def _repr_html_(self) -> str:
         with tempfile.TemporaryDirectory() as folder:
             _, svg = self.save(Path(folder) / "figure")
             address = f"data:image/svg+xml;base64,{base64.b64encode(svg.read_bytes()).decode('ascii')}"
         return f'<img src="{address}" alt="{escape(self._alt)}" style="max-width: 100%">'
+
+
+class PositionCurves(_Figure):
+    """Loss against the position in the article, with bands."""
+
+    _draw, _alt = plot_position, TITLES["position"]
+
+
+class MemoryCurves(_Figure):
+    """Distance from the static weights and resets along the text, of the variants whose score files record them."""
+
+    _draw, _alt = plot_memory, TITLES["memory"]
 
 
 @dataclass(frozen=True)
@@ -60,25 +73,8 @@ class DifferenceCurve(_Figure):
     window: int | None = None
 
     def save(self, stem: Path) -> list[Path]:
+        """Write ``stem``.png and .svg. Returns what was written. Raises UserError as ``curves.plot_difference``."""
         return plot_difference(ScoreSet(self.scores), Path(stem), self.window, self.pairs)
-
-
-class PositionCurves(_Figure):
-    """Loss against the position in the article, with bands."""
-
-    _alt = TITLES["position"]
-
-    def save(self, stem: Path) -> list[Path]:
-        return plot_position(ScoreSet(self.scores), Path(stem))
-
-
-class MemoryCurves(_Figure):
-    """Distance from the static weights and resets along the text, of the variants whose score files record them."""
-
-    _alt = TITLES["memory"]
-
-    def save(self, stem: Path) -> list[Path]:
-        return plot_memory(ScoreSet(self.scores), Path(stem))
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class Step:
 
 
 @cache
-def steps() -> tuple[Step, ...]:
+def all_steps() -> tuple[Step, ...]:
     """Return all steps, worst first."""
     light, dark = colour_map(), colour_map(dark=True)
     return tuple(Step(index, _colours(light, index), _colours(dark, index)) for index in range(-STEPS, STEPS + 1))
@@ -46,7 +46,7 @@ def steps() -> tuple[Step, ...]:
 
 def step_of(gain: float, limit: float) -> Step:
     """Return the step of a gain in nats where the scale ends at ``limit`` nats."""
-    return steps()[int(np.clip(round(gain / limit * STEPS), -STEPS, STEPS)) + STEPS]
+    return all_steps()[int(np.clip(round(gain / limit * STEPS), -STEPS, STEPS)) + STEPS]
 
 
 def limit_of(gains: np.ndarray) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from rich.text import Text
 
 from dynlm.report.heatmap import HeatMapData, load_heatmap
 from dynlm.report.passages import Request
-from dynlm.report.scale import Step, steps
-from dynlm.report.token_cells import Cell, lay_out
+from dynlm.report.scale import Step, all_steps
+from dynlm.report.token_cells import wrap_cells
 
 _MAX_COLUMNS = 100
 _FAINT, _BOLD = Style(dim=True), Style(bold=True)
@@ -36,10 +36,13 @@ def heatmap_text(data: HeatMapData, console: Console) -> Group:
     lines = [Text(data.title, _BOLD), *_legend(data, coloured)]
     for passage in data.passages:
         lines += [Text(), Text(passage.heading, _BOLD), Text(data.caption(passage), _FAINT)]
-        cells = passage.cells
+        cells, steps = passage.cells, [data.step(cell) for cell in passage.cells]
         if not coloured:
-            cells = [replace(cell, text=cell.text + _signs(data.step(cell))) for cell in cells]
-        lines += _passage(data, cells, columns, coloured)
+            signs = (("+" if step.index > 0 else "-") * step.thickness for step in steps)
+            cells = [replace(cell, text=cell.text + sign) for cell, sign in zip(cells, signs, strict=True)]
+        underlines = (Style(underline=cell.repeated) for cell in cells)
+        styles = [_style(step) + each if coloured else each for step, each in zip(steps, underlines, strict=True)]
+        lines += wrap_cells(cells, columns, styles)
     return Group(*lines)
 
 
@@ -48,25 +51,10 @@ def _legend(data: HeatMapData, coloured: bool) -> list[Text]:
         more = f"- to ---: more. Three: about {data.end} or more."
         return [Text(f"+ to +++: {data.higher} loses fewer nats on the token. {more}")]
     bar = Text(f"{data.higher} worse by {data.end} ")
-    for step in steps():
+    for step in all_steps():
         bar.append(" a", _style(step))
     bar.append(f" better by {data.end}")
     return [bar, Text("Underlined: the word occurred before in this article.", _FAINT)]
-
-
-def _passage(data: HeatMapData, cells: Sequence[Cell], columns: int, coloured: bool) -> Iterator[Text]:
-    for placed_cells in lay_out(cells, columns):
-        line, column = Text(no_wrap=True), 0
-        for placed in placed_cells:
-            line.append(" " * (placed.column - column))
-            style = _style(data.step(placed.cell)) if coloured else Style()
-            line.append(placed.text, style + Style(underline=placed.cell.repeated))
-            column = placed.column + placed.width
-        yield line
-
-
-def _signs(step: Step) -> str:
-    return ("+" if step.index > 0 else "-") * step.thickness
 
 
 def _style(step: Step) -> Style:

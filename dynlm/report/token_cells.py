@@ -11,6 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from rich.console import Console
+from rich.containers import Lines
+from rich.style import StyleType
+from rich.text import Text
 
 CONTINUED = 0
 """Index of a token that belongs to the cell of the one before it."""
@@ -31,11 +35,13 @@ class TokenTexts:
 
 @dataclass(frozen=True)
 class Cell:
-    """One or more tokens displayed as one: its text (never empty) and both levels' nats."""
+    """One or more tokens displayed as one: text (never empty), both levels' nats, and layout."""
 
     text: str
     lower: float
     higher: float
+    space: str = ""
+    """The space before it within its line, displayed without a colour."""
     ends_line: bool = False
     repeated: bool = False
     """Whether its word occurred before in the article."""
@@ -44,26 +50,6 @@ class Cell:
     def gain(self) -> float:
         """Nats that the higher level saves."""
         return self.lower - self.higher
-
-    @property
-    def space(self) -> str:
-        """The leading space, which is displayed without a colour."""
-        return " " if self.text.startswith(" ") and self.text.strip(" ") else ""
-
-    @property
-    def body(self) -> str:
-        """The text without that space."""
-        return self.text[len(self.space) :]
-
-
-@dataclass(frozen=True)
-class PlacedCell:
-    """A piece of a cell's body in a grid of characters: the column where it starts and its width in columns."""
-
-    cell: Cell
-    text: str
-    column: int
-    width: int
 
 
 def visible(text: str) -> str:
@@ -109,34 +95,25 @@ def token_cells(
         return []
     lower, higher = (np.add.reduceat(nats_N.astype(np.float64), first).tolist() for nats_N in (lower_N, higher_N))
     repeated = [False] * len(first) if repeated_N is None else repeated_N[first].tolist()
-    indices = shown.index_N[first].tolist()
-    return [
-        Cell(shown.texts[index], lower[place], higher[place], index in shown.line_ends, repeated[place])
-        for place, index in enumerate(indices)
-    ]
+    cells: list[Cell] = []
+    for place, index in enumerate(shown.index_N[first].tolist()):
+        text, starts_line = shown.texts[index], not cells or cells[-1].ends_line
+        if text.startswith(" ") and text.strip(" "):
+            text, space = text[1:], "" if starts_line else " "
+        else:
+            space = ""
+        cells.append(Cell(text, lower[place], higher[place], space, index in shown.line_ends, repeated[place]))
+    return cells
 
 
-def lay_out(cells: Iterable[Cell], columns: int) -> list[list[PlacedCell]]:
-    """Lay out cells in lines of ``columns`` characters, wrapped between words where possible."""
-    lines: list[list[PlacedCell]] = [[]]
-    column = 0
-    for word in _group_words(cells):
-        if column and column + sum(_width(cell.text) for cell in word) > columns:
-            lines.append([])
-            column = 0
-        for cell in word:
-            if column:
-                column += len(cell.space)
-            for text, width in _split(cell.body, columns):
-                if column + width > columns:
-                    lines.append([])
-                    column = 0
-                lines[-1].append(PlacedCell(cell, text, column, width))
-                column += width
-            if cell.ends_line:
-                lines.append([])
-                column = 0
-    return [line for line in lines if line]
+def wrap_cells(cells: Sequence[Cell], columns: int, styles: Iterable[StyleType]) -> Lines:
+    """Return cells in lines of ``columns`` characters, each cell with its style, wrapped between words if possible."""
+    text = Text()
+    for index, (cell, style) in enumerate(zip(cells, styles, strict=True)):
+        text.append(cell.space).append(cell.text, style)
+        if cell.ends_line and index + 1 < len(cells):
+            text.append("\n")
+    return text.wrap(Console(), columns, overflow="fold")
 
 
 def _escape(letter: str) -> str:
@@ -171,34 +148,3 @@ def _join(surfaces: Iterable[bytes]) -> Iterator[tuple[str, int]]:
             yield surface.decode("utf-8", "backslashreplace") if text is None else text, len(pending) + 1
             pending = []
     yield from ((each.decode("utf-8", "backslashreplace"), 1) for each in pending)
-
-
-def _group_words(cells: Iterable[Cell]) -> Iterator[list[Cell]]:
-    word: list[Cell] = []
-    for cell in cells:
-        if word and (cell.text.startswith(" ") or word[-1].ends_line or word[-1].text.endswith(" ")):
-            yield word
-            word = []
-        word.append(cell)
-    if word:
-        yield word
-
-
-def _split(text: str, columns: int) -> Iterator[tuple[str, int]]:
-    """Split ``text`` into pieces that fit a line; yield each with its width."""
-    piece, width = "", 0
-    for letter in text:
-        letter_width = _width(letter)
-        if piece and width + letter_width > columns:
-            yield piece, width
-            piece, width = "", 0
-        piece, width = piece + letter, width + letter_width
-    yield piece, width
-
-
-def _width(text: str) -> int:
-    """Return the columns that ``text`` takes: two for a wide East Asian character, none for a combining mark."""
-    return sum(
-        0 if unicodedata.category(letter) in ("Mn", "Me") else 1 + (unicodedata.east_asian_width(letter) in "WF")
-        for letter in text
-    )

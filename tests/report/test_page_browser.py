@@ -66,7 +66,7 @@ def check_tokens(opened: Opened, lower: Scores, higher: Scores) -> None:
     """Check that the page displays the cells of the score files."""
     here = shown_rows(opened, lower)
     cells = token_cells(lower.surface[here], lower.nats[here], higher.nats[here])
-    assert opened.tokens() == [cell.body for cell in cells]
+    assert opened.tokens() == [cell.text for cell in cells]
     for index in (0, len(cells) // 2, len(cells) - 1):
         opened.page.locator("#tokens .t").nth(index).hover()
         tip = opened.text("#tip")
@@ -293,7 +293,7 @@ def test_hostile_tokens_titles_and_labels_are_displayed_as_text(open_page, tmp_p
     opened.page.locator("#curve").focus()
     opened.page.keyboard.press("Home")
     nats = np.zeros(opened.passage()[2])
-    assert opened.tokens() == [cell.body for cell in token_cells(surface[: len(nats)], nats, nats)]
+    assert opened.tokens() == [cell.text for cell in token_cells(surface[: len(nats)], nats, nats)]
     assert "<script>alert(1)</script>" in opened.tokens() and "漢" in opened.tokens()
     assert opened.text("#passage-title").startswith("Article 1: </script><script>")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dynlm.report.scale import STEPS, contrast, limit_of, step_of, steps
+from dynlm.report.scale import STEPS, all_steps, contrast, limit_of, step_of
 
 
 def test_letters_are_readable_on_every_step_in_light_and_dark():
-    for step in steps():
+    for step in all_steps():
         assert contrast(*step.light) >= 4.5
         assert contrast(*step.dark) >= 4.5
 
@@ -20,7 +20,7 @@ def test_contrast_is_the_one_of_wcag():
 
 
 def test_better_is_blue_and_worse_is_red():
-    for step in steps():
+    for step in all_steps():
         for background, _ in (step.light, step.dark):
             red, blue = int(background[1:3], 16), int(background[5:7], 16)
             if step.index:
@@ -35,9 +35,9 @@ def test_steps_are_symmetric_and_clipped():
 
 
 def test_lines_grow_with_the_strength():
-    strengths = [step.thickness for step in steps() if step.index >= 0]
+    strengths = [step.thickness for step in all_steps() if step.index >= 0]
     assert strengths == sorted(strengths) and strengths[0] == 0 and strengths[-1] == 3
-    assert len({step.css_class for step in steps()}) == 2 * STEPS + 1
+    assert len({step.css_class for step in all_steps()}) == 2 * STEPS + 1
 
 
 def test_the_limit_covers_nearly_all_gains():

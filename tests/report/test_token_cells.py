@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
-from dynlm.report.token_cells import CONTINUED, Cell, lay_out, token_cells, token_texts, visible
+from dynlm.report.token_cells import CONTINUED, Cell, TokenTexts, token_cells, token_texts, visible, wrap_cells
 from tests.readings import reading
 
 SURFACES = st.one_of(
@@ -21,11 +22,16 @@ def cells_of(surfaces: Sequence[bytes]) -> list[Cell]:
     return token_cells(surfaces, np.ones(len(surfaces)), np.ones(len(surfaces)))
 
 
+def displayed(texts: TokenTexts) -> list[tuple[str, bool]]:
+    """Return the text of each cell, and whether it ends a line."""
+    return [(texts.texts[index], index in texts.line_ends) for index in texts.index_N.tolist() if index != CONTINUED]
+
+
 def test_tokens_that_make_a_character_together_are_one_cell_with_summed_nats():
     lower, higher = np.array([1, 3, 0.5, 0.25, 1]), np.array([2, 1, 0.25, 0.5, 1])
     repeated = np.array([False, True, False, False, True])
     cells = token_cells([b" a", b"\xe6", b"\xbc", b"\xa2", b"b"], lower, higher, repeated)
-    assert [cell.text for cell in cells] == [" a", "漢", "b"]
+    assert [cell.text for cell in cells] == ["a", "漢", "b"]
     assert (cells[1].lower, cells[1].higher, cells[1].gain) == (3.75, 1.75, 2.0)
     assert [cell.repeated for cell in cells] == [False, True, True]
 
@@ -48,7 +54,7 @@ def test_tokens_that_make_a_character_together_are_one_cell_with_summed_nats():
         (["\xa0".encode()], [r"\xa0"]),
         (["\u0301".encode()], ["\u25cc\u0301"]),
         ([b""], ["\u2205"]),
-        ([b" \n"], [" \u21b5"]),
+        ([b" a", b" \n", b" b"], ["a", "\u21b5", "b"]),
     ],
 )
 def test_non_printable_characters_are_escaped(surfaces, shown):
@@ -79,31 +85,35 @@ def test_a_text_split_into_bytes_is_displayed_whole(text, size):
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.text(alphabet=" abcdefgh\u6f22", min_size=1, max_size=12), max_size=40), st.integers(4, 30))
 def test_lines_fit_the_columns_and_lose_only_spaces(words, columns):
-    lines = lay_out([Cell(word, 1.0, 1.0) for word in words], columns)
+    cells = cells_of([word.encode() for word in words])
+    lines = wrap_cells(cells, columns, map(str, range(len(cells))))
+    assert all(cell_len(line.plain.rstrip()) <= columns for line in lines)
+    assert "".join(line.plain for line in lines).replace(" ", "") == "".join(words).replace(" ", "")
+    # Each piece has the style of its cell.
+    pieces = [""] * len(cells)
     for line in lines:
-        ends = 0
-        for piece in line:
-            assert piece.column >= ends
-            ends = piece.column + piece.width
-        assert ends <= columns
-    shown = "".join(piece.text for line in lines for piece in line)
-    assert shown.replace(" ", "") == "".join(words).replace(" ", "")
+        for span in line.spans:
+            pieces[int(span.style)] += line.plain[span.start : span.end]
+    assert [piece.replace(" ", "") for piece in pieces] == [cell.text.replace(" ", "") for cell in cells]
+
+
+def test_spaces_are_outside_of_cells_and_only_within_a_line():
+    cells = cells_of([b" one", b" two", b"\n", b" three", b" ", b"  "])
+    spaces = [("", "one"), (" ", "two"), ("", "\u21b5"), ("", "three"), ("", " "), ("", "  ")]
+    assert [(cell.space, cell.text) for cell in cells] == spaces
 
 
 def test_lines_wrap_between_words_and_after_an_end_of_line():
     cells = cells_of([b"one", b" tw", b"o", b" three", b"\n", b" four"])
-    lines = ["".join(piece.text for piece in line) for line in lay_out(cells, 8)]
-    assert lines == ["onetwo", "three\u21b5", "four"]
+    lines = wrap_cells(cells, 8, [""] * len(cells))
+    assert [line.plain.rstrip() for line in lines] == ["one two", "three\u21b5", "four"]
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(SURFACES, min_size=1, max_size=30), st.integers(0, 30))
 def test_cells_never_cross_the_border_of_two_articles(surfaces, border):
-    shown = token_texts(surfaces, [0, border, len(surfaces)])
-    expected = [*cells_of(surfaces[:border]), *cells_of(surfaces[border:])]
-    cells = [index for index in shown.index_N.tolist() if index != CONTINUED]
-    assert [shown.texts[index] for index in cells] == [cell.text for cell in expected]
-    assert [index in shown.line_ends for index in cells] == [cell.ends_line for cell in expected]
+    whole = displayed(token_texts(surfaces, [0, border, len(surfaces)]))
+    assert whole == displayed(token_texts(surfaces[:border])) + displayed(token_texts(surfaces[border:]))
 
 
 def test_each_different_text_is_kept_once():
