@@ -13,7 +13,9 @@ import numpy as np
 from dynlm.evaluation.score_file import Scores
 
 _WINDOWS = (100, 200, 500, 1000, 2000, 5000)
-_BINS_PER_OCTAVE = 2
+_BIN_GROWTH = 2**0.5
+_MIN_BIN = 8
+"""Tokens of the first bins of positions, before they grow."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,7 @@ def default_window(tokens: int) -> int:
 
 
 def moving_mean(values_N: np.ndarray, window: int) -> np.ndarray:
-    """Return the centred mean over ``window`` tokens, truncated at both ends of the text.
-
-    The window crosses article borders.
-    """
-    if window < 1:
-        raise ValueError("the window must be at least one token")
+    """Return the centred mean over ``window`` tokens, truncated at the ends of the text but not of articles."""
     count = len(values_N)
     sums = np.concatenate([[0.0], np.cumsum(values_N, dtype=np.float64)])
     centre = np.arange(count)
@@ -66,7 +63,10 @@ def position_curve(scores: Scores, baseline: Scores | None = None) -> PositionCu
     less than half of the articles reach are left out, since there the curve would follow the mix of articles.
     """
     values_N = scores.nats if baseline is None else baseline.nats.astype(np.float64) - scores.nats
-    edges = _bin_edges(int(scores.position.max()) + 1)
+    borders = [1]
+    while borders[-1] <= scores.position.max() + 1:
+        borders.append(max(borders[-1] + _MIN_BIN, round(borders[-1] * _BIN_GROWTH)))
+    edges = np.array(borders, dtype=np.int64)
     bin_N = np.searchsorted(edges, scores.position + 1, side="right") - 1
     shape = (len(scores.articles), len(edges) - 1)
     article_N = np.repeat(np.arange(shape[0]), np.diff(scores.starts))
@@ -100,11 +100,3 @@ def bin_equally(values_N: np.ndarray, bins: int, largest: bool = False) -> tuple
     if largest:
         return middle, np.maximum.reduceat(values, edges[:-1])
     return middle, np.add.reduceat(values, edges[:-1]) / np.diff(edges)
-
-
-def _bin_edges(longest: int) -> np.ndarray:
-    """Return integer borders that grow geometrically from 1 past ``longest``; bins have at least 8 tokens."""
-    edges = [1]
-    while edges[-1] <= longest:
-        edges.append(max(edges[-1] + 8, round(edges[-1] * 2 ** (1 / _BINS_PER_OCTAVE))))
-    return np.array(edges, dtype=np.int64)

@@ -184,15 +184,11 @@ def _missing(texts: Iterable[str], family: Iterable[str]) -> frozenset[str]:
     return frozenset().union(*texts).difference(*(_characters(name) for name in family))
 
 
-def _characters(name: str) -> frozenset[str]:
-    """Return the characters that the font of this name has."""
-    return _characters_of_file(font_manager.findfont(font_manager.FontProperties(family=[name])))
-
-
 @cache
-def _characters_of_file(path: str) -> frozenset[str]:
-    """Return the characters that a font file has; none where it cannot be read."""
+def _characters(name: str) -> frozenset[str]:
+    """Return the characters that the font of this name has; none where it cannot be read."""
     try:
-        return frozenset(map(chr, font_manager.get_font(path).get_charmap()))
+        font = font_manager.get_font(font_manager.findfont(font_manager.FontProperties(family=[name])))
+        return frozenset(map(chr, font.get_charmap()))
     except (OSError, RuntimeError):
         return frozenset()

@@ -57,31 +57,28 @@ def constants_table(scores: ScoreSet) -> Table | None:
 
 def memory_records(scores: ScoreSet) -> list[MemoryRecord]:
     """Return what each variant recorded of its memory; variants without a record are left out."""
-    return [
-        _record(index, each)
-        for index, each in enumerate(scores.variants)
-        if each.distance is not None or each.flush is not None
-    ]
-
-
-def _record(index: int, scores: Scores) -> MemoryRecord:
-    row, _ = bin_equally(scores.nats, _BINS)
-    distance = None if scores.distance is None else bin_equally(scores.distance, _BINS)[1]
-    if scores.flush is None:
-        return MemoryRecord(index, row, distance, None, None)
-    segment_starts = np.flatnonzero(np.diff(scores.segment, prepend=scores.segment[0] - 1))
-    resets = int((np.asarray(scores.flush)[segment_starts] >= RESET_SHARE).sum())
-    return MemoryRecord(index, row, distance, bin_equally(scores.flush, _BINS, largest=True)[1], resets)
+    records = []
+    for index, variant in enumerate(scores.variants):
+        distance, flush = variant.distance, variant.flush
+        if distance is None and flush is None:
+            continue
+        row, _ = bin_equally(variant.nats, _BINS)
+        mean_distance = None if distance is None else bin_equally(distance, _BINS)[1]
+        largest_reset, resets = None, None
+        if flush is not None:
+            largest_reset = bin_equally(flush, _BINS, largest=True)[1]
+            segment_starts = np.flatnonzero(np.diff(variant.segment, prepend=variant.segment[0] - 1))
+            resets = int((np.asarray(flush)[segment_starts] >= RESET_SHARE).sum())
+        records.append(MemoryRecord(index, row, mean_distance, largest_reset, resets))
+    return records
 
 
 def _rates(scores: Scores) -> dict[str, tuple[str, str]]:
     """Return the learning rate and decay of each tensor as text; entries of another form are left out."""
     rule = scores.protocol.get("rule")
     rates = rule.get("rates") if isinstance(rule, dict) else None
-    if not isinstance(rates, dict):
-        return {}
     return {
         str(name): (f"{entry['lr']:.3g}", f"{entry['decay']:.3g}")
-        for name, entry in rates.items()
+        for name, entry in (rates.items() if isinstance(rates, dict) else ())
         if isinstance(entry, dict) and all(isinstance(entry.get(key), (int, float)) for key in ("lr", "decay"))
     }

@@ -30,7 +30,7 @@ from dynlm.report.page import levels_table, report_page
 from dynlm.report.passages import Passage
 from dynlm.report.score_set import Pairs, ScoreSet
 from dynlm.report.terminal import heatmap_text
-from dynlm.report.words import WordGain, find_words, most_changed
+from dynlm.report.words import find_words, most_changed
 
 
 @dataclass(frozen=True)
@@ -141,11 +141,15 @@ class WordChanges:
     def _repr_html_(self) -> str:
         lower, higher = ScoreSet([self.lower, self.higher]).labels
         columns = ["word", "times", f"{lower}, nats each", f"{higher}, nats each", "gain, nats"]
-        gained, lost = most_changed(find_words(self.lower), self.lower, self.higher, self.count)
-        return "".join(
-            render_table(Table(f"Words on which {higher} {what} most over {lower}", columns, list(map(_row, words))))
-            for what, words in (("gained", gained), ("lost", lost))
-        )
+        tables = []
+        changed = most_changed(find_words(self.lower), self.lower, self.higher, self.count)
+        for what, words in zip(("gained", "lost"), changed, strict=True):
+            rows = []
+            for word in words:
+                means = [f"{nats / word.count:.3f}" for nats in (word.lower, word.higher)]
+                rows.append([word.text, f"{word.count:,}", *means, f"{word.gain:+,.1f}"])
+            tables.append(render_table(Table(f"Words on which {higher} {what} most over {lower}", columns, rows)))
+        return "".join(tables)
 
 
 @dataclass(frozen=True)
@@ -162,11 +166,6 @@ class Report:
 
     def _repr_html_(self) -> str:
         return _frame(report_page(self.scores, self.fewshot, self.window), "report", 900, sandbox="allow-scripts")
-
-
-def _row(word: WordGain) -> list[str]:
-    means = (f"{nats / word.count:.3f}" for nats in (word.lower, word.higher))
-    return [word.text, f"{word.count:,}", *means, f"{word.gain:+,.1f}"]
 
 
 def _frame(page: str, title: str, height: int, sandbox: str = "") -> str:

@@ -78,14 +78,11 @@ def levels_table(comparison: Comparison) -> Table:
 
 
 def _title(protocol: dict[str, Any]) -> str:
-    text = " ".join(_without_folders(str(protocol[key])) for key in ("corpus", "split") if protocol.get(key))
-    return f"What reading with a memory gains{': ' + text if text else ''}"
-
-
-def _without_folders(name: str) -> str:
-    """Return a corpus's name; for a path only its last part, since the page may be passed on."""
-    name = printable(name)
-    return name.rstrip("/\\").replace("\\", "/").rpartition("/")[2] if name[:1] in "/.~" or ":\\" in name else name
+    """Return the page's title, with only the last part of a corpus's path, since the page may be passed on."""
+    corpus, split = (printable(str(protocol.get(key) or "")) for key in ("corpus", "split"))
+    if corpus[:1] in "/.~" or ":\\" in corpus:
+        corpus = corpus.rstrip("/\\").replace("\\", "/").rpartition("/")[2]
+    return "What reading with a memory gains" + (f": {corpus} {split}".rstrip() if corpus or split else "")
 
 
 def _source(label: str, protocol: dict[str, Any]) -> str:

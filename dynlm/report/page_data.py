@@ -59,7 +59,10 @@ def page_data(scores: ScoreSet, window: int | None = None) -> tuple[dict[str, An
         "widths": [column.dtype.itemsize for column in columns],
         "words": _words(words, scores),
         "position": _position(scores),
-        "memory": [_without_arrays(asdict(record)) for record in memory_records(scores)],
+        "memory": [
+            {name: _numbers(value) if isinstance(value, np.ndarray) else value for name, value in asdict(each).items()}
+            for each in memory_records(scores)
+        ],
     }
     return data, _pack(columns)
 
@@ -99,10 +102,6 @@ def _position(scores: ScoreSet) -> dict[str, Any]:
         "loss": [curve(each) for each in losses],
         "gain": [curve(position_curve(each, baseline)) for each in scores.variants],
     }
-
-
-def _without_arrays(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: _numbers(value) if isinstance(value, np.ndarray) else value for name, value in fields.items()}
 
 
 def _numbers(values: np.ndarray) -> list[float | None]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from matplotlib.colors import LinearSegmentedColormap, to_rgb
+from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
 
 STEPS = 8
 _LIGHT = ("#b2182b", "#d6604d", "#f4a582", "#fddbc7", "#ffffff", "#d1e5f0", "#92c5de", "#4393c3", "#2166ac")
@@ -60,19 +60,10 @@ def colour_map(dark: bool = False) -> LinearSegmentedColormap:
     return LinearSegmentedColormap.from_list("worse-better", _DARK if dark else _LIGHT)
 
 
-def contrast(one: str, other: str) -> float:
-    """Return the contrast ratio of two colours, 1 to 21 (WCAG 2)."""
-    low, high = sorted((_luminance(one), _luminance(other)))
-    return (high + 0.05) / (low + 0.05)
-
-
 def _colours(colours: LinearSegmentedColormap, index: int) -> tuple[str, str]:
-    red, green, blue, _ = colours((index + STEPS) / (2 * STEPS), bytes=True)
-    background = f"#{red:02x}{green:02x}{blue:02x}"
-    return background, max(("#000000", "#ffffff"), key=lambda letters: contrast(letters, background))
-
-
-def _luminance(colour: str) -> float:
-    channels = np.array(to_rgb(colour))
+    """Return a step's background and its letters: black or white, whichever has the higher contrast (WCAG 2)."""
+    background = to_hex(colours((index + STEPS) / (2 * STEPS)))
+    channels = np.array(to_rgb(background))
     linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
-    return float(linear @ (0.2126, 0.7152, 0.0722))
+    luminance = linear @ (0.2126, 0.7152, 0.0722)
+    return background, "#000000" if (luminance + 0.05) ** 2 > 0.05 * 1.05 else "#ffffff"

@@ -9,6 +9,8 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from rich.console import Console
@@ -60,29 +62,17 @@ def visible(text: str) -> str:
     return shown or "\N{EMPTY SET}"
 
 
-def token_texts(surfaces: Sequence[bytes], starts: Sequence[int] | np.ndarray = (0,)) -> TokenTexts:
-    """Return the displayed text of every token; a cell never crosses one of the articles' first rows ``starts``.
-
-    Each different surface is decoded once. Only runs of tokens that are not whole characters are decoded together.
-    """
-    index: dict[tuple[str, bool], int] = {("", False): CONTINUED}
-
-    def index_of(text: str) -> int:
-        return index.setdefault((visible(text), text.endswith("\n")), len(index))
-
-    # An empty token may stand within a character, so it is decoded with its neighbours.
-    decoded = {surface: _decode(surface)[0] for surface in dict.fromkeys(surfaces)}
-    known = {surface: index_of(text) if text else -1 for surface, text in decoded.items()}
-    index_N = np.fromiter((known[surface] for surface in surfaces), dtype=np.int64, count=len(surfaces))
-    rows = np.flatnonzero(index_N < 0)
-    breaks = np.flatnonzero((np.diff(rows) > 1) | np.isin(rows[1:], starts)) + 1
-    for run in np.split(rows, breaks):
-        row = int(run[0]) if len(run) else 0
-        for text, count in _join([surfaces[place] for place in run]):
-            index_N[row : row + count] = CONTINUED
-            index_N[row] = index_of(text)
+def token_texts(surfaces: Sequence[bytes], starts: Sequence[int] | np.ndarray = ()) -> TokenTexts:
+    """Return the displayed text of every token; a cell never crosses one of the articles' first rows ``starts``."""
+    indices: dict[str, int] = {}
+    shown = [CONTINUED] * len(surfaces)
+    for first, end in pairwise([0, *starts, len(surfaces)]):
+        row = first
+        for text, count in _join(surfaces[first:end]):
+            shown[row] = indices.setdefault(text, len(indices) + 1)
             row += count
-    return TokenTexts(index_N, [text for text, _ in index], [place for (_, ends), place in index.items() if ends])
+    line_ends = [index for text, index in indices.items() if text.endswith("\n")]
+    return TokenTexts(np.array(shown, dtype=np.int64), ["", *map(visible, indices)], line_ends)
 
 
 def token_cells(
@@ -125,6 +115,7 @@ def _escape(letter: str) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
+@lru_cache(maxsize=2**16)
 def _decode(data: bytes) -> tuple[str | None, bool]:
     """Return the text of ``data``, None where it is not UTF-8, and whether more bytes could complete it."""
     try:
@@ -137,7 +128,7 @@ def _join(surfaces: Iterable[bytes]) -> Iterator[tuple[str, int]]:
     """Join tokens that make a character together; yield each text and its number of tokens."""
     pending: list[bytes] = []
     for surface in surfaces:
-        text, incomplete = _decode(b"".join([*pending, surface]))
+        text, incomplete = _decode(b"".join([*pending, surface]) if pending else surface)
         if text is None and not incomplete:
             yield from ((each.decode("utf-8", "backslashreplace"), 1) for each in pending)
             pending = []
