@@ -9,7 +9,7 @@ from typing import Any
 
 from dynlm.evaluation.overlap import tuned_notes
 from dynlm.evaluation.tables import gain_cell, notes_of
-from dynlm.report.curves import plot_run
+from dynlm.report.curves import TITLES, plot_run
 from dynlm.runtime.files import atomic_write
 from dynlm.runtime.parsing import write_json
 from dynlm.runtime.text import markdown, markdown_code, printable
@@ -95,19 +95,12 @@ def _readme(
         f" ({options.tune.statistics_tokens:,} tokens).\n",
         budget_table(results),
         *(["## Pictures\n", f"Each variant under the reset policy that suits it better{order}.\n"] if pictures else []),
-        *(f"![{_TITLES.get(path.stem, path.stem)}]({path.name})\n" for path in pictures),
+        *(f"![{TITLES.get(path.stem, path.stem)}]({path.name})\n" for path in pictures),
     ]
     if words:
         parts.append("Which words gained: [words.md](words.md).\n")
     parts.append("Every token's loss is in `scores/`; `dynlm report` and `dynlm compare` read this folder.")
     return "\n".join(part for part in parts if part is not None) + "\n"
-
-
-_TITLES = {
-    "difference": "Difference in instant perplexity over successive articles",
-    "position": "Loss against the position in the article",
-    "memory": "What the memory did",
-}
 
 
 def _about_gains(results: Results) -> str:
