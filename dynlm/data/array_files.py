@@ -8,11 +8,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dynlm.errors import UserError
-from dynlm.runtime.files import cannot_write
 from dynlm.runtime.hashing import Hasher
 
 _HEADER = 128
@@ -20,41 +20,20 @@ _CHUNK = 1 << 20
 
 
 @contextlib.contextmanager
-def array_writer(path: Path, dtype: type[np.generic]) -> Iterator[Callable[[np.ndarray | bytes], None]]:
-    """Create an array file and yield a function that appends values, or their bytes.
+def array_writer(path: Path, dtype: type[np.generic]) -> Iterator[Callable[[Any], object]]:
+    """Create an array file and yield a function that appends an array, a list or bytes (of uint8).
 
-    The file has a valid header only once the block has succeeded. Raises UserError if it cannot be written.
+    The file has a valid header only once the block has succeeded. Raises OSError if it cannot be written.
     """
-    kind, length = np.dtype(dtype), 0
-
-    def append(values: np.ndarray | bytes) -> None:
-        nonlocal length
-        data = values if isinstance(values, bytes) else np.ascontiguousarray(values, dtype=kind).tobytes()
-        length += len(data) // kind.itemsize
-        with _write_errors(path):
-            file.write(data)
-
-    with _write_errors(path):
-        file = path.open("wb")
-    try:
-        append(bytes(_HEADER))
-        length = 0
-        yield append
-        with _write_errors(path):
-            file.seek(0)
-            file.write(_header(kind, length))
-            file.close()
-    finally:
-        with contextlib.suppress(OSError):
-            file.close()
-
-
-@contextlib.contextmanager
-def _write_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    kind = np.dtype(dtype)
+    with path.open("wb") as file:
+        file.write(bytes(_HEADER))
+        yield lambda values: file.write(
+            values if isinstance(values, bytes) else np.ascontiguousarray(values, dtype=kind).tobytes()
+        )
+        length = (file.tell() - _HEADER) // kind.itemsize
+        file.seek(0)
+        file.write(_header(kind, length))
 
 
 def _header(dtype: np.dtype, length: int) -> bytes:
@@ -84,8 +63,8 @@ def map_array(path: Path, dtype: type[np.generic]) -> np.ndarray:
 
 def array_bounds(path: Path, dtype: type[np.generic]) -> tuple[int, int]:
     """Return the (smallest, largest) value of an array file that is not empty, without mapping it into memory."""
-    bounds = [(values.min(), values.max()) for values in (np.frombuffer(chunk, dtype) for chunk in _chunks(path))]
-    lows, highs = zip(*bounds, strict=True)
+    chunks = (np.frombuffer(chunk, dtype) for chunk in _chunks(path))
+    lows, highs = zip(*((chunk.min(), chunk.max()) for chunk in chunks), strict=True)
     return int(min(lows)), int(max(highs))
 
 
@@ -117,14 +96,13 @@ def strings_writer(folder: Path, name: str) -> Iterator[Callable[[str], None]]:
         array_writer(folder / f"{name}_starts.npy", np.int64) as append_start,
     ):
         end = 0
-        append_start(bytes(8))
+        append_start([end])
 
         def append(string: str) -> None:
             nonlocal end
             data = string.encode("utf-8", "surrogatepass")
             append_data(data)
-            end += len(data)
-            append_start(end.to_bytes(8, "little"))
+            append_start([end := end + len(data)])
 
         yield append
 

@@ -1,7 +1,7 @@
 """Tokenisation of spooled articles in chunks, by one process or several.
 
-Chunks do not depend on the number of processes and are yielded in order, with a few in flight: neither the output nor
-the memory used depends on the number of processes or the size of the corpus.
+Chunks are yielded in order and do not depend on the number of processes: the output does not either, and the memory
+used does not depend on the size of the corpus.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ import multiprocessing.connection
 import os
 import signal
 import threading
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -60,14 +59,8 @@ def _encode_in_processes(
     # Spawned, not forked: a fork copies locks that other threads (torch's, SentencePiece's) may hold.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(num_proc, context, initializer=_init_worker, initargs=(folder, tokenizer))
-    in_flight: deque[Future[Tokens]] = deque()
     try:
-        for low, high in ranges:
-            in_flight.append(pool.submit(_work, low, high))
-            if len(in_flight) > 2 * num_proc:
-                yield in_flight.popleft().result()
-        while in_flight:
-            yield in_flight.popleft().result()
+        yield from pool.map(_work, *zip(*ranges, strict=True))
     except BrokenProcessPool as error:
         what = "a process that tokenised was killed or could not start"
         raise UserError(what, "corpus.num_proc", "choose 1, or free some memory") from error

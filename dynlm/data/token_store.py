@@ -27,7 +27,7 @@ from dynlm.data.spool import TEXT, TITLES, SpooledArticles, spool
 from dynlm.data.tokenised_split import TokenisedSplit, Tokens
 from dynlm.data.tokenizers.tokenizer import Tokenizer
 from dynlm.errors import UserError
-from dynlm.runtime.files import commit_dir, link_or_copy, staging_dir
+from dynlm.runtime.files import commit_dir, staging_dir
 from dynlm.runtime.hashing import Hasher, fingerprint
 from dynlm.runtime.launcher import is_main_process
 from dynlm.runtime.parsing import read_json, write_json
@@ -71,7 +71,7 @@ def _encode(articles: SpooledArticles, tokenizer: Tokenizer, num_proc: int, fold
         }
         count = num_tokens = 0
         left_out: list[int] = []
-        append["starts"](np.zeros(1, dtype=np.int64))
+        append["starts"]([0])
         for chunk in encode_chunks(articles, tokenizer, num_proc):
             left_out += (count + np.flatnonzero(chunk.sizes < _MIN_TOKENS)).tolist()
             count += len(chunk.sizes)
@@ -86,14 +86,18 @@ def _encode(articles: SpooledArticles, tokenizer: Tokenizer, num_proc: int, fold
             articles.where(0),
             "give longer articles, or join them",
         )
+    short = set(left_out)
     for name in (TEXT, TITLES):
-        _copy_strings(articles.folder, folder, name, set(left_out))
+        with strings_writer(folder, name) as append_string:
+            for index, string in enumerate(Strings(articles.folder, name)):
+                if index not in short:
+                    append_string(string)
     hasher = Hasher()
     for name in ("ids", "starts", TEXT):
         hash_array(hasher, folder / f"{name}.npy")
     card = {"articles": count - len(left_out), "tokens": num_tokens, "fingerprint": hasher.hexdigest()}
-    first = left_out[0] if left_out else None
-    write_json(folder / "card.json", {**card, "left_out": len(left_out), "first_left_out": first})
+    card |= {"left_out": len(left_out), "first_left_out": next(iter(left_out), None)}
+    write_json(folder / "card.json", card)
 
 
 def _without_short(chunk: Tokens) -> Tokens:
@@ -103,17 +107,6 @@ def _without_short(chunk: Tokens) -> Tokens:
     headings = np.flatnonzero(np.isin(np.flatnonzero(kept_N), chunk.headings))
     ids_N, lengths_N, words_N = (array[kept_N] for array in chunk[:3])
     return Tokens(ids_N, lengths_N, words_N, headings, chunk.sizes[kept])
-
-
-def _copy_strings(source: Path, target: Path, name: str, left_out: set[int]) -> None:
-    if left_out:
-        with strings_writer(target, name) as append:
-            for index, string in enumerate(Strings(source, name)):
-                if index not in left_out:
-                    append(string)
-    else:
-        for file in (f"{name}.npy", f"{name}_starts.npy"):
-            link_or_copy(source / file, target / file)
 
 
 def _warn_left_out(articles: SpooledArticles, folder: Path) -> None:

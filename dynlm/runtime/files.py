@@ -39,51 +39,41 @@ def atomic_write(path: str | os.PathLike[str], private: bool = False) -> Iterato
     others. Raises UserError if the folder cannot be written or the disk is full; ``path`` is then unchanged.
     """
     path = Path(path)
-    try:
-        with _staging_dir(path.parent) as folder:
-            staged = folder / path.name
-            yield staged
-            _sync(staged)
-            mode = stat.S_IMODE(folder.stat().st_mode) & (0o600 if private else 0o666)
-            with contextlib.suppress(FileNotFoundError):
-                if stat.S_ISREG((before := path.lstat()).st_mode):
-                    mode = stat.S_IMODE(before.st_mode)
-            os.chmod(staged, mode)
-            os.replace(staged, path)
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    with staging_dir(path.parent, path) as folder:
+        staged = folder / path.name
+        yield staged
+        _sync(staged)
+        mode = stat.S_IMODE(folder.stat().st_mode) & (0o600 if private else 0o666)
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISREG((before := path.lstat()).st_mode):
+                mode = stat.S_IMODE(before.st_mode)
+        os.chmod(staged, mode)
+        os.replace(staged, path)
 
 
 @contextlib.contextmanager
-def staging_dir(parent: Path) -> Iterator[Path]:
+def staging_dir(parent: Path, target: Path | None = None) -> Iterator[Path]:
     """Yield a new hidden folder in ``parent``, for ``commit_dir`` to rename; it is removed after the block.
 
-    Raises UserError if ``parent`` cannot be written.
+    Any OSError raised in the block counts as one of writing: UserError, naming ``target`` or else ``parent``.
     """
-    with contextlib.ExitStack() as stack:
-        try:
-            folder = stack.enter_context(_staging_dir(parent))
-        except OSError as error:
-            raise cannot_write(parent, error) from error
-        yield folder
-
-
-@contextlib.contextmanager
-def _staging_dir(parent: Path) -> Iterator[Path]:
-    parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(parent)
-    folder = Path(tempfile.mkdtemp(prefix=_STAGING, dir=parent))
-    # mkdtemp makes private folders; take the permissions that mkdir gives under the umask.
-    (inner := folder / "umask").mkdir()
-    os.chmod(folder, stat.S_IMODE(inner.stat().st_mode))
-    inner.rmdir()
-    lock = _lock(folder)
     try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if lock is not None:
-            os.close(lock)
+        parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(parent)
+        folder = Path(tempfile.mkdtemp(prefix=_STAGING, dir=parent))
+        # mkdtemp makes private folders; take the permissions that mkdir gives under the umask.
+        (inner := folder / "umask").mkdir()
+        os.chmod(folder, stat.S_IMODE(inner.stat().st_mode))
+        inner.rmdir()
+        lock = _lock(folder)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            if lock is not None:
+                os.close(lock)
+    except OSError as error:
+        raise cannot_write(target or parent, error) from error
 
 
 def commit_dir(staged: Path, folder: Path) -> None:
@@ -103,17 +93,6 @@ def commit_dir(staged: Path, folder: Path) -> None:
 def _sync(path: Path) -> None:
     with path.open("rb+") as file:
         os.fsync(file.fileno())
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Hard-link ``source`` to ``target``, or copy it where the file system has no links. Raises UserError."""
-    try:
-        try:
-            os.link(source, target)
-        except OSError:
-            shutil.copyfile(source, target)
-    except OSError as error:
-        raise cannot_write(target, error) from error
 
 
 def remove_leftovers(parent: Path) -> None:

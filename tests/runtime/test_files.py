@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynlm.errors import UserError
-from dynlm.runtime.files import atomic_write, commit_dir, link_or_copy, staging_dir
+from dynlm.runtime.files import atomic_write, commit_dir, staging_dir
 from dynlm.runtime.hashing import Hasher, fingerprint
 
 
@@ -80,17 +80,6 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file"), staging_dir(tmp_path / "file"):
         pass
-
-
-def test_a_second_place_without_links_is_a_copy(tmp_path, monkeypatch):
-    def refused(*_):
-        raise OSError("no links here")
-
-    (tmp_path / "a").write_text("1")
-    link_or_copy(tmp_path / "a", tmp_path / "b")
-    monkeypatch.setattr(os, "link", refused)
-    link_or_copy(tmp_path / "a", tmp_path / "c")
-    assert (tmp_path / "b").read_text() == (tmp_path / "c").read_text() == "1"
 
 
 @given(parts=st.lists(st.binary(max_size=9), max_size=4), cut=st.integers(0, 9))
