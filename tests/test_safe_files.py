@@ -32,11 +32,10 @@ from dynlm.data.articles import load_articles
 from dynlm.data.options import CorpusOptions
 from dynlm.errors import UserError
 from dynlm.evaluation.score_file import read_scores, write_scores
-from dynlm.fewshot.options import TaskConfig
-from dynlm.fewshot.tasks.image_folder import open_imagefolder
+from dynlm.fewshot.tasks.image_folder import ImageFolder, ImageFolderOptions
 from dynlm.fewshot.tasks.images import class_folders, read_image
-from dynlm.fewshot.tasks.omniglot import PARTS, open_omniglot
-from dynlm.report.fewshot_results import FILE, read_fewshot
+from dynlm.fewshot.tasks.omniglot import PARTS, Omniglot, OmniglotOptions
+from dynlm.report.fewshot_results import FILE, load_fewshot
 from dynlm.run.folder import load_model, load_tensors
 from dynlm.runtime.parsing import read_json, read_yaml
 from dynlm.train.config import load_config
@@ -179,18 +178,18 @@ def png(width: int = 4) -> bytes:
     return made.getvalue()
 
 
-def omniglot(folder: Path, names: tuple[str, ...]) -> TaskConfig:
+def omniglot(folder: Path, names: tuple[str, ...]) -> OmniglotOptions:
     folder.mkdir()
     for part in PARTS:
         with zipfile.ZipFile(folder / f"{part}.zip", "w") as archive:
             for name in names:
                 archive.writestr(name, png())
-    return TaskConfig(source="omniglot", path=str(folder), split="background", size=8)
+    return OmniglotOptions(path=str(folder), size=8)
 
 
 def test_an_omniglot_that_names_other_places_writes_nothing_there(tmp_path: Path) -> None:
     config = omniglot(tmp_path / "o", ("../../../evil/x.png", "/abs/y.png"))
-    splits = open_omniglot(config)
+    splits = Omniglot.load_splits(config)
     assert sorted(splits["train"].names) == ["../../../evil", "/abs"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["o"]
     assert len(list((tmp_path / "o").iterdir())) == 2
@@ -205,12 +204,12 @@ def test_images_outside_their_folder_are_refused(tmp_path: Path) -> None:
     (tmp_path / "images" / "one" / "a.png").unlink()
     (tmp_path / "images" / "train.csv").write_text("filename,label\n../secret.png,one\n")
     with pytest.raises(UserError, match=r"secret\.png: leads out of"):
-        open_imagefolder(TaskConfig(source="imagefolder", path=str(tmp_path / "images")))
+        ImageFolder.load_splits(ImageFolderOptions(path=str(tmp_path / "images")))
     (tmp_path / "few").mkdir()
     (tmp_path / "few" / "p.png").symlink_to(tmp_path / "secret.png")
     (tmp_path / "few" / FILE).write_text('{"title": "T", "pictures": [{"file": "p.png"}]}')
     with pytest.raises(UserError, match=r"p\.png: leads out of"):
-        read_fewshot(tmp_path / "few")
+        load_fewshot(tmp_path / "few")
 
 
 # --- Sizes are checked before anything is taken for them ------------------------------------------------------------
@@ -303,7 +302,7 @@ def test_a_member_that_unpacks_to_more_than_an_image_is_not_read(tmp_path: Path)
     with zipfile.ZipFile(tmp_path / "o" / f"{PARTS[0]}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a/b.png", bytes(70 * 2**20))
     with pytest.raises(UserError, match=r"a/b\.png claims 73,400,320 bytes"):
-        open_omniglot(config)
+        Omniglot(config)
 
 
 def bombs(folder: Path) -> Iterator[Path]:

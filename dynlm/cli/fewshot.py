@@ -1,4 +1,4 @@
-"""The verbs of few-shot learning: ``dynlm fewshot VERB``. torch is imported only by verbs that compute."""
+"""Commands of few-shot learning: ``dynlm fewshot COMMAND``. Only those that take options or compute import torch."""
 
 from __future__ import annotations
 
@@ -14,81 +14,73 @@ from dynlm.runtime.text import printable
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-    from dynlm.fewshot.options import FewShotConfig
+    from dynlm.fewshot.options import FewShotOptions
+    from dynlm.report.fewshot_results import Table
 
-
-_TURNED_ROUND = "values turned round: the images' ground is bright, and ink has to be"
+_INVERTED = "values inverted: the images' background is bright, and ink has to be"
 
 
 def _options() -> type:
-    from dynlm.fewshot.options import FewShotConfig
+    from dynlm.fewshot.options import parsed_options
 
-    return FewShotConfig
+    return parsed_options()
 
 
 def _load_run(folder: Path) -> Any:
-    from dynlm.fewshot.run_folder import load_run_config
+    from dynlm.fewshot.run_folder import load_run_options
 
-    return load_run_config(folder)
+    return load_run_options(folder)
 
 
-def _tasks(options: Namespace, config: FewShotConfig) -> int:
-    from dynlm.fewshot.open import open_tasks
-
-    task = config.task
-    shape, tasks = task.episode(False), open_tasks(task)
-    counts, images = tasks.describe(), tasks.images()
-    about = {"source": task.source, "episode": dataclasses.asdict(shape), "splits": counts, "images": images}
+def _tasks(arguments: Namespace, options: FewShotOptions) -> int:
+    task, (source, _) = options.task, options.create()
+    shape, splits, images = task.episode_shape(training=False), source.describe(), source.image_format()
     if task.is_regression:
         text = f"{task.source}: {shape.shots} support and {shape.queries} query points; every task is a new curve"
     else:
         rows = [f"{task.source}: {shape.ways}-way {shape.shots}-shot, {shape.queries} queries of each class"]
-        for split, count in counts.items():
-            rows.append(f"{split:8}" + ", ".join(f"{value:,} {name}" for name, value in count.items()))
-        if images["turned_round"]:
-            rows.append(_TURNED_ROUND)
-        text = "\n".join(rows)
-    print_answer(options, about, text)
+        for split, counts in splits.items():
+            rows.append(f"{split:8}" + ", ".join(f"{count:,} {name}" for name, count in counts.items()))
+        text = "\n".join([*rows, *([_INVERTED] if images["turned_round"] else [])])
+    content = {"source": task.source, "episode": dataclasses.asdict(shape), "splits": splits, "images": images}
+    print_answer(arguments, content, text)
     return 0
 
 
-def _train(options: Namespace, config: FewShotConfig) -> int:
-    from dynlm.fewshot.run_folder import run_path
+def _train(arguments: Namespace, options: FewShotOptions) -> int:
     from dynlm.fewshot.train import train
 
-    card = train(config, is_quiet(options))
-    text = f"{config.learner.kind}: nothing to train"
+    card, folder = train(options, is_quiet(arguments)), str(options.run.path)
+    text = f"{options.learner.kind}: nothing to train"
     if card["steps"]:
-        measure = "mean squared error" if config.task.is_regression else "accuracy"
-        text = f"{config.learner.kind}: {card['steps']:,} meta-steps in {card['seconds']:.0f} s, "
-        text += f"{measure} of the last training episodes {card['train_score']:.4f}"
-    folder = run_path(config)
-    print_answer(options, {"folder": str(folder), **card}, f"{text}\nwrote {printable(str(folder))}")
+        metric = "mean squared error" if options.task.is_regression else "accuracy"
+        text = f"{options.learner.kind}: {card['steps']:,} meta-steps in {card['seconds']:.0f} s, "
+        text += f"{metric} of the last training episodes {card['train_score']:.4f}"
+    print_answer(arguments, {"folder": folder, **card}, f"{text}\nwrote {printable(folder)}")
     return 0
 
 
-def _evaluate(options: Namespace, config: FewShotConfig) -> int:
+def _evaluate(arguments: Namespace, options: FewShotOptions) -> int:
     from dynlm.fewshot.evaluate import evaluate
 
-    path, scores = evaluate(Path(options.folder), config, is_quiet(options))
-    figures = {step: scores.at(step) for step in scores.steps}
+    path, scores = evaluate(Path(arguments.folder), options, is_quiet(arguments))
+    by_step = {step: scores.at(step) for step in scores.steps}
     if scores.is_accuracy:
         mean, half = scores.at()
-        told = f"accuracy {100 * mean:.2f} ± {100 * half:.2f} %"
+        text = f"accuracy {100 * mean:.2f} ± {100 * half:.2f} %"
     else:
-        shown = [step for step in (0, 1, 5, 10) if step in figures] or scores.steps
-        told = "mean squared error " + ", ".join(
-            f"{figures[step][0]:.4g} ± {figures[step][1]:.2g} after {step}" for step in shown
-        )
-    about = {
+        shown = [step for step in (0, 1, 5, 10) if step in by_step] or scores.steps
+        parts = ["{:.4g} ± {:.2g} after {}".format(*by_step[step], step) for step in shown]
+        text = f"mean squared error {', '.join(parts)}"
+    if scores.protocol.get("turned_round"):
+        text += f"; {_INVERTED}"
+    content = {
         "file": str(path),
         "protocol": scores.protocol,
-        "steps": [{"step": step, "mean": mean, "half_width_95": half} for step, (mean, half) in figures.items()],
+        "steps": [{"step": step, "mean": mean, "half_width_95": half} for step, (mean, half) in by_step.items()],
     }
-    episodes = f"{scores.label}, {scores.protocol['episodes']:,} episodes"
-    if scores.protocol.get("turned_round"):
-        told += f"; {_TURNED_ROUND}"
-    print_answer(options, about, f"{episodes}: {told}\nwrote {printable(str(path))}")
+    text = f"{scores.label}, {scores.protocol['episodes']:,} episodes: {text}\nwrote {printable(str(path))}"
+    print_answer(arguments, content, text)
     return 0
 
 
@@ -102,46 +94,52 @@ def _add_show_options(parser: ArgumentParser) -> None:
     add_json(parser)
 
 
-def _show(options: Namespace, config: FewShotConfig) -> int:
-    from dynlm.fewshot.report.summary import as_markdown, as_text, summarise
+def _show(arguments: Namespace, options: FewShotOptions) -> int:
+    from dynlm.fewshot.report.summary import as_markdown, summarise
 
-    runs = [Path(run) for run in options.runs]
-    if missing := [run for run in runs if not run.exists()]:
+    paths = [Path(run) for run in arguments.runs]
+    if missing := [path for path in paths if not path.exists()]:
         raise UserError("no such run", missing[0], "name folders that `dynlm fewshot train` made")
-    # `show runs/*` names what lies beside runs too: pictures of an earlier one.
-    is_run = [run.is_file() or (run / "config.yaml").exists() or (run / "scores").is_dir() for run in runs]
-    if not any(is_run):
-        raise UserError("no few-shot run", runs[0], "name folders that `dynlm fewshot train` made")
-    for run in (run for run, known in zip(runs, is_run, strict=True) if not known):
-        print(f"dynlm: passed over, no few-shot run: {printable(str(run))}", file=sys.stderr)
-    runs = [run for run, known in zip(runs, is_run, strict=True) if known]
-    out = Path(options.out) if options.out else runs[0] / "figures"
-    tables, written = summarise(runs, out, options.title)
-    text = "\n\n".join((as_markdown if options.markdown else as_text)(table) for table in tables)
-    if not options.markdown:
-        text = "\n".join([text, "", *(f"wrote {printable(str(path))}" for path in written)])
-    print_answer(options, {"tables": [vars(table) for table in tables], "files": [str(path) for path in written]}, text)
+    # `show runs/*` also names the folder of an earlier call's figures.
+    runs = [path for path in paths if path.is_file() or (path / "config.yaml").exists() or (path / "scores").is_dir()]
+    if not runs:
+        raise UserError("no few-shot run", paths[0], "name folders that `dynlm fewshot train` made")
+    for path in (path for path in paths if path not in runs):
+        print(f"dynlm: skipped, no few-shot run: {printable(str(path))}", file=sys.stderr)
+    tables, files = summarise(runs, Path(arguments.out or runs[0] / "figures"), arguments.title)
+    if arguments.markdown:
+        print_answer(arguments, _summary(tables, files), "\n\n".join(as_markdown(table) for table in tables))
+    else:
+        _print_summary(arguments, tables, files)
     return 0
 
 
 def _add_demo_options(parser: ArgumentParser) -> None:
-    parser.add_argument("--folder", type=str, default="runs/fewshot-demo", help="folder of its runs and pictures")
+    parser.add_argument("--folder", type=str, default="runs/fewshot-demo", help="folder of its runs and figures")
     parser.add_argument("--seed", type=int, default=0, help="seed of every random number")
-    parser.add_argument("--share", type=float, default=1.0, help="share of the meta-steps to take, for a quicker look")
+    parser.add_argument("--share", type=float, default=1.0, help="fraction of the meta-steps, for a quicker look")
     add_json(parser)
 
 
-def _demo(options: Namespace, config: FewShotConfig) -> int:
+def _demo(arguments: Namespace, options: FewShotOptions) -> int:
     from dynlm.fewshot.demo import demo
+
+    quiet, folder = arguments.json, Path(arguments.folder)
+    progress = not quiet and sys.stderr.isatty()
+    _print_summary(arguments, *demo(folder, arguments.seed, arguments.share, quiet, progress), before="\n")
+    return 0
+
+
+def _summary(tables: list[Table], files: list[Path]) -> dict[str, Any]:
+    return {"tables": [vars(table) for table in tables], "files": [str(path) for path in files]}
+
+
+def _print_summary(arguments: Namespace, tables: list[Table], files: list[Path], before: str = "") -> None:
     from dynlm.fewshot.report.summary import as_text
 
-    quiet = options.json
-    tables, written = demo(Path(options.folder), options.seed, options.share, quiet, not quiet and sys.stderr.isatty())
     text = "\n\n".join(as_text(table) for table in tables)
-    files = [str(path) for path in written]
-    about = {"tables": [vars(table) for table in tables], "files": files}
-    print_answer(options, about, "\n".join(["", text, "", *(f"wrote {printable(file)}" for file in files)]))
-    return 0
+    written = (f"wrote {printable(str(path))}" for path in files)
+    print_answer(arguments, _summary(tables, files), "\n".join([before + text, "", *written]))
 
 
 COMMANDS: dict[str, Command] = {
@@ -154,7 +152,7 @@ COMMANDS: dict[str, Command] = {
         resumes=True,
     ),
     "fewshot tasks": Command(
-        "tell what a task distribution holds: alphabets, classes and images of each split",
+        "show what a task source holds: alphabets, classes and images of each split",
         (
             "dynlm fewshot tasks",
             "dynlm fewshot tasks --task.source omniglot --task.path omniglot/ --json",
@@ -164,7 +162,7 @@ COMMANDS: dict[str, Command] = {
         options=_options,
     ),
     "fewshot train": Command(
-        "meta-train a learner: MAML and its kin, Reptile, prototypes, LSTMs",
+        "meta-train a learner: MAML and its variants, Reptile, prototypes, LSTMs",
         (
             "dynlm fewshot train --config fewshot/cubic-maml",
             "dynlm fewshot train --run.name mine --learner.kind reptile --task.source sinusoid",
@@ -175,7 +173,7 @@ COMMANDS: dict[str, Command] = {
         resumes=True,
     ),
     "fewshot evaluate": Command(
-        "judge a trained learner on new tasks, as published",
+        "evaluate a trained learner on new tasks, by the published protocol",
         (
             "dynlm fewshot evaluate runs/fewshot/cubic-maml",
             "dynlm fewshot evaluate runs/fewshot/omniglot-maml-5-way --learner.statistics inductive",
@@ -187,7 +185,7 @@ COMMANDS: dict[str, Command] = {
         load_run=_load_run,
     ),
     "fewshot show": Command(
-        "draw evaluated runs and put them into one table beside published figures",
+        "draw evaluated runs and tabulate them beside published figures",
         (
             "dynlm fewshot show runs/fewshot/cubic-*",
             "dynlm fewshot show runs/fewshot/omniglot-* --out omniglot --markdown",

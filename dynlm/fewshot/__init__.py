@@ -1,1 +1,1 @@
-"""Few-shot learning: learners that adapt to a task from a few labelled examples, and the tasks they are trained on."""
+"""Few-shot learning: learners that adapt to a task from a few labelled examples, and sources of tasks."""

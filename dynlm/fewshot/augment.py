@@ -1,6 +1,6 @@
-"""Random warps of drawings: turned, sheared, scaled, shifted, and bent by a smooth displacement.
+"""Random augmentation of images: rotation, shear, scaling, shift and a smooth displacement.
 
-Legend: D drawings of C channels, P x P places of one, S the side of what is drawn.
+Legend: N images of C channels, H x W pixels of an input, S pixels along each side of an output.
 """
 
 from __future__ import annotations
@@ -12,45 +12,45 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-class Warp(NamedTuple):
-    """How far warps go: half-widths of uniform draws, but for the bend, a standard deviation."""
+class Augmentation(NamedTuple):
+    """Half-widths of uniform distributions, except ``bend``."""
 
-    turn: float
+    rotation: float
     """Degrees."""
     shear: float
     scale: float
-    """Logarithm of the factor, height and width each for itself."""
+    """Logarithm of the factor, of height and width independently."""
     shift: float
-    """Share of the side."""
+    """Fraction of the side."""
     bend: float
-    """Share of the side."""
+    """Standard deviation of the displacement, as a fraction of the side."""
 
-    def times(self, factor: float) -> Warp:
-        """The same, so many times as far."""
-        return Warp(*(factor * width for width in self))
+    def scaled(self, factor: float) -> Augmentation:
+        """Return the augmentation with all widths multiplied by ``factor``."""
+        return Augmentation(*(factor * width for width in self))
 
 
-def warped(drawings_DCPP: Tensor, size: int, warp: Warp, generator: torch.Generator) -> Tensor:
-    """Each drawing under a warp of its own: (D, C, S, S). What comes in from outside a drawing is 0, the ground."""
-    count = len(drawings_DCPP)
+def augment(images_NCHW: Tensor, size: int, widths: Augmentation, generator: torch.Generator) -> Tensor:
+    """Transform each image at random (N, C, S, S); pixels from outside an image are 0."""
+    count = len(images_NCHW)
 
-    def spread(width: float) -> Tensor:
+    def uniform(width: float) -> Tensor:
         return width * (2 * torch.rand(count, generator=generator) - 1)
 
-    turn, shear = torch.deg2rad(spread(warp.turn)), spread(warp.shear)
-    scale_x, scale_y = (torch.exp(spread(warp.scale)) for _ in range(2))
-    cos, sin = turn.cos(), turn.sin()
-    # Rows of the map from a place on what is drawn to the place on the drawing that it shows.
-    matrix_D23 = torch.stack(
+    angle, shear = torch.deg2rad(uniform(widths.rotation)), uniform(widths.shear)
+    scale_x, scale_y = (torch.exp(uniform(widths.scale)) for _ in range(2))
+    cos, sin = angle.cos(), angle.sin()
+    # Rows of the affine map from an output position to the input position that it shows.
+    matrix_N23 = torch.stack(
         [
-            torch.stack([scale_x * cos, scale_x * (shear * cos - sin), 2 * spread(warp.shift)], -1),
-            torch.stack([scale_y * sin, scale_y * (shear * sin + cos), 2 * spread(warp.shift)], -1),
+            torch.stack([scale_x * cos, scale_x * (shear * cos - sin), 2 * uniform(widths.shift)], -1),
+            torch.stack([scale_y * sin, scale_y * (shear * sin + cos), 2 * uniform(widths.shift)], -1),
         ],
         1,
     )
-    grid_DSS2 = F.affine_grid(matrix_D23, [count, 1, size, size], align_corners=False)
-    if warp.bend:
-        bend_D255 = 2 * warp.bend * torch.randn(count, 2, 5, 5, generator=generator)
-        bend_D2SS = F.interpolate(bend_D255, size=(size, size), mode="bicubic", align_corners=True)
-        grid_DSS2 = grid_DSS2 + bend_D2SS.permute(0, 2, 3, 1)
-    return F.grid_sample(drawings_DCPP, grid_DSS2, align_corners=False)
+    grid_NSS2 = F.affine_grid(matrix_N23, [count, 1, size, size], align_corners=False)
+    if widths.bend:
+        bend_N255 = 2 * widths.bend * torch.randn(count, 2, 5, 5, generator=generator)
+        bend_N2SS = F.interpolate(bend_N255, size=(size, size), mode="bicubic", align_corners=True)
+        grid_NSS2 = grid_NSS2 + bend_N2SS.permute(0, 2, 3, 1)
+    return F.grid_sample(images_NCHW, grid_NSS2, align_corners=False)

@@ -1,48 +1,47 @@
-"""Few-shot learning from nothing to pictures, as one call: what `make fewshot-demo` runs, two minutes on two cores."""
+"""Few-shot learning from nothing to figures in one call: `dynlm fewshot demo`, two minutes on two cores."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from dynlm.fewshot.evaluate import evaluate
-from dynlm.fewshot.options import (
-    EvaluateConfig,
-    FewShotConfig,
-    FewShotRunConfig,
-    LearnerConfig,
-    TaskConfig,
-    TrainConfig,
-)
+from dynlm.fewshot.learners.learner import LearnerOptions
+from dynlm.fewshot.learners.maml import MamlOptions
+from dynlm.fewshot.learners.nearest_neighbour import NearestNeighbourOptions
+from dynlm.fewshot.learners.prototypes import PrototypesOptions
+from dynlm.fewshot.learners.reptile import RandomStartOptions, ReptileOptions
+from dynlm.fewshot.options import EvaluateOptions, FewShotOptions, RunOptions, TrainOptions
 from dynlm.fewshot.report.summary import summarise
-from dynlm.fewshot.run_folder import run_path
+from dynlm.fewshot.tasks.glyphs import GlyphOptions
+from dynlm.fewshot.tasks.regression import CubicOptions
+from dynlm.fewshot.tasks.source import TaskOptions
 from dynlm.fewshot.train import train
 from dynlm.report.fewshot_results import Table
 
-_CUBIC = TaskConfig(source="cubic")
-_GLYPHS = TaskConfig(source="glyphs", queries=5)
 
+def demo_options(folder: Path, seed: int = 0, share: float = 1.0) -> list[FewShotOptions]:
+    """Return the demo's runs: three learners on cubics, and three on 5-way 1-shot glyphs."""
 
-def demo_configs(folder: Path, seed: int = 0, share: float = 1.0) -> list[FewShotConfig]:
-    """Cubics from three starts, and 5-way 1-shot on glyphs by gradients, by prototypes and by pixels."""
+    def run(name: str, task: TaskOptions, learner: LearnerOptions, steps: int = 0, **training: Any) -> FewShotOptions:
+        options = TrainOptions(steps=max(1, round(share * steps)) if steps else 0, **training)
+        evaluation = EvaluateOptions(episodes=1000 if share >= 1 else 50)
+        return FewShotOptions(RunOptions(name, str(folder), seed), task, learner, options, evaluation)
 
-    def run(name: str, task: TaskConfig, learner: LearnerConfig, steps: int, **training: object) -> FewShotConfig:
-        options = TrainConfig(steps=max(1, round(share * steps)) if steps else 0, **training)  # type: ignore[arg-type]
-        about = FewShotRunConfig(name, str(folder), seed)
-        return FewShotConfig(about, task, learner, options, EvaluateConfig(episodes=1000 if share >= 1 else 50))
-
-    maml = LearnerConfig("maml", multi_step_loss=True, annealed_share=0.0)
-    reptile = LearnerConfig("reptile", inner_steps=10)
-    prototypes = LearnerConfig("prototypes", statistics="running", pooling=True, readout="flatten", filters=32)
-    strided = LearnerConfig("maml", inner_rate=0.4, inner_steps=1, filters=32)
-    few, many = replace(_GLYPHS, train_queries=3), replace(_GLYPHS, train_ways=20)
+    cubic, glyphs = CubicOptions(), GlyphOptions(queries=5)
+    few, many = replace(glyphs, train_queries=3), replace(glyphs, train_ways=20)
+    maml = MamlOptions(multi_step_loss=True, annealed_share=0.0)
+    one_step = MamlOptions(inner_rate=0.4, inner_steps=1, filters=32)
+    prototypes = PrototypesOptions(statistics="running", pooling=True, readout="flatten", filters=32)
+    sgd: dict[str, Any] = {"optimizer": "sgd", "rate": 1.0, "final_rate": 0.0}
     return [
-        run("cubic-random", _CUBIC, LearnerConfig("random"), 0),
-        run("cubic-maml", _CUBIC, maml, 1500, tasks=25, rate=4e-3, final_rate=0.02),
-        run("cubic-reptile", _CUBIC, reptile, 1000, tasks=25, optimizer="sgd", rate=1.0, final_rate=0.0),
-        run("glyphs-pixels", _GLYPHS, LearnerConfig("pixels"), 0),
-        run("glyphs-maml", few, strided, 250, tasks=16, rate=3e-3, final_rate=0.05),
+        run("cubic-random", cubic, RandomStartOptions()),
+        run("cubic-maml", cubic, maml, 1500, tasks=25, rate=4e-3, final_rate=0.02),
+        run("cubic-reptile", cubic, ReptileOptions(inner_steps=10), 1000, tasks=25, **sgd),
+        run("glyphs-nearest-neighbour", glyphs, NearestNeighbourOptions()),
+        run("glyphs-maml", few, one_step, 250, tasks=16, rate=3e-3, final_rate=0.05),
         run("glyphs-prototypes", many, prototypes, 200, tasks=1, rate=3e-3, final_rate=0.05),
     ]
 
@@ -50,14 +49,13 @@ def demo_configs(folder: Path, seed: int = 0, share: float = 1.0) -> list[FewSho
 def demo(
     folder: Path, seed: int = 0, share: float = 1.0, quiet: bool = False, progress: bool = False
 ) -> tuple[list[Table], list[Path]]:
-    """Train, judge and draw all of it; what is trained already is not trained again. Returns (tables, files)."""
-    begun, runs = time.monotonic(), []
-    for config in demo_configs(folder, seed, share):
+    """Train, evaluate and draw all runs, without those that are trained already; return (tables, files)."""
+    began, runs = time.monotonic(), demo_options(folder, seed, share)
+    for options in runs:
         if not quiet:
-            print(f"[{time.monotonic() - begun:4.0f} s] {config.run.name}", flush=True)
-        train(config, quiet=not progress)
-        evaluate(run_path(config), config, quiet=not progress)
-        runs.append(run_path(config))
+            print(f"[{time.monotonic() - began:4.0f} s] {options.run.name}", flush=True)
+        train(options, quiet=not progress)
+        evaluate(options.run.path, options, quiet=not progress)
     if not quiet:
-        print(f"[{time.monotonic() - begun:4.0f} s] drawing", flush=True)
-    return summarise(runs, folder / "figures", "Few-shot learning: cubics and glyphs")
+        print(f"[{time.monotonic() - began:4.0f} s] drawing", flush=True)
+    return summarise([options.run.path for options in runs], folder / "figures", "Few-shot learning: cubics and glyphs")

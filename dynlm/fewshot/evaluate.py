@@ -1,7 +1,7 @@
-"""Evaluation as published: many episodes of classes that were not trained on, each learned and judged for itself.
+"""Evaluation on many episodes of classes that were not trained on, each adapted to and scored independently.
 
-The test episodes of a seed are the same for every learner. What they scored goes to ``scores/``; a few tasks with all
-that was predicted go to ``examples/``. Legend: T tasks side by side, J numbers of steps.
+All learners get the same test episodes for a seed. Scores are written to ``scores/``, a few tasks with all predictions
+to ``examples/``. Legend: T tasks, Q query examples, O outputs, N points of a curve, H x W pixels, C channels.
 """
 
 from __future__ import annotations
@@ -19,207 +19,156 @@ from tqdm import tqdm
 
 from dynlm.fewshot.learners.learner import Learned, Learner
 from dynlm.fewshot.malloc import keep_freed_memory
-from dynlm.fewshot.open import open_learner, open_tasks
-from dynlm.fewshot.options import FewShotConfig
+from dynlm.fewshot.options import FewShotOptions
 from dynlm.fewshot.results import EpisodeScores, write_scores
 from dynlm.fewshot.run_folder import load_learned
-from dynlm.fewshot.tasks.classification import check_images
-from dynlm.fewshot.tasks.episodes import Episodes, Tasks, seeded, side_by_side
+from dynlm.fewshot.tasks.episodes import Episodes, concatenate, seeded
+from dynlm.fewshot.tasks.image_tasks import check_image_format
 from dynlm.fewshot.tasks.regression import Curves
+from dynlm.fewshot.tasks.source import TaskSource
 from dynlm.runtime.parsing import write_json
 
-EPISODES, ADAPTING, SHOWN, ADAPTING_SHOWN = 10, 11, 12, 13
-_GRID = 121
-_SHOWN_IMAGES = 6
+# Purposes of generators: of tasks and of adapting to them, for the scores and for the examples.
+EPISODES, ADAPTATION, EXAMPLES, EXAMPLE_ADAPTATION = 10, 11, 12, 13
+_GRID_POINTS = 121
+_QUERIES_SHOWN = 6
 
 
-def evaluate(folder: Path, config: FewShotConfig, quiet: bool = False) -> tuple[Path, EpisodeScores]:
-    """Judge a trained run; returns the file that was written and its scores.
+def evaluate(folder: Path, options: FewShotOptions, quiet: bool = False) -> tuple[Path, EpisodeScores]:
+    """Evaluate a trained run; return the file that was written and its scores.
 
-    Raises UserError where the run is not trained, or where the split cannot give such episodes.
+    Raises UserError where the run is not trained, and where the split is too small for such episodes.
     """
     keep_freed_memory()
-    tasks, learner = open_tasks(config.task), open_learner(config)
+    source, learner = options.create()
     learned, card = load_learned(folder, learner)
-    if said := check_images(card.get("images") or {}, tasks.images()):
-        print(f"dynlm: {said}", file=sys.stderr)
-    scores = judge(learner, learned, tasks, config, quiet)
-    data = tasks.data(config.evaluate.split)
+    if warning := check_image_format(card.get("images") or {}, source.image_format()):
+        print(f"dynlm: warning: {warning}", file=sys.stderr)
+    scores = score_episodes(learner, learned, source, options, quiet)
+    data = source.data_card(options.evaluate.split)
+    name = _file_name(scores.protocol, data)
     scores.protocol.update(data, learner_fingerprint=card["fingerprint"])
     scores.protocol["training"] = {name: card[name] for name in ("steps", "seconds", "cpu_seconds") if name in card}
-    name = _file_name(config, data)
-    # First what took long: nothing that is only shown can lose it.
-    write_scores(folder / "scores" / name, scores)
-    shown = examples(learner, learned, tasks, config)
-    if shown is not None:
-        write_json(folder / "examples" / name, shown)
+    write_scores(folder / "scores" / name, scores)  # Before the examples, which may fail without losing it.
+    if options.evaluate.shown_tasks:
+        write_json(folder / "examples" / name, examples(learner, learned, source, options))
     return folder / "scores" / name, scores
 
 
-def judge(learner: Learner, learned: Learned, tasks: Tasks, config: FewShotConfig, quiet: bool = True) -> EpisodeScores:
-    """Scores of ``evaluate.episodes`` episodes: on curves after 0, 1, ... steps, on images after the last alone."""
-    options, rows = config.evaluate, []
-    judged: list[int] = []
-    for first in tqdm(range(0, options.episodes, options.at_once), desc="evaluate", disable=quiet):
-        numbers = range(first, min(first + options.at_once, options.episodes))
-        episodes = _drawn(tasks, config, EPISODES, numbers)
-        adapting = [seeded(config.run.seed, ADAPTING, number) for number in numbers]
-        every = learner.adapt(learned, episodes.support, config.evaluation_steps, adapting)
-        columns, judged = [], []
+def score_episodes(
+    learner: Learner, learned: Learned, source: TaskSource, options: FewShotOptions, quiet: bool = True
+) -> EpisodeScores:
+    """Return the scores of ``evaluate.episodes`` episodes: of curves after each step, of images after the last."""
+    config, rows = options.evaluate, []
+    steps: list[int] = []
+    for first in tqdm(range(0, config.episodes, config.at_once), desc="evaluate", disable=quiet):
+        indices = range(first, min(first + config.at_once, config.episodes))
+        episodes = _sample(source, options, EPISODES, indices)
+        generators = [seeded(options.run.seed, ADAPTATION, index) for index in indices]
+        states = learner.adapt(learned, episodes.support, options.evaluation_steps, generators)
+        if not options.task.is_regression:
+            *_, last = states
+            states = iter([last])
+        columns, steps = [], []
         with torch.no_grad():
-            if not config.task.is_regression:
-                *_, last = every
-                every = iter([last])
-            for adapted in every:
+            for adapted in states:
                 outputs = learner.predict(learned, adapted, episodes.query.inputs)
-                columns.append(learner.scores(outputs, episodes.query.targets))
-                judged.append(adapted.step)
+                columns.append(source.problem.scores(outputs, episodes.query.targets))
+                steps.append(adapted.step)
         rows.append(torch.stack(columns, 1))
-    return EpisodeScores(protocol(config), judged, torch.cat(rows).numpy())
+    return EpisodeScores(protocol(learner, options), steps, torch.cat(rows).numpy())
 
 
-def _drawn(tasks: Tasks, config: FewShotConfig, purpose: int, numbers: Sequence[int]) -> Episodes:
-    """The episodes of these numbers. Each has a generator of its own: it is the same whichever are drawn with it."""
-    shape, seed = config.task.episode(False), config.run.seed
-    split = config.evaluate.split
-    return side_by_side([tasks.sample(split, shape, 1, seeded(seed, purpose, number)) for number in numbers])
+def _sample(source: TaskSource, options: FewShotOptions, purpose: int, indices: Sequence[int]) -> Episodes:
+    """Return episodes by index. Each has its own generator, so that it does not depend on the others."""
+    shape, split = options.task.episode_shape(False), options.evaluate.split
+    return concatenate([source.sample(split, shape, 1, seeded(options.run.seed, purpose, index)) for index in indices])
 
 
-def protocol(config: FewShotConfig) -> dict[str, Any]:
-    """What a figure has to be read with."""
-    task, shape, training = config.task, config.task.episode(False), config.task.episode(True)
+def protocol(learner: Learner, options: FewShotOptions) -> dict[str, Any]:
+    """Return what a score has to be reported with."""
+    is_transductive = learner.problem.classifies and learner.query_statistics == "transductive"
     about: dict[str, Any] = {
-        "label": label(config),
-        "run": config.run.name,
-        "learner": config.learner.kind,
-        "metric": "mean squared error" if task.is_regression else "accuracy",
-        "task": task.source,
-        "split": config.evaluate.split,
-        "episodes": config.evaluate.episodes,
-        "shots": shape.shots,
-        "queries": shape.queries,
-        "steps": config.evaluation_steps,
-        "seed": config.run.seed,
-        "inner_rate": config.learner.inner_rate,
+        "label": f"{learner.label} + transduction" if is_transductive else learner.label,
+        "run": options.run.name,
+        "learner": options.learner.kind,
+        "metric": learner.problem.metric,
+        "task": options.task.source,
+        "split": options.evaluate.split,
+        "episodes": options.evaluate.episodes,
+        "shots": options.task.shots,
+        "queries": options.task.queries,
+        "steps": options.evaluation_steps,
+        "seed": options.run.seed,
     }
-    if not task.is_regression:
-        about |= {
-            "ways": shape.ways,
-            "statistics": statistics_in_words(config),
-            "classes": task.split if task.source == "omniglot" else "",
-            "trained_on": {"ways": training.ways, "shots": training.shots, "queries": training.queries},
-        }
-    return about
+    if learner.problem.classifies:
+        about["statistics"] = learner.query_statistics
+    return about | options.learner.protocol() | options.task.protocol()
 
 
-_LABELS = {
-    "maml": "MAML",
-    "fomaml": "FOMAML",
-    "anil": "ANIL",
-    "meta-sgd": "Meta-SGD",
-    "maml++": "MAML++",
-    "reptile": "Reptile",
-    "random": "random initialisation",
-    "prototypes": "prototypical network",
-    "lstm-reader": "LSTM that reads",
-    "lstm-optimiser": "LSTM optimiser",
-    "pixels": "nearest pixels",
-}
+def _file_name(protocol: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    """Return a name with the main parts of a protocol and a digest of all of it and of the data."""
+    about = {**protocol, **data}
+    shape = f"{about['ways']}-way-{about['shots']}-shot" if "ways" in about else f"{about['shots']}-points"
+    digest = hashlib.sha256(repr(sorted(about.items(), key=lambda item: item[0])).encode()).hexdigest()[:6]
+    return f"{about['task']}-{about['split']}-{shape}-{about.get('statistics', 'plain')}-{digest}.json"
 
 
-def label(config: FewShotConfig) -> str:
-    """A learner's name in tables; what it is told of the query set is part of it."""
-    name = _LABELS[config.learner.kind]
-    with_batches = config.learner.kind not in ("pixels", "lstm-reader") and not config.task.is_regression
-    return f"{name} + transduction" if with_batches and config.learner.statistics == "transductive" else name
-
-
-def statistics_in_words(config: FewShotConfig) -> str:
-    """Where the statistics come from that a query example is normalised by."""
-    if config.learner.kind == "pixels":
-        return "none"
-    if config.learner.kind == "lstm-reader":
-        return "running"
-    return config.learner.statistics
-
-
-def _file_name(config: FewShotConfig, data: Mapping[str, Any]) -> str:
-    """A file for each protocol and data of a run: the readable part, and a few digits that tell the rest apart."""
-    told = {**protocol(config), **data}
-    shape = f"{told['ways']}-way-{told['shots']}-shot" if "ways" in told else f"{told['shots']}-points"
-    mark = hashlib.sha256(repr(sorted(told.items(), key=lambda item: item[0])).encode()).hexdigest()[:6]
-    return f"{config.task.source}-{config.evaluate.split}-{shape}-{told.get('statistics', 'plain')}-{mark}.json"
-
-
-def examples(learner: Learner, learned: Learned, tasks: Tasks, config: FewShotConfig) -> dict[str, Any] | None:
-    """A few unseen tasks with all that was predicted: of curves step by step, of images at the end."""
-    count, seed = config.evaluate.shown_tasks, config.run.seed
-    if not count:
-        return None
-    episodes = _drawn(tasks, config, SHOWN, range(count))
-    if isinstance(tasks, Curves):
-        return _curves(learner, learned, tasks, episodes, config)
-    adapting = [seeded(seed, ADAPTING_SHOWN, number) for number in range(count)]
-    with torch.no_grad():
-        every = learner.adapt(learned, episodes.support, config.evaluation_steps, adapting)
-        *_, adapted = every
-        outputs_TQK = learner.predict(learned, adapted, episodes.query.inputs)
-    shape = config.task.episode(False)
-    kept = min(_SHOWN_IMAGES, shape.queries)
-    # Of each class the first query examples.
-    places = [way * shape.queries + index for way in range(shape.ways) for index in range(kept)]
-    return {
-        "kind": "images",
-        "protocol": protocol(config),
-        "tasks": [
-            {
-                "support": _images(episodes.support.inputs[task]),
-                "support_classes": episodes.support.targets[task].tolist(),
-                "query": _images(episodes.query.inputs[task][places]),
-                "query_classes": episodes.query.targets[task][places].tolist(),
-                "answers": outputs_TQK[task].argmax(-1)[places].tolist(),
-            }
-            for task in range(count)
-        ],
-    }
-
-
-def _images(images_NHWC: torch.Tensor) -> dict[str, Any]:
-    values = (images_NHWC * 255).round().to(torch.uint8).numpy()
-    return {"shape": list(values.shape), "bytes": base64.b64encode(values.tobytes()).decode("ascii")}
-
-
-def _curves(
-    learner: Learner, learned: Learned, tasks: Curves, episodes: Episodes, config: FewShotConfig
-) -> dict[str, Any]:
-    count, seed = episodes.tasks, config.run.seed
-    adapting = [seeded(seed, ADAPTING_SHOWN, number) for number in range(count)]
-    grid_TN1 = tasks.grid(_GRID).expand(count, -1, -1)
+def examples(learner: Learner, learned: Learned, source: TaskSource, options: FewShotOptions) -> dict[str, Any]:
+    """Return ``evaluate.shown_tasks`` unseen tasks with all predictions, on curves after each step."""
+    indices = range(options.evaluate.shown_tasks)
+    episodes = _sample(source, options, EXAMPLES, indices)
+    generators = [seeded(options.run.seed, EXAMPLE_ADAPTATION, index) for index in indices]
+    is_curve = isinstance(source, Curves)
+    steps = options.evaluate.shown_steps if is_curve else options.evaluation_steps
+    states = learner.adapt(learned, episodes.support, steps, generators)
+    about = {"kind": "curves" if is_curve else "images", "protocol": protocol(learner, options)}
+    if not isinstance(source, Curves):
+        *_, adapted = states
+        with torch.no_grad():
+            outputs_TQO = learner.predict(learned, adapted, episodes.query.inputs)
+        return about | {"tasks": _image_tasks(episodes, outputs_TQO, options)}
+    grid_TN1 = source.grid(_GRID_POINTS).expand(len(indices), -1, -1)
     fits, errors = [], []
     with torch.no_grad():
-        every = learner.adapt(learned, episodes.support, config.evaluate.shown_steps, adapting)
-        for adapted in every:
+        for adapted in states:
             fits.append(learner.predict(learned, adapted, grid_TN1)[..., 0])
             outputs = learner.predict(learned, adapted, episodes.query.inputs)
-            errors.append(learner.scores(outputs, episodes.query.targets))
-    # The curve is the first thing that a task's generator is asked for.
-    curves = [tasks.draw(1, seeded(seed, SHOWN, number)) for number in range(count)]
-    true_TN = torch.cat([curve(grid_TN1[:1]) for curve in curves])[..., 0]
+            errors.append(source.problem.scores(outputs, episodes.query.targets))
+    # A task's generator draws the curve first.
+    curves = [source.draw(1, seeded(options.run.seed, EXAMPLES, index)) for index in indices]
 
     def rounded(tensor: torch.Tensor) -> Any:
         return np.round(tensor.numpy().astype(float), 4).tolist()
 
-    return {
-        "kind": "curves",
-        "protocol": protocol(config),
-        "grid": rounded(grid_TN1[0, :, 0]),
-        "tasks": [
-            {
-                "true": rounded(true_TN[task]),
-                "support": rounded(torch.cat([part[task] for part in episodes.support], 1)),
-                "fits": rounded(torch.stack([fit[task] for fit in fits])),
-                "errors": rounded(torch.stack([error[task] for error in errors])),
-            }
-            for task in range(count)
-        ],
-    }
+    tasks = [
+        {
+            "true": rounded(curve(grid_TN1[:1])[0, :, 0]),
+            "support": rounded(torch.cat([part[task] for part in episodes.support], 1)),
+            "fits": rounded(torch.stack([fit[task] for fit in fits])),
+            "errors": rounded(torch.stack([error[task] for error in errors])),
+        }
+        for task, curve in enumerate(curves)
+    ]
+    return {**about, "grid": rounded(grid_TN1[0, :, 0]), "tasks": tasks}
+
+
+def _image_tasks(episodes: Episodes, outputs_TQO: torch.Tensor, options: FewShotOptions) -> list[dict[str, Any]]:
+    shape = options.task.episode_shape(False)
+    shown = min(_QUERIES_SHOWN, shape.queries)
+    first = [way * shape.queries + index for way in range(shape.ways) for index in range(shown)]  # Of each class.
+    return [
+        {
+            "support": _packed(episodes.support.inputs[task]),
+            "support_classes": episodes.support.targets[task].tolist(),
+            "query": _packed(episodes.query.inputs[task][first]),
+            "query_classes": episodes.query.targets[task][first].tolist(),
+            "answers": outputs_TQO[task].argmax(-1)[first].tolist(),
+        }
+        for task in range(episodes.tasks)
+    ]
+
+
+def _packed(images_NHWC: torch.Tensor) -> dict[str, Any]:
+    values = (images_NHWC * 255).round().to(torch.uint8).numpy()
+    return {"shape": list(values.shape), "bytes": base64.b64encode(values.tobytes()).decode("ascii")}

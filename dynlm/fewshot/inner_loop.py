@@ -1,16 +1,18 @@
-"""THE inner loop: every learner that adapts by gradients takes its steps here, and each is the memory's own step.
+"""The inner loop of all learners that adapt by gradient steps, which are the language model's ``gradient_step``.
 
-Legend: T tasks. Weights that move have the tasks as their first axis; the others are shared by all tasks.
+Legend: T tasks, N examples, O outputs, F filters. Adapted weights have the tasks as their first axis; tasks share the
+others.
 
-A network is written for one task, and ``torch.func.vmap`` maps it over tasks. A task's loss depends on its own weights
-alone, so the gradient of the losses' sum is each task's own gradient: one backward pass, no loop over tasks, and to any
-order. (``vmap`` over ``torch.func.grad`` gives the same, at the price of its bookkeeping in every operation of the
-backward pass.) Tasks have as many examples each, so the sum is T times the mean over all of them.
+A network is written for one task and mapped over tasks by ``torch.func.vmap``. A task's loss depends on its own weights
+alone, so the gradient of the sum of losses is each task's gradient: one backward pass without a loop, to any order.
+(``vmap`` over ``torch.func.grad`` gives the same and adds its overhead to every operation of the backward pass.) All
+tasks have equally many examples, so the sum is T times the mean over all examples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from enum import Enum
 
 import torch
@@ -19,132 +21,93 @@ from torch.func import vmap
 
 from dynlm.adapt.rules.elementwise import gradient_step
 from dynlm.fewshot.nets import BatchStatistics, Net, Perceptron
-from dynlm.fewshot.tasks.episodes import Labelled
+from dynlm.fewshot.tasks.episodes import Labelled, Problem
 from dynlm.models.lstm.model import Params
 
-TaskLoss = Callable[[Tensor, Tensor], Tensor]
-"""The mean loss of examples, from their outputs and targets."""
+LearningRate = Callable[[int, str], Tensor | float]
+"""The learning rate of a tensor, from the number of the step and the tensor's name."""
 
 
-class Through(Enum):
-    """What a gradient of the adapted weights goes through, besides the weights themselves."""
+class Order(Enum):
+    """What a gradient with respect to the initial weights passes through."""
 
-    EVERYTHING = "second order: the inner gradients too"
-    WEIGHTS = "first order: inner gradients are constants"
-    NOTHING = "not differentiated: nothing is kept"
+    SECOND = "the adapted weights and the inner gradients"
+    FIRST = "the adapted weights; inner gradients are constants"
+    NONE = "nothing is differentiated, no graph is kept"
 
 
-def for_each_task(params: Params, tasks: int) -> Params:
-    """Shared parameters as every task's own start, (T, ...), without copying them."""
+def expand_tasks(params: Params, tasks: int) -> Params:
+    """Return shared parameters as every task's own (T, ...), without copying."""
     return {name: tensor.expand(tasks, *tensor.shape) for name, tensor in params.items()}
 
 
-def forward(
-    net: Net,
-    weights: Params,
-    moving: Sequence[str],
-    inputs_TN: Tensor,
-    statistics: BatchStatistics | None = None,
-    shared_statistics: bool = False,
-) -> tuple[Tensor, BatchStatistics]:
-    """(outputs (T, N, O), statistics used (T, F)) of all tasks; tensors not in ``moving`` are shared by them."""
-    if isinstance(net, Perceptron) and len(moving) == len(weights):  # small enough for vmap's bookkeeping to matter
-        return net.forward_tasks(weights, inputs_TN), {}
-    dims = {name: 0 if name in moving else None for name in weights}
-    if statistics is None:
-        return vmap(net.forward, in_dims=(dims, 0))(weights, inputs_TN)
-    return vmap(net.forward, in_dims=(dims, 0, None if shared_statistics else 0))(weights, inputs_TN, statistics)
+@dataclass
+class SecondMoment:
+    """Adam's second moment during one adaptation, with beta2 = 0.999 and epsilon = 1e-8."""
 
+    squares: Params
+    count: int
 
-Scales = Callable[[int, Params], Mapping[str, Tensor | float]]
-"""What preconditions the gradients of a step, by tensor; from the step's number and its gradients."""
-
-
-_BETA = 0.999
-_SMALL = 1e-8
-
-
-class Squares:
-    """Adam's second moment along one adaptation: gives each step's preconditioner, and keeps where it got to."""
-
-    def __init__(self, squares: Params, count: int):
-        self.squares, self.count = squares, count
-
-    def __call__(self, step: int, gradients: Params) -> Mapping[str, Tensor | float]:
-        """1 / (sqrt(v / (1 - beta^t)) + 1e-8) of each tensor."""
+    def preconditioner(self, gradients: Params) -> Params:
+        """Update the moment and return 1 / (sqrt(v / (1 - beta2^t)) + epsilon) of each tensor."""
+        beta, epsilon = 0.999, 1e-8
         self.count += 1
-        self.squares = {
-            name: _BETA * self.squares[name] + (1 - _BETA) * gradient.square() for name, gradient in gradients.items()
-        }
-        correction = 1 - _BETA**self.count
-        return {name: 1 / ((square / correction).sqrt() + _SMALL) for name, square in self.squares.items()}
+        self.squares = {name: beta * self.squares[name] + (1 - beta) * g.square() for name, g in gradients.items()}
+        correction = 1 - beta**self.count
+        return {name: 1 / ((square / correction).sqrt() + epsilon) for name, square in self.squares.items()}
 
 
-def inner_steps(
-    net: Net,
-    loss: TaskLoss,
-    weights: Params,
-    moving: Sequence[str],
-    batches: Callable[[int], Labelled],
-    rate: Callable[[int, str], Tensor | float],
-    steps: int,
-    through: Through,
-    scales: Scales | None = None,
-    fixed: Callable[[int], Params] | None = None,
-) -> Iterator[Params]:
-    """The weights after 0, 1, ..., ``steps`` steps, each a ``gradient_step`` on the loss of ``batches(step)``.
+@dataclass(frozen=True)
+class InnerLoop:
+    """Gradient steps of the tensors ``adapted`` of a network, on all tasks at once."""
 
-    ``rate(step, name)`` is the learning rate of a tensor; ``fixed(step)`` gives tensors that do not move but are others
-    at each step.
-    """
-    for step in range(steps + 1):
-        if fixed is not None:
-            weights = {**weights, **fixed(step)}
-        if through is Through.NOTHING:
-            weights = {name: tensor.detach() for name, tensor in weights.items()}
-        yield weights
-        if step == steps:
-            return
-        with torch.enable_grad():
-            if not all(weights[name].requires_grad for name in moving):
-                weights = {n: t.detach().requires_grad_() if n in moving else t for n, t in weights.items()}
-            inputs_TN, targets_TN = batches(step)
-            total = len(inputs_TN) * loss(forward(net, weights, moving, inputs_TN)[0], targets_TN)
-            found = torch.autograd.grad(
-                total, [weights[name] for name in moving], create_graph=through is Through.EVERYTHING
-            )
-        gradients = dict(zip(moving, found, strict=True))
-        scale = scales(step, gradients) if scales is not None else {}
-        weights = {
-            **weights,
-            **{n: gradient_step(weights[n], gradients[n], rate(step, n), scale.get(n, 1.0)) for n in moving},
-        }
+    net: Net
+    problem: Problem
+    adapted: tuple[str, ...]
 
+    def forward(
+        self, weights: Params, inputs_TN: Tensor, statistics: BatchStatistics | None = None
+    ) -> tuple[Tensor, BatchStatistics]:
+        """Return (outputs (T, N, O), statistics used (T, F)); given ``statistics`` are (F,) or (T, F)."""
+        if isinstance(self.net, Perceptron) and len(self.adapted) == len(weights):
+            return self.net.forward_tasks(weights, inputs_TN), {}  # Small enough for vmap's overhead to matter.
+        dims = {name: 0 if name in self.adapted else None for name in weights}
+        if statistics is None:
+            return vmap(self.net.forward, in_dims=(dims, 0))(weights, inputs_TN)
+        shared = next(iter(statistics.values())).dim() == 1
+        return vmap(self.net.forward, in_dims=(dims, 0, None if shared else 0))(weights, inputs_TN, statistics)
 
-def looped_inner_steps(
-    net: Net,
-    loss: TaskLoss,
-    weights: Params,
-    moving: Sequence[str],
-    examples: Labelled,
-    rate: Callable[[int, str], Tensor | float],
-    steps: int,
-    through: Through,
-) -> Params:
-    """The reference of ``inner_steps``: one task after another, no ``vmap``; the weights after the last step.
+    def steps(
+        self,
+        weights: Params,
+        batches: list[Labelled],
+        lr: LearningRate,
+        order: Order,
+        moment: SecondMoment | None = None,
+        per_step: Callable[[int], Params] | None = None,
+    ) -> Iterator[Params]:
+        """Yield the weights before the first and after each step, one step on each of ``batches``.
 
-    ``weights`` of ``moving`` have the tasks as their first axis here too.
-    """
-    adapted: dict[str, list[Tensor]] = {name: [] for name in moving}
-    for task in range(len(examples.inputs)):
-        own = {name: tensor[task] if name in moving else tensor for name, tensor in weights.items()}
-        for step in range(steps):
-            value = loss(net.forward(own, examples.inputs[task])[0], examples.targets[task])
-            found = torch.autograd.grad(
-                value, [own[name] for name in moving], create_graph=through is Through.EVERYTHING
-            )
-            for name, gradient in zip(moving, found, strict=True):
-                own[name] = gradient_step(own[name], gradient, rate(step, name))
-        for name in moving:
-            adapted[name].append(own[name])
-    return {**weights, **{name: torch.stack(tensors) for name, tensors in adapted.items()}}
+        ``moment`` preconditions the gradients; ``per_step`` returns the tensors that each step replaces.
+        """
+        for step in range(len(batches) + 1):
+            if per_step is not None:
+                weights = {**weights, **per_step(step)}
+            if order is Order.NONE:
+                weights = {name: tensor.detach() for name, tensor in weights.items()}
+            yield weights
+            if step == len(batches):
+                return
+            with torch.enable_grad():
+                if not all(weights[name].requires_grad for name in self.adapted):
+                    weights = {n: t.detach().requires_grad_() if n in self.adapted else t for n, t in weights.items()}
+                inputs_TN, targets_TN = batches[step]
+                total = len(inputs_TN) * self.problem.loss(self.forward(weights, inputs_TN)[0], targets_TN)
+                leaves = [weights[name] for name in self.adapted]
+                grads = torch.autograd.grad(total, leaves, create_graph=order is Order.SECOND)
+            gradients = dict(zip(self.adapted, grads, strict=True))
+            scales: Mapping[str, Tensor | float] = moment.preconditioner(gradients) if moment else {}
+            weights = {
+                **weights,
+                **{n: gradient_step(weights[n], g, lr(step, n), scales.get(n, 1.0)) for n, g in gradients.items()},
+            }

@@ -1,7 +1,7 @@
-"""Memory that is freed stays with the process: an image learner's tensors are of a few MB, and made anew all the time.
+"""Memory that is freed stays with the process: image learners allocate tensors of a few MB all the time.
 
-glibc gives blocks of that size back to the system as soon as they are freed, and the system clears each page again when
-it is asked for: 5 to 30 % of a meta-step. Nothing is changed where the C library is another.
+glibc returns blocks of that size to the system, which clears their pages for the next allocation: 5 to 30 % of a
+meta-step. Other C libraries are left as they are.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # malloc.h
 
 
 def keep_freed_memory() -> bool:
-    """Tell malloc, for the rest of the process, to keep what is freed; whether it could be told."""
+    """Make malloc keep freed memory for the rest of the process; return whether it does."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    never = -1
-    return bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, never))
+    return bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, -1))

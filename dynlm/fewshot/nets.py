@@ -1,90 +1,101 @@
-"""The networks that learners adapt: (params, inputs, statistics) -> (outputs, batch statistics), for one task.
+"""Networks as functions of their parameters, written for one task and mapped over tasks with ``torch.func.vmap``.
 
-Legend: N examples, H x W places, C channels, F filters, O outputs, D features.
+Legend: N examples, T tasks, H x W pixels, C channels, F filters, O outputs, D features, P = 9 * input channels.
 
-They are written for one task and mapped over tasks with ``torch.func.vmap``. Batch norm has no hidden state: a forward
-pass gives the statistics of its batch, and takes those that another batch had.
+Batch norm has no hidden state: a forward pass returns the statistics of its batch, and accepts those of another.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dynlm.fewshot.im2col import convolve, naive_convolve
+from dynlm.errors import UserError
+from dynlm.fewshot.im2col import convolve, torch_convolve
 from dynlm.models.lstm.model import Params
+from dynlm.runtime.validation import LARGEST_WIDTH, Section, bounded
 
-EPSILON = 1e-3
-"""Added to variances."""
-
+VARIANCE_EPSILON = 1e-3
+"""Added to variances in batch norm."""
 _ACTIVATIONS = {"relu": torch.relu, "silu": F.silu, "gelu": F.gelu, "tanh": torch.tanh}
 
 BatchStatistics = Params
-"""Mean and variance of each normalised layer, by name."""
+"""Mean and variance (F,) of each normalised layer, by name."""
 
 
 class Net(Protocol):
     """A network as a function of its parameters."""
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every parameter, in a fixed order."""
+        """Return the shape of every parameter by name, in a fixed order."""
         ...
 
     @property
     def head(self) -> tuple[str, ...]:
-        """The parameters of the last layer."""
+        """The names of the last layer's parameters."""
+        ...
+
+    def init_params(self, generator: torch.Generator) -> Params:
+        """Return random parameters."""
         ...
 
     def forward(
         self, params: Params, inputs: Tensor, statistics: BatchStatistics | None = None
     ) -> tuple[Tensor, BatchStatistics]:
-        """(outputs (N, O), statistics used); without ``statistics`` they are those of this batch."""
+        """Return (outputs (N, O), statistics used); ``statistics`` None stands for those of this batch."""
         ...
 
 
-def initial_params(net: Net, generator: torch.Generator, count: int | None = None) -> Params:
-    """Fresh parameters, ``count`` sets of them along a first axis where it is given.
+def _uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator) -> Tensor:
+    return bound * (2 * torch.rand(shape, generator=generator) - 1)
 
-    Weights and biases of linear layers are uniform in +-1 / sqrt(inputs), as torch's are; convolutions in
-    +-sqrt(3 / inputs) (variance 1 / inputs), an image network's head too; its bias and shifts are zero, scales one.
-    A perceptron's ``gains`` are factors of its layers.
-    """
-    gains = net.gains if isinstance(net, Perceptron) else ()
-    params: Params = {}
-    for name, shape in net.shapes().items():
-        full = shape if count is None else (count, *shape)
-        layer, _, kind = name.rpartition(".")
-        if kind == "weight" or layer.startswith("linear"):
-            inputs = net.shapes()[f"{layer}.weight"][0]
-            bound = math.sqrt((1 if layer.startswith("linear") else 3) / inputs)
-            if gains:
-                bound *= gains[int(layer.removeprefix("linear."))]
-            params[name] = bound * (2 * torch.rand(full, generator=generator) - 1)
-        else:
-            params[name] = torch.full(full, 1.0 if kind == "scale" else 0.0)
-    return params
+
+@dataclass
+class PerceptronOptions(Section):
+    """Options of the network for curves."""
+
+    SECTION = "learner"
+
+    hidden: list[int] = field(default_factory=lambda: [40, 40], metadata={"bounds": (1, LARGEST_WIDTH)})
+    """Widths of the hidden layers of a regression network."""
+    activation: Literal["relu", "silu", "gelu", "tanh"] = "relu"
+    """Activation between the layers of a regression network."""
+    gains: list[float] | None = None
+    """Factor of the initial weights and biases of each layer of a regression network; unset: 1."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.gains is not None and len(self.gains) != len(self.hidden) + 1:
+            raise UserError(
+                f"learner.gains has {len(self.gains)} factors, for {len(self.hidden) + 1} layers",
+                do="give one for each hidden layer and one for the last",
+            )
+
+    def perceptron(self) -> Perceptron:
+        """Return the network that these options describe, with one input and one output."""
+        return Perceptron((1, *self.hidden, 1), self.activation, tuple(self.gains or ()))
 
 
 @dataclass(frozen=True)
 class Perceptron:
-    """Linear layers with an activation between them, for curves (Finn et al. 2017: 1-40-40-1 with ReLU)."""
+    """Linear layers with an activation between them (Finn et al. 2017: 1-40-40-1 with ReLU)."""
 
     widths: tuple[int, ...]
     activation: str = "relu"
     gains: tuple[float, ...] = ()
-    """Factor of each layer's fresh parameters; none: 1."""
+    """Factor of each layer's initial parameters; empty: 1."""
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         shapes: dict[str, tuple[int, ...]] = {}
-        for index, (wide_in, wide_out) in enumerate(itertools.pairwise(self.widths)):
-            shapes[f"linear.{index}.weight"] = (wide_in, wide_out)
-            shapes[f"linear.{index}.bias"] = (wide_out,)
+        for index, (width_in, width_out) in enumerate(itertools.pairwise(self.widths)):
+            shapes[f"linear.{index}.weight"] = (width_in, width_out)
+            shapes[f"linear.{index}.bias"] = (width_out,)
         return shapes
 
     @property
@@ -92,35 +103,61 @@ class Perceptron:
         last = len(self.widths) - 2
         return (f"linear.{last}.weight", f"linear.{last}.bias")
 
+    def init_params(self, generator: torch.Generator) -> Params:
+        """Return weights and biases uniform in +-gain / sqrt(inputs), as ``torch.nn.Linear`` has them for gain 1."""
+        params: Params = {}
+        for name, shape in self.shapes().items():
+            layer = int(name.split(".")[1])
+            bound = math.sqrt(1 / self.widths[layer]) * (self.gains[layer] if self.gains else 1.0)
+            params[name] = _uniform(shape, bound, generator)
+        return params
+
     def forward(
         self, params: Params, inputs: Tensor, statistics: BatchStatistics | None = None
     ) -> tuple[Tensor, BatchStatistics]:
-        activate = _ACTIVATIONS[self.activation]
         for index in range(len(self.widths) - 1):
-            inputs = activate(inputs) if index else inputs
+            inputs = _ACTIVATIONS[self.activation](inputs) if index else inputs
             inputs = torch.addmm(params[f"linear.{index}.bias"], inputs, params[f"linear.{index}.weight"])
         return inputs, {}
 
     def forward_tasks(self, params: Params, inputs_TN: Tensor) -> Tensor:
-        """``forward`` of all tasks at once, every parameter having the tasks as its first axis: (T, N, 1)."""
-        activate = _ACTIVATIONS[self.activation]
+        """Return ``forward`` of all tasks (T, N, O); every parameter has the tasks as its first axis."""
         for index in range(len(self.widths) - 1):
-            inputs_TN = activate(inputs_TN) if index else inputs_TN
+            inputs_TN = _ACTIVATIONS[self.activation](inputs_TN) if index else inputs_TN
             bias_T1O, weight_TIO = params[f"linear.{index}.bias"][:, None], params[f"linear.{index}.weight"]
             inputs_TN = torch.baddbmm(bias_T1O, inputs_TN, weight_TIO)
         return inputs_TN
 
 
+@dataclass
+class ConvNetOptions(Section):
+    """Options of the network for images."""
+
+    SECTION = "learner"
+
+    filters: int = bounded(64, 1, LARGEST_WIDTH)
+    """Filters of each convolution."""
+    layers: int = bounded(4, 1, 100)
+    """Number of 3x3 convolutions, each followed by batch norm and ReLU."""
+    pooling: bool = False
+    """Halve maps by max pooling after each convolution (prototypical networks) instead of by its stride (MAML)."""
+    readout: Literal["mean", "flatten"] = "mean"
+    """How the last map becomes features: its mean over pixels, or all of it."""
+
+    def conv_net(self, input_shape: tuple[int, ...], num_outputs: int | None) -> ConvNet:
+        """Return the network that these options describe, without a head where ``num_outputs`` is None."""
+        size, _, channels = input_shape
+        return ConvNet(size, channels, self.filters, self.layers, self.pooling, self.readout, num_outputs)
+
+
 @dataclass(frozen=True)
 class ConvNet:
-    """Convolutions of 3x3, each with batch norm and ReLU, halved by stride or pooling, and a linear head.
+    """3x3 convolutions, each with batch norm and ReLU and halved by stride or max pooling, and a linear head.
 
-    Vinyals et al. 2016 with max pooling; Finn et al. 2017 with stride 2 and the mean over places. Without ``outputs``
-    it has no head, and gives features. A convolution's bias would be lost in batch norm, so there is none. The
-    order is convolution, maximum, batch norm, ReLU, and not the published convolution, batch norm, ReLU, maximum: a
-    quarter of the places is left to be normalised. It is another network. The maximum commutes with ReLU, and with an
-    affine map of positive slope, but batch norm takes its statistics from the maxima here, not from all places, and its
-    scales may become negative.
+    Vinyals et al. 2016 with max pooling; Finn et al. 2017 with stride 2 and the mean over pixels. With ``outputs`` None
+    it returns features. Convolutions have no bias, which batch norm would cancel. The maximum comes before batch norm,
+    not after ReLU as in the papers: normalising a quarter of the pixels is faster. The statistics are then those of the
+    maxima, so that it is another network.
     """
 
     size: int
@@ -130,16 +167,15 @@ class ConvNet:
     pooling: bool = False
     readout: str = "mean"
     outputs: int | None = None
-    fast: bool = True
-    """Convolve by patches where the stride is 2; False takes torch's convolution, the reference."""
+    norms: tuple[str, ...] = field(init=False)
+    """Names of the batch-norm layers."""
 
-    def widths(self) -> list[tuple[int, int]]:
-        """(input width, output width) of each convolution."""
-        return [(self.filters if index else self.channels, self.filters) for index in range(self.layers)]
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "norms", tuple(f"norm.{index}" for index in range(self.layers)))
 
     @property
     def features(self) -> int:
-        """Number of features D."""
+        """The number of features D."""
         side = self.size
         for _ in range(self.layers):
             side = side // 2 if self.pooling else (side + 1) // 2
@@ -147,10 +183,9 @@ class ConvNet:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         shapes: dict[str, tuple[int, ...]] = {}
-        for index, (wide_in, wide_out) in enumerate(self.widths()):
-            shapes[f"convolution.{index}.weight"] = (9 * wide_in, wide_out)
-            shapes[f"norm.{index}.scale"] = (wide_out,)
-            shapes[f"norm.{index}.shift"] = (wide_out,)
+        for index, norm in enumerate(self.norms):
+            shapes[f"convolution.{index}.weight"] = (9 * (self.filters if index else self.channels), self.filters)
+            shapes[f"{norm}.scale"] = shapes[f"{norm}.shift"] = (self.filters,)
         if self.outputs is not None:
             shapes["head.weight"] = (self.features, self.outputs)
             shapes["head.bias"] = (self.outputs,)
@@ -160,28 +195,36 @@ class ConvNet:
     def head(self) -> tuple[str, ...]:
         return () if self.outputs is None else ("head.weight", "head.bias")
 
-    def statistics_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of the batch statistics."""
-        return {
-            f"norm.{index}.{kind}": (self.filters,) for index in range(self.layers) for kind in ("mean", "variance")
-        }
+    def init_params(self, generator: torch.Generator) -> Params:
+        """Return weights of variance 1 / inputs, uniform; scales are 1, shifts and the head's bias 0."""
+        params: Params = {}
+        for name, shape in self.shapes().items():
+            if name.endswith("weight"):
+                params[name] = _uniform(shape, math.sqrt(3 / shape[0]), generator)
+            else:
+                params[name] = torch.full(shape, float(name.endswith("scale")))
+        return params
+
+    def init_statistics(self, *leading: int) -> BatchStatistics:
+        """Return means of 0 and variances of 1 (*leading, F)."""
+        names = [f"{norm}.{kind}" for norm in self.norms for kind in ("mean", "variance")]
+        return {name: torch.full((*leading, self.filters), float(name.endswith("variance"))) for name in names}
 
     def forward(
         self, params: Params, inputs: Tensor, statistics: BatchStatistics | None = None
     ) -> tuple[Tensor, BatchStatistics]:
-        """``inputs`` are images (N, H, W, C)."""
+        """Return (outputs (N, O) or features (N, D), statistics used) of images (N, H, W, C)."""
         maps_NHWF, used = inputs, {}
-        for index in range(self.layers):
+        for index, norm in enumerate(self.norms):
             weight_PF = params[f"convolution.{index}.weight"]
             if self.pooling:
-                maps_NHWF = naive_convolve(maps_NHWF, weight_PF, stride=1)
+                maps_NHWF = torch_convolve(maps_NHWF, weight_PF, stride=1)
                 maps_NHWF = F.max_pool2d(maps_NHWF.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
             else:
-                maps_NHWF = (convolve if self.fast else naive_convolve)(maps_NHWF, weight_PF)
-            name = f"norm.{index}"
-            moments = None if statistics is None else (statistics[f"{name}.mean"], statistics[f"{name}.variance"])
-            maps_NHWF, moments = batch_norm(maps_NHWF, params[f"{name}.scale"], params[f"{name}.shift"], moments)
-            used[f"{name}.mean"], used[f"{name}.variance"] = moments
+                maps_NHWF = convolve(maps_NHWF, weight_PF)
+            moments = None if statistics is None else (statistics[f"{norm}.mean"], statistics[f"{norm}.variance"])
+            maps_NHWF, moments = batch_norm(maps_NHWF, params[f"{norm}.scale"], params[f"{norm}.shift"], moments)
+            used[f"{norm}.mean"], used[f"{norm}.variance"] = moments
             maps_NHWF = torch.relu(maps_NHWF)
         features_ND = maps_NHWF.flatten(1) if self.readout == "flatten" else maps_NHWF.mean((1, 2))
         if self.outputs is None:
@@ -192,13 +235,13 @@ class ConvNet:
 def batch_norm(
     maps: Tensor, scale_F: Tensor, shift_F: Tensor, moments: tuple[Tensor, Tensor] | None = None
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """(normalised maps, (mean_F, variance_F) used); without ``moments`` those of all places of this batch."""
+    """Return (normalised maps, (mean_F, variance_F) used); ``moments`` None stands for those of this batch."""
     if moments is None:
-        places = tuple(range(maps.dim() - 1))
-        mean_F = maps.mean(places)
+        axes = tuple(range(maps.dim() - 1))
+        mean_F = maps.mean(axes)
         centred = maps - mean_F
-        variance_F = centred.square().mean(places)  # torch's var_mean takes five times as long, over several axes
-        return centred * (scale_F * torch.rsqrt(variance_F + EPSILON)) + shift_F, (mean_F, variance_F)
+        variance_F = centred.square().mean(axes)  # torch.var_mean takes five times as long over several axes.
+        return centred * (scale_F * torch.rsqrt(variance_F + VARIANCE_EPSILON)) + shift_F, (mean_F, variance_F)
     mean_F, variance_F = moments
-    factor_F = scale_F * torch.rsqrt(variance_F + EPSILON)
+    factor_F = scale_F * torch.rsqrt(variance_F + VARIANCE_EPSILON)
     return maps * factor_F + (shift_F - mean_F * factor_F), moments

@@ -1,6 +1,6 @@
-"""What evaluations leave behind, as JSON that pictures and tables are made from: no torch here.
+"""Files of scores and examples, from which tables and figures are made. Does not import torch.
 
-Legend: E episodes, J numbers of steps that were judged.
+Legend: E episodes, J numbers of steps that were scored.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ from dynlm.errors import UserError
 from dynlm.runtime.parsing import read_json, write_json
 
 FORMAT = "dynlm few-shot scores 1"
-_Z = 1.959964
-"""The normal quantile of a 95 % interval."""
+_NORMAL_QUANTILE = 1.959964
 
 
 @dataclass(frozen=True)
 class EpisodeScores:
-    """Each episode's accuracy (0 to 1) or mean squared error after each of some numbers of steps, and the protocol."""
+    """Each episode's accuracy (0 to 1) or mean squared error after some numbers of steps, and the protocol."""
 
     protocol: dict[str, Any]
     steps: list[int]
@@ -31,34 +30,33 @@ class EpisodeScores:
 
     @property
     def label(self) -> str:
-        """What tables and pictures call it."""
+        """The learner's name in tables and figures."""
         return str(self.protocol["label"])
 
     @property
     def is_accuracy(self) -> bool:
-        """Whether more is better."""
+        """Whether higher is better."""
         return bool(self.protocol["metric"] == "accuracy")
 
     def at(self, step: int | None = None) -> tuple[float, float]:
-        """(mean over episodes, half-width of its 95 % interval) after ``step`` steps; the last where it is None."""
-        place = len(self.steps) - 1 if step is None else self.steps.index(step)
-        return interval(self.values_EJ[:, place])
+        """Return (mean over episodes, half-width of its 95 % interval) after ``step`` steps, None for the last."""
+        return interval(self.values_EJ[:, -1 if step is None else self.steps.index(step)])
 
 
 def interval(values_E: np.ndarray) -> tuple[float, float]:
-    """(mean, half-width of its 95 % normal interval) over episodes."""
+    """Return (mean, half-width of its 95 % normal interval) over episodes."""
     spread = float(np.std(values_E, ddof=1)) if len(values_E) > 1 else math.nan
-    return float(np.mean(values_E)), _Z * spread / math.sqrt(len(values_E))
+    return float(np.mean(values_E)), _NORMAL_QUANTILE * spread / math.sqrt(len(values_E))
 
 
 def write_scores(path: Path, scores: EpisodeScores) -> None:
-    """Write a file of scores, whole or not at all."""
+    """Write a file of scores, atomically."""
     values = [[round(float(value), 7) for value in row] for row in scores.values_EJ]
     write_json(path, {"format": FORMAT, "protocol": scores.protocol, "steps": scores.steps, "values": values})
 
 
-def read_scores(path: Path) -> EpisodeScores:
-    """Read what ``write_scores`` wrote. Raises UserError where it is missing, cut short or something else."""
+def load_scores(path: Path) -> EpisodeScores:
+    """Read a file of scores. Raises UserError where it is missing, truncated or something else."""
     content = read_json(path)
     try:
         if content["format"] != FORMAT:
@@ -74,22 +72,17 @@ def read_scores(path: Path) -> EpisodeScores:
 
 
 def scores_of_runs(runs: Sequence[Path]) -> list[EpisodeScores]:
-    """All scores of some runs, or of single files. Raises UserError where a run has none."""
+    """Load all scores of run folders, and single files. Raises UserError where a run has none."""
     found = []
     for run in runs:
         paths = [run] if run.is_file() else sorted((run / "scores").glob("*.json"))
         if not paths:
             raise UserError("no few-shot scores here", run, f"run `dynlm fewshot evaluate {run}` first")
-        found += [read_scores(path) for path in paths]
+        found += [load_scores(path) for path in paths]
     return found
 
 
 def examples_of_runs(runs: Sequence[Path], kind: str) -> list[dict[str, Any]]:
-    """The examples of a kind (curves or images) that evaluations of some runs kept, in the runs' order."""
-    found = []
-    for run in runs:
-        for path in sorted((run / "examples").glob("*.json")) if run.is_dir() else []:
-            content = read_json(path)
-            if content.get("kind") == kind:
-                found.append(content)
-    return found
+    """Load the examples of a kind (curves or images) of some run folders, in their order."""
+    paths = [path for run in runs if run.is_dir() for path in sorted((run / "examples").glob("*.json"))]
+    return [content for content in map(read_json, paths) if content.get("kind") == kind]

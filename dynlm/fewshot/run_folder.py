@@ -1,12 +1,12 @@
-"""A few-shot run's folder and its one owner.
+"""Files of a few-shot run.
 
-runs/fewshot/NAME/config.yaml          every option
+runs/fewshot/NAME/config.yaml          all options
                   learner.safetensors  meta-parameters (meta.NAME) and buffers (buffer.NAME)
-                  learner.json         what they are and how they were trained
-                  checkpoints/         training under way
+                  learner.json         card: tensors, tasks, and how the learner was trained
+                  checkpoints/         of an unfinished training
                   log.jsonl            one JSON object a line
-                  scores/*.json        what each evaluation's episodes scored (fewshot.results)
-                  examples/*.json      a few tasks with all that was predicted, to be drawn
+                  scores/*.json        scores of each evaluation's episodes (fewshot.results)
+                  examples/*.json      a few tasks with all predictions, for figures
 """
 
 from __future__ import annotations
@@ -16,28 +16,25 @@ from typing import Any
 
 from dynlm.errors import UserError
 from dynlm.fewshot.learners.learner import Learned, Learner
-from dynlm.fewshot.options import FewShotConfig
+from dynlm.fewshot.options import FewShotOptions, parsed_options
 from dynlm.fewshot.tasks.episodes import seeded
 from dynlm.models.lstm.model import Params
-from dynlm.run.folder import load_options, load_tensors, params_fingerprint, save_tensors
+from dynlm.run.folder import load_options
 from dynlm.runtime.parsing import read_json, write_json
+from dynlm.runtime.tensors import load_tensors, params_fingerprint, save_tensors
 
 _META, _BUFFER = "meta.", "buffer."
 
 
-def run_path(config: FewShotConfig) -> Path:
-    """The folder of a config's run."""
-    return Path(config.run.folder) / config.run.name
-
-
-def load_run_config(folder: Path) -> FewShotConfig:
-    """The options that a run was made with. Raises UserError where they are missing or not understood."""
-    return load_options(folder, FewShotConfig, "dynlm fewshot train")
+def load_run_options(folder: Path) -> FewShotOptions:
+    """Return the options of a run. Raises UserError where they are missing or invalid."""
+    # Former versions wrote the options of all kinds.
+    return FewShotOptions(**vars(load_options(folder, parsed_options(refuse_unused=False), "dynlm fewshot train")))
 
 
 def save_learned(folder: Path, learned: Learned, about: dict[str, Any]) -> dict[str, Any]:
-    """Write what was learned, and its card, which is returned."""
-    tensors = as_tensors(learned)
+    """Write a learner and its card; return the card."""
+    tensors = to_tensors(learned)
     save_tensors(folder / "learner.safetensors", tensors)
     card = {
         "fingerprint": params_fingerprint(tensors),
@@ -50,35 +47,35 @@ def save_learned(folder: Path, learned: Learned, about: dict[str, Any]) -> dict[
 
 
 def load_learned(folder: Path, learner: Learner) -> tuple[Learned, dict[str, Any]]:
-    """(what was learned, its card). Raises UserError where training did not end, or does not fit the learner."""
+    """Return a run's (learned, card). Raises UserError where training is unfinished or does not fit ``learner``."""
     if not (folder / "learner.json").exists():
         raise UserError("no trained learner in this run folder", folder, "run `dynlm fewshot train` to its end first")
-    card, place = read_json(folder / "learner.json"), folder / "learner.safetensors"
-    tensors, _ = load_tensors(place)
+    card, path = read_json(folder / "learner.json"), folder / "learner.safetensors"
+    tensors, _ = load_tensors(path)
     if params_fingerprint(tensors) != card.get("fingerprint"):
-        raise UserError("the tensors are not those that learner.json describes", place, "restore both or train again")
-    wanted = as_tensors(learner.initial(seeded(0)))
-    for name, tensor in wanted.items():
+        raise UserError("the tensors are not those that learner.json describes", path, "restore both or train again")
+    expected = to_tensors(learner.initial(seeded(0)))
+    for name, tensor in expected.items():
         if name not in tensors or tensors[name].shape != tensor.shape:
             found = tuple(tensors[name].shape) if name in tensors else "missing"
             raise UserError(
                 f"{name} is {found}, these options need {tuple(tensor.shape)}",
-                place,
+                path,
                 "leave task and learner as trained",
             )
-    return from_tensors({name: tensors[name] for name in wanted}), card
+    return from_tensors({name: tensors[name] for name in expected}), card
 
 
-def as_tensors(learned: Learned) -> Params:
-    """Both kinds of tensors under one roof, each with its prefix."""
+def to_tensors(learned: Learned) -> Params:
+    """Return meta-parameters and buffers in one mapping, each name with a prefix."""
     meta = {_META + name: tensor for name, tensor in learned.meta.items()}
     return meta | {_BUFFER + name: tensor for name, tensor in learned.buffers.items()}
 
 
 def from_tensors(tensors: Params) -> Learned:
-    """What ``as_tensors`` gave."""
-
-    def part(prefix: str) -> Params:
-        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-    return Learned(part(_META), part(_BUFFER))
+    """Return the inverse of ``to_tensors``."""
+    meta, buffers = (
+        {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        for prefix in (_META, _BUFFER)
+    )
+    return Learned(meta, buffers)

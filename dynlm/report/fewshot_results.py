@@ -1,11 +1,11 @@
-"""Results of few-shot runs as the report takes them in: a folder with ``fewshot.json`` and pictures beside it.
+"""Results of few-shot runs that the report includes: a folder with ``fewshot.json`` and pictures beside it.
 
     {"title": "Omniglot, 5-way 1-shot",
      "text": "How it was made, in a sentence or two.",
      "tables": [{"title": "Accuracy, %", "columns": ["learner", "1-shot"], "rows": [["MAML", "98.1"]], "note": "..."}],
      "pictures": [{"file": "sinusoid.png", "title": "Five steps on a sinusoid", "alt": "what it shows, in words"}]}
 
-Only ``title`` must be there; all cells are shown as the text that they are. Pictures are PNG or GIF, beside the JSON.
+Only ``title`` is required; cells are shown as text. Pictures are PNG or GIF files in the same folder.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from dynlm.runtime.paths import check_inside
 from dynlm.runtime.text import printable
 
 FILE = "fewshot.json"
-_KINDS = {b"\x89PNG\r\n\x1a\n": "image/png", b"GIF89a": "image/gif", b"GIF87a": "image/gif"}
-_LARGEST = 4_000_000
+_MEDIA_TYPES = {b"\x89PNG\r\n\x1a\n": "image/png", b"GIF89a": "image/gif", b"GIF87a": "image/gif"}
+_MAX_BYTES = 4_000_000
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of texts; the first cell of each row names it."""
+    """A table of text; the first cell of each row names it."""
 
     title: str
     columns: list[str]
@@ -37,7 +37,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture: its address holds it whole (``data:``)."""
+    """A picture as a ``data:`` URL."""
 
     title: str
     alt: str
@@ -46,7 +46,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class FewShot:
-    """One folder's results."""
+    """The results of one folder."""
 
     title: str
     text: str
@@ -54,54 +54,54 @@ class FewShot:
     pictures: list[Picture]
 
 
-def read_fewshot(folder: Path) -> FewShot:
+def load_fewshot(folder: Path) -> FewShot:
     """Read ``folder/fewshot.json`` and its pictures.
 
-    Raises UserError where it is missing or not as described at this module's top, and for a picture that is not
-    beside it, is no PNG or GIF, or is larger than 4 MB.
+    Raises UserError where it is missing or not in the format above, and for a picture that is outside the folder,
+    neither PNG nor GIF, or larger than 4 MB.
     """
     path = Path(folder) / FILE
     content = read_json(path)
     try:
         return FewShot(
-            title=printable(_text(content["title"])),
-            text=printable(_text(content.get("text", ""))),
+            title=_text(content["title"]),
+            text=_text(content.get("text", "")),
             tables=[_table(table) for table in content.get("tables", [])],
             pictures=[_picture(path.parent, picture) for picture in content.get("pictures", [])],
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise UserError(f"not few-shot results ({what})", path, "docs/report.md tells what it holds") from error
+        raise UserError(f"not few-shot results ({what})", path, "docs/report.md describes the format") from error
 
 
 def _text(value: Any) -> str:
     if isinstance(value, (dict, list)) or value is None:
         raise TypeError(f"a text is a {type(value).__name__}")
-    return str(value)
+    return printable(str(value))
 
 
 def _table(table: Any) -> Table:
-    columns = [printable(_text(column)) for column in table["columns"]]
-    rows = [[printable(_text(cell)) for cell in row] for row in table["rows"]]
+    columns = [_text(column) for column in table["columns"]]
+    rows = [[_text(cell) for cell in row] for row in table["rows"]]
     if any(len(row) != len(columns) for row in rows):
         raise ValueError("a table has a row with more or fewer cells than columns")
-    return Table(printable(_text(table.get("title", ""))), columns, rows, printable(_text(table.get("note", ""))))
+    return Table(_text(table.get("title", "")), columns, rows, _text(table.get("note", "")))
 
 
 def _picture(folder: Path, picture: Any) -> Picture:
-    name = _text(picture["file"])
+    name = str(picture["file"])
     if name != Path(name).name:
         raise ValueError(f"the picture {name!r} is not beside it")
     path = folder / name
     if not path.is_file():
         raise UserError("no such picture", path, f"it is named in {folder / FILE}")
     check_inside(path, folder)
-    if path.stat().st_size > _LARGEST:
-        raise UserError(f"the picture is larger than {_LARGEST:,} bytes", path, "make it smaller")
+    if path.stat().st_size > _MAX_BYTES:
+        raise UserError(f"the picture is larger than {_MAX_BYTES:,} bytes", path, "make it smaller")
     content = path.read_bytes()
-    kind = next((kind for start, kind in _KINDS.items() if content.startswith(start)), None)
-    if kind is None:
+    media_type = next((kind for magic, kind in _MEDIA_TYPES.items() if content.startswith(magic)), None)
+    if media_type is None:
         raise UserError("neither PNG nor GIF", path, "save the picture as PNG")
-    title = printable(_text(picture.get("title", path.stem)))
-    address = f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
-    return Picture(title, printable(_text(picture.get("alt", title))), address)
+    title = _text(picture.get("title", path.stem))
+    address = f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
+    return Picture(title, _text(picture.get("alt", title)), address)

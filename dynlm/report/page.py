@@ -15,7 +15,7 @@ from dynlm.evaluation.overlap import tuned_notes
 from dynlm.evaluation.score_file import Scores, read_scores
 from dynlm.evaluation.tables import HEADINGS, figures_of, notes_of
 from dynlm.report.curve_data import position_note
-from dynlm.report.fewshot_results import FewShot, Table, read_fewshot
+from dynlm.report.fewshot_results import FewShot, Table, load_fewshot
 from dynlm.report.html import render_page, source, write_page
 from dynlm.report.memory_stats import RESET_SHARE, constants_table, memory_records
 from dynlm.report.page_data import page_data
@@ -32,7 +32,7 @@ def report_run(
     Raises UserError for fewer than two score files, unreadable ones, files of different texts, a window that does not
     fit, or few-shot results that cannot be read; nothing is written then.
     """
-    results = [read_fewshot(folder) for folder in fewshot]
+    results = [load_fewshot(folder) for folder in fewshot]
     return write_page(out, report_page([read_scores(path) for path in paths], results, window, resamples))
 
 

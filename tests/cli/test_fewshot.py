@@ -1,50 +1,56 @@
-"""``dynlm fewshot``: every verb's way through, and bad input said in one line with nothing half-written."""
+"""``dynlm fewshot``: all commands, and errors of one line that leave no files behind."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from dynlm.cli.app import main
-from dynlm.fewshot.demo import demo_configs
-from dynlm.report.fewshot_results import read_fewshot
+from dynlm.fewshot.demo import demo_options
+from dynlm.fewshot.learners.learner import LEARNERS
+from dynlm.fewshot.options import parsed_options
+from dynlm.fewshot.registry import warn_once
+from dynlm.report.fewshot_results import load_fewshot
 from tests.cli.test_app import Capture, answer, answer_json, process, refused
 from tests.fewshot.drawn import write_classes
+from tests.fewshot.foreign_learner import Ridge
 
 SMALL = ["--learner.filters", "4", "--learner.layers", "2", "--train.steps", "3", "--train.tasks", "2"]
 SMALL += ["--evaluate.episodes", "6", "--task.queries", "3"]
 
 
-def test_from_training_to_tables(tmp_path: Path, capsys: Capture) -> None:
+def test_training_evaluation_and_tables(tmp_path: Path, capsys: Capture) -> None:
     runs = tmp_path / "runs"
     folder = ["--run.folder", runs]
-    said = answer_json(capsys, "fewshot", "train", *folder, "--run.name", "maml", *SMALL, "--learner.kind", "maml")
-    assert said["folder"] == str(runs / "maml") and said["steps"] == 3
-    answer(capsys, "fewshot", "train", *folder, "--run.name", "pixels", *SMALL, "--learner.kind", "pixels")
-    told = answer_json(capsys, "fewshot", "evaluate", runs / "maml")
-    assert told["protocol"]["statistics"] == "transductive" and [step["step"] for step in told["steps"]] == [5]
-    told = answer_json(capsys, "fewshot", "evaluate", runs / "maml", "--learner.statistics", "inductive")
-    assert told["protocol"]["statistics"] == "inductive"
-    assert "nearest pixels, 6 episodes: accuracy" in answer(capsys, "fewshot", "evaluate", runs / "pixels")
-    shown = answer_json(capsys, "fewshot", "show", runs / "maml", runs / "pixels", "--out", tmp_path / "out")
+    output = answer_json(capsys, "fewshot", "train", *folder, "--run.name", "maml", *SMALL, "--learner.kind", "maml")
+    assert output["folder"] == str(runs / "maml") and output["steps"] == 3
+    answer(capsys, "fewshot", "train", *folder, "--run.name", "nearest", *SMALL, "--learner.kind", "nearest-neighbour")
+    content = answer_json(capsys, "fewshot", "evaluate", runs / "maml")
+    assert content["protocol"]["statistics"] == "transductive" and [step["step"] for step in content["steps"]] == [5]
+    content = answer_json(capsys, "fewshot", "evaluate", runs / "maml", "--learner.statistics", "inductive")
+    assert content["protocol"]["statistics"] == "inductive"
+    assert "nearest neighbour, 6 episodes: accuracy" in answer(capsys, "fewshot", "evaluate", runs / "nearest")
+    shown = answer_json(capsys, "fewshot", "show", runs / "maml", runs / "nearest", "--out", tmp_path / "out")
     assert len(shown["tables"][0]["rows"]) == 3
-    assert read_fewshot(tmp_path / "out").pictures
+    assert load_fewshot(tmp_path / "out").pictures
     (runs / "figures").mkdir()
     everything = [run for run in sorted(runs.iterdir()) if not run.name.startswith(".")]
     assert len(everything) == 3
     assert len(answer_json(capsys, "fewshot", "show", *everything, "--out", tmp_path / "all")["tables"][0]["rows"]) == 3
     assert "no few-shot run" in refused(capsys, "fewshot", "show", runs / "figures")
-    assert "| nearest pixels |" in answer(
-        capsys, "fewshot", "show", runs / "pixels", "--markdown", "--out", tmp_path / "one"
+    assert "| nearest neighbour |" in answer(
+        capsys, "fewshot", "show", runs / "nearest", "--markdown", "--out", tmp_path / "one"
     )
 
 
-def test_tasks_tells_what_is_there(capsys: Capture) -> None:
-    told = answer_json(capsys, "fewshot", "tasks", "--task.ways", "7")
-    assert told["episode"] == {"ways": 7, "shots": 1, "queries": 15} and told["splits"]["test"]["classes"] > 100
+def test_tasks_shows_counts_of_splits(capsys: Capture) -> None:
+    content = answer_json(capsys, "fewshot", "tasks", "--task.ways", "7")
+    assert content["episode"] == {"ways": 7, "shots": 1, "queries": 15} and content["splits"]["test"]["classes"] > 100
     assert "40 support and 80 query points" in answer(capsys, "fewshot", "tasks", "--task.source", "cubic")
 
 
@@ -56,27 +62,30 @@ def test_tasks_tells_what_is_there(capsys: Capture) -> None:
         (["--learner.kind", "mamml"], "learner.kind is 'mamml'"),
         (["--task.source", "omniglot"], "task.path is not set"),
         (["--task.source", "cubic", "--learner.kind", "prototypes"], "needs classes, and task.source 'cubic' has none"),
-        (["--task.train_ways", "20"], "maml has one output for each class"),
-        (["--learner.inner_optimizer", "adam"], "choose --learner.inner_optimizer sgd"),
+        (["--task.train_ways", "20"], "maml has one output a class"),
+        (
+            ["--learner.inner_optimizer", "adam"],
+            "learner.inner_optimizer is set, but learner.kind 'maml' does not use it",
+        ),
         (["--learner.kind", "anil", "--learner.multi_step_loss", "true"], "learner.multi_step_loss is set"),
         (["--learner.gains", "[1, 2, 3]"], "learner.gains is for cubic and sinusoid alone"),
-        (["--learner.kind", "pixels", "--evaluate.steps", "3"], "evaluate.steps is set"),
-        (["--task.source", "cubic", "--task.mirrored", "true"], "are for images"),
+        (["--learner.kind", "nearest-neighbour", "--evaluate.steps", "3"], "evaluate.steps is set"),
+        (["--task.source", "cubic", "--task.mirrored", "true"], "task.mirrored is set, but task.source 'cubic'"),
         (["--train.rate", "-1"], "train.rate is -1"),
-        (["--task.held_out", "3"], "task.held_out is set, but it is for the background split of omniglot"),
+        (["--task.held_out", "3"], "task.held_out is set, but task.source 'glyphs' does not use it"),
         (["--task.source", "cubic", "--learner.gains", "[1, 2]"], "learner.gains has 2 factors, for 3 layers"),
         (["--task.source", "cubic", "--learner.activation", "swish"], "learner.activation is 'swish'"),
     ],
 )
-def test_bad_options_are_one_line_and_write_nothing(
+def test_bad_options_are_refused_before_writing(
     options: list[str], message: str, tmp_path: Path, capsys: Capture
 ) -> None:
-    said = refused(capsys, "fewshot", "train", "--run.folder", tmp_path / "runs", *options)
-    assert message in said
+    output = refused(capsys, "fewshot", "train", "--run.folder", tmp_path / "runs", *options)
+    assert message in output
     assert not (tmp_path / "runs").exists()
 
 
-def test_bad_images_are_one_line(tmp_path: Path, capsys: Capture) -> None:
+def test_bad_images_are_refused_before_writing(tmp_path: Path, capsys: Capture) -> None:
     write_classes(tmp_path / "images", 10, 4)
     source = ["--task.source", "imagefolder", "--task.path", tmp_path / "images", "--run.folder", tmp_path / "runs"]
     source += ["--task.ways", "2", "--task.queries", "2", *SMALL[:8]]
@@ -89,7 +98,7 @@ def test_bad_images_are_one_line(tmp_path: Path, capsys: Capture) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-def test_folders_that_are_no_runs(tmp_path: Path, capsys: Capture) -> None:
+def test_folders_without_runs_are_refused(tmp_path: Path, capsys: Capture) -> None:
     assert "no such run" in refused(capsys, "fewshot", "evaluate", tmp_path / "none")
     assert "no such run" in refused(capsys, "fewshot", "show", tmp_path / "none")
     assert "there is no verb 'fewshot trian'" in refused(capsys, "fewshot", "trian")
@@ -105,19 +114,19 @@ def test_demo_in_a_real_process(tmp_path: Path) -> None:
         folder=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert [table["title"] for table in told["tables"]] == ["Error on cubic", "Accuracy on glyphs"]
-    names = {Path(file).name for file in told["files"]}
+    content = json.loads(done.stdout)
+    assert [table["title"] for table in content["tables"]] == ["Error on cubic", "Accuracy on glyphs"]
+    names = {Path(file).name for file in content["files"]}
     assert {"cubic-fits.gif", "cubic-maml.gif", "cubic-strip.png", "cubic-error.png", "fewshot.json"} <= names
-    assert {config.run.name for config in demo_configs(tmp_path)} == {
+    assert {config.run.name for config in demo_options(tmp_path)} == {
         path.name
         for path in (tmp_path / "demo").iterdir()
         if path.name != "figures" and not path.name.endswith(".lock")
     }
 
 
-def test_figures_of_other_images_are_in_files_of_their_own(tmp_path: Path, capsys: Capture) -> None:
-    """And drawings whose ink is the other way round are the same images, which is said."""
+def test_scores_of_other_images_are_other_files(tmp_path: Path, capsys: Capture) -> None:
+    """Images with inverted values give the same scores, and the output says that they were inverted."""
     from PIL import Image, ImageOps
 
     for seed, name in enumerate(("one", "two")):
@@ -127,12 +136,54 @@ def test_figures_of_other_images_are_in_files_of_their_own(tmp_path: Path, capsy
         turned.parent.mkdir(parents=True, exist_ok=True)
         ImageOps.invert(Image.open(path).convert("L")).save(turned)
     options = ["--task.source", "imagefolder", "--task.size", "16", "--task.ways", "2", "--task.queries", "2"]
-    run = ["--run.folder", tmp_path / "runs", "--run.name", "pixels", "--learner.kind", "pixels"]
+    run = ["--run.folder", tmp_path / "runs", "--run.name", "nearest", "--learner.kind", "nearest-neighbour"]
     answer(capsys, "fewshot", "train", *run, *options, "--task.path", tmp_path / "one", "--evaluate.episodes", "5")
-    evaluate = ["fewshot", "evaluate", tmp_path / "runs" / "pixels", "--task.path"]
+    evaluate = ["fewshot", "evaluate", tmp_path / "runs" / "nearest", "--task.path"]
     files = {name: answer_json(capsys, *evaluate, tmp_path / name)["file"] for name in ("one", "two", "turned")}
     assert files["one"] != files["two"] and all(Path(file).is_file() for file in files.values())
-    said = {name: answer(capsys, *evaluate, tmp_path / name) for name in ("one", "turned")}
-    assert sum("values turned round" in text for text in said.values()) == 1
-    accuracies = {text.partition("accuracy ")[2].partition(" ")[0] for text in said.values()}
+    output = {name: answer(capsys, *evaluate, tmp_path / name) for name in ("one", "turned")}
+    assert sum("values inverted" in text for text in output.values()) == 1
+    accuracies = {text.partition("accuracy ")[2].partition(" ")[0] for text in output.values()}
     assert len(accuracies) == 1
+
+
+def test_the_former_name_of_nearest_neighbour_is_read_with_a_warning(tmp_path: Path, capsys: Capture) -> None:
+    train = ["fewshot", "train", "--run.folder", tmp_path, "--run.name", "old", "--learner.kind", "pixels"]
+    warn_once.cache_clear()
+    assert main([str(word) for word in train]) == 0
+    output = capsys.readouterr()
+    assert "nearest-neighbour: nothing to train" in output.out
+    assert output.err.count("learner.kind 'pixels' is now called 'nearest-neighbour'") == 1
+
+
+def test_a_run_folder_of_the_former_format_is_evaluated(tmp_path: Path, capsys: Capture) -> None:
+    """Its config.yaml has the options of all kinds, some of which its kind does not use."""
+    words = ["fewshot", "train", "--run.folder", tmp_path, "--run.name", "old", *SMALL, "--learner.kind", "reptile"]
+    answer(capsys, *words)
+    path = tmp_path / "old" / "config.yaml"
+    options = yaml.safe_load(path.read_text())
+    options["learner"] |= {"reader_hidden": 64, "multi_step_loss": False, "first_order_share": 0.3, "gains": None}
+    options["task"] |= {"path": None, "split": "vinyals", "held_out": 2, "colour": False}
+    path.write_text(yaml.safe_dump(options, explicit_start=True, explicit_end=True))
+    assert answer_json(capsys, "fewshot", "evaluate", tmp_path / "old")["protocol"]["learner"] == "reptile"
+    assert answer_json(capsys, *words)["steps"] == 3
+
+
+@pytest.fixture
+def ridge(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Registers the learner ``ridge`` for one test."""
+    with monkeypatch.context() as patch:
+        patch.setitem(LEARNERS.classes, "ridge", Ridge)
+        parsed_options.cache_clear()
+        yield
+    parsed_options.cache_clear()
+
+
+def test_a_learner_of_another_package(tmp_path: Path, capsys: Capture, ridge: None) -> None:
+    """One class in one file is registered, has its own options, and is trained and evaluated."""
+    words = ["--run.folder", tmp_path, "--run.name", "ridge", "--learner.kind", "ridge", *SMALL[4:]]
+    train = ["fewshot", "train", *words, "--learner.penalty", "0.5"]
+    assert "learner.kind 'maml' does not use it" in refused(capsys, *train, "--learner.kind", "maml")
+    assert answer_json(capsys, *train)["steps"] == 3
+    output = answer_json(capsys, "fewshot", "evaluate", tmp_path / "ridge")
+    assert output["protocol"]["label"] == "ridge regression" and output["steps"][0]["mean"] > 0.3

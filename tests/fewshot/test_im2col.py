@@ -1,6 +1,8 @@
-"""Convolutions as products of patches: torch's own convolution, to second order, under vmap."""
+"""im2col agrees with torch's convolution, to second order and under vmap."""
 
 from __future__ import annotations
+
+import functools
 
 import pytest
 import torch
@@ -8,16 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.func import vmap
 
-from dynlm.fewshot.im2col import _Images, _Patches, convolve, naive_convolve
+from dynlm.fewshot.im2col import Col2Im, Im2Col, convolve, torch_convolve
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 3), st.integers(2, 9), st.integers(2, 9), st.integers(1, 3), st.integers(1, 4))
-def test_patches_are_a_convolution(count: int, height: int, width: int, channels: int, filters: int) -> None:
+def test_im2col_agrees_with_torch(count: int, height: int, width: int, channels: int, filters: int) -> None:
     generator = torch.Generator().manual_seed(height * 10 + width)
     images = torch.randn(count, height, width, channels, generator=generator, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(9 * channels, filters, generator=generator, dtype=torch.float64, requires_grad=True)
-    outputs = [form(images, weight) for form in (convolve, naive_convolve)]
+    outputs = [form(images, weight) for form in (convolve, functools.partial(torch_convolve, stride=2))]
     torch.testing.assert_close(*outputs)
     first = [torch.autograd.grad(out.tanh().sum(), (images, weight), create_graph=True) for out in outputs]
     second = [torch.autograd.grad(sum(g.square().sum() for g in found), (images, weight)) for found in first]
@@ -28,15 +30,15 @@ def test_patches_are_a_convolution(count: int, height: int, width: int, channels
 
 
 @pytest.mark.parametrize("size", [4, 5])
-def test_images_are_the_transpose_of_patches(size: int) -> None:
+def test_col2im_is_the_transpose_of_im2col(size: int) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, size, size, 3, generator=generator, dtype=torch.float64)
-    taken = _Patches.apply(images)
-    other = torch.randn(taken.shape, generator=generator, dtype=torch.float64)
-    torch.testing.assert_close((taken * other).sum(), (images * _Images.apply(other, size, size)).sum())
+    patches = Im2Col.apply(images)
+    other = torch.randn(patches.shape, generator=generator, dtype=torch.float64)
+    torch.testing.assert_close((patches * other).sum(), (images * Col2Im.apply(other, size, size)).sum())
 
 
-def test_tasks_are_more_images() -> None:
+def test_vmap_equals_a_loop() -> None:
     images, weight = torch.randn(3, 2, 6, 6, 2), torch.randn(3, 18, 4)
     together = vmap(convolve)(images, weight)
     for task in range(3):

@@ -26,7 +26,7 @@ from dynlm.evaluation.compare import compare
 from dynlm.evaluation.score_file import read_scores, write_scores
 from dynlm.evaluation.tables import text_table
 from dynlm.fewshot.results import EpisodeScores
-from dynlm.fewshot.results import read_scores as read_fewshot
+from dynlm.fewshot.results import load_scores as load_fewshot
 from dynlm.fewshot.results import write_scores as write_fewshot
 from dynlm.fewshot.tasks.images import read_image
 from dynlm.report.heatmap import heatmap_data, heatmap_page
@@ -238,7 +238,7 @@ def test_fewshot_results(folder: Path, data: st.DataObject) -> None:
     protocol = {"label": "MAML", "metric": "accuracy", "task": "omniglot", "episodes": 2}
     write_fewshot(path, EpisodeScores(protocol, [0, 1], np.array([[0.2, 0.9], [0.3, 1.0]])))
     path.write_bytes(data.draw(damaged_json(json.loads(path.read_text()))))
-    found = tried(lambda: read_fewshot(path))
+    found = tried(lambda: load_fewshot(path))
     if found is not None:
         assert len(found.at()) == 2 and isinstance(found.label, str)
 

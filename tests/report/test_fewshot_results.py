@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dynlm.errors import UserError
-from dynlm.report.fewshot_results import read_fewshot
+from dynlm.report.fewshot_results import load_fewshot
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\x00" * 20
 RESULTS = {
@@ -26,11 +26,11 @@ def folder_with(folder: Path, content: object, picture: bytes = PNG) -> Path:
 
 
 def test_tables_and_pictures_are_read(tmp_path):
-    results = read_fewshot(folder_with(tmp_path, RESULTS))
+    results = load_fewshot(folder_with(tmp_path, RESULTS))
     assert (results.title, results.text) == ("Omniglot, 5-way 1-shot", "600 test tasks.")
     assert results.tables[0].rows == [["MAML", "98.1"]]
     assert results.pictures[0].address.startswith("data:image/png;base64,iVBORw0KGgo")
-    assert read_fewshot(folder_with(tmp_path, {"title": "T"})).pictures == []
+    assert load_fewshot(folder_with(tmp_path, {"title": "T"})).pictures == []
 
 
 @pytest.mark.parametrize(
@@ -47,15 +47,15 @@ def test_tables_and_pictures_are_read(tmp_path):
 )
 def test_what_is_wrong_is_named(tmp_path, change, said):
     with pytest.raises(UserError, match=said):
-        read_fewshot(folder_with(tmp_path, {**RESULTS, **change}))
+        load_fewshot(folder_with(tmp_path, {**RESULTS, **change}))
 
 
 def test_only_pictures_are_taken(tmp_path):
     with pytest.raises(UserError, match=r"a\.png: neither PNG nor GIF"):
-        read_fewshot(folder_with(tmp_path, RESULTS, b"<svg onload='alert(1)'>"))
+        load_fewshot(folder_with(tmp_path, RESULTS, b"<svg onload='alert(1)'>"))
     with pytest.raises(UserError, match="larger than"):
-        read_fewshot(folder_with(tmp_path, RESULTS, PNG + bytes(4_000_000)))
+        load_fewshot(folder_with(tmp_path, RESULTS, PNG + bytes(4_000_000)))
     with pytest.raises(UserError, match="JSON"):
         folder_with(tmp_path, RESULTS)
         (tmp_path / "fewshot.json").write_text("[")
-        read_fewshot(tmp_path)
+        load_fewshot(tmp_path)

@@ -1,1 +1,1 @@
-"""fewshot learners."""
+"""Learners, one module for each family, and what they share."""

@@ -1,31 +1,79 @@
-"""What every learner is: something that adapts on a support set and predicts a query set.
+"""The interface of a learner, the options that all learners have, and the registry of learners.
 
-Legend: T tasks, S support and Q query examples, O outputs.
+To add a learner, write one module here, or in another package with an entry point in the group ``dynlm.learners``: a
+subclass of ``LearnerOptions`` with its own fields, and a subclass of ``Learner`` under ``@register_learner``.
+
+Legend: T tasks, Q query examples, O outputs.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from dynlm.fewshot.tasks.episodes import Episodes, Labelled
+from dynlm.errors import UserError
+from dynlm.fewshot.nets import ConvNetOptions, PerceptronOptions
+from dynlm.fewshot.registry import Registry, default_of
+from dynlm.fewshot.tasks.episodes import Episodes, Labelled, Problem
+from dynlm.fewshot.tasks.source import TaskOptions
 from dynlm.models.lstm.model import Params
+from dynlm.runtime.validation import Section
+
+
+@dataclass
+class LearnerOptions(Section):
+    """Which learner, and how it adapts."""
+
+    SECTION = "learner"
+    is_trained: ClassVar[bool] = True
+    """Whether there is anything to meta-train."""
+    takes_steps: ClassVar[bool] = False
+    """Whether it adapts by steps, which ``evaluate.steps`` may set."""
+    any_ways: ClassVar[bool] = False
+    """Whether it may be trained and evaluated with different numbers of classes; it needs classes then."""
+
+    kind: str = ""
+
+    def check_task(self, task: TaskOptions) -> None:
+        """Raise UserError where this learner cannot learn these tasks, or where options are for other tasks."""
+        if self.any_ways and task.is_regression:
+            raise UserError(
+                f"learner.kind {self.kind!r} needs classes, and task.source {task.source!r} has none",
+                do="choose another of the two",
+            )
+        ways, training_ways = task.episode_shape(False).ways, task.episode_shape(True).ways
+        if ways != training_ways and not self.any_ways:
+            what = f"task.train_ways is {training_ways} and task.ways {ways}, but {self.kind} has one output a class"
+            raise UserError(what, do="leave task.train_ways out, or choose --learner.kind prototypes")
+        other, tasks = (ConvNetOptions, "images") if task.is_regression else (PerceptronOptions, "cubic and sinusoid")
+        for item in fields(other):
+            if getattr(self, item.name, default_of(item)) != default_of(item):
+                what = f"learner.{item.name} is for {tasks} alone, and task.source is {task.source!r}"
+                raise UserError(what, do="leave it out")
+
+    def evaluation_steps(self, is_regression: bool) -> int:
+        """Return the number of inner steps in evaluation where ``evaluate.steps`` is unset."""
+        return 0
+
+    def protocol(self) -> dict[str, Any]:
+        """Return the options that a score has to be reported with."""
+        return {}
 
 
 class Learned(NamedTuple):
-    """What meta-training leaves behind: meta-parameters, and buffers that are gathered rather than learned."""
+    """The result of meta-training: meta-parameters, and buffers such as running statistics."""
 
     meta: Params
     buffers: Params
 
 
 class Adapted(NamedTuple):
-    """What a learner knows of T tasks, ``step`` inner steps after it began: any tensors, and the support they saw."""
+    """What a learner knows of T tasks after ``step`` inner steps: any tensors, and the support sets."""
 
     state: Params
     support: Labelled
@@ -33,7 +81,7 @@ class Adapted(NamedTuple):
 
 
 class MetaStep(NamedTuple):
-    """What a batch of episodes says of the meta-parameters."""
+    """The result of a batch of episodes: mean query loss and score, meta-gradients and the next buffers."""
 
     loss: float
     score: float
@@ -42,57 +90,60 @@ class MetaStep(NamedTuple):
 
 
 class Learner(ABC):
-    """The small interface: adapt on a support set, predict a query set; and learn to from episodes."""
+    """Adapts to tasks by their support sets, acts on their query sets, and meta-learns from episodes.
 
-    def __init__(self, classifies: bool):
-        self.classifies = classifies
+    Constructed from its options and the ``Problem`` that its tasks share. It has no state: ``Learned`` and ``Adapted``
+    are passed in and returned.
+    """
+
+    options_type: ClassVar[type[LearnerOptions]]
+    label: ClassVar[str]
+    """Its name in tables and figures."""
+
+    def __init__(self, options: Any, problem: Problem):
+        self.options, self.problem = options, problem
+
+    @property
+    def query_statistics(self) -> str:
+        """Which batch statistics normalise a query example: none, running, transductive or inductive."""
+        return "none"
 
     @abstractmethod
     def initial(self, generator: torch.Generator) -> Learned:
-        """What it knows before meta-training."""
+        """Return meta-parameters and buffers before meta-training."""
 
     @abstractmethod
     def adapt(
         self, learned: Learned, support: Labelled, steps: int, generators: Sequence[torch.Generator]
     ) -> Iterator[Adapted]:
-        """Adapt to T tasks: what is known after 0, 1, ..., ``steps`` steps. A learner without steps yields once.
+        """Adapt to T tasks; yield the state after 0, 1, ..., ``steps`` steps. A learner without steps yields once.
 
-        What adapting draws at random comes from ``generators``, one for each task, so that a task is adapted to alike
-        whichever tasks are beside it.
+        Each task has its own generator, so that its result does not depend on the others in the batch.
         """
 
     @abstractmethod
     def predict(self, learned: Learned, adapted: Adapted, inputs_TQ: Tensor) -> Tensor:
-        """Logits of the classes, or values, of query inputs: (T, Q, O)."""
+        """Return the outputs for query inputs (T, Q, O): logits of classes, or values."""
 
-    @abstractmethod
     def meta_step(self, learned: Learned, episodes: Episodes, progress: float, generator: torch.Generator) -> MetaStep:
-        """The meta-gradients of a batch of episodes, ``progress`` (0 to 1) through the training."""
+        """Return the meta-gradients of a batch of episodes, at ``progress`` (0 to 1) of the training."""
+        raise NotImplementedError(f"{self.label} is not trained")
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The mean loss of examples: nats, or squared errors."""
-        if self.classifies:
-            return F.cross_entropy(outputs.flatten(0, -2), targets.flatten())
-        return F.mse_loss(outputs, targets)
-
-    def losses(self, outputs_TNO: Tensor, targets_TN: Tensor) -> Tensor:
-        """The mean loss of each task: (T,)."""
-        if self.classifies:
-            return F.cross_entropy(outputs_TNO.transpose(1, 2), targets_TN, reduction="none").mean(1)
-        return (outputs_TNO - targets_TN).square().mean((1, 2))
-
-    def scores(self, outputs_TQO: Tensor, targets_TQ: Tensor) -> Tensor:
-        """Each task's accuracy, or its mean squared error: (T,)."""
-        if self.classifies:
-            return (outputs_TQO.argmax(-1) == targets_TQ).double().mean(1)
-        return (outputs_TQO - targets_TQ).double().square().mean((1, 2))
-
-    def by_autograd(
+    def differentiate(
         self, learned: Learned, loss: Tensor, outputs_TQO: Tensor, targets_TQ: Tensor, buffers: Params | None = None
     ) -> MetaStep:
-        """A meta-step whose gradients are those of ``loss`` in all meta-parameters that it depends on."""
+        """Return the meta-step of a ``loss``: its gradients in all meta-parameters that it depends on."""
         names = [name for name, tensor in learned.meta.items() if tensor.requires_grad]
-        found = torch.autograd.grad(loss, [learned.meta[name] for name in names], allow_unused=True)
-        gradients = {name: gradient for name, gradient in zip(names, found, strict=True) if gradient is not None}
-        score = float(self.scores(outputs_TQO.detach(), targets_TQ).mean())
+        grads = torch.autograd.grad(loss, [learned.meta[name] for name in names], allow_unused=True)
+        gradients = {name: grad for name, grad in zip(names, grads, strict=True) if grad is not None}
+        score = float(self.problem.scores(outputs_TQO.detach(), targets_TQ).mean())
         return MetaStep(float(loss.detach()), score, gradients, learned.buffers if buffers is None else buffers)
+
+
+LEARNERS: Registry[Learner, LearnerOptions] = Registry(
+    LearnerOptions, "kind", "dynlm.fewshot.learners", "dynlm.learners"
+)
+LEARNERS.renamed = {"pixels": "nearest-neighbour"}
+LEARNERS.ignored = [item.name for part in (ConvNetOptions, PerceptronOptions) for item in fields(part)]
+LEARNERS.ignored += ["inner_rate", "inner_steps", "statistics"]
+register_learner = LEARNERS.register

@@ -1,183 +1,263 @@
-"""MAML and its kin: a start from which a few gradient steps are enough (Finn et al. 2017, arXiv 1703.03400).
+"""MAML and its variants: initial weights from which a few gradient steps suffice (Finn et al. 2017, arXiv 1703.03400).
 
     theta_i = theta - alpha * grad L_support(theta),    meta-loss = mean over tasks of L_query(theta_i)
 
-FOMAML takes the inner gradients as constants; ANIL (Raghu et al. 2020, arXiv 1909.09157) moves the head alone; Meta-SGD
-(Li et al. 2017, arXiv 1707.09835) learns a rate for each weight; MAML++ (Antoniou et al. 2019, arXiv 1810.09502) learns
-a rate for each tensor and step, has batch norm of each step, weighs the query losses after all steps, and begins at
-first order. Legend: T tasks, Q query examples, O outputs, K inner steps.
+Legend: T tasks, F filters, Q query examples, O outputs, K inner steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from dynlm.fewshot.inner_loop import Squares, Through, for_each_task, forward, inner_steps
-from dynlm.fewshot.learners.learner import Adapted, Learned, Learner, MetaStep
-from dynlm.fewshot.nets import BatchStatistics, ConvNet, Net, initial_params
-from dynlm.fewshot.options import LearnerConfig
-from dynlm.fewshot.tasks.episodes import Episodes, Labelled
+from dynlm.errors import UserError
+from dynlm.fewshot.inner_loop import Order, expand_tasks
+from dynlm.fewshot.learners.gradient import GradientLearner, GradientOptions
+from dynlm.fewshot.learners.learner import Adapted, Learned, MetaStep, register_learner
+from dynlm.fewshot.nets import BatchStatistics, ConvNet
+from dynlm.fewshot.tasks.episodes import Episodes, Labelled, Problem
+from dynlm.fewshot.tasks.source import TaskOptions
 from dynlm.models.lstm.model import Params
+from dynlm.runtime.validation import bounded
 
-_RATE = "rate."
-_RUNNING = "running."
+_LR, _RUNNING = "rate.", "running."
 _MOMENTUM = 0.1
 
 
-class Maml(Learner):
-    """The learner of ``maml``, ``fomaml``, ``anil``, ``meta-sgd`` and ``maml++``.
+@dataclass
+class InitOptions(GradientOptions):
+    """Options of learners that learn initial weights through the inner steps."""
 
-    Meta-parameters are the network's, and ``rate.NAME`` where rates are learned. Buffers are ``running.NAME``: batch
-    statistics of query sets after each step (K + 1, F), gathered where ``learner.statistics`` is running.
+    statistics: Literal["transductive", "inductive", "running"] = "transductive"  # type: ignore[assignment]
+
+    def check_task(self, task: TaskOptions) -> None:
+        super().check_task(task)
+        if task.is_regression and self.statistics == "running":
+            raise UserError("learner.statistics is 'running', but a regression network has no batch norm")
+
+
+@dataclass
+class FomamlOptions(InitOptions):
+    """Options of first-order MAML."""
+
+    kind: str = "fomaml"
+    multi_step_loss: bool = False
+    """Weigh the query losses after every inner step alike at first; later only that after the last step."""
+    per_step_rates: bool = False
+    """Learn a learning rate for each tensor and inner step."""
+    per_step_norm: bool = False
+    """Meta-learn batch-norm scales, shifts and running statistics for each inner step, and do not adapt them."""
+    annealed_share: float = bounded(0.1, 0, 1)
+    """Fraction of the training over which the multi-step loss becomes that of the last step; 0: never."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.annealed_share != 0.1 and not self.multi_step_loss:
+            what = "learner.annealed_share is set, but there is no multi-step loss to anneal"
+            raise UserError(what, do="leave it out")
+
+
+@dataclass
+class MamlOptions(FomamlOptions):
+    """Options of MAML."""
+
+    kind: str = "maml"
+    first_order_share: float = bounded(0.0, 0, 1)
+    """Fraction of the training, from its beginning, that treats inner gradients as constants."""
+
+
+@dataclass
+class MamlPlusPlusOptions(MamlOptions):
+    """Options of MAML++: those of MAML, with all of its fixes on."""
+
+    kind: str = "maml++"
+    multi_step_loss: bool = True
+    per_step_rates: bool = True
+    per_step_norm: bool = True
+    first_order_share: float = bounded(0.3, 0, 1)
+
+
+class InitLearner(GradientLearner):
+    """Learned initial weights; the base of MAML's variants.
+
+    Buffers are ``running.NAME`` (K + 1, F): statistics of query sets after each step, for ``learner.statistics``
+    running.
     """
 
-    def __init__(self, config: LearnerConfig, net: Net, classifies: bool):
-        super().__init__(classifies)
-        self.config, self.net = config, net
-        names = tuple(net.shapes())
-        norms = tuple(name for name in names if name.startswith("norm."))
-        self.per_step = norms if self.config.per_step_norm else ()
-        self.moving = net.head if config.kind == "anil" else tuple(name for name in names if name not in self.per_step)
+    per_step: tuple[str, ...] = ()
+    """Tensors with a row for each step."""
 
     def initial(self, generator: torch.Generator) -> Learned:
-        config = self.config
-        meta = initial_params(self.net, generator)
-        for name in self.per_step:
-            meta[name] = meta[name].expand(config.inner_steps + 1, -1).clone()
-        for name in self.moving:
-            if config.kind == "meta-sgd":
-                meta[_RATE + name] = torch.full_like(meta[name], config.inner_rate)
-            elif config.per_step_rates:
-                meta[_RATE + name] = torch.full((config.inner_steps,), config.inner_rate)
-        buffers: Params = {}
-        if config.statistics == "running":
-            assert isinstance(self.net, ConvNet)
-            for name, shape in self.net.statistics_shapes().items():
-                buffers[_RUNNING + name] = torch.full(
-                    (config.inner_steps + 1, *shape), float(name.endswith("variance"))
-                )
+        meta, buffers = self.net.init_params(generator), {}
+        if self.options.statistics == "running" and isinstance(self.net, ConvNet):
+            statistics = self.net.init_statistics(self.options.inner_steps + 1)
+            buffers = {_RUNNING + name: tensor for name, tensor in statistics.items()}
         return Learned(meta, buffers)
+
+    def order(self, progress: float) -> Order:
+        """Return the order of the meta-gradient at ``progress`` of the training."""
+        return Order.SECOND
+
+    def loss_weights(self, progress: float) -> list[float]:
+        """Return the weights of the query losses after 0, 1, ..., K steps."""
+        return [0.0] * self.options.inner_steps + [1.0]
 
     def adapt(
         self, learned: Learned, support: Labelled, steps: int, generators: Sequence[torch.Generator]
     ) -> Iterator[Adapted]:
-        yield from self._adapt(learned, support, steps, Through.NOTHING)
+        yield from self._adapt(learned.meta, support, steps, Order.NONE)
 
-    def _adapt(self, learned: Learned, support: Labelled, steps: int, through: Through) -> Iterator[Adapted]:
-        tasks, meta = len(support.inputs), learned.meta
-        own = for_each_task({name: meta[name] for name in self.moving}, tasks)
-        shared = {name: meta[name] for name in self.net.shapes() if name not in self.moving}
-        fixed = (lambda step: {name: meta[name][self._row(step)] for name in self.per_step}) if self.per_step else None
-        for name in self.per_step:
-            shared[name] = meta[name][0]
-        every = inner_steps(
-            self.net,
-            self.loss,
-            {**own, **shared},
-            self.moving,
-            lambda step: support,
-            lambda step, name: self._rate(meta, step, name),
-            steps,
-            through,
-            fixed=fixed,
-        )
-        for step, weights in enumerate(every):
-            yield Adapted(weights, support, step)
+    def _adapt(self, meta: Params, support: Labelled, steps: int, order: Order) -> Iterator[Adapted]:
+        def per_step(step: int) -> Params:
+            return {name: meta[name][self._row(step)] for name in self.per_step}
+
+        weights = {name: meta[name] for name in self.net.shapes()}
+        weights |= expand_tasks({name: meta[name] for name in self.loop.adapted}, len(support.inputs))
+
+        def lr(step: int, name: str) -> Tensor | float:
+            return self.lr(meta, step, name)
+
+        states = self.loop.steps(weights, [support] * steps, lr, order, per_step=per_step)
+        for step, state in enumerate(states):
+            yield Adapted(state, support, step)
 
     def _row(self, step: int) -> int:
-        return min(step, self.config.inner_steps)
+        return min(step, int(self.options.inner_steps))
 
-    def _rate(self, meta: Params, step: int, name: str) -> Tensor | float:
-        if self.config.kind == "meta-sgd":
-            return meta[_RATE + name]
-        if self.config.per_step_rates:
-            return meta[_RATE + name][min(step, self.config.inner_steps - 1)]
-        return self.config.inner_rate
-
-    def predict(self, learned: Learned, adapted: Adapted, inputs_TQ: Tensor) -> Tensor:
-        return self._outputs(learned, adapted, inputs_TQ)[0]
-
-    def _outputs(self, learned: Learned, adapted: Adapted, inputs_TQ: Tensor) -> tuple[Tensor, BatchStatistics]:
-        """(outputs, batch statistics used): the query's own, the support's or the running ones."""
-        if self.config.statistics == "transductive" or not isinstance(self.net, ConvNet):
-            return forward(self.net, adapted.state, self.moving, inputs_TQ)
-        if self.config.statistics == "inductive":
-            _, statistics = forward(self.net, adapted.state, self.moving, adapted.support.inputs)
-            return forward(self.net, adapted.state, self.moving, inputs_TQ, statistics)
+    def outputs(self, learned: Learned, adapted: Adapted, inputs_TQ: Tensor) -> tuple[Tensor, BatchStatistics]:
+        if self.options.statistics != "running" or not isinstance(self.net, ConvNet):
+            return super().outputs(learned, adapted, inputs_TQ)
         row = self._row(adapted.step)
-        running = {name: learned.buffers[_RUNNING + name][row] for name in self.net.statistics_shapes()}
-        return forward(self.net, adapted.state, self.moving, inputs_TQ, running, shared_statistics=True)
+        running = {name.removeprefix(_RUNNING): tensor[row] for name, tensor in learned.buffers.items()}
+        return self.loop.forward(adapted.state, inputs_TQ, running)
 
     def meta_step(self, learned: Learned, episodes: Episodes, progress: float, generator: torch.Generator) -> MetaStep:
-        config = self.config
-        first = config.kind == "fomaml" or progress < (config.first_order_share or 0.0)
-        through = Through.WEIGHTS if first else Through.EVERYTHING
-        shares = loss_shares(config.inner_steps, bool(config.multi_step_loss), progress, config.annealed_share)
-        buffers = dict(learned.buffers)
+        weights, buffers = self.loss_weights(progress), dict(learned.buffers)
         total = outputs_TQO = None
-        for adapted in self._adapt(learned, episodes.support, config.inner_steps, through):
-            if not shares[adapted.step]:
+        for adapted in self._adapt(learned.meta, episodes.support, self.options.inner_steps, self.order(progress)):
+            if not weights[adapted.step]:
                 continue
-            if config.statistics == "running":
-                # While it is trained each batch is normalised by itself, as everywhere; what it had is remembered.
-                outputs_TQO, used = forward(self.net, adapted.state, self.moving, episodes.query.inputs)
+            if self.options.statistics == "running":
+                # In training each batch is normalised by its own statistics, which are averaged for evaluation.
+                outputs_TQO, used = self.loop.forward(adapted.state, episodes.query.inputs)
                 for name, value_TF in used.items():
                     running = buffers[_RUNNING + name].clone()
                     running[adapted.step].lerp_(value_TF.detach().mean(0), _MOMENTUM)
                     buffers[_RUNNING + name] = running
             else:
-                outputs_TQO, _ = self._outputs(learned, adapted, episodes.query.inputs)
-            share_of = shares[adapted.step] * self.loss(outputs_TQO, episodes.query.targets)
-            total = share_of if total is None else total + share_of
+                outputs_TQO, _ = self.outputs(learned, adapted, episodes.query.inputs)
+            loss = weights[adapted.step] * self.problem.loss(outputs_TQO, episodes.query.targets)
+            total = loss if total is None else total + loss
         assert total is not None and outputs_TQO is not None
-        return self.by_autograd(learned, total, outputs_TQO, episodes.query.targets, buffers)
+        return self.differentiate(learned, total, outputs_TQO, episodes.query.targets, buffers)
 
 
-def loss_shares(steps: int, multi_step: bool, progress: float, annealed: float) -> list[float]:
-    """What the query loss after 0, 1, ..., ``steps`` steps counts for; they sum to 1.
+@register_learner
+class Maml(InitLearner):
+    """MAML, with each fix of MAML++ as an option. Meta-parameters ``rate.NAME`` (K,) are learned rates of each step."""
 
-    With ``multi_step`` those after each step count alike, throughout where ``annealed`` is 0, else at first: by
-    ``progress`` = ``annealed`` the last counts alone.
+    options_type: ClassVar[type[FomamlOptions]] = MamlOptions
+    label = "MAML"
+
+    def __init__(self, options: Any, problem: Problem):
+        super().__init__(options, problem)
+        self.per_step = tuple(name for name in self.net.shapes() if name not in self.loop.adapted)
+
+    def adapted_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name for name in names if not (self.options.per_step_norm and name.startswith("norm.")))
+
+    def initial(self, generator: torch.Generator) -> Learned:
+        meta, buffers = super().initial(generator)
+        for name in self.per_step:
+            meta[name] = meta[name].expand(self.options.inner_steps + 1, -1).clone()
+        for name in self.loop.adapted if self.options.per_step_rates else ():
+            meta[_LR + name] = torch.full((self.options.inner_steps,), self.options.inner_rate)
+        return Learned(meta, buffers)
+
+    def lr(self, meta: Params, step: int, name: str) -> Tensor | float:
+        if not self.options.per_step_rates:
+            return super().lr(meta, step, name)
+        return meta[_LR + name][min(step, self.options.inner_steps - 1)]
+
+    def order(self, progress: float) -> Order:
+        return Order.FIRST if progress < self.options.first_order_share else Order.SECOND
+
+    def loss_weights(self, progress: float) -> list[float]:
+        options = self.options
+        return multi_step_weights(options.inner_steps, options.multi_step_loss, progress, options.annealed_share)
+
+
+@register_learner
+class MamlPlusPlus(Maml):
+    """MAML++ (Antoniou et al. 2019, arXiv 1810.09502)."""
+
+    options_type = MamlPlusPlusOptions
+    label = "MAML++"
+
+
+@register_learner
+class Fomaml(Maml):
+    """First-order MAML: inner gradients are constants."""
+
+    options_type = FomamlOptions
+    label = "FOMAML"
+
+    def order(self, progress: float) -> Order:
+        return Order.FIRST
+
+
+@dataclass
+class AnilOptions(InitOptions):
+    """Options of ANIL."""
+
+    kind: str = "anil"
+
+
+@register_learner
+class Anil(InitLearner):
+    """ANIL (Raghu et al. 2020, arXiv 1909.09157): only the head adapts."""
+
+    options_type = AnilOptions
+    label = "ANIL"
+
+    def adapted_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        return self.net.head
+
+
+@dataclass
+class MetaSgdOptions(InitOptions):
+    """Options of Meta-SGD."""
+
+    kind: str = "meta-sgd"
+
+
+@register_learner
+class MetaSgd(InitLearner):
+    """Meta-SGD (Li et al. 2017, arXiv 1707.09835): meta-parameters ``rate.NAME`` are a rate of each weight."""
+
+    options_type = MetaSgdOptions
+    label = "Meta-SGD"
+
+    def initial(self, generator: torch.Generator) -> Learned:
+        meta, buffers = super().initial(generator)
+        rates = {_LR + name: torch.full_like(meta[name], self.options.inner_rate) for name in self.loop.adapted}
+        return Learned(meta | rates, buffers)
+
+    def lr(self, meta: Params, step: int, name: str) -> Tensor | float:
+        return meta[_LR + name]
+
+
+def multi_step_weights(steps: int, multi_step: bool, progress: float, annealed: float) -> list[float]:
+    """Return the weights of the query losses after 0, 1, ..., ``steps`` steps; they sum to 1.
+
+    With ``multi_step`` losses after all steps weigh the same, throughout where ``annealed`` is 0, else at first: from
+    ``progress`` = ``annealed`` only the last counts.
     """
     done = 0.0 if multi_step else 1.0
     if multi_step and annealed:
         done = min(1.0, progress / annealed)
     return [0.0] + [(1 - done) / steps] * (steps - 1) + [done + (1 - done) / steps]
-
-
-class RandomStart(Maml):
-    """No meta-training: each task begins at random weights of its own and takes the same steps.
-
-    Meta-parameters are none; each task's random weights come from its own generator.
-    """
-
-    def initial(self, generator: torch.Generator) -> Learned:
-        return Learned({}, {})
-
-    def adapt(
-        self, learned: Learned, support: Labelled, steps: int, generators: Sequence[torch.Generator]
-    ) -> Iterator[Adapted]:
-        fresh = [initial_params(self.net, generator) for generator in generators]
-        weights = {name: torch.stack([own[name] for own in fresh]) for name in self.net.shapes()}
-        squares = None
-        if self.config.inner_optimizer == "adam":
-            squares = Squares({name: torch.zeros_like(weights[name]) for name in self.moving}, 0)
-        every = inner_steps(
-            self.net,
-            self.loss,
-            weights,
-            self.moving,
-            lambda step: support,
-            lambda step, name: self.config.inner_rate,
-            steps,
-            Through.NOTHING,
-            squares,
-        )
-        for step, moved in enumerate(every):
-            yield Adapted(moved, support, step)
-
-    def meta_step(self, learned: Learned, episodes: Episodes, progress: float, generator: torch.Generator) -> MetaStep:
-        raise NotImplementedError("a random start has nothing to train")

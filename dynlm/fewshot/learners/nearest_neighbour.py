@@ -1,29 +1,40 @@
-"""The floor of every accuracy table: the class of the nearest support example, pixel by pixel (Lake et al. 2015).
+"""The baseline of every accuracy table: the class of the nearest support example (Lake et al. 2015).
 
-Nearest by the cosine of the angle between images: on Omniglot five points better than by Euclidean distance, for which
-a bold drawing is far from everything.
-
-Legend: T tasks, S support and Q query examples, K classes.
+Nearest by cosine similarity of pixels: on Omniglot five points better than Euclidean distance, by which a bold drawing
+is far from all others. Legend: T tasks, S support and Q query examples, K classes.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dynlm.fewshot.learners.learner import Adapted, Learned, Learner, MetaStep
-from dynlm.fewshot.tasks.episodes import Episodes, Labelled
+from dynlm.fewshot.learners.learner import Adapted, Learned, Learner, LearnerOptions, register_learner
+from dynlm.fewshot.tasks.episodes import Labelled
 
 
-class NearestPixels(Learner):
-    """Nearest neighbour by cosine; nothing is learned."""
+@dataclass
+class NearestNeighbourOptions(LearnerOptions):
+    """Nearest neighbour has no options."""
 
-    def __init__(self) -> None:
-        super().__init__(classifies=True)
+    is_trained: ClassVar[bool] = False
+    any_ways: ClassVar[bool] = True
+
+    kind: str = "nearest-neighbour"
+
+
+@register_learner
+class NearestNeighbour(Learner):
+    """Nearest neighbour by cosine similarity; nothing is learned."""
+
+    options_type = NearestNeighbourOptions
+    label = "nearest neighbour"
 
     def initial(self, generator: torch.Generator) -> Learned:
         return Learned({}, {})
@@ -34,18 +45,10 @@ class NearestPixels(Learner):
         yield Adapted({}, support, 0)
 
     def predict(self, learned: Learned, adapted: Adapted, inputs_TQ: Tensor) -> Tensor:
-        support, classes_TS = adapted.support
-        cosines_TQS = _unit(inputs_TQ) @ _unit(support).transpose(1, 2)
-        nearest_TQK = []
-        for label in range(int(classes_TS.max()) + 1):
-            others_T1S = (classes_TS != label)[:, None]
-            nearest_TQK.append(cosines_TQS.masked_fill(others_T1S, -math.inf).amax(-1))
+        query_TQD, support_TSD = (F.normalize(x.flatten(2), dim=-1) for x in (inputs_TQ, adapted.support.inputs))
+        cosines_TQS, classes_TS = query_TQD @ support_TSD.transpose(1, 2), adapted.support.targets
+        nearest_TQK = [
+            cosines_TQS.masked_fill((classes_TS != label)[:, None], -math.inf).amax(-1)
+            for label in range(int(classes_TS.max()) + 1)
+        ]
         return torch.stack(nearest_TQK, -1)
-
-    def meta_step(self, learned: Learned, episodes: Episodes, progress: float, generator: torch.Generator) -> MetaStep:
-        raise NotImplementedError("there is nothing to train")
-
-
-def _unit(images_TN: Tensor) -> Tensor:
-    """Each image as a vector of length 1 (an empty one stays zero): (T, N, D)."""
-    return F.normalize(images_TN.flatten(2), dim=-1)

@@ -1,93 +1,129 @@
-"""Reptile (Nichol, Achiam & Schulman 2018, arXiv 1803.02999): move the start toward where tasks' training ended.
+"""Reptile (Nichol, Achiam & Schulman 2018, arXiv 1803.02999), and the same inner steps from random weights.
 
     theta <- theta + epsilon * mean over tasks of (theta_i - theta)
 
-so that its "gradient" is theta - mean theta_i, and the outer step is sgd with rate epsilon. The inner steps are plain,
-or Adam's with beta1 = 0: then the step is preconditioned by 1 / (sqrt(v) + 1e-8), v the running mean of squared
-gradients, which goes on from task to task as in the authors' code.
+The meta-gradient is theta - mean theta_i, and the outer step is SGD with learning rate epsilon. Inner steps are plain,
+or Adam's with beta1 = 0, whose second moment continues from task to task as in the authors' code.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 
-from dynlm.fewshot.inner_loop import Scales, Squares, Through, for_each_task, inner_steps
-from dynlm.fewshot.learners.learner import Adapted, Learned, MetaStep
-from dynlm.fewshot.learners.maml import Maml
-from dynlm.fewshot.nets import initial_params
-from dynlm.fewshot.tasks.episodes import Episodes, Labelled
+from dynlm.fewshot.inner_loop import Order, SecondMoment, expand_tasks
+from dynlm.fewshot.learners.gradient import GradientLearner, GradientOptions
+from dynlm.fewshot.learners.learner import Adapted, Learned, MetaStep, register_learner
+from dynlm.fewshot.tasks.episodes import LARGEST_COUNT, Episodes, Labelled
 from dynlm.models.lstm.model import Params
+from dynlm.runtime.validation import bounded
 
-_SQUARES = "squares."
+_SQUARES, _COUNT = "squares.", "count"
 
 
-class Reptile(Maml):
-    """Meta-parameters are the network's; with Adam's inner steps buffers are ``squares.NAME`` and their ``count``."""
+@dataclass
+class RandomStartOptions(GradientOptions):
+    """Options of a random start."""
+
+    is_trained: ClassVar[bool] = False
+
+    kind: str = "random"
+    inner_optimizer: Literal["sgd", "adam"] = "sgd"
+    """Inner steps: plain, or Adam's with beta1 = 0 (Nichol et al. 2018)."""
+
+
+@dataclass
+class ReptileOptions(RandomStartOptions):
+    """Options of Reptile."""
+
+    is_trained: ClassVar[bool] = True
+
+    kind: str = "reptile"
+    inner_batch: int = bounded(0, 0, LARGEST_COUNT)
+    """Support examples of an inner step in training, a new sample for each; 0: all."""
+
+
+@register_learner
+class RandomStart(GradientLearner):
+    """No meta-training: each task starts from its own random weights, drawn from its generator."""
+
+    options_type = RandomStartOptions
+    label = "random initialisation"
 
     def initial(self, generator: torch.Generator) -> Learned:
-        meta = initial_params(self.net, generator)
-        buffers: Params = {}
-        if self.config.inner_optimizer == "adam":
-            buffers = {_SQUARES + name: torch.zeros_like(tensor) for name, tensor in meta.items()}
-            buffers["count"] = torch.zeros(())
-        return Learned(meta, buffers)
+        return Learned({}, {})
 
     def adapt(
         self, learned: Learned, support: Labelled, steps: int, generators: Sequence[torch.Generator]
     ) -> Iterator[Adapted]:
-        yield from self._steps(learned, support, steps, lambda step: support, self._squares(learned))
+        starts = [self.net.init_params(generator) for generator in generators]
+        weights = {name: torch.stack([start[name] for start in starts]) for name in self.loop.adapted}
+        moment = None
+        if self.options.inner_optimizer == "adam":
+            moment = SecondMoment({name: torch.zeros_like(tensor) for name, tensor in weights.items()}, 0)
+        yield from self._steps(weights, [support] * steps, support, moment)
 
     def _steps(
-        self,
-        learned: Learned,
-        support: Labelled,
-        steps: int,
-        batches: Callable[[int], Labelled],
-        scales: Scales | None,
+        self, weights: Params, batches: list[Labelled], support: Labelled, moment: SecondMoment | None
     ) -> Iterator[Adapted]:
-        every = inner_steps(
-            self.net,
-            self.loss,
-            for_each_task(learned.meta, len(support.inputs)),
-            self.moving,
-            batches,
-            lambda step, name: self.config.inner_rate,
-            steps,
-            Through.NOTHING,
-            scales,
-        )
-        for step, weights in enumerate(every):
-            yield Adapted(weights, support, step)
+        def lr(step: int, name: str) -> float:
+            return float(self.options.inner_rate)
 
-    def _squares(self, learned: Learned) -> Squares | None:
-        if self.config.inner_optimizer != "adam":
+        for step, state in enumerate(self.loop.steps(weights, batches, lr, Order.NONE, moment)):
+            yield Adapted(state, support, step)
+
+
+@register_learner
+class Reptile(RandomStart):
+    """Reptile. With Adam's inner steps the buffers are ``squares.NAME`` and their ``count``."""
+
+    options_type = ReptileOptions
+    label = "Reptile"
+
+    def initial(self, generator: torch.Generator) -> Learned:
+        meta = self.net.init_params(generator)
+        if self.options.inner_optimizer == "sgd":
+            return Learned(meta, {})
+        squares = {_SQUARES + name: torch.zeros_like(tensor) for name, tensor in meta.items()}
+        return Learned(meta, {**squares, _COUNT: torch.zeros(())})
+
+    def _moment(self, learned: Learned) -> SecondMoment | None:
+        if self.options.inner_optimizer == "sgd":
             return None
-        return Squares({name: learned.buffers[_SQUARES + name] for name in self.moving}, int(learned.buffers["count"]))
+        squares = {name: learned.buffers[_SQUARES + name] for name in self.loop.adapted}
+        return SecondMoment(squares, int(learned.buffers[_COUNT]))
+
+    def adapt(
+        self, learned: Learned, support: Labelled, steps: int, generators: Sequence[torch.Generator]
+    ) -> Iterator[Adapted]:
+        weights = expand_tasks(learned.meta, len(support.inputs))
+        yield from self._steps(weights, [support] * steps, support, self._moment(learned))
 
     def meta_step(self, learned: Learned, episodes: Episodes, progress: float, generator: torch.Generator) -> MetaStep:
-        support, squares = episodes.support, self._squares(learned)
-        batches = minibatches(support, self.config.inner_batch, self.config.inner_steps, generator)
-        *_, adapted = self._steps(learned, support, self.config.inner_steps, batches.__getitem__, squares)
+        (support, query), moment = episodes, self._moment(learned)
+        batches = minibatches(support, self.options.inner_batch, self.options.inner_steps, generator)
+        *_, adapted = self._steps(expand_tasks(learned.meta, episodes.tasks), batches, support, moment)
         with torch.no_grad():
-            gradients = {name: learned.meta[name] - adapted.state[name].mean(0) for name in self.moving}
-            outputs_TQO = self.predict(learned, adapted, episodes.query.inputs)
-            loss = float(self.loss(outputs_TQO, episodes.query.targets))
-            score = float(self.scores(outputs_TQO, episodes.query.targets).mean())
-        buffers = learned.buffers
-        if squares is not None:
-            buffers = {_SQUARES + name: square.mean(0) for name, square in squares.squares.items()}
-            buffers["count"] = torch.tensor(float(squares.count))
-        return MetaStep(loss, score, gradients, buffers)
+            gradients = {name: learned.meta[name] - adapted.state[name].mean(0) for name in self.loop.adapted}
+            outputs_TQO = self.predict(learned, adapted, query.inputs)
+            loss = float(self.problem.loss(outputs_TQO, query.targets))
+            score = float(self.problem.scores(outputs_TQO, query.targets).mean())
+        if moment is None:
+            return MetaStep(loss, score, gradients, learned.buffers)
+        squares = {_SQUARES + name: square.mean(0) for name, square in moment.squares.items()}
+        return MetaStep(loss, score, gradients, {**squares, _COUNT: torch.tensor(float(moment.count))})
 
 
 def minibatches(support: Labelled, size: int, steps: int, generator: torch.Generator) -> list[Labelled]:
-    """``steps`` batches of ``size`` examples, going through shuffled passes over the support set; size 0: all of it."""
+    """Return ``steps`` batches of ``size`` examples from shuffled passes over the support set; size 0: all of it."""
     count = support.inputs.shape[1]
     if not 0 < size < count:
         return [support] * steps
     passes = math.ceil(steps * size / count)
     order_N = torch.cat([torch.randperm(count, generator=generator) for _ in range(passes)])
-    return [support.part(order_N[step * size : (step + 1) * size]) for step in range(steps)]
+    batches_N = order_N[: steps * size].split(size)
+    return [Labelled(support.inputs[:, batch_N], support.targets[:, batch_N]) for batch_N in batches_N]

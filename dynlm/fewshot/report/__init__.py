@@ -1,1 +1,1 @@
-"""fewshot report."""
+"""Tables and figures of few-shot runs, made from their files alone."""

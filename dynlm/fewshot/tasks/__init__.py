@@ -1,1 +1,1 @@
-"""fewshot tasks."""
+"""Task sources, one module for each, and what they share."""

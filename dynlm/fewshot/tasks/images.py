@@ -1,6 +1,6 @@
-"""Classes of images in one memory-mapped array, made once and kept in the cache.
+"""Classes of images in one memory-mapped array that is written once and cached, and reading of image files.
 
-Legend: N images of all classes, n of one class, K classes, H x W places, C channels.
+Legend: N images of all classes, n of one class, H x W pixels, C channels.
 """
 
 from __future__ import annotations
@@ -23,84 +23,82 @@ IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 _MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV", *_WITH_ALPHA)
-_LARGEST_16_BIT = 65535
 LARGEST_IMAGE = 50_000_000
-"""Places (width times height) of an image that is opened."""
-_LOOKED_AT = 500
-MIDDLE = 127.5
-"""Between a dark and a bright ground."""
+"""Pixels of an image that is decoded."""
 LARGEST_FILE = 64 * 2**20
-"""Bytes of an image's file, unpacked."""
+"""Bytes of an unpacked image file."""
+MID_GREY = 127.5
+"""Between a dark and a bright background."""
+_BORDER_SAMPLE = 500
 
 
 @dataclass(frozen=True)
 class ImageClasses:
-    """Some classes of an array of images: class k has the images ``starts[k]`` to ``starts[k] + sizes[k]``."""
+    """Classes of an array of images: class k has the images ``starts[k]`` to ``starts[k] + sizes[k]``."""
 
     images_NHWC: np.ndarray
     names: list[str]
     starts: np.ndarray
     sizes: np.ndarray
     where: str
-    """What a user knows them by, for errors."""
+    """Their source, for error messages."""
     inverted: bool = False
-    """Whether ``take`` gives 255 less what is kept, so that ink is bright."""
+    """Whether ``take`` returns 255 minus the stored values."""
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def take(self, places: np.ndarray) -> np.ndarray:
-        """The images at these places, (*places.shape, H, W, C), as bytes."""
-        taken = self.images_NHWC[places]
-        return 255 - taken if self.inverted else taken
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        """Return images by index, as bytes (*indices.shape, H, W, C)."""
+        images = self.images_NHWC[indices]
+        return 255 - images if self.inverted else images
 
     def border(self) -> np.ndarray:
-        """The values, as given by ``take``, along the borders of up to _LOOKED_AT images that are spread evenly."""
-        places = np.unique(np.linspace(0, len(self.images_NHWC) - 1, _LOOKED_AT).astype(np.int64))
-        images = self.take(places)
+        """Return all values along the borders of a sample of evenly spaced images."""
+        images = self.take(np.unique(np.linspace(0, len(self.images_NHWC) - 1, _BORDER_SAMPLE).astype(np.int64)))
         sides = (images[:, 0], images[:, -1], images[:, 1:-1, 0], images[:, 1:-1, -1])
         return np.concatenate([side.reshape(-1) for side in sides])
 
     def only(self, wanted: Callable[[str], bool]) -> ImageClasses:
-        """The classes whose names are wanted; no image is copied."""
+        """Return the classes whose names are wanted, without copying images."""
         keep = [index for index, name in enumerate(self.names) if wanted(name)]
         names = [self.names[index] for index in keep]
         return replace(self, names=names, starts=self.starts[keep], sizes=self.sizes[keep])
 
 
-def ground_of(parts: Iterable[ImageClasses]) -> float:
-    """The median value along the borders of images of all ``parts``, as they are given: 0 (dark) to 255."""
+def border_median(parts: Iterable[ImageClasses]) -> float:
+    """Return the median value along the borders of images of all ``parts``, 0 (dark) to 255."""
     return float(np.median(np.concatenate([part.border() for part in parts])))
 
 
 def cached_classes(
     key: Sequence[str], size: int, channels: int, make: Callable[[], Iterator[tuple[str, np.ndarray]]], where: str
 ) -> ImageClasses:
-    """All classes that ``make`` yields as (name, images (n, H, W, C) of bytes), from the cache where they are there.
+    """Return the classes that ``make`` yields as (name, images (n, H, W, C) of bytes), from the cache if possible.
 
-    ``key`` is all that decides what they are. Raises UserError where there is none, or where the cache cannot be
-    written; what ``make`` raises leaves nothing behind.
+    ``key`` identifies them. Raises UserError where there are none, or where the cache cannot be written. Nothing is
+    cached where ``make`` raises.
     """
     parent = cache_folder() / "images"
     folder = parent / fingerprint("images 1", str(size), str(channels), *key)
     if not folder.is_dir():
-        with staging_dir(parent) as aside:
+        with staging_dir(parent) as staged:
             names: list[str] = []
             counts: list[int] = []
-            with array_writer(aside / "images.npy", np.uint8) as append:
+            with array_writer(staged / "images.npy", np.uint8) as append:
                 for name, images in make():
                     append(images.tobytes())
                     names.append(name)
                     counts.append(len(images))
             if not names:
                 raise UserError("there are no images", where, "name a folder with one folder of images for each class")
-            write_json(aside / "classes.json", {"names": names, "sizes": counts, "size": size, "channels": channels})
-            commit_dir(aside, folder)
-    about = read_json(folder / "classes.json")
+            write_json(staged / "classes.json", {"names": names, "sizes": counts, "size": size, "channels": channels})
+            commit_dir(staged, folder)
+    card = read_json(folder / "classes.json")
     flat = map_array(folder / "images.npy", np.uint8)
     try:
         images = flat.reshape(-1, size, size, channels)
-        sizes, names = np.asarray(about["sizes"], dtype=np.int64), [str(name) for name in about["names"]]
+        sizes, names = np.asarray(card["sizes"], dtype=np.int64), [str(name) for name in card["names"]]
         if sizes.shape != (len(names),) or (sizes < 1).any() or sizes.sum() != len(images):
             raise ValueError("its length is wrong")
     except (ValueError, KeyError, TypeError, OverflowError) as error:
@@ -109,26 +107,24 @@ def cached_classes(
 
 
 def read_image(file: object, where: object, size: int, colour: bool, invert: bool = False) -> np.ndarray:
-    """One image, brought to ``size`` (square, by Lanczos): bytes (H, W, C).
+    """Return one image as on white paper (``flatten_image``), resized to ``size`` by Lanczos: bytes (H, W, C).
 
-    It is what a viewer shows on white paper (``as_seen``). Raises UserError, naming it, where it is broken, in no
-    format of IMAGE_ENDINGS, or claims over LARGEST_IMAGE places, which is seen before any of them is decoded; and where
-    nothing is known of how a viewer would show it.
+    Raises UserError with ``where`` for a broken image, a format not of IMAGE_ENDINGS, a header of more than
+    LARGEST_IMAGE pixels (before decoding any), and values without a known range.
     """
     try:
-        # Other formats' readers are not tried: one of them starts another program.
+        # Of Pillow's other formats, one starts an external program.
         with Image.open(file, formats=_FORMATS) as opened:  # type: ignore[arg-type]
             if opened.width * opened.height > LARGEST_IMAGE:
                 raise ValueError("too large")
-            image = as_seen(opened, colour).resize((size, size), Image.Resampling.LANCZOS)
-    except _CannotBeSeen as error:
+            image = flatten_image(opened, colour).resize((size, size), Image.Resampling.LANCZOS)
+    except _NotVisible as error:
         raise UserError(str(error), where, "save it as 8-bit grey or colour, dark on white") from error
-    except Exception as error:  # decoders raise whatever they like over bytes that are no image
-        raise UserError(
-            f"a broken image ({error or type(error).__name__})", where, "restore it or take it away"
-        ) from error
+    except Exception as error:  # Decoders raise errors of any type.
+        reason = error or type(error).__name__
+        raise UserError(f"a broken image ({reason})", where, "restore it or take it away") from error
     values = np.asarray(image)
-    if values.dtype != np.uint8:  # Lanczos may pass the ends of the range
+    if values.dtype != np.uint8:  # Lanczos overshoots.
         values = values.round().clip(0, 255).astype(np.uint8)
     values = values.reshape(size, size, -1)
     if colour and values.shape[2] == 1:
@@ -136,46 +132,46 @@ def read_image(file: object, where: object, size: int, colour: bool, invert: boo
     return 255 - values if invert else values
 
 
-def as_seen(image: Image.Image, colour: bool) -> Image.Image:
-    """``image`` in grey (modes L and F, 0 to 255) or colours (RGB), on white where it is transparent.
+def flatten_image(image: Image.Image, colour: bool) -> Image.Image:
+    """Return ``image`` in grey (modes L or F, 0 to 255) or RGB, on white where it is transparent.
 
-    Values of 16 bits are scaled by 257. 16-bit images are grey, with ``colour`` too. Raises ValueError for a picture
-    whose values have no known range, and for one that shows nothing on white.
+    16-bit images are grey, and divided by 257. Raises ValueError where the range of values is not known, and where an
+    image is invisible on white.
     """
     if image.mode == "I" or image.mode.startswith("I;16"):
         values = np.asarray(image).astype(np.float32)
-        if values.min() < 0 or values.max() > _LARGEST_16_BIT:
-            raise _CannotBeSeen(f"values from {values.min():.0f} to {values.max():.0f} are not those of 16 bits")
-        return Image.fromarray(values / (_LARGEST_16_BIT / 255))
+        if values.min() < 0 or values.max() > 65535:
+            raise _NotVisible(f"values from {values.min():.0f} to {values.max():.0f} are not those of 16 bits")
+        return Image.fromarray(values / 257)
     if image.mode not in _MODES:
-        raise _CannotBeSeen(f"mode {image.mode!r} has no known range of values")
+        raise _NotVisible(f"mode {image.mode!r} has no known range of values")
     target = "RGB" if colour else "L"
     if image.mode not in _WITH_ALPHA and "transparency" not in image.info:
         return image.convert(target)
-    # Pillow has no way from premultiplied grey (La) to RGBA but by LA.
-    whole = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-    on_white = Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole).convert(target)
-    low, high = whole.getchannel("A").getextrema()
+    # Pillow converts premultiplied grey (La) to RGBA only by way of LA.
+    rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+    on_white = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert(target)
+    low, high = rgba.getchannel("A").getextrema()
     if low != high and np.ptp(np.asarray(on_white)) == 0:
-        raise _CannotBeSeen("white on transparent: nothing of it can be seen on white")
+        raise _NotVisible("white on transparent: nothing of it can be seen on white")
     return on_white
 
 
-class _CannotBeSeen(ValueError):
-    """A whole image that no grey can be told of."""
+class _NotVisible(ValueError):
+    """An intact image that has no defined grey values."""
 
 
-def stamps(files: Sequence[Path], root: Path) -> list[str]:
-    """What tells whether files have changed: place, length and time of each. Raises UserError where one is missing."""
+def file_stamps(files: Iterable[Path], root: Path) -> list[str]:
+    """Return path, size and modification time of each file, which change when it does. Raises UserError if missing."""
     try:
-        about = [(path, path.stat()) for path in files]
+        stats = [(path, path.stat()) for path in files]
     except OSError as error:
         raise UserError(f"cannot read: {error.strerror}", error.filename) from error
-    return [f"{path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}" for path, stat in about]
+    return [f"{path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats]
 
 
 def class_folders(root: Path) -> dict[str, list[Path]]:
-    """Folders with images directly in them, below ``root``: their place and their images, both sorted.
+    """Return the sorted images of each folder below ``root`` that has any, by its sorted relative path.
 
     Raises UserError for an image that is a link leading out of ``root``.
     """

@@ -1,9 +1,9 @@
 """Omniglot (Lake et al. 2015) from its official zip files or the folders in them, ALPHABET/CHARACTER/DRAWING.png.
 
-Two splits. ``background``: its alphabets train and evaluation's test; ``task.held_out`` of the former are kept from
-training, as split valid, so that options are chosen without a look at the latter. ``vinyals`` (Vinyals et al. 2016, as
-Snell et al. 2017 have it): five background alphabets validate, the other background alphabets and evaluation's up to
-the 41st character of Gurmukhi train, and what comes after it in the alphabets' order tests. Ink is 255.
+Two ways to split. ``background``: the background alphabets train and the evaluation alphabets test; ``task.held_out``
+of the former are the valid split. ``vinyals`` (Vinyals et al. 2016, as in Snell et al. 2017): five background alphabets
+validate; the other background alphabets and the evaluation alphabets up to Gurmukhi's 41st character train; the rest
+tests. Ink is 255.
 """
 
 from __future__ import annotations
@@ -11,33 +11,76 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
 from dynlm.data.sources.lines import UNPACKING_ERRORS
 from dynlm.errors import UserError
-from dynlm.fewshot.options import TaskConfig
-from dynlm.fewshot.tasks.images import LARGEST_FILE, ImageClasses, cached_classes, class_folders, read_image, stamps
+from dynlm.fewshot.tasks.image_tasks import CharacterOptions, FolderOptions, ImageTasks
+from dynlm.fewshot.tasks.images import (
+    LARGEST_FILE,
+    ImageClasses,
+    cached_classes,
+    class_folders,
+    file_stamps,
+    read_image,
+)
+from dynlm.fewshot.tasks.source import register_source
+from dynlm.runtime.validation import bounded
 
 PARTS = ("images_background", "images_evaluation")
 _VINYALS_VALID = ("Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)")
 _VINYALS_LAST_OF_TRAIN = "Gurmukhi/character41"
 
 
-def open_omniglot(config: TaskConfig) -> dict[str, ImageClasses]:
-    """The splits. Raises UserError where a part is missing, cut short, or holds a broken image."""
-    assert config.path is not None
-    background, evaluation = (_part(Path(config.path), part, config.size) for part in PARTS)
-    if config.split == "background":
-        kept = _held_out(background, config.held_out)
-        splits = {"train": background.only(lambda name: _alphabet(name) not in kept), "test": evaluation}
-        return splits | ({"valid": background.only(lambda name: _alphabet(name) in kept)} if kept else {})
-    valid = background.only(lambda name: _alphabet(name) in _VINYALS_VALID)
-    train = background.only(lambda name: _alphabet(name) not in _VINYALS_VALID)
-    more = evaluation.only(lambda name: name <= _VINYALS_LAST_OF_TRAIN)
-    test = evaluation.only(lambda name: name > _VINYALS_LAST_OF_TRAIN)
-    return {"train": _joined(train, more), "valid": valid, "test": test}
+@dataclass
+class OmniglotOptions(CharacterOptions, FolderOptions):
+    """Options of Omniglot."""
+
+    source: str = "omniglot"
+    split: Literal["background", "vinyals"] = "background"
+    """Background alphabets train and evaluation alphabets test, or the split of Vinyals et al. 2016."""
+    held_out: int = bounded(0)
+    """Number of background alphabets, evenly over their order, that are the valid split, to tune on."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.held_out and self.split != "background":
+            raise UserError("task.held_out is set, but it is for task.split background alone", do="leave it at 0")
+
+    def protocol(self) -> dict[str, Any]:
+        return super().protocol() | {"classes": self.split}
+
+
+@register_source
+class Omniglot(ImageTasks):
+    """Handwritten characters of 50 alphabets, 20 drawings of each."""
+
+    options_type = OmniglotOptions
+
+    @staticmethod
+    def load_splits(options: OmniglotOptions) -> dict[str, ImageClasses]:
+        background, evaluation = (_load_part(Path(str(options.path)), part, options.size) for part in PARTS)
+        if options.split == "background":
+            held_out = _held_out(background, options.held_out)
+            splits = {"train": background.only(lambda name: _alphabet(name) not in held_out), "test": evaluation}
+            return splits | ({"valid": background.only(lambda name: _alphabet(name) in held_out)} if held_out else {})
+        train = background.only(lambda name: _alphabet(name) not in _VINYALS_VALID)
+        more = evaluation.only(lambda name: name <= _VINYALS_LAST_OF_TRAIN)
+        return {
+            "train": ImageClasses(
+                np.concatenate([train.images_NHWC, more.images_NHWC]),
+                train.names + more.names,
+                np.concatenate([train.starts, more.starts + len(train.images_NHWC)]),
+                np.concatenate([train.sizes, more.sizes]),
+                train.where,
+            ),
+            "valid": background.only(lambda name: _alphabet(name) in _VINYALS_VALID),
+            "test": evaluation.only(lambda name: name > _VINYALS_LAST_OF_TRAIN),
+        }
 
 
 def _alphabet(name: str) -> str:
@@ -45,7 +88,6 @@ def _alphabet(name: str) -> str:
 
 
 def _held_out(classes: ImageClasses, count: int) -> set[str]:
-    """``count`` of the classes' alphabets, evenly over their order. Raises UserError where none would be left."""
     alphabets = sorted({_alphabet(name) for name in classes.names})
     if count >= len(alphabets):
         raise UserError(
@@ -54,51 +96,43 @@ def _held_out(classes: ImageClasses, count: int) -> set[str]:
     return {alphabets[(2 * index + 1) * len(alphabets) // (2 * count)] for index in range(count)}
 
 
-def _joined(one: ImageClasses, other: ImageClasses) -> ImageClasses:
-    return ImageClasses(
-        np.concatenate([one.images_NHWC, other.images_NHWC]),
-        one.names + other.names,
-        np.concatenate([one.starts, other.starts + len(one.images_NHWC)]),
-        np.concatenate([one.sizes, other.sizes]),
-        one.where,
-    )
-
-
-def _part(root: Path, part: str, size: int) -> ImageClasses:
+def _load_part(root: Path, part: str, size: int) -> ImageClasses:
     folder, archive = root / part, root / f"{part}.zip"
     if folder.is_dir():
         found = class_folders(folder)
-        key = stamps([path for paths in found.values() for path in paths], folder)
+        key = ["omniglot", part, *file_stamps((path for paths in found.values() for path in paths), folder)]
 
         def make() -> Iterator[tuple[str, np.ndarray]]:
             for name, paths in found.items():
                 yield name, np.stack([read_image(path, path, size, False, invert=True) for path in paths])
 
-        return cached_classes(["omniglot", part, *key], size, 1, make, str(folder))
+        return cached_classes(key, size, 1, make, str(folder))
     if not archive.is_file():
         raise UserError(f"neither {part}.zip nor {part}/", root, "put Omniglot's two official parts there")
-    return cached_classes(
-        ["omniglot", *stamps([archive], root)], size, 1, lambda: _from_zip(archive, part, size), str(archive)
-    )
+    key = ["omniglot", *file_stamps([archive], root)]
+    return cached_classes(key, size, 1, lambda: _read_zip(archive, part, size), str(archive))
 
 
-def _from_zip(archive: Path, part: str, size: int) -> Iterator[tuple[str, np.ndarray]]:
+def _read_zip(archive: Path, part: str, size: int) -> Iterator[tuple[str, np.ndarray]]:
     try:
         with zipfile.ZipFile(archive) as file:
-            # Names of members become names of classes, never paths: nothing is unpacked.
+            # Names of members become names of classes, never paths: nothing is extracted.
             members: dict[str, list[str]] = {}
             for member in sorted(file.infolist(), key=lambda member: member.filename):
                 name = member.filename
                 if name.endswith(".png") and not name.rpartition("/")[2].startswith("."):
                     if member.file_size > LARGEST_FILE:
                         raise ValueError(f"{name} claims {member.file_size:,} bytes")
-                    place = name.removeprefix(f"{part}/").rpartition("/")[0]
-                    members.setdefault(place, []).append(name)
-            for name, drawings in sorted(members.items()):
-                images = [
-                    read_image(io.BytesIO(file.read(one)), f"{archive}: {one}", size, False, invert=True)
-                    for one in drawings
-                ]
-                yield name, np.stack(images)
+                    members.setdefault(name.removeprefix(f"{part}/").rpartition("/")[0], []).append(name)
+            for character, drawings in sorted(members.items()):
+                yield (
+                    character,
+                    np.stack(
+                        [
+                            read_image(io.BytesIO(file.read(name)), f"{archive}: {name}", size, False, invert=True)
+                            for name in drawings
+                        ]
+                    ),
+                )
     except UNPACKING_ERRORS as error:
         raise UserError(f"not a whole zip file ({error})", archive, "it may be cut short; get it again") from error

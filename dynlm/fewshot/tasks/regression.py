@@ -1,35 +1,42 @@
-"""Regression tasks: one random curve a task.
+"""Regression tasks: each task is one random curve.
 
-Legend: T tasks, N = S + Q points of a task, 4 coefficients.
+Legend: T tasks, N = S + Q points of a task.
 """
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from dynlm.fewshot.options import EpisodeShape
-from dynlm.fewshot.tasks.episodes import Episodes, Labelled
+from dynlm.fewshot.tasks.episodes import LARGEST_COUNT, Episodes, EpisodeShape, Labelled, Problem
+from dynlm.fewshot.tasks.source import TaskOptions, TaskSource, register_source
+from dynlm.runtime.validation import bounded
 
 
-@dataclass(frozen=True)
-class Curves:
-    """Curves of one family, drawn anew for each task, with points drawn uniformly from ``[low, high]``.
+class Curves(TaskSource):
+    """Curves of one family, one for each task, at inputs drawn uniformly from ``low`` to ``high``.
 
-    The family has no end, so that its splits differ only in the random numbers they are given.
+    Splits differ in the generators that they are sampled with, and in nothing else.
     """
 
-    draw: Callable[[int, torch.Generator], Callable[[Tensor], Tensor]]
-    low: float
-    high: float
+    low: ClassVar[float]
+    high: ClassVar[float]
+    problem = Problem((1,), 1, classifies=False)
+
+    def __init__(self, options: TaskOptions):
+        pass
+
+    @abstractmethod
+    def draw(self, count: int, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
+        """Draw ``count`` curves, as a function of inputs (T, N, 1)."""
 
     def sample(self, split: str, shape: EpisodeShape, count: int, generator: torch.Generator) -> Episodes:
-        """Draw ``count`` curves with ``shape.shots`` support and ``shape.queries`` query points; values (T, S, 1)."""
         curve = self.draw(count, generator)
         points = shape.shots + shape.queries
         x_TN1 = self.low + (self.high - self.low) * torch.rand(count, points, 1, generator=generator)
@@ -38,36 +45,52 @@ class Curves:
         return Episodes(Labelled(x_TN1[:, support], y_TN1[:, support]), Labelled(x_TN1[:, query], y_TN1[:, query]))
 
     def grid(self, points: int) -> Tensor:
-        """Evenly spaced inputs (N, 1), to draw a curve with."""
+        """Return evenly spaced inputs (N, 1) for plotting."""
         return torch.linspace(self.low, self.high, points)[:, None]
 
-    def describe(self) -> dict[str, dict[str, int]]:
-        """There is nothing to count."""
-        return {}
 
-    def images(self) -> dict[str, Any]:
-        """There are none."""
-        return {}
+@dataclass
+class CubicOptions(TaskOptions):
+    """Options of cubics."""
 
-    def data(self, split: str) -> dict[str, Any]:
-        """Every curve is new."""
-        return {}
+    is_regression: ClassVar[bool] = True
 
-
-def _cubics(count: int, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
-    a, b, c, d = (2 * torch.rand(4, count, 1, 1, generator=generator) - 1).unbind()
-    return lambda x: ((a * x + b) * x + c) * x + d
+    source: str = "cubic"
+    shots: int = bounded(40, 1, LARGEST_COUNT)
+    queries: int = bounded(80, 1, LARGEST_COUNT)
 
 
-def _sinusoids(count: int, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
-    amplitude_T11 = 0.1 + 4.9 * torch.rand(count, 1, 1, generator=generator)
-    phase_T11 = math.pi * torch.rand(count, 1, 1, generator=generator)
-    return lambda x: amplitude_T11 * torch.sin(x - phase_T11)
+@register_source
+class Cubic(Curves):
+    """y = a x^3 + b x^2 + c x + d, coefficients uniform in [-1, 1], x in [-2, 2] (Pan, Gao & Zhou 2020)."""
+
+    options_type = CubicOptions
+    low, high = -2.0, 2.0
+
+    def draw(self, count: int, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
+        a, b, c, d = (2 * torch.rand(4, count, 1, 1, generator=generator) - 1).unbind()
+        return lambda x: ((a * x + b) * x + c) * x + d
 
 
-CURVES = {
-    # y = a x^3 + b x^2 + c x + d, coefficients uniform in [-1, 1]: the toy of Pan, Gao & Zhou 2020.
-    "cubic": Curves(_cubics, -2.0, 2.0),
-    # y = A sin(x - p), A in [0.1, 5] and p in [0, pi]: Finn et al. 2017, section 5.1.
-    "sinusoid": Curves(_sinusoids, -5.0, 5.0),
-}
+@dataclass
+class SinusoidOptions(TaskOptions):
+    """Options of sinusoids."""
+
+    is_regression: ClassVar[bool] = True
+
+    source: str = "sinusoid"
+    shots: int = bounded(10, 1, LARGEST_COUNT)
+    queries: int = bounded(100, 1, LARGEST_COUNT)
+
+
+@register_source
+class Sinusoid(Curves):
+    """y = A sin(x - p), A in [0.1, 5], p in [0, pi], x in [-5, 5] (Finn et al. 2017, section 5.1)."""
+
+    options_type = SinusoidOptions
+    low, high = -5.0, 5.0
+
+    def draw(self, count: int, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
+        amplitude_T11 = 0.1 + 4.9 * torch.rand(count, 1, 1, generator=generator)
+        phase_T11 = math.pi * torch.rand(count, 1, 1, generator=generator)
+        return lambda x: amplitude_T11 * torch.sin(x - phase_T11)

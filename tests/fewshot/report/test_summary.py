@@ -1,4 +1,4 @@
-"""Few-shot pictures and tables: made from files alone, what is on them, and that the report takes them in."""
+"""Figures and tables of few-shot runs, made from files alone, and their use in the report."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from dynlm.errors import UserError
-from dynlm.fewshot.report.episode import decoded
+from dynlm.fewshot.report.episode import unpack_images
 from dynlm.fewshot.report.published import published_accuracy, published_error
 from dynlm.fewshot.report.summary import as_markdown, as_text, summarise, tables_of
 from dynlm.fewshot.results import EpisodeScores, write_scores
-from dynlm.report.fewshot_results import read_fewshot
+from dynlm.report.fewshot_results import load_fewshot
 
 
 def accuracies(learner: str = "maml", ways: int = 5, mean: float = 0.98, task: str = "omniglot") -> EpisodeScores:
@@ -36,7 +36,7 @@ def accuracies(learner: str = "maml", ways: int = 5, mean: float = 0.98, task: s
 
 
 def curve_run(folder: Path, name: str, error: float, shift: float = 0.0) -> Path:
-    """A run's scores and examples, without any learner."""
+    """Write scores and examples of a run that was never trained."""
     protocol = {
         "label": name,
         "run": name,
@@ -63,20 +63,21 @@ def curve_run(folder: Path, name: str, error: float, shift: float = 0.0) -> Path
     return folder / name
 
 
-def test_published_figures_stand_beside_those_of_the_same_protocol_alone() -> None:
-    told = accuracies().protocol
-    assert published_accuracy(told) == ("98.7 ± 0.4", "Finn et al. 2017")
-    assert published_accuracy({**told, "statistics": "inductive"}) == ("-", "-")
-    assert published_accuracy({**told, "task": "glyphs"}) == ("-", "-")
+def test_published_figures_are_of_the_same_protocol() -> None:
+    protocol = accuracies().protocol
+    assert published_accuracy(protocol) == ("98.7 ± 0.4", "Finn et al. 2017")
+    assert published_accuracy({**protocol, "statistics": "inductive"}) == ("-", "-")
+    assert published_accuracy({**protocol, "task": "glyphs"}) == ("-", "-")
     assert (
-        published_accuracy({**told, "learner": "reptile", "statistics": "inductive", "ways": 20})[0] == "88.14 ± 0.15"
+        published_accuracy({**protocol, "learner": "reptile", "statistics": "inductive", "ways": 20})[0]
+        == "88.14 ± 0.15"
     )
     sinusoid = {"task": "sinusoid", "learner": "maml", "shots": 10}
     assert [published_error(sinusoid, step)[0] for step in (1, 5, 10)] == ["0.67", "0.38", "0.35"]
     assert published_error({**sinusoid, "shots": 5}, 1) == ("-", "-")
 
 
-def test_tables_have_the_figures_with_their_intervals() -> None:
+def test_tables_have_scores_with_intervals() -> None:
     (table,) = tables_of([accuracies(mean=0.98), accuracies("reptile", mean=0.93)])
     text = as_text(table)
     assert "98.00 ± 0.20" in text and "98.7 ± 0.4" in text and "100 episodes" in text
@@ -89,7 +90,7 @@ def test_tables_have_the_figures_with_their_intervals() -> None:
     assert [row[0] for row in table.rows] == ["MAML (omniglot-maml)", "MAML (longer)"]
 
 
-def test_pictures_are_drawn_from_files_and_the_report_takes_them_in(tmp_path: Path) -> None:
+def test_figures_are_drawn_from_files_and_included_in_the_report(tmp_path: Path) -> None:
     runs = [curve_run(tmp_path, name, error) for name, error in (("random", 5.0), ("maml", 0.5))]
     tables, written = summarise(runs, tmp_path / "out")
     names = {path.name for path in written}
@@ -100,7 +101,7 @@ def test_pictures_are_drawn_from_files_and_the_report_takes_them_in(tmp_path: Pa
         sizes = animation.size
     with Image.open(tmp_path / "out" / "cubic-random.gif") as single:
         assert single.size[0] < sizes[0]
-    shown = read_fewshot(tmp_path / "out")
+    shown = load_fewshot(tmp_path / "out")
     assert len(shown.pictures) == 3 and shown.tables[0].rows == tables[0].rows
     before = (tmp_path / "out" / "cubic-fits.gif").read_bytes(), (tmp_path / "out" / "cubic-error.png").read_bytes()
     summarise(runs, tmp_path / "out")
@@ -110,7 +111,7 @@ def test_pictures_are_drawn_from_files_and_the_report_takes_them_in(tmp_path: Pa
     )
 
 
-def test_curves_that_differ_are_not_shown_side_by_side(tmp_path: Path) -> None:
+def test_different_curves_are_not_compared(tmp_path: Path) -> None:
     runs = [curve_run(tmp_path, name, 1.0, shift) for name, shift in (("random", 0.0), ("maml", 1.0))]
     with pytest.raises(UserError, match="random and maml show different curves"):
         summarise(runs, tmp_path / "out")
@@ -130,9 +131,9 @@ def test_a_run_without_scores_is_refused(tmp_path: Path) -> None:
         summarise([tmp_path / "run"], tmp_path / "out")
 
 
-def test_images_are_packed_without_loss() -> None:
+def test_packed_images_are_unpacked_without_loss() -> None:
     import base64
 
     images = np.random.default_rng(0).integers(0, 256, (3, 5, 5, 1)).astype(np.uint8)
     packed = {"shape": list(images.shape), "bytes": base64.b64encode(images.tobytes()).decode()}
-    assert np.array_equal(decoded(packed), images)
+    assert np.array_equal(unpack_images(packed), images)
