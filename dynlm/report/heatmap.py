@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,10 @@ _LINE_HEIGHT = 1.62 * _FONT_SIZE
 
 @dataclass(frozen=True)
 class HeatMapPassage:
-    """One passage: its heading and location in words, both levels' mean nats per token, and its tokens."""
+    """One passage: its article, its location with both levels' mean losses, and its tokens."""
 
     heading: str
-    location: str
-    means: tuple[float, float]
+    caption: str
     cells: list[Cell]
 
 
@@ -69,11 +68,6 @@ class HeatMapData:
     def step(self, cell: Cell) -> Step:
         """Return the step of the colour scale of a cell."""
         return step_of(cell.gain, self.limit)
-
-    def caption(self, passage: HeatMapPassage) -> str:
-        """Return the location of a passage and its losses."""
-        lower, higher = passage.means
-        return f"{passage.location}. Nats per token here: {self.lower} {lower:.3f}, {self.higher} {higher:.3f}"
 
 
 def heatmap_run(paths: Sequence[Path], out: Path, request: Request = (None, None, None)) -> list[Path]:
@@ -109,11 +103,12 @@ def heatmap_data(lower: Scores, higher: Scores, passages: Sequence[Passage] | No
     for passage in select_passages(lower, higher) if passages is None else passages:
         rows, article = passage.rows(lower), lower.rows(passage.article)
         last, count = passage.start + passage.length - 1, article.stop - article.start
+        means = [f"{each.nats[rows].mean(dtype=np.float64):.3f}" for each in (lower, higher)]
+        losses = f"Nats per token here: {labels[0]} {means[0]}, {labels[1]} {means[1]}"
         shown.append(
             HeatMapPassage(
                 heading=f"Article {passage.article + 1}: {lower.title(passage.article)}",
-                location=f"Tokens {passage.start:,} to {last:,} of {count:,}",
-                means=(float(lower.nats[rows].mean(dtype=np.float64)), float(higher.nats[rows].mean(dtype=np.float64))),
+                caption=f"Tokens {passage.start:,} to {last:,} of {count:,}. {losses}",
                 cells=token_cells(lower.surface[rows], lower.nats[rows], higher.nats[rows], repeated_N[rows]),
             )
         )
@@ -129,14 +124,13 @@ def heatmap_page(data: HeatMapData) -> str:
 
 def heatmap_figure(data: HeatMapData, path: Path) -> list[Path]:
     """Draw the passages below each other; ``path`` is a stem for .png and .svg. Return what was written."""
-    data = replace(data, lower=short(data.lower, 32), higher=short(data.higher, 32))
     texts = _texts(data)
     family = monospace(texts)
     # The style of a cell's text is its index.
     wrapped = [wrap_cells(each.cells, _COLUMNS, map(str, range(len(each.cells)))) for each in data.passages]
     height = 92 + sum(56 + _LINE_HEIGHT * len(lines) for lines in wrapped)
     explanation = (
-        f"Blue, solid line: {data.higher} loses fewer nats on the token. Red, dotted line: it loses more. "
+        f"Blue, solid line: {short(data.higher)} loses fewer nats on the token. Red, dotted line: it loses more. "
         "Each token was scored before the weights were updated on it."
     )
     with drawing(texts):
@@ -144,13 +138,13 @@ def heatmap_figure(data: HeatMapData, path: Path) -> list[Path]:
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set(xlim=(0, _WIDTH), ylim=(height, 0))
         axes.set_axis_off()
-        axes.text(0, 4, data.title, weight="bold", fontsize=12, va="top")
+        axes.text(0, 4, short(data.title, 90), weight="bold", fontsize=12, va="top")
         axes.text(0, 25, explanation, fontsize=8.5, va="top", color=FAINT)
         _draw_colour_bar(figure, height, data)
         y = 92.0
         for passage, lines in zip(data.passages, wrapped, strict=True):
             axes.text(0, y, short(passage.heading, 80), fontsize=10, weight="bold", va="top")
-            axes.text(0, y + 15, data.caption(passage), fontsize=8.5, va="top", color=FAINT)
+            axes.text(0, y + 15, short(passage.caption, 120), fontsize=8.5, va="top", color=FAINT)
             y += 34
             for line in lines:
                 for span in line.spans:
@@ -185,7 +179,7 @@ def _draw_colour_bar(figure: Figure, height: float, data: HeatMapData) -> None:
     bar.set_yticks([])
     bar.tick_params(labelsize=8, length=2)
     bar.spines[:].set_visible(True)
-    meaning = f"nats({data.lower}) \N{MINUS SIGN} nats({data.higher}), per token"
+    meaning = f"nats({short(data.lower)}) \N{MINUS SIGN} nats({short(data.higher)}), per token"
     bar.text(1 + 14 / width, 0.5, meaning, transform=bar.transAxes, va="center", color=INK)
 
 

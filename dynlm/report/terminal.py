@@ -35,7 +35,7 @@ def heatmap_text(data: HeatMapData, console: Console) -> Group:
     coloured, columns = console.color_system is not None, min(_MAX_COLUMNS, console.width)
     lines = [Text(data.title, _BOLD), *_legend(data, coloured)]
     for passage in data.passages:
-        lines += [Text(), Text(passage.heading, _BOLD), Text(data.caption(passage), _FAINT)]
+        lines += [Text(), Text(passage.heading, _BOLD), Text(passage.caption, _FAINT)]
         cells, steps = passage.cells, [data.step(cell) for cell in passage.cells]
         if not coloured:
             signs = (("+" if step.index > 0 else "-") * step.thickness for step in steps)
