@@ -54,7 +54,7 @@ def main() -> None:
                 opened = Opened(browser, page)
                 ready.append(opened.page.evaluate(_READY) / 1000)
                 requests += len(opened.requests) - 1  # The file itself is one.
-                assert opened.said == [], opened.said
+                assert opened.messages == [], opened.messages
                 opened.close()
         print(
             json.dumps(

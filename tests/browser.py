@@ -32,7 +32,7 @@ def started() -> Iterator[Any]:
 
 
 class Opened:
-    """A page that was opened from a file, with all that it said and asked for."""
+    """A page that was opened from a file, with its console messages and requests."""
 
     def __init__(
         self,
@@ -43,14 +43,14 @@ class Opened:
         scheme: str = "light",
         ready: str | None = "html[data-ready]",
     ):
-        """``ready``: what the page's own script puts there when it is done; None for a page without one."""
+        """``ready``: selector that appears when the page's script has finished; None for a page without one."""
         self.context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
         self.page = self.context.new_page()
-        self.said: list[str] = []
+        self.messages: list[str] = []
         self.requests: list[str] = []
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("dialog", lambda dialog: (self.said.append("a dialog"), dialog.dismiss()))
+        self.page.on("console", lambda message: self.messages.append(message.text))
+        self.page.on("pageerror", lambda error: self.messages.append(str(error)))
+        self.page.on("dialog", lambda dialog: (self.messages.append("a dialog"), dialog.dismiss()))
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(path.as_uri(), wait_until="commit" if ready else "load")
         if ready:
@@ -68,7 +68,7 @@ class Opened:
         return list(self.page.locator("#tokens .t").all_text_contents())
 
     def point(self, share: float) -> tuple[float, float]:
-        """The place on the screen at this share of the curve's width."""
+        """Return the screen coordinates at this fraction of the curve's width."""
         box = self.page.locator("#curve .u-over").bounding_box()
         return box["x"] + share * box["width"], box["y"] + box["height"] / 3
 

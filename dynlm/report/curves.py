@@ -144,13 +144,13 @@ def plot_memory(scores: ScoreSet, path: Path) -> list[Path]:
         raise UserError("no score file has a record of its memory", do="score with --memory.track true")
     with drawing(scores.shown_texts()):
         figure, (above, below) = new_figure(3.6 + 0.22 * len(records), (3, 1))
-        for place, record in enumerate(records):
+        for index, record in enumerate(records):
             style = line_style(record.variant, scores.labels[record.variant])
             if record.distance is not None:
                 above.plot(record.row + 1, record.distance, linewidth=1.2, **style)
             if record.reset is not None:
                 rows = record.row[record.reset >= RESET_SHARE] + 1
-                below.plot(rows, np.full(len(rows), place), linestyle="none", marker="|", color=style["color"])
+                below.plot(rows, np.full(len(rows), index), linestyle="none", marker="|", color=style["color"])
         above.set_ylabel("distance from θ₀,\nrelative", ma="center")
         below.yaxis.grid(False)
         below.set_yticks(range(len(records)), [short(scores.labels[record.variant]) for record in records])
@@ -232,8 +232,8 @@ def _list_largest_gains(axes: Axes, lower: Scores, higher: Scores, name: str, be
     column_width, rows = size_in_points(axes)[0] / 2, -(-len(largest) // 2)
     heading = f"Largest total gains of {name}, with nats per token:"
     annotate(axes, heading, (0, 0), (0, -below), va="top", color=FAINT, fontsize=8)
-    for place, article in enumerate(largest):
-        column, row = divmod(place, rows)
+    for index, article in enumerate(largest):
+        column, row = divmod(index, rows)
         x, y = column_width * column, -below - 13 * (row + 1)
         title = short(lower.title(int(lower.articles[article])), 44)
         gain = f"{title}  ({gains[article] / tokens[article]:+.3f})"

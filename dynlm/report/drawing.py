@@ -106,8 +106,8 @@ def size_in_points(axes: Axes) -> tuple[float, float]:
 
 def annotate(axes: Axes, text: str, corner: tuple[float, float], offset: tuple[float, float], **style: Any) -> Any:
     """Write ``text`` at an ``offset`` in points from a ``corner`` of the axes. Return the artist."""
-    place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
-    return axes.annotate(text, corner, offset, **place, **style)
+    coordinates: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
+    return axes.annotate(text, corner, offset, **coordinates, **style)
 
 
 def add_headings(axes: Axes, title: str, subtitle: str, above: float = 0.0) -> None:

@@ -79,7 +79,7 @@ def _title(protocol: dict[str, Any]) -> str:
     corpus, split = (printable(str(protocol.get(key) or "")) for key in ("corpus", "split"))
     if corpus[:1] in "/.~" or ":\\" in corpus:
         corpus = corpus.rstrip("/\\").replace("\\", "/").rpartition("/")[2]
-    return "What reading with a memory gains" + (f": {corpus} {split}".rstrip() if corpus or split else "")
+    return "Gains from dynamic weights" + (f": {corpus} {split}".rstrip() if corpus or split else "")
 
 
 def _source(label: str, protocol: dict[str, Any]) -> str:

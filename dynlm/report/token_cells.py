@@ -86,13 +86,13 @@ def token_cells(
     lower, higher = (np.add.reduceat(nats_N.astype(np.float64), first).tolist() for nats_N in (lower_N, higher_N))
     repeated = [False] * len(first) if repeated_N is None else repeated_N[first].tolist()
     cells: list[Cell] = []
-    for place, index in enumerate(shown.index_N[first].tolist()):
+    for number, index in enumerate(shown.index_N[first].tolist()):
         text, starts_line = shown.texts[index], not cells or cells[-1].ends_line
         if text.startswith(" ") and text.strip(" "):
             text, space = text[1:], "" if starts_line else " "
         else:
             space = ""
-        cells.append(Cell(text, lower[place], higher[place], space, index in shown.line_ends, repeated[place]))
+        cells.append(Cell(text, lower[number], higher[number], space, index in shown.line_ends, repeated[number]))
     return cells
 
 

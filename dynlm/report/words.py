@@ -71,17 +71,17 @@ def find_words(scores: Scores) -> Words:
     index: dict[bytes, int] = {}
     keys: list[str] = []
     index_G, repeated_G = np.zeros(len(starts_G), dtype=np.int64), np.zeros(len(starts_G), dtype=bool)
-    seen: set[str] = set()
+    previous: set[str] = set()
     for word, (first, end) in enumerate(zip(starts_G.tolist(), ends, strict=True)):
         if first in first_of_article:
-            seen = set()
+            previous = set()
         surface = b"".join(scores.surface[first:end]).strip(b" ")
         index_G[word] = index.setdefault(surface, len(index))
         if len(index) > len(keys):
             keys.append(surface.decode("utf-8", "backslashreplace").casefold())
         key = keys[index_G[word]]
-        repeated_G[word] = key in seen
-        seen.add(key)
+        repeated_G[word] = key in previous
+        previous.add(key)
     named_W = np.array([any(letter.isalnum() for letter in key) for key in keys], dtype=bool)
     texts = [visible(surface.decode("utf-8", "backslashreplace")) for surface in index]
     texts = [

@@ -104,7 +104,7 @@ def test_a_browser_displays_hostile_tokens_and_runs_nothing(hostile_page, tmp_pa
     with started() as browser:
         opened = Opened(browser, tmp_path / "page.html", ready=None)
         page = Page(opened.page.content())
-        assert opened.said == [] and len(opened.requests) == 1
+        assert opened.messages == [] and len(opened.requests) == 1
         opened.close()
     assert page.tags <= ALLOWED_TAGS
     assert page.tokens[:2] == ["<script>alert(1)</script>", '" onmouseover="alert(2)']

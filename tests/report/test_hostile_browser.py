@@ -58,7 +58,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     variants = []
     for index, scores in enumerate(reading(articles=len(EVIL), tokens=60)):
         surface = [EVIL[row % len(EVIL)].encode("utf-8", "surrogatepass") for row in range(len(scores))]
-        articles = [{"index": place, "title": text} for place, text in enumerate(EVIL)]
+        articles = [{"index": index, "title": text} for index, text in enumerate(EVIL)]
         hostile = dict.fromkeys(("run", "split", "corpus", "reset", "order", "statement", "date", "commit"), everything)
         rates = {everything: {"lr": 0.1, "decay": 0.1}, EVIL[1]: {"lr": 1, "decay": 0}}
         protocol = {
@@ -79,7 +79,7 @@ def check(opened: Opened) -> None:
     page = opened.page
     page.wait_for_timeout(300)
     assert page.evaluate("document.documentElement.dataset.ran") is None
-    assert opened.said == []
+    assert opened.messages == []
     assert len(opened.requests) == 1 and opened.requests[0].startswith("file://")
     assert page.locator("iframe, link, base, object, embed, form, [onmouseover], [onfocus], [onerror]").count() == 0
     assert page.locator("a[href^=javascript]").count() == 0

@@ -139,7 +139,7 @@ def test_user_errors_write_nothing(variants, tmp_path):
 )
 def test_the_title_has_the_corpus_without_its_folder(variants, corpus, shown):
     protocols = [replace(each, protocol={**each.protocol, "corpus": corpus}) for each in variants[:2]]
-    assert f"<title>What reading with a memory gains: {shown} valid</title>" in report_page(protocols, resamples=10)
+    assert f"<title>Gains from dynamic weights: {shown} valid</title>" in report_page(protocols, resamples=10)
 
 
 def test_one_short_article_has_a_page(variants):

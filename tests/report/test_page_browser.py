@@ -51,7 +51,7 @@ def open_page(browser: Any, page_file: Path) -> Iterator[Callable[..., Opened]]:
 
     yield open_it
     for one in opened:
-        assert one.said == []
+        assert one.messages == []
         assert len(one.requests) == 1 and one.requests[0].startswith("file://")
         one.close()
 
@@ -110,10 +110,10 @@ def test_hovering_over_the_curve_shows_article_position_and_words(open_page, sco
     tip = opened.text("#tip")
     row = int(0.4 * len(scores[0]))
     assert scores[0].title(int(scores[0].article[row])) in tip and "perplexity level 1" in tip
-    said = int(re.search(r"token ([\d,]+) of", tip)[1].replace(",", ""))
-    assert abs(said - scores[0].position[row]) <= len(scores[0]) / 400
+    position = int(re.search(r"token ([\d,]+) of", tip)[1].replace(",", ""))
+    assert abs(position - scores[0].position[row]) <= len(scores[0]) / 400
     first = scores[0].starts[np.searchsorted(scores[0].starts, row, side="right") - 1]
-    assert scores[0].surface[first + said].decode().strip() in tip
+    assert scores[0].surface[first + position].decode().strip() in tip
 
 
 def test_the_keyboard_steps_through_the_text(open_page, scores):
@@ -122,14 +122,14 @@ def test_the_keyboard_steps_through_the_text(open_page, scores):
     curve.focus()
     curve.press("Home")
     assert opened.passage()[:2] == (articles[0] + 1, 0)
-    seen = [shown_rows(opened, scores[0])]
+    visited = [shown_rows(opened, scores[0])]
     for _ in range(400):
         curve.press("ArrowRight")
         here = shown_rows(opened, scores[0])
-        if here == seen[-1]:
+        if here == visited[-1]:
             break
-        assert seen[-1].start < here.start <= seen[-1].stop  # Nothing is skipped.
-        seen.append(here)
+        assert visited[-1].start < here.start <= visited[-1].stop  # Nothing is skipped.
+        visited.append(here)
     assert here.stop == len(scores[0])
     for _ in range(400):
         curve.press("ArrowLeft")
@@ -167,8 +167,8 @@ def test_pair_and_smoothing_can_be_selected(open_page, scores):
     here = shown_rows(opened, scores[0])
     middle = (here.start + here.stop) // 2
     expected = perplexity_difference(scores[1], scores[2], 500)[middle]
-    said = opened.page.locator("#curve").get_attribute("aria-valuetext").rpartition(" ")[2].replace("\u2212", "-")
-    assert float(said) == pytest.approx(expected, abs=0.0051)
+    difference = opened.page.locator("#curve").get_attribute("aria-valuetext").rpartition(" ")[2].replace("\u2212", "-")
+    assert float(difference) == pytest.approx(expected, abs=0.0051)
     gained, lost = most_changed(find_words(scores[0]), scores[1], scores[2], 20)
     for table, words in (("gained", gained), ("lost", lost)):
         rows = opened.page.locator(f"#{table} tbody tr")
@@ -327,12 +327,12 @@ def test_text_without_spaces_has_passages_of_full_length(open_page, tmp_path):
 def test_in_a_notebook_the_report_works_within_its_frame(browser, scores, tmp_path):
     (tmp_path / "notebook.html").write_text(f"<!DOCTYPE html><body>{Report(scores)._repr_html_()}", encoding="utf-8")
     context = browser.new_context()
-    page, said = context.new_page(), []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
+    page, messages = context.new_page(), []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
     page.goto((tmp_path / "notebook.html").as_uri(), wait_until="commit")
     frame = page.frame_locator("iframe")
     frame.locator("html[data-ready]").wait_for(state="attached", timeout=20_000)
     assert frame.locator("#tokens .t").count() > 100
-    assert said == []
+    assert messages == []
     context.close()

@@ -75,7 +75,7 @@ def test_sums_of_nats_are_kept_and_all_text_is_printable(tokens):
 @given(st.text(), st.integers(1, 4))
 def test_a_text_split_into_bytes_is_displayed_whole(text, size):
     data = text.encode()
-    cells = cells_of([data[place : place + size] for place in range(0, len(data), size)])
+    cells = cells_of([data[start : start + size] for start in range(0, len(data), size)])
     if size == 1:  # Then no token holds parts of two characters.
         assert "".join(cell.text for cell in cells).replace("\u25cc", "") == "".join(
             visible(letter) for letter in text
@@ -89,12 +89,12 @@ def test_lines_fit_the_columns_and_lose_only_spaces(words, columns):
     lines = wrap_cells(cells, columns, map(str, range(len(cells))))
     assert all(cell_len(line.plain.rstrip()) <= columns for line in lines)
     assert "".join(line.plain for line in lines).replace(" ", "") == "".join(words).replace(" ", "")
-    # Each piece has the style of its cell.
-    pieces = [""] * len(cells)
+    # Every part has the style of its cell.
+    parts = [""] * len(cells)
     for line in lines:
         for span in line.spans:
-            pieces[int(span.style)] += line.plain[span.start : span.end]
-    assert [piece.replace(" ", "") for piece in pieces] == [cell.text.replace(" ", "") for cell in cells]
+            parts[int(span.style)] += line.plain[span.start : span.end]
+    assert [part.replace(" ", "") for part in parts] == [cell.text.replace(" ", "") for cell in cells]
 
 
 def test_spaces_are_outside_of_cells_and_only_within_a_line():

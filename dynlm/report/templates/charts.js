@@ -178,10 +178,10 @@ function alongTheText(element, { tokens, starts, titles, at, yLabel, onClick, on
   const rowAt = (left) => Math.max(0, Math.min(tokens - 1, Math.floor(made.posToVal(left, "x"))));
   function refresh() { made.setData(points()); }
   function show(low, high) { view = clamp(low, high); refresh(); }
-  // About the passage that is shown, where it is in view.
+  // Zooms about the displayed passage if it is in view.
   function zoom(factor, around) {
-    const here = (marked()[0] + marked()[1]) / 2, seen = here >= view[0] && here < view[1];
-    const still = around ?? (seen ? here : (view[0] + view[1]) / 2);
+    const here = (marked()[0] + marked()[1]) / 2, visible = here >= view[0] && here < view[1];
+    const still = around ?? (visible ? here : (view[0] + view[1]) / 2);
     show(still - (still - view[0]) * factor, still + (view[1] - still) * factor);
   }
   const pan = (share) => show(view[0] + share * (view[1] - view[0]), view[1] + share * (view[1] - view[0]));

@@ -26,7 +26,7 @@
   }
   const [which, flags, ...nats] = await unpack();
   byId("columns").remove();
-  // Sums up to each row, for the mean of any stretch.
+  // Prefix sums, for the mean over any range of rows.
   const sums = nats.map((each) => {
     const sum = new Float64Array(tokens + 1);
     for (let row = 0; row < tokens; row++) sum[row + 1] = sum[row] + each[row];
@@ -49,13 +49,13 @@
   function passageAt(row) {
     const article = articleOf(row), first = starts[article], end = starts[article + 1];
     let start = Math.max(first, Math.min(row - (data.passage >> 1), end - data.passage));
-    // It begins with a word, where one begins nearby: not all writing has spaces.
+    // It begins with a word, if one begins nearby: not all scripts have spaces.
     for (let back = 0; back < 30 && start - back >= first; back++) {
       if (start - back === first || flags[start - back] & BEGINS_WORD) { start -= back; break; }
     }
     return whole(start, Math.max(row + 1, Math.min(end, start + data.passage)));
   }
-  // A passage neither begins nor ends within a character.
+  // Extends a passage to whole characters.
   function whole(start, end) {
     const [first, last] = [starts[articleOf(start)], starts[articleOf(start) + 1]];
     while (start > first && which[start] === 0) start--;
@@ -95,7 +95,7 @@
     byId("passage-where").textContent = `Tokens ${grouped(positionOf(start))} to ${grouped(positionOf(end - 1))} of ${grouped(length)}. ` +
       `Nats per token here: ${means.join(", ")}.`;
     cells = cellsOf(start, end);
-    const place = byId("tokens"), inside = [];
+    const container = byId("tokens"), inside = [];
     cells.forEach((cell, index) => {
       if (cell.space && index && !cells[index - 1].endsLine) inside.push(" ");
       const token = make("span", { className: `t ${classOf(cell)}${cell.repeated ? " repeated" : ""}` }, cell.text);
@@ -103,8 +103,8 @@
       inside.push(token);
       if (cell.endsLine) inside.push(make("br"));
     });
-    place.replaceChildren(...inside);
-    Object.assign(place.dataset, { article: number, start: positionOf(start), length: end - start });
+    container.replaceChildren(...inside);
+    Object.assign(container.dataset, { article: number, start: positionOf(start), length: end - start });
     current = -1;
     byId("readout").textContent = "Hover over a token, or step through them with the arrow keys, for both losses.";
     if (byId("as-table").open) tokenTable();
@@ -231,10 +231,10 @@
   };
   keys.ArrowUp = keys.ArrowRight; keys.ArrowDown = keys.ArrowLeft; keys["="] = keys["+"];
   function step(row) {
-    // A step that leaves the article goes to where the next one begins, or the one before ends.
-    const [article, wanted] = [articleOf(shown[0]), articleOf(Math.max(0, Math.min(tokens - 1, row)))];
+    // A step out of the article goes to the start of the next one, or the end of the previous one.
+    const [article, target] = [articleOf(shown[0]), articleOf(Math.max(0, Math.min(tokens - 1, row)))];
     let to = row;
-    if (row > shown[0]) to = shown[1] < starts[article + 1] ? Math.min(row, starts[article + 1] - 1) : wanted === article ? row : starts[article + 1];
+    if (row > shown[0]) to = shown[1] < starts[article + 1] ? Math.min(row, starts[article + 1] - 1) : target === article ? row : starts[article + 1];
     else to = shown[0] > starts[article] ? Math.max(row, starts[article]) : Math.min(row, Math.max(0, starts[article] - 1));
     go(Math.max(0, Math.min(tokens - 1, to)));
   }
