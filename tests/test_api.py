@@ -14,11 +14,11 @@ import yaml
 
 import dynlm
 from dynlm.errors import UserError
-from dynlm.evaluation.generate import generate
+from dynlm.evaluation.session import Session
 from dynlm.run.sharing import share_run
 from dynlm.train.config import Config, load_config
 from tests.test_repository import python
-from tests.tiny import Run, listing, scored, with_memory
+from tests.tiny import Run, generated, listing, scored, with_memory
 
 TEXT = " the bafidela of the town was seen near a bafidela .\n" * 6
 HOSTILE = "<script>alert(1)</script> [x](javascript:1) | `` ` \u202e\x00 https://evil.example &lt;"
@@ -60,7 +60,7 @@ def test_generating_reads_the_prompt_and_keeps_the_memory(tuned_run: Run, tmp_pa
     model.save_memory(tmp_path / "after.safetensors")
     assert (tmp_path / "before.safetensors").read_bytes() == (tmp_path / "after.safetensors").read_bytes()
     path = tmp_path / "after.safetensors"
-    by_verb = generate(tuned_run.folder, tuned_run.config, " the", 12, memory_file=path)
+    by_verb = generated(tuned_run.folder, tuned_run.config, " the", 12, memory_file=path)
     assert by_verb == model.generate(" the", tokens=12, seed=tuned_run.config.run.seed)
     with pytest.raises(UserError, match="generate needs"):
         model.generate(tokens=0)
@@ -83,14 +83,14 @@ def test_a_memory_is_kept_and_taken_up(tuned_run: Run, tmp_path: Path) -> None:
 
 def test_a_reading_that_fails_leaves_the_memory(tuned_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     model, other = (dynlm.load(tuned_run.folder) for _ in range(2))
-    read_on = dynlm.api.read_on
+    read = Session.read
 
-    def interrupted(*arguments: Any) -> Any:
-        read_on(*arguments)
+    def interrupted(*arguments: Any, **named: Any) -> Any:
+        read(*arguments, **named)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(dynlm.api, "read_on", interrupted)
+        patch.setattr(Session, "read", interrupted)
         with pytest.raises(KeyboardInterrupt):
             model.read(TEXT)
     assert np.array_equal(model.read(TEXT).nats, other.read(TEXT).nats)
@@ -130,7 +130,7 @@ def test_a_shared_model_is_the_run_it_was(tuned_copy: Run, tmp_path: Path, recwa
         name.startswith(("scores", "checkpoints", "log")) or ".pkl" in name or ".bin" in name for name in names
     )
     card = (place / "README.md").read_text(encoding="utf-8")
-    assert "nats/token" in card and "| rms |" in card and f"{shared._trained.card['parameters']:,}" in card
+    assert "nats/token" in card and "| rms " in card and f"{shared._run.trained.card['parameters']:,}" in card
     assert (tuned_copy.folder / "model.safetensors").read_bytes() == (place / "model.safetensors").read_bytes()
     # It is shared on as it was.
     shared.save_pretrained(tmp_path / "again")

@@ -56,9 +56,9 @@ def test_study_config_loads_as_written_on_its_base(path: Path, tmp_path: Path) -
     readings = [each for variant in variants_of(options) for each in readings_of(variant, options.study)]
     assert len(readings) > 1
     # Two variants that share a file of the run have to agree on its content; checked before anything is read.
-    trained: Any = SimpleNamespace(fingerprint="model")
+    opened: Any = SimpleNamespace(path=tmp_path, fingerprint="model")
     run = options.run_options()
-    check_slots({r.label: steps_of(tmp_path, run, r.variant, r.config.memory.reset, trained) for r in readings})
+    check_slots({r.label: steps_of(opened, run, r.variant, r.config.memory.reset) for r in readings})
 
 
 def test_documented_configs_exist() -> None:

@@ -14,7 +14,7 @@ from jsonargparse import Namespace
 
 from dynlm.cli.app import main
 from dynlm.cli.command import print_answer
-from dynlm.evaluation.checks.verify import Verified
+from dynlm.evaluation.checks.verify import VerifyResult
 from dynlm.evaluation.memory_report import as_text, diff_as_text
 
 HOSTILE = st.text(st.characters(exclude_categories=()), max_size=40)
@@ -41,7 +41,7 @@ def test_no_answer_steers_a_terminal(text: str, as_json: bool) -> None:
 @given(HOSTILE)
 @example(WORST)
 def test_a_verdict_is_a_line_for_each_thing_it_tells(text: str) -> None:
-    lines = Verified(Path(f"x{text}"), text, 3, 0.0, broken=[text], changed=[text]).to_text().split("\n")
+    lines = VerifyResult(Path(f"x{text}"), text, 3, 0.0, broken=[text], changed=[text]).to_text().split("\n")
     assert len(lines) == 3 and all(map(is_shown, lines))
 
 

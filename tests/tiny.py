@@ -117,4 +117,29 @@ def scored(
 
     memory_file = output.pop("memory_file", None)
     request = ScoreRequest(split, articles, order or ArticleOrder(), memory_file, Output(**output))
-    return score(folder, config, request, quiet=True)
+    return score(opened(folder, config), request, quiet=True)
+
+
+def opened(folder: Path, config: Config) -> Any:
+    """Open the run in ``folder`` with the options of ``config``."""
+    from dynlm.run.run import Run as OpenRun
+
+    return OpenRun.open(folder, *vars(config).values())
+
+
+def generated(
+    folder: Path, config: Config, prompt: str, tokens: int, memory_file: Path | None = None, **sampling: Any
+) -> str:
+    """Generate text with the seed of ``config``."""
+    from dynlm.evaluation.generate import Sampling, generate
+
+    return generate(opened(folder, config), prompt, Sampling(tokens, seed=config.run.seed, **sampling), memory_file)
+
+
+def read_into(
+    path: Path, folder: Path, config: Config, texts: list[str], unfinished: bool = False, again: bool = False
+) -> Any:
+    """Read ``texts`` into the memory file ``path``."""
+    from dynlm.evaluation.session import read_files
+
+    return read_files(opened(folder, config), [lambda text=text: text for text in texts], path, not unfinished, again)

@@ -15,6 +15,9 @@ from dynlm.runtime.validation import LARGEST, LARGEST_SEED, within
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
+    from dynlm.run.run import Run
+    from dynlm.train.config import Config
+
 
 def _language_model_options() -> type:
     from dynlm.train.config import Config
@@ -99,3 +102,10 @@ def add_json(parser: ArgumentParser) -> None:
 def add_files(parser: ArgumentParser) -> None:
     """Add the score files that a verb looks at, or runs of them."""
     parser.add_argument("files", type=str, nargs="+", metavar="FILE", help="score files, or a run whose files to take")
+
+
+def open_run(options: Namespace, config: Config) -> Run:
+    """Open the run that the command line names, with the options given there."""
+    from dynlm.run.run import Run
+
+    return Run.open(options.folder, *vars(config).values())

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynlm.cli.command import Command, add_json, print_answer
+from dynlm.cli.command import Command, add_json, open_run, print_answer
 from dynlm.errors import UserError
 from dynlm.runtime.text import LARGEST_TEXT, printable, read_text
 
@@ -43,7 +43,7 @@ def _read(options: Namespace, config: Config) -> int:
         raise UserError("a memory to keep was not named", do="give --memory FILE, such as --memory me.safetensors")
     path = Path(options.memory_file)
     texts: list[Callable[[], str]] = [functools.partial(read_text, name) for name in options.texts]
-    done = read_files(Path(options.folder), config, texts, path, options.unfinished, options.again)
+    done = read_files(open_run(options, config), texts, path, not options.unfinished, options.again)
     told = done.to_dict()
     if done.repeated:
         what = "these texts are what this memory has read last; they were not read again"
@@ -65,7 +65,7 @@ def _read(options: Namespace, config: Config) -> int:
             f"read {cost}",
             f"the memory has read {done.about.tokens:,} tokens of {done.about.articles:,} articles; its weights are "
             f"{done.distance:.4g} |theta_0| from the static ones",
-            *([f"a guard kept the memory whole {done.guarded:,} times"] if done.guarded else []),
+            *([f"the update filter acted {done.rejected:,} times"] if done.rejected else []),
             f"static parameters: checksum {done.static[0]} before, {done.static[1]} after",
             *([] if done.repeated else [f"wrote {path}"]),
         ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynlm.cli.command import Command, add_files, add_json, is_quiet, print_answer
+from dynlm.cli.command import Command, add_files, add_json, is_quiet, open_run, print_answer
 from dynlm.errors import UserError
 from dynlm.runtime.text import read_text
 from dynlm.runtime.validation import is_utf8
@@ -39,7 +39,7 @@ def _score(options: Namespace, config: Config) -> int:
 
     order, output = ArticleOrder(options.order, options.order_seed), Output(name=options.name, force=options.force)
     request = ScoreRequest(options.split, options.articles, order, _memory_file(options), output)
-    path, scores = score(Path(options.folder), config, request, is_quiet(options))
+    path, scores = score(open_run(options, config), request, is_quiet(options))
     comparison, before = compare([scores]), scores.path is not None
     done = f"was scored before: {path} (--force scores it anew)" if before else f"wrote {path}"
     answer = {"file": str(path), "scored_before": before, **comparison.to_dict()}
@@ -69,11 +69,11 @@ def _prompt(given: str) -> str:
 
 
 def _generate(options: Namespace, config: Config) -> int:
-    from dynlm.evaluation.generate import generate
+    from dynlm.evaluation.generate import Sampling, generate
 
     prompt = _prompt(options.prompt)
-    folder, memory = Path(options.folder), _memory_file(options)
-    text = generate(folder, config, prompt, options.tokens, options.temperature, options.top, memory)
+    sampling = Sampling(options.tokens, options.temperature, options.top, config.run.seed)
+    text = generate(open_run(options, config), prompt, sampling, _memory_file(options))
     print_answer(options, {"prompt": prompt, "generated": text}, prompt + text)
     return 0
 
@@ -86,9 +86,10 @@ def _add_audit_options(parser: ArgumentParser) -> None:
 
 
 def _audit(options: Namespace, config: Config) -> int:
-    from dynlm.evaluation.checks.protocol import audit, audit_all, to_dict, to_text
+    from dynlm.evaluation.checks.protocol import check_every_rule, check_protocol, to_dict, to_text
 
-    checks = (audit_all if options.all else audit)(Path(options.folder), config, options.split, options.places)
+    check = check_every_rule if options.all else check_protocol
+    checks = check(open_run(options, config), options.split, options.places)
     print_answer(options, to_dict(checks), to_text(checks))
     return 0 if all(check.kept for check in checks) else 1
 
@@ -128,9 +129,9 @@ def _add_hostile_options(parser: ArgumentParser) -> None:
 
 
 def _hostile(options: Namespace, config: Config) -> int:
-    from dynlm.evaluation.checks.stress import hostile
+    from dynlm.evaluation.checks.stress import stress_test
 
-    done = hostile(Path(options.folder), config, options.split, options.tokens, is_quiet(options))
+    done = stress_test(open_run(options, config), options.split, options.tokens, is_quiet(options))
     print_answer(options, done.to_dict(), done.to_text())
     return 0 if done.kept else 1
 

@@ -1,81 +1,76 @@
-"""Text from a model that has read a prompt, and learned from it if its rule learns."""
+"""Generate text with a model that has read a prompt, and learned from it if its rule learns."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from dynlm.adapt.loop import begin_articles
-from dynlm.adapt.memory_file import SavedMemory, load_memory
 from dynlm.adapt.partners.cache_next import log_next
-from dynlm.adapt.reader import Reader
-from dynlm.data.tokenizers.tokenizer import Tokenizer
 from dynlm.errors import UserError
-from dynlm.evaluation.session import one_lane, read_on
-from dynlm.run.folder import load_model
-from dynlm.run.rule_store import open_reader
-from dynlm.runtime.distributed import Processes
-from dynlm.train.config import Config
+from dynlm.evaluation.session import Session
+from dynlm.run.run import Run
 
 
-def generate(
-    folder: Path,
-    config: Config,
-    prompt: str,
-    tokens: int,
-    temperature: float = 0.8,
-    top: int = 40,
-    memory_file: Path | None = None,
-) -> str:
-    """Read ``prompt`` as an article's opening by ``config.memory``, then sample ``tokens`` tokens that follow it.
+@dataclass(frozen=True)
+class Sampling:
+    """How many tokens are drawn, and how: from the ``top`` likeliest (0: all) at ``temperature`` (0: the likeliest).
 
-    From ``memory_file`` it starts with what was read before, and the prompt goes on with an article that was left
-    unfinished; the file stays as it is. Draws come from the run's seed. Raises UserError for options out of their
-    range, and for a memory that does not fit.
+    Raises UserError for values out of their range.
     """
-    check_draws(tokens, temperature, top)
-    trained = load_model(folder, Processes.start(config.run.cpu).device)
-    reader = open_reader(folder, trained, config.memory)
-    saved = SavedMemory(reader.fresh_memory())
-    if memory_file is not None:
-        one_lane(config)
-        saved = load_memory(memory_file, reader, config.memory, trained.fingerprint)
-    generator = torch.Generator(trained.params["embedding"].device).manual_seed(config.run.seed)
-    return go_on(reader, saved, trained.tokenizer, config.memory.segment, prompt, tokens, temperature, top, generator)
+
+    tokens: int = 200
+    temperature: float = 0.8
+    top: int = 40
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1 or self.temperature < 0 or self.top < 0:
+            raise UserError("generate needs tokens of at least 1, and temperature and top of at least 0")
+
+    def draw(self, logits_V: Tensor, generator: torch.Generator) -> int:
+        """Draw a token."""
+        if self.temperature == 0:
+            return int(logits_V.argmax())
+        if 0 < self.top < len(logits_V):
+            values, tokens = logits_V.topk(self.top)
+            return int(tokens[torch.multinomial((values / self.temperature).softmax(-1), 1, generator=generator)])
+        return int(torch.multinomial((logits_V / self.temperature).softmax(-1), 1, generator=generator))
+
+
+def generate(run: Run, prompt: str, sampling: Sampling, memory_file: Path | None = None) -> str:
+    """Read ``prompt`` as the start of an article and return the text sampled after it.
+
+    With ``memory_file`` it starts with the memory in it, and the prompt continues an unfinished article; the file stays
+    as it is. Raises UserError as ``Session.open`` does.
+    """
+    return continue_text(Session.open(run, memory_file), prompt, sampling)
 
 
 @torch.no_grad()
-def go_on(
-    reader: Reader,
-    saved: SavedMemory,
-    tokenizer: Tokenizer,
-    segment: int,
-    prompt: str,
-    tokens: int,
-    temperature: float,
-    top: int,
-    generator: torch.Generator,
-) -> str:
-    """``tokens`` tokens after ``prompt``, read with ``saved``, which is used up.
+def continue_text(session: Session, prompt: str, sampling: Sampling) -> str:
+    """Read ``prompt`` in ``session`` (copy it to keep it) and return the text sampled after it.
 
-    Each is drawn from the ``top`` likeliest (0: all) at ``temperature`` (0: always the likeliest). What is generated is
-    not learned from: it enters no cache, and a mixture's weights stay those of the prompt's end.
+    Generated text is not learned from: it enters no cache, and a mixture keeps the weights of the prompt's end.
     """
-    last = tokenizer.start
-    if prompt or saved.unfinished is not None:
-        told = (saved.unfinished.text if saved.unfinished else "") + prompt
-        _, saved = read_on(reader, saved, prompt, tokenizer, segment)
-        last = int(tokenizer.encode(told).ids[-1])
-        memory = saved.memory
+    reader, tokenizer = session.reader, session.tokenizer
+    generator = torch.Generator(reader.static["embedding"].device).manual_seed(sampling.seed)
+    last, unfinished = tokenizer.start, session.saved.unfinished
+    if prompt or unfinished is not None:
+        session.read(prompt)
+        last = int(tokenizer.encode((unfinished.text if unfinished else "") + prompt).ids[-1])
+        memory = session.saved.memory
     else:
         starts_B = torch.ones(1, dtype=torch.bool, device=generator.device)
-        memory = begin_articles(reader, saved.memory, np.ones(1, dtype=bool), starts_B)
+        memory = begin_articles(reader, session.saved.memory, np.ones(1, dtype=bool), starts_B)
     params = {**reader.static, **memory.of_lane(0)}
     hidden, hedge, generated = memory.hidden, memory.hedge, []
-    for _ in range(tokens):
+    for _ in range(sampling.tokens):
         token_11 = torch.tensor([[last]], device=generator.device)
         features_TBH, hidden, _ = reader.model.features(params, token_11, hidden)
         logits_BTV = F.linear(features_TBH, reader.model.output_weight(params), params["output.bias"]).transpose(0, 1)
@@ -84,21 +79,6 @@ def go_on(
         if hedge is not None:
             level_1_BTV, beside = reader.model.logits(reader.static, token_11, hedge.hidden)
             logits_BTV, hedge = hedge.log_mixture(level_1_BTV, logits_BTV), hedge._replace(hidden=beside)
-        last = _draw(logits_BTV[0, 0], temperature, top, generator)
+        last = sampling.draw(logits_BTV[0, 0], generator)
         generated.append(last)
     return tokenizer.decode(generated)
-
-
-def check_draws(tokens: int, temperature: float, top: int) -> None:
-    """Raise UserError for options out of their range."""
-    if tokens < 1 or temperature < 0 or top < 0:
-        raise UserError("generate needs tokens of at least 1, and temperature and top of at least 0")
-
-
-def _draw(logits_V: torch.Tensor, temperature: float, top: int, generator: torch.Generator) -> int:
-    if temperature == 0:
-        return int(logits_V.argmax())
-    if top and top < len(logits_V):
-        values, places = logits_V.topk(top)
-        return int(places[torch.multinomial((values / temperature).softmax(-1), 1, generator=generator)])
-    return int(torch.multinomial((logits_V / temperature).softmax(-1), 1, generator=generator))

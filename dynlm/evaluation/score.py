@@ -8,22 +8,21 @@ from pathlib import Path
 
 from dynlm.adapt.options import MemoryOptions
 from dynlm.data.article_range import article_range
-from dynlm.data.articles import iter_articles, source_name
-from dynlm.data.token_store import tokenise
+from dynlm.data.articles import source_name
+from dynlm.data.options import CorpusOptions
 from dynlm.errors import UserError
 from dynlm.evaluation.evaluate import Evaluation, evaluate, explain_out_of_memory
 from dynlm.evaluation.protocol import ArticleOrder, reader_protocol, start_protocol, text_protocol
 from dynlm.evaluation.score_file import Scores, write_scores
 from dynlm.evaluation.score_path import Output, file_stem, resume_key, scoring_key
 from dynlm.evaluation.scoring_checkpoint import ScoringCheckpointer
-from dynlm.evaluation.session import open_memory
-from dynlm.run.folder import load_model
+from dynlm.evaluation.session import Session
+from dynlm.run.options import RunOptions
 from dynlm.run.provenance import made_with
-from dynlm.run.rule_store import open_reader
+from dynlm.run.run import Run
 from dynlm.run.tuned_on import tuned_on
 from dynlm.runtime.distributed import Processes
 from dynlm.runtime.files import exclusive, staging_dir
-from dynlm.train.config import Config
 
 
 @dataclass(frozen=True)
@@ -40,36 +39,37 @@ class ScoreRequest:
     output: Output = field(default_factory=Output)
 
 
-def score(folder: Path, config: Config, request: ScoreRequest, quiet: bool = False) -> tuple[Path, Scores]:
-    """Read the articles with ``config.memory`` and write the score file, whose rows are in the split's own order.
+def score(run: Run, request: ScoreRequest, quiet: bool = False) -> tuple[Path, Scores]:
+    """Read the articles with the run's memory options and write the score file, with rows in the split's own order.
 
     A scoring with the same inputs that is there already is loaded from its file (``Scores.path`` is then set). One that
-    was interrupted resumes at its checkpoint (every ``config.run.checkpoint_seconds``). Several processes share the
+    was interrupted resumes at its checkpoint (every ``run.checkpoint_seconds``). Several processes share the
     articles. Raises UserError for a missing or unfitting model, rule, memory file or text, where several processes
     would share one stream, where memory runs out, and where the file cannot be written or is locked.
     """
-    memory, processes = config.memory, Processes.start(config.run.cpu)
+    memory, corpus, options = run.section(MemoryOptions), run.section(CorpusOptions), run.section(RunOptions)
+    processes = run.processes
     _check_processes(memory, request.memory_file, processes)
-    trained = load_model(folder, processes.device)
     # What is missing is reported before the text is tokenised, which may take long.
-    reader = open_reader(folder, trained, memory)
-    start = None
+    reader, start = run.dynamic_model(), None
     if request.memory_file is not None:
-        start = open_memory(request.memory_file, reader, config, trained.tokenizer, trained.fingerprint)
+        session = Session.open(run, request.memory_file)
+        session.finish()
+        start = session.saved
     with processes.main_process_first():
-        text = tokenise(iter_articles(config.corpus, request.split), trained.tokenizer, config.corpus.num_proc)
+        text = run.split(request.split)
     articles = article_range(request.articles, text.articles)
     protocol = {
-        "run": folder.name,
+        "run": run.path.name,
         **reader_protocol(reader, memory.segment, request.order),
         "split": request.split,
-        "corpus": source_name(config.corpus),
+        "corpus": source_name(corpus),
         **text_protocol(text, articles),
-        "tuned_on": tuned_on(folder, trained, memory),
-        "tokenizer": trained.tokenizer.fingerprint,
-        "model": trained.fingerprint,
-        "seed": config.run.seed,
-        "options": {"corpus": vars(config.corpus), "memory": vars(memory)},
+        "tuned_on": tuned_on(run.path, run.trained, memory),
+        "tokenizer": run.trained.tokenizer.fingerprint,
+        "model": run.fingerprint,
+        "seed": options.seed,
+        "options": {"corpus": vars(corpus), "memory": vars(memory)},
         **made_with(processes.device),
     }
     stem = file_stem(memory, request.split, request.articles, str(request.order))
@@ -77,7 +77,7 @@ def score(folder: Path, config: Config, request: ScoreRequest, quiet: bool = Fal
         protocol |= start_protocol(request.memory_file, start, protocol)
         stem += f"-after-{request.memory_file.stem}"
     protocol |= request.output.overrides
-    path = request.output.path_for(folder, stem, key := scoring_key(protocol))
+    path = request.output.path_for(run.path, stem, key := scoring_key(protocol))
     if (scores := request.output.existing(path, key)) is not None:
         return path, scores
     asked = Evaluation(
@@ -87,7 +87,7 @@ def score(folder: Path, config: Config, request: ScoreRequest, quiet: bool = Fal
         if processes.is_main:
             with staging_dir(path.parent):  # fails now, not after the reading, where nothing can be written
                 pass
-        checkpointer = ScoringCheckpointer(path, resume_key(protocol), config.run.checkpoint_seconds, processes)
+        checkpointer = ScoringCheckpointer(path, resume_key(protocol), options.checkpoint_seconds, processes)
         with explain_out_of_memory(memory.lanes):
             scores = evaluate(
                 asked, None if start is None else start.memory, checkpointer, quiet or not processes.is_main

@@ -1,9 +1,8 @@
-"""Reading texts of one's own, with a memory that can be kept and read on with.
+"""Reading texts of one's own in sittings, with a memory that can be saved and continued.
 
-Each text is an article. A text may be left unfinished: the next one then goes on with it, and both together are read as
-they would have been in one piece, bit for bit. For that, what could come out otherwise with more text behind it (the
-last segment, where it is not whole, and the last line, whose tokens are not settled before its end) is not read yet,
-and kept as text.
+Each text is an article. A text may be left unfinished: the next one then continues it, and both together give what they
+would have given in one piece, bit for bit. For that, what more text could still change (the last segment, where it is
+not whole, and the last line, whose tokens are not final before its end) is not read yet, and kept as text.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import numpy as np
 
 from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.memory_file import About, SavedMemory, Unfinished, changing, load_about, load_memory, save_memory
+from dynlm.adapt.options import MemoryOptions
 from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.elementwise import LEVEL_1
 from dynlm.adapt.state import distance
@@ -27,31 +27,32 @@ from dynlm.data.stream import StreamPosition, read_in_order
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.data.tokenizers.tokenizer import Tokenizer
 from dynlm.errors import UserError
-from dynlm.run.folder import load_model
-from dynlm.run.rule_store import open_reader, reader_of
-from dynlm.runtime.distributed import Processes
+from dynlm.run.rule_store import reader_of
+from dynlm.run.run import Run
 from dynlm.runtime.hashing import fingerprint
 from dynlm.runtime.tensors import params_fingerprint
-from dynlm.train.config import Config
 
 
 @dataclass(frozen=True)
-class ReadText:
-    """What was read, a token an entry: its id, the exact bytes it stands for, the words that start in it (an end of
-    line is one), and ``nats``, what it cost before it was learned from. ``guarded``: how often a guard had to see to
-    it that the memory stays whole."""
+class TextResult:
+    """The tokens of a text that was read, one entry each.
+
+    ``token`` is the id, ``surface`` the exact bytes, ``words`` how many words start in it (an end of line is one),
+    ``nats`` its loss before it was learned from. ``rejected`` counts the updates that the update filter rejected and
+    the weights that it restored.
+    """
 
     token: np.ndarray
     surface: list[bytes]
     words: np.ndarray
     nats: np.ndarray
-    guarded: int = 0
+    rejected: int = 0
 
     def __len__(self) -> int:
         return len(self.nats)
 
     def __iter__(self) -> Iterator[tuple[str, float]]:
-        """Each token's surface, as text, with its nats."""
+        """Yield each token's surface, as text, with its nats."""
         for surface, nats in zip(self.surface, self.nats.tolist(), strict=True):
             yield surface.decode("utf-8", "replace"), nats
 
@@ -61,9 +62,90 @@ class ReadText:
         return float(self.nats.sum(dtype=np.float64))
 
 
+@dataclass
+class Session:
+    """A reading in sittings by one reader, in one lane; ``saved`` is its memory, which every call replaces.
+
+    The tensors of a memory are overwritten: ``copy`` a session to keep it.
+    """
+
+    reader: Reader
+    tokenizer: Tokenizer
+    segment: int
+    saved: SavedMemory
+
+    @classmethod
+    def open(cls, run: Run, memory_file: Path | None = None) -> Session:
+        """Start with a fresh memory, or that of ``memory_file``.
+
+        Raises UserError where the options ask for several lanes, and as ``load_memory`` and ``open_reader`` do.
+        """
+        options = run.section(MemoryOptions)
+        if options.lanes > 1:
+            raise UserError(
+                f"memory.lanes is {options.lanes}, but a saved memory has one", do="choose --memory.lanes 1"
+            )
+        reader = run.dynamic_model()
+        saved = SavedMemory(reader.fresh_memory())
+        if memory_file is not None:
+            saved = load_memory(memory_file, reader, options, run.fingerprint)
+        return cls(reader, run.trained.tokenizer, options.segment, saved)
+
+    def copy(self) -> Session:
+        """Return a session that reading with this one does not change."""
+        return dataclasses.replace(self, saved=self.saved.copy())
+
+    def finish(self) -> None:
+        """Read what is left of an unfinished article."""
+        if self.saved.unfinished is not None:
+            self.read("")
+
+    def read(self, text: str, finish: bool = True) -> TextResult:
+        """Read an article, or more of the unfinished one, and learn from it; ``finish=False`` leaves it unfinished.
+
+        The result also has the tokens of earlier text that were not read before. Raises UserError for an empty text and
+        for a lone surrogate.
+        """
+        before = self.saved.unfinished
+        if not text and before is None:
+            raise UserError("an empty text", do="give at least one character")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UserError("the text holds half a character (a lone surrogate)", do="remove it") from error
+        done = 0 if before is None else before.read
+        split = TokenisedSplit.from_texts([text if before is None else before.text + text], self.tokenizer)
+        if done > len(split.ids_N):
+            raise UserError("a damaged memory: more of its unfinished article was read than there is")
+        end = len(split.ids_N) if finish else done + max(0, _num_final(split) - done) // self.segment * self.segment
+        stream = read_in_order(dataclasses.replace(split, starts=np.array([0, end], dtype=np.int64)), self.segment, [0])
+        memory, nats = self.saved.memory, [np.zeros(0, np.float32)]
+        if end > done:
+            position = StreamPosition(0, 1, (0,), (done,)) if done else None
+            for read in iter_segments(self.reader, stream, memory, position):
+                memory = read.memory
+                nats.append(read.nats_T.float().cpu().numpy())
+        rejected = 0
+        if memory.guarded is not None:
+            # Counts belong to a reading; a saved memory has none.
+            rejected = int(memory.guarded.counts_BC.sum())
+            like = self.reader.static["embedding"].detach()
+            memory = memory._replace(guarded=init_filter_state(1, len(memory.weights), like))
+        result = TextResult(
+            split.ids_N[done:end], split.surfaces(0)[done:end], split.words_N[done:end], np.concatenate(nats), rejected
+        )
+        self.saved = SavedMemory(
+            memory,
+            self.saved.tokens + len(result),
+            self.saved.articles + (before is None),
+            None if finish else _unfinished(split, end),
+        )
+        return result
+
+
 @dataclass(frozen=True)
-class Sitting:
-    """What came of reading some texts into a memory file."""
+class ReadSummary:
+    """The outcome of reading texts into a memory file."""
 
     tokens: int
     nats: float
@@ -71,17 +153,17 @@ class Sitting:
     distance: float
     """|theta_t - theta_0| / |theta_0|."""
     static: tuple[str, str]
-    """Checksum of the static parameters before and after."""
-    guarded: int
-    """Steps that a guard did not take, and memories that it restored."""
+    """Fingerprint of the static parameters before and after."""
+    rejected: int
+    """Updates that the update filter rejected, and weights that it restored."""
     level_1_nats: float = 0.0
-    """What the same tokens cost the static parameters."""
+    """Loss of the same tokens by the static parameters."""
     repeated: bool = False
-    """The texts are those of the sitting before, and were not read again."""
+    """Whether the texts are those of the sitting before, which were not read again."""
 
     @property
     def worse_by(self) -> float:
-        """Nats per token by which reading with the memory was worse than level 1; below 0 it was better."""
+        """Nats per token above level 1; below 0 the memory helped."""
         return (self.nats - self.level_1_nats) / max(1, self.tokens)
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,150 +173,72 @@ class Sitting:
             "level_1_nats_per_token": self.level_1_nats / self.tokens if self.tokens else None,
             "repeated": self.repeated,
             "distance": self.distance,
-            "guarded": self.guarded,
+            "guarded": self.rejected,
             "static_parameters": {"before": self.static[0], "after": self.static[1]},
             "memory": {"tokens": self.about.tokens, "articles": self.about.articles, "content": self.about.content},
         }
 
 
 def read_files(
-    folder: Path,
-    config: Config,
-    texts: list[Callable[[], str]],
-    path: Path,
-    unfinished: bool = False,
-    again: bool = False,
-) -> Sitting:
-    """Read ``texts``, each an article, by ``config.memory``, going on with the memory in ``path`` where there is one.
+    run: Run, texts: list[Callable[[], str]], path: Path, finish: bool = True, again: bool = False
+) -> ReadSummary:
+    """Read ``texts``, each an article, with the memory in ``path`` (a fresh one), and save it there once at the end.
 
-    The file is written once, when all is read. ``unfinished``: more of the last text is to follow. Texts that the
-    memory has read last, as after a command that was broken off and repeated, are not read unless ``again``. Raises
-    UserError for a memory that cannot be gone on with, or that another process changes, for an empty text, and for a
-    memory that diverged; the file is then as it was.
+    ``finish=False`` leaves the last text unfinished. Texts that are those of the last sitting, as after a command that
+    was interrupted and repeated, are read only with ``again``. Raises UserError for a memory that does not fit, is
+    locked or diverged, and for an empty text; the file then stays as it was.
     """
-    # Standard input may take long: the memory is not held meanwhile.
-    given = [text() for text in texts]
+    contents = [text() for text in texts]  # standard input may take long: the file is not locked meanwhile
     with changing(path) as path:
-        return _read_files(folder, config, given, path, (unfinished, again))
+        session = Session.open(run, path if path.exists() else None)
+        before = params_fingerprint(run.trained.params)
+        last = fingerprint(*(text.encode("utf-8", "replace") for text in contents), "" if finish else "unfinished")
+        if session.saved.last == last and not again:
+            about = load_about(path)[0]
+            return ReadSummary(0, 0.0, about, _distance(session), (before, before), 0, repeated=True)
+        beside = _level_1_beside(session, run)
+        tokens, nats, level_1_nats, rejected = 0, 0.0, 0.0, 0
+        for number, text in enumerate(contents):
+            ends = finish or number < len(contents) - 1
+            result = session.read(text, ends)
+            tokens, nats, rejected = tokens + len(result), nats + result.total, rejected + result.rejected
+            level_1_nats += result.total if beside is None else beside.read(text, ends).total
+        if not math.isfinite(nats):
+            raise UserError("this memory is not saved: the loss is not finite", path, "lower the rule's rate")
+        after = params_fingerprint(run.trained.params)
+        assert after == before, "reading changed the static parameters"
+        session.saved = dataclasses.replace(session.saved, last=last)
+        about = save_memory(path, session.saved, session.reader, run.section(MemoryOptions), run.fingerprint)
+        return ReadSummary(tokens, nats, about, _distance(session), (before, after), rejected, level_1_nats)
 
 
-def _read_files(folder: Path, config: Config, texts: list[str], path: Path, how: tuple[bool, bool]) -> Sitting:
-    unfinished, again = how
-    one_lane(config)
-    trained = load_model(folder, Processes.start(config.run.cpu).device)
-    reader = open_reader(folder, trained, config.memory)
-    before, tokens, nats, level_1_nats, guarded = params_fingerprint(trained.params), 0, 0.0, 0.0, 0
-    saved = SavedMemory(reader.fresh_memory())
-    if path.exists():
-        saved = load_memory(path, reader, config.memory, trained.fingerprint)
-    last = fingerprint(*(text.encode("utf-8", "replace") for text in texts), "unfinished" if unfinished else "")
-    if saved.last == last and not again:
-        moved = float(distance(saved.memory, reader.static)) if saved.memory.weights else 0.0
-        return Sitting(0, 0.0, load_about(path)[0], moved, (before, before), 0, repeated=True)
-    level_1 = reader_of(trained, config.memory, LEVEL_1, reader.dynamic)
-    # Level 1 goes on with an unfinished article from the LSTM's state in the memory; its own is not kept.
-    hidden = tuple((h_BH.clone(), c_BH.clone()) for h_BH, c_BH in saved.memory.hidden)
-    beside = dataclasses.replace(saved, memory=level_1.fresh_memory()._replace(hidden=hidden))
-    for number, text in enumerate(texts):
-        ends = not (unfinished and number == len(texts) - 1)
-        read, saved = read_on(reader, saved, text, trained.tokenizer, config.memory.segment, ends)
-        tokens, nats, guarded = tokens + len(read), nats + read.total, guarded + read.guarded
-        if reader.rule.learns or reader.cache is not None:
-            read, beside = read_on(level_1, beside, text, trained.tokenizer, config.memory.segment, ends)
-        level_1_nats += read.total
-    if not math.isfinite(nats):
-        raise UserError("this memory is not kept: what was read cost no finite number", path, "lower the rule's rate")
-    moved = float(distance(saved.memory, reader.static)) if saved.memory.weights else 0.0
-    after = params_fingerprint(trained.params)
-    assert after == before, "reading moved the static parameters"
-    saved = dataclasses.replace(saved, last=last)
-    about = save_memory(path, saved, reader, config.memory, trained.fingerprint)
-    return Sitting(tokens, nats, about, moved, (before, after), guarded, level_1_nats)
+def _level_1_beside(session: Session, run: Run) -> Session | None:
+    """Return a session of the static parameters that reads the same from here on; None where the reader is that."""
+    reader, saved = session.reader, session.saved
+    if not reader.rule.learns and reader.cache is None:
+        return None
+    level_1 = reader_of(run.trained, run.section(MemoryOptions), LEVEL_1, reader.dynamic)
+    # An unfinished article continues with the model's state in the memory; level 1's own state is not saved.
+    memory = level_1.fresh_memory()._replace(hidden=saved.memory.copy().hidden)
+    return dataclasses.replace(session, reader=level_1, saved=dataclasses.replace(saved, memory=memory))
 
 
-def open_memory(path: Path, reader: Reader, config: Config, tokenizer: Tokenizer, model: str) -> SavedMemory:
-    """The memory in ``path`` with its last article finished, for who begins a new one. Raises UserError as
-    ``load_memory`` does."""
-    one_lane(config)
-    saved = load_memory(path, reader, config.memory, model)
-    return finished(reader, saved, tokenizer, config.memory.segment)[1]
+def _distance(session: Session) -> float:
+    memory = session.saved.memory
+    return float(distance(memory, session.reader.static)) if memory.weights else 0.0
 
 
-def finished(reader: Reader, saved: SavedMemory, tokenizer: Tokenizer, segment: int) -> tuple[ReadText, SavedMemory]:
-    """Read what is left of an unfinished article: no more of it follows."""
-    if saved.unfinished is None:
-        return ReadText(np.zeros(0, np.int32), [], np.zeros(0, np.int16), np.zeros(0, np.float32)), saved
-    return read_on(reader, saved, "", tokenizer, segment)
-
-
-def read_on(
-    reader: Reader, saved: SavedMemory, text: str, tokenizer: Tokenizer, segment: int, ends: bool = True
-) -> tuple[ReadText, SavedMemory]:
-    """(what ``text`` cost, the memory after it); ``saved`` is used up.
-
-    ``text`` is an article, or goes on with the one that ``saved`` has not finished. Unless it ``ends`` with it, the
-    article is unfinished. What was not read of it before is in what was read now. Raises UserError for a text without
-    a token.
-    """
-    before = saved.unfinished
-    if not text and before is None:
-        raise UserError("an empty text", do="give at least one character")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError("the text holds half a character (a lone surrogate)", do="remove it") from error
-    done = 0 if before is None else before.read
-    split = TokenisedSplit.from_texts([text if before is None else before.text + text], tokenizer)
-    if done > len(split.ids_N):
-        raise UserError("a damaged memory: more of its unfinished article was read than there is")
-    end = len(split.ids_N) if ends else done + max(0, _settled(split) - done) // segment * segment
-    stream = read_in_order(dataclasses.replace(split, starts=np.array([0, end], dtype=np.int64)), segment, [0])
-    memory, nats = saved.memory, []
-    if end > done:
-        place = StreamPosition(0, 1, (0,), (done,)) if done else None
-        for read in iter_segments(reader, stream, memory, place):
-            memory = read.memory
-            nats.append(read.nats_T.float().cpu().numpy())
-    met = 0
-    if memory.guarded is not None:
-        # What a guard met is of a reading; a memory does not carry it.
-        met = int(memory.guarded.counts_BC.sum())
-        memory = memory._replace(guarded=init_filter_state(1, len(memory.weights), reader.static["embedding"].detach()))
-    told = ReadText(
-        split.ids_N[done:end],
-        split.surfaces(0)[done:end],
-        split.words_N[done:end],
-        np.concatenate([np.zeros(0, np.float32), *nats]),
-        met,
-    )
-    after = SavedMemory(
-        memory,
-        saved.tokens + len(told),
-        saved.articles + (before is None),
-        None if ends else _unfinished(split, end),
-    )
-    return told, after
-
-
-def one_lane(config: Config) -> None:
-    """Raise UserError where the options ask for several lanes: a memory file holds one."""
-    if config.memory.lanes > 1:
-        raise UserError(
-            f"memory.lanes is {config.memory.lanes}, and a memory that is kept is of one", do="choose --memory.lanes 1"
-        )
-
-
-def _settled(split: TokenisedSplit) -> int:
-    """How many tokens stay what they are whatever follows: no token crosses an end of line."""
+def _num_final(split: TokenisedSplit) -> int:
+    """Return how many tokens no further text can change: no token crosses an end of line."""
     breaks = np.flatnonzero(split.text == ord("\n"))
     size = int(breaks[-1]) + 1 if len(breaks) else 0
     return int(np.searchsorted(np.cumsum(split.lengths_N, dtype=np.int64), size, side="right"))
 
 
 def _unfinished(split: TokenisedSplit, read: int) -> Unfinished:
-    """What must be kept of an article of which ``read`` tokens were read: the line of the last of them, and the rest.
+    """Return what to keep of an article of which ``read`` tokens were read: from the line of the last of them on.
 
-    The model is fed each token's predecessor, and tokens are found line by line.
+    The model's input is each token's predecessor, and text is tokenised line by line.
     """
     ends = np.cumsum(split.lengths_N, dtype=np.int64)
     data = split.text.tobytes()

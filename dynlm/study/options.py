@@ -1,4 +1,4 @@
-"""The options of a study: a run's own, and which variants are read under which policies."""
+"""Options of a study: those of a run, and the variants that are read, under which reset policies and orders."""
 
 from __future__ import annotations
 
@@ -6,37 +6,33 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from dynlm.adapt.options import RESETS
-from dynlm.data.options import ORDERS
+from dynlm.adapt.options import Reset
+from dynlm.data.options import Order
 from dynlm.errors import UserError
-from dynlm.runtime.validation import LARGEST_SEED, check_values, one_of, plain_name, within
+from dynlm.runtime.validation import LARGEST_SEED, Section, bounded, plain_name
 from dynlm.train.config import Config
 
-_BASELINES = ("level 1", "rms")
-_PAIRS = (("level 1", "rms"), ("rms", "meta"))
 
-
-def _arms() -> list[dict[str, Any]]:
-    return [
-        {"name": "level 1", "memory": {"rule": "none"}},
-        {"name": "rms", "memory": {"rule": "rms"}},
-        {"name": "meta", "memory": {"rule": "meta"}},
-    ]
+def _default_variants() -> list[dict[str, Any]]:
+    rules = {"level 1": "none", "rms": "rms", "meta": "meta"}
+    return [{"name": name, "memory": {"rule": rule}} for name, rule in rules.items()]
 
 
 @dataclass
-class StudyConfig:
+class StudyConfig(Section):
     """Which variants are read, how, on which articles, and what they are compared with."""
+
+    SECTION = "study"
 
     name: str = "study"
     """Its folder within the run's. Another text needs a study of another name."""
-    arms: list[dict[str, Any]] = field(default_factory=_arms)
+    arms: list[dict[str, Any]] = field(default_factory=_default_variants)
     """Each variant: its name, and the options in which it differs (memory: {rule: rms}), section by section."""
-    resets: list[str] = field(default_factory=lambda: ["stream", "article"])
-    """Reset policies of the variants; a variant that sets memory.reset is read under that one only."""
-    orders: list[str] = field(default_factory=lambda: ["in order", "shuffled"])
+    resets: list[Reset] = field(default_factory=lambda: ["stream", "article"])
+    """Reset policies that variants are tuned for and read under; one that sets memory.reset is read under that one."""
+    orders: list[Order] = field(default_factory=lambda: ["in order", "shuffled"])
     """Orders in which the articles are read under stream: in order, shuffled. Under article nothing depends on it."""
-    seed: int = 0
+    seed: int = bounded(0, 0, LARGEST_SEED)
     """Seed of the shuffled order and of the bootstrap."""
     split: str = "valid"
     """Split that is reported on."""
@@ -45,41 +41,30 @@ class StudyConfig:
     tune: bool = True
     """Whether to train, tune and learn what is not there yet; false takes what the run holds."""
     baselines: list[str] | None = None
-    """Variants that gains are given over, each under its better reset policy; unset: level 1 and rms, where there."""
+    """Variants over which gains are given, each under its better reset policy; unset: level 1 and rms, where named."""
     pairs: list[str] | None = None
-    """LOWER:HIGHER variants that are compared word by word; unset: level 1:rms and rms:meta, where there."""
+    """LOWER:HIGHER variants that are compared word by word; unset: level 1:rms and rms:meta, where named."""
     drawn: list[str] = field(default_factory=list)
     """Variants of the pictures; empty: the first baseline and the five with the lowest losses."""
-    resamples: int = 2000
+    resamples: int = bounded(2000, 0, 1_000_000)
     """Bootstrap resamples of the articles."""
 
     def __post_init__(self) -> None:
-        check_values("study", self)
+        super().__post_init__()
         plain_name("study.name", self.name)
         for option in ("arms", "resets", "orders"):
             if not getattr(self, option):
                 raise UserError(f"study.{option} is empty", do="name at least one")
-        for reset in self.resets:
-            one_of("study.resets", reset, RESETS)
-        for order in self.orders:
-            one_of("study.orders", order, ORDERS)
-        names = [variant.get("name") for variant in self.arms]
-        if self.baselines is None:
-            self.baselines = [name for name in _BASELINES if name in names]
-        if self.pairs is None:
-            self.pairs = [f"{lower}:{higher}" for lower, higher in _PAIRS if lower in names and higher in names]
-        within("study.resamples", self.resamples, 0, 1_000_000)
-        within("study.seed", self.seed, 0, LARGEST_SEED)
 
 
 @dataclass
 class StudyOptions(Config):
-    """A run's options, and those of the study of its variants."""
+    """The options of a run, and those of the study of its variants."""
 
     study: StudyConfig = field(default_factory=StudyConfig)
     base: str | None = None
-    """A config file whose options these stand on; in a file it is named from that file's own folder."""
+    """A config file with the options that this one changes; a relative path in a file starts at that file's folder."""
 
     def run_options(self) -> Config:
-        """The run's part."""
+        """Return the options of the run."""
         return Config(**{item.name: getattr(self, item.name) for item in dataclasses.fields(Config)})

@@ -1,23 +1,25 @@
-"""The figures of a study: each reading's, with its gains over the baselines, and which readings are shown."""
+"""The figures of a study: each reading's, with its gains over the baselines, and the readings of the pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dynlm.evaluation.compare import Comparison, Gain, VariantFigures, compare
+from dynlm.data.options import Order
+from dynlm.evaluation.compare import compare
+from dynlm.evaluation.results import Comparison, Gain, VariantFigures
 from dynlm.evaluation.score_file import Scores
 from dynlm.study.options import StudyConfig
 from dynlm.study.steps import Prepared
-from dynlm.study.variants import Reading
+from dynlm.study.variants import Reading, baselines_of
 
 SHOWN = 6
-"""Variants of a picture: as many as there are lines that can be told apart at a page's width."""
+"""Variants of a picture: as many lines as can be told apart at a page's width."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """A reading that was made, and what was found for its variant before."""
+    """A reading with its scores, and what was prepared for it."""
 
     reading: Reading
     scores: Scores
@@ -29,8 +31,8 @@ class Done:
 
 
 @dataclass(frozen=True)
-class Over:
-    """A reading's gain over a baseline, and which of the baseline's readings that is; no gain over itself."""
+class GainOver:
+    """A reading's gain over a baseline, None over itself, and which of the baseline's readings that is."""
 
     baseline: Done
     gain: Gain | None
@@ -42,21 +44,20 @@ class Row:
 
     done: Done
     figures: VariantFigures
-    over: list[Over]
+    over: list[GainOver]
 
 
 @dataclass(frozen=True)
 class Results:
-    """All figures of a study; ``text`` compares the readings as they stand, for what they share."""
+    """All figures of a study; ``text`` is the comparison of all readings, ``order`` the study's first order."""
 
     rows: list[Row]
     text: Comparison
-    order: str
-    """The order that variants are judged, drawn and looked into by: the study's first."""
+    order: Order
 
-    def best(self, variant: str, order: str | None = None) -> Done:
-        """The variant's reading with the lowest loss among those of an order (unset: the study's first)."""
-        return best_of([row.done for row in self.rows], variant, order or self.order)
+    def best(self, variant: str) -> Done:
+        """Return the variant's reading with the lowest loss in the study's first order."""
+        return best_of([row.done for row in self.rows], variant, self.order)
 
     @property
     def variants(self) -> list[str]:
@@ -64,14 +65,14 @@ class Results:
         return list(dict.fromkeys(row.done.reading.variant.name for row in self.rows))
 
 
-def best_of(done: Sequence[Done], variant: str, order: str) -> Done:
-    """The variant's reading with the lowest loss: under whichever reset policy suits it better."""
-    of_variant = [each for each in done if each.reading.variant.name == variant and each.reading.is_in(order)]
-    return min(of_variant, key=lambda each: each.nats)
+def best_of(done: Sequence[Done], variant: str, order: Order) -> Done:
+    """Return the variant's reading with the lowest loss in ``order``: under whichever reset policy is better for it."""
+    own = [each for each in done if each.reading.variant.name == variant and each.reading.is_in(order)]
+    return min(own, key=lambda each: each.nats)
 
 
 def results_of(done: Sequence[Done], study: StudyConfig) -> Results:
-    """Figures of all readings. A gain is over the baseline in the same order, under its better reset policy.
+    """Compute the figures of all readings. A gain is over the baseline in the same order, under its better policy.
 
     Raises UserError where readings are of different texts.
     """
@@ -80,26 +81,21 @@ def results_of(done: Sequence[Done], study: StudyConfig) -> Results:
     rows = []
     for each, figures in zip(done, text.variants, strict=True):
         over = []
-        for variant in study.baselines or ():
-            baseline = best_of(done, variant, each.reading.order or order)
-            gain = None
+        for name in baselines_of(study):
+            baseline, gain = best_of(done, name, each.reading.order or order), None
             if baseline is not each:
                 pair = compare([baseline.scores, each.scores], 0, study.resamples, study.seed)
                 gain = pair.variants[1].gain
-            over.append(Over(baseline, gain))
+            over.append(GainOver(baseline, gain))
         rows.append(Row(each, figures, over))
     return Results(rows, text, order)
 
 
 def shown(results: Results, study: StudyConfig) -> list[Done]:
-    """The readings that pictures are made of: one of each variant, in the study's order."""
-    if study.drawn:
-        names = list(study.drawn)
-    else:
-        first = (study.baselines or [])[:1] or results.variants[:1]
-        others = sorted(
-            (variant for variant in results.variants if variant not in first),
-            key=lambda variant: results.best(variant).nats,
-        )
+    """Return the readings of the pictures: one of each variant, in the study's order."""
+    names = study.drawn
+    if not names:
+        first = baselines_of(study)[:1] or results.variants[:1]
+        others = sorted((v for v in results.variants if v not in first), key=lambda name: results.best(name).nats)
         names = [*first, *others[: SHOWN - 1]]
-    return [results.best(variant) for variant in results.variants if variant in names]
+    return [results.best(name) for name in results.variants if name in names]

@@ -1,85 +1,79 @@
-"""A whole study: prepare every variant, read every way, and write what came of it. Stopped, it goes on where it was."""
+"""A whole study: prepare every variant, read every way, and write the results. Interrupted, it resumes."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from dynlm.data.article_range import article_range
 from dynlm.data.articles import iter_articles, source_name
-from dynlm.data.token_store import tokenise
 from dynlm.errors import UserError
 from dynlm.evaluation.protocol import ArticleOrder, text_fingerprint
 from dynlm.evaluation.score import ScoreRequest, score
 from dynlm.evaluation.score_file import FOLDER, Scores, read_scores, scores_of_run
 from dynlm.evaluation.score_path import Output, load_if_whole
-from dynlm.run.folder import load_model, run_path, save_config
+from dynlm.run.folder import run_path, save_config
+from dynlm.run.run import Run
 from dynlm.runtime.hashing import fingerprint
-from dynlm.runtime.text import printable
 from dynlm.study.options import StudyOptions
 from dynlm.study.pages import write_pages
+from dynlm.study.progress import Progress
 from dynlm.study.results import Done, Results, results_of
 from dynlm.study.steps import Prepared, check_slots, prepare, steps_of
-from dynlm.study.variants import SHARED, Reading, pairs_of, readings_of, variants_of
+from dynlm.study.variants import SHARED, Reading, readings_of, variants_of
 from dynlm.train.config import Config
 from dynlm.train.pretrain import pretrain
 
 
 def study(options: StudyOptions, quiet: bool = False, progress: bool = False) -> tuple[Results, list[Path]]:
-    """Do what ``options`` ask for and write it into ``runs/NAME/study``; returns the figures and the files.
+    """Run the study of ``options`` and write it into its folder in the run; return the figures and the files.
 
-    Training, tuning, learning and reading that was done with the same options is not done again. Raises UserError for
-    variants that cannot be, articles that are not there or that rates are tuned on, and, with ``study.tune`` false, for
-    whatever the run does not hold.
+    What was trained, tuned, learned or read with the same options is not done again. Raises UserError for variants that
+    cannot be, for articles that are missing or that rates are tuned on, and, with ``study.tune`` false, for whatever
+    the run does not hold.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("a study runs in one process", do="start it without accelerate launch or torchrun")
-    asked, config = options.study, options.run_options()
+    asked, config, say = options.study, options.run_options(), Progress(quiet)
     variants = variants_of(options)
-    pairs_of(asked)
     _check_articles(options)
-    folder, say = run_path(config.run), _teller(quiet)
-    if asked.tune and not (folder / "model.json").exists():
-        say("training the tokenizer and the LSTM (level 1)")
+    path = run_path(config.run)
+    if asked.tune and not (path / "model.json").exists():
+        say("training the tokenizer and the model (level 1)")
         pretrain(config, quiet=not progress)
-    trained = load_model(folder)
-    text = tokenise(iter_articles(config.corpus, asked.split), trained.tokenizer, config.corpus.num_proc)
-    mark = text_fingerprint(text, article_range(asked.articles, text.articles, "study.articles"))
-    place = folder / asked.name
-    _refuse_another_text(place, mark)
+    run = Run(path, {}).with_sections(*vars(config).values())
+    text = run.split(asked.split)
+    articles = article_range(asked.articles, text.articles, "study.articles")
+    key, folder = text_fingerprint(text, articles), path / asked.name
+    _refuse_another_text(folder, key)
 
     readings = [reading for variant in variants for reading in readings_of(variant, asked)]
-    steps = {each.label: steps_of(folder, config, each.variant, each.config.memory.reset, trained) for each in readings}
+    steps = {each.label: steps_of(run, config, each.variant, each.config.memory.reset) for each in readings}
     check_slots(steps)
     filled: dict[str, Prepared] = {}
-    prepared = {
-        label: prepare(folder, needed, trained, asked.tune, say, not progress, filled)
-        for label, needed in steps.items()
-    }
+    prepared = {label: prepare(run, needed, asked.tune, filled, say, not progress) for label, needed in steps.items()}
     for each in filled.values():
-        _refuse_reading_what_was_tuned_on(each, options, text.articles)
-    save_config(place, options)
+        _refuse_tuned_on(each, options, articles)
+    save_config(folder, options)
     done: list[Done] = []
     for reading in readings:
-        scores = _read(folder, options, reading, prepared[reading.label], trained.fingerprint, mark, say, not progress)
-        if done:
-            # One copy of the text's bytes, not one a reading.
+        scores = _read(run, options, reading, prepared[reading.label], (key, say, not progress))
+        if done:  # one copy of the text's bytes
             scores = dataclasses.replace(scores, surface=done[0].scores.surface)
         done.append(Done(reading, scores, prepared[reading.label]))
     say("comparing and drawing")
-    results = results_of(done, options.study)
-    return results, write_pages(place, results, options, trained.card)
+    results = results_of(done, asked)
+    return results, write_pages(folder, results, options, run.trained.card)
 
 
 def _check_articles(options: StudyOptions) -> None:
-    """Before anything takes long: are the articles there, and are none of them tuned on?"""
+    """Raise UserError, before anything takes long, where articles are missing or would be tuned on."""
     asked, tuned = options.study, options.tune
-    count = {split: _count(options, split) for split in {asked.split, *([tuned.split] if asked.tune else [])}}
+    splits = {asked.split, *([tuned.split] if asked.tune else [])}
+    count = {split: sum(1 for _ in iter_articles(options.corpus, split)) for split in splits}
     reported = article_range(asked.articles, count[asked.split], "study.articles")
     if not asked.tune:
         return
@@ -92,13 +86,12 @@ def _check_articles(options: StudyOptions) -> None:
         )
 
 
-def _refuse_reading_what_was_tuned_on(prepared: Prepared, options: StudyOptions, articles: int) -> None:
-    """The same of what the run holds, which may have been tuned with other options."""
+def _refuse_tuned_on(prepared: Prepared, options: StudyOptions, articles: Sequence[int]) -> None:
+    """Raise UserError where the run's own rates, perhaps tuned with other options, were tuned on the articles."""
     held, asked = prepared.held, options.study
     if held.get("corpus") != source_name(options.corpus) or held.get("split") != asked.split:
         return
-    reported = article_range(asked.articles, articles, "study.articles")
-    if both := sorted({index + 1 for index in reported} & set(held["articles"])):
+    if both := sorted({index + 1 for index in articles} & set(held["articles"])):
         raise UserError(
             f"{prepared.slot} were tuned on article {both[0]} of {asked.split}, which study.articles "
             f"{asked.articles!r} names",
@@ -106,59 +99,29 @@ def _refuse_reading_what_was_tuned_on(prepared: Prepared, options: StudyOptions,
         )
 
 
-def _count(options: Config, split: str) -> int:
-    return sum(1 for _ in iter_articles(options.corpus, split))
-
-
-def _refuse_another_text(place: Path, text: str) -> None:
-    for path in scores_of_run(place):
+def _refuse_another_text(folder: Path, text: str) -> None:
+    for path in scores_of_run(folder):
         if (found := load_if_whole(path)) is not None and found.protocol["text"] != text:
-            raise UserError("this folder holds a study of another text", place, "choose another --study.name")
+            raise UserError("this folder holds a study of another text", folder, "choose another --study.name")
 
 
 def _read(
-    folder: Path,
-    options: StudyOptions,
-    reading: Reading,
-    prepared: Sequence[Prepared],
-    model: str,
-    text: str,
-    say: Callable[[str], None],
-    quiet: bool,
+    run: Run, options: StudyOptions, reading: Reading, prepared: Sequence[Prepared], how: tuple[str, Progress, bool]
 ) -> Scores:
-    """The reading's scores: those that are there, where they were made by the same options, else made now."""
-    asked, config = options.study, reading.config
-    order: Any = reading.order or "in order"
-    # What decides the losses: the model, the text, what was found for the variant, and how it reads.
+    """Return the reading's scores: those that the same options gave before, else new ones."""
+    (text, say, quiet), asked, config = how, options.study, reading.config
+    order = ArticleOrder(reading.order or "in order", asked.seed)
+    # What decides on the losses: model, text, order, what was found for the variant, and its own options.
     sections = [item.name for item in dataclasses.fields(Config) if item.name not in (*SHARED, "tune", "metatrain")]
-    key = fingerprint(
-        json.dumps(
-            [
-                [model, text, order, asked.seed if order == "shuffled" else None],
-                {name: dataclasses.asdict(getattr(config, name)) for name in sections},
-                [each.held for each in prepared],
-            ],
-            sort_keys=True,
-            default=list,
-        )
-    )
-    path = folder / asked.name / FOLDER / f"{reading.stem}.parquet"
+    own = {name: dataclasses.asdict(getattr(config, name)) for name in sections}
+    made_of = [[run.fingerprint, text, str(order)], own, [each.held for each in prepared]]
+    key = fingerprint(json.dumps(made_of, sort_keys=True, default=list))
+    path = run.path / asked.name / FOLDER / f"{reading.stem}.parquet"
     if (found := load_if_whole(path)) is not None and found.protocol.get("made_by") == key:
         say(f"reused: the reading of {reading.label}")
         return found
     say(f"reading {asked.split} {asked.articles}: {reading.label}")
     output = Output(path, overrides={"variant": reading.variant.name, "made_by": key}, force=True)
-    request = ScoreRequest(asked.split, asked.articles, ArticleOrder(order, asked.seed), output=output)
-    score(folder, config, request, quiet)
+    request = ScoreRequest(asked.split, asked.articles, order, output=output)
+    score(run.with_sections(config.memory), request, quiet)
     return read_scores(path)
-
-
-def _teller(quiet: bool) -> Callable[[str], None]:
-    """Prints what is done, with the seconds since it was made."""
-    begun = time.monotonic()
-
-    def say(what: str) -> None:
-        if not quiet:
-            print(f"[{time.monotonic() - begun:5.0f} s] {printable(what)}", flush=True)
-
-    return say

@@ -1,7 +1,7 @@
-"""What a variant needs before it may read: an ordered list of steps, each done once and kept in the run.
+"""What a variant needs before it reads: an ordered list of steps, each done once and kept in the run.
 
-A step fills one slot of the run (the rates of rms under ``stream``, say). ``memory/prepared.json`` tells with which
-options a slot was filled, so that a study that was stopped goes on, and one with other options fills it anew.
+A step fills one slot of the run (the rates of rms under ``stream``, say). ``memory/prepared.json`` records the options
+with which each slot was filled, so that a study that was stopped resumes, and one with other options fills it anew.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynlm.adapt.options import MemoryOptions
+from dynlm.adapt.options import MemoryOptions, Reset
 from dynlm.errors import UserError
-from dynlm.run import rule_store as memory_folder
+from dynlm.run import rule_store
 from dynlm.run.cache_store import load_fixed, load_gated, rule_stem
-from dynlm.run.folder import TrainedModel
+from dynlm.run.run import Run
 from dynlm.runtime.hashing import fingerprint
 from dynlm.runtime.parsing import read_json, write_json
-from dynlm.runtime.validation import fingerprint_options
+from dynlm.runtime.validation import Section, fingerprint_options
 from dynlm.study.variants import Variant
 from dynlm.train.cache import tune_cache
 from dynlm.train.config import Config
@@ -28,7 +28,7 @@ from dynlm.train.gate import train_gate
 from dynlm.train.metatrain import metatrain
 from dynlm.train.tune import START, ensure_statistics, tune
 
-CACHE_OPTIONS = ("cache_window", "cache_flatness", "cache_share")
+_CACHE_OPTIONS = ("cache_window", "cache_flatness", "cache_share")
 _LEDGER = Path("memory") / "prepared.json"
 
 
@@ -46,43 +46,41 @@ class Step:
     """One thing to be found before a variant reads."""
 
     slot: str
-    """What of the run it fills, as people call it; two variants with the same slot share what is found."""
+    """The slot of the run that it fills, as messages name it; variants with the same slot share what is found."""
     options: Mapping[str, Any]
-    """All options that decide what is found."""
+    """All options that affect what is found."""
     find: Callable[[bool], object]
-    """Finds and keeps it; is told whether to be quiet."""
+    """Finds and saves it; takes whether to be quiet."""
     held: Callable[[], dict[str, Any] | None]
-    """What the run holds in the slot, fit for JSON; None where it is empty."""
+    """Returns what the run holds in the slot, ready for JSON; None where it is empty."""
     budget: Callable[[dict[str, Any]], Budget]
-    """What finding it read."""
+    """Returns what finding it read, given what is held."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A slot that is filled: what is in it, and what filling it read."""
+    """A filled slot: what is in it, and what filling it read."""
 
     slot: str
     held: dict[str, Any]
     budget: Budget
 
 
-def steps_of(folder: Path, base: Config, variant: Variant, reset: str, trained: TrainedModel) -> list[Step]:
-    """What ``variant`` needs under a reset policy, in the order in which it is found.
-
-    ``base`` are the options that all variants share.
-    """
+def steps_of(run: Run, base: Config, variant: Variant, reset: Reset) -> list[Step]:
+    """Return what ``variant`` needs under a reset policy, in order; ``base`` has the options of all variants."""
     config = variant.under(reset)
-    memory, steps = config.memory, []
+    memory, find = config.memory, _Finder(run, base, config)
+    steps = []
     if memory.rule in ("rms", "meta"):
-        steps.append(_statistics(folder, base, trained))
+        steps.append(find.statistics())
     if memory.rule == "meta":
-        steps += [_rates(folder, base, config, "rms", trained), _learned(folder, base, config, trained)]
+        steps += [find.rates("rms"), find.learned()]
     elif memory.rule in START and any(getattr(memory, name) is None for name in START[memory.rule]):
-        steps.append(_rates(folder, base, config, memory.rule, trained))
+        steps.append(find.rates(memory.rule))
     if memory.cache != "none":
-        steps.append(_fixed_cache(folder, base, config, trained))
+        steps.append(find.fixed_cache())
     if memory.cache == "learned":
-        steps.append(_gate(folder, base, config, trained))
+        steps.append(find.gate())
     return steps
 
 
@@ -93,150 +91,148 @@ def check_slots(steps_of_variants: Mapping[str, Sequence[Step]]) -> None:
         for step in steps:
             other, options = filled.setdefault(step.slot, (variant, step.options))
             if options != step.options:
-                raise UserError(
-                    f"variants {other!r} and {variant!r} need {step.slot} found with different options",
-                    do="give one of them its rates (memory: {rate: ...}), or study them in runs of their own",
-                )
+                what = f"variants {other!r} and {variant!r} need {step.slot} found with different options"
+                raise UserError(what, do="give one of them its rates (memory: {rate: ...}), or use two runs")
 
 
 def prepare(
-    folder: Path,
+    run: Run,
     steps: Sequence[Step],
-    trained: TrainedModel,
     find: bool,
+    filled: dict[str, Prepared],
     say: Callable[[str], None] = lambda what: None,
     quiet: bool = True,
-    filled: dict[str, Prepared] | None = None,
 ) -> list[Prepared]:
-    """Fill the steps' slots one after the other, passing over those that hold what these options lead to.
+    """Fill the slots of ``steps`` one after the other, except those that hold what these options lead to.
 
-    Without ``find`` they are taken as they are; raises UserError for one that is empty. ``filled`` are the slots that
-    were seen to already, for other variants; those of ``steps`` are put into it.
+    Without ``find`` they are taken as they are; raises UserError for an empty one. ``filled`` has the slots filled for
+    other variants, and receives those of ``steps``.
     """
-    path, prepared = folder / _LEDGER, list[Prepared]()
-    filled = {} if filled is None else filled
+    path, prepared = run.path / _LEDGER, list[Prepared]()
     for step in steps:
-        if step.slot in filled:
-            prepared.append(filled[step.slot])
-            continue
-        held = step.held()
-        if not find:
+        if step.slot not in filled:
+            held = step.held()
+            if find:
+                ledger = read_json(path) if path.exists() else {}
+                key = _fingerprint([step.options, run.fingerprint, [each.held for each in prepared]])
+                if held is not None and ledger.get(step.slot) == {"options": key, "held": _fingerprint(held)}:
+                    say(f"reused: {step.slot}")
+                else:
+                    say(f"finding {step.slot}")
+                    step.find(quiet)
+                    held = step.held()
+                    write_json(path, {**ledger, step.slot: {"options": key, "held": _fingerprint(held)}})
             if held is None:
-                raise UserError(f"it holds no {step.slot}", folder, "leave out --study.tune false to have it found")
-        else:
-            ledger = read_json(path) if path.exists() else {}
-            key = _mark([step.options, trained.fingerprint, [each.held for each in prepared]])
-            if held is None or ledger.get(step.slot) != {"options": key, "held": _mark(held)}:
-                say(f"finding {step.slot}")
-                step.find(quiet)
-                held = step.held()
-                assert held is not None
-                write_json(path, {**ledger, step.slot: {"options": key, "held": _mark(held)}})
-            else:
-                say(f"reused: {step.slot}")
-        filled[step.slot] = Prepared(step.slot, held, step.budget(held))
+                raise UserError(f"it holds no {step.slot}", run.path, "leave out --study.tune false to have it found")
+            filled[step.slot] = Prepared(step.slot, held, step.budget(held))
         prepared.append(filled[step.slot])
     return prepared
 
 
-def _statistics(folder: Path, base: Config, trained: TrainedModel) -> Step:
-    def find(quiet: bool) -> None:
-        memory_folder.drop_statistics(folder)
-        ensure_statistics(folder, trained, base)
+@dataclass(frozen=True)
+class _Finder:
+    """Builds the steps of a variant with the options ``config``."""
 
-    return Step(
-        slot="gradient statistics R",
-        options={**_text_of(base), "tokens": base.tune.statistics_tokens, "segment": base.memory.segment},
-        find=find,
-        held=lambda: memory_folder.statistics_card(folder, trained),
-        budget=lambda held: Budget(),
-    )
+    run: Run
+    base: Config
+    config: Config
+
+    def statistics(self) -> Step:
+        base, run = self.base, self.run
+
+        def find(quiet: bool) -> None:
+            rule_store.drop_statistics(run.path)
+            ensure_statistics(run.path, run.trained, base)
+
+        return Step(
+            slot="gradient statistics R",
+            options={**_text_of(base), "tokens": base.tune.statistics_tokens, "segment": base.memory.segment},
+            find=find,
+            held=lambda: rule_store.statistics_card(run.path, run.trained),
+            budget=lambda held: Budget(),
+        )
+
+    def rates(self, rule: str) -> Step:
+        """Tuned rates of a rule; those that the variant gives are where the search starts."""
+        own = self.config.memory
+        given = {name: getattr(own, name) for name in START[rule]} if own.rule == rule else {}
+        # Variants with different g share the tuned rule that g starts from.
+        config = self._with_memory(rule=rule, g=self.base.memory.g, **given)
+        return Step(
+            slot=f"the rates of {rule} under {own.reset}",
+            options=_options(config, config.memory, config.tune),
+            find=lambda quiet: tune(self.run.path, config, quiet),
+            held=lambda: rule_store.load_tuned(self.run.path, rule, own.reset, self.run.trained),
+            budget=lambda held: Budget(held["settings"], held.get("tokens", 0)),
+        )
+
+    def learned(self) -> Step:
+        """The parameters phi of the learned rule."""
+        config = self._with_memory()
+        memory = config.memory
+
+        def held() -> dict[str, Any] | None:
+            learned = rule_store.load_learned(self.run.path, memory.g, memory.reset, self.run.trained)
+            return None if learned is None else learned[1]
+
+        return Step(
+            slot=f"g ({memory.g}) under {memory.reset}",
+            options=_options(config, memory, config.tune, config.g, config.metatrain),
+            find=lambda quiet: metatrain(self.run.path, config, quiet),
+            held=held,
+            # The candidates at the end were read on the tuning articles too.
+            budget=lambda held: Budget(len(held.get("tuning_nats_per_token", ())), learned_on=held["tokens"]),
+        )
+
+    def fixed_cache(self) -> Step:
+        """Window, inverse temperature and share of a fixed cache; a learned gate starts there too."""
+        own = self.config.memory
+        given = {name: getattr(own, name) for name in _CACHE_OPTIONS} if own.cache == "fixed" else {}
+        config = self._with_memory(cache="fixed", **given)
+        return Step(
+            slot=f"the cache beside {rule_stem(own)} under {own.reset}",
+            options=_options(config, config.memory, config.tune),
+            find=lambda quiet: tune_cache(self.run.path, config, quiet),
+            held=lambda: load_fixed(self.run.path, config.memory, self.run.trained),
+            budget=lambda held: Budget(held["settings"], held.get("tokens", 0)),
+        )
+
+    def gate(self) -> Step:
+        """The learned gate of a cache."""
+        own = self.config.memory
+        config = self._with_memory(cache="learned", **{name: getattr(own, name) for name in _CACHE_OPTIONS})
+
+        def held() -> dict[str, Any] | None:
+            gated = load_gated(self.run.path, config.memory, self.run.trained)
+            return None if gated is None else gated[1]
+
+        return Step(
+            slot=f"the gate of the cache beside {rule_stem(own)} under {own.reset}",
+            options=_options(config, config.memory, config.tune, config.metatrain),
+            find=lambda quiet: train_gate(self.run.path, config, quiet),
+            held=held,
+            budget=lambda held: Budget(held["passes"], learned_on=held["tokens"]),
+        )
+
+    def _with_memory(self, **changes: Any) -> Config:
+        """Return the variant's options with the memory options that move its weights, and ``changes``.
+
+        Variants that differ in nothing else share what is found.
+        """
+        names = ("rule", "g", "reset", "lanes", "segment", "dynamic")
+        own = {name: getattr(self.config.memory, name) for name in names}
+        memory: MemoryOptions = dataclasses.replace(self.base.memory, **{**own, **changes})
+        return dataclasses.replace(self.config, memory=memory)
 
 
-def _rates(folder: Path, base: Config, config: Config, rule: str, trained: TrainedModel) -> Step:
-    """A hand-made rule's rates; those that the variant gives are where the search starts."""
-    variant = config.memory
-    given = {name: getattr(variant, name) for name in START[rule]} if variant.rule == rule else {}
-    # The name of the variant's g is nothing to a rule that is made by hand: variants share its rates.
-    memory = dataclasses.replace(_weights_alone(base, config), rule=rule, g=base.memory.g, **given)
-    return Step(
-        slot=f"the rates of {rule} under {variant.reset}",
-        options={**_text_of(config), "tune": dataclasses.asdict(config.tune), "memory": dataclasses.asdict(memory)},
-        find=lambda quiet: tune(folder, dataclasses.replace(config, memory=memory), quiet),
-        held=lambda: memory_folder.load_tuned(folder, rule, variant.reset, trained),
-        budget=lambda held: Budget(held["settings"], held.get("tokens", 0)),
-    )
-
-
-def _learned(folder: Path, base: Config, config: Config, trained: TrainedModel) -> Step:
-    """phi of the learned rule."""
-    config = dataclasses.replace(config, memory=_weights_alone(base, config))
-
-    def held() -> dict[str, Any] | None:
-        learned = memory_folder.load_learned(folder, config.memory.g, config.memory.reset, trained)
-        return None if learned is None else learned[1]
-
-    return Step(
-        slot=f"g ({config.memory.g}) under {config.memory.reset}",
-        options={**_text_of(config), **_sections(config, "memory", "tune", "g", "metatrain")},
-        find=lambda quiet: metatrain(folder, config, quiet),
-        held=held,
-        # What it chose between at the end was read on the tuning articles too.
-        budget=lambda held: Budget(len(held.get("tuning_nats_per_token", ())), learned_on=held["tokens"]),
-    )
-
-
-def _fixed_cache(folder: Path, base: Config, config: Config, trained: TrainedModel) -> Step:
-    """Window, flatness and share of a cache beside the variant's rule; a learned gate starts there too."""
-    memory, alone = config.memory, _weights_alone(base, config)
-    given = {name: getattr(memory, name) for name in CACHE_OPTIONS} if memory.cache == "fixed" else {}
-    config = dataclasses.replace(config, memory=dataclasses.replace(alone, cache="fixed", **given))
-    return Step(
-        slot=f"the cache beside {rule_stem(memory)} under {memory.reset}",
-        options={**_text_of(config), **_sections(config, "memory", "tune")},
-        find=lambda quiet: tune_cache(folder, config, quiet),
-        held=lambda: load_fixed(folder, config.memory, trained),
-        budget=lambda held: Budget(held["settings"], held.get("tokens", 0)),
-    )
-
-
-def _gate(folder: Path, base: Config, config: Config, trained: TrainedModel) -> Step:
-    """The gate of a cache beside the variant's rule."""
-    memory, alone = config.memory, _weights_alone(base, config)
-    given = {name: getattr(memory, name) for name in CACHE_OPTIONS}
-    config = dataclasses.replace(config, memory=dataclasses.replace(alone, cache="learned", **given))
-
-    def held() -> dict[str, Any] | None:
-        gated = load_gated(folder, config.memory, trained)
-        return None if gated is None else gated[1]
-
-    return Step(
-        slot=f"the gate of the cache beside {rule_stem(memory)} under {memory.reset}",
-        options={**_text_of(config), **_sections(config, "memory", "tune", "metatrain")},
-        find=lambda quiet: train_gate(folder, config, quiet),
-        held=held,
-        budget=lambda held: Budget(held["passes"], learned_on=held["tokens"]),
-    )
-
-
-def _weights_alone(base: Config, config: Config) -> MemoryOptions:
-    """How a variant's weights move, without what it does besides: variants that move them alike share what is found."""
-    names = ("rule", "g", "reset", "lanes", "segment", "dynamic")
-    return dataclasses.replace(base.memory, **{name: getattr(config.memory, name) for name in names})
-
-
-def _sections(config: Config, *names: str) -> dict[str, dict[str, Any]]:
-    """Sections of the options, without those that change nothing of what is found."""
-    return {
-        name: {full.partition(".")[2]: value for full, value in fingerprint_options(getattr(config, name)).items()}
-        for name in names
-    }
+def _options(config: Config, *sections: Section) -> dict[str, Any]:
+    return {**_text_of(config), **fingerprint_options(*sections)}
 
 
 def _text_of(config: Config) -> dict[str, Any]:
-    """What decides the text and its order."""
-    return {"corpus": {**dataclasses.asdict(config.corpus), "num_proc": 1}, "seed": config.run.seed}
+    """Return the options that affect the text and its order."""
+    return {**fingerprint_options(config.corpus), "seed": config.run.seed}
 
 
-def _mark(content: Any) -> str:
+def _fingerprint(content: Any) -> str:
     return fingerprint(json.dumps(content, sort_keys=True, default=list))

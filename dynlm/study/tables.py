@@ -1,105 +1,72 @@
-"""A study's figures as Markdown, CSV and JSON."""
+"""The figures of a study as Markdown, CSV and JSON."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
 from typing import Any
 
-from dynlm.evaluation.results import Gain
-from dynlm.evaluation.tables import figures_of, gain_cell
+from dynlm.evaluation.tables import figures_of, gain_cell, markdown_rows
 from dynlm.runtime.text import csv_field, markdown
 from dynlm.study.results import Results, Row
 from dynlm.study.steps import Budget
-from dynlm.study.variants import Reading, plain
+from dynlm.study.variants import Reading, slug
 
 _FIGURES = ("nats", "nats_per_token", "perplexity_per_token", "perplexity_per_word", "bits_per_byte")
 
 
-def table(headings: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
-    """A Markdown table that is one in a terminal too: columns aligned, the first ``words`` to the left."""
-    widths = [max(len(row[column]) for row in (headings, *rows)) for column in range(len(headings))]
-    aligned = [str.ljust if column < words else str.rjust for column in range(len(headings))]
-
-    def line(cells: Sequence[str]) -> str:
-        placed = [put(cell, width) for put, cell, width in zip(aligned, cells, widths, strict=True)]
-        return f"| {' | '.join(placed)} |"
-
-    rule = ["-" * width if column < words else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
-    return "\n".join([line(headings), line(rule), *map(line, rows)]) + "\n"
+def table(rows: list[list[str]], left: int = 1) -> str:
+    """Return a Markdown table; the first row holds the headings, the first ``left`` columns are aligned to the left."""
+    return "\n".join(markdown_rows(rows, left)) + "\n"
 
 
 def figures_table(results: Results) -> str:
-    """One line for each reading, with its gain over each baseline."""
+    """Return one line for each reading, with its gain over each baseline."""
     baselines = [over.baseline.reading.variant.name for over in results.rows[0].over]
-    headings = ["variant", "reset", "order", "nats/token", "ppl/token", "ppl/word", "bits/byte"]
-    headings += [f"gain over {markdown(name)} [95 %]" for name in baselines]
-    rows = []
+    rows = [["variant", "reset", "order", "nats/token", "ppl/token", "ppl/word", "bits/byte"]]
+    rows[0] += [f"gain over {markdown(name)} [95 %]" for name in baselines]
     for row in results.rows:
         reading = row.done.reading
-        rows.append(
-            [
-                markdown(reading.variant.name),
-                reading.reset or "-",
-                reading.order or "-",
-                *figures_of(row.figures)[:-1],
-                *(gain_cell(over.gain) for over in row.over),
-            ]
-        )
-    return table(headings, rows, words=3)
+        cells = [markdown(reading.variant.name), reading.reset or "-", reading.order or "-"]
+        rows.append([*cells, *figures_of(row.figures)[:-1], *(gain_cell(over.gain) for over in row.over)])
+    return table(rows, left=3)
 
 
 def budget_table(results: Results) -> str:
-    """What was read to find each variant's rates, g and whatever else it needs."""
-    rows = []
-    for variant, reset, budget in _budgets(results):
-        told = f"{budget.settings:,}", f"{budget.tokens:,}", f"{budget.learned_on:,}"
-        rows.append([markdown(variant), reset, *("-" if number == "0" else number for number in told)])
-    return table(["variant", "reset", "settings tried", "tokens each", "tokens learned on"], rows, words=2)
-
-
-def _budgets(results: Results) -> list[tuple[str, str, Budget]]:
-    """(variant, reset policy, what was read in all its steps), each once."""
-    found = {}
+    """Return a line for each variant and reset policy: what was read to find its rates, g and so on."""
+    budgets = {}
     for row in results.rows:
-        reading, prepared = row.done.reading, row.done.prepared
-        found[reading.variant.name, reading.reset or "-"] = Budget(
-            sum(each.budget.settings for each in prepared),
-            max((each.budget.tokens for each in prepared), default=0),
-            sum(each.budget.learned_on for each in prepared),
+        reading, steps = row.done.reading, [each.budget for each in row.done.prepared]
+        budgets[reading.variant.name, reading.reset or "-"] = Budget(
+            sum(each.settings for each in steps),
+            max((each.tokens for each in steps), default=0),
+            sum(each.learned_on for each in steps),
         )
-    return [(variant, reset, budget) for (variant, reset), budget in found.items()]
+    rows = [["variant", "reset", "settings tried", "tokens each", "tokens learned on"]]
+    for (name, reset), budget in budgets.items():
+        rows.append([markdown(name), reset, *(f"{number:,}" if number else "-" for number in vars(budget).values())])
+    return table(rows, left=2)
 
 
 def as_csv(results: Results) -> str:
-    """The figures as comma-separated values, unrounded; an empty field where there is none.
+    """Return the figures as comma-separated values, unrounded; an empty field where there is none.
 
-    Names are fields that no spreadsheet takes for a formula.
+    Names are escaped so that no spreadsheet takes them for a formula.
     """
+    records = [_record(results, row) for row in results.rows]
     written = io.StringIO()
-    records = [
-        {name: csv_field(value) if isinstance(value, str) else value for name, value in _record(results, row).items()}
-        for row in results.rows
-    ]
     writer = csv.DictWriter(written, list(records[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(records)
+    for record in records:
+        writer.writerow({k: csv_field(value) if isinstance(value, str) else value for k, value in record.items()})
     return written.getvalue()
 
 
 def as_dict(results: Results) -> dict[str, Any]:
-    """Everything, fit for JSON."""
+    """Return everything, ready for JSON."""
     text = results.text
     return {
-        "text": {
-            "corpus": text.corpus,
-            "split": text.split,
-            "articles": text.articles,
-            "tokens": text.tokens,
-            "words": text.words,
-            "bytes": text.bytes,
-        },
+        "text": {name: getattr(text, name) for name in ("corpus", "split", "articles", "tokens", "words", "bytes")},
         "resamples": text.resamples,
         "seed": text.seed,
         "readings": [
@@ -119,13 +86,13 @@ def as_dict(results: Results) -> dict[str, Any]:
 
 
 def _record(results: Results, row: Row) -> dict[str, Any]:
-    record: dict[str, Any] = {**_named(row.done.reading)}
-    record |= {"tokens": results.text.tokens, "words": results.text.words, "bytes": results.text.bytes}
+    record = _named(row.done.reading)
+    record |= {name: getattr(results.text, name) for name in ("tokens", "words", "bytes")}
     record |= {name: getattr(row.figures, name) for name in _FIGURES}
     for over in row.over:
-        gain, name = over.gain or Gain(0.0, None, None), plain(over.baseline.reading.variant.name).replace("-", "_")
-        record[f"gain_over_{name}"] = gain.nats if over.gain else None
-        record[f"gain_over_{name}_low"], record[f"gain_over_{name}_high"] = gain.low, gain.high
+        key = f"gain_over_{slug(over.baseline.reading.variant.name).replace('-', '_')}"
+        gain = vars(over.gain) if over.gain else {}
+        record |= {key: gain.get("nats"), f"{key}_low": gain.get("low"), f"{key}_high": gain.get("high")}
     return record
 
 

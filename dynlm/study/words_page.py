@@ -24,12 +24,12 @@ _DIVISIONS = {
 def words_of_pairs(
     results: Results, pairs: list[tuple[str, str]], resamples: int, seed: int
 ) -> tuple[str, list[dict[str, Any]]]:
-    """(the page, the same fit for JSON) of the pairs' words, each variant under its better reset policy."""
+    """Return (the page, the same ready for JSON) of the pairs' words, each variant under its better reset policy."""
     parts = [
         "# Which words gained\n",
-        "Sums of nats over each class of tokens, divided once by its tokens; the interval is a paired bootstrap's over "
-        f"articles ({resamples:,} resamples, seed {seed}). Each variant is read under the reset policy that suits it "
-        "better. A piece of a word counts with its word.\n",
+        "Sums of nats over each class of tokens, divided once by its tokens; the interval is of a paired bootstrap "
+        f"over articles ({resamples:,} resamples, seed {seed}). Each variant is read under its better reset "
+        "policy. A piece of a word counts with its word.\n",
     ]
     content = []
     for lower, higher in pairs:
@@ -53,27 +53,17 @@ def _page_of(low: Done, high: Done, gains: list[ClassGain], gained: list[WordGai
     parts = [f"## {markdown(low.reading.label)} \N{RIGHTWARDS ARROW} {markdown(high.reading.label)}\n"]
     saved = low.nats - high.nats
     for division, heading in _DIVISIONS.items():
-        rows = [
-            [
-                markdown(each.name),
-                f"{each.words:,}",
-                f"{each.tokens:,}",
-                f"{each.lower / each.tokens:.4f}",
-                f"{each.higher / each.tokens:.4f}",
-                gain_cell(each.gain),
-                f"{100 * each.saved / saved:.1f} %" if saved else "-",
-            ]
-            for each in gains
-            if each.division == division
-        ]
-        headings = ["class", "words", "tokens", "nats/token before", "after", "gain [95 %]", "share of the gain"]
-        parts += [f"{heading}\n", table(headings, rows)]
+        rows = [["class", "words", "tokens", "nats/token before", "after", "gain [95 %]", "share of the gain"]]
+        for each in gains:
+            if each.division == division:
+                per_token = [f"{nats / each.tokens:.4f}" for nats in (each.lower, each.higher)]
+                share = f"{100 * each.saved / saved:.1f} %" if saved else "-"
+                counts = [f"{each.words:,}", f"{each.tokens:,}"]
+                rows.append([markdown(each.name), *counts, *per_token, gain_cell(each.gain), share])
+        parts += [f"{heading}\n", table(rows)]
     for heading, words in (("gained most", gained), ("lost most", lost)):
-        if words:
-            rows = [
-                [markdown(word.text), f"{word.count:,}", f"{word.gain:+.1f}", f"{word.gain / word.count:+.3f}"]
-                for word in words
-            ]
-            headings = ["word", "times", "nats in all", "nats each time"]
-            parts += [f"Words that {heading}\n", table(headings, rows)]
+        rows = [["word", "times", "nats in all", "nats each time"]]
+        for word in words:
+            rows.append([markdown(word.text), f"{word.count:,}", f"{word.gain:+.1f}", f"{word.gain / word.count:+.3f}"])
+        parts += [f"Words that {heading}\n", table(rows)] if words else []
     return parts

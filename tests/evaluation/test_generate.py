@@ -6,11 +6,10 @@ import pytest
 
 from dynlm.data.articles import load_articles
 from dynlm.errors import UserError
-from dynlm.evaluation.generate import generate
 from dynlm.run.folder import load_model, params_fingerprint
 from dynlm.run.rule_store import open_reader
 from dynlm.train.config import Config
-from tests.tiny import Run, tiny_config, with_memory
+from tests.tiny import Run, generated, tiny_config, with_memory
 
 PROMPT = " the bafidela of the town was seen near a bafidela . \n"
 
@@ -20,26 +19,26 @@ def seeded(run: Run, seed: int) -> Config:
 
 
 def test_same_seed_same_text(tuned_run: Run) -> None:
-    texts = [generate(tuned_run.folder, seeded(tuned_run, seed), PROMPT, 30) for seed in (1, 1, 2)]
+    texts = [generated(tuned_run.folder, seeded(tuned_run, seed), PROMPT, 30) for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
 
 
 def test_without_temperature_or_choice_the_likeliest_is_taken(tuned_run: Run) -> None:
-    cold = {generate(tuned_run.folder, seeded(tuned_run, seed), PROMPT, 20, temperature=0) for seed in (1, 2)}
-    only = {generate(tuned_run.folder, seeded(tuned_run, seed), PROMPT, 20, top=1) for seed in (1, 2)}
+    cold = {generated(tuned_run.folder, seeded(tuned_run, seed), PROMPT, 20, temperature=0) for seed in (1, 2)}
+    only = {generated(tuned_run.folder, seeded(tuned_run, seed), PROMPT, 20, top=1) for seed in (1, 2)}
     assert len(cold) == 1
     assert cold == only
 
 
 def test_drawing_among_all_is_drawing_among_as_many_as_there_are(tuned_run: Run) -> None:
-    everything = generate(tuned_run.folder, seeded(tuned_run, 1), PROMPT, 20, top=0)
-    assert everything == generate(tuned_run.folder, seeded(tuned_run, 1), PROMPT, 20, top=100_000)
+    everything = generated(tuned_run.folder, seeded(tuned_run, 1), PROMPT, 20, top=0)
+    assert everything == generated(tuned_run.folder, seeded(tuned_run, 1), PROMPT, 20, top=100_000)
 
 
 def test_it_goes_on_where_the_prompt_ends(tuned_run: Run) -> None:
     """At level 1, generating n tokens and going on from them is generating them at once."""
     config = seeded(tuned_run, 0)
-    whole = generate(tuned_run.folder, config, "", 40, temperature=0)
+    whole = generated(tuned_run.folder, config, "", 40, temperature=0)
     tokenizer = load_model(tuned_run.folder).tokenizer
     for cut in range(8, len(whole)):
         begun, rest = whole[:cut], whole[cut:]
@@ -48,31 +47,31 @@ def test_it_goes_on_where_the_prompt_ends(tuned_run: Run) -> None:
     else:
         pytest.fail("no place to cut the text between two tokens")
     count = len(tokenizer.encode(rest).ids)
-    assert generate(tuned_run.folder, config, begun, count, temperature=0) == rest
+    assert generated(tuned_run.folder, config, begun, count, temperature=0) == rest
 
 
 def test_a_memory_takes_up_what_the_prompt_repeats(tuned_run: Run) -> None:
     """After a word that is in no training article, many times over, only the memory goes on with it."""
     prompt = PROMPT * 30
-    plain = generate(tuned_run.folder, with_memory(tuned_run.config, rule="none"), prompt, 30, temperature=0)
-    learned = generate(tuned_run.folder, with_memory(tuned_run.config, rule="rms"), prompt, 30, temperature=0)
+    plain = generated(tuned_run.folder, with_memory(tuned_run.config, rule="none"), prompt, 30, temperature=0)
+    learned = generated(tuned_run.folder, with_memory(tuned_run.config, rule="rms"), prompt, 30, temperature=0)
     assert learned != plain
     assert "bafidela" in learned
     assert "bafidela" not in plain
 
 
 def test_zero_rates_write_what_level_1_writes(tuned_run: Run) -> None:
-    plain = generate(tuned_run.folder, with_memory(tuned_run.config, rule="none"), PROMPT * 4, 40)
-    zero = generate(tuned_run.folder, with_memory(tuned_run.config, rule="sgd", rate=0.0), PROMPT * 4, 40)
+    plain = generated(tuned_run.folder, with_memory(tuned_run.config, rule="none"), PROMPT * 4, 40)
+    zero = generated(tuned_run.folder, with_memory(tuned_run.config, rule="sgd", rate=0.0), PROMPT * 4, 40)
     assert zero == plain
 
 
 def test_without_regret_it_goes_on_with_the_better_reader(tuned_run: Run) -> None:
     """Where the memory is better, with what it took up; where it is wild, with level 1's likeliest words."""
     prompt = PROMPT * 30
-    plain = generate(tuned_run.folder, with_memory(tuned_run.config, rule="none"), prompt, 30, temperature=0)
+    plain = generated(tuned_run.folder, with_memory(tuned_run.config, rule="none"), prompt, 30, temperature=0)
     taken_up, wild = (
-        generate(tuned_run.folder, with_memory(tuned_run.config, no_regret=True, **options), prompt, 30, temperature=0)
+        generated(tuned_run.folder, with_memory(tuned_run.config, no_regret=True, **options), prompt, 30, temperature=0)
         for options in ({"rule": "rms"}, {"rule": "sgd", "rate": 1e4})
     )
     assert "bafidela" in taken_up
@@ -82,18 +81,18 @@ def test_without_regret_it_goes_on_with_the_better_reader(tuned_run: Run) -> Non
 @pytest.mark.parametrize("options", [{"tokens": 0}, {"tokens": 5, "temperature": -0.1}, {"tokens": 5, "top": -1}])
 def test_options_out_of_range_are_refused(options: dict[str, float], tuned_run: Run) -> None:
     with pytest.raises(UserError, match="generate needs"):
-        generate(tuned_run.folder, with_memory(tuned_run.config, rule="none"), PROMPT, **options)  # type: ignore[arg-type]
+        generated(tuned_run.folder, with_memory(tuned_run.config, rule="none"), PROMPT, **options)  # type: ignore[arg-type]
 
 
 def test_any_text_is_a_prompt(tuned_run: Run) -> None:
     for prompt in ("", " ", "\n\n", "\u2581\x00", "Straße 東京 \U0001f600"):
-        assert isinstance(generate(tuned_run.folder, with_memory(tuned_run.config, rule="rms"), prompt, 3), str)
+        assert isinstance(generated(tuned_run.folder, with_memory(tuned_run.config, rule="rms"), prompt, 3), str)
 
 
 def test_generating_changes_no_weights(tuned_run: Run) -> None:
     trained = load_model(tuned_run.folder)
     before = params_fingerprint(trained.params)
     open_reader(tuned_run.folder, trained, tuned_run.config.memory)
-    generate(tuned_run.folder, tuned_run.config, PROMPT * 5, 10)
+    generated(tuned_run.folder, tuned_run.config, PROMPT * 5, 10)
     assert params_fingerprint(load_model(tuned_run.folder).params) == before
     assert load_articles(tuned_run.config.corpus, "test")

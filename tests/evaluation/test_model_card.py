@@ -19,7 +19,7 @@ from dynlm.evaluation.tables import figures_of
 from dynlm.run.folder import load_model, save_config
 from dynlm.run.provenance import made_with, record_sitting
 from dynlm.runtime.text import markdown_code
-from tests.tiny import Run, scored, with_memory
+from tests.tiny import Run, opened, scored, with_memory
 
 HOSTILE = (
     "<script>alert(1)</script> [x](javascript:1) | `` ` \u202e\x00 https://evil.example www.evil.example &lt; **b**"
@@ -36,7 +36,7 @@ def test_a_card_has_the_runs_own_figures(tuned_copy: Run) -> None:
         path, _ = scored(tuned_copy.folder, with_memory(tuned_copy.config, rule=rule), "1-3")
         scores.append(read_scores(path))
     trained = load_model(tuned_copy.folder)
-    card = model_card(tuned_copy.folder, trained)
+    card = model_card(opened(tuned_copy.folder, tuned_copy.config))
     matter = yaml.safe_load(card.split("---\n", 2)[1])
     assert matter["library_name"] == "dynlm"
     for variant in compare(scores).variants:
@@ -50,7 +50,7 @@ def test_a_card_has_the_runs_own_figures(tuned_copy: Run) -> None:
 
 
 def test_a_run_that_knows_little_says_little(run_copy: Run) -> None:
-    card = model_card(run_copy.folder, load_model(run_copy.folder))
+    card = model_card(opened(run_copy.folder, run_copy.config))
     assert "Not tuned yet." in card and "Nothing was scored yet." in card
 
 
@@ -62,7 +62,7 @@ def test_hostile_words_are_words(tuned_copy: Run) -> None:
     write_scores(path, dataclasses.replace(scores, protocol={**scores.protocol, **changes}))
     run = dataclasses.replace(tuned_copy.config.run, name="**b** [x](y) www.evil.example")
     save_config(tuned_copy.folder, dataclasses.replace(tuned_copy.config, run=run))
-    card = body(model_card(tuned_copy.folder, load_model(tuned_copy.folder)))
+    card = body(model_card(opened(tuned_copy.folder, dataclasses.replace(tuned_copy.config, run=run))))
     assert "alert(1)" in card
     assert "\u202e" not in card and "\x00" not in card
     # Outside of code spans and blocks nothing is left that Markdown would act upon.
@@ -108,14 +108,15 @@ def test_whatever_is_in_a_card_a_reader_says_one_line_or_nothing(name: str, tune
 
     cards = list(damaged(whole))
     said = 0
-    trained = load_model(tuned_copy.folder)
+    run = opened(tuned_copy.folder, tuned_copy.config)
+    assert run.fingerprint
     for card in cards[:: max(1, len(cards) // 500)]:
         path.write_text(json.dumps(card))
         try:
             if name == "provenance.json":
                 record_sitting(tuned_copy.folder, {"train": {"articles": 1, "fingerprint": "f"}}, made_with())
             else:
-                model_card(tuned_copy.folder, load_model(tuned_copy.folder) if name == "model.json" else trained)
+                model_card(run if name != "model.json" else opened(tuned_copy.folder, tuned_copy.config))
         except UserError:
             said += 1
     assert said > 20

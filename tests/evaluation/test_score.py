@@ -19,18 +19,19 @@ from dynlm.data.token_store import tokenise
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.errors import UserError
 from dynlm.evaluation import score as scoring
-from dynlm.evaluation.checks import protocol as auditing
-from dynlm.evaluation.checks import stress as hostility
+from dynlm.evaluation.checks.protocol import check_protocol
+from dynlm.evaluation.checks.stress import stress_test
 from dynlm.evaluation.compare import check_same_text, unique_labels
 from dynlm.evaluation.evaluate import Evaluation, evaluate, explain_out_of_memory
 from dynlm.evaluation.protocol import ArticleOrder
 from dynlm.evaluation.score_file import Scores, read_scores
 from dynlm.evaluation.score_path import Output, file_stem, resume_key, scoring_key
+from dynlm.run import run as opening
 from dynlm.run.folder import TrainedModel, load_model
 from dynlm.run.rule_store import open_reader
 from dynlm.train import gate as gates
 from dynlm.train.config import Config
-from tests.tiny import Run, listing, readable_name, scored, with_memory
+from tests.tiny import Run, listing, opened, readable_name, scored, with_memory
 
 VARIANTS = [("none", "stream"), ("sgd", "stream"), ("rms", "stream"), ("rms", "article"), ("meta", "article")]
 
@@ -414,16 +415,16 @@ def test_keys_tell_scorings_apart_and_the_date_does_not(tuned_copy: Run) -> None
 def test_what_is_missing_is_told_before_the_text_is_tokenised(
     options: dict[str, object], tuned_copy: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (scoring, auditing, hostility, gates):
+    for module in (opening, gates):
         monkeypatch.setattr(module, "tokenise", lambda *_: pytest.fail("tokenised first"))
     config = with_memory(tuned_copy.config, reset="article", **options)
     told = r"run `dynlm (tune|metatrain) .* --memory\.reset article"
     with pytest.raises(UserError, match=told):
         rescored(tuned_copy, config)
     with pytest.raises(UserError, match=told):
-        auditing.audit(tuned_copy.folder, config, "valid")
+        check_protocol(opened(tuned_copy.folder, config), "valid")
     with pytest.raises(UserError, match=told):
-        hostility.hostile(tuned_copy.folder, config, "valid")
+        stress_test(opened(tuned_copy.folder, config), "valid")
     if "cache" not in options:
         with pytest.raises(UserError, match=told):
             gates.tune_cache(tuned_copy.folder, with_memory(config, cache="fixed"))

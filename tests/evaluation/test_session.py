@@ -13,21 +13,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dynlm.adapt.loop import iter_segments
-from dynlm.adapt.memory_file import SavedMemory, load_about, load_memory
+from dynlm.adapt.memory_file import SavedMemory, load_about
 from dynlm.adapt.reader import Reader
 from dynlm.data.articles import load_articles
 from dynlm.data.stream import read_in_order
 from dynlm.data.token_store import tokenise
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.errors import UserError
-from dynlm.evaluation.generate import generate
 from dynlm.evaluation.score_file import read_scores
-from dynlm.evaluation.session import ReadText, finished, read_files, read_on
+from dynlm.evaluation.session import Session, TextResult
 from dynlm.run.folder import TrainedModel, load_model, params_fingerprint
 from dynlm.run.rule_store import open_reader
 from dynlm.train.config import Config
 from tests.adapt.test_state_tensors import assert_equal
-from tests.tiny import Run, listing, readable_name, scored, with_memory
+from tests.tiny import Run, generated, listing, opened, read_into, readable_name, scored, with_memory
 
 SEGMENT = 7
 FIRST = " the bafidela of the town was seen near a bafidela .\n\n = Zovi = \n they built the zovi\n" * 3
@@ -46,12 +45,9 @@ def reader(tuned_run: Run, trained: TrainedModel) -> Reader:
 
 def read_all(
     reader: Reader, trained: TrainedModel, sittings: list[tuple[str, bool]]
-) -> tuple[list[ReadText], SavedMemory]:
-    saved, told = SavedMemory(reader.fresh_memory()), []
-    for text, ends in sittings:
-        read, saved = read_on(reader, saved, text, trained.tokenizer, SEGMENT, ends)
-        told.append(read)
-    return told, saved
+) -> tuple[list[TextResult], SavedMemory]:
+    session = Session(reader, trained.tokenizer, SEGMENT, SavedMemory(reader.fresh_memory()))
+    return [session.read(text, finish) for text, finish in sittings], session.saved
 
 
 def kept(saved: SavedMemory) -> Any:
@@ -101,7 +97,7 @@ def test_files_read_in_two_sittings(rule: str, tuned_copy: Run, tmp_path: Path) 
     texts = [FIRST, ODD, FIRST * 2]
 
     def sitting(name: str, some: list[str], unfinished: bool = False) -> Path:
-        read_files(tuned_copy.folder, config, [lambda text=text: text for text in some], tmp_path / name, unfinished)
+        read_into(tmp_path / name, tuned_copy.folder, config, some, unfinished)
         return tmp_path / name
 
     one = sitting("one.safetensors", texts)
@@ -114,7 +110,7 @@ def test_files_read_in_two_sittings(rule: str, tuned_copy: Run, tmp_path: Path) 
 
 def test_reading_changes_no_static_parameter(tuned_copy: Run, tmp_path: Path) -> None:
     before = listing(tuned_copy.folder)
-    done = read_files(tuned_copy.folder, tuned_copy.config, [lambda: FIRST], tmp_path / "me.safetensors")
+    done = read_into(tmp_path / "me.safetensors", tuned_copy.folder, tuned_copy.config, [FIRST])
     mark = params_fingerprint(load_model(tuned_copy.folder).params)
     assert done.static == (mark, mark)
     assert done.distance > 0
@@ -123,9 +119,7 @@ def test_reading_changes_no_static_parameter(tuned_copy: Run, tmp_path: Path) ->
 
 def test_what_was_read_helps_with_the_same_again(tuned_copy: Run, tmp_path: Path) -> None:
     path = tmp_path / "me.safetensors"
-    first, again = (
-        read_files(tuned_copy.folder, tuned_copy.config, [lambda: FIRST], path, again=True) for _ in range(2)
-    )
+    first, again = (read_into(path, tuned_copy.folder, tuned_copy.config, [FIRST], again=True) for _ in range(2))
     assert again.nats < first.nats - 5
     assert (again.about.tokens, again.about.articles) == (2 * first.tokens, 2)
 
@@ -134,7 +128,7 @@ def test_a_sitting_that_fails_leaves_the_file(tuned_copy: Run, tmp_path: Path) -
     path = tmp_path / "me.safetensors"
 
     def read(config: Config, *texts: str) -> None:
-        read_files(tuned_copy.folder, config, [lambda text=text: text for text in texts], path)
+        read_into(path, tuned_copy.folder, config, list(texts))
 
     for config, text, said in (
         (tuned_copy.config, "", "an empty text"),
@@ -154,7 +148,7 @@ def test_a_sitting_that_fails_leaves_the_file(tuned_copy: Run, tmp_path: Path) -
 def test_scoring_after_a_text_is_reading_both(tuned_copy: Run, trained: TrainedModel, tmp_path: Path) -> None:
     """An unfinished article is finished first; then the split's articles follow in the same stream."""
     config, path = with_memory(tuned_copy.config, rule="rms", track=True), tmp_path / "me.safetensors"
-    read_files(tuned_copy.folder, config, [lambda: FIRST, lambda: FIRST[:50]], path, unfinished=True)
+    read_into(path, tuned_copy.folder, config, [FIRST, FIRST[:50]], unfinished=True)
     kept_before = path.read_bytes()
     written, _ = scored(tuned_copy.folder, config, "1-2", memory_file=path)
     assert readable_name(written) == "valid-1-2-rms-stream-after-me"
@@ -162,9 +156,9 @@ def test_scoring_after_a_text_is_reading_both(tuned_copy: Run, trained: TrainedM
     assert path.read_bytes() == kept_before
     chosen = open_reader(tuned_copy.folder, trained, config.memory)
     valid = tokenise(load_articles(config.corpus, "valid"), trained.tokenizer)
-    saved = load_memory(path, chosen, config.memory, trained.fingerprint)
-    memory = finished(chosen, saved, trained.tokenizer, 20)[1].memory
-    nats = [read.nats_T for read in iter_segments(chosen, read_in_order(valid, 20, [0, 1]), memory)]
+    session = Session.open(opened(tuned_copy.folder, config), path)
+    session.finish()
+    nats = [r.nats_T for r in iter_segments(chosen, read_in_order(valid, 20, [0, 1]), session.saved.memory)]
     assert np.array_equal(after.nats, torch.cat(nats).numpy())
     fresh = scored(tuned_copy.folder, config, "1-2")[1]
     assert not np.array_equal(fresh.nats, after.nats)
@@ -177,7 +171,7 @@ def test_scoring_after_a_text_is_reading_both(tuned_copy: Run, trained: TrainedM
 
 def test_a_memory_that_would_be_forgotten_is_refused(tuned_copy: Run, tmp_path: Path) -> None:
     config = with_memory(tuned_copy.config, rule="rms", reset="article")
-    read_files(tuned_copy.folder, config, [lambda: FIRST], tmp_path / "me.safetensors")
+    read_into(tmp_path / "me.safetensors", tuned_copy.folder, config, [FIRST])
     with pytest.raises(UserError, match="would discard the memory file"):
         scored(tuned_copy.folder, config, memory_file=tmp_path / "me.safetensors")
 
@@ -185,13 +179,13 @@ def test_a_memory_that_would_be_forgotten_is_refused(tuned_copy: Run, tmp_path: 
 def test_generating_goes_on_where_reading_stopped(tuned_copy: Run, tmp_path: Path) -> None:
     config, path = with_memory(tuned_copy.config, rule="rms"), tmp_path / "me.safetensors"
     text = FIRST * 8
-    read_files(tuned_copy.folder, config, [lambda: text[:200]], path, unfinished=True)
+    read_into(path, tuned_copy.folder, config, [text[:200]], unfinished=True)
     before = path.read_bytes()
-    at_once = generate(tuned_copy.folder, config, text, 30, temperature=0)
-    assert generate(tuned_copy.folder, config, text[200:], 30, temperature=0, memory_file=path) == at_once
+    at_once = generated(tuned_copy.folder, config, text, 30, temperature=0)
+    assert generated(tuned_copy.folder, config, text[200:], 30, temperature=0, memory_file=path) == at_once
     assert path.read_bytes() == before
     # Finished, the prompt opens an article of its own, with what the last one taught.
-    read_files(tuned_copy.folder, config, [lambda: text[200:]], path)
-    opened = generate(tuned_copy.folder, config, " the", 30, temperature=0, memory_file=path)
-    assert opened != generate(tuned_copy.folder, config, " the", 30, temperature=0)
-    assert isinstance(generate(tuned_copy.folder, config, "", 5, memory_file=path), str)
+    read_into(path, tuned_copy.folder, config, [text[200:]])
+    opened = generated(tuned_copy.folder, config, " the", 30, temperature=0, memory_file=path)
+    assert opened != generated(tuned_copy.folder, config, " the", 30, temperature=0)
+    assert isinstance(generated(tuned_copy.folder, config, "", 5, memory_file=path), str)

@@ -158,7 +158,7 @@ REFUSED: list[tuple[list[str], str]] = [
     (["--study.arms", "[]"], "study.arms is empty"),
     (
         ["--study.arms", "[{name: level 1}, {name: rms, memory: {speed: 3}}]"],
-        "variant 'rms': there is no option memory.speed",
+        "variant 'rms': memory has no option 'speed'",
     ),
     (["--study.baselines", "[sgd]"], "study.baselines names 'sgd'"),
     (["--study.split", "dev"], "no split 'dev'"),

@@ -9,7 +9,7 @@ import pytest
 from dynlm.adapt.options import MemoryOptions
 from dynlm.errors import UserError
 from dynlm.study.options import StudyConfig, StudyOptions
-from dynlm.study.variants import plain, readings_of, variants_of
+from dynlm.study.variants import baselines_of, pairs_of, readings_of, slug, variants_of
 from dynlm.train.config import Config
 
 
@@ -42,7 +42,7 @@ def test_an_arm_learns_a_g_of_its_own_unless_it_names_one():
 
 
 REFUSED: list[tuple[list[dict[str, Any]], dict[str, Any], str]] = [
-    ([{"name": "a", "memory": {"speed": 1}}], {}, "variant 'a': there is no option memory.speed"),
+    ([{"name": "a", "memory": {"speed": 1}}], {}, "variant 'a': memory has no option 'speed'"),
     ([{"name": "a", "memry": {"rate": 1}}], {}, "variant 'a': 'memry' is no section"),
     ([{"name": "a", "pretrain": {"epochs": 1}}], {}, "variant 'a': 'pretrain' is shared by all variants"),
     ([{"name": "a", "memory": {"rate": "fast"}}], {}, "variant 'a': memory.rate is 'fast'"),
@@ -75,17 +75,17 @@ def test_arms_that_cannot_be_are_refused(variants: list[dict[str, Any]], study: 
 @pytest.mark.parametrize(
     "names, baselines, pairs",
     [
-        (["level 1", "rms", "meta"], ["level 1", "rms"], ["level 1:rms", "rms:meta"]),
+        (["level 1", "rms", "meta"], ["level 1", "rms"], [("level 1", "rms"), ("rms", "meta")]),
         (["level 1", "sgd"], ["level 1"], []),
-        (["rms", "meta"], ["rms"], ["rms:meta"]),
+        (["rms", "meta"], ["rms"], [("rms", "meta")]),
         (["a"], [], []),
     ],
 )
 def test_baselines_and_pairs_that_are_not_named_are_those_that_are_there(
-    names: list[str], baselines: list[str], pairs: list[str]
+    names: list[str], baselines: list[str], pairs: list[tuple[str, str]]
 ):
     asked = StudyOptions(study=StudyConfig(arms=[{"name": name} for name in names]))
-    assert (asked.study.baselines, asked.study.pairs) == (baselines, pairs)
+    assert (baselines_of(asked.study), pairs_of(asked.study)) == (baselines, pairs)
     assert [variant.name for variant in variants_of(asked)] == names
 
 
@@ -109,4 +109,4 @@ def test_what_does_not_matter_is_read_once():
 
 
 def test_names_for_files_hold_letters_digits_and_hyphens_only():
-    assert plain("Level 3 + cache/../x") == "level-3-cache-x"
+    assert slug("Level 3 + cache/../x") == "level-3-cache-x"

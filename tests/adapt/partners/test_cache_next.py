@@ -14,12 +14,11 @@ from dynlm.adapt.memory_file import SavedMemory
 from dynlm.adapt.partners.cache import Cache
 from dynlm.adapt.partners.cache_gate import Gate, evidence_names, initial_gate
 from dynlm.adapt.partners.cache_next import log_next
-from dynlm.evaluation.generate import generate
-from dynlm.evaluation.session import read_files, read_on
+from dynlm.evaluation.session import Session
 from dynlm.run.folder import load_model
 from dynlm.run.rule_store import open_reader
 from tests.cli.test_app import Capture, answer_json
-from tests.tiny import Run, with_memory
+from tests.tiny import Run, generated, read_into, with_memory
 
 LINE = " the bafidela of the town was seen near a bafidela . \n"
 FLATNESSES = (0.3, 0.8)
@@ -42,9 +41,10 @@ def test_it_is_what_reading_is_scored_by(window: int, gated: bool, tuned_run: Ru
     reader = dataclasses.replace(open_reader(tuned_run.folder, trained, config.memory), cache=cache)
     begun, whole = LINE * 3, LINE * 4
     ids = trained.tokenizer.encode(whole).ids
-    told, _ = read_on(reader, SavedMemory(reader.fresh_memory()), whole, trained.tokenizer, 20)
-    part, saved = read_on(reader, SavedMemory(reader.fresh_memory()), begun, trained.tokenizer, 20)
-    memory, at = saved.memory, len(part)
+    session = Session(reader, trained.tokenizer, 20, SavedMemory(reader.fresh_memory()))
+    told = session.copy().read(whole)
+    at = len(session.read(begun))
+    memory = session.saved.memory
     assert memory.cache is not None
     token_11 = torch.tensor([[int(ids[at - 1])]])
     with torch.no_grad():
@@ -62,12 +62,12 @@ def test_it_is_what_reading_is_scored_by(window: int, gated: bool, tuned_run: Ru
 def test_a_memory_with_a_cache_is_generated_from(tuned_copy: Run, tmp_path: Path, capsys: Capture) -> None:
     options = {"cache": "fixed", "cache_window": 300, "cache_flatness": [2.0], "cache_share": 0.9}
     config, me = with_memory(tuned_copy.config, rule="none", **options), tmp_path / "me.safetensors"
-    read_files(tuned_copy.folder, config, [lambda: LINE * 5], me)
-    cached = generate(tuned_copy.folder, config, LINE, 30, temperature=0, memory_file=me)
-    plain = generate(tuned_copy.folder, with_memory(tuned_copy.config, rule="none"), LINE, 30, temperature=0)
+    read_into(me, tuned_copy.folder, config, [LINE * 5])
+    cached = generated(tuned_copy.folder, config, LINE, 30, temperature=0, memory_file=me)
+    plain = generated(tuned_copy.folder, with_memory(tuned_copy.config, rule="none"), LINE, 30, temperature=0)
     assert cached != plain
     mixed = with_memory(tuned_copy.config, rule="rms", no_regret=True, **options)
-    assert generate(tuned_copy.folder, mixed, LINE * 3, 5) and generate(tuned_copy.folder, mixed, "", 5)
+    assert generated(tuned_copy.folder, mixed, LINE * 3, 5) and generated(tuned_copy.folder, mixed, "", 5)
     given = ("--memory", me, "--prompt", LINE, "--tokens", "30", "--temperature", "0")
     assert answer_json(capsys, "generate", tuned_copy.folder, *given)["generated"] == cached
     model = dynlm.load(tuned_copy.folder)

@@ -1,4 +1,4 @@
-"""The audit: every rule keeps every promise, and readers that break one are caught."""
+"""The protocol check: every rule keeps every promise, and readers that break one are caught."""
 
 from __future__ import annotations
 
@@ -21,12 +21,20 @@ from dynlm.data.token_store import tokenise
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.errors import UserError
 from dynlm.evaluation.checks import protocol as module
-from dynlm.evaluation.checks.protocol import Check, audit, audit_all, audit_reader, rules_of, to_dict, to_text
+from dynlm.evaluation.checks.protocol import (
+    Check,
+    check_every_rule,
+    check_protocol,
+    check_reader,
+    rules_of,
+    to_dict,
+    to_text,
+)
 from dynlm.models.lstm.engine import Gradient, Scored
 from dynlm.models.lstm.engine import forward as score_lanes
 from dynlm.run.folder import load_model
 from dynlm.run.rule_store import load_statistics, open_reader
-from tests.tiny import Run, with_memory
+from tests.tiny import Run, opened, with_memory
 
 CAUSAL = "no loss depends on a later token"
 ZERO = "with all rates zero the losses are level 1's, bit for bit"
@@ -68,7 +76,7 @@ def peek(nats_BT: Tensor, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
 @pytest.mark.parametrize("rule", ["none", "sgd", "rms", "meta"])
 def test_every_rule_keeps_every_promise(rule: str, reset: str, tuned_run: Run) -> None:
     config = with_memory(tuned_run.config, rule=rule, reset=reset)
-    checks = audit(tuned_run.folder, config, "valid", places=4, tokens=70)
+    checks = check_protocol(opened(tuned_run.folder, config), "valid", places=4, tokens=70)
     assert not broken(checks)
     assert {check.promise for check in checks} == {CAUSAL, SITTINGS, STATIC} | ({ZERO} if rule != "none" else set())
 
@@ -78,7 +86,7 @@ def test_a_loss_that_peeks_at_the_next_target_is_caught(
     rule: str, tuned_run: Run, text: TokenisedSplit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     have_losses(peek, monkeypatch)
-    checks = audit_reader(honest(tuned_run, rule), text, 20, 10, 0, load_model(tuned_run.folder).tokenizer)
+    checks = check_reader(honest(tuned_run, rule), text, 20, 10, 0, load_model(tuned_run.folder).tokenizer)
     assert CAUSAL in broken(checks)
     assert f"BROKEN  {CAUSAL}" in to_text(checks)
     assert to_dict(checks)["kept"] is False
@@ -96,14 +104,14 @@ def test_learning_before_scoring_is_caught(
         return nats_BT, learned
 
     monkeypatch.setattr(loop, "read_segment", adapted_first)
-    assert broken(audit_reader(honest(tuned_run), text, 20, 10, 0, load_model(tuned_run.folder).tokenizer)) == {CAUSAL}
+    assert broken(check_reader(honest(tuned_run), text, 20, 10, 0, load_model(tuned_run.folder).tokenizer)) == {CAUSAL}
 
 
 def test_a_reader_that_feels_nothing_is_not_called_causal(
     tuned_run: Run, text: TokenisedSplit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     have_losses(lambda nats_BT, *_: torch.ones_like(nats_BT), monkeypatch)
-    checks = audit_reader(honest(tuned_run, "none"), text, 20, 5, 0, load_model(tuned_run.folder).tokenizer)
+    checks = check_reader(honest(tuned_run, "none"), text, 20, 5, 0, load_model(tuned_run.folder).tokenizer)
     assert broken(checks) == {CAUSAL}
 
 
@@ -114,7 +122,7 @@ def test_a_rule_that_moves_at_rate_zero_is_caught(tuned_run: Run, text: Tokenise
 
     rule = honest(tuned_run, "sgd").rule
     reader = dataclasses.replace(honest(tuned_run), rule=Restless(rule.name, rule.rates))
-    assert broken(audit_reader(reader, text, 20, 3, 0, load_model(tuned_run.folder).tokenizer)) == {ZERO}
+    assert broken(check_reader(reader, text, 20, 3, 0, load_model(tuned_run.folder).tokenizer)) == {ZERO}
 
 
 def test_state_outside_the_memory_is_caught(tuned_run: Run, text: TokenisedSplit) -> None:
@@ -129,32 +137,32 @@ def test_state_outside_the_memory_is_caught(tuned_run: Run, text: TokenisedSplit
 
     rule = honest(tuned_run, "sgd").rule
     reader = dataclasses.replace(honest(tuned_run), rule=Counting(rule.name, rule.rates))
-    assert SITTINGS in broken(audit_reader(reader, text, 20, 1, 0, load_model(tuned_run.folder).tokenizer))
+    assert SITTINGS in broken(check_reader(reader, text, 20, 1, 0, load_model(tuned_run.folder).tokenizer))
 
 
 def test_static_parameters_that_move_are_caught(tuned_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = module.audit_reader
+    whole = module.check_reader
 
     def careless(reader: Reader, *arguments: object) -> list[Check]:
         checks = whole(reader, *arguments)  # type: ignore[arg-type]
         reader.static["output.bias"][0] += 1
         return checks
 
-    monkeypatch.setattr(module, "audit_reader", careless)
+    monkeypatch.setattr(module, "check_reader", careless)
     config = with_memory(tuned_run.config, rule="none")
-    assert broken(audit(tuned_run.folder, config, "valid", places=2, tokens=40)) == {STATIC}
+    assert broken(check_protocol(opened(tuned_run.folder, config), "valid", places=2, tokens=40)) == {STATIC}
 
 
-def test_a_text_of_one_segment_can_be_audited(tuned_run: Run, text: TokenisedSplit) -> None:
+def test_a_text_of_one_segment_can_be_checked(tuned_run: Run, text: TokenisedSplit) -> None:
     short = text.excerpt(articles=1, tokens=8)
-    checks = audit_reader(honest(tuned_run), short, 20, 20, 0, load_model(tuned_run.folder).tokenizer)
+    checks = check_reader(honest(tuned_run), short, 20, 20, 0, load_model(tuned_run.folder).tokenizer)
     assert not broken(checks)
     assert checks[0].tried.startswith("20 changes of the text")
 
 
 def test_trying_nothing_is_refused(tuned_run: Run) -> None:
     with pytest.raises(UserError, match="places"):
-        audit(tuned_run.folder, with_memory(tuned_run.config, rule="none"), "valid", places=0)
+        check_protocol(opened(tuned_run.folder, with_memory(tuned_run.config, rule="none")), "valid", places=0)
 
 
 def test_places_are_tried_all_over_the_text(
@@ -171,26 +179,26 @@ def test_places_are_tried_all_over_the_text(
 
     have_losses(leak_at_one_token, monkeypatch)
     assert broken(
-        audit_reader(honest(tuned_run, "none"), short, 6, 200, 0, load_model(tuned_run.folder).tokenizer)
+        check_reader(honest(tuned_run, "none"), short, 6, 200, 0, load_model(tuned_run.folder).tokenizer)
     ) == {CAUSAL}
 
 
-APART = "articles side by side do not hear each other"
+APART = "articles in different lanes do not influence each other"
 
 
 @pytest.mark.parametrize("rule", ["none", "rms"])
 def test_lanes_are_tried_too(rule: str, tuned_run: Run) -> None:
     config = with_memory(tuned_run.config, rule=rule, reset="article", lanes=2)
-    checks = audit(tuned_run.folder, config, "valid", places=2, tokens=50)
+    checks = check_protocol(opened(tuned_run.folder, config), "valid", places=2, tokens=50)
     assert not broken(checks)
     assert APART in {check.promise for check in checks}
 
 
-def test_lanes_that_hear_each_other_are_caught(tuned_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lanes_that_influence_each_other_are_caught(tuned_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dynlm.adapt.segment.lanes_at_a_time", lambda *_: 4)
     have_losses(lambda nats_BT, *_: nats_BT + 1e-3 * nats_BT.mean(), monkeypatch)
     config = with_memory(tuned_run.config, rule="rms", reset="article", lanes=2)
-    assert APART in broken(audit(tuned_run.folder, config, "valid", places=2, tokens=50))
+    assert APART in broken(check_protocol(opened(tuned_run.folder, config), "valid", places=2, tokens=50))
 
 
 def test_headings_flagged_where_they_begin_are_caught(
@@ -209,17 +217,17 @@ def test_headings_flagged_where_they_begin_are_caught(
         begin = [found.start() + 1 for found in text_features._HEADING.finditer(text)]
         return np.unique(np.searchsorted(np.cumsum(lengths, dtype=np.int64), begin, side="right"))
 
-    assert not broken(audit_reader(reader, text, 20, 8, 0, trained.tokenizer))
+    assert not broken(check_reader(reader, text, 20, 8, 0, trained.tokenizer))
     monkeypatch.setattr("dynlm.data.tokenised_split.find_headings", where_lines_begin)
-    assert broken(audit_reader(reader, text, 20, 8, 0, trained.tokenizer)) == {CAUSAL}
+    assert broken(check_reader(reader, text, 20, 8, 0, trained.tokenizer)) == {CAUSAL}
 
 
 def test_every_rule_of_a_run_is_tried_with_its_partners(tuned_run: Run) -> None:
-    checks = audit_all(tuned_run.folder, tuned_run.config, "valid", places=4, tokens=60)
+    checks = check_every_rule(opened(tuned_run.folder, tuned_run.config), "valid", places=4, tokens=60)
     assert not broken(checks)
     told = {check.promise.partition(":")[0] for check in checks}
-    trained = load_model(tuned_run.folder)
-    assert rules_of(tuned_run.folder, "stream", trained) == [("none", ""), ("sgd", ""), ("rms", ""), ("meta", "meta")]
+    rules = rules_of(opened(tuned_run.folder, tuned_run.config), "stream")
+    assert rules == [("none", ""), ("sgd", ""), ("rms", ""), ("meta", "meta")]
     assert {f"{rule}{named}" for rule in ("rms", "meta") for named in ("", " with a cache", " without regret")} <= told
 
 
@@ -227,6 +235,6 @@ def test_every_g_of_a_run_is_tried_by_its_name(tuned_copy: Run) -> None:
     memory = tuned_copy.folder / "memory"
     for suffix in ("safetensors", "json"):
         (memory / f"other-g-stream.{suffix}").write_bytes((memory / f"meta-stream.{suffix}").read_bytes())
-    checks = audit_all(tuned_copy.folder, tuned_copy.config, "valid", places=4, tokens=40)
+    checks = check_every_rule(opened(tuned_copy.folder, tuned_copy.config), "valid", places=4, tokens=40)
     told = {check.promise.partition(":")[0] for check in checks}
     assert not broken(checks) and {"meta", "meta (other-g)", "meta (other-g) with a cache"} <= told

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 
@@ -16,10 +15,10 @@ from dynlm.data.tokenizers.tokenizer import Tokenizer
 from dynlm.errors import UserError
 from dynlm.evaluation.checks import stress as module
 from dynlm.evaluation.checks.protocol import nats_of
-from dynlm.evaluation.checks.stress import Cost, Hostilities, cost_of, german, hostile, hostile_texts
+from dynlm.evaluation.checks.stress import Cost, StressResult, cost_of, german, stress_test, stress_texts
 from dynlm.run.folder import load_model
 from dynlm.run.rule_store import open_reader
-from tests.tiny import Run, with_memory
+from tests.tiny import Run, opened, with_memory
 
 SEGMENT = 20
 
@@ -36,7 +35,7 @@ def source(tuned_run: Run, tokenizer: Tokenizer) -> TokenisedSplit:
 
 @pytest.fixture(scope="module")
 def texts(source: TokenisedSplit, tokenizer: Tokenizer) -> dict[str, TokenisedSplit]:
-    return dict(hostile_texts(source, tokenizer, SEGMENT, seed=3))
+    return dict(stress_texts(source, tokenizer, SEGMENT, seed=3))
 
 
 def runs_of(ids: np.ndarray, source: TokenisedSplit, length: int) -> bool:
@@ -53,7 +52,7 @@ def test_each_text_is_one_whole_article(texts: dict[str, TokenisedSplit]) -> Non
 
 
 def test_the_seed_decides(source: TokenisedSplit, tokenizer: Tokenizer, texts: dict[str, TokenisedSplit]) -> None:
-    again, other = (dict(hostile_texts(source, tokenizer, SEGMENT, seed)) for seed in (3, 4))
+    again, other = (dict(stress_texts(source, tokenizer, SEGMENT, seed)) for seed in (3, 4))
     for name, text in texts.items():
         assert np.array_equal(text.ids_N, again[name].ids_N)
         assert text.fingerprint == again[name].fingerprint
@@ -106,7 +105,7 @@ def test_the_german_text_is_german(texts: dict[str, TokenisedSplit]) -> None:
 
 def test_one_article_alone_is_refused(source: TokenisedSplit, tokenizer: Tokenizer) -> None:
     with pytest.raises(UserError, match="at least two articles"):
-        list(hostile_texts(source.excerpt(1, 50), tokenizer, SEGMENT, seed=0))
+        list(stress_texts(source.excerpt(1, 50), tokenizer, SEGMENT, seed=0))
 
 
 @pytest.mark.parametrize("reset", ["stream", "article"])
@@ -127,7 +126,7 @@ def test_the_three_figures_are_those_of_three_readings(
 def test_a_memory_that_hurts_is_held_to_the_bound(tuned_run: Run) -> None:
     """At a hundred times the tuned rate the rule is far worse on every text, the mixture is not."""
     config = with_memory(tuned_run.config, rule="sgd", rate=50.0)
-    done = hostile(tuned_run.folder, config, "valid", tokens=150, quiet=True)
+    done = stress_test(opened(tuned_run.folder, config), "valid", tokens=150, quiet=True)
     assert done.kept and len(done.costs) == 5
     for cost in done.costs:
         if cost.text != "repeated":
@@ -137,7 +136,7 @@ def test_a_memory_that_hurts_is_held_to_the_bound(tuned_run: Run) -> None:
 
 def test_what_is_no_number_is_said(tuned_run: Run) -> None:
     costs = [Cost("a", 1000, 3.0, math.nan, 3.001), Cost("b", 20, 3.0, 2.5, 3.02)]
-    done = Hostilities("rms", "stream", 20, 1e-3, costs)
+    done = StressResult("rms", "stream", 20, 1e-3, costs)
     assert [cost.kept for cost in costs] == [True, False] and not done.kept
     told = json.loads(json.dumps(done.to_dict(), allow_nan=False))
     assert told["texts"][0]["rule"] is None and told["texts"][1]["rule"] == 2.5
@@ -150,6 +149,6 @@ def test_what_is_no_number_is_said(tuned_run: Run) -> None:
 def test_level_1_alone_and_texts_too_short_are_refused(tuned_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "cost_of", None)  # Nothing may be read before it is refused.
     with pytest.raises(UserError, match=r"memory\.rule is 'none'"):
-        hostile(tuned_run.folder, with_memory(tuned_run.config, rule="none"), "valid")
+        stress_test(opened(tuned_run.folder, with_memory(tuned_run.config, rule="none")), "valid")
     with pytest.raises(UserError, match="tokens is 1"):
-        hostile(tuned_run.folder, dataclasses.replace(tuned_run.config), "valid", tokens=1)
+        stress_test(opened(tuned_run.folder, tuned_run.config), "valid", tokens=1)

@@ -55,7 +55,7 @@ def with_protocol(path: Path, **changes: Any) -> None:
     ],
     ids=["level 1", "rms", "meta", "mixture and cache", "lanes"],
 )
-def test_every_arm_holds_bit_for_bit(tuned_copy: Run, memory: dict[str, Any]) -> None:
+def test_every_variant_holds_bit_for_bit(tuned_copy: Run, memory: dict[str, Any]) -> None:
     if "cache" in memory:
         memory = {**memory, "cache_share": 0.1}
     done = verify(file_of(tuned_copy, **memory))
@@ -146,7 +146,7 @@ def test_another_model_text_or_memory_does_not_hold(tuned_copy: Run, tmp_path: P
     card = json.loads((tuned_copy.folder / "model.json").read_text())
     with_protocol(path, model="0123456789abcdef")
     (told,) = verify(path).broken
-    assert told == f"the model is {card['fingerprint']}, the text was read by 0123456789abcdef"
+    assert told == f"the model is {card['fingerprint']}, the text was read with 0123456789abcdef"
 
 
 def test_statistics_gathered_anew_are_another_memory(tuned_copy: Run) -> None:
@@ -154,7 +154,7 @@ def test_statistics_gathered_anew_are_another_memory(tuned_copy: Run) -> None:
     place = tuned_copy.folder / "memory" / "statistics.safetensors"
     tensors, about = load_tensors(place)
     save_tensors(place, {name: tensor * 1.001 for name, tensor in tensors.items()}, about)
-    assert "the memory is not that of then" in verify(path).broken[0]
+    assert "the constants of the memory changed" in verify(path).broken[0]
 
 
 def test_on_another_machine_rounding_is_forgiven_and_told(tuned_copy: Run) -> None:
