@@ -5,6 +5,7 @@ Legend: B lanes, T tokens of a segment, N tokens read (masked ones too), C colum
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -64,13 +65,13 @@ def evaluate(
     The reading starts with the memory ``start`` (a fresh one), which is overwritten, or resumes at the newest
     checkpoint of ``checkpointer``. The protocol of the result holds only what the pass itself knows.
     """
-    reader, text, articles = asked.reader, asked.text, sorted(asked.articles)
+    reader, articles, track = asked.reader, sorted(asked.articles), asked.track and asked.reader.rule.learns
     lanes = min(asked.lanes, -(-len(articles) // asked.world))
     rank = 0 if asked.processes is None else asked.processes.rank
-    stream = read_side_by_side(text, asked.segment, asked.articles, lanes, rank, asked.world)
-    track = asked.track and reader.rule.learns
-    first_rows = np.zeros(text.articles, dtype=np.int64)
-    lengths = np.array([len(text.article(index)) for index in articles])
+    stream = read_side_by_side(asked.text, asked.segment, asked.articles, lanes, rank, asked.world)
+    columns = text_columns(asked.text, articles)
+    lengths = np.diff(asked.text.starts)[articles]
+    first_rows = np.zeros(asked.text.articles, dtype=np.int64)
     first_rows[articles] = np.cumsum(lengths) - lengths
     # Losses and distances stay on the device until the end.
     rows: list[np.ndarray] = []
@@ -80,41 +81,36 @@ def evaluate(
         memory, position, distance_B = state.memory, state.position, state.distance_B
         rows, values = [state.rows_N], [state.values_CN]
     else:
-        memory = reader.fresh_memory(stream.local_lanes) if start is None else start
-        position = stream.begin()
+        memory, position = reader.fresh_memory(stream.local_lanes) if start is None else start, stream.begin()
         distance_B = torch.zeros(stream.local_lanes, device=next(iter(reader.static.values())).device)
         if track and start is not None:
             distance_B = distance(memory, reader.static)
-    bar = tqdm(
-        total=int(lengths.sum()), initial=position.tokens, desc=f"score {reader.rule.name}", unit="tok", disable=quiet
-    )
+    bar = tqdm(total=len(columns["token"]), desc="score", unit="tok", unit_scale=True, disable=quiet)
+    bar.update(position.tokens)
     with checkpointer or nullcontext(), bar:
         for read in iter_segments(reader, stream, memory, position):
             memory = read.memory
             rows.append(rows_of(read.segment, first_rows).ravel())
-            columns = [read.nats_BT]
+            recorded = [read.nats_BT]
             if track:
                 if reader.reset == "article":
-                    distance_B = distance_B.masked_fill(
-                        torch.from_numpy(read.segment.starts_B).to(distance_B.device), 0
-                    )
-                columns.append(distance_B[:, None].expand_as(read.nats_BT))
+                    starts_B = torch.from_numpy(read.segment.starts_B).to(distance_B.device)
+                    distance_B = distance_B.masked_fill(starts_B, 0)
+                recorded.append(distance_B[:, None].expand_as(read.nats_BT))
                 distance_B = distance(memory, reader.static)
-            values.append(torch.stack(columns).flatten(1).float())
+            values.append(torch.stack(recorded).flatten(1).float())
             bar.update(read.place.tokens - bar.n)
             if checkpointer is not None and checkpointer.is_due:
                 rows, values = [np.concatenate(rows)], [torch.cat(values, 1)]
                 checkpointer.save(ScoringState(memory, read.place, rows[0], values[0], distance_B), reader)
-    table = np.full((1 + track, int(lengths.sum())), np.nan, dtype=np.float32)
+    table = np.full((1 + track, len(columns["token"])), np.nan, dtype=np.float32)
     for part in asked.gather((np.concatenate(rows), torch.cat(values, 1).cpu().numpy()) if rows else None):
         if part is not None:
             rows_N, values_CN = part
             table[:, rows_N[rows_N >= 0]] = values_CN[:, rows_N >= 0]
-    segments = [np.arange(length) // asked.segment for length in lengths]
-    segments_before = np.cumsum([0, *(int(numbers[-1]) + 1 for numbers in segments)])
-    split_rows = np.concatenate([np.arange(text.starts[a], text.starts[a + 1]) for a in articles])
-    fresh_article = articles.index(asked.articles[0]) if start is None else None
-    return Scores(
+    segments = -(-lengths // asked.segment)
+    first_segment_N = np.repeat(np.cumsum(segments) - segments, lengths)
+    scores = Scores(
         protocol={
             "variant": variant_name(reader),
             "lanes": lanes,
@@ -122,18 +118,26 @@ def evaluate(
             "memory_bytes_a_lane": state_bytes(memory) // lanes,
             **_update_filter_counts(asked, memory, track),
         },
-        article=np.repeat(np.array(articles, dtype=np.int32), lengths),
-        position=np.concatenate([np.arange(length, dtype=np.int32) for length in lengths]),
-        segment=np.concatenate([n + before for n, before in zip(segments, segments_before, strict=False)]).astype(
-            np.int32
-        ),
-        token=text.ids_N[split_rows],
-        words=text.words_N[split_rows],
+        **columns,
+        segment=(first_segment_N + columns["position"] // asked.segment).astype(np.int32),
         nats=table[0],
-        surface=[surface for article in articles for surface in text.surfaces(article)],
-        distance=table[1] if track else None,
-        flush=_resets(reader, lengths, asked.segment, fresh_article) if track else None,
     )
+    if not track:
+        return scores
+    fresh_article = asked.articles[0] if start is None else -1
+    return dataclasses.replace(scores, distance=table[1], flush=_resets(reader, scores, asked.segment, fresh_article))
+
+
+def text_columns(text: TokenisedSplit, articles: Sequence[int]) -> dict[str, Any]:
+    """Return the columns of a score file that the text alone decides on, for ``articles`` in ascending order."""
+    lengths, rows = np.diff(text.starts)[articles], np.concatenate([text.rows(article) for article in articles])
+    return {
+        "article": np.repeat(np.array(articles, dtype=np.int32), lengths),
+        "position": np.concatenate([np.arange(length, dtype=np.int32) for length in lengths]),
+        "token": text.ids_N[rows],
+        "words": text.words_N[rows],
+        "surface": [surface for article in articles for surface in text.surfaces(article)],
+    }
 
 
 def rows_of(segment: Segment, first_rows: np.ndarray) -> np.ndarray:
@@ -168,11 +172,11 @@ def _update_filter_counts(asked: Evaluation, memory: Memory, track: bool) -> dic
     return {**counts, "update_to_weight": ratios_of(state, names)} if track else counts
 
 
-def _resets(reader: Reader, lengths: np.ndarray, segment: int, fresh: int | None) -> np.ndarray:
+def _resets(reader: Reader, scores: Scores, segment: int, fresh_article: int) -> np.ndarray:
     """Return the share of the way back to theta_0 that the weights went before each token's segment, as their mean.
 
     It is 1 where they are reset; at an article's start under "stream" what the boundary reset adds to a step's decay;
-    else the mean decay of a step, before the gates' factors. The article number ``fresh`` was read by a fresh memory.
+    else the mean decay of a step, before the gates' factors. ``fresh_article`` was read first, by a fresh memory.
     """
     rule = reader.rule
     sizes = {name: reader.static[name].numel() for name in rule.rates}
@@ -182,12 +186,8 @@ def _resets(reader: Reader, lengths: np.ndarray, segment: int, fresh: int | None
         return total / sum(sizes.values())
 
     step, boundary = mean(rule.beta), mean(rule.flush)
-    columns = []
-    for article, length in enumerate(lengths):
-        column = np.full(length, step, dtype=np.float32)
-        if reader.reset == "article":
-            column[:segment] = 1.0
-        else:
-            column[:segment] = 0.0 if article == fresh else step + (1 - step) * boundary
-        columns.append(column)
-    return np.concatenate(columns)
+    opening = 1.0 if reader.reset == "article" else step + (1 - step) * boundary
+    shares_N = np.where(scores.position < segment, opening, step).astype(np.float32)
+    if reader.reset == "stream":
+        shares_N[(scores.article == fresh_article) & (scores.position < segment)] = 0
+    return shares_N

@@ -9,39 +9,24 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import dynlm
-from dynlm.adapt.options import LearnedRuleOptions
+from dynlm.adapt.options import RESETS, LearnedRuleOptions
 from dynlm.data.options import TokenizerOptions
 from dynlm.errors import UserError
 from dynlm.evaluation.compare import compare
+from dynlm.evaluation.render import render_markdown
 from dynlm.evaluation.score_file import Scores, read_scores, scores_of_run
 from dynlm.evaluation.tables import markdown_rows, markdown_table
 from dynlm.models.options import ModelOptions
 from dynlm.run.options import RunOptions
+from dynlm.run.rule_store import HAND_MADE, NEEDED, learned_names, load_learned, load_tuned
 from dynlm.run.run import Run
-from dynlm.runtime.parsing import read_json
 from dynlm.runtime.perplexity import format_perplexity
-from dynlm.runtime.text import markdown, markdown_code
+from dynlm.runtime.text import markdown
 from dynlm.runtime.validation import section_of
 
+_TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.j2"
 _TITLES_SHOWN = 8
-_FRONT_MATTER = {
-    "library_name": "dynlm",
-    "pipeline_tag": "text-generation",
-    "tags": ["dynlm", "dynamic-evaluation"],
-}
-_USE = """\
-```python
-from dynlm import DynamicLM
-
-model = DynamicLM.from_pretrained("{place}")
-for surface, nats in model.read("A text of your own.\\n"):
-    print(surface, nats)  # of each token, before it was learned from
-print(model.generate("The", tokens=50))
-model.save_memory("me.safetensors")  # what was read stays with you
-```"""
 
 
 def model_card(run: Run, place: str = "this folder or its name on the hub") -> str:
@@ -49,23 +34,16 @@ def model_card(run: Run, place: str = "this folder or its name on the hub") -> s
 
     Raises UserError where a score file, tuned constants or a learned rule of the run cannot be read.
     """
-    parts = [
-        f"---\n{yaml.safe_dump(_FRONT_MATTER, sort_keys=False)}---",
-        f"# {markdown(run.section(RunOptions).name)}",
-        "A language model whose weights can change while it reads: a small rule turns the gradient of what was just "
-        f"read into new weights. Made with dynlm {dynlm.__version__}.",
-        _USE.format(place=re.sub(r"[^\w./: -]", "", place)),
-        "## The model",
-        _table([("", ""), *_model_rows(run)]),
-        "## Its memory",
-        *(_tuned(run) + _learned(run) or ["Not tuned yet."]),
-        "## What reading costs",
-        *_figures(scores_of_run(run.path)),
-        "## What is in these files",
-        "Static parameters, a tokenizer, rates of the memory, and options: safetensors, JSON and YAML, no pickle. "
-        "Nothing that anybody read with a memory is in them: a memory is a file of its own.",
-    ]
-    return "\n\n".join(parts) + "\n"
+    return render_markdown(
+        _TEMPLATE,
+        name=run.section(RunOptions).name,
+        version=dynlm.__version__,
+        place=re.sub(r"[^\w./: -]", "", place),
+        model=_table([("", ""), *_model_rows(run)]),
+        tuned=_tuned(run),
+        learned=[each for reset in RESETS for each in _learned(run, reset)],
+        texts=_texts(run.path),
+    )
 
 
 def _model_rows(run: Run) -> list[tuple[str, str]]:
@@ -85,59 +63,53 @@ def _model_rows(run: Run) -> list[tuple[str, str]]:
     return rows
 
 
-def _tuned(run: Run) -> list[str]:
-    """Return a table of the tuned constants of this model, if there are any."""
-    path = run.memory_path("tuned.json")
-    tuned = read_json(path) if path.exists() else {}
-    if not isinstance(tuned, dict):
-        raise UserError("the tuned constants cannot be read", path, "remove the file and run tune again")
-    rows: list[tuple[str, ...]] = [
-        ("rule", "reset", "rate", "pull", "epsilon", "nats/token, tuning articles", "level 1 there")
-    ]
-    for rule, resets in tuned.items() if tuned.get("model") == run.fingerprint else ():
-        for reset, found in resets.items() if isinstance(resets, dict) else ():
-            if not isinstance(found, dict):
-                raise UserError(f"the tuned constants of {rule} cannot be read", path, "remove it and run tune again")
-            names = ("rate", "pull", "epsilon", "nats_per_token", "level_1_nats_per_token")
-            rows.append((rule, reset, *(_number(found.get(name)) for name in names)))
-    return ["Tuned:\n\n" + _table(rows)] if len(rows) > 1 else []
+def _tuned(run: Run) -> str:
+    """Return a table of the tuned constants, empty where there are none."""
+    rows: list[tuple[str, ...]] = []
+    for rule in HAND_MADE:
+        for reset in RESETS:
+            if found := load_tuned(run.path, rule, reset, run.trained):
+                constants = ", ".join(f"{name} {_number(found.get(name))}" for name in NEEDED[rule])
+                losses = (_number(found.get(name)) for name in ("nats_per_token", "level_1_nats_per_token"))
+                rows.append((rule, reset, constants, *losses))
+    headings = ("rule", "reset", "constants", "nats/token, tuning articles", "level 1 there")
+    return _table([headings, *rows], left=3) if rows else ""
 
 
-def _learned(run: Run) -> list[str]:
-    """Describe the learned rules of this model, a paragraph each."""
-    parts = []
-    for path in sorted((run.path / "memory").glob("*.json")):
-        about = read_json(run.memory_path(path.name))
-        if isinstance(about, dict) and about.get("model") == run.fingerprint and "g" in about:
-            try:
-                features = ", ".join(section_of(LearnedRuleOptions, about["g"]).features) or "nothing"
-            except UserError as error:
-                raise UserError(f"its options are not understood ({error})", path, "run metatrain again") from error
-            parts.append(
-                f"Learned: {markdown_code(path.stem)}, whose gates look at {markdown_code(features)}; kept: "
-                f"{markdown_code(str(about.get('kept')))}."
-            )
-    return parts
+def _learned(run: Run, reset: str) -> list[dict[str, str]]:
+    """Return name, gate features and kept candidate of each learned rule."""
+    found = []
+    for name in learned_names(run.path, reset, run.trained):
+        learned = load_learned(run.path, name, reset, run.trained)
+        assert learned is not None
+        try:
+            features = ", ".join(section_of(LearnedRuleOptions, learned[1]["g"]).features) or "nothing"
+        except UserError as error:
+            path = run.memory_path(f"{name}-{reset}.safetensors")
+            raise UserError(f"its options are not understood ({error})", path, "run metatrain again") from error
+        found.append({"name": f"{name}-{reset}", "features": features, "kept": str(learned[1].get("kept"))})
+    return found
 
 
-def _figures(paths: list[Path]) -> list[str]:
-    """Return a table for each text that was scored."""
+def _texts(folder: Path) -> list[dict[str, Any]]:
+    """Return a table, and the titles of the first articles, of each text that was scored."""
     texts: dict[str, list[Scores]] = {}
-    for path in paths:
+    for path in scores_of_run(folder):
         scores = read_scores(path)
         texts.setdefault(str(scores.protocol["text"]), []).append(scores)
-    parts = []
-    for variants in texts.values():
-        comparison = compare(variants)
-        titles = [markdown_code(str(article["title"])) for article in comparison.articles[:_TITLES_SHOWN]]
-        more = len(comparison.articles) - len(titles)
-        parts.append(markdown_table(comparison).rstrip())
-        parts.append(f"Articles: {', '.join(titles)}{f' and {more} more' if more else ''}.")
-    return parts or ["Nothing was scored yet."]
+    comparisons = [compare(scores) for scores in texts.values()]
+    return [
+        {
+            "table": markdown_table(each).rstrip(),
+            "titles": [str(article["title"]) for article in each.articles[:_TITLES_SHOWN]],
+            "more": len(each.articles) - _TITLES_SHOWN if len(each.articles) > _TITLES_SHOWN else 0,
+        }
+        for each in comparisons
+    ]
 
 
-def _table(rows: list[tuple[str, ...]]) -> str:
-    return "\n".join(markdown_rows([[markdown(cell) for cell in row] for row in rows], left=2))
+def _table(rows: list[tuple[str, ...]], left: int = 2) -> str:
+    return "\n".join(markdown_rows([[markdown(cell) for cell in row] for row in rows], left))
 
 
 def _number(value: Any) -> str:

@@ -1,15 +1,15 @@
 """The score file: what one variant lost on each token of a text. This module alone knows its format.
 
-A Parquet file (zstd) with one row per scored token, in the split's own order whatever order its articles were read in;
-the protocol of the reading is JSON under the key ``dynlm`` of the file's metadata. Every table and picture is made from
-these files, so each row keeps the token's bytes and its count of words: any score can be divided by tokens, words or
-bytes.
+A Parquet file (zstd) with one row for each scored token, in the split's own order whatever order its articles were read
+in; the protocol of the reading is JSON under the key ``dynlm`` of the file's metadata. Every table and picture is made
+from these files, so each row keeps the token's bytes and its count of words: any loss can be divided by tokens, words
+or bytes.
 
-Two further columns may be there, for what the memory itself did; both are those of the weights that scored the token,
-so they stay the same through a segment. ``distance`` (float32) is |theta_t - theta_0| / |theta_0| over all dynamic
-tensors taken as one vector. ``flush`` (float32, 0 to 1) is how much of the way back to theta_0 the weights were moved
-just before the segment: 1 where they started afresh, else the mean beta of the step. The rates themselves are in the
-protocol, ``rule.rates``: an object of ``lr`` and ``decay`` for each tensor.
+Two optional columns record the memory, of the weights that scored the token, so they are constant in a segment:
+``distance`` (float32) is |theta_t - theta_0| / |theta_0| over all dynamic tensors as one vector; ``flush`` (float32, 0
+to 1) is the share of the way back to theta_0 that the weights went just before the segment: 1 where they were reset,
+else the mean decay of a step. The rates themselves are in the protocol, ``rule.rates``: ``lr`` and ``decay`` of each
+tensor.
 """
 
 from __future__ import annotations
@@ -33,36 +33,35 @@ from dynlm.runtime.text import printable
 FORMAT = 1
 FOLDER = "scores"
 _KEY = b"dynlm"
-_COLUMNS = pa.schema(
-    [
-        pa.field("article", pa.int32(), nullable=False),
-        pa.field("position", pa.int32(), nullable=False),
-        pa.field("segment", pa.int32(), nullable=False),
-        pa.field("token", pa.int32(), nullable=False),
-        pa.field("surface", pa.binary(), nullable=False),
-        pa.field("words", pa.int16(), nullable=False),
-        pa.field("nats", pa.float32(), nullable=False),
-    ]
-)
-_OPTIONAL = pa.schema(
-    [pa.field("distance", pa.float32(), nullable=False), pa.field("flush", pa.float32(), nullable=False)]
-)
+_TYPES = {
+    "article": pa.int32(),
+    "position": pa.int32(),
+    "segment": pa.int32(),
+    "token": pa.int32(),
+    "surface": pa.binary(),
+    "words": pa.int16(),
+    "nats": pa.float32(),
+    "distance": pa.float32(),
+    "flush": pa.float32(),
+}
+_OPTIONAL = ("distance", "flush")
 _ROWS_OF_ANY_FILE, _ROWS_A_BYTE = 2**20, 8
 _TEXT_OF_ANY_FILE, _TEXT_A_BYTE = 64 * 2**20, 64
 _UNPACKED_OF_ANY_FILE, _UNPACKED_A_BYTE = 128 * 2**20, 64
 """What a file may claim by its size in bytes: losses are noise, and hardly compress."""
 _UNREADABLE = (OSError, pa.ArrowException, ValueError, LookupError, MemoryError)
-_CURRENT_RATES = {"alpha": "lr", "pull": "decay"}
 _NEEDED = {"variant": str, "articles": list, "text": str, "tokenizer": str}
+_AGAIN = "score the text anew"
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """One variant's reading of a text, one entry per scored token in the split's own order.
+    """One variant's reading of a text, one entry for each scored token in the split's own order.
 
-    ``article`` is the index in the split from 0, ``position`` the token's place in its article from 0, ``segment``
-    the index of the segment within the file, ``surface`` the token's exact bytes (not always whole
-    characters), ``words`` how many words start in it (an end of line counts as one), ``nats`` its loss.
+    ``article`` is the index in the split from 0, ``position`` the token's place in its article from 0, ``segment`` the
+    index of the segment within the file, ``surface`` the token's exact bytes (not always whole characters), ``words``
+    how many words start in it (an end of line counts as one), ``nats`` its loss. ``distance`` and ``flush`` are None
+    where they were not recorded; ``path`` is the file that this was read from, if any.
     """
 
     protocol: dict[str, Any]
@@ -74,14 +73,11 @@ class Scores:
     nats: np.ndarray
     surface: Sequence[bytes] = field(repr=False)
     path: Path | None = None
-    """The file this was read from, if any."""
     distance: np.ndarray | None = None
-    """How far the weights that scored the token were from theta_0, relative to its norm; None where not recorded."""
     flush: np.ndarray | None = None
-    """How much of the way back to theta_0 they had just been moved, 0 to 1; None where not recorded."""
 
     def __post_init__(self) -> None:
-        lengths = {name: len(getattr(self, name)) for name in (*_COLUMNS.names, *self._recorded)}
+        lengths = {name: len(column) for name, column in self.columns.items()}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"columns of different lengths: {lengths}")
 
@@ -89,8 +85,9 @@ class Scores:
         return len(self.nats)
 
     @property
-    def _recorded(self) -> list[str]:
-        return [name for name in _OPTIONAL.names if getattr(self, name) is not None]
+    def columns(self) -> dict[str, Any]:
+        """The columns of the file, without those that were not recorded."""
+        return {name: getattr(self, name) for name in _TYPES if getattr(self, name) is not None}
 
     @property
     def variant(self) -> str:
@@ -104,7 +101,7 @@ class Scores:
 
     @cached_property
     def bytes(self) -> np.ndarray:
-        """The number of bytes that each token stands for (int64)."""
+        """The number of bytes of each token (int64)."""
         return np.fromiter((len(surface) for surface in self.surface), dtype=np.int64, count=len(self))
 
     @cached_property
@@ -119,11 +116,11 @@ class Scores:
         return np.asarray(self.article)[self.starts[:-1]]
 
     def rows(self, article: int) -> slice:
-        """The rows of the article with this index in the split. Raises KeyError where it was not read."""
-        places = np.flatnonzero(self.articles == article)
-        if not len(places):
+        """Return the rows of the article with this index in the split. Raises KeyError where it was not read."""
+        found = np.flatnonzero(self.articles == article)
+        if not len(found):
             raise KeyError(article)
-        return slice(int(self.starts[places[0]]), int(self.starts[places[0] + 1]))
+        return slice(int(self.starts[found[0]]), int(self.starts[found[0] + 1]))
 
     def sums(self, values: np.ndarray) -> np.ndarray:
         """Sum ``values`` (one per row) over each article: float64 for floating point, else int64."""
@@ -131,127 +128,72 @@ class Scores:
         return np.add.reduceat(values.astype(kind), self.starts[:-1])
 
     def title(self, article: int) -> str:
-        """The title of the article with this index, as one printable line; ``article N`` where there is none."""
-        for entry in self.protocol["articles"]:
-            if entry["index"] == article:
-                return printable(str(entry.get("title") or f"article {article + 1}"))
-        return f"article {article + 1}"
+        """Return the title of the article with this index in one printable line, by default ``article N``."""
+        titles = (entry.get("title") for entry in self.protocol["articles"] if entry["index"] == article)
+        return printable(str(next(titles, None) or f"article {article + 1}"))
 
 
 def write_scores(path: Path, scores: Scores) -> None:
-    """Write ``scores`` to ``path``, whole or not at all.
-
-    Raises UserError where the file cannot be written or a loss is not a finite number.
-    """
-    _check_rows(scores.article, scores.nats, scores.variant)
-    _check_recorded({name: getattr(scores, name) for name in scores._recorded}, scores.variant)
+    """Write ``scores`` atomically. Raises UserError where ``path`` cannot be written or a value is not finite."""
     protocol = {**scores.protocol, "format": FORMAT}
     _check_protocol(protocol, scores.variant)
-    schema = pa.schema([*_COLUMNS, *(_OPTIONAL.field(name) for name in scores._recorded)])
-    arrays = [pa.array(getattr(scores, column.name), type=column.type) for column in schema]
-    schema = schema.with_metadata({_KEY: json.dumps(protocol, ensure_ascii=False).encode("utf-8", "surrogatepass")})
-    table = pa.Table.from_arrays(arrays, schema=schema)
-    with atomic_write(path) as aside:
-        pq.write_table(table, aside, compression="zstd", write_page_checksum=True)
+    _check_columns(scores, scores.variant)
+    metadata = {_KEY: json.dumps(protocol, ensure_ascii=False).encode("utf-8", "surrogatepass")}
+    fields = [pa.field(name, _TYPES[name], nullable=False) for name in scores.columns]
+    arrays = [pa.array(column, type=_TYPES[name]) for name, column in scores.columns.items()]
+    with atomic_write(path) as staged:
+        table = pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata=metadata))
+        pq.write_table(table, staged, compression="zstd", write_page_checksum=True)
 
 
 def read_scores(path: Path) -> Scores:
     """Read a score file.
 
     Raises UserError where it is missing, cut short, damaged, no score file of dynlm's, of a newer format, short of a
-    column, or holds a loss that is not a finite number.
+    column, or holds a value that is not finite.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError("no such score file", path, "write it with `dynlm score`")
+    protocol = read_protocol(path)
+    surfaces: list[bytes] = []
     try:
-        with pq.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            _check_claims(file.metadata, path)
-            protocol = _protocol(schema, path)
-            missing = [name for name in _COLUMNS.names if name not in schema.names]
-            if missing:
-                raise UserError(f"the score file has no column {missing[0]!r}", path, "score the text anew")
-        wanted = pa.schema([*_COLUMNS, *(column for column in _OPTIONAL if column.name in schema.names)])
-        numbers = pa.schema([column for column in wanted if column.name != "surface"])
-        surfaces: list[bytes] = []
-        parts = [numbers.empty_table()]
         with pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=["surface"]) as file:
+            _check_claims(file.metadata, path)
+            names = [name for name in _TYPES if name in file.schema_arrow.names]
+            if missing := [name for name in _TYPES if name not in (*names, *_OPTIONAL)]:
+                raise UserError(f"the score file has no column {missing[0]!r}", path, _AGAIN)
+            numbers = pa.schema([pa.field(name, _TYPES[name]) for name in names if name != "surface"])
+            parts = [numbers.empty_table()]
             # A row group at a time: each may have a dictionary of its own, as large as it claims.
             for index in range(file.metadata.num_row_groups):
-                part = file.read_row_group(index, columns=wanted.names).select(wanted.names)
+                part = file.read_row_group(index, columns=names)
                 _add_surfaces(surfaces, part.column("surface"), path)
-                parts.append(part.replace_schema_metadata().drop_columns("surface").cast(numbers))
+                parts.append(part.select(numbers.names).replace_schema_metadata().cast(numbers))
         table = pa.concat_tables(parts)
     except _UNREADABLE as error:
-        raise _not_whole(path, error) from error
+        raise _damaged(path, error) from error
     if any(column.null_count for column in table.columns):
-        raise UserError("the score file has empty fields", path, "score the text anew")
+        raise UserError("the score file has empty fields", path, _AGAIN)
     columns = {name: table.column(name).to_numpy() for name in table.column_names}
-    _check_rows(columns["article"], columns["nats"], path)
-    _check_recorded(columns, path)
-    return Scores(protocol=protocol, surface=surfaces, path=path, **columns)
+    scores = Scores(protocol=protocol, surface=surfaces, path=Path(path), **columns)
+    _check_columns(scores, path)
+    return scores
 
 
 def read_protocol(path: Path) -> dict[str, Any]:
-    """What a score file says of its reading, without its rows. Raises UserError as ``read_scores`` does."""
-    path = Path(path)
-    if not path.is_file():
+    """Read the protocol of a score file, without its rows. Raises UserError as ``read_scores`` does."""
+    if not Path(path).is_file():
         raise UserError("no such score file", path, "write it with `dynlm score`")
     try:
-        with pq.ParquetFile(path) as file:
-            return _protocol(file.schema_arrow, path)
+        metadata = pq.read_schema(path).metadata or {}
     except _UNREADABLE as error:
-        raise _not_whole(path, error) from error
-
-
-def scores_of_run(folder: Path) -> list[Path]:
-    """The score files in ``folder/scores``, sorted by name; none where nothing was scored yet."""
-    return sorted(path for path in (Path(folder) / FOLDER).glob("*.parquet") if not path.name.startswith("."))
-
-
-def _check_claims(metadata: Any, path: Path) -> None:
-    """Refuse, before anything is taken for them, more rows or bytes than a file of this size can hold."""
-    size = path.stat().st_size
-    unpacked = sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
-    if unpacked > max(_UNPACKED_OF_ANY_FILE, _UNPACKED_A_BYTE * size):
-        raise UserError(f"claims {unpacked:,} bytes in {size:,}, which no reading does", path, "score the text anew")
-    rows = max(metadata.num_rows, sum(metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)))
-    if rows > max(_ROWS_OF_ANY_FILE, _ROWS_A_BYTE * size):
-        raise UserError(f"claims {rows:,} rows in {size:,} bytes, which no reading does", path, "score the text anew")
-
-
-def _add_surfaces(surfaces: list[bytes], column: pa.ChunkedArray, path: Path) -> None:
-    """Add each row's bytes; rows with the same share them, so that they take no more memory than the file says."""
-    total, most = sum(map(len, surfaces)), max(_TEXT_OF_ANY_FILE, _TEXT_A_BYTE * path.stat().st_size)
-    for chunk in column.chunks:
-        if not isinstance(chunk, pa.DictionaryArray):
-            chunk = chunk.cast(pa.binary()).dictionary_encode()
-        if chunk.null_count:
-            raise UserError("the score file has empty fields", path, "score the text anew")
-        values, places = chunk.dictionary.cast(pa.binary()).to_pylist(), chunk.indices.to_numpy()
-        if None in values:
-            raise UserError("the score file has empty fields", path, "score the text anew")
-        total += int(np.array([len(value) for value in values], dtype=np.int64)[places].sum())
-        if total > most:
-            raise UserError(f"claims {total:,} bytes of text, more than its size allows", path, "score the text anew")
-        surfaces += [values[place] for place in places.tolist()]
-
-
-def _not_whole(path: Path, error: BaseException) -> UserError:
-    reason = str(error).partition("\n")[0]
-    return UserError(f"not a whole score file ({reason})", path, "it may be cut short; score the text anew")
-
-
-def _protocol(schema: pa.Schema, path: Path) -> dict[str, Any]:
-    text = (schema.metadata or {}).get(_KEY)
-    if text is None:
+        raise _damaged(path, error) from error
+    if _KEY not in metadata:
         raise UserError("a Parquet file, but no score file of dynlm's", path)
     try:
-        protocol = parse_json(text)
+        protocol = parse_json(metadata[_KEY])
         version = protocol["format"]
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError("the score file's protocol cannot be read", path, "score the text anew") from error
+        raise UserError("the score file's protocol cannot be read", path, _AGAIN) from error
     if not isinstance(version, int) or version > FORMAT:
         raise UserError(f"format {version} is newer than this dynlm reads ({FORMAT})", path, "upgrade dynlm")
     protocol = _with_current_names(protocol)
@@ -259,14 +201,19 @@ def _protocol(schema: pa.Schema, path: Path) -> dict[str, Any]:
     return protocol
 
 
+def scores_of_run(folder: Path) -> list[Path]:
+    """Return the score files in ``folder/scores``, sorted by name; none where nothing was scored yet."""
+    return sorted(path for path in (Path(folder) / FOLDER).glob("*.parquet") if not path.name.startswith("."))
+
+
 def _with_current_names(protocol: dict[str, Any]) -> dict[str, Any]:
-    """Translate the keys of files written before 0.2: ``arm``, and a rate's ``alpha`` and ``pull``."""
+    """Translate the keys of older files: ``arm`` to ``variant``, ``alpha`` to ``lr`` and ``pull`` to ``decay``."""
     if "arm" in protocol:
         protocol = {"variant": protocol["arm"], **protocol}
-    rule = protocol.get("rule")
+    rule, names = protocol.get("rule"), {"alpha": "lr", "pull": "decay"}
     if isinstance(rule, dict) and isinstance(rates := rule.get("rates"), dict):
         current = {
-            tensor: {_CURRENT_RATES.get(key, key): value for key, value in of_tensor.items()}
+            tensor: {names.get(key, key): value for key, value in of_tensor.items()}
             for tensor, of_tensor in rates.items()
             if isinstance(of_tensor, dict)
         }
@@ -274,28 +221,54 @@ def _with_current_names(protocol: dict[str, Any]) -> dict[str, Any]:
     return protocol
 
 
+def _check_claims(metadata: Any, path: Path) -> None:
+    """Refuse, before anything is allocated, more rows or bytes than a file of this size can hold."""
+    size, groups = path.stat().st_size, [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    unpacked = sum(group.total_byte_size for group in groups)
+    if unpacked > max(_UNPACKED_OF_ANY_FILE, _UNPACKED_A_BYTE * size):
+        raise UserError(f"claims {unpacked:,} bytes in {size:,}, which no reading does", path, _AGAIN)
+    rows = max(metadata.num_rows, sum(group.num_rows for group in groups))
+    if rows > max(_ROWS_OF_ANY_FILE, _ROWS_A_BYTE * size):
+        raise UserError(f"claims {rows:,} rows in {size:,} bytes, which no reading does", path, _AGAIN)
+
+
+def _add_surfaces(surfaces: list[bytes], column: pa.ChunkedArray, path: Path) -> None:
+    """Append each row's bytes; equal rows share them, so that they take no more memory than the file."""
+    total, most = sum(map(len, surfaces)), max(_TEXT_OF_ANY_FILE, _TEXT_A_BYTE * path.stat().st_size)
+    for chunk in column.chunks:
+        if not isinstance(chunk, pa.DictionaryArray):
+            chunk = chunk.cast(pa.binary()).dictionary_encode()
+        values = chunk.dictionary.cast(pa.binary()).to_pylist()
+        if chunk.null_count or None in values:
+            raise UserError("the score file has empty fields", path, _AGAIN)
+        indices = chunk.indices.to_numpy()
+        total += int(np.array([len(value) for value in values], dtype=np.int64)[indices].sum())
+        if total > most:
+            raise UserError(f"claims {total:,} bytes of text, more than its size allows", path, _AGAIN)
+        surfaces += [values[index] for index in indices.tolist()]
+
+
+def _damaged(path: Path, error: BaseException) -> UserError:
+    reason = str(error).partition("\n")[0]
+    return UserError(f"not a whole score file ({reason})", path, f"it may be cut short; {_AGAIN}")
+
+
 def _check_protocol(protocol: dict[str, Any], where: object) -> None:
     for key, kind in _NEEDED.items():
         if not isinstance(protocol.get(key), kind):
-            raise UserError(f"the score file's protocol has no {key!r}", where, "score the text anew")
+            raise UserError(f"the score file's protocol has no {key!r}", where, _AGAIN)
     if not all(isinstance(entry, dict) and isinstance(entry.get("index"), int) for entry in protocol["articles"]):
-        raise UserError("the protocol's list of articles is damaged", where, "score the text anew")
+        raise UserError("the protocol's list of articles is damaged", where, _AGAIN)
 
 
-def _check_rows(article: np.ndarray, nats: np.ndarray, where: object) -> None:
-    if not len(nats):
+def _check_columns(scores: Scores, where: object) -> None:
+    if not len(scores):
         raise UserError("no scored tokens", where, "choose a text that is not empty")
-    broken = np.flatnonzero(~np.isfinite(nats))
-    if len(broken):
-        raise UserError(
-            f"the loss of token {broken[0]} is {nats[broken[0]]}", where, "the variant diverged: lower its rate"
-        )
-    beginnings = np.asarray(article)[np.concatenate([[0], np.flatnonzero(np.diff(article)) + 1])]
-    if len(set(beginnings.tolist())) != len(beginnings):
+    if len(broken := np.flatnonzero(~np.isfinite(scores.nats))):
+        what = f"the loss of token {broken[0]} is {scores.nats[broken[0]]}"
+        raise UserError(what, where, "the variant diverged: lower its rate")
+    if len(set(scores.articles.tolist())) != len(scores.articles):
         raise UserError("an article's tokens are not in one piece", where, "score the articles one after the other")
-
-
-def _check_recorded(columns: dict[str, np.ndarray], where: object) -> None:
-    for name in _OPTIONAL.names:
-        if name in columns and not np.isfinite(columns[name]).all():
-            raise UserError(f"the column {name!r} holds what is no finite number", where, "score the text anew")
+    for name in _OPTIONAL:
+        if not np.isfinite(scores.columns.get(name, 0)).all():
+            raise UserError(f"the column {name!r} has a value that is not finite", where, _AGAIN)

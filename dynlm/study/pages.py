@@ -8,22 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from dynlm.evaluation.overlap import tuned_notes
+from dynlm.evaluation.render import render_markdown
 from dynlm.evaluation.tables import gain_cell, notes_of
-from dynlm.report.curves import plot_run
+from dynlm.report.curves import TITLES, plot_run
 from dynlm.runtime.files import atomic_write
 from dynlm.runtime.parsing import write_json
-from dynlm.runtime.text import markdown, markdown_code, printable
+from dynlm.runtime.text import markdown, printable
 from dynlm.study.options import StudyOptions
 from dynlm.study.results import Results, shown
 from dynlm.study.tables import as_csv, as_dict, budget_table, figures_table
 from dynlm.study.variants import pairs_of
 from dynlm.study.words_page import words_of_pairs
 
-_TITLES = {
-    "difference": "Difference in instant perplexity over successive articles",
-    "position": "Loss against the position in the article",
-    "memory": "What the memory did",
-}
+_TEMPLATE = Path(__file__).parent / "templates" / "README.md.j2"
 
 
 def write_pages(folder: Path, results: Results, options: StudyOptions, card: dict[str, Any]) -> list[Path]:
@@ -56,84 +53,49 @@ def verdict(results: Results) -> str:
             if low is None or high is None:
                 interval = "too few articles for an interval"
             else:
-                side = "above" if low > 0 else "below" if high < 0 else ""
-                interval = f"the interval is {side} zero" if side else "the interval holds zero"
+                side = "is above" if low > 0 else "is below" if high < 0 else "holds"
+                interval = f"the interval {side} zero"
             parts.append(f"{gain_cell(over.gain)} over {over.baseline.reading.label} ({interval})")
     return "; ".join(parts) + "."
 
 
 def _readme(folder: Path, results: Results, options: StudyOptions, card: dict[str, Any], pictures: list[Path]) -> str:
-    study, text = options.study, results.text
-    command = f"dynlm study --config {shlex.quote(str(folder / 'config.yaml'))}"
-    found = "found before each was read" if study.tune else "taken from the run: nothing was tuned on this text"
-    model = f"base model {markdown_code(card['fingerprint'])}, {card['parameters']:,} parameters, the same for all"
-    parts = [
-        f"# Study {markdown_code(f'{folder.parent.name}/{folder.name}')}\n",
-        f"{time.strftime('%Y-%m-%d')} · {markdown(str(text.corpus))} · {model} · {markdown_code(command)}\n",
-        f"{markdown(verdict(results))}\n",
-        figures_table(results),
-        f"{markdown(notes_of(text)[0])}  ",
-        _about_gains(results),
-        "A variant without an order has the same losses in any; one without a reset policy has static weights. The "
-        f"better policy of each variant, and the lowest of the {len(results.rows)} readings, were chosen on these very "
-        "articles: the intervals do not account for that choice.\n",
-        "## The protocol\n",
-        *_statements(results),
-        f"- Rates, g and whatever else a variant needs were {found}, for each reset policy separately.",
-        *_tuned_on(results),
-        "",
-        "## What finding each variant read\n",
-        "Every search reads the same tokens and stops by the same rule. A variant that starts from another's rates "
-        "counts what those read too. Gradient statistics are collected once for all variants "
-        f"({options.tune.statistics_tokens:,} tokens).\n",
-        budget_table(results),
-    ]
-    if pictures:
-        order = f"articles {results.order}"
-        parts.append(f"## Pictures\n\nEach variant under the reset policy that is better for it, {order}.\n")
-    shown_here = [path for path in pictures if path.suffix == ".png"]
-    parts += [f"![{_TITLES.get(path.stem, path.stem)}]({path.name})\n" for path in shown_here]
-    if pairs_of(study):
-        parts.append("Which words gained: [words.md](words.md).\n")
-    parts.append("Every token's loss is in `scores/`; `dynlm report` and `dynlm compare` read this folder.")
-    return "\n".join(parts) + "\n"
-
-
-def _about_gains(results: Results) -> str:
-    labels: dict[str, dict[str, None]] = {}
+    baselines: dict[str, dict[str, None]] = {}
+    statements: dict[str, list[str]] = {}
+    tuned_on = set()
     for row in results.rows:
+        protocol = row.done.scores.protocol
+        statements.setdefault(printable(str(protocol.get("statement", ""))), []).append(row.done.reading.label)
         for over in row.over:
-            reading = over.baseline.reading
-            labels.setdefault(reading.variant.name, {})[reading.label] = None
-    if not labels:
-        return ""
-    baselines = [
-        markdown(name) if [*own] == [name] else f"{markdown(name)} ({markdown(' or '.join(own))})"
-        for name, own in labels.items()
-    ]
-    return (
-        f"Gains: nats per token below {', '.join(baselines)}, under the baseline's better reset policy and in the same "
-        f"order; paired bootstrap over articles, {results.text.resamples:,} resamples, seed {results.text.seed}.  "
+            baselines.setdefault(over.baseline.reading.variant.name, {})[over.baseline.reading.label] = None
+        if row.done.prepared:
+            tuned_on |= {note[:1].upper() + note[1:] for note in tuned_notes(protocol, with_corpus=True)}
+    return render_markdown(
+        _TEMPLATE,
+        title=f"{folder.parent.name}/{folder.name}",
+        date=time.strftime("%Y-%m-%d"),
+        corpus=str(results.text.corpus),
+        card=card,
+        command=f"dynlm study --config {shlex.quote(str(folder / 'config.yaml'))}",
+        verdict=verdict(results),
+        figures=figures_table(results),
+        text_note=notes_of(results.text)[0],
+        baselines=[
+            markdown(name) if [*labels] == [name] else f"{markdown(name)} ({markdown(' or '.join(labels))})"
+            for name, labels in baselines.items()
+        ],
+        resamples=results.text.resamples,
+        seed=results.text.seed,
+        readings=len(results.rows),
+        statements=statements,
+        tune=options.study.tune,
+        tuned_on=sorted(tuned_on),
+        statistics_tokens=options.tune.statistics_tokens,
+        budgets=budget_table(results),
+        pictures={path.name: TITLES.get(path.stem, path.stem) for path in pictures if path.suffix == ".png"},
+        order=results.order,
+        words=bool(pairs_of(options.study)),
     )
-
-
-def _statements(results: Results) -> list[str]:
-    """Return each distinct statement of a protocol once, with the readings it describes."""
-    labels: dict[str, list[str]] = {}
-    for row in results.rows:
-        statement = printable(str(row.done.scores.protocol.get("statement", "")))
-        labels.setdefault(statement, []).append(row.done.reading.label)
-    return [f"- {markdown('; '.join(own) + f': {statement}.')}" for statement, own in labels.items()]
-
-
-def _tuned_on(results: Results) -> list[str]:
-    notes = {
-        f"- {markdown(f'{note[:1].upper()}{note[1:]}')}."
-        for row in results.rows
-        if row.done.prepared
-        for note in tuned_notes(row.done.scores.protocol, with_corpus=True)
-    }
-    return sorted(notes)
 
 
 def _write(path: Path, text: str) -> None:

@@ -43,7 +43,7 @@ def test_a_card_has_the_runs_own_figures(tuned_copy: Run) -> None:
         assert "|".join(figures_of(variant)[:4]) in card.replace(" ", "")
     for told in (f"{trained.card['parameters']:,}", f"{trained.card['valid_nats_per_token']:.4f}", trained.fingerprint):
         assert told in card
-    assert re.search(r"^\| rms +\| stream +\| \d", card, re.MULTILINE)
+    assert re.search(r"^\| rms +\| stream +\| rate \d", card, re.MULTILINE)
     assert "Learned: ` meta-stream `" in card
     assert scores[0].title(0) in card
     assert str(tuned_copy.corpus) not in card.replace(str(scores[0].protocol["corpus"]), "")
@@ -90,7 +90,7 @@ def test_a_title_ends_no_code_span(title: str, tuned_copy: Run) -> None:
 NOT_AS_IT_SHOULD_BE = (None, [], {}, "x", 7, True, -1.5, [[]], {"a": {"b": []}}, 10**400, "\ud800")
 
 
-@pytest.mark.parametrize("name", ["model.json", "memory/tuned.json", "memory/meta-stream.json", "provenance.json"])
+@pytest.mark.parametrize("name", ["model.json", "memory/tuned.json", "provenance.json"])
 def test_whatever_is_in_a_card_a_reader_says_one_line_or_nothing(name: str, tuned_copy: Run) -> None:
     path = tuned_copy.folder / name
     whole = json.loads(path.read_text())

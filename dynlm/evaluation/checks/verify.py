@@ -26,7 +26,7 @@ from dynlm.data.options import CorpusOptions
 from dynlm.data.stream import Stream, read_side_by_side
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.errors import UserError
-from dynlm.evaluation.evaluate import rows_of
+from dynlm.evaluation.evaluate import rows_of, text_columns
 from dynlm.evaluation.protocol import ArticleOrder, rates_of, text_fingerprint
 from dynlm.evaluation.score_file import Scores, read_scores
 from dynlm.run.provenance import differences, made_with, rounds_alike
@@ -183,18 +183,12 @@ def _other_text(scores: Scores, text: TokenisedSplit) -> str | None:
     if len(other := np.flatnonzero(lengths != lengths_now)):
         n = other[0]
         return f"article {chosen[n] + 1} had {lengths[n]:,} tokens, now it has {lengths_now[n]:,}"
-    position_N = np.concatenate([np.arange(length) for length in lengths])
-    if len(other := np.flatnonzero(scores.position != position_N)):
-        n = other[0]
-        return f"row {n + 1} is token {scores.position[n]} of its article, not token {position_N[n]}"
-    rows_N = text.starts[scores.article] + scores.position
-    for name, now_N in (("token", text.ids_N), ("words", text.words_N)):
-        if len(other := np.flatnonzero(getattr(scores, name) != now_N[rows_N])):
-            return f"{_token(scores, int(other[0]))}: {name} {getattr(scores, name)[other[0]]} then, another now"
-    surfaces = (surface for article in chosen for surface in text.surfaces(article))
-    for row, (then, surface) in enumerate(zip(scores.surface, surfaces, strict=True)):
-        if then != surface:
-            return f"{_token(scores, row)}: other bytes than {_surface(surface)} now"
+    for name, now in text_columns(text, chosen).items():
+        then = getattr(scores, name)
+        if len(rows := np.flatnonzero(np.asarray(then, dtype=object) != np.asarray(now, dtype=object))):
+            row = int(rows[0])
+            was, is_now = (_surface(x) if isinstance(x, bytes) else str(x) for x in (then[row], now[row]))
+            return f"row {row + 1}, {_token(scores, row)}: {name} {was} then, {is_now} now"
     if scores.protocol["text"] != text_fingerprint(text, chosen):
         return "the split's other articles are not the same as then"
     return None
