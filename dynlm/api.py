@@ -13,7 +13,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 
-from dynlm.adapt.memory_file import SavedMemory, options_of, save_memory
+from dynlm.adapt.memory_file import SavedMemory, options_of
 from dynlm.adapt.options import MemoryOptions
 from dynlm.errors import UserError
 from dynlm.evaluation.generate import Sampling, continue_text
@@ -29,17 +29,17 @@ class DynamicLM(ModelHubMixin, library_name="dynlm"):
     def __init__(self, run: Run):
         """Raises UserError where ``run`` is not trained, or lacks what the memory's options ask for."""
         self._hub_mixin_config = None  # a run describes itself in its own files
-        self._run, self._session = run, Session.open(run)
+        self._session = Session.open(run)
 
     @property
     def options(self) -> MemoryOptions:
         """The options of the memory: rule, reset policy, segment and so on."""
-        return self._run.section(MemoryOptions)
+        return self._session.run.section(MemoryOptions)
 
     @property
     def fingerprint(self) -> str:
         """The fingerprint of the static parameters, which reading does not change."""
-        return self._run.fingerprint
+        return self._session.run.fingerprint
 
     @property
     def tokens_read(self) -> int:
@@ -69,16 +69,15 @@ class DynamicLM(ModelHubMixin, library_name="dynlm"):
 
     def save_memory(self, path: str | os.PathLike[str]) -> None:
         """Save the memory atomically, for ``load_memory`` and the commands' ``--memory``."""
-        save_memory(Path(path), self._session.saved, self._session.reader, self.options, self.fingerprint)
+        self._session.save(Path(path))
 
     def load_memory(self, path: str | os.PathLike[str]) -> None:
         """Replace the memory and its options by those of a file.
 
         Raises UserError where the file is damaged or of another model; the memory then stays as it was.
         """
-        run = self._run.with_sections(options_of(Path(path), self.options))
+        run = self._session.run.with_sections(options_of(Path(path), self.options))
         self._session = Session.open(run, Path(path))
-        self._run = run
 
     def forget(self) -> None:
         """Forget everything that was read."""
@@ -86,10 +85,10 @@ class DynamicLM(ModelHubMixin, library_name="dynlm"):
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """Return the card that ``save_pretrained`` and ``push_to_hub`` write as README.md."""
-        return ModelCard(model_card(self._run))
+        return ModelCard(model_card(self._session.run))
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        share_run(self._run.path, save_directory)
+        share_run(self._session.run.path, save_directory)
 
     @classmethod
     def _from_pretrained(  # the signature is the mixin's

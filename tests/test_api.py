@@ -1,4 +1,4 @@
-"""dynlm from Python: read, generate, remember, share; nothing here talks to a hub."""
+"""dynlm from Python: read, generate, save and share, without network access."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ TEXT = " the bafidela of the town was seen near a bafidela .\n" * 6
 HOSTILE = "<script>alert(1)</script> [x](javascript:1) | `` ` \u202e\x00 https://evil.example &lt;"
 
 
-def test_importing_it_waits_for_no_torch() -> None:
+def test_import_does_not_import_torch() -> None:
     done = python("-c", "import dynlm, sys; assert 'torch' not in sys.modules; assert dynlm.__version__")
     assert done.returncode == 0, done.stderr
     with pytest.raises(AttributeError, match="no attribute 'lode'"):
         dynlm.lode  # noqa: B018
 
 
-def test_reading_tells_what_each_token_cost_before_it_was_learned(tuned_run: Run) -> None:
+def test_read_returns_each_tokens_loss_before_it_was_learned_from(tuned_run: Run) -> None:
     model = dynlm.load(tuned_run.folder, rule="rms")
     first = model.read(TEXT)
     again = model.read(TEXT)
@@ -44,14 +44,14 @@ def test_reading_tells_what_each_token_cost_before_it_was_learned(tuned_run: Run
     assert dynlm.load(tuned_run.folder, rule="none").read(TEXT).nats[:20].tobytes() == first.nats[:20].tobytes()
 
 
-def test_an_unfinished_article_goes_on(tuned_run: Run) -> None:
+def test_an_unfinished_article_is_continued(tuned_run: Run) -> None:
     whole, model = (dynlm.load(tuned_run.folder) for _ in range(2))
-    told = whole.read(TEXT)
+    reported = whole.read(TEXT)
     parts = [model.read(TEXT[:100], unfinished=True), model.read(TEXT[100:])]
-    assert np.array_equal(np.concatenate([part.nats for part in parts]), told.nats)
+    assert np.array_equal(np.concatenate([part.nats for part in parts]), reported.nats)
 
 
-def test_generating_reads_the_prompt_and_keeps_the_memory(tuned_run: Run, tmp_path: Path) -> None:
+def test_generating_leaves_the_memory_as_it_was(tuned_run: Run, tmp_path: Path) -> None:
     model = dynlm.load(tuned_run.folder)
     model.read(TEXT)
     model.save_memory(tmp_path / "before.safetensors")
@@ -66,7 +66,7 @@ def test_generating_reads_the_prompt_and_keeps_the_memory(tuned_run: Run, tmp_pa
         model.generate(tokens=0)
 
 
-def test_a_memory_is_kept_and_taken_up(tuned_run: Run, tmp_path: Path) -> None:
+def test_a_memory_is_saved_and_loaded(tuned_run: Run, tmp_path: Path) -> None:
     path = tmp_path / "me.safetensors"
     model = dynlm.load(tuned_run.folder, rule="meta", segment=10)
     model.read(TEXT)
@@ -81,7 +81,7 @@ def test_a_memory_is_kept_and_taken_up(tuned_run: Run, tmp_path: Path) -> None:
     assert np.array_equal(other.read(TEXT).nats, model.read(TEXT).nats)
 
 
-def test_a_reading_that_fails_leaves_the_memory(tuned_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_reading_leaves_the_memory(tuned_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     model, other = (dynlm.load(tuned_run.folder) for _ in range(2))
     read = Session.read
 
@@ -96,7 +96,7 @@ def test_a_reading_that_fails_leaves_the_memory(tuned_run: Run, monkeypatch: pyt
     assert np.array_equal(model.read(TEXT).nats, other.read(TEXT).nats)
 
 
-def test_what_is_not_there_is_said(tuned_run: Run, tmp_path: Path) -> None:
+def test_missing_runs_and_options_are_refused(tuned_run: Run, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such run"):
         dynlm.load(tmp_path / "none")
     with pytest.raises(UserError, match="the memory has no option 'rules'"):
@@ -106,13 +106,13 @@ def test_what_is_not_there_is_said(tuned_run: Run, tmp_path: Path) -> None:
 
 
 def hostile_run(run: Run) -> Config:
-    """The run's options, with a name that nobody would give it; scored by two arms."""
+    """Score two variants of the run under a hostile name; return its options."""
     for rule in ("none", "rms"):
         scored(run.folder, with_memory(run.config, rule=rule), "1-2", overrides={"run": HOSTILE})
     return load_config(run.folder)
 
 
-def test_a_shared_model_is_the_run_it_was(tuned_copy: Run, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+def test_a_shared_model_equals_its_run(tuned_copy: Run, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     hostile_run(tuned_copy)
     model, place = dynlm.load(tuned_copy.folder), tmp_path / "shared"
     model.read(TEXT)
@@ -130,14 +130,14 @@ def test_a_shared_model_is_the_run_it_was(tuned_copy: Run, tmp_path: Path, recwa
         name.startswith(("scores", "checkpoints", "log")) or ".pkl" in name or ".bin" in name for name in names
     )
     card = (place / "README.md").read_text(encoding="utf-8")
-    assert "nats/token" in card and "| rms " in card and f"{shared._run.trained.card['parameters']:,}" in card
+    assert "nats/token" in card and "| rms " in card and f"{shared._session.run.trained.card['parameters']:,}" in card
     assert (tuned_copy.folder / "model.safetensors").read_bytes() == (place / "model.safetensors").read_bytes()
     # It is shared on as it was.
     shared.save_pretrained(tmp_path / "again")
     assert set(listing(tmp_path / "again")) == names
 
 
-def test_where_things_lie_on_this_computer_is_not_shared(tuned_copy: Run, tmp_path: Path) -> None:
+def test_local_paths_are_not_shared(tuned_copy: Run, tmp_path: Path) -> None:
     hostile_run(tuned_copy)
     dynlm.load(tuned_copy.folder).save_pretrained(tmp_path / "shared")
     for name, content in listing(tmp_path / "shared").items():
@@ -176,7 +176,7 @@ def test_pushing_uploads_just_that(tuned_copy: Run, tmp_path: Path, monkeypatch:
     assert uploaded == {"token": "t", "repo_id": "somebody/tiny", "files": listing(tmp_path / "local")}
 
 
-def test_from_a_hub_only_what_a_run_is_made_of_is_taken(
+def test_only_the_files_of_a_run_are_downloaded(
     tuned_copy: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dynlm.load(tuned_copy.folder).save_pretrained(tmp_path / "shared")
@@ -195,7 +195,7 @@ def test_from_a_hub_only_what_a_run_is_made_of_is_taken(
     assert not any("py" in pattern or pattern == "*" for pattern in asked["allow_patterns"])
 
 
-def test_the_hub_is_waited_for_only_by_who_shares() -> None:
+def test_the_command_line_does_not_import_the_hub() -> None:
     done = python("-c", "import dynlm.cli.app, sys; assert not {'torch', 'huggingface_hub'} & set(sys.modules)")
     assert done.returncode == 0, done.stderr
     assert isinstance(done, subprocess.CompletedProcess) and sys.executable
@@ -214,9 +214,7 @@ def test_the_hub_is_waited_for_only_by_who_shares() -> None:
     ],
 )
 @pytest.mark.parametrize("unfinished", [False, True])
-def test_what_somebody_read_is_shared_under_no_name(
-    tuned_copy: Run, tmp_path: Path, name: str, unfinished: bool
-) -> None:
+def test_memory_files_are_never_shared(tuned_copy: Run, tmp_path: Path, name: str, unfinished: bool) -> None:
     model = dynlm.load(tuned_copy.folder, rule="rms")
     model.read(TEXT + "the secret word is xyzzy", unfinished)
     model.save_memory(tuned_copy.folder / name)
@@ -247,7 +245,7 @@ def test_links_out_of_a_run_are_never_shared(tuned_copy: Run, tmp_path: Path, na
     assert not (tmp_path / "shared").exists()
 
 
-def test_links_of_other_names_are_passed_over(tuned_copy: Run, tmp_path: Path) -> None:
+def test_links_with_other_names_are_ignored(tuned_copy: Run, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("a private key")
     for name in ("tokenizer/key", "memory/key.json", "key.safetensors", "config.json"):
         (tuned_copy.folder / name).symlink_to(tmp_path / "key")

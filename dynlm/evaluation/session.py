@@ -64,14 +64,13 @@ class TextResult:
 
 @dataclass
 class Session:
-    """A reading in sittings by one reader, in one lane; ``saved`` is its memory, which every call replaces.
+    """A reading in sittings with the options of ``run``, in one lane; ``saved`` is its memory, which calls replace.
 
     The tensors of a memory are overwritten: ``copy`` a session to keep it.
     """
 
+    run: Run
     reader: Reader
-    tokenizer: Tokenizer
-    segment: int
     saved: SavedMemory
 
     @classmethod
@@ -82,14 +81,27 @@ class Session:
         """
         options = run.section(MemoryOptions)
         if options.lanes > 1:
-            raise UserError(
-                f"memory.lanes is {options.lanes}, but a saved memory has one", do="choose --memory.lanes 1"
-            )
+            what = f"memory.lanes is {options.lanes}, but a saved memory has one"
+            raise UserError(what, do="choose --memory.lanes 1")
         reader = run.dynamic_model()
-        saved = SavedMemory(reader.fresh_memory())
-        if memory_file is not None:
-            saved = load_memory(memory_file, reader, options, run.fingerprint)
-        return cls(reader, run.trained.tokenizer, options.segment, saved)
+        if memory_file is None:
+            return cls(run, reader, SavedMemory(reader.fresh_memory()))
+        return cls(run, reader, load_memory(memory_file, reader, options, run.fingerprint))
+
+    def save(self, path: Path) -> About:
+        """Write the memory to a file, atomically, and return the file's description of itself."""
+        return save_memory(path, self.saved, self.reader, self.run.section(MemoryOptions), self.run.fingerprint)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the run."""
+        return self.run.trained.tokenizer
+
+    @property
+    def distance(self) -> float:
+        """|theta_t - theta_0| / |theta_0|."""
+        memory = self.saved.memory
+        return float(distance(memory, self.reader.static)) if memory.weights else 0.0
 
     def copy(self) -> Session:
         """Return a session that reading with this one does not change."""
@@ -117,8 +129,9 @@ class Session:
         split = TokenisedSplit.from_texts([text if before is None else before.text + text], self.tokenizer)
         if done > len(split.ids_N):
             raise UserError("a damaged memory: more of its unfinished article was read than there is")
-        end = len(split.ids_N) if finish else done + max(0, _num_final(split) - done) // self.segment * self.segment
-        stream = read_in_order(dataclasses.replace(split, starts=np.array([0, end], dtype=np.int64)), self.segment, [0])
+        segment = self.run.section(MemoryOptions).segment
+        end = len(split.ids_N) if finish else done + max(0, _num_final(split) - done) // segment * segment
+        stream = read_in_order(dataclasses.replace(split, starts=np.array([0, end], dtype=np.int64)), segment, [0])
         memory, nats = self.saved.memory, [np.zeros(0, np.float32)]
         if end > done:
             position = StreamPosition(0, 1, (0,), (done,)) if done else None
@@ -195,37 +208,32 @@ def read_files(
         last = fingerprint(*(text.encode("utf-8", "replace") for text in contents), "" if finish else "unfinished")
         if session.saved.last == last and not again:
             about = load_about(path)[0]
-            return ReadSummary(0, 0.0, about, _distance(session), (before, before), 0, repeated=True)
-        beside = _level_1_beside(session, run)
+            return ReadSummary(0, 0.0, about, session.distance, (before, before), 0, repeated=True)
+        level_1 = _level_1_beside(session)
         tokens, nats, level_1_nats, rejected = 0, 0.0, 0.0, 0
-        for number, text in enumerate(contents):
-            ends = finish or number < len(contents) - 1
+        for number, text in enumerate(contents, 1):
+            ends = finish or number < len(contents)
             result = session.read(text, ends)
             tokens, nats, rejected = tokens + len(result), nats + result.total, rejected + result.rejected
-            level_1_nats += result.total if beside is None else beside.read(text, ends).total
+            level_1_nats += result.total if level_1 is None else level_1.read(text, ends).total
         if not math.isfinite(nats):
             raise UserError("this memory is not saved: the loss is not finite", path, "lower the rule's rate")
         after = params_fingerprint(run.trained.params)
         assert after == before, "reading changed the static parameters"
         session.saved = dataclasses.replace(session.saved, last=last)
-        about = save_memory(path, session.saved, session.reader, run.section(MemoryOptions), run.fingerprint)
-        return ReadSummary(tokens, nats, about, _distance(session), (before, after), rejected, level_1_nats)
+        about = session.save(path)
+        return ReadSummary(tokens, nats, about, session.distance, (before, after), rejected, level_1_nats)
 
 
-def _level_1_beside(session: Session, run: Run) -> Session | None:
+def _level_1_beside(session: Session) -> Session | None:
     """Return a session of the static parameters that reads the same from here on; None where the reader is that."""
-    reader, saved = session.reader, session.saved
+    run, reader, saved = session.run, session.reader, session.saved
     if not reader.rule.learns and reader.cache is None:
         return None
     level_1 = reader_of(run.trained, run.section(MemoryOptions), LEVEL_1, reader.dynamic)
     # An unfinished article continues with the model's state in the memory; level 1's own state is not saved.
     memory = level_1.fresh_memory()._replace(hidden=saved.memory.copy().hidden)
-    return dataclasses.replace(session, reader=level_1, saved=dataclasses.replace(saved, memory=memory))
-
-
-def _distance(session: Session) -> float:
-    memory = session.saved.memory
-    return float(distance(memory, session.reader.static)) if memory.weights else 0.0
+    return Session(run, level_1, dataclasses.replace(saved, memory=memory))
 
 
 def _num_final(split: TokenisedSplit) -> int:

@@ -121,7 +121,7 @@ def test_readings_of_other_texts_are_refused_naming_both(change, message):
 COLUMNS = ("article", "position", "segment", "token", "words", "nats")
 
 
-def test_the_baseline_is_the_plain_level_1_arm_wherever_it_stands():
+def test_the_baseline_is_the_plain_level_1_variant_in_any_order():
     rms, plain = small("rms", [1] * 6, level=2), small("level 1", [1] * 6)
     cached = relabelled(plain, variant="level 1 + cache", cache={"share": 0.1})
     assert baseline_of([rms, cached, plain]) == 2
@@ -134,20 +134,20 @@ def test_the_baseline_is_the_plain_level_1_arm_wherever_it_stands():
     assert compare([rms, plain], baseline=0).variants[0].gain is None
 
 
-def test_labels_are_told_apart():
+def test_equal_labels_are_made_unique():
     one = small("rms", [1] * 6)
     labels = unique_labels([one, relabelled(one, run="a"), relabelled(one, run="b"), relabelled(one, run="b")])
     assert labels == ["rms", "a: rms", "b: rms #1", "b: rms #2"]
 
 
-def test_one_rule_under_two_reset_policies_is_told_apart_by_them():
+def test_one_rule_under_two_reset_policies_is_labelled_by_them():
     stream, article = (relabelled(small("rms", [1] * 6), run="a", reset=reset) for reset in ("stream", "article"))
     assert unique_labels([stream, article]) == ["rms, stream", "rms, article"]
     again = relabelled(stream, run="b")
     assert unique_labels([stream, article, again]) == ["a: rms, stream", "rms, article", "b: rms, stream"]
 
 
-def test_the_table_fits_100_columns_and_tells_the_protocol():
+def test_the_table_fits_100_columns_and_states_the_protocol():
     variants = reading(articles=4, variants=("level 1", "rms", "a label that is far too long for " * 3), tokens=80)
     variants[0] = relabelled(variants[0], statement="word " * 100)
     text = text_table(compare(variants))
@@ -195,7 +195,7 @@ ANY = st.text(st.characters(exclude_categories=()), min_size=1, max_size=30)
 
 @settings(max_examples=60, deadline=None)
 @given(variant=ANY, title=ANY, statement=ANY)
-def test_no_name_steers_a_terminal_or_breaks_out_of_a_table(variant: str, title: str, statement: str) -> None:
+def test_names_are_escaped_in_terminal_and_markdown(variant: str, title: str, statement: str) -> None:
     named = relabelled(small("rms", [1, 2, 2, 1, 1, 2], level=2), variant=variant, statement=statement)
     result = compare([small("level 1", [1, 2, 3, 2, 1, 3]), named], resamples=10)
     for text in (text_table(result), markdown_table(result)):

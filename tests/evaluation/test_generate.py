@@ -1,4 +1,4 @@
-"""Generation: repeatable, and changed by what was read where the memory learns."""
+"""Generation: repeatable, and changed by what the memory learned."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_drawing_among_all_is_drawing_among_as_many_as_there_are(tuned_run: Run)
     assert everything == generated(tuned_run.folder, seeded(tuned_run, 1), PROMPT, 20, top=100_000)
 
 
-def test_it_goes_on_where_the_prompt_ends(tuned_run: Run) -> None:
+def test_generation_continues_the_prompt(tuned_run: Run) -> None:
     """At level 1, generating n tokens and going on from them is generating them at once."""
     config = seeded(tuned_run, 0)
     whole = generated(tuned_run.folder, config, "", 40, temperature=0)
@@ -50,8 +50,8 @@ def test_it_goes_on_where_the_prompt_ends(tuned_run: Run) -> None:
     assert generated(tuned_run.folder, config, begun, count, temperature=0) == rest
 
 
-def test_a_memory_takes_up_what_the_prompt_repeats(tuned_run: Run) -> None:
-    """After a word that is in no training article, many times over, only the memory goes on with it."""
+def test_a_memory_learns_a_word_that_the_prompt_repeats(tuned_run: Run) -> None:
+    """A word of no training article is generated only by a rule that learned it from the prompt."""
     prompt = PROMPT * 30
     plain = generated(tuned_run.folder, with_memory(tuned_run.config, rule="none"), prompt, 30, temperature=0)
     learned = generated(tuned_run.folder, with_memory(tuned_run.config, rule="rms"), prompt, 30, temperature=0)
@@ -60,14 +60,14 @@ def test_a_memory_takes_up_what_the_prompt_repeats(tuned_run: Run) -> None:
     assert "bafidela" not in plain
 
 
-def test_zero_rates_write_what_level_1_writes(tuned_run: Run) -> None:
+def test_zero_rates_generate_what_level_1_generates(tuned_run: Run) -> None:
     plain = generated(tuned_run.folder, with_memory(tuned_run.config, rule="none"), PROMPT * 4, 40)
     zero = generated(tuned_run.folder, with_memory(tuned_run.config, rule="sgd", rate=0.0), PROMPT * 4, 40)
     assert zero == plain
 
 
-def test_without_regret_it_goes_on_with_the_better_reader(tuned_run: Run) -> None:
-    """Where the memory is better, with what it took up; where it is wild, with level 1's likeliest words."""
+def test_a_mixture_generates_with_the_better_expert(tuned_run: Run) -> None:
+    """Where the rule is better, with the words it learned; where it diverges, with level 1's likeliest ones."""
     prompt = PROMPT * 30
     plain = generated(tuned_run.folder, with_memory(tuned_run.config, rule="none"), prompt, 30, temperature=0)
     taken_up, wild = (

@@ -1,4 +1,4 @@
-"""Model cards: the run's own figures, and hostile words shown as words."""
+"""Model cards: the figures of the run, with hostile text escaped."""
 
 from __future__ import annotations
 
@@ -41,20 +41,24 @@ def test_a_card_has_the_runs_own_figures(tuned_copy: Run) -> None:
     assert matter["library_name"] == "dynlm"
     for variant in compare(scores).variants:
         assert "|".join(figures_of(variant)[:4]) in card.replace(" ", "")
-    for told in (f"{trained.card['parameters']:,}", f"{trained.card['valid_nats_per_token']:.4f}", trained.fingerprint):
-        assert told in card
+    for reported in (
+        f"{trained.card['parameters']:,}",
+        f"{trained.card['valid_nats_per_token']:.4f}",
+        trained.fingerprint,
+    ):
+        assert reported in card
     assert re.search(r"^\| rms +\| stream +\| rate \d", card, re.MULTILINE)
     assert "Learned: ` meta-stream `" in card
     assert scores[0].title(0) in card
     assert str(tuned_copy.corpus) not in card.replace(str(scores[0].protocol["corpus"]), "")
 
 
-def test_a_run_that_knows_little_says_little(run_copy: Run) -> None:
+def test_a_card_of_an_untuned_run_without_scores(run_copy: Run) -> None:
     card = model_card(opened(run_copy.folder, run_copy.config))
     assert "Not tuned yet." in card and "Nothing was scored yet." in card
 
 
-def test_hostile_words_are_words(tuned_copy: Run) -> None:
+def test_hostile_text_is_escaped(tuned_copy: Run) -> None:
     path, _ = scored(tuned_copy.folder, with_memory(tuned_copy.config, rule="rms"), "1-2")
     scores = read_scores(path)
     titles = [{"index": 0, "title": HOSTILE}, {"index": 1, "title": "\n# heading\n---\n"}]
@@ -91,7 +95,7 @@ NOT_AS_IT_SHOULD_BE = (None, [], {}, "x", 7, True, -1.5, [[]], {"a": {"b": []}},
 
 
 @pytest.mark.parametrize("name", ["model.json", "memory/tuned.json", "provenance.json"])
-def test_whatever_is_in_a_card_a_reader_says_one_line_or_nothing(name: str, tuned_copy: Run) -> None:
+def test_damaged_files_of_a_run_are_refused_in_one_line(name: str, tuned_copy: Run) -> None:
     path = tuned_copy.folder / name
     whole = json.loads(path.read_text())
 
@@ -107,7 +111,7 @@ def test_whatever_is_in_a_card_a_reader_says_one_line_or_nothing(name: str, tune
                 yield [other, *value[1:]]
 
     cards = list(damaged(whole))
-    said = 0
+    refused = 0
     run = opened(tuned_copy.folder, tuned_copy.config)
     assert run.fingerprint
     for card in cards[:: max(1, len(cards) // 500)]:
@@ -118,5 +122,5 @@ def test_whatever_is_in_a_card_a_reader_says_one_line_or_nothing(name: str, tune
             else:
                 model_card(run if name != "model.json" else opened(tuned_copy.folder, tuned_copy.config))
         except UserError:
-            said += 1
-    assert said > 20
+            refused += 1
+    assert refused > 20

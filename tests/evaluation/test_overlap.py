@@ -26,7 +26,7 @@ def read_by(run: Run, config: Config, split: str = "valid", articles: str | None
     return scored(run.folder, config, articles, split=split)
 
 
-def told(scores: Scores) -> list[tuple[str, str, str]]:
+def records_of(scores: Scores) -> list[tuple[str, str, str]]:
     return [(one["what"], one["how"], one["split"]) for one in scores.protocol["tuned_on"]]
 
 
@@ -44,19 +44,19 @@ def test_records_are_those_of_the_tuning_whatever_the_options_say_now(tuned_copy
     assert overlaps(scores.protocol) == [{"what": "rates", "how": "tuned", "articles": len(tuned), "of": 6}]
 
 
-def test_g_and_a_gate_tell_what_they_were_learned_and_picked_on(tuned_copy: Run) -> None:
+def test_g_and_a_gate_record_what_they_were_learned_and_picked_on(tuned_copy: Run) -> None:
     _, scores = read_by(tuned_copy, of_other_options(tuned_copy.config, rule="meta"))
     rates, learned, picked = ("rates", "tuned", "valid"), ("g", "learned", "meta"), ("g", "picked", "valid")
-    assert told(scores) == [rates, learned, picked]
+    assert records_of(scores) == [rates, learned, picked]
     assert [one["how"] for one in overlaps(scores.protocol)] == ["tuned", "picked"]
-    # Scored on what it learned from, that is said.
+    # Scored on what it learned from: that is recorded.
     _, on_meta = read_by(tuned_copy, with_memory(tuned_copy.config, rule="meta"), "meta")
     count = len(on_meta.articles)
     assert overlaps(on_meta.protocol) == [{"what": "g", "how": "learned", "articles": count, "of": count}]
     gated = with_memory(tuned_copy.config, rule="rms", cache="learned")
     train_gate(tuned_copy.folder, gated, quiet=True)
     cache, gate, chosen = ("cache", "tuned", "valid"), ("gate", "learned", "meta"), ("gate", "picked", "valid")
-    assert told(read_by(tuned_copy, gated)[1]) == [rates, cache, gate, chosen]
+    assert records_of(read_by(tuned_copy, gated)[1]) == [rates, cache, gate, chosen]
 
 
 def test_level_1_has_none_and_rates_by_hand_are_given(tuned_copy: Run) -> None:
@@ -81,7 +81,7 @@ def test_other_articles_or_another_text_have_no_overlap_and_a_moved_one_has(tune
     assert overlaps(read_by(tuned_copy, moved(changed))[1].protocol) == []
 
 
-def test_it_is_said_by_score_compare_and_the_page(
+def test_score_compare_and_the_page_report_it(
     tuned_copy: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = with_memory(tuned_copy.config, rule="rms")
@@ -120,7 +120,7 @@ def test_older_files_and_runs_are_understood(tuned_copy: Run) -> None:
         for a in (3, "9" * 5000, "1--2", "a")
     ],
 )
-def test_whatever_a_stranger_wrote_is_no_overlap(strange: Any) -> None:
+def test_malformed_records_are_no_overlap(strange: Any) -> None:
     protocol = {"tuned_on": strange, "articles": [{"index": 0}], "corpus": "c", "split": "s", "level": 3}
     assert overlaps(protocol) == []
     assert all(isinstance(note, str) and "\n" not in note for note in tuned_notes(protocol))
@@ -128,7 +128,7 @@ def test_whatever_a_stranger_wrote_is_no_overlap(strange: Any) -> None:
 
 
 @pytest.mark.parametrize("verb", ["plot", "heatmap", "report"])
-def test_whoever_draws_scores_says_it_too(verb: str, tuned_copy: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_picture_commands_report_it_too(verb: str, tuned_copy: Run, capsys: pytest.CaptureFixture[str]) -> None:
     for rule in ("none", "rms"):
         read_by(tuned_copy, with_memory(tuned_copy.config, rule=rule))
     note = "rms: 2 of 6 articles are among those its rates were tuned on"

@@ -1,4 +1,4 @@
-"""Scoring: one row a token, level 1 as the model itself has it, and the same figures however the text is read."""
+"""Scoring: one row for each token, level 1 as the model's own loss, and lanes, orders and files that agree."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ def test_level_1_is_the_models_own_loss(tuned_copy: Run, trained: TrainedModel, 
         np.testing.assert_allclose(scores.nats[scores.rows(article)], nats_BT[0].numpy(), rtol=1e-4, atol=1e-4)
 
 
-def test_reading_with_a_memory_gains(tuned_copy: Run) -> None:
-    """The made-up articles repeat their own words, so learning while reading must pay."""
+def test_every_rule_lowers_the_loss_of_repetitive_text(tuned_copy: Run) -> None:
+    """The synthetic articles repeat their own words, so learning while reading must help."""
     means = {}
     for rule in ("none", "sgd", "rms", "meta"):
         _, scores = rescored(tuned_copy, with_memory(tuned_copy.config, rule=rule), split="test")
@@ -127,7 +127,7 @@ def test_articles_under_article_resets_do_not_depend_on_their_neighbours(tuned_c
     assert part.surface == [surface for surface, kept in zip(whole.surface, rows, strict=True) if kept]
 
 
-def test_under_stream_resets_they_do(tuned_copy: Run) -> None:
+def test_articles_under_stream_resets_depend_on_earlier_ones(tuned_copy: Run) -> None:
     config = with_memory(tuned_copy.config, rule="rms", reset="stream")
     whole = rescored(tuned_copy, config)[1]
     part = rescored(tuned_copy, config, articles="2-3")[1]
@@ -144,31 +144,31 @@ def test_both_policies_read_the_first_article_alike(tuned_copy: Run) -> None:
     assert not np.array_equal(stream.nats, article.nats)
 
 
-def test_protocol_says_what_was_done(tuned_copy: Run, trained: TrainedModel) -> None:
+def test_the_protocol_describes_the_reading(tuned_copy: Run, trained: TrainedModel) -> None:
     _, scores = rescored(tuned_copy, with_memory(tuned_copy.config, rule="rms", reset="article"), articles="2-3")
-    said = scores.protocol
-    assert (said["variant"], said["level"], said["reset"], said["segment"], said["split"]) == (
+    protocol = scores.protocol
+    assert (protocol["variant"], protocol["level"], protocol["reset"], protocol["segment"], protocol["split"]) == (
         "rms",
         3,
         "article",
         20,
         "valid",
     )
-    assert [article["index"] for article in said["articles"]] == [1, 2]
-    assert said["model"] == trained.fingerprint
-    (tuned,) = said["tuned_on"]
+    assert [article["index"] for article in protocol["articles"]] == [1, 2]
+    assert protocol["model"] == trained.fingerprint
+    (tuned,) = protocol["tuned_on"]
     assert (tuned["what"], tuned["how"], tuned["split"]) == ("rates", "tuned", "valid")
-    assert tuned["corpus"] == said["corpus"] and tuned["split_text"] == said["split_text"]
-    assert "score, then learn" in said["statement"]
-    assert "start afresh with each article" in said["statement"]
-    assert said["rule"]["rates"].keys() == trained.params.keys()
+    assert tuned["corpus"] == protocol["corpus"] and tuned["split_text"] == protocol["split_text"]
+    assert "score, then learn" in protocol["statement"]
+    assert "start afresh with each article" in protocol["statement"]
+    assert protocol["rule"]["rates"].keys() == trained.params.keys()
     level_1 = rescored(tuned_copy, with_memory(tuned_copy.config, rule="none"), articles="2-3")[1].protocol
     assert (level_1["variant"], level_1["level"]) == ("level 1", 1)
-    assert level_1["text"] == said["text"]
-    assert rescored(tuned_copy, with_memory(tuned_copy.config, rule="none"))[1].protocol["text"] != said["text"]
+    assert level_1["text"] == protocol["text"]
+    assert rescored(tuned_copy, with_memory(tuned_copy.config, rule="none"))[1].protocol["text"] != protocol["text"]
 
 
-def test_an_article_that_is_not_there_is_refused(tuned_copy: Run) -> None:
+def test_a_missing_article_is_refused(tuned_copy: Run) -> None:
     before = listing(tuned_copy.folder)
     for articles in ("7", "0", "3-2", "a-b", "2-b", ""):
         with pytest.raises(UserError, match="articles is"):
@@ -186,7 +186,7 @@ def test_a_shuffled_reading_can_be_compared_row_by_row(reset: str, tuned_copy: R
     assert "articles shuffled, seed 3" in shuffled.protocol["statement"]
     check_same_text([ordered, shuffled])
     assert np.array_equal(ordered.segment, shuffled.segment)
-    # Under article nothing hears of the order; under stream only the article that is read first is as if it were alone.
+    # Under article the order does not matter; under stream only the first article reads as if it were alone.
     assert np.array_equal(ordered.nats, shuffled.nats) == (reset == "article")
     order = ArticleOrder("shuffled", 3).apply(range(1, 6))
     assert sorted(order) == list(range(1, 6)) and order != sorted(order)
@@ -202,7 +202,7 @@ def test_another_seed_is_another_order_and_an_unknown_order_is_refused() -> None
         ArticleOrder("backwards")
 
 
-def test_the_first_article_that_is_read_begins_at_home(tuned_copy: Run) -> None:
+def test_the_first_article_read_starts_at_the_static_weights(tuned_copy: Run) -> None:
     config = with_memory(tuned_copy.config, rule="rms", track=True)
     shuffled = scored(tuned_copy.folder, config, order=ArticleOrder("shuffled", 3))[1]
     assert shuffled.distance is not None and shuffled.flush is not None
@@ -230,17 +230,17 @@ def test_file_names_tell_readings_apart(tuned_run: Run) -> None:
     "rule, reset", [("none", "stream"), ("sgd", "article"), ("rms", "article"), ("meta", "article")]
 )
 @pytest.mark.parametrize("lanes", [2, 5])
-def test_side_by_side_is_one_by_one(rule: str, reset: str, lanes: int, tuned_copy: Run, trained: TrainedModel) -> None:
+def test_lanes_equal_one_lane(rule: str, reset: str, lanes: int, tuned_copy: Run, trained: TrainedModel) -> None:
     one_by_one = rescored(tuned_copy, with_memory(tuned_copy.config, rule=rule, reset=reset))[1]
     path, together = rescored(tuned_copy, with_memory(tuned_copy.config, rule=rule, reset=reset, lanes=lanes))
     np.testing.assert_allclose(together.nats, one_by_one.nats, rtol=2e-4, atol=2e-4)
     for column in ("article", "position", "segment", "token", "words"):
         assert np.array_equal(getattr(together, column), getattr(one_by_one, column)), column
     assert together.surface == one_by_one.surface
-    said = read_scores(path).protocol
-    assert (said["lanes"], said["processes"]) == (lanes, 1)
+    protocol = read_scores(path).protocol
+    assert (protocol["lanes"], protocol["processes"]) == (lanes, 1)
     weights = sum(map(np.prod, trained.model.shapes().values())) if rule != "none" else 0
-    assert said["memory_bytes_a_lane"] > 4 * weights
+    assert protocol["memory_bytes_a_lane"] > 4 * weights
 
 
 @pytest.mark.parametrize(
@@ -285,7 +285,7 @@ def test_native_kernels_score_alike(tuned_copy: Run) -> None:
 
 
 @pytest.mark.parametrize("lanes", [1, 3])
-def test_the_memorys_distance_from_home_is_written(lanes: int, tuned_copy: Run) -> None:
+def test_the_distance_from_theta_0_is_recorded(lanes: int, tuned_copy: Run) -> None:
     config = with_memory(tuned_copy.config, rule="rms", reset="article", lanes=lanes, track=True)
     path, tracked = rescored(tuned_copy, config)
     read = read_scores(path)
@@ -299,7 +299,7 @@ def test_the_memorys_distance_from_home_is_written(lanes: int, tuned_copy: Run) 
     assert np.array_equal(read.flush == 1, opening)
 
 
-def test_under_stream_the_memory_stays_away_from_home(tuned_copy: Run, trained: TrainedModel) -> None:
+def test_under_stream_the_weights_stay_away_from_theta_0(tuned_copy: Run, trained: TrainedModel) -> None:
     config = with_memory(tuned_copy.config, rule="rms", reset="stream", track=True)
     tracked = rescored(tuned_copy, config)[1]
     assert tracked.distance is not None and tracked.flush is not None
@@ -391,7 +391,7 @@ def test_a_run_that_cannot_be_written_is_refused_before_reading(
     monkeypatch.setattr(scoring, "evaluate", lambda *_: pytest.fail("read first"))
     scores = tuned_copy.folder / "scores"
     shutil.rmtree(scores, ignore_errors=True)
-    scores.write_text("no folder can be made here, whoever asks")
+    scores.write_text("no folder can be made here")
     with pytest.raises(UserError, match="cannot write"):
         scored(tuned_copy.folder, with_memory(tuned_copy.config, rule="rms"))
 
@@ -412,21 +412,21 @@ def test_keys_tell_scorings_apart_and_the_date_does_not(tuned_copy: Run) -> None
 @pytest.mark.parametrize(
     "options", [{"rule": "sgd+decay"}, {"rule": "meta", "g": "none"}, {"rule": "rms", "cache": "fixed"}]
 )
-def test_what_is_missing_is_told_before_the_text_is_tokenised(
+def test_missing_constants_are_reported_before_tokenising(
     options: dict[str, object], tuned_copy: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (opening, gates):
         monkeypatch.setattr(module, "tokenise", lambda *_: pytest.fail("tokenised first"))
     config = with_memory(tuned_copy.config, reset="article", **options)
-    told = r"run `dynlm (tune|metatrain) .* --memory\.reset article"
-    with pytest.raises(UserError, match=told):
+    message = r"run `dynlm (tune|metatrain) .* --memory\.reset article"
+    with pytest.raises(UserError, match=message):
         rescored(tuned_copy, config)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         check_protocol(opened(tuned_copy.folder, config), "valid")
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         stress_test(opened(tuned_copy.folder, config), "valid")
     if "cache" not in options:
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             gates.tune_cache(tuned_copy.folder, with_memory(config, cache="fixed"))
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             gates.train_gate(tuned_copy.folder, with_memory(config, cache="learned"))

@@ -35,7 +35,7 @@ def with_protocol(table: pa.Table, **changes: object) -> pa.Table:
     return table.replace_schema_metadata({b"dynlm": json.dumps(protocol).encode()})
 
 
-def test_what_is_written_comes_back_with_unknown_protocol_keys(tmp_path, scores):
+def test_a_round_trip_keeps_unknown_protocol_keys(tmp_path, scores):
     scores.protocol["of a later version"] = {"kept": [1, 2.5, None, "ü"]}
     write_scores(tmp_path / "rms.parquet", scores)
     back = read_scores(tmp_path / "rms.parquet")
@@ -76,7 +76,7 @@ def test_the_columns_have_the_documented_types(tmp_path, scores):
     assert pq.ParquetFile(tmp_path / "a.parquet").metadata.row_group(0).column(0).compression == "ZSTD"
 
 
-def test_what_the_memory_did_is_kept_where_it_was_recorded(tmp_path, scores):
+def test_optional_columns_are_kept_where_recorded(tmp_path, scores):
     distance, flush = np.linspace(0, 2, len(scores)), np.zeros(len(scores))
     write_scores(tmp_path / "a.parquet", replace(scores, distance=distance, flush=flush))
     back = read_scores(tmp_path / "a.parquet")
@@ -169,7 +169,7 @@ def test_missing_files_and_folders_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("loss", [np.nan, np.inf])
-def test_losses_that_are_no_numbers_are_neither_written_nor_read(tmp_path, scores, loss):
+def test_non_finite_losses_are_neither_written_nor_read(tmp_path, scores, loss):
     path = tmp_path / "a.parquet"
     write_scores(path, scores)
     before = path.read_bytes()

@@ -38,8 +38,8 @@ def test_texts_come_newest_first_and_one_can_be_chosen(run: Path) -> None:
     both = [["aa22-level1", "aa22-rms"], ["aa11-level1", "aa11-rms"]]
     assert [names(files) for files in texts_named([str(run)])] == both
     assert [names(files) for files in texts_named([str(run)], "aa1")] == [["aa11-level1", "aa11-rms"]]
-    for key, said in (("aa", "2 texts begin with"), ("b", "no text begins with")):
-        with pytest.raises(UserError, match=said):
+    for key, message in (("aa", "2 texts begin with"), ("b", "no text begins with")):
+        with pytest.raises(UserError, match=message):
             texts_named([str(run)], key)
     assert len(score_files_named([str(run)])) == 4
 
@@ -62,8 +62,8 @@ def test_pictures_are_of_the_newest_text_and_say_so(verb: str, run: Path, capsys
 
 
 def test_compare_prints_a_table_for_each_text(run: Path, capsys: Capture) -> None:
-    said = answer(capsys, "compare", run, "--resamples", "10")
-    assert said.count("nats/token  ") == 2 and "2 articles" in said and "4 articles" in said
+    message = answer(capsys, "compare", run, "--resamples", "10")
+    assert message.count("nats/token  ") == 2 and "2 articles" in message and "4 articles" in message
     both = answer_json(capsys, "compare", run, "--resamples", "10")["texts"]
     alone = [answer_json(capsys, "compare", run, "--resamples", "10", "--text", key) for key in ("aa22", "aa11")]
     assert both == alone
@@ -108,7 +108,7 @@ def test_a_small_file_that_unpacks_to_much_is_refused_before_it_is_read(large: C
         read_scores(path)
 
 
-def test_it_takes_little_memory(large: Callable[[int], Path]) -> None:
+def test_reading_a_protocol_takes_little_memory(large: Callable[[int], Path]) -> None:
     path = large(30)
     code = f"""
 import resource
@@ -121,5 +121,5 @@ try:
 except UserError as error:
     print(error, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
-    said = python("-c", code).stdout
-    assert "bytes of text, more than its size allows" in said and int(said.split()[-1]) < 300
+    message = python("-c", code).stdout
+    assert "bytes of text, more than its size allows" in message and int(message.split()[-1]) < 300

@@ -1,4 +1,4 @@
-"""A scoring that is killed, or asked to stop, goes on with the same command and ends as if nothing had happened."""
+"""A scoring that is killed or stopped resumes with the same command and gives the same file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CASES = [
 
 
 class Killed(BaseException):
-    """Ends a scoring where it stands, as a kill does."""
+    """Ends a scoring as a kill does."""
 
 
 def often(config: Config) -> Config:
@@ -44,7 +44,7 @@ def often(config: Config) -> Config:
 
 
 def left_over(folder: Path) -> list[str]:
-    """Checkpoints and whatever else a killed process left; not the empty folder that it was just about to lock."""
+    """Return the names of checkpoints and staging files that a killed process left."""
     hidden = [path for path in folder.rglob("*") if path.name.startswith(".") and path.suffix != ".lock"]
     return [path.name for path in hidden if path.is_file() or any(path.iterdir())]
 
@@ -59,7 +59,7 @@ def assert_same_scores(one: Scores, other: Scores) -> None:
 
 
 @pytest.mark.parametrize("options", CASES, ids=lambda options: "-".join(map(str, options.values())))
-def test_stopped_after_any_segment_it_ends_alike(
+def test_a_scoring_killed_after_any_segment_resumes_to_the_same_file(
     options: dict[str, object], tuned_copy: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = with_memory(tuned_copy.config, track=True, **options)
@@ -69,12 +69,12 @@ def test_stopped_after_any_segment_it_ends_alike(
     kept, dice, resumed_at = underway.ScoringCheckpointer.save, random.Random(0), list[int]()
     found, dates = underway.ScoringCheckpointer.load, itertools.count()
 
-    def told_where(self: underway.ScoringCheckpointer, reader: Any, lanes: int) -> underway.ScoringState | None:
+    def load_and_note(self: underway.ScoringCheckpointer, reader: Any, lanes: int) -> underway.ScoringState | None:
         state = found(self, reader, lanes)
         resumed_at.append(0 if state is None else state.position.tokens)
         return state
 
-    monkeypatch.setattr(underway.ScoringCheckpointer, "load", told_where)
+    monkeypatch.setattr(underway.ScoringCheckpointer, "load", load_and_note)
     # Each start has a date of its own.
     monkeypatch.setattr(scoring, "made_with", lambda *_: {**made_with(), "date": str(next(dates))})
 
@@ -130,7 +130,7 @@ def wait_for_checkpoint(folder: Path, running: subprocess.Popen[str], other_than
     return other_than
 
 
-def test_a_process_killed_at_random_moments_ends_alike(tuned_copy: Run) -> None:
+def test_a_process_killed_at_random_moments_resumes_to_the_same_file(tuned_copy: Run) -> None:
     config = with_memory(tuned_copy.config, rule="meta", track=True)
     path, _ = scored(tuned_copy.folder, config)
     whole = read_scores(path)
@@ -167,8 +167,8 @@ def test_sigterm_saves_and_ends_cleanly(tuned_copy: Run) -> None:
     assert_same_scores(read_scores(path), whole)
 
 
-def test_asked_to_stop_it_keeps_what_it_has(tuned_copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Though no checkpoint was due: the segment under way is the last."""
+def test_a_stop_request_saves_a_checkpoint(tuned_copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No checkpoint is due, but the current segment is the last."""
     config = with_memory(tuned_copy.config, rule="rms")
     path, _ = scored(tuned_copy.folder, config)
     whole = read_scores(path)
@@ -223,12 +223,12 @@ def test_a_short_scoring_writes_no_checkpoint(tuned_copy: Run, monkeypatch: pyte
     assert set(listing(tuned_copy.folder)) - set(before) == {str(path.relative_to(tuned_copy.folder))}
 
 
-def test_signals_are_the_callers_again_after_a_scoring(tmp_path: Path) -> None:
+def test_signal_handlers_are_restored_after_a_scoring(tmp_path: Path) -> None:
     both = (signal.SIGINT, signal.SIGTERM)
     before = [signal.getsignal(number) for number in both]
-    keeper = underway.ScoringCheckpointer(
+    checkpointer = underway.ScoringCheckpointer(
         tmp_path / "a.parquet", "key", 60, Processes.start(cpu=True)
     )  # which is not freed meanwhile
-    with keeper:
+    with checkpointer:
         assert [signal.getsignal(number) for number in both] != before
     assert [signal.getsignal(number) for number in both] == before

@@ -39,14 +39,18 @@ def trained(tuned_run: Run) -> TrainedModel:
 
 
 @pytest.fixture(scope="module")
-def reader(tuned_run: Run, trained: TrainedModel) -> Reader:
-    return open_reader(tuned_run.folder, trained, with_memory(tuned_run.config, rule="rms", no_regret=True).memory)
+def run(tuned_run: Run) -> Any:
+    return opened(tuned_run.folder, with_memory(tuned_run.config, rule="rms", no_regret=True, segment=SEGMENT))
 
 
-def read_all(
-    reader: Reader, trained: TrainedModel, sittings: list[tuple[str, bool]]
-) -> tuple[list[TextResult], SavedMemory]:
-    session = Session(reader, trained.tokenizer, SEGMENT, SavedMemory(reader.fresh_memory()))
+@pytest.fixture(scope="module")
+def reader(run: Any) -> Reader:
+    reader: Reader = run.dynamic_model()
+    return reader
+
+
+def read_all(reader: Reader, run: Any, sittings: list[tuple[str, bool]]) -> tuple[list[TextResult], SavedMemory]:
+    session = Session(run, reader, SavedMemory(reader.fresh_memory()))
     return [session.read(text, finish) for text, finish in sittings], session.saved
 
 
@@ -63,8 +67,8 @@ def assert_same_memory(one: SavedMemory, other: SavedMemory) -> None:
     assert (one.tokens, one.articles, one.unfinished) == (other.tokens, other.articles, other.unfinished)
 
 
-def test_a_text_is_read_as_the_loop_reads_it(reader: Reader, trained: TrainedModel) -> None:
-    (read,), saved = read_all(reader, trained, [(FIRST, True)])
+def test_a_text_is_read_as_the_loop_reads_it(reader: Reader, run: Any, trained: TrainedModel) -> None:
+    (read,), saved = read_all(reader, run, [(FIRST, True)])
     text = TokenisedSplit.from_texts([FIRST], trained.tokenizer)
     *_, last = whole = list(iter_segments(reader, read_in_order(text, SEGMENT, [0])))
     assert np.array_equal(read.nats, torch.cat([each.nats_T for each in whole]).numpy())
@@ -78,16 +82,16 @@ def test_a_text_is_read_as_the_loop_reads_it(reader: Reader, trained: TrainedMod
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(cuts=st.lists(st.integers(0, len(FIRST + ODD)), max_size=4).map(sorted))
-def test_in_sittings_is_at_once(cuts: list[int], reader: Reader, trained: TrainedModel) -> None:
+def test_a_text_in_pieces_equals_the_whole_text(cuts: list[int], reader: Reader, run: Any) -> None:
     """Cut anywhere, inside words, lines and segments: the same losses and the same memory, bit for bit."""
     text = FIRST + ODD
-    (whole,), at_once = read_all(reader, trained, [(text, True)])
+    (whole,), at_once = read_all(reader, run, [(text, True)])
     parts = [text[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
     parts = [part for part in parts[:-1] if part] + parts[-1:]
-    told, saved = read_all(reader, trained, [(part, part is parts[-1]) for part in parts])
+    reported, saved = read_all(reader, run, [(part, part is parts[-1]) for part in parts])
     for column in ("token", "words", "nats"):
-        assert np.array_equal(np.concatenate([getattr(read, column) for read in told]), getattr(whole, column))
-    assert [surface for read in told for surface in read.surface] == whole.surface
+        assert np.array_equal(np.concatenate([getattr(read, column) for read in reported]), getattr(whole, column))
+    assert [surface for read in reported for surface in read.surface] == whole.surface
     assert_same_memory(saved, at_once)
 
 
@@ -117,7 +121,7 @@ def test_reading_changes_no_static_parameter(tuned_copy: Run, tmp_path: Path) ->
     assert listing(tuned_copy.folder) == before
 
 
-def test_what_was_read_helps_with_the_same_again(tuned_copy: Run, tmp_path: Path) -> None:
+def test_reading_the_same_text_again_costs_less(tuned_copy: Run, tmp_path: Path) -> None:
     path = tmp_path / "me.safetensors"
     first, again = (read_into(path, tuned_copy.folder, tuned_copy.config, [FIRST], again=True) for _ in range(2))
     assert again.nats < first.nats - 5
@@ -130,12 +134,12 @@ def test_a_sitting_that_fails_leaves_the_file(tuned_copy: Run, tmp_path: Path) -
     def read(config: Config, *texts: str) -> None:
         read_into(path, tuned_copy.folder, config, list(texts))
 
-    for config, text, said in (
+    for config, text, message in (
         (tuned_copy.config, "", "an empty text"),
         (tuned_copy.config, "\ud800", "surrogate"),
         (with_memory(tuned_copy.config, rule="none", lanes=2), FIRST, r"memory\.lanes is 2"),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             read(config, text)
         assert not path.exists()
     read(tuned_copy.config, FIRST)
@@ -145,7 +149,9 @@ def test_a_sitting_that_fails_leaves_the_file(tuned_copy: Run, tmp_path: Path) -
     assert path.read_bytes() == before
 
 
-def test_scoring_after_a_text_is_reading_both(tuned_copy: Run, trained: TrainedModel, tmp_path: Path) -> None:
+def test_scoring_with_a_memory_file_continues_its_stream(
+    tuned_copy: Run, trained: TrainedModel, tmp_path: Path
+) -> None:
     """An unfinished article is finished first; then the split's articles follow in the same stream."""
     config, path = with_memory(tuned_copy.config, rule="rms", track=True), tmp_path / "me.safetensors"
     read_into(path, tuned_copy.folder, config, [FIRST, FIRST[:50]], unfinished=True)
@@ -169,14 +175,14 @@ def test_scoring_after_a_text_is_reading_both(tuned_copy: Run, trained: TrainedM
     assert after.protocol["memory"]["articles"] == 2
 
 
-def test_a_memory_that_would_be_forgotten_is_refused(tuned_copy: Run, tmp_path: Path) -> None:
+def test_a_memory_file_under_article_resets_is_refused(tuned_copy: Run, tmp_path: Path) -> None:
     config = with_memory(tuned_copy.config, rule="rms", reset="article")
     read_into(tmp_path / "me.safetensors", tuned_copy.folder, config, [FIRST])
     with pytest.raises(UserError, match="would discard the memory file"):
         scored(tuned_copy.folder, config, memory_file=tmp_path / "me.safetensors")
 
 
-def test_generating_goes_on_where_reading_stopped(tuned_copy: Run, tmp_path: Path) -> None:
+def test_generation_continues_an_unfinished_article(tuned_copy: Run, tmp_path: Path) -> None:
     config, path = with_memory(tuned_copy.config, rule="rms"), tmp_path / "me.safetensors"
     text = FIRST * 8
     read_into(path, tuned_copy.folder, config, [text[:200]], unfinished=True)

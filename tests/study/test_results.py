@@ -1,4 +1,4 @@
-"""A study's figures from readings: whose gain is over whose, and what tables and pages say of it."""
+"""The figures of a study: gains over the baselines, tables and pages."""
 
 from __future__ import annotations
 
@@ -96,12 +96,12 @@ def test_an_interval_is_that_of_compare(results: Results):
 
 
 def test_the_verdict_names_the_best_and_what_its_intervals_say(results: Results):
-    said = verdict(results)
-    assert said.startswith("Lowest loss: meta, stream, in order, ")
-    assert "over rms, article (the interval is above zero)" in said
+    message = verdict(results)
+    assert message.startswith("Lowest loss: meta, stream, in order, ")
+    assert "over rms, article (the interval is above zero)" in message
 
 
-def test_pictures_show_each_arm_once_and_not_too_many(tmp_path: Path, results: Results):
+def test_pictures_show_each_variant_once_and_not_too_many(tmp_path: Path, results: Results):
     assert [each.reading.label for each in shown(results, options().study)] == [
         "level 1",
         "rms, article",
@@ -123,8 +123,8 @@ def test_tables_hold_the_same_figures(results: Results):
     assert len(lines) == 2 + len(BELOW)
     assert "gain over level 1 [95 %]" in lines[0] and "gain over rms [95 %]" in lines[0]
     records = list(csv.DictReader(io.StringIO(as_csv(results))))
-    told = json.loads(json.dumps(as_dict(results)))["readings"]
-    for record, entry, line in zip(records, told, lines[2:], strict=True):
+    reported = json.loads(json.dumps(as_dict(results)))["readings"]
+    for record, entry, line in zip(records, reported, lines[2:], strict=True):
         assert float(record["nats_per_token"]) == entry["nats_per_token"]
         assert f"{entry['nats_per_token']:.4f}" in line
         assert float(record["nats"]) / float(record["tokens"]) == pytest.approx(entry["nats_per_token"])
@@ -133,7 +133,7 @@ def test_tables_hold_the_same_figures(results: Results):
         assert (record["gain_over_rms"] or None) == (entry["gains"][1]["nats"] and str(entry["gains"][1]["nats"]))
 
 
-def test_budgets_add_up_over_an_arms_steps(results: Results):
+def test_budgets_add_up_over_a_variants_steps(results: Results):
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in budget_table(results).splitlines()[2:]]
     assert rows == [
         ["level 1", "-", "-", "-", "-"],
@@ -177,7 +177,7 @@ def test_a_study_without_pairs_or_baselines_has_neither_words_nor_gains(tmp_path
 
 
 @pytest.mark.parametrize("name", ["=cmd()", "a|b", "*x* <script>", "@sum", "-1+2", "`a", "[x](http://y)"])
-def test_an_arms_name_is_neither_markup_nor_a_formula(name: str, tmp_path: Path):
+def test_a_variants_name_is_neither_markup_nor_a_formula(name: str, tmp_path: Path):
     asked = options({"level 1": "none", name: "rms"}, baselines=["level 1"], pairs=[])
     below = {"level 1": 0.0} | {
         f"{name}, {policy}": 0.1 for policy in ("stream, in order", "stream, shuffled", "article")
@@ -199,9 +199,9 @@ def test_pages_of_hostile_names_are_text_and_no_markup(tmp_path: Path):
         f"{HOSTILE}, {policy}": 0.1 for policy in ("stream, in order", "stream, shuffled", "article")
     }
     made = done(asked, below, tmp_path)
-    told = {"corpus": HOSTILE, "split": HOSTILE, "articles": HOSTILE}
+    reported = {"corpus": HOSTILE, "split": HOSTILE, "articles": HOSTILE}
     for each in made:
-        each.scores.protocol.update(statement=HOSTILE, tuned_on=told, corpus=HOSTILE, split=HOSTILE)
+        each.scores.protocol.update(statement=HOSTILE, tuned_on=reported, corpus=HOSTILE, split=HOSTILE)
     place = tmp_path / "a`run|" / "st`udy"
     write_pages(place, results_of(made, asked.study), asked, CARD)
     for name in ("README.md", "table.md", "words.md", "table.csv"):

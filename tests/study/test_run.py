@@ -1,4 +1,4 @@
-"""`dynlm study` on a tiny run: the whole of it, stopped and gone on with, on another text, and refused in one line."""
+"""`dynlm study` on a tiny run: whole, interrupted and resumed, on another text, and refused in one line."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def study_file(folder: Path, made: Run, **study: Any) -> Path:
     return path
 
 
-def said_by(capsys: Capture, code: int, *arguments: object) -> str:
-    """What ``dynlm study`` prints, having ended with ``code``."""
+def output_of(capsys: Capture, code: int, *arguments: object) -> str:
+    """Run ``dynlm study``, check its exit code, and return what it prints."""
     capsys.readouterr()
     assert main(["study", *map(str, arguments)]) == code
     out, err = capsys.readouterr()
@@ -52,7 +52,7 @@ def changed(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_study_is_stopped_goes_on_and_does_nothing_twice(
+def test_an_interrupted_study_resumes_and_repeats_nothing(
     run_copy: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     config, folder = study_file(tmp_path, run_copy), run_copy.folder
@@ -69,11 +69,11 @@ def test_a_study_is_stopped_goes_on_and_does_nothing_twice(
     score = run.score
     with monkeypatch.context() as patch:
         patch.setattr(run, "score", stopped)
-        assert "stopped" in said_by(capsys, 130, "--config", config)
+        assert "stopped" in output_of(capsys, 130, "--config", config)
     assert [path.stem for path in read] == READINGS[:3]
     before = {**changed(folder / "study" / "scores"), **changed(folder / "memory")}
 
-    out = said_by(capsys, 0, "--config", config)
+    out = output_of(capsys, 0, "--config", config)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     for what in ("gradient statistics R", "the rates of rms under article", "g (meta) under stream", "the reading"):
         assert f"reused: {what}" in out
@@ -96,39 +96,37 @@ def test_a_study_is_stopped_goes_on_and_does_nothing_twice(
     assert (in_order.nats != shuffled.nats).any()
     assert main(["compare", str(place), "--resamples", "20"]) == 0
 
-    # The kept options are whole, and lead to the same study.
+    # The saved options give the same study.
     kept = load_options(place / "config.yaml", StudyOptions)
     assert kept.base is None and kept.study.articles == "4-6" and kept.model == run_copy.config.model
     scores = changed(place / "scores")
-    again = json.loads(said_by(capsys, 0, "--config", place / "config.yaml", "--json"))
+    again = json.loads(output_of(capsys, 0, "--config", place / "config.yaml", "--json"))
     assert again["readings"] == content["readings"]
     assert changed(place / "scores") == scores
 
     # Another setting of a variant is another reading, and only of that variant.
-    said_by(capsys, 0, "--config", config, "--study.seed", "1", "--study.resamples", "20")
+    output_of(capsys, 0, "--config", config, "--study.seed", "1", "--study.resamples", "20")
     moved = {path.stem for path, at in changed(place / "scores").items() if scores[path] != at}
     assert moved == {"rms-stream-shuffled", "g-stream-shuffled"}
 
 
 def test_a_damaged_reading_is_made_again(tuned_copy: Run, tmp_path: Path, capsys: Capture) -> None:
     options = ["--config", study_file(tmp_path, tuned_copy, resets=["article"], tune=False)]
-    said_by(capsys, 0, *options)
+    output_of(capsys, 0, *options)
     path = tuned_copy.folder / "study" / "scores" / "g-article.parquet"
     whole = read_scores(path)
     path.write_bytes(path.read_bytes()[:-100])
-    out = said_by(capsys, 0, *options)
+    out = output_of(capsys, 0, *options)
     assert "reading valid 4-6: g, article" in out and "reused: the reading of rms, article" in out
     assert (read_scores(path).nats == whole.nats).all()
 
 
-def test_text_nobody_looked_at_is_read_with_what_the_run_holds(
-    tuned_copy: Run, tmp_path: Path, capsys: Capture
-) -> None:
+def test_a_new_text_is_read_with_what_the_run_holds(tuned_copy: Run, tmp_path: Path, capsys: Capture) -> None:
     other = write_corpus(tmp_path / "other", seed=7)
     memory = listing(tuned_copy.folder / "memory")
     options = ["--config", study_file(tmp_path, tuned_copy, tune=False, articles="all", split="test")]
     options += ["--corpus.path", other, "--study.name", "other"]
-    said_by(capsys, 0, *options)
+    output_of(capsys, 0, *options)
     assert listing(tuned_copy.folder / "memory") == memory
     place = tuned_copy.folder / "other"
     scores = read_scores(place / "scores" / "g-article.parquet")
@@ -138,16 +136,16 @@ def test_text_nobody_looked_at_is_read_with_what_the_run_holds(
     assert records and all(record["corpus"] != scores.protocol["corpus"] for record in records)
     assert overlaps(scores.protocol) == []
     # Its folder is not for another text.
-    assert "a study of another text; choose another --study.name" in said_by(
+    assert "a study of another text; choose another --study.name" in output_of(
         capsys, 2, *options, "--study.split", "valid"
     )
 
 
-def test_what_the_run_does_not_hold_is_said(run_copy: Run, tmp_path: Path, capsys: Capture) -> None:
+def test_a_missing_slot_is_reported(run_copy: Run, tmp_path: Path, capsys: Capture) -> None:
     config, before = study_file(tmp_path, run_copy, tune=False), listing(run_copy.folder)
-    assert "it holds no gradient statistics R; leave out --study.tune false" in said_by(capsys, 2, "--config", config)
+    assert "it holds no gradient statistics R; leave out --study.tune false" in output_of(capsys, 2, "--config", config)
     assert listing(run_copy.folder) == before
-    missing = said_by(capsys, 2, "--config", config, "--run.name", "none")
+    missing = output_of(capsys, 2, "--config", config, "--run.name", "none")
     assert "no such run folder; run `dynlm pretrain` first" in missing
     assert listing(run_copy.folder.parent / "tiny") == before
 
@@ -167,12 +165,12 @@ REFUSED: list[tuple[list[str], str]] = [
 ]
 
 
-@pytest.mark.parametrize("arguments, said", REFUSED, ids=[said for _, said in REFUSED])
+@pytest.mark.parametrize("arguments, message", REFUSED, ids=[message for _, message in REFUSED])
 def test_bad_input_is_one_line(
-    arguments: list[str], said: str, trained_run: Run, tmp_path: Path, capsys: Capture
+    arguments: list[str], message: str, trained_run: Run, tmp_path: Path, capsys: Capture
 ) -> None:
     before = listing(trained_run.folder)
-    assert said in said_by(capsys, 2, "--config", study_file(tmp_path, trained_run), *arguments)
+    assert message in output_of(capsys, 2, "--config", study_file(tmp_path, trained_run), *arguments)
     assert listing(trained_run.folder) == before
 
 
@@ -180,7 +178,7 @@ def test_articles_that_the_run_was_tuned_on_are_not_reported_on(
     tuned_run: Run, tmp_path: Path, capsys: Capture
 ) -> None:
     config, before = study_file(tmp_path, tuned_run, tune=False, articles="1-6"), listing(tuned_run.folder)
-    line = said_by(capsys, 2, "--config", config)
+    line = output_of(capsys, 2, "--config", config)
     assert "the rates of rms under stream were tuned on article" in line
     assert listing(tuned_run.folder) == before
 
@@ -193,4 +191,4 @@ def test_several_processes_are_refused(
 ) -> None:
     for name, value in LAUNCHED.items():
         monkeypatch.setenv(name, value)
-    assert "runs in one process" in said_by(capsys, 2, "--config", study_file(tmp_path, trained_run))
+    assert "runs in one process" in output_of(capsys, 2, "--config", study_file(tmp_path, trained_run))

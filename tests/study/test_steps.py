@@ -1,4 +1,4 @@
-"""Steps before a reading: done once, done again where their options changed, and refused where they would collide."""
+"""Steps before a reading: done once, repeated where options changed, refused where they conflict."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ class Slots:
         return Step(slot, options, find, lambda: self.held.get(slot), lambda held: Budget(3, 10))
 
 
-def test_what_was_found_is_not_found_again_until_its_options_change(tmp_path: Path):
+def test_a_slot_is_filled_again_only_if_its_options_changed(tmp_path: Path):
     slots = Slots()
     first, second = slots.step("R", 1.0, tokens=5), slots.step("rms", 0.1, tokens=7)
     prepared = prepare(run_in(tmp_path), [first, second], True, {})
     assert [each.held for each in prepared] == [{"rate": 1.0}, {"rate": 0.1}]
-    said: list[str] = []
-    assert prepare(run_in(tmp_path), [first, second], True, {}, said.append) == prepared
-    assert said == ["reused: R", "reused: rms"]
+    message: list[str] = []
+    assert prepare(run_in(tmp_path), [first, second], True, {}, message.append) == prepared
+    assert message == ["reused: R", "reused: rms"]
     assert slots.filled == ["R", "rms"]
     prepare(run_in(tmp_path), [first, slots.step("rms", 0.1, tokens=8)], True, {})
     assert slots.filled == ["R", "rms", "rms"]
 
 
-def test_what_rests_on_a_step_that_found_something_else_is_found_anew(tmp_path: Path):
+def test_a_changed_slot_invalidates_the_later_ones(tmp_path: Path):
     slots = Slots()
     prepare(run_in(tmp_path), [slots.step("rms", 0.1), slots.step("g", 0.5)], True, {})
     prepare(run_in(tmp_path), [slots.step("rms", 0.2, rounds=2), slots.step("g", 0.5)], True, {})
     assert slots.filled == ["rms", "g", "rms", "g"]
 
 
-def test_what_another_command_put_into_a_slot_is_not_taken_for_the_studys_own(tmp_path: Path):
+def test_a_slot_filled_by_another_command_is_filled_again(tmp_path: Path):
     slots = Slots()
     prepare(run_in(tmp_path), [slots.step("rms", 0.1)], True, {})
     slots.held["rms"] = {"rate": 9.0}
@@ -62,14 +62,14 @@ def test_what_another_command_put_into_a_slot_is_not_taken_for_the_studys_own(tm
     assert prepared.held == {"rate": 0.1}
 
 
-def test_a_slot_that_variants_share_is_seen_to_once(tmp_path: Path):
-    slots, said, filled = Slots(), list[str](), dict[str, Prepared]()
+def test_a_shared_slot_is_filled_once(tmp_path: Path):
+    slots, message, filled = Slots(), list[str](), dict[str, Prepared]()
     for _ in range(2):
-        (prepared,) = prepare(run_in(tmp_path), [slots.step("rms", 0.1)], True, filled, said.append)
-    assert (said, slots.filled, filled) == (["finding rms"], ["rms"], {"rms": prepared})
+        (prepared,) = prepare(run_in(tmp_path), [slots.step("rms", 0.1)], True, filled, message.append)
+    assert (message, slots.filled, filled) == (["finding rms"], ["rms"], {"rms": prepared})
 
 
-def test_without_finding_slots_are_taken_as_they_are(tmp_path: Path):
+def test_without_find_slots_are_used_as_they_are(tmp_path: Path):
     slots = Slots()
     slots.held["rms"] = {"rate": 9.0}
     (prepared,) = prepare(run_in(tmp_path), [slots.step("rms", 0.1)], False, {})
@@ -104,7 +104,7 @@ def test_each_rule_names_what_it_needs_in_order(tmp_path: Path):
     assert json.dumps([step.options for step in steps["meta"]])
 
 
-def test_variants_that_differ_in_more_than_their_weights_share_what_moves_them(tmp_path: Path):
+def test_variants_with_the_same_rule_share_its_slots(tmp_path: Path):
     variants = [
         {"name": "a", "memory": {"rule": "meta"}},
         {"name": "b", "memory": {"rule": "meta", "g": "a", "track": True}},
@@ -114,7 +114,7 @@ def test_variants_that_differ_in_more_than_their_weights_share_what_moves_them(t
     assert steps["a"][-1].slot == steps["b"][-1].slot == "g (a) under stream"
 
 
-def test_two_variants_may_not_fill_one_slot_with_different_things(tmp_path: Path):
+def test_two_variants_with_different_options_for_one_slot_are_refused(tmp_path: Path):
     variants = [{"name": "a", "memory": {"rule": "rms"}}, {"name": "b", "memory": {"rule": "rms", "segment": 5}}]
     with pytest.raises(UserError, match="variants 'a' and 'b' need the rates of rms under stream"):
         check_slots(slots_of(tmp_path, variants))

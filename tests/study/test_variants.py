@@ -1,4 +1,4 @@
-"""Variants are overrides of options: what they may change, what is said of what they may not, and how each is read."""
+"""Variants are overrides of options: which are allowed, the messages for others, and the readings of each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def options(variants: list[dict[str, Any]], **study: Any) -> StudyOptions:
     )
 
 
-def test_an_arm_changes_what_it_names_and_nothing_else():
+def test_a_variant_changes_the_options_it_names_and_no_others():
     asked = options([{"name": "a", "memory": {"rule": "sgd", "rate": 1}, "metatrain": {"tokens": 5}}, {"name": "b"}])
     first, second = variants_of(asked)
     assert (first.config.memory.rule, first.config.memory.rate, first.config.memory.segment) == ("sgd", 1, 15)
@@ -31,7 +31,7 @@ def test_an_arm_changes_what_it_names_and_nothing_else():
     assert first.under("article").memory.reset == "article"
 
 
-def test_an_arm_learns_a_g_of_its_own_unless_it_names_one():
+def test_a_variant_learns_its_own_g_unless_it_names_one():
     asked = options(
         [
             {"name": "Level 3", "memory": {"rule": "meta"}},
@@ -65,11 +65,11 @@ REFUSED: list[tuple[list[dict[str, Any]], dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize("variants, study, said", REFUSED, ids=[said for *_, said in REFUSED])
-def test_arms_that_cannot_be_are_refused(variants: list[dict[str, Any]], study: dict[str, Any], said: str):
+@pytest.mark.parametrize("variants, study, message", REFUSED, ids=[message for *_, message in REFUSED])
+def test_invalid_variants_are_refused(variants: list[dict[str, Any]], study: dict[str, Any], message: str):
     with pytest.raises(UserError) as error:
         variants_of(options(variants, **study))
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_arms_that_cannot_be_are_refused(variants: list[dict[str, Any]], study: 
         (["a"], [], []),
     ],
 )
-def test_baselines_and_pairs_that_are_not_named_are_those_that_are_there(
+def test_default_baselines_and_pairs_are_existing_variants(
     names: list[str], baselines: list[str], pairs: list[tuple[str, str]]
 ):
     asked = StudyOptions(study=StudyConfig(arms=[{"name": name} for name in names]))
@@ -89,7 +89,7 @@ def test_baselines_and_pairs_that_are_not_named_are_those_that_are_there(
     assert [variant.name for variant in variants_of(asked)] == names
 
 
-def test_what_does_not_matter_is_read_once():
+def test_equivalent_readings_are_made_once():
     asked = options(
         [
             {"name": "level 1", "memory": {"rule": "none"}},

@@ -18,7 +18,7 @@ from dynlm.evaluation.session import Session
 from dynlm.run.folder import load_model
 from dynlm.run.rule_store import open_reader
 from tests.cli.test_app import Capture, answer_json
-from tests.tiny import Run, generated, read_into, with_memory
+from tests.tiny import Run, generated, opened, read_into, with_memory
 
 LINE = " the bafidela of the town was seen near a bafidela . \n"
 FLATNESSES = (0.3, 0.8)
@@ -41,7 +41,7 @@ def test_it_is_what_reading_is_scored_by(window: int, gated: bool, tuned_run: Ru
     reader = dataclasses.replace(open_reader(tuned_run.folder, trained, config.memory), cache=cache)
     begun, whole = LINE * 3, LINE * 4
     ids = trained.tokenizer.encode(whole).ids
-    session = Session(reader, trained.tokenizer, 20, SavedMemory(reader.fresh_memory()))
+    session = Session(opened(tuned_run.folder, config), reader, SavedMemory(reader.fresh_memory()))
     told = session.copy().read(whole)
     at = len(session.read(begun))
     memory = session.saved.memory

@@ -1,4 +1,4 @@
-"""The protocol check: every rule keeps every promise, and readers that break one are caught."""
+"""The protocol check: every rule passes, and readers that break a promise are caught."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_learning_before_scoring_is_caught(
     assert broken(check_reader(honest(tuned_run), text, 20, 10, 0, load_model(tuned_run.folder).tokenizer)) == {CAUSAL}
 
 
-def test_a_reader_that_feels_nothing_is_not_called_causal(
+def test_a_model_that_ignores_its_input_does_not_pass_as_causal(
     tuned_run: Run, text: TokenisedSplit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     have_losses(lambda nats_BT, *_: torch.ones_like(nats_BT), monkeypatch)
@@ -160,14 +160,12 @@ def test_a_text_of_one_segment_can_be_checked(tuned_run: Run, text: TokenisedSpl
     assert checks[0].tried.startswith("20 changes of the text")
 
 
-def test_trying_nothing_is_refused(tuned_run: Run) -> None:
+def test_zero_places_are_refused(tuned_run: Run) -> None:
     with pytest.raises(UserError, match="places"):
         check_protocol(opened(tuned_run.folder, with_memory(tuned_run.config, rule="none")), "valid", places=0)
 
 
-def test_places_are_tried_all_over_the_text(
-    tuned_run: Run, text: TokenisedSplit, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_changed_places_cover_the_text(tuned_run: Run, text: TokenisedSplit, monkeypatch: pytest.MonkeyPatch) -> None:
     """A leak of a single place is found when every place is tried."""
     short = text.excerpt(articles=2, tokens=12)
     opening = torch.from_numpy(short.inputs(1)[6:9].astype(np.int64))
@@ -187,7 +185,7 @@ APART = "articles in different lanes do not influence each other"
 
 
 @pytest.mark.parametrize("rule", ["none", "rms"])
-def test_lanes_are_tried_too(rule: str, tuned_run: Run) -> None:
+def test_several_lanes_are_checked(rule: str, tuned_run: Run) -> None:
     config = with_memory(tuned_run.config, rule=rule, reset="article", lanes=2)
     checks = check_protocol(opened(tuned_run.folder, config), "valid", places=2, tokens=50)
     assert not broken(checks)
@@ -222,19 +220,21 @@ def test_headings_flagged_where_they_begin_are_caught(
     assert broken(check_reader(reader, text, 20, 8, 0, trained.tokenizer)) == {CAUSAL}
 
 
-def test_every_rule_of_a_run_is_tried_with_its_partners(tuned_run: Run) -> None:
+def test_every_rule_of_a_run_is_checked_alone_cached_and_mixed(tuned_run: Run) -> None:
     checks = check_every_rule(opened(tuned_run.folder, tuned_run.config), "valid", places=4, tokens=60)
     assert not broken(checks)
-    told = {check.promise.partition(":")[0] for check in checks}
+    reported = {check.promise.partition(":")[0] for check in checks}
     rules = rules_of(opened(tuned_run.folder, tuned_run.config), "stream")
     assert rules == [("none", ""), ("sgd", ""), ("rms", ""), ("meta", "meta")]
-    assert {f"{rule}{named}" for rule in ("rms", "meta") for named in ("", " with a cache", " without regret")} <= told
+    assert {
+        f"{rule}{named}" for rule in ("rms", "meta") for named in ("", " with a cache", " without regret")
+    } <= reported
 
 
-def test_every_g_of_a_run_is_tried_by_its_name(tuned_copy: Run) -> None:
+def test_every_g_of_a_run_is_checked_under_its_name(tuned_copy: Run) -> None:
     memory = tuned_copy.folder / "memory"
     for suffix in ("safetensors", "json"):
         (memory / f"other-g-stream.{suffix}").write_bytes((memory / f"meta-stream.{suffix}").read_bytes())
     checks = check_every_rule(opened(tuned_copy.folder, tuned_copy.config), "valid", places=4, tokens=40)
-    told = {check.promise.partition(":")[0] for check in checks}
-    assert not broken(checks) and {"meta", "meta (other-g)", "meta (other-g) with a cache"} <= told
+    reported = {check.promise.partition(":")[0] for check in checks}
+    assert not broken(checks) and {"meta", "meta (other-g)", "meta (other-g) with a cache"} <= reported

@@ -1,4 +1,4 @@
-"""Texts made to hurt: what they are, and that the mixture of the two readings is the loop's own."""
+"""The stress test: its texts, and that its three losses are those of three readings."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_the_three_figures_are_those_of_three_readings(
     assert cost.tokens == 150 and cost.level_1 != cost.rule
 
 
-def test_a_memory_that_hurts_is_held_to_the_bound(tuned_run: Run) -> None:
+def test_the_mixture_keeps_its_bound_where_the_rule_diverges(tuned_run: Run) -> None:
     """At a hundred times the tuned rate the rule is far worse on every text, the mixture is not."""
     config = with_memory(tuned_run.config, rule="sgd", rate=50.0)
     done = stress_test(opened(tuned_run.folder, config), "valid", tokens=150, quiet=True)
@@ -134,13 +134,13 @@ def test_a_memory_that_hurts_is_held_to_the_bound(tuned_run: Run) -> None:
         assert cost.no_regret - cost.level_1 <= math.log(2) / cost.tokens + 5.1e-4
 
 
-def test_what_is_no_number_is_said(tuned_run: Run) -> None:
+def test_non_finite_losses_are_null_and_shown_as_diverged(tuned_run: Run) -> None:
     costs = [Cost("a", 1000, 3.0, math.nan, 3.001), Cost("b", 20, 3.0, 2.5, 3.02)]
     done = StressResult("rms", "stream", 20, 1e-3, costs)
     assert [cost.kept for cost in costs] == [True, False] and not done.kept
-    told = json.loads(json.dumps(done.to_dict(), allow_nan=False))
-    assert told["texts"][0]["rule"] is None and told["texts"][1]["rule"] == 2.5
-    assert (told["kept"], [text["kept"] for text in told["texts"]]) == (False, [True, False])
+    reported = json.loads(json.dumps(done.to_dict(), allow_nan=False))
+    assert reported["texts"][0]["rule"] is None and reported["texts"][1]["rule"] == 2.5
+    assert (reported["kept"], [text["kept"] for text in reported["texts"]]) == (False, [True, False])
     lines = done.to_text().splitlines()
     assert lines[1].split() == ["a", "1,000", "3.0000", "diverged", "3.0010", "-", "+0.0010", "kept"]
     assert lines[2].split() == ["b", "20", "3.0000", "2.5000", "3.0200", "-0.5000", "+0.0200", "BROKEN"]

@@ -59,7 +59,7 @@ def test_every_variant_holds_bit_for_bit(tuned_copy: Run, memory: dict[str, Any]
     if "cache" in memory:
         memory = {**memory, "cache_share": 0.1}
     done = verify(file_of(tuned_copy, **memory))
-    assert done.holds and not [told for told in done.changed if "no commit has" not in told]
+    assert done.holds and not [reported for reported in done.changed if "no commit has" not in reported]
     assert (done.compared, done.differing, done.largest, done.tolerance) == (done.tokens, 0, 0.0, 0.0)
 
 
@@ -76,21 +76,23 @@ def test_one_changed_loss_is_named_by_its_token(tuned_copy: Run) -> None:
     with_column(path, "nats", row, changed)
     done = verify(path)
     assert not done.holds and done.differing == 1
-    (told,) = done.broken
+    (reported,) = done.broken
     surface = scores.surface[row].decode()
-    assert told.startswith(f"token 17 of article 5 ({surface!r}): {changed:.9g} nats then, {scores.nats[row]:.9g} now")
-    assert told.count("more") == 0
+    assert reported.startswith(
+        f"token 17 of article 5 ({surface!r}): {changed:.9g} nats then, {scores.nats[row]:.9g} now"
+    )
+    assert reported.count("more") == 0
 
 
 @pytest.mark.parametrize(
-    "column, value, said",
+    "column, value, message",
     [
         ("surface", b"other", "surface 'other' then, "),
         ("token", 3, "token 3 then, "),
         ("words", 7, "words 7 then, "),
     ],
 )
-def test_a_changed_row_is_named_by_its_token(column: str, value: object, said: str, tuned_copy: Run) -> None:
+def test_a_changed_row_is_named_by_its_token(column: str, value: object, message: str, tuned_copy: Run) -> None:
     path = file_of(tuned_copy, rule="rms")
     scores = read_scores(path)
     row = int(scores.starts[1]) + 17
@@ -98,7 +100,7 @@ def test_a_changed_row_is_named_by_its_token(column: str, value: object, said: s
     with_column(path, column, row, value)
     done = verify(path)
     assert not done.holds and len(done.broken) == 1
-    assert f"row {row + 1}, token 17 of article 5" in done.broken[0] and said in done.broken[0]
+    assert f"row {row + 1}, token 17 of article 5" in done.broken[0] and message in done.broken[0]
 
 
 def test_a_part_can_be_read_again(tuned_copy: Run) -> None:
@@ -131,8 +133,8 @@ def test_another_model_text_or_memory_does_not_hold(tuned_copy: Run, tmp_path: P
     content = json.loads(before)
     content["rms"]["stream"]["rate"] *= 2
     tuned.write_text(json.dumps(content))
-    (told,) = verify(path).broken
-    assert "tuned or learned anew" in told
+    (reported,) = verify(path).broken
+    assert "tuned or learned anew" in reported
     tuned.write_text(before)
     assert verify(path).holds
 
@@ -140,16 +142,16 @@ def test_another_model_text_or_memory_does_not_hold(tuned_copy: Run, tmp_path: P
     assert verify(path, corpus_path=str(corpus)).holds
     text = (corpus / "valid.txt").read_text()
     (corpus / "valid.txt").write_text(text[:-60] + text[-60:].replace("the", "teh").replace("was", "saw"))
-    (told,) = verify(path, corpus_path=str(corpus)).broken
-    assert "article 6" in told
+    (reported,) = verify(path, corpus_path=str(corpus)).broken
+    assert "article 6" in reported
 
     card = json.loads((tuned_copy.folder / "model.json").read_text())
     with_protocol(path, model="0123456789abcdef")
-    (told,) = verify(path).broken
-    assert told == f"the model is {card['fingerprint']}, the text was read with 0123456789abcdef"
+    (reported,) = verify(path).broken
+    assert reported == f"the model is {card['fingerprint']}, the text was read with 0123456789abcdef"
 
 
-def test_statistics_gathered_anew_are_another_memory(tuned_copy: Run) -> None:
+def test_other_gradient_statistics_break_a_score_file(tuned_copy: Run) -> None:
     path = file_of(tuned_copy, rule="rms")
     place = tuned_copy.folder / "memory" / "statistics.safetensors"
     tensors, about = load_tensors(place)
@@ -157,7 +159,7 @@ def test_statistics_gathered_anew_are_another_memory(tuned_copy: Run) -> None:
     assert "the constants of the memory changed" in verify(path).broken[0]
 
 
-def test_on_another_machine_rounding_is_forgiven_and_told(tuned_copy: Run) -> None:
+def test_another_machine_may_round_differently_and_is_reported(tuned_copy: Run) -> None:
     path = file_of(tuned_copy, rule="rms")
     platform = read_scores(path).protocol["platform"]
     with_protocol(path, platform={**platform, "processor": "another"})
@@ -171,7 +173,7 @@ def test_on_another_machine_rounding_is_forgiven_and_told(tuned_copy: Run) -> No
     assert not verify(path).holds
 
 
-def test_as_many_threads_are_used_as_then(tuned_copy: Run) -> None:
+def test_it_uses_as_many_threads_as_the_scoring(tuned_copy: Run) -> None:
     path = file_of(tuned_copy, rule="rms")
     before = torch.get_num_threads()
     torch.set_num_threads(before + 1)
@@ -182,7 +184,7 @@ def test_as_many_threads_are_used_as_then(tuned_copy: Run) -> None:
         torch.set_num_threads(before)
 
 
-def test_what_cannot_be_verified_says_why(tuned_copy: Run, tmp_path: Path) -> None:
+def test_unverifiable_files_are_refused_with_the_reason(tuned_copy: Run, tmp_path: Path) -> None:
     path = file_of(tuned_copy, rule="none")
     shutil.copy(path, tmp_path / "alone.parquet")
     with pytest.raises(UserError, match="no run around this score file"):
@@ -196,7 +198,7 @@ def test_what_cannot_be_verified_says_why(tuned_copy: Run, tmp_path: Path) -> No
         verify(path)
 
 
-def test_the_verb_ends_with_1_where_something_does_not_hold(
+def test_the_command_exits_with_1_where_a_file_does_not_hold(
     tuned_copy: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good, bad = file_of(tuned_copy, rule="none"), file_of(tuned_copy, rule="rms")
@@ -205,9 +207,9 @@ def test_the_verb_ends_with_1_where_something_does_not_hold(
     assert capsys.readouterr().out.count("all bit for bit") == 2
     with_column(bad, "nats", 3, 0.25)
     assert main(["verify", str(tuned_copy.folder), "--json"]) == 1
-    told = json.loads(capsys.readouterr().out)
-    assert told["holds"] is False
-    assert {each["path"]: each["holds"] for each in told["files"]} == {str(good): True, str(bad): False}
+    reported = json.loads(capsys.readouterr().out)
+    assert reported["holds"] is False
+    assert {each["path"]: each["holds"] for each in reported["files"]} == {str(good): True, str(bad): False}
     assert main(["verify", str(bad)]) == 1
     assert "token 3 of article 4" in capsys.readouterr().out
 
@@ -238,7 +240,7 @@ def test_minus_zero_is_not_zero(tuned_copy: Run, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     "order", ["backwards", "shuffled", "shuffled, seed -1", "shuffled, seed x", f"shuffled, seed {'9' * 5000}", ""]
 )
-def test_an_order_that_is_none_is_one_line(tuned_copy: Run, order: str) -> None:
+def test_an_unknown_order_is_refused_in_one_line(tuned_copy: Run, order: str) -> None:
     path = file_of(tuned_copy, rule="none")
     with_protocol(path, order=order)
     with pytest.raises(UserError, match=r"which is no order") as refused:
@@ -250,29 +252,29 @@ def test_an_order_that_is_none_is_one_line(tuned_copy: Run, order: str) -> None:
 def test_a_position_that_is_not_the_rows_own_is_named(tuned_copy: Run, position: int) -> None:
     path = file_of(tuned_copy, rule="none")
     with_column(path, "position", 7, position)
-    (told,) = verify(path).broken
-    assert told.startswith("row 8, ") and told.endswith(f"position {position} then, 7 now")
+    (reported,) = verify(path).broken
+    assert reported.startswith("row 8, ") and reported.endswith(f"position {position} then, 7 now")
 
 
 def test_articles_out_of_order_or_from_nowhere_are_named(tuned_copy: Run) -> None:
     path = file_of(tuned_copy, rule="none")
     table = pq.read_table(path)
     protocol = json.loads(table.schema.metadata[b"dynlm"])
-    for moved, told in (({3: 5, 5: 3}, "split's own order"), ({5: 10**6}, "is none"), ({3: -7}, "is none")):
+    for moved, reported in (({3: 5, 5: 3}, "split's own order"), ({5: 10**6}, "is none"), ({3: -7}, "is none")):
         article = pa.array([moved.get(index, index) for index in table.column("article").to_pylist()], pa.int32())
         about = [{**entry, "index": moved.get(entry["index"], entry["index"])} for entry in protocol["articles"]]
         metadata = {b"dynlm": json.dumps({**protocol, "articles": about}).encode()}
         place = table.schema.get_field_index("article")
         changed = table.set_column(place, table.schema.field("article"), article)
         pq.write_table(changed.replace_schema_metadata(metadata), path)
-        assert told in verify(path).broken[0]
+        assert reported in verify(path).broken[0]
 
 
 STRANGE = [-1, 10**400, 1e308, None, [], {}, "", "\ud800", True, [{"index": 10**40}], "x" * 9999]
 
 
 @pytest.mark.parametrize("name", ["split", "order", "model", "tokenizer", "text", "reader", "options", "articles"])
-def test_whatever_a_protocol_says_is_answered_in_one_line(tuned_copy: Run, name: str) -> None:
+def test_malformed_protocol_values_are_refused_in_one_line(tuned_copy: Run, name: str) -> None:
     path = file_of(tuned_copy, rule="rms")
     for value in STRANGE:
         with_protocol(path, **{name: value})
@@ -285,7 +287,7 @@ def test_whatever_a_protocol_says_is_answered_in_one_line(tuned_copy: Run, name:
 
 
 @pytest.mark.parametrize("name", ["segment", "lanes", "rate", "switch_share", "cache_window", "dynamic", "g", "rule"])
-def test_whatever_a_protocols_options_say_is_answered_in_one_line(tuned_copy: Run, name: str) -> None:
+def test_malformed_options_in_a_protocol_are_refused_in_one_line(tuned_copy: Run, name: str) -> None:
     path = file_of(tuned_copy, rule="rms")
     options = read_scores(path).protocol["options"]
     for value in (-1, 10**400, -1e308, "\ud800", [], {}):
