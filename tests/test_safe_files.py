@@ -1,4 +1,4 @@
-"""Files from strangers: none can run code, lead out of its folder, or take memory for what it only claims."""
+"""Untrusted files cannot run code, lead out of their folder, or allocate memory by false claims."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from tests.tiny import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 TENFOLD = "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in itertools.pairwise("abcdefgh"))
-"""Each line stands for ten of the last."""
+"""Each line expands to ten times the last."""
 FORBIDDEN = {
     *("pickle cPickle dill cloudpickle marshal shelve joblib".split()),
     *("eval exec compile __import__".split()),
@@ -52,15 +52,15 @@ FORBIDDEN = {
     *("yaml.load yaml.unsafe_load yaml.full_load yaml.UnsafeLoader yaml.Loader yaml.FullLoader".split()),
     *("os.system os.popen tarfile shutil.unpack_archive".split()),
 }
-"""What loads or runs more than data. Names that are read are looked at, words in texts are not."""
+"""Names of functions and modules that load or run more than data."""
 METHODS = {"extract", "extractall"}
 
 
-# --- No code is loaded ----------------------------------------------------------------------------------------------
+# --- No file runs code -----------------------------------------------------------------------------------------------
 
 
 def names_in(tree: ast.AST) -> Iterator[str]:
-    """Every name that a module imports or looks up, with its dots."""
+    """Yield every dotted name that a module imports or uses."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (part.name for part in node.names)
@@ -83,7 +83,7 @@ def loads_code(source: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "dynlm").rglob("*.py")), ids=lambda path: path.stem)
-def test_no_module_uses_what_can_run_code(path: Path) -> None:
+def test_no_module_uses_functions_that_can_run_code(path: Path) -> None:
     assert loads_code(path.read_text(encoding="utf-8")) == []
 
 
@@ -98,12 +98,12 @@ def test_no_module_uses_what_can_run_code(path: Path) -> None:
         "z.extractall()",
     ],
 )
-def test_the_guard_would_see_it(source: str) -> None:
+def test_forbidden_names_are_found(source: str) -> None:
     assert loads_code(source)
 
 
 class Harmful:
-    """A pickle of this writes a file where it is loaded."""
+    """Writes a file when it is unpickled."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -112,9 +112,9 @@ class Harmful:
         return os.system, (f"touch {self.path}",)
 
 
-def test_pickles_in_the_place_of_files_are_refused_and_run_nothing(run_copy: Run, tmp_path: Path) -> None:
-    mark = tmp_path / "ran"
-    harm = pickle.dumps(Harmful(mark))
+def test_pickles_in_place_of_other_files_are_rejected_unloaded(run_copy: Run, tmp_path: Path) -> None:
+    trace = tmp_path / "ran"
+    harm = pickle.dumps(Harmful(trace))
     for name in ("model.safetensors", "model.json", "config.yaml", "tokenizer/tokenizer.model"):
         path = run_copy.folder / name
         whole = path.read_bytes()
@@ -123,19 +123,19 @@ def test_pickles_in_the_place_of_files_are_refused_and_run_nothing(run_copy: Run
             load_config(run_copy.folder)
             load_model(run_copy.folder)
         path.write_bytes(whole)
-    np.save(tmp_path / "ids.npy", np.array([Harmful(mark)], dtype=object), allow_pickle=True)
+    np.save(tmp_path / "ids.npy", np.array([Harmful(trace)], dtype=object), allow_pickle=True)
     with pytest.raises(UserError, match="damaged"):
         map_array(tmp_path / "ids.npy", np.int32)
-    (tmp_path / "a.yaml").write_text(f"run: !!python/object/apply:os.system ['touch {mark}']\n")
+    (tmp_path / "a.yaml").write_text(f"run: !!python/object/apply:os.system ['touch {trace}']\n")
     with pytest.raises(UserError, match=r"a\.yaml"):
         read_yaml(tmp_path / "a.yaml")
-    assert not mark.exists()
+    assert not trace.exists()
 
 
-# --- Nothing leads out of its folder --------------------------------------------------------------------------------
+# --- No path leads out of its folder --------------------------------------------------------------------------------
 
 
-def test_links_out_of_a_corpus_are_refused_and_links_within_it_are_read(tmp_path: Path) -> None:
+def test_links_must_stay_inside_a_corpus(tmp_path: Path) -> None:
     corpus, secret = tmp_path / "corpus", tmp_path / "secret.txt"
     corpus.mkdir()
     secret.write_text("a secret")
@@ -143,7 +143,7 @@ def test_links_out_of_a_corpus_are_refused_and_links_within_it_are_read(tmp_path
     (corpus / "b.txt").symlink_to("a.txt")
     config = CorpusOptions(path=str(corpus), hold_out_every=9)
     assert [one.text for one in load_articles(config, "train+meta")] == ["text", "text"]
-    (tmp_path / "link").symlink_to(corpus)  # the folder that the user names may be a link
+    (tmp_path / "link").symlink_to(corpus)  # The folder that the user names may be a link.
     assert len(load_articles(CorpusOptions(path=str(tmp_path / "link"), hold_out_every=9), "train+meta")) == 2
     for target in (secret, Path("../secret.txt")):
         (corpus / "c.txt").unlink(missing_ok=True)
@@ -162,7 +162,7 @@ def test_links_out_of_a_corpus_are_refused_and_links_within_it_are_read(tmp_path
         assert "a secret" not in texts
 
 
-def test_names_in_archives_are_never_paths(tmp_path: Path) -> None:
+def test_names_in_archives_are_not_used_as_paths(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.txt.zip", "w") as archive:
         archive.writestr("../../escaped.txt", "text of it")
     before = sorted(tmp_path.rglob("*"))
@@ -187,7 +187,7 @@ def omniglot(folder: Path, names: tuple[str, ...]) -> OmniglotOptions:
     return OmniglotOptions(path=str(folder), size=8)
 
 
-def test_an_omniglot_that_names_other_places_writes_nothing_there(tmp_path: Path) -> None:
+def test_paths_in_omniglot_archives_are_not_written_to(tmp_path: Path) -> None:
     config = omniglot(tmp_path / "o", ("../../../evil/x.png", "/abs/y.png"))
     splits = Omniglot.load_splits(config)
     assert sorted(splits["train"].names) == ["../../../evil", "/abs"]
@@ -195,7 +195,7 @@ def test_an_omniglot_that_names_other_places_writes_nothing_there(tmp_path: Path
     assert len(list((tmp_path / "o").iterdir())) == 2
 
 
-def test_images_outside_their_folder_are_refused(tmp_path: Path) -> None:
+def test_images_outside_their_folder_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "images" / "one").mkdir(parents=True)
     (tmp_path / "secret.png").write_bytes(png())
     (tmp_path / "images" / "one" / "a.png").symlink_to(tmp_path / "secret.png")
@@ -212,10 +212,10 @@ def test_images_outside_their_folder_are_refused(tmp_path: Path) -> None:
         load_fewshot(tmp_path / "few")
 
 
-# --- Sizes are checked before anything is taken for them ------------------------------------------------------------
+# --- Claimed sizes are checked before allocation -----------------------------------------------------------------
 
 
-def test_a_card_may_claim_what_it_likes(run_copy: Run) -> None:
+def test_false_sizes_in_a_model_card_are_rejected(run_copy: Run) -> None:
     path = run_copy.folder / "model.json"
     whole = json.loads(path.read_text())
     claims = [
@@ -232,7 +232,7 @@ def test_a_card_may_claim_what_it_likes(run_copy: Run) -> None:
             load_model(run_copy.folder)
 
 
-def test_a_header_of_tensors_may_claim_what_it_likes(tmp_path: Path) -> None:
+def test_false_sizes_in_a_tensor_header_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     for shape, end in (([10**6, 10**6], 4 * 10**12), ([10**6, 10**6], 8), ([2**62, 4], 0), ([-1], 4)):
         header = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, end]}}).encode()
@@ -244,7 +244,7 @@ def test_a_header_of_tensors_may_claim_what_it_likes(tmp_path: Path) -> None:
         load_tensors(path)
 
 
-def test_a_cached_array_may_claim_what_it_likes(tmp_path: Path) -> None:
+def test_a_false_size_in_a_cached_array_is_rejected(tmp_path: Path) -> None:
     with array_writer(tmp_path / "a.npy", np.int32) as append:
         append(np.arange(4))
     whole = (tmp_path / "a.npy").read_bytes()
@@ -253,7 +253,7 @@ def test_a_cached_array_may_claim_what_it_likes(tmp_path: Path) -> None:
         map_array(tmp_path / "a.npy", np.int32)
 
 
-def test_a_small_score_file_that_claims_many_rows_is_refused_unread(tmp_path: Path) -> None:
+def test_a_small_score_file_that_claims_many_rows_is_rejected_unread(tmp_path: Path) -> None:
     scores = reading(articles=1, tokens=60)[0]
     write_scores(tmp_path / "a.parquet", scores)
     schema = pq.read_schema(tmp_path / "a.parquet")
@@ -268,7 +268,7 @@ def test_a_small_score_file_that_claims_many_rows_is_refused_unread(tmp_path: Pa
         read_scores(tmp_path / "bomb.parquet")
 
 
-def test_a_long_text_that_many_rows_share_is_refused_unspelt(tmp_path: Path) -> None:
+def test_a_long_text_shared_by_many_rows_is_rejected(tmp_path: Path) -> None:
     scores = reading(articles=1, tokens=3000)[0]
     write_scores(tmp_path / "a.parquet", scores)
     table = pq.read_table(tmp_path / "a.parquet")
@@ -281,7 +281,7 @@ def test_a_long_text_that_many_rows_share_is_refused_unspelt(tmp_path: Path) -> 
         read_scores(tmp_path / "a.parquet")
 
 
-def test_pictures_that_claim_to_be_huge_are_refused_before_they_are_decoded() -> None:
+def test_huge_images_are_rejected_before_decoding() -> None:
     ihdr = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
     chunk = len(ihdr).to_bytes(4, "big") + b"IHDR" + ihdr + zlib.crc32(b"IHDR" + ihdr).to_bytes(4, "big")
     bomb = b"\x89PNG\r\n\x1a\n" + chunk + bytes(100)
@@ -289,7 +289,7 @@ def test_pictures_that_claim_to_be_huge_are_refused_before_they_are_decoded() ->
         read_image(io.BytesIO(bomb), "here", 8, False)
 
 
-def test_other_formats_under_an_images_name_start_no_program(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_image_formats_start_no_program(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow hands PostScript to Ghostscript."""
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a program was started"))
     script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
@@ -297,7 +297,7 @@ def test_other_formats_under_an_images_name_start_no_program(monkeypatch: pytest
         read_image(io.BytesIO(script), "here", 8, False)
 
 
-def test_a_member_that_unpacks_to_more_than_an_image_is_not_read(tmp_path: Path) -> None:
+def test_a_zip_member_larger_than_an_image_is_not_read(tmp_path: Path) -> None:
     config = omniglot(tmp_path / "o", ("a/b.png",))
     with zipfile.ZipFile(tmp_path / "o" / f"{PARTS[0]}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a/b.png", bytes(70 * 2**20))
@@ -306,7 +306,7 @@ def test_a_member_that_unpacks_to_more_than_an_image_is_not_read(tmp_path: Path)
 
 
 def bombs(folder: Path) -> Iterator[Path]:
-    """A few KiB each that unpack to 64 MiB of one line."""
+    """Write files of a few KiB that each decompress to a line of 64 MiB."""
     content = b"a" * (64 * 2**20)
     for ending, pack in ((".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress)):
         (folder / f"a.txt{ending}").write_bytes(pack(content))
@@ -318,8 +318,8 @@ def bombs(folder: Path) -> Iterator[Path]:
     yield folder / "a.txt.zst"
 
 
-def test_packed_files_are_unpacked_no_further_than_a_line(tmp_path: Path) -> None:
-    """In a process of its own, whose memory is looked at: unpacking a bomb whole would take 64 MiB and more."""
+def test_compressed_files_are_decompressed_by_at_most_a_line(tmp_path: Path) -> None:
+    """Measures the memory of another process: a whole bomb takes 64 MiB and more."""
     code = """
 import resource, sys
 from dynlm.data.sources.lines import text_lines
@@ -341,7 +341,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
     assert int(done.stdout) < 60
 
 
-def test_json_and_yaml_too_large_too_deep_or_full_of_aliases_are_refused(tmp_path: Path) -> None:
+def test_oversized_json_and_yaml_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     with path.open("wb") as file:
         file.truncate(300 * 2**20)

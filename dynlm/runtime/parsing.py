@@ -52,7 +52,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     try:
         return parse_json(read_bytes(path, LARGEST_JSON).decode("utf-8"))
     except ValueError as error:
-        raise UserError(f"not a readable JSON file ({error})", path, "it may be cut short; make it anew") from error
+        raise UserError(f"not a readable JSON file ({error})", path, "it may be cut short; create it again") from error
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -105,5 +105,5 @@ def number_in(
         or not abs(value) < 2.0**1023
     ):
         shown = repr(value) if len(repr(value)) <= 40 else type(value).__name__
-        raise UserError(f"its {name} is {shown}", where, "make it anew")
+        raise UserError(f"its {name} is {shown}", where, "create it again")
     return value

@@ -85,7 +85,7 @@ def _open(path: Path, device: torch.device | str) -> Iterator[tuple[Any, dict[st
                 raise ValueError("its metadata is not an object")
             yield file, about
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        do = "it may be cut short; restore it or make it anew"
+        do = "it may be cut short; restore or create it again"
         raise UserError(f"not a whole safetensors file ({error})", path, do) from error
 
 

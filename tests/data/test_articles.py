@@ -1,4 +1,4 @@
-"""Splits as the program reads them: what the LSTM may see, limits, and the counts of the literature."""
+"""Splits of a corpus, limits, and the word counts of the literature."""
 
 import json
 import os
@@ -25,22 +25,22 @@ def numbers(config: CorpusOptions, split: str) -> list[int]:
     return [int(article.title.split()[1]) for article in iter_articles(config, split)]
 
 
-def test_meta_articles_are_never_trained_on(folder):
+def test_meta_articles_are_not_in_train(folder):
     config = CorpusOptions(path=str(folder), meta_every=4)
     assert numbers(config, "meta") == [3, 7]
     assert numbers(config, "train") == [0, 1, 2, 4, 5, 6, 8, 9]
     assert numbers(config, "train+meta") == list(range(10))
 
 
-def test_the_limit_is_of_what_is_read(folder):
+def test_the_limit_applies_to_the_requested_split(folder):
     config = CorpusOptions(path=str(folder), meta_every=4, limit=4)
     assert numbers(config, "train") == [0, 1, 2, 4]
     assert numbers(config, "meta") == [3, 7]
     assert numbers(config, "train+meta") == [0, 1, 2, 3]
 
 
-def test_describe_counts_by_hand(folder):
-    # "word 0\n": two words and an end of line; types are word, the numbers and the end of line.
+def test_describe_matches_hand_counts(folder):
+    # "word 0\n" is two words and an end of line; the types are "word", the numbers and the end of line.
     config = CorpusOptions(path=str(folder))
     assert describe(config) == {
         "train": {"articles": 10, "words": 3 * 55, "types": 12, "longest": {"title": "train 9", "words": 30}},
@@ -52,11 +52,11 @@ def test_describe_counts_by_hand(folder):
     ("text", "count"),
     [("", 0), ("a b\n", 3), ("a b", 3), (" \n", 1), ("a\n\nb\n", 5), ("a\rb\n", 3), ("a\u2028b\n", 3)],
 )
-def test_words_and_ends_of_line(text, count):
+def test_word_count(text, count):
     assert word_count(text) == count
 
 
-def test_missing_and_empty_splits_are_named(folder):
+def test_missing_and_empty_splits_are_rejected(folder):
     config = CorpusOptions(path=str(folder))
     for read in (iter_articles, load_articles):
         with pytest.raises(UserError, match="no split 'test'; choose among train, meta, valid"):
@@ -71,12 +71,12 @@ def test_missing_and_empty_splits_are_named(folder):
         describe(config)
 
 
-def test_fewer_than_one_process_is_refused():
+def test_less_than_one_process_is_rejected():
     with pytest.raises(UserError, match=r"corpus\.num_proc is 0; choose a value from 1 to 1024"):
         CorpusOptions(num_proc=0)
 
 
-def test_an_unknown_source_lists_the_known():
+def test_an_unknown_source_is_rejected_with_suggestions():
     with pytest.raises(UserError, match=r"did you mean 'wikitext-2'\? choose one of stdlib, wiki.*owner/name"):
         open_source(CorpusOptions(source="wikitext2"))
 
@@ -87,7 +87,7 @@ def test_source_names(folder):
 
 
 @pytest.mark.skipif(not DATA, reason="DYNLM_DATA, the folder of real data, is not set")
-def test_wikitext_2_has_the_counts_of_the_literature():
+def test_wikitext_2_counts_match_the_literature():
     counts = describe(CorpusOptions(path=str(Path(DATA or "", "wikitext-2"))))
     assert list(counts) == ["train", "valid"]
     assert [counts[split]["articles"] for split in counts] == [600, 60]

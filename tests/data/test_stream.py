@@ -1,4 +1,4 @@
-"""Streams: every token is read once, in order, and a stream can be taken up where it was left."""
+"""Streams read every token once and in order, and resume at any position."""
 
 import json
 
@@ -14,20 +14,20 @@ START = 99_999
 
 
 def split_of(lengths, headings=()):
-    """Articles whose token ids count up through the whole split, so that a token tells its place."""
+    """Return articles whose token ids count through the split: an id is the token's index."""
     ids = np.arange(sum(lengths), dtype=np.int32)
     ones, titles = np.ones(len(ids), dtype=np.int32), [str(n) for n in lengths]
     tokens = Tokens(ids, ones, ones.astype(np.int16), np.array(headings), np.array(lengths))
     return TokenisedSplit.from_tokens(tokens, bytes(len(ids)), titles, START)
 
 
-def all_segments(stream, place=None, limit=10_000):
-    place = stream.begin() if place is None else place
+def all_segments(stream, position=None, limit=10_000):
+    position = stream.begin() if position is None else position
     for _ in range(limit):
-        segment, place = stream.next(place)
+        segment, position = stream.next(position)
         if segment is None:
             return
-        yield segment, place
+        yield segment, position
 
 
 LENGTHS = st.lists(st.integers(2, 40), min_size=1, max_size=8)
@@ -35,7 +35,7 @@ LENGTHS = st.lists(st.integers(2, 40), min_size=1, max_size=8)
 
 @settings(max_examples=60, deadline=None)
 @given(lengths=LENGTHS, lanes=st.integers(1, 5), segment=st.integers(1, 16))
-def test_one_pass_reads_every_token_once_after_the_one_before_it(lengths, lanes, segment):
+def test_one_pass_reads_every_token_once_with_its_predecessor_as_input(lengths, lanes, segment):
     split = split_of(lengths)
     seen = []
     for read, _ in all_segments(Stream(split, lanes, segment, range(len(lengths)))):
@@ -56,7 +56,7 @@ def test_one_pass_reads_every_token_once_after_the_one_before_it(lengths, lanes,
 
 @settings(max_examples=30, deadline=None)
 @given(lengths=LENGTHS, segment=st.integers(1, 16))
-def test_one_lane_reads_in_order_without_filling(lengths, segment):
+def test_one_lane_reads_in_order_without_padding(lengths, segment):
     split = split_of(lengths)
     reads = [read for read, _ in all_segments(read_in_order(split, segment, range(len(lengths))))]
     assert np.concatenate([read.targets_BT[0] for read in reads]).tolist() == split.ids_N.tolist()
@@ -65,24 +65,24 @@ def test_one_lane_reads_in_order_without_filling(lengths, segment):
 
 @settings(max_examples=30, deadline=None)
 @given(lengths=LENGTHS, lanes=st.integers(1, 4), stop=st.integers(1, 12))
-def test_a_saved_place_goes_on_exactly(lengths, lanes, stop):
+def test_a_saved_position_resumes_exactly(lengths, lanes, stop):
     stream = Stream(split_of(lengths), lanes, 5, range(len(lengths)), seed=3, repeat=True)
     whole = list(all_segments(stream, limit=24))
-    place = StreamPosition.from_dict(json.loads(json.dumps(whole[stop - 1][1].to_dict())))
-    for (resumed, _), (read, _) in zip(all_segments(stream, place, limit=24 - stop), whole[stop:], strict=True):
+    position = StreamPosition.from_dict(json.loads(json.dumps(whole[stop - 1][1].to_dict())))
+    for (resumed, _), (read, _) in zip(all_segments(stream, position, limit=24 - stop), whole[stop:], strict=True):
         assert np.array_equal(resumed.targets_BT, read.targets_BT)
         assert np.array_equal(resumed.inputs_BT, read.inputs_BT)
         assert np.array_equal(resumed.mask_BT, read.mask_BT)
 
 
-def test_epochs_are_shuffled_anew_and_complete():
+def test_each_epoch_is_a_new_permutation():
     stream = Stream(split_of([3] * 12), 1, 3, range(12), seed=0, repeat=True)
     order = [int(read.article_B[0]) for read, _ in all_segments(stream, limit=24)]
     assert sorted(order[:12]) == sorted(order[12:]) == list(range(12))
     assert order[:12] != order[12:]
 
 
-def test_ranks_together_read_what_one_process_reads():
+def test_all_ranks_together_read_what_one_process_reads():
     split = split_of([7, 9, 4, 12, 6])
     options = {"lanes": 4, "segment": 4, "order": range(5), "seed": 1, "repeat": True}
     whole = [read for read, _ in all_segments(Stream(split, **options), limit=10)]
@@ -95,7 +95,7 @@ def test_ranks_together_read_what_one_process_reads():
             assert np.array_equal(part.targets_BT[lane // 2], read.targets_BT[lane])
 
 
-def test_lanes_that_wait_are_masked():
+def test_empty_lanes_are_masked():
     reads = [read for read, _ in all_segments(Stream(split_of([2, 9]), 3, 4, range(2)))]
     assert reads[0].mask_BT.sum(axis=1).tolist() == [2, 4, 0]
     assert reads[0].article_B.tolist() == [0, 1, -1]
@@ -103,13 +103,13 @@ def test_lanes_that_wait_are_masked():
 
 
 @pytest.mark.parametrize("lanes", [1, 3])
-def test_a_place_counts_the_tokens_of_all_lanes(lanes):
+def test_a_position_counts_the_tokens_of_all_lanes(lanes):
     stream = Stream(split_of([5, 6, 7]), lanes, 4, range(3))
-    *_, (_, place) = all_segments(stream)
-    assert place.tokens == 18
+    *_, (_, position) = all_segments(stream)
+    assert position.tokens == 18
 
 
-def test_an_epochs_order_is_drawn_once(monkeypatch):
+def test_the_order_of_an_epoch_is_drawn_once(monkeypatch):
     split = split_of([3] * 20)
     stream = Stream(split, 2, 4, range(20), seed=11, repeat=True)
     drawn = [segment.article_B.tolist() for segment, _ in all_segments(stream, limit=15)]
@@ -121,8 +121,8 @@ def test_an_epochs_order_is_drawn_once(monkeypatch):
     assert not seen
 
 
-def test_a_segment_tells_whether_a_heading_was_completed_in_it():
+def test_segments_flag_completed_headings():
     stream = read_in_order(split_of([7, 6], headings=[0, 5, 7, 12]), 3, range(2))
     found = [(int(s.position_B[0]), bool(s.headings_B[0])) for s, _ in all_segments(stream)]
-    # Segments of the first article at 0, 3, 6, of the second at 0, 3: places 0-2, 3-5, 6, 7-9 and 10-12 of the split.
+    # Segments begin at 0, 3, 6 and 0, 3 of the two articles: tokens 0-2, 3-5, 6, 7-9 and 10-12 of the split.
     assert found == [(0, True), (3, True), (6, False), (0, True), (3, True)]

@@ -1,4 +1,4 @@
-"""Token arrays: exact surfaces, a cache that is keyed by content, and memory that does not grow with the corpus."""
+"""Token arrays: exact surfaces, a cache keyed by content, and memory use independent of the corpus size."""
 
 import dataclasses
 import os
@@ -46,13 +46,13 @@ def test_surfaces_join_to_the_text(tokenizer):
     assert split.words_N.sum() == sum(len(a.text.split()) + a.text.count("\n") for a in ARTICLES)
 
 
-def test_inputs_stand_one_behind(tokenizer):
+def test_inputs_are_shifted_by_one_token(tokenizer):
     split = tokenise(ARTICLES, tokenizer)
     assert split.inputs(1)[0] == tokenizer.start
     assert split.inputs(1)[1:].tolist() == split.article(1)[:-1].tolist()
 
 
-def test_encoded_once(tokenizer, monkeypatch):
+def test_articles_are_encoded_once(tokenizer, monkeypatch):
     first = tokenise(ARTICLES, tokenizer)
     monkeypatch.setattr(PieceTokenizer, "encode", None)
     again = tokenise(ARTICLES, tokenizer)
@@ -62,8 +62,8 @@ def test_encoded_once(tokenizer, monkeypatch):
         tokenise(ARTICLES[:2], tokenizer)
 
 
-def change(place, **fields):
-    return [*ARTICLES[:place], dataclasses.replace(ARTICLES[place], **fields), *ARTICLES[place + 1 :]]
+def change(index, **fields):
+    return [*ARTICLES[:index], dataclasses.replace(ARTICLES[index], **fields), *ARTICLES[index + 1 :]]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def change(place, **fields):
         ARTICLES[:2],
     ],
 )
-def test_a_changed_corpus_has_arrays_of_its_own(tokenizer, changed):
+def test_a_changed_corpus_is_encoded_anew(tokenizer, changed):
     first = tokenise(ARTICLES, tokenizer)
     split = tokenise(changed, tokenizer)
     assert list(split.titles) == [article.title for article in changed]
@@ -84,20 +84,20 @@ def test_a_changed_corpus_has_arrays_of_its_own(tokenizer, changed):
     assert tokenise(ARTICLES, tokenizer).fingerprint == first.fingerprint
 
 
-def test_a_moved_corpus_is_the_same(tokenizer, monkeypatch):
+def test_a_moved_corpus_is_found_in_the_cache(tokenizer, monkeypatch):
     tokenise(ARTICLES, tokenizer)
     monkeypatch.setattr(PieceTokenizer, "encode", None)
     tokenise((dataclasses.replace(article, where="elsewhere") for article in ARTICLES), tokenizer)
 
 
-def test_borders_of_articles_count(tokenizer):
+def test_article_boundaries_are_part_of_the_fingerprint(tokenizer):
     one = tokenise([Article("", "abc", ""), Article("", "cd", "")], tokenizer)
     other = tokenise([Article("", "ab", ""), Article("", "ccd", "")], tokenizer)
     assert one.fingerprint != other.fingerprint
     assert (one.text_starts.tolist(), other.text_starts.tolist()) == ([0, 3, 5], [0, 2, 5])
 
 
-def test_surfaces_look_at_their_article_alone(tokenizer):
+def test_surfaces_depend_on_their_article_only(tokenizer):
     split = tokenise(ARTICLES, tokenizer)
     lengths = np.full_like(split.lengths_N, -1)
     own = slice(int(split.starts[1]), int(split.starts[2]))
@@ -106,7 +106,7 @@ def test_surfaces_look_at_their_article_alone(tokenizer):
 
 
 @pytest.mark.parametrize("chunk", [1, 150, 1 << 20])
-def test_any_number_of_processes_writes_the_same_bytes(tokenizer, tmp_path, monkeypatch, chunk):
+def test_files_do_not_depend_on_the_number_of_processes(tokenizer, tmp_path, monkeypatch, chunk):
     monkeypatch.setattr("dynlm.data.encoding.CHUNK_BYTES", chunk)
     articles = [Article(f"{n}", f"{n} {article.text}", "") for n in range(3) for article in ARTICLES]
     written = []
@@ -118,7 +118,7 @@ def test_any_number_of_processes_writes_the_same_bytes(tokenizer, tmp_path, monk
     assert written[0] == written[1] == written[2]
 
 
-def test_chunks_change_nothing(tokenizer, tmp_path, monkeypatch):
+def test_files_do_not_depend_on_the_chunk_size(tokenizer, tmp_path, monkeypatch):
     written = []
     for articles_at_once in (1, 2, 4096):
         monkeypatch.setattr("dynlm.data.encoding.CHUNK_ARTICLES", articles_at_once)
@@ -128,24 +128,24 @@ def test_chunks_change_nothing(tokenizer, tmp_path, monkeypatch):
     assert written[0] == written[1] == written[2]
 
 
-class Deadly(PieceTokenizer):
-    """Ends the process that encodes with it."""
+class KillingTokenizer(PieceTokenizer):
+    """Kills the process that encodes with it."""
 
     def encode(self, text):
         os.kill(os.getpid(), signal.SIGKILL)
 
     def __reduce__(self):
-        return Deadly, (self.config, self.model)
+        return KillingTokenizer, (self.config, self.model)
 
 
-def test_a_killed_process_is_said_in_one_line(tokenizer, tmp_path, monkeypatch):
+def test_a_killed_worker_is_a_user_error(tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr("dynlm.data.encoding.CHUNK_BYTES", 1)
     with pytest.raises(UserError, match=r"corpus\.num_proc: a process .* was killed"):
-        tokenise(ARTICLES, Deadly(tokenizer.config, tokenizer.model), num_proc=2)
+        tokenise(ARTICLES, KillingTokenizer(tokenizer.config, tokenizer.model), num_proc=2)
     assert not list((tmp_path / "tokens").iterdir())
 
 
-def test_a_source_that_breaks_leaves_nothing(tokenizer, tmp_path):
+def test_a_failing_source_leaves_no_files(tokenizer, tmp_path):
     def broken():
         yield from ARTICLES[:2]
         raise UserError("broken", "c:1")
@@ -156,7 +156,7 @@ def test_a_source_that_breaks_leaves_nothing(tokenizer, tmp_path):
     assert tokenise(ARTICLES, tokenizer).articles == 3
 
 
-def test_encoding_that_is_interrupted_leaves_nothing(tokenizer, tmp_path, monkeypatch):
+def test_interrupted_encoding_leaves_no_files(tokenizer, tmp_path, monkeypatch):
     def interrupted(self, text):
         raise KeyboardInterrupt
 
@@ -168,9 +168,9 @@ def test_encoding_that_is_interrupted_leaves_nothing(tokenizer, tmp_path, monkey
     assert tokenise(ARTICLES, tokenizer).articles == 3
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no limit to set")
-@pytest.mark.parametrize("limit", [60_000, 200_000])  # of a file: the text's is met first, then the tokens'
-def test_a_full_disk_is_said_in_one_line_and_leaves_nothing(tokenizer, tmp_path, limit):
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit of file sizes")
+@pytest.mark.parametrize("limit", [60_000, 200_000])  # Of a file: reached by the text, or by the tokens.
+def test_a_full_disk_is_a_user_error_and_leaves_no_files(tokenizer, tmp_path, limit):
     tokenizer.save(tmp_path / "tokenizer")
     code = """
 import resource, sys
@@ -186,14 +186,14 @@ try:
 except UserError as error:
     print(error)
 """
-    said = child(code, tmp_path / "tokenizer", limit).stdout
-    assert f"{tmp_path / 'tokens'}" in said
-    assert "cannot write" in said
+    output = child(code, tmp_path / "tokenizer", limit).stdout
+    assert f"{tmp_path / 'tokens'}" in output
+    assert "cannot write" in output
     assert not list((tmp_path / "tokens").iterdir())
 
 
 def child(code, *arguments):
-    """Run ``code`` in a process of its own, under this process's cache folder."""
+    """Run ``code`` in another process with the same cache folder."""
     return subprocess.run(child_command(code, *arguments), env=child_environment(), capture_output=True, text=True)
 
 
@@ -205,7 +205,7 @@ def child_environment():
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
 
 
-def test_a_killed_run_leaves_nothing_that_passes_for_whole(tokenizer, tmp_path):
+def test_a_killed_process_leaves_no_cache_entry(tokenizer, tmp_path):
     tokenizer.save(tmp_path / "tokenizer")
     code = """
 import os, signal, sys
@@ -213,7 +213,7 @@ from pathlib import Path
 from dynlm.data import token_store as tokens
 from dynlm.data.tokenizers.store import load_tokenizer
 from tests.data.test_token_store import ARTICLES
-# The last moment before the folder is moved to its place.
+# The last moment before the folder is renamed.
 tokens.commit_dir = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 tokens.tokenise(ARTICLES, load_tokenizer(Path(sys.argv[1])))
 """
@@ -225,18 +225,18 @@ tokens.tokenise(ARTICLES, load_tokenizer(Path(sys.argv[1])))
     assert b"".join(split.surfaces(2)).decode() == ARTICLES[2].text
 
 
-class Slow(Deadly):
-    """Tells its process by a file in the cache folder, and never ends."""
+class SlowTokenizer(KillingTokenizer):
+    """Writes its process id to the cache folder and does not return."""
 
     def encode(self, text):
         Path(os.environ["DYNLM_CACHE"], f"{os.getpid()}.pid").touch()
         time.sleep(60)
 
     def __reduce__(self):
-        return Slow, (self.config, self.model)
+        return SlowTokenizer, (self.config, self.model)
 
 
-def until(condition, seconds=30):
+def wait_until(condition, seconds=30):
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end
@@ -244,8 +244,8 @@ def until(condition, seconds=30):
     return found
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
-def test_processes_end_with_the_one_that_began_them(tokenizer, tmp_path):
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_workers_end_with_their_parent(tokenizer, tmp_path):
     def alive(process):
         try:
             return Path("/proc", process, "stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -259,20 +259,20 @@ from pathlib import Path
 from dynlm.data import encoding
 from dynlm.data import token_store as tokens
 from dynlm.data.tokenizers.store import load_tokenizer
-from tests.data.test_token_store import ARTICLES, Slow
+from tests.data.test_token_store import ARTICLES, SlowTokenizer
 encoding.CHUNK_BYTES = 1
 made = load_tokenizer(Path(sys.argv[1]))
-tokens.tokenise(ARTICLES, Slow(made.config, made.model), num_proc=2)
+tokens.tokenise(ARTICLES, SlowTokenizer(made.config, made.model), num_proc=2)
 """
     parent = subprocess.Popen(child_command(code, tmp_path / "tokenizer"), env=child_environment())
-    pools = until(lambda: (found := [path.stem for path in tmp_path.glob("*.pid")])[1:] and found)
+    pools = wait_until(lambda: (found := [path.stem for path in tmp_path.glob("*.pid")])[1:] and found)
     parent.kill()
     parent.wait()
     assert str(parent.pid) not in pools
-    until(lambda: not any(map(alive, pools)))
+    wait_until(lambda: not any(map(alive, pools)))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is measured as Linux counts it")
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux only")
 @pytest.mark.parametrize("num_proc", [1, 2])
 def test_memory_does_not_grow_with_the_corpus(tokenizer, tmp_path, num_proc):
     tokenizer.save(tmp_path / "tokenizer")
@@ -294,12 +294,12 @@ print(peak() / 1024)
 
 
 @pytest.mark.parametrize("num_proc", [1, 2])
-def test_articles_that_teach_nothing_are_left_out_and_said(tokenizer, monkeypatch, capsys, num_proc):
+def test_short_articles_are_left_out_with_a_warning(tokenizer, monkeypatch, capsys, num_proc):
     monkeypatch.setattr("dynlm.data.encoding.CHUNK_BYTES", 1)
     dots = [Article(f"Dot {n}", "\n", f"c:{n}") for n in range(3)]
     whole = tokenise(ARTICLES, tokenizer)
     assert capsys.readouterr().err == ""
-    for _ in range(2):  # encoded, and taken from the cache
+    for _ in range(2):  # Encoded, then loaded from the cache.
         split = tokenise([dots[0], *ARTICLES[:1], dots[1], *ARTICLES[1:], dots[2]], tokenizer, num_proc)
         err = capsys.readouterr().err
         assert "left out 3 article(s)" in err and err.endswith("the first at c:0\n") and err.count("\n") == 1
@@ -309,13 +309,13 @@ def test_articles_that_teach_nothing_are_left_out_and_said(tokenizer, monkeypatc
             assert np.array_equal(getattr(split, name), getattr(whole, name)), name
 
 
-def test_the_first_articles_of_a_chunk_may_teach_nothing(tokenizer):
+def test_the_first_articles_of_a_chunk_may_be_short(tokenizer):
     dot = Article("Dot", "\n", "c:0")
     split, whole = tokenise([dot, *ARTICLES, dot], tokenizer), tokenise(ARTICLES, tokenizer)
     assert np.array_equal(split.headings, whole.headings) and split.fingerprint == whole.fingerprint
 
 
-def test_nothing_is_cached_of_a_corpus_that_teaches_nothing(tokenizer, tmp_path):
+def test_a_corpus_of_short_articles_is_rejected_and_not_cached(tokenizer, tmp_path):
     with pytest.raises(UserError, match=r"^c:6: each of its 2 article"):
         tokenise([Article("Dot", "\n", "c:6"), Article("Empty", "", "c:7")], tokenizer)
     with pytest.raises(UserError, match="no articles"):
@@ -323,29 +323,29 @@ def test_nothing_is_cached_of_a_corpus_that_teaches_nothing(tokenizer, tmp_path)
     assert not list(tmp_path.rglob("*.npy"))
 
 
-def test_an_excerpt_is_each_articles_opening(tokenizer):
+def test_an_excerpt_has_the_beginning_of_each_article(tokenizer):
     split = tokenise(ARTICLES, tokenizer)
     part = split.excerpt(articles=2, tokens=8)
     for index in range(2):
         assert part.article(index).tolist() == split.article(index)[:8].tolist()
         assert part.surfaces(index) == split.surfaces(index)[:8]
-    # Two articles of ARTICLES begin with a heading; so do the openings.
+    # Both articles begin with a heading.
     assert part.headings.tolist() == [end_of_line(split, 0), 8 + end_of_line(split, 1)]
     assert split.excerpt(articles=2, tokens=3).headings.tolist() == []
 
 
 def end_of_line(split, article):
-    """The token of an article that holds its first end of line."""
+    """Return the token of an article that has its first end of line."""
     return next(number for number, surface in enumerate(split.surfaces(article)) if b"\n" in surface)
 
 
-def test_headings_are_known_by_their_tokens(tokenizer):
+def test_headings_are_token_indices(tokenizer):
     split = tokenise(ARTICLES, tokenizer)
     assert split.headings.tolist() == [end_of_line(split, 0), int(split.starts[1]) + end_of_line(split, 1)]
     assert TokenisedSplit.from_texts([ARTICLES[1].text], tokenizer).headings.tolist() == [end_of_line(split, 1)]
 
 
-def test_a_text_in_memory_is_the_text_as_an_article(tokenizer):
+def test_a_split_from_texts_equals_the_tokenised_articles(tokenizer):
     split = tokenise(ARTICLES, tokenizer)
     assert TokenisedSplit.from_texts([ARTICLES[1].text], tokenizer).ids_N.tolist() == split.article(1).tolist()
     assert len(TokenisedSplit.from_texts([""], tokenizer).ids_N) == 0

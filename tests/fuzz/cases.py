@@ -1,7 +1,8 @@
-"""What all fuzz tests share: how many cases each tries, what is generated, and what may come of it.
+"""Shared parts of the fuzz tests: numbers of cases, strategies and the accepted outcomes.
 
-A reader of files may give what it reads, or raise UserError with one line. Anything else, a MemoryError for what a
-file only claims included, is a crash. ``DYNLM_FUZZ=20`` tries twenty times as many cases, others each time.
+A function that reads a file may return its content or raise UserError with one line. Anything else is a crash, such as
+a MemoryError for a size that a file only claims. ``DYNLM_FUZZ=20`` tries twenty times as many cases, and different ones
+each time.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from hypothesis import strategies as st
 from dynlm.errors import UserError
 
 TIMES = int(os.environ.get("DYNLM_FUZZ", "1"))
-PROMISED = 10_000
-"""Cases that CI tries altogether."""
+MIN_CASES = 10_000
+"""Least number of cases of all tests together."""
 CASES = {
     "tokenizer round trip": 1500,
     "tokenizer files": 600,
@@ -40,19 +41,19 @@ CASES = {
     "few-shot files": 500,
     "images": 700,
 }
-TRIED: Counter[str] = Counter()
-"""Cases that each test has tried in this process."""
+RUN_CASES: Counter[str] = Counter()
+"""Number of cases that each test has run in this process."""
 
 _Returned = TypeVar("_Returned")
 
 
 def fuzz(name: str, *arguments: st.SearchStrategy[Any], **named: st.SearchStrategy[Any]) -> Callable[..., Any]:
-    """A hypothesis test of ``CASES[name]`` cases, counted as they run; the same cases each time, but for long runs."""
+    """Return a decorator for a hypothesis test of ``CASES[name]`` cases, deterministic unless DYNLM_FUZZ is set."""
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(test)
         def counted(*given_arguments: Any, **given_named: Any) -> None:
-            TRIED[name] += 1
+            RUN_CASES[name] += 1
             test(*given_arguments, **given_named)
 
         limits = settings(
@@ -60,7 +61,7 @@ def fuzz(name: str, *arguments: st.SearchStrategy[Any], **named: st.SearchStrate
             deadline=None,
             derandomize=TIMES == 1,
             database=None,
-            # A case is small as it is, and making it smaller would take longer than finding it.
+            # Cases are small: shrinking them takes longer than finding them.
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )
@@ -71,7 +72,7 @@ def fuzz(name: str, *arguments: st.SearchStrategy[Any], **named: st.SearchStrate
 
 
 def tried(call: Callable[[], _Returned]) -> _Returned | None:
-    """What ``call`` gives, or None where it raises UserError; anything else fails the test."""
+    """Return the result of ``call``, or None if it raises UserError; anything else fails the test."""
     try:
         return call()
     except UserError as error:
@@ -99,12 +100,12 @@ values = st.recursive(
 
 @st.composite
 def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
-    """``whole`` after one to three accidents; sometimes nothing of it is left."""
+    """Return ``whole`` with one to three kinds of damage."""
     data = bytearray(whole)
     for _ in range(draw(st.integers(1, 3))):
         kind = draw(st.sampled_from(["cut", "flip", "fill", "splice", "insert", "length", "random"]))
         at = draw(st.integers(0, max(0, len(data) - 1)))
-        if draw(st.booleans()):  # headers and footers hold most of what is claimed
+        if draw(st.booleans()):  # Headers and footers hold most sizes.
             at = draw(st.sampled_from([at % 64, max(0, len(data) - 1 - at % 64)])) % max(1, len(data))
         if kind == "cut":
             del data[at:]
@@ -130,7 +131,7 @@ def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
 
 @st.composite
 def altered(draw: st.DrawFn, content: Any) -> Any:
-    """A JSON value with one to three of its parts replaced, taken out or put twice."""
+    """Return a JSON value with one to three of its parts replaced, removed or duplicated."""
     content = json.loads(json.dumps(content))
     for _ in range(draw(st.integers(1, 3))):
         holder, parents = content, []
@@ -154,12 +155,12 @@ def altered(draw: st.DrawFn, content: Any) -> Any:
 
 
 def as_json(content: Any) -> bytes:
-    """As Python's writer has it: NaN and lone surrogates included."""
+    """Serialise as Python does, with NaN and lone surrogates."""
     return json.dumps(content).encode("utf-8", "surrogatepass")
 
 
 def damaged_json(content: Any) -> st.SearchStrategy[bytes]:
-    """A JSON file whose content is altered, or whose bytes are damaged."""
+    """Return a JSON file with altered content or damaged bytes."""
     whole = as_json(content)
     deep = [b"[" * 100_000, b'{"a":' * 100_000, b"9" * 5000, b"1e999", b"NaN", b"null", b"[]", b"\xff\xfe{"]
     return st.one_of(altered(content).map(as_json), damaged(whole), st.sampled_from(deep))

@@ -1,4 +1,4 @@
-"""No fuzz test may take memory for what a file only claims."""
+"""A memory limit for fuzz tests: a file must not allocate memory by claiming a size."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-_ROOM = 3 << 30
-"""Bytes of address space beyond what the process has when a test begins."""
+_LIMIT = 3 << 30
+"""Bytes of address space beyond those in use when a test begins."""
 
 
 @pytest.fixture(autouse=True)
 def bounded_memory() -> Iterator[None]:
-    """Where the system can: what asks for more gets a MemoryError, which is a crash."""
+    """Limit the address space, where the system can: an allocation over it raises MemoryError, which fails the test."""
     try:
         import resource
 
@@ -22,6 +22,6 @@ def bounded_memory() -> Iterator[None]:
         yield
         return
     before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (held + _ROOM, before[1]))
+    resource.setrlimit(resource.RLIMIT_AS, (held + _LIMIT, before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_AS, before)

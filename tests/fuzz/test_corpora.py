@@ -1,4 +1,4 @@
-"""Corpus readers meet arbitrary bytes and files that are nearly whole."""
+"""Corpus files with arbitrary or damaged bytes."""
 
 from __future__ import annotations
 
@@ -113,15 +113,15 @@ def test_wikitext_articles_hold_every_line(lines: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def cached(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[Article], WordTokenizer, Path]]:
-    """Two articles, their tokenizer, and the folder of their arrays in a cache of its own."""
-    place = tmp_path_factory.mktemp("cache")
+    """Two articles, their tokenizer, and the folder of their cached arrays."""
+    cache = tmp_path_factory.mktemp("cache")
     texts = [article(np.random.default_rng(seed), 3) for seed in range(2)]
     tokenizer = WordTokenizer.train(TokenizerOptions(kind="word", vocab_size=0), texts)
     articles = [Article(str(index), text, "here") for index, text in enumerate(texts)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DYNLM_CACHE", str(place))
+        patch.setenv("DYNLM_CACHE", str(cache))
         tokenise(articles, tokenizer)
-        (folder,) = (place / "tokens").iterdir()
+        (folder,) = (cache / "tokens").iterdir()
         yield articles, tokenizer, folder
 
 
@@ -131,7 +131,7 @@ def test_cached_token_arrays(data: st.DataObject, cached: tuple[list[Article], W
     path = data.draw(st.sampled_from(sorted(folder.iterdir())))
     whole = path.read_bytes()
     content = data.draw(damaged(whole))
-    path.unlink()  # what is mapped stays as it is
+    path.unlink()  # Arrays that are mapped stay unchanged.
     path.write_bytes(content)
     try:
         found = tried(lambda: tokenise(articles, tokenizer))

@@ -1,4 +1,4 @@
-"""Any text round-trips; a tokenizer's files may hold anything."""
+"""Round trips of any text, and damaged files of tokenizers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def tokenizers() -> list[Tokenizer]:
 
 
 @fuzz("tokenizer round trip", text=anything, which=st.integers(0, 2))
-def test_any_text_comes_back(tokenizers: Sequence[Tokenizer], text: str, which: int) -> None:
+def test_any_text_round_trips(tokenizers: Sequence[Tokenizer], text: str, which: int) -> None:
     tokenizer = tokenizers[which]
     encoding = tokenizer.encode(text)
     assert int(encoding.lengths.sum()) == len(text.encode())
@@ -57,14 +57,14 @@ def folders(tokenizers: Sequence[Tokenizer], tmp_path_factory: pytest.TempPathFa
 
 
 @fuzz("tokenizer files", data=st.data(), which=st.integers(0, 2), forged=st.booleans())
-def test_a_tokenizers_files(folders: Sequence[Path], data: st.DataObject, which: int, forged: bool) -> None:
+def test_damaged_tokenizer_files(folders: Sequence[Path], data: st.DataObject, which: int, forged: bool) -> None:
     folder = folders[which]
     name = data.draw(st.sampled_from(sorted(path.name for path in folder.iterdir())))
     kept = {path: path.read_bytes() for path in folder.iterdir()}
     whole = kept[folder / name]
     content = data.draw(damaged_json(json.loads(whole)) if name.endswith(".json") else damaged(whole))
     (folder / name).write_bytes(content)
-    if forged and name == "tokenizer.model":  # the card of a stranger fits the stranger's file
+    if forged and name == "tokenizer.model":  # A forged card matches the forged model.
         card = json.loads(kept[folder / "tokenizer.json"])
         (folder / "tokenizer.json").write_text(json.dumps({**card, "fingerprint": fingerprint(content)}))
     try:

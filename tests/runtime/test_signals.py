@@ -1,4 +1,4 @@
-"""Requests to stop: noted where there is something to save, at once where there is not, and the codes they end with."""
+"""Stop requests are recorded until they can be handled, and handlers are restored."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ BOTH = [signal.SIGINT, signal.SIGTERM]
 
 
 @pytest.mark.parametrize("number", BOTH)
-def test_a_request_is_noted_and_handlers_are_put_back(number: signal.Signals) -> None:
+def test_a_request_is_recorded_and_handlers_are_restored(number: signal.Signals) -> None:
     before = [signal.getsignal(each) for each in BOTH]
     with pytest.raises(Stopped) as stopped, stop_requests() as request:
         assert not request.requested
         os.kill(os.getpid(), number)
-        os.kill(os.getpid(), number)  # as a launcher passes it on
+        os.kill(os.getpid(), number)  # As launchers repeat it.
         assert request.requested
         request.stop("a file")
     assert (stopped.value.exit_code, stopped.value.saved) == (128 + number, "a file")
     assert [signal.getsignal(each) for each in BOTH] == before
 
 
-def test_a_request_that_nobody_saw_to_stops_at_the_end() -> None:
+def test_a_pending_request_stops_at_the_end_of_the_block() -> None:
     reached = False
     with pytest.raises(Stopped), stop_requests():
         os.kill(os.getpid(), signal.SIGTERM)
@@ -37,21 +37,21 @@ def test_a_request_that_nobody_saw_to_stops_at_the_end() -> None:
     assert not request.requested
 
 
-def test_who_asks_a_third_time_waits_for_nothing() -> None:
+def test_the_third_signal_stops_at_once() -> None:
     times = 0
     with pytest.raises(Stopped), stop_requests():
-        for times in range(1, 9):  # noqa: B007 - it ends before
+        for times in range(1, 9):  # noqa: B007 - ends earlier.
             os.kill(os.getpid(), signal.SIGINT)
     assert times == 3
 
 
-def test_an_error_is_not_hidden_by_a_request() -> None:
+def test_a_request_does_not_hide_an_error() -> None:
     with pytest.raises(ZeroDivisionError), stop_requests():
         os.kill(os.getpid(), signal.SIGTERM)
         print(1 / 0)
 
 
-def test_sigterm_stops_at_once_where_nothing_is_to_be_saved() -> None:
+def test_sigterm_raises_outside_of_stop_requests() -> None:
     before = signal.getsignal(signal.SIGTERM)
     reached = False
     with pytest.raises(KeyboardInterrupt) as stopped, raise_on_sigterm():
@@ -62,7 +62,7 @@ def test_sigterm_stops_at_once_where_nothing_is_to_be_saved() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_thread_leaves_signals_to_the_main_one() -> None:
+def test_other_threads_leave_signals_alone() -> None:
     seen: list[bool] = []
 
     def work() -> None:

@@ -132,7 +132,7 @@ _DECOMPRESSORS: dict[str, tuple[Callable[[], Any], int]] = {
 def _only_member(archive: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:
     members = [m for m in archive.infolist() if not m.is_dir() and not m.filename.startswith("__MACOSX/")]
     if len(members) != 1:
-        raise UserError(f"an archive of {len(members)} files, not of one", path, "unpack it and give the folder")
+        raise UserError(f"an archive of {len(members)} files, not of one", path, "unpack it and name the folder")
     return members[0]
 
 
@@ -146,4 +146,4 @@ def _unpacking_errors(path: Path) -> Iterator[None]:
     except UNPACKING_ERRORS as error:
         if isinstance(error, OSError) and error.errno is not None:  # Not a decompressor's.
             raise cannot_read(path, error) from error
-        raise UserError(f"cut short or damaged ({error})", path, "fetch or make the file anew") from error
+        raise UserError(f"cut short or damaged ({error})", path, "download or create the file again") from error

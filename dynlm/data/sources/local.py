@@ -170,7 +170,7 @@ def _check_unique(files: list[_File]) -> None:
         name = Path(unpacked_name(file.path))
         twin = seen.setdefault(file.path.with_name(name.stem if file.format == "wikitext" else name.name), file.path)
         if twin != file.path:
-            raise UserError(f"is beside {file.path.name}: which is to be read?", twin, "move one of them away")
+            raise UserError(f"the same text as {file.path.name} beside it", twin, "remove one of them")
 
 
 def _split_of(path: Path, root: Path, format_: str) -> str | None:

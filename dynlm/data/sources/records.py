@@ -76,9 +76,9 @@ def json_records(path: Path) -> Iterator[Record]:
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"broken JSON ({error})", where, "write one whole object a line") from error
+            raise UserError(f"broken JSON ({error})", where, "write one complete object per line") from error
         if not isinstance(record, dict):
-            raise UserError(f"a JSON {type(record).__name__}, no object", where, "write one object a line")
+            raise UserError(f"a JSON {type(record).__name__}, not an object", where, "write one object per line")
         yield where, record
 
 
@@ -104,10 +104,10 @@ def parquet_records(path: Path, corpus: CorpusOptions) -> Iterator[Record]:
                     try:
                         yield where, {name: v.as_py() for name, v in zip(batch.schema.names, values, strict=True)}
                     except UnicodeDecodeError as error:
-                        what = f"no UTF-8 at byte {error.start} of the text"
+                        what = f"not UTF-8 at byte {error.start} of the text"
                         raise UserError(what, where, "convert it to UTF-8") from error
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-        raise UserError(f"no readable Parquet file ({error})", path, "fetch or make the file anew") from error
+        raise UserError(f"not a readable Parquet file ({error})", path, "download or create the file again") from error
 
 
 def _parquet_batches(data: IO[bytes], path: Path, corpus: CorpusOptions) -> Iterator[pa.RecordBatch]:
@@ -144,15 +144,15 @@ def _text_of(record: Mapping[str, Any], where: str, field: str) -> str:
         raise _no_field(field, record, where)
     text = record[field]
     if not isinstance(text, str):
-        raise UserError(f"field {field!r} holds {type(text).__name__}, no text", where, "choose --corpus.text_field")
+        raise UserError(f"field {field!r} holds {type(text).__name__}, not text", where, "choose --corpus.text_field")
     if len(text) > texts.LARGEST_TEXT or len(text.encode("utf-8", "replace")) > texts.LARGEST_TEXT:
         raise too_long(where)
     if (nul := text.find("\0")) >= 0:
-        raise UserError(f"NUL character at character {nul} of field {field!r}", where, "take it out")
+        raise UserError(f"NUL character at character {nul} of field {field!r}", where, "remove it")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:  # JSON can escape a lone surrogate.
-        raise UserError(f"half a character at character {error.start} of field {field!r}", where) from error
+        raise UserError(f"lone surrogate at character {error.start} of field {field!r}", where) from error
     return text
 
 

@@ -62,10 +62,8 @@ def with_held_out(splits: Mapping[str, Articles], every: int) -> dict[str, Artic
     whole = splits["train"]
     held_out = {"valid": every - 1} if "test" in splits else {"valid": every - 1, "test": every - 2}
 
-    def remaining() -> Iterator[Article]:
-        return (article for i, article in enumerate(whole()) if i % every not in held_out.values())
+    def part(keeps: Callable[[int], bool]) -> Articles:
+        return lambda: (article for i, article in enumerate(whole()) if keeps(i % every))
 
-    def every_nth(remainder: int) -> Articles:
-        return lambda: (article for i, article in enumerate(whole()) if i % every == remainder)
-
-    return {**splits, "train": remaining, **{split: every_nth(at) for split, at in held_out.items()}}
+    train = part(lambda remainder: remainder not in held_out.values())
+    return {**splits, "train": train, **{split: part(own.__eq__) for split, own in held_out.items()}}

@@ -66,7 +66,7 @@ class PieceTokenizer:
             else:
                 self._surfaces.append(piece.replace(SPACE, " ").encode())
         if (self._byte_ids < 0).any():
-            raise ValueError("the model cannot spell every byte")
+            raise ValueError("the model has no piece for some bytes")
         self._lengths = np.array([len(surface) for surface in self._surfaces], dtype=np.int32)
         # If no piece crosses the border of two units, BPE merges in each unit as in the whole line, and units can be
         # cached. A unigram model's sums are rounded along the line, which can decide between near-equal pieces.
@@ -114,7 +114,7 @@ class PieceTokenizer:
         """Load the model that ``save`` wrote. Raises UserError, ValueError or RuntimeError if it is damaged."""
         tokenizer = cls(config, read_bytes(folder / "tokenizer.model", LARGEST_JSON))
         if tokenizer.decode(tokenizer.encode(_PROBE).ids.tolist()) != _PROBE:
-            raise ValueError("it does not give back the text that it takes")
+            raise ValueError("decoding does not return the encoded text")
         return tokenizer
 
     @property

@@ -54,7 +54,7 @@ class WordTokenizer:
         """Load the vocabulary that ``save`` wrote. Raises UserError or ValueError if it is damaged."""
         types = read_json(folder / "words.json")
         if not isinstance(types, list) or not all(isinstance(word, str) for word in types):
-            raise ValueError("words.json is no list of words")
+            raise ValueError("words.json is not a list of words")
         return cls(config, types)
 
     @property

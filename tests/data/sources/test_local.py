@@ -1,4 +1,4 @@
-"""Local files and folders: formats are told apart, splits found, and what is unclear or broken is named."""
+"""Local files and folders: detection of formats and splits, and errors for what is ambiguous or broken."""
 
 import gzip
 import json
@@ -34,13 +34,13 @@ def titles(config: CorpusOptions, split: str = "train+meta") -> list[str]:
     return [article.title for article in iter_articles(config, split)]
 
 
-def complaint(config: CorpusOptions, split: str = "train+meta") -> str:
+def error_of(config: CorpusOptions, split: str = "train+meta") -> str:
     with pytest.raises(UserError) as caught:
         load_articles(config, split)
     return str(caught.value)
 
 
-def test_wikitext_files_named_like_splits(tmp_path):
+def test_splits_are_found_by_file_name(tmp_path):
     write(tmp_path / "wiki.train.tokens", wiki("A", "B"))
     write(tmp_path / "wiki.valid.tokens", wiki("C"))
     write(tmp_path / "README.md", "not read")
@@ -54,12 +54,12 @@ def test_wikitext_files_named_like_splits(tmp_path):
     assert next(iter_articles(config, "valid")).where == f"{tmp_path / 'wiki.valid.tokens'}:2"
 
 
-def test_a_wikitext_file_is_known_by_its_content_and_held_out_from(tmp_path):
+def test_wikitext_is_detected_by_content(tmp_path):
     config = corpus(write(tmp_path / "any.txt", wiki(*"ABCDEF")))
     assert [titles(config, split) for split in ("train+meta", "test", "valid")] == [["A", "D"], ["B", "E"], ["C", "F"]]
 
 
-def test_a_folder_of_texts_has_an_article_a_file(tmp_path):
+def test_each_text_file_is_an_article(tmp_path):
     write(tmp_path / "b.md", "bee\r\nline\r")
     write(tmp_path / "a" / "c.txt", "sea")
     write(tmp_path / "a.txt", "ay")
@@ -72,7 +72,7 @@ def test_a_folder_of_texts_has_an_article_a_file(tmp_path):
     assert articles[0].where == str(tmp_path / "a" / "c.txt")
 
 
-def test_subfolders_named_like_splits_are_the_splits(tmp_path):
+def test_splits_are_found_by_folder_name(tmp_path):
     for name in ("train/x", "train/sub/test", "validation/y", "other/z"):
         write(tmp_path / f"{name}.txt", name)
     config = corpus(tmp_path)
@@ -94,7 +94,7 @@ def test_json_lines(tmp_path, suffix):
     assert titles(corpus(tmp_path), "valid") == ["V"]
 
 
-def test_parquet_in_several_batches_and_shards(tmp_path):
+def test_parquet_of_several_batches_and_shards(tmp_path):
     for shard in range(2):
         table = {"heading": [f"{shard}/{i}" for i in range(300)], "body": ["text"] * 300, "other": [None] * 300}
         pq.write_table(pa.table(table), tmp_path / f"train-{shard:05}-of-00002.parquet", row_group_size=70)
@@ -105,7 +105,7 @@ def test_parquet_in_several_batches_and_shards(tmp_path):
     assert first.where.endswith("train-00000-of-00002.parquet:1")
 
 
-def test_a_format_can_be_forced(tmp_path):
+def test_the_format_option_overrides_detection(tmp_path):
     write(tmp_path / "train.txt", wiki("A"))
     write(tmp_path / "x.txt", "x")
     assert titles(corpus(tmp_path, format="text"), "train+meta") == ["train"]
@@ -114,81 +114,81 @@ def test_a_format_can_be_forced(tmp_path):
     assert titles(corpus(one, format="jsonl")) == ["T"]
 
 
-def test_the_limit_does_not_read_on(tmp_path):
+def test_nothing_is_read_past_the_limit(tmp_path):
     lines = [json.dumps({"title": f"{i}", "text": "t"}) for i in range(6)]
     config = corpus(write(tmp_path / "a.jsonl", "\n".join([*lines, "broken"])), limit=2)
     assert titles(config) == ["0", "3"]
 
 
 @pytest.mark.parametrize(
-    ("line", "says"),
+    ("line", "expected"),
     [
         ('{"text": "cut sho', "broken JSON"),
-        ('["a", "list"]', "no object"),
+        ('["a", "list"]', "not an object"),
         ('{"body": "x"}', "no field 'text' among body"),
         ('{"text": 3}', "holds int"),
         ('{"text": "a\\u0000b"}', "NUL character at character 1"),
-        ('{"text": "ab\\ud800"}', "half a character at character 2"),
+        ('{"text": "ab\\ud800"}', "lone surrogate at character 2"),
     ],
 )
-def test_a_bad_json_line_is_named(tmp_path, line, says):
+def test_a_bad_json_line_is_located(tmp_path, line, expected):
     path = write(tmp_path / "a.jsonl", '{"text": "fine"}\n\n' + line)
-    message = complaint(corpus(path))
+    message = error_of(corpus(path))
     assert message.startswith(f"{path}:3: ")
-    assert says in message
+    assert expected in message
 
 
-def test_a_large_row_group_is_read_piece_by_piece(tmp_path):
+def test_a_large_row_group_is_read_in_parts(tmp_path):
     texts = [os.urandom(4000).hex() for _ in range(1500)]
     in_pages = {"write_batch_size": 32, "data_page_size": 1 << 18, "use_dictionary": False}
     pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", row_group_size=len(texts), **in_pages)
     before = pa.total_allocated_bytes()
     rows = parquet_records(tmp_path / "a.parquet", corpus(tmp_path))
     assert next(rows)[1]["text"] == texts[0]
-    assert pa.total_allocated_bytes() - before < 6_000_000  # of 12,000,000
+    assert pa.total_allocated_bytes() - before < 6_000_000  # Of 12,000,000.
     assert [row["text"] for _, row in rows] == texts[1:]
 
 
-def test_bad_parquet_is_named(tmp_path):
+def test_bad_parquet_is_rejected(tmp_path):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"body": ["x"]}), path)
-    assert f"{path}: no field 'text' among body" in complaint(corpus(path))
+    assert f"{path}: no field 'text' among body" in error_of(corpus(path))
     pq.write_table(pa.table({"text": ["x", None]}), path)
-    assert f"{path}:2: field 'text' holds NoneType" in complaint(corpus(path))
+    assert f"{path}:2: field 'text' holds NoneType" in error_of(corpus(path))
     not_utf8 = pa.Array.from_buffers(pa.string(), 1, pa.array([b"fi\xffne"], pa.binary()).buffers())
     pq.write_table(pa.table({"text": pa.concat_arrays([pa.array(["x"]), not_utf8])}), path)
-    assert f"{path}:2: no UTF-8 at byte 2" in complaint(corpus(path))
+    assert f"{path}:2: not UTF-8 at byte 2" in error_of(corpus(path))
     path.write_bytes(path.read_bytes()[:-7])
-    assert f"{path}: no readable Parquet file" in complaint(corpus(path))
+    assert f"{path}: not a readable Parquet file" in error_of(corpus(path))
 
 
-def test_what_is_not_there(tmp_path):
-    assert "no such file or folder" in complaint(corpus(tmp_path / "none"))
-    assert "no text, JSON lines or Parquet files" in complaint(corpus(tmp_path))
+def test_missing_and_empty_inputs_are_rejected(tmp_path):
+    assert "no such file or folder" in error_of(corpus(tmp_path / "none"))
+    assert "no text, JSON lines or Parquet files" in error_of(corpus(tmp_path))
     write(tmp_path / "a.txt", "text")
-    assert "no jsonl files" in complaint(corpus(tmp_path, format="jsonl"))
+    assert "no jsonl files" in error_of(corpus(tmp_path, format="jsonl"))
 
 
-def test_what_is_unclear(tmp_path):
+def test_ambiguous_inputs_are_rejected(tmp_path):
     write(tmp_path / "mixed" / "a.txt", "text")
     write(tmp_path / "mixed" / "a.jsonl", '{"text": "t"}')
-    assert "several formats: jsonl (" in complaint(corpus(tmp_path / "mixed"))
+    assert "several formats: jsonl (" in error_of(corpus(tmp_path / "mixed"))
     write(tmp_path / "twice" / "train.txt", wiki("A"))
     (tmp_path / "twice" / "train.txt.gz").write_bytes(gzip.compress(wiki("A").encode()))
-    assert "which is to be read?" in complaint(corpus(tmp_path / "twice"))
+    assert "the same text as" in error_of(corpus(tmp_path / "twice"))
     write(tmp_path / "untitled" / "train.txt", "text")
-    assert "--corpus.format text" in complaint(corpus(tmp_path / "untitled"))
+    assert "--corpus.format text" in error_of(corpus(tmp_path / "untitled"))
 
 
-def test_a_single_article_cannot_be_split(tmp_path):
+def test_a_single_article_leaves_no_validation_split(tmp_path):
     config = corpus(write(tmp_path / "book.txt", "It was a dark night."))
     assert titles(config) == ["book"]
-    message = complaint(config, "valid")
+    message = error_of(config, "valid")
     assert "no articles in split 'valid'" in message
     assert str(tmp_path / "book.txt") in message
 
 
-def test_a_folder_says_what_it_does_not_read_and_why(tmp_path):
+def test_skipped_files_are_listed_with_reasons(tmp_path):
     write(tmp_path / "data" / "train.jsonl", '{"text": "a"}\n')
     write(tmp_path / "data" / "dev.jsonl", '{"text": "b"}\n')
     write(tmp_path / "data" / "cars.jsonl", '{"text": "c"}\n')
@@ -209,22 +209,22 @@ def test_a_folder_says_what_it_does_not_read_and_why(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["valid", "validation", "val", "dev", "development", "Dev"])
-def test_validation_has_several_names(tmp_path, name):
+def test_names_of_the_validation_split(tmp_path, name):
     for split in ("train", name):
         write(tmp_path / f"{split}.jsonl", f'{{"text": "{split}"}}\n')
     assert [a.text for a in load_articles(corpus(tmp_path), "valid")] == [name]
 
 
-def test_a_linked_split_folder_is_read_or_refused_by_name(tmp_path):
+def test_a_linked_split_folder_must_stay_inside_the_corpus(tmp_path):
     write(tmp_path / "c" / "kept" / "a.txt", "a")
     (tmp_path / "c" / "train").symlink_to("kept")
     assert titles(corpus(tmp_path / "c")) == ["train/a"]
     write(tmp_path / "elsewhere" / "b.txt", "b")
     (tmp_path / "c" / "valid").symlink_to(tmp_path / "elsewhere")
-    assert f"{tmp_path / 'c' / 'valid'}: leads out of" in complaint(corpus(tmp_path / "c"))
+    assert f"{tmp_path / 'c' / 'valid'}: leads out of" in error_of(corpus(tmp_path / "c"))
 
 
-def test_notes_beside_wikitext_do_not_decide_on_its_format(tmp_path):
+def test_notes_are_skipped_when_the_format_is_detected(tmp_path):
     for name in ("README.md", "LICENSE.txt", "a.txt"):
         write(tmp_path / name, "one line\n")
     write(tmp_path / "shard-0.txt", wiki("A", "B"))
@@ -236,12 +236,12 @@ def test_notes_beside_wikitext_do_not_decide_on_its_format(tmp_path):
 
 
 def lines_of(text: str) -> list[str]:
-    """The rows that the hub makes of WikiText: its lines, empty ones without space and line end."""
+    """Return the hub's rows of WikiText: its lines, with blank ones stripped."""
     return [line if line.strip() else "" for line in text.splitlines(keepends=True)]
 
 
 @pytest.mark.parametrize("form", ["parquet", "jsonl"])
-def test_rows_that_are_lines_of_wikitext_are_joined_across_shards(tmp_path, form):
+def test_wikitext_rows_are_joined_across_shards(tmp_path, form):
     rows = lines_of(wiki("A", "B", "C"))
     for shard, part in enumerate((rows[:5], rows[5:])):
         (tmp_path / "rows").mkdir(exist_ok=True)
@@ -257,20 +257,20 @@ def test_rows_that_are_lines_of_wikitext_are_joined_across_shards(tmp_path, form
     assert [Path(a.where).name for a in joined] == [f"train-0.{form}:2", f"train-1.{form}:1", f"train-1.{form}:5"]
 
 
-def test_rows_of_one_line_without_titles_stay_articles(tmp_path):
+def test_single_lines_without_titles_are_articles(tmp_path):
     pq.write_table(pa.table({"text": ["one\n", "", "two\n", "three\n"]}), tmp_path / "train.parquet")
     assert len(titles(corpus(tmp_path / "train.parquet"))) == 1
     assert [a.text for a in load_articles(corpus(tmp_path / "train.parquet"), "valid")] == ["three\n"]
 
 
 @pytest.mark.parametrize("name", ["pipe.txt", "train.jsonl", "a.parquet", "wiki.valid.tokens.xz"])
-def test_a_pipe_is_refused_alone_and_in_a_folder(tmp_path, name):
+def test_a_pipe_is_rejected_alone_and_in_a_folder(tmp_path, name):
     os.mkfifo(tmp_path / name)
     for path in (tmp_path / name, tmp_path):
-        assert f"{tmp_path / name}: not a regular file" in complaint(corpus(path))
+        assert f"{tmp_path / name}: not a regular file" in error_of(corpus(path))
 
 
-def test_an_article_too_large_is_refused_in_every_format(tmp_path, monkeypatch):
+def test_an_article_that_is_too_long_is_rejected_in_every_format(tmp_path, monkeypatch):
     monkeypatch.setattr(text, "LARGEST_TEXT", 1000)
     fits, longer = "ä\n" * 333, "ä\n" * 334
     for body, refused in ((fits, False), (longer, True)):
@@ -281,13 +281,13 @@ def test_an_article_too_large_is_refused_in_every_format(tmp_path, monkeypatch):
         made.append(write(tmp_path / "wiki.txt", " \n = A = \n \n" + body if refused else wiki("A") + body[:600]))
         for path in made:
             if refused:
-                message = complaint(corpus(path))
+                message = error_of(corpus(path))
                 assert message.startswith(str(path)) and "the most that an article may have" in message
             else:
                 assert len(titles(corpus(path))) == 1
 
 
-def test_parquet_that_repeats_a_text_out_of_proportion_is_refused(tmp_path, monkeypatch):
+def test_parquet_that_expands_out_of_proportion_is_rejected(tmp_path, monkeypatch):
     from dynlm.data.sources import records
 
     monkeypatch.setattr(records, "_FREE_BYTES", 1 << 16)
@@ -303,7 +303,7 @@ def test_parquet_that_repeats_a_text_out_of_proportion_is_refused(tmp_path, monk
     assert given <= 10_000 * size + (1 << 16)
 
 
-def test_a_row_group_larger_than_its_texts_may_be_is_refused_unread(tmp_path, monkeypatch):
+def test_a_row_group_that_is_too_large_is_rejected_before_reading(tmp_path, monkeypatch):
     monkeypatch.setattr("dynlm.runtime.text.LARGEST_TEXT", 1000)
     made = pa.table({"text": ["a\n" * 2_000_000], "other": ["b" * 9_000_000]})
     pq.write_table(made, tmp_path / "a.parquet", compression="zstd", use_dictionary=False)

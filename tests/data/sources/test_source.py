@@ -1,4 +1,4 @@
-"""The hold-out rule: a partition that splits neighbours and leaves given splits alone."""
+"""Held-out splits partition train by interleaving, and existing splits are kept."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,10 +15,10 @@ def read(splits) -> dict[str, list[int]]:
     return {name: [int(article.title) for article in articles()] for name, articles in splits.items()}
 
 
-def test_the_rule():
+def test_held_out_splits_are_interleaved():
     splits = with_held_out({"train": numbered(9)}, 4)
     assert read(splits) == {"train": [0, 1, 4, 5, 8], "test": [2, 6], "valid": [3, 7]}
-    assert read(splits) == read(splits), "each call must start afresh"
+    assert read(splits) == read(splits), "each call starts again"
 
 
 @settings(deadline=None)
@@ -29,7 +29,7 @@ def test_held_out_splits_are_a_partition(count, every):
     assert len(parts["valid"]) == count // every
 
 
-def test_given_splits_stay():
+def test_existing_splits_are_kept():
     given_splits = {"train": numbered(9), "valid": numbered(2)}
     assert read(with_held_out(given_splits, 3)) == read(given_splits)
     assert read(with_held_out({"test": numbered(3)}, 3)) == {"test": [0, 1, 2]}

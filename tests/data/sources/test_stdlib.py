@@ -1,4 +1,4 @@
-"""The embedded corpus: parsed and not imported, clean text, the same each time."""
+"""The embedded corpus: modules are parsed, not imported, and give clean text."""
 
 import ast
 import inspect
@@ -38,7 +38,7 @@ except ImportError:
     pass
 '''
 
-LAID_OUT = """shelves
+EXPECTED = """shelves
 
 What it is for.
 
@@ -70,11 +70,11 @@ def articles() -> dict[str, Article]:
     return {article.title: article for article in read}
 
 
-def test_the_layout_of_a_module():
-    assert module_text("shelves", ast.parse(MODULE)) == LAID_OUT
+def test_module_text():
+    assert module_text("shelves", ast.parse(MODULE)) == EXPECTED
 
 
-def test_a_folder_of_modules(tmp_path):
+def test_articles_of_a_folder(tmp_path):
     docstring = '"""' + "word " * 60 + '"""'
     files = ("abc", "pack/__init__", "pack/inner", "pack/test/test_inner", "site-packages/foreign", "not-a-name")
     for name in files:
@@ -94,19 +94,19 @@ def test_a_folder_of_modules(tmp_path):
     assert "café" in read[1].text
 
 
-def test_a_python_without_source_is_refused(tmp_path):
+def test_a_python_without_source_is_rejected(tmp_path):
     with pytest.raises(UserError, match=r"no source of the standard library; .*--corpus.path"):
         open_stdlib(CorpusOptions(), tmp_path)
 
 
-def test_the_running_pythons_documentation_is_there(articles):
+def test_docstrings_of_this_python_are_included(articles):
     assert inspect.getdoc(statistics) in articles["statistics"].text
     assert inspect.getdoc(statistics.NormalDist.overlap) in articles["statistics"].text
     assert "NormalDist.overlap(self, other)" in articles["statistics"].text
     assert not any(title.startswith(("test.", "idlelib", "turtledemo")) for title in articles)
 
 
-def test_there_is_enough_clean_text(articles):
+def test_the_corpus_is_large_and_clean(articles):
     assert sum(len(article.text.split()) for article in articles.values()) > 200_000
     assert len(articles) > 300
     for article in articles.values():
@@ -115,12 +115,12 @@ def test_there_is_enough_clean_text(articles):
         assert not Path(article.where).is_absolute()
 
 
-def test_nothing_is_imported(articles):
+def test_no_module_is_imported(articles):
     assert "turtle" in articles
     assert "turtle" not in sys.modules
 
 
-def test_splits_are_interleaved_and_repeatable(articles):
+def test_splits_are_interleaved(articles):
     in_order = list(articles.values())
     for split, remainders in (("train+meta", range(10)), ("test", [10]), ("valid", [11])):
         expected = [article for i, article in enumerate(in_order) if i % 12 in remainders]

@@ -1,4 +1,4 @@
-"""WikiText's boundary rule, on made-up lines and on the real files."""
+"""Article boundaries of WikiText, on made-up lines and on the real files."""
 
 import hashlib
 import os
@@ -25,7 +25,7 @@ def titles(*lines: str) -> list[str]:
     return [article.title for article in articles_of(lines)]
 
 
-def test_the_articles_of_a_small_file():
+def test_articles_of_a_small_file():
     first = [EMPTY, " = Lobster = \n", EMPTY, " Red . \n", EMPTY, " = = Claws = = \n", EMPTY, " Two . \n"]
     second = [EMPTY, " = E = mc2 = \n", EMPTY, " Energy . \n"]
     one, two = articles_of(first + second, "wiki.txt")
@@ -33,7 +33,7 @@ def test_the_articles_of_a_small_file():
     assert (two.title, two.text, two.where) == ("E = mc2", "".join(second), "wiki.txt:10")
 
 
-def test_a_title_needs_an_empty_line_on_both_sides():
+def test_a_title_stands_between_blank_lines():
     title, text = " = Title = \n", " text \n"
     assert titles(text, EMPTY, title, EMPTY, text) == ["", "Title"]
     assert titles(text, EMPTY, title, text) == [""]
@@ -42,19 +42,19 @@ def test_a_title_needs_an_empty_line_on_both_sides():
     assert titles(title, EMPTY, text) == [""]
 
 
-def test_titles_in_a_row_share_the_empty_line_between():
+def test_consecutive_titles_share_a_blank_line():
     a, b = articles_of([EMPTY, " = A = \n", EMPTY, " = B = \n", EMPTY])
     assert (a.title, a.text) == ("A", EMPTY + " = A = \n")
     assert (b.title, b.text) == ("B", EMPTY + " = B = \n" + EMPTY)
 
 
-def test_carriage_returns_stay_and_do_not_matter():
+def test_carriage_returns_are_kept():
     lines = [" \r\n", " = A = \r\n", "\r\n", " text \r\n"]
     (article,) = articles_of(lines)
     assert (article.title, article.text) == ("A", "".join(lines))
 
 
-def test_empty_lines_alone_are_no_article():
+def test_blank_lines_alone_are_no_article():
     assert titles(EMPTY, "\n", EMPTY) == []
     assert titles() == []
 
@@ -75,7 +75,7 @@ def test_empty_lines_alone_are_no_article():
         (" a = b = \n", None),
     ],
 )
-def test_what_looks_like_a_title(line, title):
+def test_title_of(line, title):
     assert title_of(line) == title
 
 
@@ -84,12 +84,12 @@ pieces = st.sampled_from([EMPTY, "\n", " = A = \n", " = = B = = \n", " text \n",
 
 @settings(deadline=None)
 @given(st.lists(pieces, max_size=30))
-def test_articles_joined_are_the_file(lines):
+def test_articles_joined_are_the_input(lines):
     articles = articles_of(lines)
     whole = "".join(lines)
     assert "".join(article.text for article in articles) == (whole if whole.strip() else "")
     assert all(article.text.strip() for article in articles)
-    # ``where`` is the number of the title's line
+    # ``where`` has the number of the title's line.
     assert all(title_of(lines[int(a.where.rpartition(":")[2]) - 1]) == a.title for a in articles if a.title)
     assert all(article.title for article in articles[1:])
 
@@ -102,7 +102,7 @@ def test_articles_joined_are_the_file(lines):
         ("valid", 60, "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8"),
     ],
 )
-def test_the_real_articles_joined_are_the_standard_file(split, articles, sha256):
+def test_real_articles_joined_are_the_standard_file(split, articles, sha256):
     path = Path(DATA or "", "wikitext-2", f"{split}.txt.xz")
     read = list(wikitext_articles(text_lines(path)))
     assert len(read) == articles
@@ -110,6 +110,6 @@ def test_the_real_articles_joined_are_the_standard_file(split, articles, sha256)
 
 
 @pytest.mark.skipif(not DATA, reason="DYNLM_DATA, the folder of real data, is not set")
-def test_real_look_alikes():
+def test_real_lines_that_look_like_titles():
     path = Path(DATA or "", "wikitext-2", "train.txt.xz")
     assert sum(title_of(line) is not None for _, line in text_lines(path)) == 629

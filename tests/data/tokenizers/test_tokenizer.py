@@ -1,4 +1,4 @@
-"""Tokenizers: nothing is lost, surfaces are exact, words are counted as the literature counts them."""
+"""Tokenizers are lossless with exact surfaces, and damaged or hostile models are rejected."""
 
 import io
 import json
@@ -25,7 +25,7 @@ TEXT = [
     "def harbour(ships):\n    return [ship for ship in ships if ship.in_harbour]\n",
     "Über die Brücke gehen \u2013 12 345 Schiffe.\n",
 ] * 4
-# Everything that a str can hold and UTF-8 can say, and beside it what SentencePiece treats apart.
+# Any text that UTF-8 can encode, and what SentencePiece treats specially.
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 SPECIAL = st.lists(
     st.sampled_from(
@@ -48,7 +48,7 @@ def test_any_text_round_trips(pieces, text):
     assert (encoding.lengths > 0).all()
 
 
-# Spaces and ends of line in all positions, between what merges, what is spelt in bytes and what is no text.
+# Spaces and ends of line between pieces that merge and characters that are encoded as bytes.
 WORDS = st.lists(st.sampled_from([" ", "  ", "\n", " \n", "the", "ships", "in", "x", "\u2581", "\u4e2d", "\t"])).map(
     "".join
 )
@@ -56,13 +56,13 @@ WORDS = st.lists(st.sampled_from([" ", "  ", "\n", " \n", "the", "ships", "in", 
 
 @settings(max_examples=300, deadline=None)
 @given(text=st.one_of(WORDS, ANY_TEXT, SPECIAL))
-def test_remembered_units_are_sentencepieces_own_tokens(pieces, text):
+def test_cached_units_equal_sentencepieces_tokens(pieces, text):
     encoding, reference = pieces.encode(text), pieces.encode_lines(text)
     assert encoding.ids.tolist() == reference.ids.tolist()
     assert encoding.lengths.tolist() == reference.lengths.tolist()
 
 
-def test_units_that_are_forgotten_are_found_again(monkeypatch):
+def test_the_cache_of_units_can_be_emptied(monkeypatch):
     monkeypatch.setattr("dynlm.data.tokenizers.pieces._MEMO_CHARACTERS", 10)
     pieces = PieceTokenizer.train(TokenizerOptions("bpe", 305, 0.99), TEXT)
     for _ in range(2):
@@ -70,7 +70,7 @@ def test_units_that_are_forgotten_are_found_again(monkeypatch):
             assert pieces.encode(text).ids.tolist() == pieces.encode_lines(text).ids.tolist()
 
 
-def test_a_tokenizer_can_be_sent_to_a_process(pieces):
+def test_a_tokenizer_can_be_pickled(pieces):
     sent = pickle.loads(pickle.dumps(pieces))
     assert sent.fingerprint == pieces.fingerprint
     assert sent.encode(TEXT[0]).ids.tolist() == pieces.encode(TEXT[0]).ids.tolist()
@@ -85,14 +85,14 @@ def test_every_word_and_end_of_line_starts_in_one_token(pieces, text):
 
 @settings(max_examples=200, deadline=None)
 @given(text=st.one_of(ANY_TEXT, SPECIAL))
-def test_words_keep_every_byte(text):
+def test_words_cover_every_byte(text):
     tokenizer = WordTokenizer.train(TokenizerOptions("word", 0), TEXT)
     encoding = tokenizer.encode(text)
     assert encoding.lengths.sum() == len(text.encode())
     assert count_word_starts(text.encode(), encoding.lengths).sum() == len(text.split()) + text.count("\n")
 
 
-def test_words_are_those_of_the_literature():
+def test_words_of_a_small_text():
     tokenizer = WordTokenizer.train(TokenizerOptions("word", 0), [" a b a \n \n c <unk> \n"])
     assert sorted(tokenizer.types) == ["<eos>", "<unk>", "a", "b", "c"]
     encoding = tokenizer.encode(" a z \n \n")
@@ -100,24 +100,24 @@ def test_words_are_those_of_the_literature():
     assert encoding.lengths.tolist() == [2, 2, 2, 2]
 
 
-def test_the_word_vocabulary_keeps_the_most_frequent():
+def test_the_word_vocabulary_has_the_most_frequent_words():
     tokenizer = WordTokenizer.train(TokenizerOptions("word", 4), ["a b b c c c"])
     assert set(tokenizer.types) == {"<unk>", "<eos>", "b", "c"}
 
 
-def test_the_end_of_a_line_is_one_token(pieces):
+def test_an_end_of_line_is_one_token(pieces):
     assert len(pieces.encode(" \n").ids) == 1
     assert len(pieces.encode("\n").ids) == 1
 
 
-def test_saved_and_loaded_is_the_same(pieces, tmp_path):
+def test_a_loaded_tokenizer_equals_the_saved_one(pieces, tmp_path):
     pieces.save(tmp_path)
     loaded = load_tokenizer(tmp_path)
     assert loaded.fingerprint == pieces.fingerprint
     assert loaded.encode(TEXT[0]).ids.tolist() == pieces.encode(TEXT[0]).ids.tolist()
 
 
-def test_a_changed_tokenizer_is_refused(pieces, tmp_path):
+def test_a_changed_tokenizer_is_rejected(pieces, tmp_path):
     pieces.save(tmp_path)
     card = json.loads((tmp_path / "tokenizer.json").read_text())
     (tmp_path / "tokenizer.json").write_text(json.dumps({**card, "fingerprint": "0" * 16}))
@@ -125,7 +125,7 @@ def test_a_changed_tokenizer_is_refused(pieces, tmp_path):
         load_tokenizer(tmp_path)
 
 
-def test_a_cut_tokenizer_is_refused(pieces, tmp_path):
+def test_a_truncated_tokenizer_is_rejected(pieces, tmp_path):
     pieces.save(tmp_path)
     model = (tmp_path / "tokenizer.model").read_bytes()
     (tmp_path / "tokenizer.model").write_bytes(model[: len(model) // 2])
@@ -133,7 +133,7 @@ def test_a_cut_tokenizer_is_refused(pieces, tmp_path):
         load_tokenizer(tmp_path)
 
 
-def test_pieces_are_learned_from_the_first_characters_alone():
+def test_pieces_are_trained_on_the_first_characters_only():
     def texts():
         yield from TEXT
         raise AssertionError("read on")
@@ -142,19 +142,19 @@ def test_pieces_are_learned_from_the_first_characters_alone():
     assert PieceTokenizer.train(config, texts()).model == PieceTokenizer.train(config, TEXT).model
 
 
-def test_too_little_text_is_said_in_one_line():
+def test_too_little_text_is_a_user_error():
     with pytest.raises(UserError, match=r"tokenizer\.vocab_size") as error:
         PieceTokenizer.train(TokenizerOptions("bpe", 5000), ["a b c"])
     assert "\n" not in str(error.value)
 
 
-def test_trained_once_and_then_taken_from_the_cache(tmp_path, monkeypatch):
+def test_a_tokenizer_is_trained_once_and_cached(tmp_path, monkeypatch):
     monkeypatch.setenv("DYNLM_CACHE", str(tmp_path))
     config = TokenizerOptions("bpe", 305, 0.99)
     first = train_tokenizer(config, TEXT, "corpus-1")
     monkeypatch.setattr(PieceTokenizer, "train", None)
     assert train_tokenizer(config, [], "corpus-1").fingerprint == first.fingerprint
-    with pytest.raises(TypeError):  # Another corpus has another place in the cache.
+    with pytest.raises(TypeError):  # Another corpus has another cache entry.
         train_tokenizer(config, TEXT, "corpus-2")
 
 
@@ -167,15 +167,15 @@ def test_trained_once_and_then_taken_from_the_cache(tmp_path, monkeypatch):
         ("spaces", {"add_dummy_prefix": True}),
     ],
 )
-def test_a_model_that_normalises_is_refused(tmp_path, changes, options):
+def test_a_model_that_normalises_is_rejected(tmp_path, changes, options):
     identity = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False, "add_dummy_prefix": False}
     kind = {"model_type": "bpe", "vocab_size": 305, "character_coverage": 0.99, "byte_fallback": True}
     config = TokenizerOptions("bpe", 305, 0.99)
 
     def model(**changed):
         out = io.BytesIO()
-        told = {**identity, **changed, **kind, "minloglevel": 2}
-        sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(TEXT), model_writer=out, **told)
+        options = {**identity, **changed, **kind, "minloglevel": 2}
+        sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(TEXT), model_writer=out, **options)
         return out.getvalue()
 
     PieceTokenizer(config, model())
@@ -189,21 +189,21 @@ def test_a_model_that_normalises_is_refused(tmp_path, changes, options):
 
 
 def crafted_models(count: int = 12) -> list[bytes]:
-    """Models with a character map that leads out of itself: SentencePiece before 0.2.1 reads past its end."""
+    """Return models with invalid character maps: SentencePiece before 0.2.1 reads past their end."""
     rng, whole = np.random.default_rng(0), PieceTokenizer.train(TokenizerOptions("bpe", 305, 0.99), TEXT).model
 
     def field(number: int, payload: bytes) -> bytes:
-        size, told = len(payload), bytearray([number << 3 | 2])
+        size, encoded = len(payload), bytearray([number << 3 | 2])
         while size > 127:
-            told.append(size & 127 | 128)
+            encoded.append(size & 127 | 128)
             size >>= 7
-        return bytes([*told, size]) + payload
+        return bytes([*encoded, size]) + payload
 
     maps = [struct.pack("<I", size) + rng.bytes(size) for size in rng.choice([64, 1024, 4096], count).tolist()]
     return [whole + field(3, field(2, each)) for each in maps]
 
 
-def test_crafted_character_maps_are_refused_before_sentencepiece_reads_them(monkeypatch):
+def test_crafted_character_maps_are_rejected_before_sentencepiece_reads_them(monkeypatch):
     models = crafted_models()
     monkeypatch.setattr(sentencepiece, "SentencePieceProcessor", None)
     for model in models:
@@ -226,7 +226,7 @@ for path in sys.argv[1:]:
     assert subprocess.run([sys.executable, "-c", code, *map(str, paths)], timeout=60).returncode == 0
 
 
-def test_lines_over_what_sentencepiece_takes_are_trained_on_in_parts():
+def test_long_lines_are_split_for_training():
     line = " ".join(TEXT).replace("\n", " ") * 6000
     assert len(line) > 1 << 20
     assert PieceTokenizer.train(TokenizerOptions("bpe", 305, 0.99), [line]).size == 305
