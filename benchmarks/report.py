@@ -21,7 +21,7 @@ import numpy as np
 from dynlm.evaluation.score_file import scores_of_run, write_scores
 from dynlm.report.page import report_run
 from tests.browser import Opened, started
-from tests.readings import reading
+from tests.synthetic_scores import synthetic_scores
 
 _READY = "performance.getEntriesByName('ready')[0]?.startTime ?? null"
 
@@ -29,7 +29,7 @@ _READY = "performance.getEntriesByName('ready')[0]?.startTime ?? null"
 def made_up(folder: Path) -> list[Path]:
     """Four variants of made-up score files whose losses are as unlike each other as real ones."""
     rng, paths = np.random.default_rng(0), []
-    for index, variant in enumerate(reading(60, ("level 1", "sgd", "rms", "meta"), seed=1, tokens=5200)):
+    for index, variant in enumerate(synthetic_scores(60, ("level 1", "sgd", "rms", "meta"), seed=1, tokens=5200)):
         nats = np.maximum(0.001, variant.nats + rng.gamma(1.0, 0.5, len(variant))).astype(np.float32)
         paths.append(folder / f"{index}.parquet")
         write_scores(paths[-1], replace(variant, nats=nats))

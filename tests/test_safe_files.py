@@ -39,7 +39,7 @@ from dynlm.report.fewshot_results import FILE, load_fewshot
 from dynlm.run.folder import load_model, load_tensors
 from dynlm.runtime.parsing import read_json, read_yaml
 from dynlm.train.config import load_config
-from tests.readings import reading
+from tests.synthetic_scores import synthetic_scores
 from tests.tiny import Run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -254,7 +254,7 @@ def test_a_false_size_in_a_cached_array_is_rejected(tmp_path: Path) -> None:
 
 
 def test_a_small_score_file_that_claims_many_rows_is_rejected_unread(tmp_path: Path) -> None:
-    scores = reading(articles=1, tokens=60)[0]
+    scores = synthetic_scores(articles=1, tokens=60)[0]
     write_scores(tmp_path / "a.parquet", scores)
     schema = pq.read_schema(tmp_path / "a.parquet")
     rows = 3_000_000
@@ -269,7 +269,7 @@ def test_a_small_score_file_that_claims_many_rows_is_rejected_unread(tmp_path: P
 
 
 def test_a_long_text_shared_by_many_rows_is_rejected(tmp_path: Path) -> None:
-    scores = reading(articles=1, tokens=3000)[0]
+    scores = synthetic_scores(articles=1, tokens=3000)[0]
     write_scores(tmp_path / "a.parquet", scores)
     table = pq.read_table(tmp_path / "a.parquet")
     zeros = pa.array(np.zeros(len(table), dtype=np.int32))

@@ -16,7 +16,7 @@ from dynlm.errors import UserError
 from dynlm.evaluation.compare import baseline_of, bootstrap_counts, compare, gain_of, unique_labels
 from dynlm.evaluation.score_file import Scores
 from dynlm.evaluation.tables import markdown_table, text_table
-from tests.readings import reading
+from tests.synthetic_scores import synthetic_scores
 
 
 def small(variant: str, nats: list[float], level: int = 1) -> Scores:
@@ -72,7 +72,7 @@ def test_figures_are_sums_divided_once_and_not_means_of_articles():
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 5), shift=st.floats(-0.5, 0.5))
 def test_a_constant_shift_is_the_gain_and_its_own_interval(seed, shift):
-    base = reading(articles=5, variants=("level 1",), seed=seed, tokens=50)[0]
+    base = synthetic_scores(articles=5, variants=("level 1",), seed=seed, tokens=50)[0]
     nats = (base.nats.astype(np.float64) - shift).astype(np.float32)
     other = replace(base, protocol={**base.protocol, "variant": "rms", "level": 2, "rule": {"name": "rms"}}, nats=nats)
     gain = compare([base, other], resamples=50).variants[1].gain
@@ -81,7 +81,7 @@ def test_a_constant_shift_is_the_gain_and_its_own_interval(seed, shift):
 
 
 def test_the_interval_contains_the_gain_and_the_same_seed_repeats_it():
-    variants = reading(articles=12, tokens=80)
+    variants = synthetic_scores(articles=12, tokens=80)
     first, again, other = (compare(variants, seed=seed).variants[1].gain for seed in (0, 0, 1))
     assert first is not None and first.low is not None and first.high is not None
     assert first.low < first.nats < first.high
@@ -90,7 +90,7 @@ def test_the_interval_contains_the_gain_and_the_same_seed_repeats_it():
 
 
 def test_one_article_has_no_interval():
-    variants = reading(articles=1, tokens=60)
+    variants = synthetic_scores(articles=1, tokens=60)
     result = compare(variants)
     gain = result.variants[1].gain
     assert gain is not None and gain.low is None and gain.high is None
@@ -148,7 +148,9 @@ def test_one_rule_under_two_reset_policies_is_labelled_by_them():
 
 
 def test_the_table_fits_100_columns_and_states_the_protocol():
-    variants = reading(articles=4, variants=("level 1", "rms", "a label that is far too long for " * 3), tokens=80)
+    variants = synthetic_scores(
+        articles=4, variants=("level 1", "rms", "a label that is far too long for " * 3), tokens=80
+    )
     variants[0] = relabelled(variants[0], statement="word " * 100)
     text = text_table(compare(variants))
     assert max(map(len, text.splitlines())) <= 100
@@ -161,7 +163,7 @@ def test_the_table_fits_100_columns_and_states_the_protocol():
 
 
 def test_markdown_is_one_table_whatever_the_labels_hold():
-    variants = reading(articles=2, variants=("level 1", "a|b <c>\nd"), tokens=60)
+    variants = synthetic_scores(articles=2, variants=("level 1", "a|b <c>\nd"), tokens=60)
     lines = markdown_table(compare(variants)).splitlines()
     table = [line for line in lines if line.startswith("|")]
     assert len(table) == 4
@@ -170,7 +172,7 @@ def test_markdown_is_one_table_whatever_the_labels_hold():
 
 
 def test_the_dictionary_is_json_with_the_protocol():
-    result = compare(reading(articles=3, tokens=60, first_article=30)).to_dict()
+    result = compare(synthetic_scores(articles=3, tokens=60, first_article=30)).to_dict()
     again = json.loads(json.dumps(result, allow_nan=False))
     assert [article["index"] for article in again["articles"]] == [30, 31, 32]
     assert again["split"] == "valid"

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 
 from dynlm.errors import UserError
 from dynlm.evaluation.score_file import Scores, read_scores, scores_of_run, write_scores
-from tests.readings import reading
+from tests.synthetic_scores import synthetic_scores
 
 COLUMNS = ("article", "position", "segment", "token", "words", "nats")
 
 
 @pytest.fixture
 def scores() -> Scores:
-    return reading(articles=3, tokens=60)[1]
+    return synthetic_scores(articles=3, tokens=60)[1]
 
 
 def rewrite(path: Path, change) -> None:

@@ -14,7 +14,7 @@ from dynlm.errors import UserError
 from dynlm.evaluation.score_file import read_protocol, read_scores, write_scores
 from dynlm.evaluation.score_selection import one_text_named, score_files_named, texts_named
 from tests.cli.test_app import answer, answer_json
-from tests.readings import reading
+from tests.synthetic_scores import synthetic_scores
 from tests.test_repository import python
 
 Capture = pytest.CaptureFixture[str]
@@ -24,7 +24,7 @@ Capture = pytest.CaptureFixture[str]
 def run(tmp_path: Path) -> Path:
     """Two variants on one text, then two on another, newer one."""
     for number, (text, articles) in enumerate((("aa11", 4), ("aa22", 2))):
-        for scores in reading(articles=articles, variants=("level 1", "rms")):
+        for scores in synthetic_scores(articles=articles, variants=("level 1", "rms")):
             scores.protocol.update(text=text, split="valid", date=f"2026-11-2{number}T00:00:00+0000")
             write_scores(tmp_path / "scores" / f"{text}-{scores.variant.replace(' ', '')}.parquet", scores)
     return tmp_path

@@ -36,7 +36,7 @@ from dynlm.run.folder import TrainedModel, load_model, load_tensors
 from dynlm.run.rule_store import open_reader
 from dynlm.runtime.checkpoints import Checkpoints
 from tests.fuzz.cases import altered, as_json, damaged, damaged_json, fuzz, tried
-from tests.readings import reading
+from tests.synthetic_scores import synthetic_scores
 from tests.tiny import Run, with_memory
 
 
@@ -167,7 +167,7 @@ def test_what_a_memory_learned(run: tuple[Run, Kept], data: st.DataObject) -> No
 
 
 FIXED = "cache-rms-stream.json"
-VARIANTS = reading(articles=2, tokens=60)
+VARIANTS = synthetic_scores(articles=2, tokens=60)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynlm.report.curve_data import bin_equally, default_window, moving_mean, perplexity_difference, position_curve
-from tests.readings import reading
+from tests.synthetic_scores import synthetic_scores
 
 
 @settings(max_examples=40, deadline=None)
@@ -24,7 +24,7 @@ def test_moving_mean_is_the_mean_of_the_window_around_each_token(values, window)
 
 
 def test_difference_is_positive_where_the_higher_level_is_better():
-    lower = reading(articles=1, variants=("level 1",), tokens=200)[0]
+    lower = synthetic_scores(articles=1, variants=("level 1",), tokens=200)[0]
     better = replace(lower, nats=(lower.nats * 0.9).astype(np.float32))
     assert (perplexity_difference(lower, better, 20) > 0).all()
     assert (perplexity_difference(better, lower, 20) < 0).all()
@@ -37,7 +37,7 @@ def test_default_window_grows_with_the_text():
 
 
 def test_position_means_give_each_article_the_same_weight():
-    scores = reading(articles=9, tokens=120)[1]
+    scores = synthetic_scores(articles=9, tokens=120)[1]
     curve = position_curve(scores)
     assert (np.diff(curve.position) > 0).all()
     first_bin = [scores.nats[scores.rows(int(article))][:8].mean() for article in scores.articles]
@@ -48,12 +48,12 @@ def test_position_means_give_each_article_the_same_weight():
 
 
 def test_one_article_has_a_curve_without_a_band():
-    curve = position_curve(reading(articles=1, tokens=100)[0])
+    curve = position_curve(synthetic_scores(articles=1, tokens=100)[0])
     assert np.isfinite(curve.mean).all() and np.isnan(curve.low).all()
 
 
 def test_paired_gain_is_the_difference_of_the_means():
-    lower, higher = reading(articles=6, tokens=300)
+    lower, higher = synthetic_scores(articles=6, tokens=300)
     gain, low, high = position_curve(higher, lower), position_curve(lower), position_curve(higher)
     assert gain.mean == pytest.approx(low.mean - high.mean, abs=1e-6)
     # Noise that both variants share cancels.

@@ -11,15 +11,15 @@ import pytest
 from dynlm.errors import UserError
 from dynlm.report.curves import article_letters, plot_difference, plot_memory, plot_run, spread
 from dynlm.report.score_set import ScoreSet
-from tests.readings import reading
 from tests.report.samples import write_files
+from tests.synthetic_scores import synthetic_scores
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.mark.parametrize("articles", [8, 30])
 def test_every_figure_is_written_as_png_and_svg(tmp_path, articles):
-    paths = write_files(tmp_path, reading(articles, ("level 1", "rms", "meta"), tokens=150))
+    paths = write_files(tmp_path, synthetic_scores(articles, ("level 1", "rms", "meta"), tokens=150))
     written = plot_run(paths, tmp_path / "figures")
     assert [path.name for path in written] == ["difference.png", "difference.svg", "position.png", "position.svg"]
     for path in written:
@@ -30,14 +30,14 @@ def test_every_figure_is_written_as_png_and_svg(tmp_path, articles):
 
 
 def test_same_scores_give_the_same_bytes(tmp_path):
-    scores = ScoreSet(reading(3, tokens=60))
+    scores = ScoreSet(synthetic_scores(3, tokens=60))
     first, second = (plot_difference(scores, tmp_path / name, window=20) for name in "ab")
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     assert b"<dc:date>" not in first[1].read_bytes()
 
 
 def test_one_file_gives_only_the_position_figure(tmp_path):
-    paths = write_files(tmp_path, reading(1, ("level 1",), tokens=60))
+    paths = write_files(tmp_path, synthetic_scores(1, ("level 1",), tokens=60))
     assert [path.name for path in plot_run(paths, tmp_path)] == ["position.png", "position.svg"]
 
 
@@ -51,18 +51,18 @@ def test_labels_and_titles_are_never_parsed_as_tex(tmp_path):
                 "articles": [{"index": 0, "title": "$\\x"}],
             },
         )
-        for index, scores in enumerate(reading(1, ("a", "b", "c"), tokens=50))
+        for index, scores in enumerate(synthetic_scores(1, ("a", "b", "c"), tokens=50))
     ]
     assert len(plot_run(write_files(tmp_path, variants), tmp_path)) == 4
 
 
 def test_user_errors_name_the_wrong_choice(tmp_path):
-    paths = write_files(tmp_path, reading(2, tokens=60))
+    paths = write_files(tmp_path, synthetic_scores(2, tokens=60))
     with pytest.raises(UserError, match="'rsm'.*'level 1', 'rms'"):
         plot_run(paths, tmp_path, pairs=[("level 1", "rsm")])
     with pytest.raises(UserError, match="window is 0"):
         plot_run(paths, tmp_path, window=0)
-    other = write_files(tmp_path / "other", reading(2, tokens=90))
+    other = write_files(tmp_path / "other", synthetic_scores(2, tokens=90))
     with pytest.raises(UserError, match="cannot be compared"):
         plot_run([paths[0], other[1]], tmp_path)
     with pytest.raises(UserError, match="no score file"):
@@ -70,7 +70,7 @@ def test_user_errors_name_the_wrong_choice(tmp_path):
 
 
 def test_recorded_memories_are_drawn_and_others_rejected(tmp_path):
-    plain, learned = reading(3, tokens=200)
+    plain, learned = synthetic_scores(3, tokens=200)
     flush = (learned.segment % 5 == 0).astype(np.float32)
     distance = np.linspace(0, 1, len(flush), dtype=np.float32)
     for columns in ({"flush": flush}, {"distance": distance}, {"flush": flush, "distance": distance}):

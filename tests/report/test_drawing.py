@@ -13,8 +13,8 @@ from matplotlib import font_manager
 
 from dynlm.report.drawing import monospace
 from dynlm.report.heatmap import heatmap_run
-from tests.readings import reading
 from tests.report.samples import write_files
+from tests.synthetic_scores import synthetic_scores
 
 HAN = "\u5f41"  # Not in matplotlib's fonts, and rarely installed.
 
@@ -41,7 +41,7 @@ def font_with(letter: str, path: Path) -> Path:
 @pytest.fixture
 def han(tmp_path: Path) -> list[Path]:
     """Score files of a text whose first token is in Chinese."""
-    variants = reading(articles=2, tokens=60)
+    variants = synthetic_scores(articles=2, tokens=60)
     surface = [HAN.encode() * 3, *list(variants[0].surface)[1:]]
     return write_files(tmp_path, [replace(scores, surface=surface) for scores in variants])
 

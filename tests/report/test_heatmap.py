@@ -15,8 +15,8 @@ from dynlm.evaluation.score_file import Scores
 from dynlm.report.heatmap import heatmap_data, heatmap_page, heatmap_run
 from dynlm.report.passages import Passage
 from tests.browser import Opened, started
-from tests.readings import reading
 from tests.report.samples import HOSTILE_TOKENS, write_files
+from tests.synthetic_scores import synthetic_scores
 
 ALLOWED_TAGS = set("html head meta title style body h1 h2 p div span i br footer".split())
 ALLOWED_ATTRIBUTES = set("lang charset http-equiv content name class title dir aria-hidden".split())
@@ -51,7 +51,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def hostile() -> list[Scores]:
-    variants = reading(articles=2, tokens=60)
+    variants = synthetic_scores(articles=2, tokens=60)
     surface = [*HOSTILE_TOKENS, *list(variants[0].surface)[len(HOSTILE_TOKENS) :]]
     articles = [{"index": 0, "title": "<b>\u202e$title$</b>"}]
     return [replace(each, surface=surface, protocol={**each.protocol, "articles": articles}) for each in variants]
@@ -112,7 +112,7 @@ def test_a_browser_displays_hostile_tokens_and_runs_nothing(hostile_page, tmp_pa
 
 
 def test_classes_follow_the_sign_of_the_gain():
-    lower, higher = reading(articles=1, tokens=60)
+    lower, higher = synthetic_scores(articles=1, tokens=60)
     nats = lower.nats.copy()
     nats[:3] += (5, -5, 0)
     page = Page(heatmap_page(heatmap_data(lower, replace(higher, nats=nats), [Passage(0, 0, 3)])))

@@ -16,8 +16,8 @@ from dynlm.report.fewshot_results import FILE
 from dynlm.report.heatmap import heatmap_run
 from dynlm.report.page import report_run
 from tests.browser import Opened, started
-from tests.readings import reading
 from tests.report.samples import write_files
+from tests.synthetic_scores import synthetic_scores
 
 MARK = "document.documentElement.dataset.ran=1"
 """A script that ran would leave this mark."""
@@ -56,7 +56,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two score files in which every text is hostile."""
     everything = " ".join(EVIL)
     variants = []
-    for index, scores in enumerate(reading(articles=len(EVIL), tokens=60)):
+    for index, scores in enumerate(synthetic_scores(articles=len(EVIL), tokens=60)):
         surface = [EVIL[row % len(EVIL)].encode("utf-8", "surrogatepass") for row in range(len(scores))]
         articles = [{"index": index, "title": text} for index, text in enumerate(EVIL)]
         hostile = dict.fromkeys(("run", "split", "corpus", "reset", "order", "statement", "date", "commit"), everything)

@@ -9,11 +9,11 @@ import pytest
 
 from dynlm.report.memory_stats import constants_table, memory_records
 from dynlm.report.score_set import ScoreSet
-from tests.readings import reading
+from tests.synthetic_scores import synthetic_scores
 
 
 def test_constants_of_all_variants_are_in_one_table():
-    plain, rms, meta = reading(1, ("level 1", "rms", "meta"), tokens=50)
+    plain, rms, meta = synthetic_scores(1, ("level 1", "rms", "meta"), tokens=50)
     rms.protocol["rule"] = {"name": "rms", "rates": {"a": {"lr": 0.1, "decay": 0.2}, "b": {"lr": 1, "decay": 0}}}
     meta.protocol["rule"] = {"name": "meta", "rates": {"b": {"lr": 0.5, "decay": 0.25}, "odd": "no constants"}}
     table = constants_table(ScoreSet([plain, rms, meta]))
@@ -24,13 +24,13 @@ def test_constants_of_all_variants_are_in_one_table():
 
 @pytest.mark.parametrize("rule", [None, "rms", {"name": "rms"}, {"name": "rms", "rates": [1]}])
 def test_protocols_without_constants_are_skipped(rule):
-    (scores,) = reading(1, ("level 1",), tokens=50)
+    (scores,) = synthetic_scores(1, ("level 1",), tokens=50)
     scores.protocol["rule"] = rule
     assert constants_table(ScoreSet([scores])) is None
 
 
 def test_distance_is_averaged_and_resets_are_counted_by_segment():
-    plain, learned = reading(4, tokens=2000)
+    plain, learned = synthetic_scores(4, tokens=2000)
     flush = np.zeros(int(learned.segment.max()) + 1)
     flush[[0, 7, 9]] = (1, 0.5, 0.4)
     distance = np.linspace(0, 1, len(learned))

@@ -24,12 +24,12 @@ from dynlm.report.notebook import (
     Report,
     WordChanges,
 )
-from tests.readings import reading
+from tests.synthetic_scores import synthetic_scores
 
 
 @pytest.fixture(scope="module")
 def variants():
-    return reading(3, ("level 1", "rms"), tokens=200)
+    return synthetic_scores(3, ("level 1", "rms"), tokens=200)
 
 
 def test_the_table_holds_every_figure(variants):
@@ -58,7 +58,7 @@ def test_the_heat_map_is_displayed_in_a_frame_that_runs_nothing(variants, tmp_pa
     console.print(part)
     assert "Article" in console.file.getvalue()
     with pytest.raises(UserError, match="cannot be compared"):
-        HeatMap(variants[0], reading(1, tokens=60)[1])
+        HeatMap(variants[0], synthetic_scores(1, tokens=60)[1])
 
 
 def test_words_and_rates_are_tables_of_text(variants):

@@ -18,8 +18,8 @@ from dynlm.errors import UserError
 from dynlm.report import page
 from dynlm.report.fewshot_results import FewShot, Picture, Table
 from dynlm.report.page import report_page, report_run
-from tests.readings import reading
 from tests.report.samples import write_files
+from tests.synthetic_scores import synthetic_scores
 
 UPLOT = "19c8d4c6ad88929a79f4ae49d6f7161566dfd0ba3d15cc495e974f787eb78f1f"
 """SHA-256 of dist/uPlot.iife.min.js in the npm package uplot 1.6.32."""
@@ -58,7 +58,7 @@ class Figures(HTMLParser):
 
 @pytest.fixture(scope="module")
 def variants():
-    return reading(5, ("level 1", "rms", "meta"), tokens=300)
+    return synthetic_scores(5, ("level 1", "rms", "meta"), tokens=300)
 
 
 def test_figures_equal_those_of_compare_to_the_last_digit(variants, tmp_path, capsys):
@@ -124,7 +124,7 @@ def test_user_errors_write_nothing(variants, tmp_path):
     with pytest.raises(UserError, match="there are none"):
         report_page([])
     with pytest.raises(UserError, match="cannot be compared"):
-        report_page([variants[0], reading(2, tokens=60)[1]])
+        report_page([variants[0], synthetic_scores(2, tokens=60)[1]])
     for window in (0, 10**7):
         with pytest.raises(UserError, match=f"window is {window}"):
             report_page(variants, window=window)
@@ -143,11 +143,11 @@ def test_the_title_has_the_corpus_without_its_folder(variants, corpus, shown):
 
 
 def test_one_short_article_has_a_page(variants):
-    assert "so there is no band" in report_page(reading(1, tokens=60))
+    assert "so there is no band" in report_page(synthetic_scores(1, tokens=60))
 
 
 def test_the_page_stays_small_at_the_size_of_wikitext_2():
-    variants = reading(60, ("level 1", "sgd", "rms", "meta"), seed=1, tokens=5200)
+    variants = synthetic_scores(60, ("level 1", "sgd", "rms", "meta"), seed=1, tokens=5200)
     # As random as real losses, so that they compress no better.
     rng = np.random.default_rng(0)
     variants = [replace(each, nats=rng.gamma(1.0, 3.5, len(each)).astype(np.float32)) for each in variants]

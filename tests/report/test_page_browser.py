@@ -19,8 +19,8 @@ from dynlm.report.passages import PASSAGE, article_gains, article_passages, sele
 from dynlm.report.token_cells import token_cells
 from dynlm.report.words import find_words, most_changed
 from tests.browser import Opened, started
-from tests.readings import reading
 from tests.report.samples import HOSTILE_TOKENS, write_files
+from tests.synthetic_scores import synthetic_scores
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def scores(tmp_path_factory: pytest.TempPathFactory) -> list[Scores]:
     """Scores of three variants, from which the report is made."""
-    variants = reading(7, ("level 1", "rms", "meta"), tokens=900, first_article=30)
+    variants = synthetic_scores(7, ("level 1", "rms", "meta"), tokens=900, first_article=30)
     return [read_scores(path) for path in write_files(tmp_path_factory.mktemp("scores"), variants)]
 
 
@@ -271,7 +271,7 @@ def test_a_narrow_screen_needs_no_sideways_scrolling(open_page, scores, width):
 
 
 def test_hostile_tokens_titles_and_labels_are_displayed_as_text(open_page, tmp_path):
-    variants = reading(articles=2, tokens=60)
+    variants = synthetic_scores(articles=2, tokens=60)
     evil = "</script><script>alert(1)</script>\u202e\x00"
     hostile = [
         *HOSTILE_TOKENS,
@@ -303,7 +303,7 @@ def test_hostile_tokens_titles_and_labels_are_displayed_as_text(open_page, tmp_p
 
 
 def test_right_to_left_text_starts_at_the_right(open_page, tmp_path):
-    variants = reading(articles=1, tokens=60)
+    variants = synthetic_scores(articles=1, tokens=60)
     words = [f" {word}".encode() for word in ("שלום", "עולם", "ספר", "בית")]
     surface = [words[index % 4] for index in range(len(variants[0]))]
     paths = write_files(tmp_path, [replace(each, surface=surface) for each in variants])
@@ -313,7 +313,7 @@ def test_right_to_left_text_starts_at_the_right(open_page, tmp_path):
 
 
 def test_text_without_spaces_has_passages_of_full_length(open_page, tmp_path):
-    variants = reading(articles=2, tokens=900)
+    variants = synthetic_scores(articles=2, tokens=900)
     count = len(variants[0])
     surface, words = ["漢字仮名"[row % 4].encode() for row in range(count)], np.zeros(count, dtype=np.int16)
     paths = write_files(tmp_path, [replace(each, surface=surface, words=words) for each in variants])

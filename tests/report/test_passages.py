@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from dynlm.errors import UserError
 from dynlm.report.passages import PASSAGE, Passage, article_gains, article_passages, select_passages
-from tests.readings import reading
+from tests.synthetic_scores import synthetic_scores
 
 
 def test_default_passages_are_the_opening_and_the_middle_of_the_largest_gain():
-    lower, higher = reading(articles=6, tokens=900, first_article=30)
+    lower, higher = synthetic_scores(articles=6, tokens=900, first_article=30)
     opening, middle = select_passages(lower, higher)
     rows = lower.rows(opening.article)
     assert opening.article == middle.article == 30 + int(np.argmax(article_gains(lower, higher)))
@@ -26,7 +26,7 @@ def test_default_passages_are_the_opening_and_the_middle_of_the_largest_gain():
 @settings(max_examples=40, deadline=None)
 @given(tokens=st.integers(1, 300), length=st.integers(1, 120))
 def test_passages_of_an_article_of_any_length_do_not_overlap(tokens, length):
-    scores = reading(articles=2, tokens=tokens, seed=tokens % 7, first_article=30)[0]
+    scores = synthetic_scores(articles=2, tokens=tokens, seed=tokens % 7, first_article=30)[0]
     for article in scores.articles.tolist():
         passages = article_passages(scores, article, length)
         end = 0
@@ -49,20 +49,20 @@ def test_passages_of_an_article_of_any_length_do_not_overlap(tokens, length):
     ],
 )
 def test_omitted_values_are_those_of_the_article_with_the_largest_gain(request_, expected):
-    lower, higher = reading(articles=3, tokens=500)
+    lower, higher = synthetic_scores(articles=3, tokens=500)
     nats = lower.nats.copy()
     nats[lower.rows(1)] /= 2
     assert select_passages(lower, replace(higher, nats=nats), request_) == [expected]
 
 
 def test_an_omitted_length_ends_with_the_article():
-    lower, higher = reading(articles=3, tokens=500)
+    lower, higher = synthetic_scores(articles=3, tokens=500)
     count = int(np.diff(lower.starts)[2])
     assert select_passages(lower, higher, (3, count - 7, None)) == [Passage(2, count - 7, 7)]
 
 
 def test_passages_outside_the_text_are_rejected_with_the_valid_range():
-    lower, higher = reading(articles=3, tokens=60, first_article=30)
+    lower, higher = synthetic_scores(articles=3, tokens=60, first_article=30)
     last = int(lower.position[lower.rows(31)][-1])
     assert select_passages(lower, higher, (32, 5, 10)) == [Passage(31, 5, 10)]
     assert select_passages(lower, higher, (32, last, 1)) == [Passage(31, last, 1)]
@@ -75,7 +75,7 @@ def test_passages_outside_the_text_are_rejected_with_the_valid_range():
 
 
 def test_very_long_passages_are_rejected():
-    lower, higher = reading(articles=1, tokens=12_000, seed=1)
+    lower, higher = synthetic_scores(articles=1, tokens=12_000, seed=1)
     assert len(lower) > 10_001
     with pytest.raises(UserError, match="too many for a heat map"):
         select_passages(lower, higher, (1, 0, 10_001))

@@ -12,8 +12,8 @@ from dynlm.errors import UserError
 from dynlm.report.heatmap import heatmap_data
 from dynlm.report.passages import Passage
 from dynlm.report.terminal import heatmap_text, print_heatmap
-from tests.readings import reading
 from tests.report.samples import HOSTILE_TOKENS, write_files
+from tests.synthetic_scores import synthetic_scores
 
 
 def printed(variants, passage, **options) -> str:
@@ -23,7 +23,7 @@ def printed(variants, passage, **options) -> str:
 
 
 def test_without_colours_signs_show_gain_and_loss():
-    lower, higher = reading(articles=1, tokens=60)
+    lower, higher = synthetic_scores(articles=1, tokens=60)
     nats = lower.nats.copy()
     nats[:3] += (-5, 5, 0)
     lines = printed((lower, replace(higher, nats=nats)), Passage(0, 0, 3), width=60).splitlines()
@@ -34,14 +34,14 @@ def test_without_colours_signs_show_gain_and_loss():
 
 def test_colours_follow_the_gain_and_repeated_words_are_underlined(monkeypatch):
     monkeypatch.delenv("COLORFGBG", raising=False)
-    lower, higher = reading(articles=1, tokens=400)
+    lower, higher = synthetic_scores(articles=1, tokens=400)
     text = printed((lower, higher), Passage(0, 0, 200), width=80, force_terminal=True, color_system="truecolor")
     assert "\x1b[4;" in text and ";48;2;" in text
 
 
 @pytest.mark.parametrize("system", [None, "truecolor"])
 def test_hostile_tokens_neither_control_the_terminal_nor_become_markup(system):
-    lower, higher = reading(articles=1, tokens=60)
+    lower, higher = synthetic_scores(articles=1, tokens=60)
     hostile = [*HOSTILE_TOKENS, b"\x1b[31mred", b"[bold red]x[/]", b"\x9b"]
     surface = [*hostile, *list(lower.surface)[len(hostile) :]]
     variants = (replace(lower, surface=surface), replace(higher, surface=surface))
@@ -52,7 +52,7 @@ def test_hostile_tokens_neither_control_the_terminal_nor_become_markup(system):
 
 @pytest.mark.parametrize("width", [30, 100])
 def test_lines_fit_the_terminal(width):
-    variants = reading(articles=2, tokens=300)
+    variants = synthetic_scores(articles=2, tokens=300)
     lines = printed(variants, Passage(0, 0, 100), width=width).splitlines()
     passage = lines[lines.index("") + 3 :]
     assert passage and all(len(line) <= width for line in passage)
@@ -60,7 +60,7 @@ def test_lines_fit_the_terminal(width):
 
 
 def test_a_heat_map_needs_two_files_of_one_text(tmp_path):
-    paths = write_files(tmp_path, [*reading(1, tokens=60), *reading(1, ("x",), tokens=80)])
+    paths = write_files(tmp_path, [*synthetic_scores(1, tokens=60), *synthetic_scores(1, ("x",), tokens=80)])
     console = Console(file=io.StringIO())
     print_heatmap(paths[:2], (1, 0, 10), console)
     assert "Tokens 0 to 9 of" in console.file.getvalue()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from dynlm.report.token_cells import CONTINUED, Cell, TokenTexts, token_cells, token_texts, visible, wrap_cells
-from tests.readings import reading
+from tests.synthetic_scores import synthetic_scores
 
 SURFACES = st.one_of(
     st.binary(max_size=3), st.sampled_from([b" a", b"\n", b"\xe6", b"\xbc", b"\xa2", b"\xbc\xa2", b"", "漢".encode()])
@@ -117,7 +117,7 @@ def test_cells_never_cross_the_border_of_two_articles(surfaces, border):
 
 
 def test_each_different_text_is_kept_once():
-    (scores,) = reading(articles=1, variants=("level 1",), tokens=60)
+    (scores,) = synthetic_scores(articles=1, variants=("level 1",), tokens=60)
     shown = token_texts(scores.surface)
     assert len(shown.texts) == len(set(shown.texts)) == len(set(scores.surface)) + 1
     assert shown.texts[CONTINUED] == ""

@@ -10,7 +10,7 @@ import pytest
 from dynlm.evaluation.compare import compare
 from dynlm.evaluation.score_file import Scores
 from dynlm.report.word_classes import class_gains
-from tests.readings import reading
+from tests.synthetic_scores import synthetic_scores
 
 
 def scores_of(text: list[list[str]], nats: list[float]) -> Scores:
@@ -63,7 +63,7 @@ def test_words_are_classified_by_mention_and_kind():
 
 
 def test_each_division_holds_every_token_once():
-    lower, higher = reading(articles=6, tokens=900)
+    lower, higher = synthetic_scores(articles=6, tokens=900)
     gains = class_gains(lower, higher, resamples=20)
     for division in ("mention", "kind", "frequency", "position"):
         classes = [each for each in gains if each.division == division]
@@ -74,7 +74,7 @@ def test_each_division_holds_every_token_once():
 
 
 def test_common_words_are_those_of_the_text_and_positions_count_from_1():
-    lower, higher = reading(articles=6, tokens=900)
+    lower, higher = synthetic_scores(articles=6, tokens=900)
     gains = class_gains(lower, higher, resamples=0)
     surfaces = [surface.strip() for surface in lower.surface]
     counted = [surface for surface in surfaces if surface and surface != b"."]
@@ -87,7 +87,7 @@ def test_common_words_are_those_of_the_text_and_positions_count_from_1():
 
 
 def test_a_class_of_all_tokens_has_the_interval_of_compare():
-    lower, higher = reading(articles=6, tokens=80)
+    lower, higher = synthetic_scores(articles=6, tokens=80)
     clipped = [replace(each, position=np.minimum(each.position, 99)) for each in (lower, higher)]
     (position,) = [each for each in class_gains(*clipped, resamples=300, seed=3) if each.division == "position"]
     assert position.gain == compare([lower, higher], 0, 300, 3).variants[1].gain

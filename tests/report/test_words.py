@@ -9,7 +9,7 @@ import pytest
 
 from dynlm.evaluation.score_file import Scores
 from dynlm.report.words import find_words, most_changed
-from tests.readings import reading
+from tests.synthetic_scores import synthetic_scores
 
 
 def scores_of(tokens: list[tuple[bytes, int, int]], nats: list[float] | None = None) -> Scores:
@@ -60,7 +60,7 @@ def test_words_repeat_in_their_article_in_any_case_and_punctuation_never_does():
 
 
 def test_words_that_changed_most_come_first_with_both_sums():
-    lower, higher = reading(articles=5, tokens=600)
+    lower, higher = synthetic_scores(articles=5, tokens=600)
     words = find_words(lower)
     gained, lost = most_changed(words, lower, higher, 7)
     naive: dict[bytes, list[float]] = {}

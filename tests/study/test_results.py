@@ -24,7 +24,7 @@ from dynlm.study.results import SHOWN, Done, Results, results_of, shown
 from dynlm.study.steps import Budget, Prepared
 from dynlm.study.tables import as_csv, as_dict, budget_table, figures_table
 from dynlm.study.variants import readings_of, variants_of
-from tests.readings import reading
+from tests.synthetic_scores import synthetic_scores
 
 RULES = {"level 1": "none", "rms": "rms", "meta": "meta"}
 # Nats per token by which each reading is below level 1.
@@ -47,7 +47,7 @@ def options(variants: dict[str, str] = RULES, **study: Any) -> StudyOptions:
 
 def done(asked: StudyOptions, below: dict[str, float], folder: Path) -> list[Done]:
     """Made-up readings whose loss is level 1's less ``below``."""
-    (base,) = reading(articles=5, variants=("level 1",), tokens=200)
+    (base,) = synthetic_scores(articles=5, variants=("level 1",), tokens=200)
     made = []
     for each in (one for variant in variants_of(asked) for one in readings_of(variant, asked.study)):
         nats = (base.nats - below[each.label]).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Made-up readings of two or more variants over the same English-looking articles."""
+"""Synthetic scores of variants on the same English-looking articles."""
 
 from __future__ import annotations
 
@@ -8,20 +8,15 @@ import numpy as np
 
 from dynlm.evaluation.score_file import Scores
 
-
-def _words(text: str) -> list[str]:
-    return text.split()
-
-
-COMMON = _words(
+COMMON = (
     "the of and in to a was is for as on with by that it at from his were an which had be this first not also or are "
     "their one new after two but its who he been other when during there would most only more over years into time"
-)
-RARE = _words(
+).split()
+RARE = (
     "island admiral harbour glacier reactor violin orchid parish siege chapel tariff comet lagoon ballad copper "
     "regiment bishop marsh turbine ferry archive quarry beacon sonata treaty cavalry meadow lantern pilgrim furnace "
     "estuary cathedral merchant observatory expedition constellation fortification manuscript locomotive parliament"
-)
+).split()
 TITLES = (
     "Robert Boulter",
     "Du Fu",
@@ -36,15 +31,14 @@ TITLES = (
 )
 
 
-def reading(
+def synthetic_scores(
     articles: int = 8,
     variants: tuple[str, ...] = ("level 1", "rms"),
     seed: int = 0,
     tokens: int = 1500,
     first_article: int = 0,
 ) -> list[Scores]:
-    """Each variant's scores of one text, with articles of about ``tokens`` tokens; later variants gain on words that
-    return."""
+    """Return each variant's scores on articles of about ``tokens`` tokens; later ones gain on repeated words."""
     rng = np.random.default_rng(seed)
     surfaces: list[bytes] = []
     article: list[int] = []
@@ -53,19 +47,19 @@ def reading(
     for index in range(articles):
         length = int(tokens * rng.lognormal(0, 0.6)) + 40
         topic = rng.choice(RARE, 9, replace=False)
-        seen: dict[str, int] = {}
-        for place in range(length):
-            if place % 23 == 22:
+        counts: dict[str, int] = {}
+        for index_in_article in range(length):
+            if index_in_article % 23 == 22:
                 surface, surprise = ("\n" if rng.random() < 0.15 else " ."), 0.6
             elif rng.random() < 0.3:
                 word = str(rng.choice(topic))
-                seen[word] = seen.get(word, 0) + 1
-                surface, surprise = f" {word}", 7.5 + 0.6 * (seen[word] == 1)
+                counts[word] = counts.get(word, 0) + 1
+                surface, surprise = f" {word}", 7.5 + 0.6 * (counts[word] == 1)
             else:
                 surface, surprise = f" {rng.choice(COMMON)}", 2.4
             surfaces.append(surface.encode())
             article.append(first_article + index)
-            position.append(place)
+            position.append(index_in_article)
             novelty.append(surprise)
     count = len(surfaces)
     words = np.array([1] * count, dtype=np.int16)
@@ -78,7 +72,7 @@ def reading(
         "reset": "stream",
         "segment": 20,
         "split": "valid",
-        "corpus": "made up",
+        "corpus": "synthetic",
         "tokenizer": "0123456789abcdef",
         "text": f"text-{seed}-{articles}-{tokens}-{first_article}",
         "statement": "Each segment is scored, then learned from; one pass, nothing is rescored.",
@@ -86,12 +80,12 @@ def reading(
             {"index": first_article + index, "title": TITLES[index % len(TITLES)]} for index in range(articles)
         ],
     }
-    readings = []
+    scores = []
     for level, variant in enumerate(variants):
         gain = 0.2 * level * learned_N * (surprise_N > 5) * surprise_N
         noise = rng.normal(0, 0.25, count) * (level > 0)
         nats = np.maximum(0.01, surprise_N * luck_N - gain + noise)
-        readings.append(
+        scores.append(
             Scores(
                 protocol={
                     **common,
@@ -108,4 +102,4 @@ def reading(
                 surface=surfaces,
             )
         )
-    return readings
+    return scores
