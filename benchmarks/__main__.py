@@ -111,7 +111,7 @@ class Readings:
 
 def _can_compile() -> bool:
     from dynlm.errors import UserError
-    from dynlm.models.lstm.native import native_kernels
+    from dynlm.models.native import native_kernels
 
     try:
         native_kernels()

@@ -33,7 +33,7 @@ class Cost:
 
 def multiplying_weights(model: LSTMLanguageModel) -> int:
     """Weights that each token is multiplied with: the LSTM's matrices and the output layer's."""
-    return sum(4 * out * (wide + out) for wide, out in model.widths()) + model.vocabulary * model.widths()[-1][1]
+    return sum(4 * out * (wide + out) for wide, out in model.widths()) + model.vocab_size * model.widths()[-1][1]
 
 
 def weights(model: LSTMLanguageModel) -> int:

@@ -29,7 +29,7 @@ HORIZONS = (1, 2, 4, 8, 16, 32)
 
 def text_of(setting: Setting, segments: int) -> TokenisedSplit:
     count = segments * setting.segment
-    ids = np.random.default_rng(0).integers(0, setting.model.vocabulary, count).astype(np.int32)
+    ids = np.random.default_rng(0).integers(0, setting.model.vocab_size, count).astype(np.int32)
     ones = np.ones(count, dtype=np.int32)
     tokens = Tokens(ids, ones, ones.astype(np.int16), np.zeros(0, dtype=np.int64), np.array([count]))
     return TokenisedSplit.from_tokens(tokens, bytes(count), ["made up"], 0)

@@ -30,7 +30,7 @@ from dynlm.adapt.state import state_bytes
 from dynlm.cli.app import load_config
 from dynlm.data.stream import Segment
 from dynlm.models.lstm.model import LSTMLanguageModel, Params
-from dynlm.models.lstm.native import native_kernels
+from dynlm.models.native import native_kernels
 
 RATE, PULL, EPSILON = 2.4e-3, 2e-3, 1e-3
 KINDS = [
@@ -64,7 +64,7 @@ class Setting:
 
     def text(self, lanes: int) -> Segment:
         shape = (2, lanes, self.segment)
-        inputs_BT, targets_BT = torch.randint(self.model.vocabulary, shape, generator=self.generator).numpy()
+        inputs_BT, targets_BT = torch.randint(self.model.vocab_size, shape, generator=self.generator).numpy()
         goes_on, nothing = np.zeros(lanes, dtype=bool), np.zeros(lanes, dtype=np.int64)
         mask_BT = np.ones((lanes, self.segment), dtype=bool)
         return Segment(inputs_BT, targets_BT, mask_BT, goes_on, nothing, nothing, goes_on)

@@ -17,11 +17,11 @@ class StraightforwardReader(nn.Module):
 
     def __init__(self, model: LSTMLanguageModel, static: Params, rms: Params, rate: float, pull: float, epsilon: float):
         super().__init__()
-        config = model.config
+        config = model.options
         assert config.tied and config.layers == 1 and config.hidden == config.embedding
-        self.embedding = nn.Embedding(model.vocabulary, config.embedding)
+        self.embedding = nn.Embedding(model.vocab_size, config.embedding)
         self.lstm = nn.LSTM(config.embedding, config.hidden, batch_first=True)
-        self.bias = nn.Parameter(torch.zeros(model.vocabulary))
+        self.bias = nn.Parameter(torch.zeros(model.vocab_size))
         pairs = {
             "embedding": self.embedding.weight,
             "lstm.0.input": self.lstm.weight_ih_l0,

@@ -35,7 +35,7 @@ def measure(config_path: str = "configs/wikitext-2-small.yaml", seconds: float =
     state = [model.initial_hidden(training.lanes, params["embedding"].detach())]
 
     def step() -> None:
-        inputs_BT, targets_BT = torch.randint(model.vocabulary, (2, *shape), generator=generator)
+        inputs_BT, targets_BT = torch.randint(model.vocab_size, (2, *shape), generator=generator)
         total, _, hidden = model.loss(params, inputs_BT, targets_BT, share_BT, state[0], regularisers)
         total.backward()
         state[0] = detached(hidden)

@@ -126,4 +126,4 @@ def load(path: str | os.PathLike[str], **options: Any) -> DynamicLM:
     for name in options:
         if name not in known:
             raise UserError(f"the memory has no option {name!r}", do=f"choose among {', '.join(sorted(known))}")
-    return DynamicLM(run.with_sections(dataclasses.replace(memory, **options)))
+    return DynamicLM(run.with_sections(memory.replace(**options)))

@@ -17,7 +17,7 @@ from dynlm.evaluation.compare import compare
 from dynlm.evaluation.score_file import read_scores
 from dynlm.evaluation.tables import text_table
 from dynlm.run.folder import load_model
-from dynlm.train import pretrain as pretraining
+from dynlm.train.pretrain_loop import PretrainLoop
 from tests.tiny import Run, as_yaml, listing, scored, tiny_config, with_memory
 
 
@@ -91,16 +91,16 @@ def test_no_number_in_a_gradient_ends_training_before_its_step(
         (tmp_path / f"{name}.yaml").write_text(as_yaml(config))
         return ["pretrain", "--config", str(tmp_path / f"{name}.yaml")]
 
-    mean_gradients = pretraining._mean_gradients
+    mean_gradients = PretrainLoop._mean_gradients
     steps = iter(range(1, 1000))
 
-    def broken(params, *args):
+    def broken(loop, tokens):
         if next(steps) == 3:
-            params["output.bias"].grad[0] = float("nan")
-        return mean_gradients(params, *args)
+            loop.params["output.bias"].grad[0] = float("nan")
+        return mean_gradients(loop, tokens)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pretraining, "_mean_gradients", broken)
+        patch.setattr(PretrainLoop, "_mean_gradients", broken)
         assert main(command("faulty")) == 2
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1 and "step 3, output.bias" in error[0]

@@ -14,7 +14,7 @@ import yaml
 
 from dynlm.adapt.options import MemoryOptions
 from dynlm.data.options import CorpusOptions, TokenizerOptions
-from dynlm.models.options import ModelOptions
+from dynlm.models.options import LSTMOptions
 from dynlm.run.options import RunOptions
 from dynlm.train.config import Config
 from dynlm.train.options import MetatrainOptions, PretrainOptions, TuneOptions
@@ -64,7 +64,7 @@ def tiny_config(corpus: Path, runs: Path, **options: Any) -> Config:
         run=RunOptions(name="tiny", folder=str(runs), cpu=True),
         corpus=CorpusOptions(path=str(corpus), meta_every=6),
         tokenizer=TokenizerOptions(vocab_size=420),
-        model=ModelOptions(embedding=32),
+        model=LSTMOptions(embedding=32),
         pretrain=PretrainOptions(
             epochs=8,
             lanes=4,
@@ -91,7 +91,7 @@ def as_yaml(config: Config) -> str:
 
 def with_memory(config: Config, **options: Any) -> Config:
     """``config`` with other options of the memory."""
-    return dataclasses.replace(config, memory=dataclasses.replace(config.memory, **options))
+    return dataclasses.replace(config, memory=config.memory.replace(**options))
 
 
 def readable_name(path: Path) -> str:

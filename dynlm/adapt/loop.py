@@ -2,34 +2,33 @@
 
 Legend: B lanes, T tokens of a segment, 2 experts of a mixture.
 
-Tuning, meta-training, evaluation, generation and the audit all read through ``read_segment``; only what they do with
-its losses differs. The losses of segment t are those of theta_t, made before segment t is learned from. Lanes read
-articles side by side, each with dynamic weights and a state of its own: nothing passes from one to another.
+Tuning, meta-training, evaluation, generation and the protocol check all read through ``read_segment``; only what they
+do with its losses differs. The losses of segment t are those of theta_t, computed before segment t is learned from.
+Lanes read articles side by side, each with dynamic weights and a state of its own: nothing passes from one to another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dynlm.adapt.gates import at_articles, at_headings
-from dynlm.adapt.reader import Reader, StepEvent, StepObserver
-from dynlm.adapt.rules.elementwise import LEVEL_1, Statistics
-from dynlm.adapt.rules.per_weight_lstm import begin_coordinates_
+from dynlm.adapt.reader import Reader, StepObserver
+from dynlm.adapt.rules.base import StepEvent, reset_lane_
+from dynlm.adapt.rules.elementwise import Statistics
 from dynlm.adapt.segment import score_and_learn
-from dynlm.adapt.segment_reference import read_naively
 from dynlm.adapt.state import Memory
-from dynlm.data.batch import to_batch
+from dynlm.data.batch import Batch, to_batch
 from dynlm.data.stream import Segment, Stream, StreamPosition
-from dynlm.models.lstm.model import LSTMLanguageModel, Params, restarted
+from dynlm.models.protocol import reset_state
 
 
 class SegmentResult(NamedTuple):
-    """One segment's outcome: nats (that mean something under its mask) and ``place``, where the stream goes on."""
+    """One segment's losses in nats (defined under its mask), the memory after it, and where the stream goes on."""
 
     segment: Segment
     nats_BT: Tensor
@@ -38,67 +37,62 @@ class SegmentResult(NamedTuple):
 
     @property
     def nats_T(self) -> Tensor:
-        """The nats of a reading in one lane."""
+        """The losses of a reading in one lane."""
         (nats_T,) = self.nats_BT
         return nats_T
 
     @property
     def experts_BT2(self) -> Tensor:
-        """What level 1 and the rule lost, where ``nats_BT`` are those of their mixture."""
-        assert self.memory.hedge is not None and self.memory.hedge.experts_BT2 is not None, "no mixture was read"
-        return self.memory.hedge.experts_BT2
+        """The losses of the static model and of the rule, where ``nats_BT`` are those of their mixture."""
+        experts_BT2: Tensor = self.memory.mixture.experts_BT2
+        return experts_BT2
 
 
 def read_segment(
     reader: Reader, memory: Memory, segment: Segment, observe: StepObserver | None = None
 ) -> tuple[Tensor, Memory]:
-    """Score a segment, then learn from it: (nats_BT, the next memory).
+    """Score a segment, then learn from it: return (nats_BT, the next memory).
 
     Each lane learns from the mean of its own nats. ``memory`` is used up (its weights are written over): copy it first
-    to keep it. ``observe`` is shown gradients in parts.
+    to keep it. ``observe`` is shown the gradients.
     """
-    batch = to_batch(segment, reader.static["embedding"])
-    if segment.starts_B.any():
-        memory = begin_articles(reader, memory, segment.starts_B, batch.starts_B)
-    if memory.pace is not None:
-        # Only learning looks at it, and learning comes after scoring.
-        memory = memory._replace(pace=at_headings(memory.pace, batch.headings_B))
-    if reader.reference:
-        return read_naively(reader, memory, batch, observe)
+    batch = to_batch(segment, reader.like)
+    memory = start_segment(reader, memory, segment.starts_B, batch)
     return score_and_learn(reader, memory, batch, np.any(segment.mask_BT, axis=1), observe)
 
 
-def begin_articles(reader: Reader, memory: Memory, starts: np.ndarray, starts_B: Tensor) -> Memory:
-    """Forget what is not to be carried into the articles that ``starts`` marks (``starts_B`` on the device)."""
-    for lane in starts.nonzero()[0] if memory.weights else ():
-        _begin_article(reader, memory, int(lane))
-    pace = memory.pace and at_articles(memory.pace, starts_B, reader.reset == "article")
-    cache = memory.cache
+def start_segment(reader: Reader, memory: Memory, starts: np.ndarray, batch: Batch) -> Memory:
+    """Start the articles that ``starts`` marks (``batch.starts_B``, without waiting for a device), and the segment."""
+    if starts.any():
+        memory = start_articles(reader, memory, starts, batch.starts_B)
+    if memory.rule is not None and memory.rule.lanes is not None:
+        # Only learning looks at it, and learning comes after scoring.
+        memory = memory._replace(
+            rule=memory.rule._replace(lanes=reader.rule.start_segment(memory.rule.lanes, batch.headings_B))
+        )
+    return memory
+
+
+def start_articles(reader: Reader, memory: Memory, starts: np.ndarray, starts_B: Tensor) -> Memory:
+    """Forget what is not carried over into the articles that ``starts`` marks (``starts_B`` on the device)."""
+    fresh, rule = reader.reset == "article", memory.rule
+    for lane in starts.nonzero()[0] if memory.params else ():
+        if fresh:
+            reset_lane_(reader.rule, memory.params, rule, reader.static, int(lane))
+        elif rule is not None:
+            for name, tensor in memory.params.items():
+                slots = {slot: tensors[name][lane] for slot, tensors in rule.slots.items()}
+                reader.rule.carry_over_(name, tensor[lane], slots, reader.static[name])
+    if rule is not None and rule.lanes is not None:
+        rule = rule._replace(lanes=reader.rule.start_articles(rule.lanes, starts_B, fresh, reader.like))
+    cache, mixture = memory.cache, memory.mixture
     if reader.cache is not None and cache is not None:
-        cache = reader.cache.begin_articles(cache, starts_B, empty=reader.reset == "article")
-    hedge = memory.hedge and memory.hedge.begin_articles(starts_B, reader.reset == "article")
-    return memory._replace(hidden=restarted(memory.hidden, starts_B), pace=pace, cache=cache, hedge=hedge)
-
-
-def _begin_article(reader: Reader, memory: Memory, lane: int) -> None:
-    """What the last article taught is taken into home as far as the rule says, and is flushed as far as it says."""
-    rule = reader.rule
-    for name, tensor in memory.weights.items():
-        theta, theta_0 = tensor[lane], reader.static[name]
-        home = memory.home[name][lane] if memory.home else theta_0
-        if reader.reset == "article":
-            theta.copy_(theta_0)
-            if memory.home:
-                home.copy_(theta_0)
-        else:
-            if memory.home:
-                home.copy_(rule.next_home(name, theta, home, theta_0))
-            if share := float(rule.flush.get(name, 0.0)):
-                theta.copy_(home) if share >= 1 else theta.lerp_(home, share)
-        if memory.velocity:
-            memory.velocity[name][lane].zero_()
-    if reader.reset == "article":
-        begin_coordinates_(memory.coordinates, lane)
+        cache = reader.cache.begin_articles(cache, starts_B, empty=fresh)
+    if mixture is not None:
+        static_state = reset_state(reader.model, mixture.state, starts_B, reader.like)
+        mixture = mixture.start_articles(starts_B, fresh)._replace(state=static_state)
+    state = reset_state(reader.model, memory.state, starts_B, reader.like)
+    return memory._replace(state=state, rule=rule, cache=cache, mixture=mixture)
 
 
 def iter_segments(
@@ -111,48 +105,76 @@ def iter_segments(
     """Read a stream from ``place`` (its beginning) with ``memory`` (a fresh one), in the stream's lanes."""
     memory = reader.fresh_memory(stream.local_lanes) if memory is None else memory
     place = stream.begin() if place is None else place
-    # Gates, slow weights, velocities, states of coordinates, caches and mixtures are not recorded.
-    plain = observe is None and not any(
-        (
-            memory.pace,
-            memory.home,
-            memory.velocity,
-            memory.coordinates,
-            memory.cache is not None,
-            memory.hedge is not None,
-        )
-    )
-    recording = reader.record(reader, memory, stream.segment) if plain and reader.record is not None else None
+    captured = _captured(reader, memory, stream) if observe is None else None
     while True:
         segment, place = stream.next(place)
         if segment is None:
             return
-        if recording is None:
+        if captured is None:
             nats_BT, memory = read_segment(reader, memory, segment, observe)
         else:
-            nats_BT, memory = recording.read(memory, segment)
+            nats_BT, memory = captured(memory, segment)
         yield SegmentResult(segment, nats_BT, memory, place)
 
 
+def _captured(
+    reader: Reader, memory: Memory, stream: Stream
+) -> Callable[[Memory, Segment], tuple[Tensor, Memory]] | None:
+    """Return ``read_segment`` by a recording of one segment's kernels, which moves the weights of ``memory`` in place.
+
+    None where the engine records nothing, and where a plug-in's state is a new value after each segment.
+    """
+    has_lane_state = memory.rule is not None and (memory.rule.lanes is not None or memory.rule.slots)
+    if has_lane_state or memory.cache is not None or memory.mixture is not None:
+        return None
+    filter_ = reader.filter and dataclasses.replace(reader.filter, synchronises=False)
+    quiet = dataclasses.replace(reader, filter=filter_)
+
+    def step(inputs: tuple[Batch, Memory]) -> tuple[Tensor, Memory]:
+        batch, now = inputs
+        nats_BT, after = score_and_learn(quiet, memory._replace(state=now), batch)
+        return nats_BT, after.state
+
+    like, lanes = reader.like, stream.local_lanes
+    tokens_BT = like.new_zeros(lanes, stream.segment, dtype=torch.int64)
+    flags_B = like.new_zeros(lanes, dtype=torch.bool)
+    position_B2 = like.new_zeros(lanes, 2, dtype=torch.int64)
+    batch = Batch(tokens_BT, tokens_BT, like.new_zeros(lanes, stream.segment), flags_B, flags_B, position_B2)
+    recorded = reader.engine.capture(step, (batch, memory.state), (memory.params, memory.filter))
+    if recorded is None:
+        return None
+    weights = memory.params
+
+    def read(now: Memory, segment: Segment) -> tuple[Tensor, Memory]:
+        assert now.params is weights, "a recording moves the weights that it was made for"
+        length = segment.mask_BT.shape[1]
+        batch = to_batch(segment, like, stream.segment)
+        now = start_segment(reader, now, segment.starts_B, batch)
+        nats_BT, state = recorded((batch, now.state))
+        return nats_BT[:, :length], now._replace(state=state)
+
+    return read
+
+
 def mean_nats(reader: Reader, stream: Stream) -> float:
-    """Nats per token of a whole stream: a sum, divided once."""
+    """Return nats per token of a whole stream: a sum, divided once."""
     nats = [read.nats_BT[torch.from_numpy(read.segment.mask_BT)] for read in iter_segments(reader, stream)]
     flat = torch.cat(nats)
     return float(flat.double().sum()) / len(flat)
 
 
-def gradient_statistics(
-    model: LSTMLanguageModel, static: Params, dynamic: tuple[str, ...], stream: Stream, tokens: int
-) -> Statistics:
-    """R over ``tokens`` tokens of training text, read at theta_0 in segments like those that reading learns from."""
-    squares = {name: torch.zeros_like(static[name]) for name in dynamic}
+def gradient_statistics(reader: Reader, stream: Stream, tokens: int) -> Statistics:
+    """Return R of the tensors ``reader.dynamic`` over ``tokens`` tokens of training text, at the static parameters.
+
+    ``reader`` has a rule that learns nothing; the text is read in segments like those that rules learn from.
+    """
+    squares = {name: torch.zeros_like(reader.static[name]) for name in reader.dynamic}
     count = 0
 
-    def observe(shown: StepEvent) -> None:
-        for u in shown.gradient.tensor:
-            squares[shown.gradient.name][shown.gradient.part].addcmul_(u, u)
+    def observe(event: StepEvent) -> None:
+        for u in event.gradient.tensor:
+            squares[event.name][event.gradient.part].addcmul_(u, u)
 
-    reader = Reader(model, static, LEVEL_1, dynamic)
     for read in iter_segments(reader, stream, observe=observe):
         count += int(read.segment.mask_BT.any(1).sum())
         if read.place.tokens >= tokens:

@@ -1,14 +1,13 @@
-"""A memory as a file: what a text left behind, kept apart from the model that read it. This module alone knows the
-format.
+"""Memory files: what a text left behind, kept apart from the model that read it.
 
-A safetensors file of ``as_tensors`` in one lane, the unfinished article's text (``text``, its bytes) where there is
+A safetensors file of ``state_tensors`` in one lane, the unfinished article's text (``text``, its bytes) where there is
 one, and a JSON value (``About``): the fingerprint of the model that it belongs to, the options that it was read by,
-what these options stood for (``constants``: a fingerprint of rates, statistics, phi), how much was read. ``content`` is
-a fingerprint of all of it, so that damage is noticed; ``last``, a fingerprint of what was read last, is not part of it:
-a text leaves the same memory in one sitting and in two. A memory that was reset has no tensors.
+what these options stood for (``constants``: a fingerprint of the plug-ins' constants), how much was read. ``content``
+is a fingerprint of all of it, so that damage is noticed; ``last``, a fingerprint of what was read last, is not part of
+it: a text leaves the same memory in one sitting and in two. A memory that was reset has no tensors.
 
-A file is written where a link leads to, keeps its permissions, and is its owner's alone where it is new. Who changes
-one holds ``changing`` from reading it to writing it.
+A file is written where a link leads to, keeps its permissions, and is its owner's alone where it is new. ``changing``
+is held from reading a file to writing it.
 
 It holds what was read: dynamic weights have learned it, and a cache and an unfinished article hold it word for word.
 """
@@ -19,6 +18,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,19 +30,37 @@ from torch import Tensor
 
 from dynlm.adapt.options import MemoryOptions
 from dynlm.adapt.reader import Reader
+from dynlm.adapt.rules.base import Rule
 from dynlm.adapt.state import Memory
 from dynlm.adapt.state_tensors import as_tensors, flaw, flaw_of_shapes, from_tensors
 from dynlm.errors import UserError
 from dynlm.runtime.files import exclusive
 from dynlm.runtime.hashing import Hasher, fingerprint
 from dynlm.runtime.tensors import Shapes, load_metadata, load_tensors, params_fingerprint, save_tensors
+from dynlm.runtime.text import warn
 from dynlm.runtime.validation import section_of
 
-FORMAT = 1
+FORMAT = 2
+_FORMAT_1 = {
+    "weights/": "params/",
+    "hidden/": "state/",
+    "pace/since_B": "rule/lanes/segments_B",
+    "pace/running_B": "rule/lanes/running_nats_B",
+    "pace/heading_B": "rule/lanes/since_heading_B",
+    "home/": "rule/slots/anchor/",
+    "velocity/": "rule/slots/velocity/",
+    "hedge/hidden/": "mixture/state/",
+    "hedge/": "mixture/",
+    "guarded/": "filter/",
+}
+"""Where format 1 kept the tensors of format 2."""
+_CONSTANTS_VERSION = "2-"
+EARLIER_CONSTANTS = re.compile("[0-9a-f]{16}")
+"""Fingerprints of constants without a version are those of an earlier dynlm, and cannot be compared."""
 _TEXT = "text"
 _SECONDS_TO_WAIT = 5.0
 _AGAIN = "read the text again, or restore the file"
-_ANYHOW = ("lanes", "track", "capture")
+_INDIFFERENT = ("lanes", "track", "capture")
 """Options of the memory that change nothing of what is read; a memory file is of one lane."""
 
 
@@ -107,17 +125,16 @@ def save_memory(path: Path, saved: SavedMemory, reader: Reader, options: MemoryO
     The file is written whole or not at all. Raises UserError where it cannot be, and where the memory holds what is no
     finite number.
     """
-    tensors = as_tensors(saved.memory, reader.fresh_memory(), reader.static)
-    if (wrong := flaw(tensors, reader.fresh_memory(), reader.static)) is not None:
+    tensors = as_tensors(saved.memory, reader)
+    if (wrong := flaw(tensors, reader)) is not None:
         raise UserError(f"this memory is not kept: {wrong}", path, "the rule diverged: lower its rate")
     if saved.unfinished is not None:
         tensors[_TEXT] = torch.from_numpy(np.frombuffer(saved.unfinished.text.encode(), dtype=np.uint8).copy())
-    rates = {name: {k: float(v) for k, v in rates._asdict().items()} for name, rates in reader.rule.rates.items()}
     about = About(
         model=model,
         constants=constants_of(reader),
         options=dataclasses.asdict(options),
-        rule={"name": reader.rule.name, "rates": rates},
+        rule={"name": reader.rule.name, "rates": reader.rule.describe()},
         tokens=saved.tokens,
         articles=saved.articles,
         unfinished=None if saved.unfinished is None else saved.unfinished.read,
@@ -132,28 +149,40 @@ def load_memory(path: Path, reader: Reader, options: MemoryOptions, model: str) 
     Raises UserError where the file is missing, damaged or no memory, where it is another model's, where it was read by
     other options, or where what these stand for (rates, phi, statistics) is no longer what it was.
     """
-    fresh = reader.fresh_memory()
 
-    def check(shapes: Shapes, told: dict[str, Any]) -> None:
-        about = _about_of(path, told)
+    def check(shapes: Shapes, content: dict[str, Any]) -> None:
+        about = _about_of(path, content)
         _check_belongs(path, about, reader, options, model)
-        state = {name: shape for name, shape in shapes.items() if name != _TEXT}
-        if state and (wrong := flaw_of_shapes(state, fresh, reader.static)) is not None:
+        state = {_renamed(name, about.format): shape for name, shape in shapes.items() if name != _TEXT}
+        if state and (wrong := flaw_of_shapes(state, reader)) is not None:
             raise UserError(f"not a memory of this model and rule: {wrong}", path, _AGAIN)
 
-    tensors, told = load_tensors(path, reader.static["embedding"].device, check=check)
-    about = _about_of(path, told)
+    tensors, content = load_tensors(path, reader.device, check=check)
+    about = _about_of(path, content)
     _check_content(path, about, tensors)
     unfinished = _unfinished_of(path, about, tensors)
-    state = {name: tensor for name, tensor in tensors.items() if name != _TEXT}
+    state = {_renamed(name, about.format): tensor for name, tensor in tensors.items() if name != _TEXT}
     if not state:
-        return SavedMemory(fresh)
-    if (wrong := flaw(state, fresh, reader.static)) is not None:
+        return SavedMemory(reader.fresh_memory())
+    if (wrong := flaw(state, reader)) is not None:
         raise UserError(f"a damaged memory: {wrong}", path, _AGAIN)
-    memory = from_tensors(state, fresh, reader.static)
-    if memory.cache is not None and not memory.cache.is_sound(reader.model.vocabulary):
-        raise UserError("a damaged memory: its cache holds what cannot be", path, _AGAIN)
+    memory = from_tensors(state, reader)
+    if memory.cache is not None and not memory.cache.is_sound(reader.model.vocab_size):
+        raise UserError("a damaged memory: its cache holds impossible values", path, _AGAIN)
+    if about.format < FORMAT:
+        warn(f"{path}: written by an earlier dynlm (format {about.format}); its constants are not checked")
     return SavedMemory(memory, about.tokens, about.articles, unfinished, about.last)
+
+
+def _renamed(name: str, version: int) -> str:
+    """Return the path in ``Memory`` of a tensor of a file of format ``version``."""
+    if version >= FORMAT:
+        return name
+    if name.startswith("coordinates/"):  # coordinates/NAME/h
+        tensor, _, slot = name.removeprefix("coordinates/").rpartition("/")
+        return f"rule/slots/{slot}/{tensor}"
+    old = next((old for old in _FORMAT_1 if name.startswith(old)), "")
+    return _FORMAT_1.get(old, "") + name[len(old) :]
 
 
 def options_of(path: Path, otherwise: MemoryOptions) -> MemoryOptions:
@@ -162,7 +191,7 @@ def options_of(path: Path, otherwise: MemoryOptions) -> MemoryOptions:
     Raises UserError where the file is missing, damaged or no memory.
     """
     options = _about_of(path, load_metadata(path)).memory_options(path)
-    return dataclasses.replace(options, **{name: getattr(otherwise, name) for name in _ANYHOW})
+    return dataclasses.replace(options, **{name: getattr(otherwise, name) for name in _INDIFFERENT})
 
 
 def is_memory(told: Mapping[str, Any]) -> bool:
@@ -178,7 +207,7 @@ def load_about(path: Path) -> tuple[About, dict[str, Tensor]]:
     tensors, told = load_tensors(path)
     about = _about_of(path, told)
     _check_content(path, about, tensors)
-    return about, {name: tensor for name, tensor in tensors.items() if name != _TEXT}
+    return about, {_renamed(name, about.format): tensor for name, tensor in tensors.items() if name != _TEXT}
 
 
 def reset_memory(path: Path) -> About:
@@ -204,31 +233,33 @@ def changing(path: Path) -> Iterator[Path]:
 
 
 def constants_of(reader: Reader) -> str:
-    """A fingerprint of what a reader reads by beside its model: the rule's, the cache's, the mixture's constants."""
-    mark = Hasher()
-    _add(mark, (reader.rule, reader.cache, reader.hedge))
-    return mark.hexdigest()
+    """Return a fingerprint of the constants of a reader's rule, cache and mixture."""
+    hasher = Hasher()
+    _add(hasher, (type(reader.rule).__name__, reader.rule.constants(), reader.cache, reader.mixture))
+    return f"{_CONSTANTS_VERSION}{hasher.hexdigest()}"
 
 
-def _add(mark: Hasher, value: Any) -> None:
+def _add(hasher: Hasher, value: Any) -> None:
     if isinstance(value, Tensor):
-        mark.add(f"{value.dtype} {tuple(value.shape)}")
-        mark.add(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        hasher.add(f"{value.dtype} {tuple(value.shape)}")
+        hasher.add(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    elif isinstance(value, Rule):
+        _add(hasher, value.constants())
     elif dataclasses.is_dataclass(value):
-        _add(mark, {item.name: getattr(value, item.name) for item in dataclasses.fields(value)})
+        _add(hasher, {item.name: getattr(value, item.name) for item in dataclasses.fields(value)})
     elif isinstance(value, Mapping):
-        mark.add(f"{len(value)} named")
+        hasher.add(f"{len(value)} named")
         for name, item in value.items():
-            mark.add(str(name))
-            _add(mark, item)
+            hasher.add(str(name))
+            _add(hasher, item)
     elif isinstance(value, tuple):
-        mark.add(f"{len(value)} in order")
+        hasher.add(f"{len(value)} in order")
         for item in value:
-            _add(mark, item)
+            _add(hasher, item)
     elif value is None or isinstance(value, (bool, int, float, str)):
-        mark.add(repr(value))
+        hasher.add(repr(value))
     else:
-        raise TypeError(f"a reader's constants have a {type(value).__name__}, of which nothing is known")
+        raise TypeError(f"constants of a plug-in have a {type(value).__name__}, which cannot be hashed")
 
 
 def _write(path: Path, about: About, tensors: dict[str, Tensor]) -> About:
@@ -282,13 +313,13 @@ def _check_belongs(path: Path, about: About, reader: Reader, options: MemoryOpti
     before = about.memory_options(path)
     for item in dataclasses.fields(MemoryOptions):
         was, now = getattr(before, item.name), getattr(options, item.name)
-        if was != now and item.name not in _ANYHOW:
+        if was != now and item.name not in _INDIFFERENT:
             raise UserError(
                 f"this memory was read with memory.{item.name} {was!r}, not {now!r}",
                 path,
                 "leave the option out, or begin another memory",
             )
-    if about.constants != constants_of(reader):
+    if about.format == FORMAT and about.constants != constants_of(reader):
         raise UserError(
             "the run has other rates (or phi, or statistics) for this rule than the memory was read with",
             path,

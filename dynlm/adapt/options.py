@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+from dynlm.adapt.rules.registry import RULES
 from dynlm.errors import UserError
-from dynlm.runtime.validation import LARGEST_LANES, LARGEST_SEGMENT, Section, bounded, one_of, plain_name
+from dynlm.runtime.validation import LARGEST_LANES, LARGEST_SEGMENT, Section, bounded, plain_name
 
 Reset = Literal["stream", "article"]
 CacheKind = Literal["none", "fixed", "learned"]
 Feature = Literal["fresh", "settling", "heading", "surprise", "steepness", "distance"]
-RULES = ("none", "sgd", "sgd+decay", "rms", "meta")
 RESETS: tuple[Reset, ...] = get_args(Reset)
 CACHES: tuple[CacheKind, ...] = get_args(CacheKind)
 FEATURES: tuple[Feature, ...] = get_args(Feature)
@@ -28,7 +29,8 @@ class MemoryOptions(Section):
     SECTION = "memory"
 
     rule: str = "rms"
-    """none: level 1, static weights; sgd, sgd+decay, rms (Krause et al. 2018); meta: the learned g, started at rms."""
+    """none: level 1, static weights; sgd, sgd+decay, rms (Krause et al. 2018); meta: the learned g, started at rms; or
+    one that another package registers (entry points dynlm.rules)."""
     g: str = "meta"
     """rule meta: the name that g was learned under (see the options of g)."""
     reset: Reset = "stream"
@@ -73,9 +75,16 @@ class MemoryOptions(Section):
     kernels: Literal["torch", "native"] = "torch"
     """native: C++ for the CPU, compiled on first use (needs g++ and pip install dynlm[native])."""
 
+    @classmethod
+    def select(cls, values: Mapping[str, Any]) -> type[MemoryOptions]:
+        """Return the options of the rule that ``values`` name. Raises UserError for one that is not registered."""
+        return RULES[str(values.get("rule", "rms"))].options
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("memory.rule", self.rule, RULES)
+        kind = RULES[self.rule].options
+        if not isinstance(self, kind):
+            raise TypeError(f"the options of rule {self.rule!r} are {kind.__name__}: use replace()")
         plain_name("memory.g", self.g)
         if self.lanes > 1 and (self.rule, self.cache) != ("none", "none") and self.reset == "stream":
             raise UserError(

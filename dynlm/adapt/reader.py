@@ -1,55 +1,28 @@
-"""What a reading is made of that does not change while it reads, and what may look on.
+"""A model together with how its weights change while it reads.
 
-Legend: B lanes, T tokens of a segment.
+Legend: B lanes.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dynlm.adapt.gates import GateScales
 from dynlm.adapt.partners.cache import Cache
 from dynlm.adapt.partners.mixture import FixedShareMixture
-from dynlm.adapt.rules.elementwise import Rule
-from dynlm.adapt.state import Memory, fresh_memory
-from dynlm.adapt.update_filter import UpdateFilter, init_filter_state
-from dynlm.data.stream import Segment
-from dynlm.models.lstm.engine import Gradient
-from dynlm.models.lstm.model import LSTMLanguageModel, Params
-from dynlm.models.lstm.native import NativeKernels
-from dynlm.models.scratch import Scratch
-
-
-class StepEvent(NamedTuple):
-    """What an observer sees between scoring and learning, of one gradient: all tensors are scratch.
-
-    ``gradient`` is u_t and ``push`` what the step is by: u_t, or its running sum where there is momentum. ``theta``
-    (lanes, ...) was read with, ``home`` pulls it; ``factors`` are the gates'.
-    """
-
-    gradient: Gradient
-    push: Tensor
-    theta: Tensor
-    home: Tensor
-    lanes: slice
-    factors: GateScales | None
-
+from dynlm.adapt.rules.base import Rule, StepEvent
+from dynlm.adapt.rules.elementwise import LEVEL_1
+from dynlm.adapt.state import Memory
+from dynlm.adapt.update_filter import FilterState, UpdateFilter
+from dynlm.models.protocol import Engine, SequenceModel
+from dynlm.types import Params
 
 StepObserver = Callable[[StepEvent], None]
-
-
-class RecordedSegment(Protocol):
-    """What reads a segment as ``read_segment`` does, by a recording."""
-
-    def read(self, memory: Memory, segment: Segment) -> tuple[Tensor, Memory]: ...
-
-
-RecordingMaker = Callable[["Reader", Memory, int], RecordedSegment]
+"""Is shown each gradient of each segment between scoring and the update."""
 
 
 @dataclass(frozen=True)
@@ -57,39 +30,57 @@ class Reader:
     """Everything about a reading that does not change while it reads.
 
     ``reset``: under "stream" the dynamic weights run through the whole text, under "article" they start afresh with
-    each article. The LSTM's state starts afresh with each article under both, as in level-1 training.
-    ``precision``: type of the operands of matrix products, the weights' own where None.
-    ``native``: compiled kernels for what they serve.
-    ``record``: makes what ``unroll`` reads by in place of ``read_segment``: ``memory.capture.Recording``, on a GPU. A
-    mixture's weights are in no recording: with ``hedge`` segments are read one by one.
-    ``hedge``: mix the rule's probabilities with level 1's, which is read beside it. The rule learns from its own.
-    ``reference``: read by autograd and the rule's formula, a lane at a time, instead of the fast way.
-    ``cache``: mixed into what the weights predict; what they learn from stays their own loss. Under "article" it is
-    empty when an article begins.
-    ``guard``: what keeps an update from breaking the dynamic weights; unset, whatever the rule says is done.
+    each article. The model's state starts afresh with each article under both, as in pretraining. ``cache``: mixed into
+    the predictions, empty when an article begins under "article"; the rule learns from the model's own loss.
+    ``mixture``: mix with the static model, which runs beside it. ``filter``: rejects updates; None takes all.
     """
 
-    model: LSTMLanguageModel
+    engine: Engine
     static: Params
     rule: Rule
     dynamic: tuple[str, ...]
     reset: str = "stream"
-    precision: torch.dtype | None = None
-    native: NativeKernels | None = None
-    record: RecordingMaker | None = None
-    reference: bool = False
     cache: Cache | None = None
-    hedge: FixedShareMixture | None = None
-    guard: UpdateFilter | None = None
-    scratch: Scratch = field(default_factory=Scratch, repr=False, compare=False)
+    mixture: FixedShareMixture | None = None
+    filter: UpdateFilter | None = None
+
+    @property
+    def model(self) -> SequenceModel:
+        """The model that the engine runs."""
+        return self.engine.model
+
+    @property
+    def like(self) -> Tensor:
+        """A static parameter: its device and dtype are those of the reading."""
+        return next(iter(self.static.values())).detach()
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the static parameters."""
+        return self.like.device
+
+    @property
+    def is_static(self) -> bool:
+        """Whether it predicts as the static model does, whatever it has read."""
+        return not self.rule.learns and self.cache is None
+
+    def level_1(self) -> Reader:
+        """Return the static model alone."""
+        return dataclasses.replace(self, rule=LEVEL_1, dynamic=(), cache=None, mixture=None, filter=None)
 
     def fresh_memory(self, lanes: int = 1) -> Memory:
-        like = self.static["embedding"].detach()
-        memory = fresh_memory(self.model, self.static, self.dynamic if self.rule.learns else (), lanes, self.rule)
-        if self.cache is not None:
-            memory = memory._replace(cache=self.cache.fresh(lanes, self.model.widths()[-1][1], like))
-        if self.hedge is not None:
-            memory = memory._replace(hedge=self.hedge.fresh(self.model.initial_hidden(lanes, like)))
-        if self.guard is not None and self.rule.learns:
-            memory = memory._replace(guarded=init_filter_state(lanes, len(memory.weights), like))
-        return memory
+        """Return the memory before anything is read: every lane's dynamic weights are copies of the static ones."""
+        params = {}
+        for name in self.dynamic if self.rule.learns else ():
+            tensor = self.static[name].detach()
+            params[name] = tensor.new_empty(lanes, *tensor.shape).copy_(tensor)
+        like = self.like
+        learns = self.rule.learns
+        return Memory(
+            params,
+            self.model.init_state(lanes, like),
+            self.rule.init_state(params) if learns else None,
+            None if self.cache is None else self.cache.fresh(lanes, self.model.feature_size, like),
+            None if self.mixture is None else self.mixture.fresh(self.model.init_state(lanes, like), lanes, like),
+            FilterState.initial(lanes, len(params), like) if self.filter is not None and learns else None,
+        )

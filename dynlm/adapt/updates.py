@@ -1,6 +1,6 @@
-"""Learning from a segment that was scored: the rule's step in each tensor, where the guard allows it.
+"""Apply a rule's updates to a segment's gradients, where the update filter allows them.
 
-Legend: B lanes, T tokens of a segment, J features of the gates, K tensors.
+Legend: B lanes, T tokens of a segment.
 """
 
 from __future__ import annotations
@@ -8,116 +8,104 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dynlm.adapt.gates import GateScales
-from dynlm.adapt.reader import Reader, StepEvent, StepObserver
-from dynlm.adapt.rules.per_weight_lstm import coordinate_step_
+from dynlm.adapt.reader import Reader, StepObserver
+from dynlm.adapt.rules.base import StepEvent
 from dynlm.adapt.state import Memory
-from dynlm.adapt.update_filter import StepSizes, kept_where, step_norms
-from dynlm.models.lstm.engine import Gradient, Scored, first_gradient, gradients
-from dynlm.models.lstm.model import Params
+from dynlm.adapt.update_filter import UpdateFilter, UpdateSizes
+from dynlm.models.protocol import Scored
+from dynlm.runtime.tree import expand_lanes
 
 
 def apply_updates(
     reader: Reader,
-    own: Memory,
+    memory: Memory,
     scored: Scored,
     share_BT: Tensor,
     lanes: slice,
     observe: StepObserver | None = None,
-    whole: bool = False,
-    place_B2: Tensor | None = None,
+    position_B2: Tensor | None = None,
 ) -> None:
-    """Take the rule's step in the weights of ``own``, which is of ``lanes``, a gradient at a time.
+    """Update the weights of ``memory``, which is of ``lanes``, by one gradient after another.
 
-    The steps that the reader's guard does not allow are not taken, nor shown to ``observe``.
+    A rejected update is not applied, nor shown to ``observe``. ``position_B2``: article and position of the segment.
+    Seven arguments: two of them are how the reading is observed.
     """
-    rule, guard = reader.rule, reader.guard if reader.rule.learns else None
-    wanted = rule.rates if rule.learns else reader.dynamic
-    factors: GateScales | None = None
-    if rule.gates is not None and "steepness" in rule.gates.features:
-        # Steepness is of the first gradient as a whole, before any step; the softmax bias' never comes in parts.
-        whole = whole or first_gradient(wanted) != "output.bias"
-    sizes, nats_B = StepSizes(), torch.where(share_BT > 0, scored.nats_BT * share_BT, 0).sum(1)
-    for gradient in gradients(reader.model, scored, share_BT, wanted, reader.scratch, whole, reader.native):
+    engine, rule, filter_ = reader.engine, reader.rule, reader.filter if reader.rule.learns else None
+    names = rule.tensors if rule.learns else reader.dynamic
+    nats_B = torch.where(share_BT > 0, scored.nats_BT * share_BT, 0).sum(1)
+    scales, sizes, is_first = None, UpdateSizes(), True
+    lane_state, slots = (None, {}) if memory.rule is None else memory.rule
+    for gradient in engine.gradients(scored, share_BT, names, rule.measures_gradient):
         name, part = gradient.name, gradient.part
         static = reader.static[name]
-        theta = own.weights[name] if name in own.weights else static.expand(len(share_BT), *static.shape)
-        if rule.gates is not None and own.pace is not None and factors is None:
-            told_BJ = rule.gates.told(own.pace, nats_B, gradient.tensor, own.weights, reader.static, reader.scratch)
-            factors = rule.gates.factors(told_BJ)
-        home = own.home[name] if own.home else static
-        if own.velocity:
-            # Rows of an embedding that were not met go on moving: their gradients are zero, not their velocity.
-            velocity = own.velocity[name][:, part].mul_(rule.momentum).add_(gradient.tensor)
-            push = reader.scratch.take("push", tuple(velocity.shape), velocity).copy_(velocity)
-            gradient, seen = gradient._replace(tensor=push, rows_BT=None, products=()), gradient
+        theta = memory.params[name] if name in memory.params else static.expand(len(share_BT), *static.shape)
+        if is_first:
+            is_first = False
+            scales = rule.segment_scales(lane_state, nats_B, gradient, memory.params, reader.static, engine.scratch)
+        own = {slot: tensors[name][:, part] for slot, tensors in slots.items()}
+        event = StepEvent(
+            gradient,
+            gradient.tensor,
+            theta[:, part],
+            own.get("anchor", static[part]),
+            own,
+            lanes,
+            nats_B,
+            engine.scratch,
+            lane_state,
+            scales,
+            engine.native,
+        )
+        event = rule.prepare_(event)
+        if filter_ is not None and filter_.track and (norm_B := rule.update_norms(event)) is not None:
+            sizes.add(name, norm_B, event.theta)
+        if not rule.learns:
+            if observe is not None:
+                observe(event)
+        elif filter_ is None:
+            _take(reader, event, observe)
         else:
-            seen = gradient
-        shown = StepEvent(seen, gradient.tensor, theta, home, lanes, factors)
-        if guard is not None and guard.track:
-            sizes.add(name, step_norms(rule, gradient, factors, reader.scratch), theta[:, part])
-        allowed_B = None if guard is None else guard.allowed(rule, gradient, factors, reader.scratch)
-        if allowed_B is None:
-            _take_step(reader, shown, gradient, observe, own.coordinates, nats_B)
-        else:
-            _take_allowed_steps(reader, own, shown, gradient, observe, allowed_B, place_B2, nats_B)
-    if own.guarded is not None and guard is not None and guard.track:
-        own.guarded.measure_(sizes, list(own.weights), share_BT)
+            _take_filtered(reader, filter_, memory, event, observe, position_B2)
+    if memory.filter is not None and filter_ is not None and filter_.track:
+        memory.filter.measure_(sizes, list(memory.params), share_BT)
 
 
-def _take_step(
-    reader: Reader,
-    shown: StepEvent,
-    gradient: Gradient,
-    observe: StepObserver | None,
-    coordinates: Params,
-    nats_B: Tensor,
-) -> None:
+def _take(reader: Reader, event: StepEvent, observe: StepObserver | None) -> None:
     if observe is not None:
-        observe(shown)
-    if coordinates:
-        coordinate_step_(reader.rule, coordinates, shown.theta, gradient, shown.home, nats_B)
-    elif reader.rule.learns:
-        reader.rule.step_(shown.theta, gradient, shown.home, reader.native, shown.factors, reader.scratch)
+        observe(event)
+    reader.rule.step_(event)
 
 
-def _take_allowed_steps(
+def _take_filtered(
     reader: Reader,
-    own: Memory,
-    shown: StepEvent,
-    gradient: Gradient,
+    filter_: UpdateFilter,
+    memory: Memory,
+    event: StepEvent,
     observe: StepObserver | None,
-    allowed_B: Tensor,
-    place_B2: Tensor | None,
-    nats_B: Tensor,
+    position_B2: Tensor | None,
 ) -> None:
-    assert reader.guard is not None and own.guarded is not None, "a guard has a place in the memory to count in"
-    name, part = gradient.name, gradient.part
-    own.guarded.note_(list(own.weights).index(name), ~allowed_B, place_B2)
-    if own.velocity:
-        kept_where(allowed_B, own.velocity[name][:, part], torch.zeros_like(gradient.tensor))
-    if reader.guard.waits or observe is not None:
-        for lane in allowed_B.nonzero().flatten().tolist():
-            one = slice(lane, lane + 1)
-            states = {key: tensor[one] for key, tensor in own.coordinates.items()}
-            _take_step(reader, _of_lane(shown, lane), gradient.of_lane(lane), observe, states, nats_B[one])
+    """Take the update in the lanes where it is within its limit; count the others."""
+    rule, limit = reader.rule, filter_.limits[event.name]
+    if filter_.synchronises and rule.update_norm_bound(event) <= limit:
+        _take(reader, event, observe)
         return
-    theta = shown.theta[:, part]
-    before = reader.scratch.take("before", tuple(theta.shape), theta).copy_(theta)
-    moving = [tensor[:, part] for key, tensor in own.coordinates.items() if key.startswith(f"{name}/")]
-    states_before = [tensor.clone() for tensor in moving]
-    _take_step(reader, shown, gradient, None, own.coordinates, nats_B)
-    for after, earlier in ((theta, before), *zip(moving, states_before, strict=True)):
-        kept_where(allowed_B, after, earlier)
-
-
-def _of_lane(shown: StepEvent, lane: int) -> StepEvent:
-    one, at = slice(lane, lane + 1), shown.lanes.start + lane
-    return StepEvent(
-        shown.gradient.of_lane(lane),
-        shown.push[one],
-        shown.theta[one],
-        shown.home[one] if shown.home.dim() == shown.theta.dim() else shown.home,
-        slice(at, at + 1),
-        shown.factors and GateScales(*(of_all[one] for of_all in shown.factors)),
-    )
+    norm_B = rule.update_norms(event)
+    allowed_B = None if norm_B is None else norm_B <= limit
+    if filter_.synchronises and allowed_B is not None and allowed_B.all():
+        _take(reader, event, observe)
+        return
+    # What the step writes to; the slots of a rule are few, and those of one without norms are copied at each step.
+    before = event.scratch.take("before", tuple(event.theta.shape), event.theta).copy_(event.theta)
+    slots_before = {slot: tensor.clone() for slot, tensor in event.slots.items()}
+    if observe is not None and allowed_B is not None:
+        for lane in allowed_B.nonzero().flatten().tolist():
+            observe(event.select_lane(lane))
+    rule.step_(event)
+    if allowed_B is None:
+        allowed_B = torch.linalg.vector_norm((event.theta - before).flatten(1), dim=1) <= limit
+    assert memory.filter is not None, "a reader with a filter reads with a memory that has its state"
+    memory.filter.count_(list(memory.params).index(event.name), ~allowed_B, position_B2)
+    event.theta.copy_(torch.where(expand_lanes(allowed_B, event.theta), event.theta, before))
+    for slot, tensor in event.slots.items():
+        tensor.copy_(torch.where(expand_lanes(allowed_B, tensor), tensor, slots_before[slot]))
+    rule.reject_(event, allowed_B)

@@ -159,7 +159,7 @@ def _call(name: str, verb: Command, argv: list[str]) -> int:
 
                 config = dataclasses.replace(config, memory=options_of(Path(path), config.memory))
             elif verb.mixes_new_memories:
-                config = dataclasses.replace(config, memory=dataclasses.replace(config.memory, no_regret=True))
+                config = dataclasses.replace(config, memory=config.memory.replace(no_regret=True))
         parser.set_defaults(dataclasses.asdict(config))
     if not verb.takes_config:
         options, config = _parsed(parser, argv), kind()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,12 +26,16 @@ class Batch(NamedTuple):
     """Article and position of each lane's first token, if known."""
 
 
-def to_batch(segment: Segment, like: Tensor) -> Batch:
-    """Return ``segment`` on the device of ``like``; the mask gets its floating-point type."""
-    dtypes = {"mask_BT": like.dtype}
-    return Batch(
-        **{
-            name: torch.from_numpy(getattr(segment, name)).to(like.device, dtypes.get(name), non_blocking=True)
-            for name in Batch._fields
-        }
-    )
+def to_batch(segment: Segment, like: Tensor, width: int | None = None) -> Batch:
+    """Return ``segment`` on the device of ``like``, padded to ``width`` tokens; the mask gets the dtype of ``like``."""
+
+    def move(name: str) -> Tensor:
+        array = getattr(segment, name)
+        if width is not None and name.endswith("_BT"):
+            array = np.pad(array, ((0, 0), (0, width - array.shape[1])))
+        tensor = torch.from_numpy(array)
+        # A copy from pinned memory does not wait for the device.
+        tensor = tensor.pin_memory() if like.is_cuda else tensor
+        return tensor.to(like.device, like.dtype if name == "mask_BT" else None, non_blocking=True)
+
+    return Batch(*(move(name) for name in Batch._fields))

@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.reader import Reader
-from dynlm.adapt.state import Memory, distance, state_bytes
-from dynlm.adapt.update_filter import counts_of, first_of, joined, ratios_of
+from dynlm.adapt.state import Memory, distance
+from dynlm.adapt.update_filter import counts_of, first_of, ratios_of
 from dynlm.data.stream import Segment, read_side_by_side
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.errors import UserError
@@ -27,6 +27,7 @@ from dynlm.evaluation.protocol import variant_name
 from dynlm.evaluation.score_file import Scores
 from dynlm.evaluation.scoring_checkpoint import ScoringCheckpointer, ScoringState
 from dynlm.runtime.distributed import Processes
+from dynlm.runtime.tree import concatenate_lanes, num_bytes, to_device
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def evaluate(
             "variant": variant_name(reader),
             "lanes": lanes,
             "processes": asked.world,
-            "memory_bytes_a_lane": state_bytes(memory) // lanes,
+            "memory_bytes_a_lane": num_bytes(memory) // lanes,
             **_update_filter_counts(asked, memory, track),
         },
         **columns,
@@ -161,9 +162,9 @@ def explain_out_of_memory(lanes: int) -> Iterator[None]:
 
 def _update_filter_counts(asked: Evaluation, memory: Memory, track: bool) -> dict[str, Any]:
     """Return what the update filter rejected in the lanes of all processes and, with ``track``, the update sizes."""
-    if memory.guarded is None:
+    if memory.filter is None:
         return {}
-    state, names = joined(asked.gather(memory.guarded.to("cpu"))), list(memory.weights)
+    state, names = concatenate_lanes(asked.gather(to_device(memory.filter, "cpu"))), list(memory.params)
     first = {
         name: {"article": article, "segment": position // asked.segment}
         for name, (article, position) in first_of(state, names).items()
@@ -179,13 +180,13 @@ def _resets(reader: Reader, scores: Scores, segment: int, fresh_article: int) ->
     else the mean decay of a step, before the gates' factors. ``fresh_article`` was read first, by a fresh memory.
     """
     rule = reader.rule
-    sizes = {name: reader.static[name].numel() for name in rule.rates}
+    sizes = {name: reader.static[name].numel() for name in rule.tensors}
 
     def mean(of_tensor: Mapping[str, Tensor | float]) -> float:
         total = sum(float(torch.as_tensor(of_tensor.get(name, 0.0)).mean()) * size for name, size in sizes.items())
         return total / sum(sizes.values())
 
-    step, boundary = mean(rule.beta), mean(rule.flush)
+    step, boundary = mean(rule.decays()), mean(rule.boundary_resets())
     opening = 1.0 if reader.reset == "article" else step + (1 - step) * boundary
     shares_N = np.where(scores.position < segment, opening, step).astype(np.float32)
     if reader.reset == "stream":

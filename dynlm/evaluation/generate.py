@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from dynlm.adapt.loop import begin_articles
-from dynlm.adapt.partners.cache_next import log_next
+from dynlm.adapt.loop import start_articles
+from dynlm.adapt.next_token import predict_next
 from dynlm.errors import UserError
 from dynlm.evaluation.session import Session
 from dynlm.run.run import Run
@@ -59,7 +58,7 @@ def continue_text(session: Session, prompt: str, sampling: Sampling) -> str:
     Generated text is not learned from: it enters no cache, and a mixture keeps the weights of the prompt's end.
     """
     reader, tokenizer = session.reader, session.tokenizer
-    generator = torch.Generator(reader.static["embedding"].device).manual_seed(sampling.seed)
+    generator = torch.Generator(reader.device).manual_seed(sampling.seed)
     last, unfinished = tokenizer.start, session.saved.unfinished
     if prompt or unfinished is not None:
         session.read(prompt)
@@ -67,18 +66,10 @@ def continue_text(session: Session, prompt: str, sampling: Sampling) -> str:
         memory = session.saved.memory
     else:
         starts_B = torch.ones(1, dtype=torch.bool, device=generator.device)
-        memory = begin_articles(reader, session.saved.memory, np.ones(1, dtype=bool), starts_B)
-    params = {**reader.static, **memory.of_lane(0)}
-    hidden, hedge, generated = memory.hidden, memory.hedge, []
+        memory = start_articles(reader, session.saved.memory, np.ones(1, dtype=bool), starts_B)
+    generated = []
     for _ in range(sampling.tokens):
-        token_11 = torch.tensor([[last]], device=generator.device)
-        features_TBH, hidden, _ = reader.model.features(params, token_11, hidden)
-        logits_BTV = F.linear(features_TBH, reader.model.output_weight(params), params["output.bias"]).transpose(0, 1)
-        if reader.cache is not None and memory.cache is not None:
-            logits_BTV = log_next(reader.cache, memory.cache, features_TBH.transpose(0, 1), logits_BTV)
-        if hedge is not None:
-            level_1_BTV, beside = reader.model.logits(reader.static, token_11, hedge.hidden)
-            logits_BTV, hedge = hedge.log_mixture(level_1_BTV, logits_BTV), hedge._replace(hidden=beside)
-        last = sampling.draw(logits_BTV[0, 0], generator)
+        logits_V, memory = predict_next(reader, memory, last)
+        last = sampling.draw(logits_V, generator)
         generated.append(last)
     return tokenizer.decode(generated)

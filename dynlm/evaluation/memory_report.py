@@ -14,7 +14,7 @@ from dynlm.errors import UserError
 from dynlm.evaluation.tables import text_rows
 from dynlm.runtime.text import printable
 
-_WEIGHTS = "weights/"
+_WEIGHTS = "params/"
 _SHOWN = ("model", "options", "rule", "tokens", "articles", "unfinished", "content")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import dynlm
 from dynlm.adapt.options import RESETS, LearnedRuleOptions
+from dynlm.adapt.rules.registry import RULES, tuned_rules
 from dynlm.data.options import TokenizerOptions
 from dynlm.errors import UserError
 from dynlm.evaluation.compare import compare
@@ -19,7 +20,7 @@ from dynlm.evaluation.score_file import Scores, read_scores, scores_of_run
 from dynlm.evaluation.tables import markdown_rows, markdown_table
 from dynlm.models.options import ModelOptions
 from dynlm.run.options import RunOptions
-from dynlm.run.rule_store import HAND_MADE, NEEDED, learned_names, load_learned, load_tuned
+from dynlm.run.rule_store import learned_names, load_learned, load_tuned
 from dynlm.run.run import Run
 from dynlm.runtime.perplexity import format_perplexity
 from dynlm.runtime.text import markdown
@@ -66,10 +67,10 @@ def _model_rows(run: Run) -> list[tuple[str, str]]:
 def _tuned(run: Run) -> str:
     """Return a table of the tuned constants, empty where there are none."""
     rows: list[tuple[str, ...]] = []
-    for rule in HAND_MADE:
+    for rule in tuned_rules():
         for reset in RESETS:
             if found := load_tuned(run.path, rule, reset, run.trained):
-                constants = ", ".join(f"{name} {_number(found.get(name))}" for name in NEEDED[rule])
+                constants = ", ".join(f"{name} {_number(found.get(name))}" for name in RULES[rule].searched)
                 losses = (_number(found.get(name)) for name in ("nats_per_token", "level_1_nats_per_token"))
                 rows.append((rule, reset, constants, *losses))
     headings = ("rule", "reset", "constants", "nats/token, tuning articles", "level 1 there")

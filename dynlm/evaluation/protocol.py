@@ -13,7 +13,6 @@ import numpy as np
 from dynlm.adapt.memory_file import SavedMemory, constants_of, load_about
 from dynlm.adapt.partners.cache_gate import Gate
 from dynlm.adapt.reader import Reader
-from dynlm.adapt.rules.elementwise import Rule
 from dynlm.data.options import ORDERS, Order
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.runtime.hashing import fingerprint
@@ -54,12 +53,7 @@ def variant_name(reader: Reader) -> str:
     name = reader.rule.name if reader.rule.learns else "level 1"
     if reader.cache is not None:
         name += " + gated cache" if isinstance(reader.cache.gate, Gate) else " + cache"
-    return name if reader.hedge is None else f"no-regret ({name})"
-
-
-def rates_of(rule: Rule) -> dict[str, dict[str, Any]]:
-    """Return the learning rate and the decay of each dynamic tensor."""
-    return {name: {"lr": rates.alpha, "decay": rates.pull} for name, rates in rule.rates.items()}
+    return name if reader.mixture is None else f"no-regret ({name})"
 
 
 def reader_protocol(reader: Reader, segment: int, order: ArticleOrder) -> dict[str, Any]:
@@ -68,17 +62,17 @@ def reader_protocol(reader: Reader, segment: int, order: ArticleOrder) -> dict[s
     protocol: dict[str, Any] = {
         "variant": variant_name(reader),
         "level": rule.level,
-        "rule": {"name": rule.name, "rates": rates_of(rule)},
+        "rule": {"name": rule.name, "rates": rule.describe()},
         "reset": reader.reset,
         "segment": segment,
         "order": str(order),
         "statement": _statement(reader, segment, order),
         "reader": constants_of(reader),
     }
-    if reader.hedge is not None:
-        protocol["no_regret"] = {"share": reader.hedge.share}
+    if reader.mixture is not None:
+        protocol["no_regret"] = {"share": reader.mixture.share}
     if cache is not None:
-        protocol["cache"] = {"kind": "learned", "window": cache.window, "flatness": list(cache.flatness)}
+        protocol["cache"] = {"kind": "learned", "window": cache.window, "flatness": list(cache.inverse_temperatures)}
         if not isinstance(cache.gate, Gate):
             protocol["cache"] |= {"kind": "fixed", "share": cache.gate}
     return protocol
@@ -120,10 +114,10 @@ def _statement(reader: Reader, segment: int, order: ArticleOrder) -> str:
     if reader.cache is not None:
         reach = "emptied when an article begins" if by_article else "of earlier articles too"
         clauses.append(f"a cache of the last {reader.cache.window} tokens, {reach}")
-    if reader.hedge is not None:
+    if reader.mixture is not None:
         clauses.append(
             "each token's probability is a mixture of the rule's and level 1's by fixed share (Herbster & Warmuth "
-            f"1998, share {reader.hedge.share:g}), with weights that depend on earlier tokens only and "
+            f"1998, share {reader.mixture.share:g}), with weights that depend on earlier tokens only and "
             + ("start evenly with each article" if by_article else "run through the whole text")
         )
     clauses.append("the model's state starts afresh with each article, from a start token that is not scored")

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dynlm.adapt.options import CACHES, RULES
+from dynlm.adapt.options import CACHES
+from dynlm.adapt.rules.registry import tuned_rules
 from dynlm.errors import UserError
 from dynlm.evaluation.score_file import read_protocol, scores_of_run
 from dynlm.runtime.text import printable
@@ -94,9 +95,10 @@ def _rank(protocol: Mapping[str, Any]) -> tuple[int, int, int, bool]:
     rule, cache, level = protocol.get("rule"), protocol.get("cache"), protocol.get("level")
     name = rule.get("name") if isinstance(rule, dict) else None
     kind = cache.get("kind") if isinstance(cache, dict) else "none"
+    rules = ["none", *tuned_rules()]
     return (
         level if isinstance(level, int) else 9,
-        RULES.index(name) if name in RULES else len(RULES),
+        rules.index(name) if name in rules else len(rules),
         CACHES.index(kind) if kind in CACHES else len(CACHES),
         "no_regret" in protocol,
     )

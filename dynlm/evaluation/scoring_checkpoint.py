@@ -69,8 +69,8 @@ class ScoringCheckpointer:
 
     def save(self, state: ScoringState, reader: Reader) -> None:
         """Write a checkpoint. Raises UserError where it cannot be written, and Stopped where a stop was requested."""
-        fresh = reader.fresh_memory(len(state.distance_B))
-        tensors = {_MEMORY + name: tensor for name, tensor in as_tensors(state.memory, fresh, reader.static).items()}
+        held = as_tensors(state.memory, reader, len(state.distance_B))
+        tensors = {_MEMORY + name: tensor for name, tensor in held.items()}
         tensors |= {
             "rows": torch.from_numpy(state.rows_N),
             "values": state.values_CN,
@@ -88,13 +88,12 @@ class ScoringCheckpointer:
         if newest is None or newest.state.get("key") != self._key or "position" not in newest.state:
             self.drop()
             return None
-        device = reader.static["embedding"].device
+        device = reader.device
         tensors = {name: tensor.to(device) for name, tensor in newest.tensors.items()}
         state = {name[len(_MEMORY) :]: tensor for name, tensor in tensors.items() if name.startswith(_MEMORY)}
-        fresh = reader.fresh_memory(lanes)
-        assert flaw_of_shapes({n: tuple(t.shape) for n, t in state.items()}, fresh, reader.static) is None
+        assert flaw_of_shapes({n: tuple(t.shape) for n, t in state.items()}, reader, lanes) is None
         return ScoringState(
-            from_tensors(state, fresh, reader.static),
+            from_tensors(state, reader, lanes),
             StreamPosition.from_dict(newest.state["position"]),
             newest.tensors["rows"].numpy(),
             tensors["values"],

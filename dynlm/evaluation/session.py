@@ -22,7 +22,7 @@ from dynlm.adapt.options import MemoryOptions
 from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.elementwise import LEVEL_1
 from dynlm.adapt.state import distance
-from dynlm.adapt.update_filter import init_filter_state
+from dynlm.adapt.update_filter import FilterState
 from dynlm.data.stream import StreamPosition, read_in_order
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.data.tokenizers.tokenizer import Tokenizer
@@ -31,6 +31,7 @@ from dynlm.run.rule_store import reader_of
 from dynlm.run.run import Run
 from dynlm.runtime.hashing import fingerprint
 from dynlm.runtime.tensors import params_fingerprint
+from dynlm.runtime.tree import clone
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Session:
     def distance(self) -> float:
         """|theta_t - theta_0| / |theta_0|."""
         memory = self.saved.memory
-        return float(distance(memory, self.reader.static)) if memory.weights else 0.0
+        return float(distance(memory, self.reader.static)) if memory.params else 0.0
 
     def copy(self) -> Session:
         """Return a session that reading with this one does not change."""
@@ -139,11 +140,10 @@ class Session:
                 memory = read.memory
                 nats.append(read.nats_T.float().cpu().numpy())
         rejected = 0
-        if memory.guarded is not None:
+        if memory.filter is not None:
             # Counts belong to a reading; a saved memory has none.
-            rejected = int(memory.guarded.counts_BC.sum())
-            like = self.reader.static["embedding"].detach()
-            memory = memory._replace(guarded=init_filter_state(1, len(memory.weights), like))
+            rejected = int(memory.filter.counts_BC.sum())
+            memory = memory._replace(filter=FilterState.initial(1, len(memory.params), self.reader.like))
         result = TextResult(
             split.ids_N[done:end], split.surfaces(0)[done:end], split.words_N[done:end], np.concatenate(nats), rejected
         )
@@ -232,7 +232,7 @@ def _level_1_beside(session: Session) -> Session | None:
         return None
     level_1 = reader_of(run.trained, run.section(MemoryOptions), LEVEL_1, reader.dynamic)
     # An unfinished article continues with the model's state in the memory; level 1's own state is not saved.
-    memory = level_1.fresh_memory()._replace(hidden=saved.memory.copy().hidden)
+    memory = level_1.fresh_memory()._replace(state=clone(saved.memory.state))
     return Session(run, level_1, dataclasses.replace(saved, memory=memory))
 
 

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from dynlm.runtime.validation import LARGEST_WIDTH, Section, bounded
 
 
 @dataclass
 class ModelOptions(Section):
-    """The shape of the LSTM."""
+    """The kind of language model; each kind's options are a subclass."""
 
     SECTION = "model"
+
+    kind: str = field(default="lstm", kw_only=True)
+    """lstm, or a kind that another package registers (entry points dynlm.models)."""
+
+    @classmethod
+    def select(cls, values: Mapping[str, Any]) -> type[ModelOptions]:
+        """Return the options of the kind that ``values`` name. Raises UserError for one that is not registered."""
+        if values.get("kind", "lstm") == "lstm":  # without torch
+            return LSTMOptions
+        from dynlm.models.registry import MODELS
+
+        return MODELS[str(values["kind"])].options
+
+
+@dataclass
+class LSTMOptions(ModelOptions):
+    """The shape of the LSTM."""
 
     embedding: int = bounded(192, 1, LARGEST_WIDTH)
     """Width of the token embedding (and of the last layer if the embeddings are tied)."""

@@ -14,7 +14,7 @@ import torch
 
 from dynlm.adapt.options import LARGEST_FLATNESS, LARGEST_WINDOW, SMALLEST_FLATNESS, MemoryOptions
 from dynlm.adapt.partners.cache import Cache
-from dynlm.adapt.partners.cache_gate import Gate, evidence_names
+from dynlm.adapt.partners.cache_gate import Gate, gate_feature_names
 from dynlm.errors import UserError
 from dynlm.run.folder import TrainedModel, check_model, memory_path
 from dynlm.runtime.parsing import number_in, read_json, write_json
@@ -52,9 +52,14 @@ def save_gated(
 ) -> None:
     """Keep a cache with a learned gate."""
     assert isinstance(cache.gate, Gate)
-    about = {"model": trained.fingerprint, "window": cache.window, "flatness": list(cache.flatness), **about}
+    about = {
+        "model": trained.fingerprint,
+        "window": cache.window,
+        "flatness": list(cache.inverse_temperatures),
+        **about,
+    }
     save_tensors(_path(folder, memory, "gated-cache", "safetensors"), cache.gate.params, about)
-    content = {**about, "evidence": evidence_names(cache.flatness)}
+    content = {**about, "evidence": gate_feature_names(cache.inverse_temperatures)}
     write_json(_path(folder, memory, "gated-cache", "json"), content)
 
 
@@ -73,7 +78,7 @@ def load_gated(
     for value in flatness:
         number_in({"flatness": value}, "flatness", path, SMALLEST_FLATNESS, LARGEST_FLATNESS)
     hidden = tensors["hidden.bias"].numel() if "hidden.bias" in tensors else 0
-    pieces, shares = len(evidence_names(flatness)), 1 + len(flatness)
+    pieces, shares = len(gate_feature_names(flatness)), 1 + len(flatness)
     wanted = {
         **{"center": (pieces,), "spread": (pieces,), "hidden.weight": (hidden, pieces), "hidden.bias": (hidden,)},
         **{"output.weight": (shares, hidden), "output.bias": (shares,)},
@@ -95,7 +100,7 @@ def open_cache(folder: Path, trained: TrainedModel, memory: MemoryOptions) -> Ca
         for name in FIXED:
             if getattr(memory, f"cache_{name}") is not None:
                 raise UserError(f"memory.cache_{name} does not go with memory.cache learned, which keeps its own")
-        gated = load_gated(folder, memory, trained, trained.params["embedding"].device)
+        gated = load_gated(folder, memory, trained, trained.device)
         if gated is None:
             raise UserError(
                 f"no gated cache for rule {memory.rule!r} and reset {memory.reset!r}",

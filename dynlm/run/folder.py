@@ -33,14 +33,16 @@ import yaml
 from dynlm.data.tokenizers.store import load_tokenizer
 from dynlm.data.tokenizers.tokenizer import Tokenizer
 from dynlm.errors import UserError
-from dynlm.models.lstm.model import LSTMLanguageModel, Params
 from dynlm.models.options import ModelOptions
+from dynlm.models.protocol import SequenceModel
+from dynlm.models.registry import build_model
 from dynlm.run.options import RunOptions
 from dynlm.runtime.files import atomic_write, cannot_write
 from dynlm.runtime.parsing import LARGEST_JSON, number_in, read_bytes, read_json, read_yaml, write_json
 from dynlm.runtime.paths import check_inside
 from dynlm.runtime.tensors import load_tensors, params_fingerprint, save_tensors
 from dynlm.runtime.validation import options_of, section_of
+from dynlm.types import Params
 
 _Options = TypeVar("_Options")
 _TOLD: dict[str, tuple[type, ...]] = {
@@ -58,14 +60,20 @@ TOKENIZER_FILES = ("tokenizer/tokenizer.json", "tokenizer/tokenizer.model", "tok
 class TrainedModel:
     """What level-1 training leaves behind."""
 
-    model: LSTMLanguageModel
+    model: SequenceModel
     params: Params
     tokenizer: Tokenizer
     card: dict[str, Any]
 
     @property
     def fingerprint(self) -> str:
+        """The fingerprint of the static parameters."""
         return str(self.card["fingerprint"])
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the static parameters."""
+        return next(iter(self.params.values())).device
 
 
 def run_path(options: RunOptions) -> Path:
@@ -81,14 +89,12 @@ def save_config(folder: Path, config: Any) -> None:
         aside.write_text(whole, encoding="utf-8")
 
 
-def save_model(
-    folder: Path, model: LSTMLanguageModel, params: Params, tokenizer: Tokenizer, about: dict[str, Any]
-) -> None:
+def save_model(folder: Path, model: SequenceModel, params: Params, tokenizer: Tokenizer, about: dict[str, Any]) -> None:
     """Write the static parameters and their card."""
     save_tensors(folder / "model.safetensors", params)
     card = {
-        "model": dataclasses.asdict(model.config),
-        "vocabulary": model.vocabulary,
+        "model": dataclasses.asdict(model.options),
+        "vocabulary": model.vocab_size,
         "tensors": {name: list(shape) for name, shape in model.shapes().items()},
         "parameters": sum(tensor.numel() for tensor in params.values()),
         "tokenizer": tokenizer.fingerprint,
@@ -122,17 +128,17 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> TrainedModel
     if params_fingerprint(params) != card["fingerprint"]:
         raise UserError("the weights are not those that model.json describes", folder / "model.safetensors")
     tokenizer = load_tokenizer(folder / "tokenizer")
-    if tokenizer.fingerprint != card["tokenizer"] or tokenizer.size != model.vocabulary:
+    if tokenizer.fingerprint != card["tokenizer"] or tokenizer.size != model.vocab_size:
         raise UserError(
             f"the tokenizer ({tokenizer.size} tokens, {tokenizer.fingerprint}) does not fit the model "
-            f"({model.vocabulary} tokens, {card['tokenizer']})",
+            f"({model.vocab_size} tokens, {card['tokenizer']})",
             folder / "tokenizer",
             "put back the tokenizer that the model was trained with",
         )
     return TrainedModel(model, {name: params[name] for name in model.shapes()}, tokenizer, card)
 
 
-def _model_of(card: Any, where: Path) -> LSTMLanguageModel:
+def _model_of(card: Any, where: Path) -> SequenceModel:
     """The model that a card describes. Nothing is made of what it claims but a list of shapes."""
     try:
         config = section_of(ModelOptions, card["model"])
@@ -144,7 +150,7 @@ def _model_of(card: Any, where: Path) -> LSTMLanguageModel:
                 raise TypeError(f"its {name} is a {type(card[name]).__name__}")
     except (UserError, KeyError, TypeError) as error:
         raise UserError(f"not a model card ({error})", where) from error
-    return LSTMLanguageModel(config, int(number_in(card, "vocabulary", where, 1, 2**31)))
+    return build_model(config, int(number_in(card, "vocabulary", where, 1, 2**31)))
 
 
 def refuse_leaving_run(path: Path, folder: Path) -> None:

@@ -13,29 +13,27 @@ from typing import Any
 
 import torch
 
-from dynlm.adapt.capture import recorded
 from dynlm.adapt.options import LearnedRuleOptions, MemoryOptions
 from dynlm.adapt.partners.mixture import FixedShareMixture
 from dynlm.adapt.reader import Reader
-from dynlm.adapt.rules.elementwise import LEVEL_1, Rule, Statistics, uniform_rule
+from dynlm.adapt.rules.base import Rule
+from dynlm.adapt.rules.elementwise import Statistics
 from dynlm.adapt.rules.learned import Meta, readable
 from dynlm.adapt.rules.per_weight_lstm import CoordinateMeta
+from dynlm.adapt.rules.registry import RULES
 from dynlm.adapt.state import dynamic_tensors
-from dynlm.adapt.update_filter import update_filter_for
+from dynlm.adapt.update_filter import UpdateFilter
 from dynlm.errors import UserError
-from dynlm.models.lstm.model import Params
-from dynlm.models.lstm.native import native_kernels
+from dynlm.models.registry import EngineSettings, engine_for
 from dynlm.run.cache_store import open_cache
 from dynlm.run.folder import TrainedModel, check_model, memory_path
 from dynlm.runtime.files import exclusive
 from dynlm.runtime.parsing import number_in, read_json, write_json
 from dynlm.runtime.tensors import check_shapes, load_tensors, save_tensors
 from dynlm.runtime.validation import section_of
+from dynlm.types import Params
 
-NEEDED = {"sgd": ("rate",), "sgd+decay": ("rate", "pull"), "rms": ("rate", "pull", "epsilon")}
-"""The constants of each rule that is made by hand."""
 _SECONDS_TO_WAIT = 60.0
-HAND_MADE = tuple(NEEDED)
 _AnyMeta = Meta | CoordinateMeta
 
 
@@ -103,7 +101,7 @@ def load_tuned(folder: Path, rule: str, reset: str, trained: TrainedModel) -> di
         return None
     if not isinstance(tuned, dict):
         raise UserError(f"what was tuned for {rule} cannot be read", path, "remove it and run tune again")
-    for name in set(NEEDED[rule]) & set(tuned):
+    for name in RULES[rule].searched.keys() & tuned.keys():
         number_in(tuned, name, path, 0.0)
     return tuned
 
@@ -140,7 +138,7 @@ def load_learned(folder: Path, name: str, reset: str, trained: TrainedModel) -> 
     path = memory_path(folder, f"{name}-{reset}.safetensors")
     if not path.exists():
         return None
-    tensors, about = load_tensors(path, trained.params["embedding"].device)
+    tensors, about = load_tensors(path, trained.device)
     check_model(path, about, trained)
     return tensors, about
 
@@ -153,14 +151,14 @@ def learned_names(folder: Path, reset: str, trained: TrainedModel) -> list[str]:
     return [name for name, learned in found.items() if learned is not None and "g" in learned[1]]
 
 
-def meta_of(g: LearnedRuleOptions, tuned: Mapping[str, Any], statistics: Statistics, static: Params) -> _AnyMeta:
+def meta_of(g: LearnedRuleOptions, tuned: Mapping[str, Any], statistics: Statistics, trained: TrainedModel) -> _AnyMeta:
     """g by its options, starting at the ``tuned`` rms rule."""
+    own = {name: trained.params[name] for name in statistics.rms}
     if g.kind == "lstm":
-        own = {name: static[name] for name in statistics.rms}
         return CoordinateMeta(statistics, own, tuned["rate"], tuned["pull"], tuned["epsilon"], g.hidden)
     return Meta(
         statistics,
-        {name: static[name] for name in statistics.rms},
+        own,
         tuned["rate"],
         tuned["pull"],
         tuned["epsilon"],
@@ -172,6 +170,7 @@ def meta_of(g: LearnedRuleOptions, tuned: Mapping[str, Any], statistics: Statist
         g.consolidation,
         g.momentum,
         g.slow,
+        trained.model.output_tensor(own),
     )
 
 
@@ -180,13 +179,13 @@ def _meta_learned(about: Mapping[str, Any], statistics: Statistics, trained: Tra
     names, start = about.get("tensors"), about.get("start")
     if not isinstance(names, list) or not isinstance(start, dict) or not names:
         raise UserError("it does not tell how it was learned", path, "run metatrain again")
-    for name in NEEDED["rms"]:
+    for name in RULES["rms"].searched:
         number_in(start, name, path, 1e-12 if name == "epsilon" else 0.0)
     try:
         g = section_of(LearnedRuleOptions, about.get("g"))
     except UserError as error:
         raise UserError(f"it does not tell how it was learned ({error})", path, "run metatrain again") from error
-    return meta_of(g, start, _of_these(statistics, names, path), trained.params)
+    return meta_of(g, start, _of_these(statistics, names, path), trained)
 
 
 def check_phi(phi: Params, meta: _AnyMeta, path: Path) -> None:
@@ -208,7 +207,7 @@ def _of_these(statistics: Statistics, names: Sequence[Any], where: Path) -> Stat
 def open_meta(folder: Path, trained: TrainedModel, memory: MemoryOptions) -> tuple[_AnyMeta, Params]:
     """The g that ``memory`` names, and its phi. Raises UserError where it was not learned."""
     learned = load_learned(folder, memory.g, memory.reset, trained)
-    statistics = load_statistics(folder, trained, trained.params["embedding"].device)
+    statistics = load_statistics(folder, trained, trained.device)
     if learned is None or statistics is None:
         named = "" if memory.g == "meta" else f" --memory.g {memory.g}"
         raise UserError(
@@ -232,7 +231,7 @@ def open_reader(folder: Path, trained: TrainedModel, memory: MemoryOptions) -> R
     reader = reader_of(trained, memory, _open_rule(folder, trained, memory, dynamic), dynamic)
     reader = dataclasses.replace(reader, cache=open_cache(folder, trained, memory))
     if memory.no_regret and (reader.rule.learns or reader.cache is not None):
-        reader = dataclasses.replace(reader, hedge=FixedShareMixture(memory.switch_share))
+        reader = dataclasses.replace(reader, mixture=FixedShareMixture(memory.switch_share))
     return reader
 
 
@@ -242,14 +241,13 @@ def reader_of(trained: TrainedModel, memory: MemoryOptions, rule: Rule, dynamic:
     Raises UserError where native kernels are asked for and cannot be had.
     """
     precision = None if memory.precision == "float32" else getattr(torch, memory.precision)
-    native = None
-    if memory.kernels == "native":
-        if trained.params["embedding"].device.type != "cpu":
-            raise UserError("memory.kernels is 'native', which is for a CPU", do="choose --memory.kernels torch")
-        native = native_kernels()
-    guard = update_filter_for(trained.params, dynamic, track=memory.track) if memory.guard and rule.learns else None
-    reader = Reader(trained.model, trained.params, rule, dynamic, memory.reset, precision, native, guard=guard)
-    return recorded(reader) if memory.capture and trained.params["embedding"].is_cuda else reader
+    settings = EngineSettings(precision, memory.kernels == "native", memory.capture and trained.device.type == "cuda")
+    if settings.native and trained.device.type != "cpu":
+        raise UserError("memory.kernels is 'native', which is for a CPU", do="choose --memory.kernels torch")
+    filter_ = None
+    if memory.guard and rule.learns:
+        filter_ = UpdateFilter.for_model(trained.params, dynamic, trained.model.vocab_size, memory.track)
+    return Reader(engine_for(trained.model, settings), trained.params, rule, dynamic, memory.reset, filter=filter_)
 
 
 def _tune_command(folder: Path, memory: MemoryOptions) -> str:
@@ -257,33 +255,28 @@ def _tune_command(folder: Path, memory: MemoryOptions) -> str:
 
 
 def _open_rule(folder: Path, trained: TrainedModel, memory: MemoryOptions, dynamic: tuple[str, ...]) -> Rule:
-    if memory.rule == "none":
-        return LEVEL_1
-    device = trained.params["embedding"].device
-    if memory.rule == "meta":
-        for option in ("rate", "pull", "epsilon"):
-            if getattr(memory, option) is not None:
-                raise UserError(f"memory.{option} does not go with memory.rule meta, whose rates are learned")
+    kind = RULES[memory.rule]
+    if kind.build is None:
+        for option in RULES[str(kind.starts_from)].searched:
+            if getattr(memory, option, None) is not None:
+                raise UserError(f"memory.{option} does not go with memory.rule {memory.rule}, whose rates are learned")
         meta, phi = open_meta(folder, trained, memory)
         return meta.rule(phi, memory.g).of(dynamic)
     tuned = load_tuned(folder, memory.rule, memory.reset, trained) or {}
-    values = {}
-    for option in NEEDED[memory.rule]:
-        value = getattr(memory, option)
-        value = tuned.get(option) if value is None else value
-        if value is None:
+    constants = kind.constants(memory)
+    for option, given in constants.items():
+        if given is None and option in kind.searched and tuned.get(option) is None:
             raise UserError(
                 f"{memory.rule} has no memory.{option} and was not tuned for reset {memory.reset!r}",
                 folder,
                 f"give --memory.{option} or run `{_tune_command(folder, memory)}` first",
             )
-        values[option] = value
+        if given is None and option in kind.searched:
+            constants[option] = tuned[option]
     statistics = None
-    if memory.rule == "rms":
-        statistics = load_statistics(folder, trained, device)
+    if kind.needs_statistics:
+        statistics = load_statistics(folder, trained, trained.device)
         if statistics is None:
             raise UserError("no gradient statistics yet", folder, f"run `{_tune_command(folder, memory)}` first")
         statistics = _of_these(statistics, dynamic, memory_path(folder, "statistics.safetensors"))
-    return uniform_rule(
-        memory.rule, dynamic, values["rate"], values.get("pull", 0.0), statistics, values.get("epsilon", 0.0)
-    )
+    return kind.build(dynamic, constants, statistics)

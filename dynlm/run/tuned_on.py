@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from dynlm.adapt.options import MemoryOptions
+from dynlm.adapt.rules.registry import RULES
 from dynlm.data.article_range import format_ranges
 from dynlm.data.articles import source_name
 from dynlm.data.options import CorpusOptions
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.run.cache_store import FIXED, load_fixed, load_gated
 from dynlm.run.folder import TrainedModel
-from dynlm.run.rule_store import NEEDED, load_learned, load_tuned
+from dynlm.run.rule_store import load_learned, load_tuned
 
 
 def record(
@@ -57,11 +58,12 @@ def tuned_on(folder: Path, trained: TrainedModel, memory: MemoryOptions) -> list
     if (memory.rule, memory.cache) == ("none", "none"):
         return None
     told: list[dict[str, Any]] = []
-    if memory.rule == "meta":
+    kind = RULES[memory.rule]
+    if kind.learned:
         learned = load_learned(folder, memory.g, memory.reset, trained)
         told += records_of(learned[1] if learned else {}, "g", "learned")
-    elif memory.rule != "none":
-        given = all(getattr(memory, name) is not None for name in NEEDED[memory.rule])
+    elif kind.searched:
+        given = all(getattr(memory, name) is not None for name in kind.searched)
         rates = None if given else load_tuned(folder, memory.rule, memory.reset, trained)
         told += [{"what": "rates", "how": "given"}] if given else records_of(rates or {}, "rates", "tuned")
     if memory.cache == "learned":

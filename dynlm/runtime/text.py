@@ -102,3 +102,9 @@ def escape_for_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+def warn(message: str) -> None:
+    """Print a one-line warning to standard error; of several processes, the first does."""
+    if os.environ.get("RANK", "0") == "0":
+        print(printable(f"dynlm: warning: {message}"), file=sys.stderr)

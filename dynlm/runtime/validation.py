@@ -23,6 +23,7 @@ LARGEST_SEED = 2**32 - 1
 LARGEST_WIDTH = 65_536
 
 _Kind = TypeVar("_Kind")
+_Section = TypeVar("_Section", bound="Section")
 
 
 @dataclass
@@ -36,6 +37,18 @@ class Section:
 
     def __post_init__(self) -> None:
         check_values(self.SECTION, self)
+
+    @classmethod
+    def select(cls, values: Mapping[str, Any]) -> type[Section]:
+        """Return the class for ``values``: a subclass where one of them selects a plug-in with its own options."""
+        return cls
+
+    def replace(self: _Section, **changes: Any) -> _Section:
+        """Return the section with ``changes``; where they select another class, with the values that it has, too."""
+        kind = type(self).select({**vars(self), **changes})
+        kept = {item.name: getattr(self, item.name) for item in dataclasses.fields(kind) if hasattr(self, item.name)}
+        replaced: _Section = kind(**{**kept, **changes})  # type: ignore[assignment]
+        return replaced
 
 
 def bounded(default: Any, low: float = 0, high: float = LARGEST, affects_result: bool = True) -> Any:
@@ -137,6 +150,8 @@ def section_of(kind: type[_Kind], values: object, name: str | None = None) -> _K
     section = name or getattr(kind, "SECTION", kind.__name__)
     if not isinstance(values, Mapping):
         raise UserError(f"{section} is {shortened(values)}", do="write options and their values")
+    if isinstance(kind, type) and issubclass(kind, Section):
+        kind = kind.select(values)  # type: ignore[assignment]
     hints = get_type_hints(kind)
     for option, value in values.items():
         if option not in hints:

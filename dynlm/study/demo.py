@@ -36,7 +36,7 @@ def demo(config: Config, quiet: bool = False, progress: bool = False) -> tuple[C
         say(f"level 1 on valid: perplexity {format_perplexity(done['valid_perplexity_per_word'], 0)} per word")
     if not (folder / "memory" / "tuned.json").exists():
         say("tuning dynamic evaluation (rms) on valid articles")
-        rms = dataclasses.replace(config.memory, rule="rms")
+        rms = config.memory.replace(rule="rms")
         tune(folder, dataclasses.replace(config, memory=rms), quiet=not progress)
     if not (folder / "memory" / f"meta-{config.memory.reset}.json").exists():
         say("meta-training the memory on training articles kept aside")
@@ -45,7 +45,7 @@ def demo(config: Config, quiet: bool = False, progress: bool = False) -> tuple[C
     paths, scores = [], []
     for rule in RULES:
         say(f"reading the {SPLIT} articles: {'level 1' if rule == 'none' else rule}")
-        by_rule = run.with_sections(dataclasses.replace(config.memory, rule=rule))
+        by_rule = run.with_sections(config.memory.replace(rule=rule))
         path, read = score(by_rule, ScoreRequest(SPLIT), quiet=not progress)
         paths.append(path)
         scores.append(read)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dynlm.adapt.options import MemoryOptions, Reset
+from dynlm.adapt.rules.registry import RULES
 from dynlm.errors import UserError
 from dynlm.run import rule_store
 from dynlm.run.cache_store import load_fixed, load_gated, rule_stem
@@ -26,7 +27,7 @@ from dynlm.train.cache import tune_cache
 from dynlm.train.config import Config
 from dynlm.train.gate import train_gate
 from dynlm.train.metatrain import metatrain
-from dynlm.train.tune import START, ensure_statistics, tune
+from dynlm.train.tune import ensure_statistics, tune
 
 _CACHE_OPTIONS = ("cache_window", "cache_flatness", "cache_share")
 _LEDGER = Path("memory") / "prepared.json"
@@ -71,11 +72,12 @@ def steps_of(run: Run, base: Config, variant: Variant, reset: Reset) -> list[Ste
     config = variant.under(reset)
     memory, find = config.memory, _Finder(run, base, config)
     steps = []
-    if memory.rule in ("rms", "meta"):
+    kind = RULES[memory.rule]
+    if kind.needs_statistics:
         steps.append(find.statistics())
-    if memory.rule == "meta":
-        steps += [find.rates("rms"), find.learned()]
-    elif memory.rule in START and any(getattr(memory, name) is None for name in START[memory.rule]):
+    if kind.starts_from is not None:
+        steps += [find.rates(kind.starts_from), find.learned()]
+    elif any(getattr(memory, name) is None for name in kind.searched):
         steps.append(find.rates(memory.rule))
     if memory.cache != "none":
         steps.append(find.fixed_cache())
@@ -155,7 +157,7 @@ class _Finder:
     def rates(self, rule: str) -> Step:
         """Tuned rates of a rule; those that the variant gives are where the search starts."""
         own = self.config.memory
-        given = {name: getattr(own, name) for name in START[rule]} if own.rule == rule else {}
+        given = {name: getattr(own, name) for name in RULES[rule].searched} if own.rule == rule else {}
         # Variants with different g share the tuned rule that g starts from.
         config = self._with_memory(rule=rule, g=self.base.memory.g, **given)
         return Step(
@@ -221,7 +223,7 @@ class _Finder:
         """
         names = ("rule", "g", "reset", "lanes", "segment", "dynamic")
         own = {name: getattr(self.config.memory, name) for name in names}
-        memory: MemoryOptions = dataclasses.replace(self.base.memory, **{**own, **changes})
+        memory: MemoryOptions = self.base.memory.replace(**{**own, **changes})
         return dataclasses.replace(self.config, memory=memory)
 
 

@@ -30,7 +30,7 @@ class Variant:
 
     def under(self, reset: Reset) -> Config:
         """Return its options under a reset policy."""
-        return dataclasses.replace(self.config, memory=dataclasses.replace(self.config.memory, reset=reset))
+        return dataclasses.replace(self.config, memory=self.config.memory.replace(reset=reset))
 
 
 @dataclass(frozen=True)
@@ -143,5 +143,5 @@ def _variant(options: StudyOptions, entry: dict[str, Any]) -> Variant:
     memory = overrides.get("memory", {})
     if config.memory.rule == "meta" and "g" not in memory:
         # Each variant learns a g of its own; variants that name one share it.
-        config = dataclasses.replace(config, memory=dataclasses.replace(config.memory, g=slug(name)))
+        config = dataclasses.replace(config, memory=config.memory.replace(g=slug(name)))
     return Variant(name, config, (config.memory.reset,) if "reset" in memory else tuple(options.study.resets))

@@ -22,8 +22,9 @@ from tqdm import tqdm
 
 from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.options import LARGEST_FLATNESS, LARGEST_WINDOW, SMALLEST_FLATNESS
-from dynlm.adapt.partners.cache import Cache, CacheState, NextTokenDistribution, mixture
+from dynlm.adapt.partners.cache import Cache, CacheInput, CacheState, mixture
 from dynlm.adapt.reader import Reader
+from dynlm.adapt.rules.registry import Search
 from dynlm.data.articles import iter_articles, source_name
 from dynlm.data.stream import Stream
 from dynlm.data.token_store import tokenise
@@ -39,7 +40,7 @@ from dynlm.runtime.hashing import fingerprint
 from dynlm.train.config import Config
 from dynlm.train.tune import coordinate_search, enough_to_tune, search_checkpoints
 
-_START = {"window": 2000.0, "flatness": 0.5, "share": 0.15}
+_SEARCHED = {"window": Search(2000.0, 2.0), "flatness": Search(0.5, 1.4), "share": Search(0.15, 1.5)}
 _LARGEST_SHARE = 0.99
 
 
@@ -58,16 +59,8 @@ class _Recorder(Cache):
 
     recorded: list[ArticleTrace] = field(default_factory=list)
 
-    def read(
-        self,
-        state: CacheState,
-        features_BTH: Tensor,
-        targets_BT: Tensor,
-        mask_BT: Tensor,
-        nats_BT: Tensor,
-        told: NextTokenDistribution | None = None,
-        scratch: Scratch | None = None,
-    ) -> tuple[Tensor, CacheState]:
+    def read(self, state: CacheState, segment: CacheInput, scratch: Scratch | None = None) -> tuple[Tensor, CacheState]:
+        features_BTH, targets_BT, mask_BT, nats_BT, _ = segment
         self.recorded.append(ArticleTrace(features_BTH.clone(), targets_BT, mask_BT, nats_BT))
         return nats_BT, state
 
@@ -90,8 +83,8 @@ def look_up(cache: Cache, articles: Sequence[ArticleTrace], empty: bool) -> tupl
     found = []
     for article in articles:
         state = cache.begin_articles(state, starts_1, empty)
-        seen, state = cache.look(state, *article, scratch=scratch)
-        found.append((seen.log_p_BTF[0], seen.sight_BT[0], article.nats_1T[0]))
+        seen, state = cache.look(state, CacheInput(*article), scratch)
+        found.append((seen.log_p_BTF[0], seen.num_visible_BT[0], article.nats_1T[0]))
     log_p, sight, nats = zip(*found, strict=True)
     return torch.cat(log_p), torch.cat(sight), torch.cat(nats)
 
@@ -106,7 +99,7 @@ def tune_cache(folder: Path, config: Config, quiet: bool = False) -> dict[str, A
     """
     memory = config.memory
     if memory.cache != "fixed":
-        learned = dataclasses.replace(memory, cache="learned")
+        learned = memory.replace(cache="learned")
         raise UserError("a learned cache is not tuned by hand", do=f"run `{command('metatrain', folder, learned)}`")
     trained, reader = open_single(folder, config)
     with exclusive(memory_path(folder, f"tune-{_stem(config)}"), "the search for this cache's constants"):
@@ -144,7 +137,7 @@ def _tune_cache(folder: Path, config: Config, trained: TrainedModel, reader: Rea
         "flatness": memory.cache_flatness[0] if memory.cache_flatness else None,
         "share": memory.cache_share,
     }
-    start = {name: _START[name] if value is None else float(value) for name, value in given.items()}
+    searched = {n: s if given[n] is None else s._replace(start=float(given[n] or 0)) for n, s in _SEARCHED.items()}
     nats_1N = torch.cat([article.nats_1T[0] for article in articles])
     checkpoints = search_checkpoints(
         folder,
@@ -156,7 +149,7 @@ def _tune_cache(folder: Path, config: Config, trained: TrainedModel, reader: Rea
             "the reading": fingerprint(nats_1N.cpu().numpy().tobytes()),
         },
     )
-    best, nats, settings = coordinate_search(nats_of, start, config.tune.rounds, checkpoints)
+    best, nats, settings = coordinate_search(nats_of, searched, config.tune.rounds, checkpoints)
     bar.close()
     tuned: dict[str, Any] = {
         **best,
@@ -182,12 +175,12 @@ def open_single(folder: Path, config: Config) -> tuple[TrainedModel, Reader]:
     if processes.world > 1:
         raise UserError(f"{processes.world} processes cannot share a cache", do="start one process")
     trained = load_model(folder, processes.device)
-    return trained, open_reader(folder, trained, dataclasses.replace(config.memory, cache="none"))
+    return trained, open_reader(folder, trained, config.memory.replace(cache="none"))
 
 
 def one_lane(config: Config) -> Config:
     """Return the options by which the tuning articles are read one after the other, whatever the lanes."""
-    return dataclasses.replace(config, memory=dataclasses.replace(config.memory, lanes=1))
+    return dataclasses.replace(config, memory=config.memory.replace(lanes=1))
 
 
 def mean_of(nats_N: Tensor) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dynlm.adapt.options import LearnedRuleOptions, MemoryOptions
 from dynlm.data.options import CorpusOptions, TokenizerOptions
-from dynlm.models.options import ModelOptions, RegularisationOptions
+from dynlm.models.options import LSTMOptions, RegularisationOptions
 from dynlm.run.options import RunOptions
 from dynlm.train.options import FinetuneOptions, MetatrainOptions, PretrainOptions, TuneOptions
 
@@ -19,7 +19,7 @@ class Config:
     run: RunOptions = field(default_factory=RunOptions)
     corpus: CorpusOptions = field(default_factory=CorpusOptions)
     tokenizer: TokenizerOptions = field(default_factory=TokenizerOptions)
-    model: ModelOptions = field(default_factory=ModelOptions)
+    model: LSTMOptions = field(default_factory=LSTMOptions)
     regularisation: RegularisationOptions = field(default_factory=RegularisationOptions)
     pretrain: PretrainOptions = field(default_factory=PretrainOptions)
     memory: MemoryOptions = field(default_factory=MemoryOptions)

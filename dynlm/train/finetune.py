@@ -26,7 +26,6 @@ from dynlm.data.articles import iter_articles, source_name
 from dynlm.data.stream import Stream
 from dynlm.data.token_store import tokenise
 from dynlm.errors import UserError
-from dynlm.models.lstm.model import Params
 from dynlm.run import provenance, rule_store
 from dynlm.run.folder import load_model, log_line, params_fingerprint, save_config, save_model
 from dynlm.runtime.checkpoints import Checkpointer, Checkpoints
@@ -38,6 +37,7 @@ from dynlm.train.config import Config
 from dynlm.train.outer_loop import AveragedAdam, OuterLoop, Report, best_of, shared_stream
 from dynlm.train.pretrain import validate
 from dynlm.train.tune import tune, tuning_stream
+from dynlm.types import Params
 
 
 class _Candidate(NamedTuple):
@@ -67,7 +67,7 @@ def _finetune(folder: Path, target: Path, config: Config, quiet: bool) -> dict[s
     checkpoints = Checkpoints(folder / "checkpoints", f"finetune-{target.name}", config.run.checkpoints_kept)
     _check(config, target, checkpoints)
     trained = load_model(folder, processes.device)
-    picked_by = dataclasses.replace(memory, rule=options.pick_rule or memory.rule)
+    picked_by = memory.replace(rule=options.pick_rule or memory.rule)
     reader = rule_store.open_reader(folder, trained, memory)
     rule_store.open_reader(folder, trained, picked_by)  # Before anything takes long.
     meta, phi = (None, {}) if memory.rule != "meta" else rule_store.open_meta(folder, trained, memory)
@@ -141,7 +141,7 @@ def _finetune(folder: Path, target: Path, config: Config, quiet: bool) -> dict[s
         log_line(target, event="finetuned", **about)
         if options.tune:
             rule_store.drop_statistics(target)
-            tune(target, dataclasses.replace(config, memory=dataclasses.replace(memory, rule="rms")), quiet)
+            tune(target, dataclasses.replace(config, memory=memory.replace(rule="rms")), quiet)
         checkpoints.drop()
     return {"run": str(target), **about}
 

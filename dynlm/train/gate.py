@@ -22,14 +22,13 @@ from tqdm import tqdm
 
 from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.options import LARGEST_FLATNESS, SMALLEST_FLATNESS
-from dynlm.adapt.partners.cache import Cache, CacheState, NextTokenDistribution, mixture
+from dynlm.adapt.partners.cache import Cache, CacheInput, CacheState, mixture
 from dynlm.adapt.partners.cache_gate import Gate, initial_gate, log_shares
 from dynlm.adapt.reader import Reader
 from dynlm.data.articles import iter_articles
 from dynlm.data.stream import Stream
 from dynlm.data.token_store import tokenise
 from dynlm.errors import UserError
-from dynlm.models.lstm.model import Params
 from dynlm.models.scratch import Scratch
 from dynlm.run.cache_store import command, load_fixed, rule_stem, save_gated
 from dynlm.run.folder import TrainedModel, log_line, memory_path
@@ -41,6 +40,7 @@ from dynlm.train.cache import mean_of, one_lane, open_single, tune_cache
 from dynlm.train.config import Config
 from dynlm.train.outer_loop import AveragedAdam
 from dynlm.train.tune import tuning_stream
+from dynlm.types import Params
 
 # A gated cache has the tuned inverse temperature, a lower and a higher one.
 _FLATNESSES = (0.5, 1.0, 2.0)
@@ -58,9 +58,9 @@ _MOST_PASSES = 2000
 class GateData(NamedTuple):
     """N tokens: gate features, log p by each inverse temperature, pairs in the window, and the model's nats."""
 
-    evidence_NK: Tensor
+    features_NK: Tensor
     log_p_NF: Tensor
-    sight_N: Tensor
+    num_visible_N: Tensor
     nats_N: Tensor
 
 
@@ -70,21 +70,12 @@ class _Recorder(Cache):
 
     recorded: list[GateData] = field(default_factory=list)
 
-    def read(
-        self,
-        state: CacheState,
-        features_BTH: Tensor,
-        targets_BT: Tensor,
-        mask_BT: Tensor,
-        nats_BT: Tensor,
-        told: NextTokenDistribution | None = None,
-        scratch: Scratch | None = None,
-    ) -> tuple[Tensor, CacheState]:
-        seen, state = self.look(state, features_BTH, targets_BT, mask_BT, nats_BT, told, scratch)
-        assert seen.evidence_BTK is not None
-        found = (seen.evidence_BTK, seen.log_p_BTF, seen.sight_BT, nats_BT)
-        self.recorded.append(GateData(*(tensor[mask_BT > 0] for tensor in found)))
-        return nats_BT, state
+    def read(self, state: CacheState, segment: CacheInput, scratch: Scratch | None = None) -> tuple[Tensor, CacheState]:
+        seen, state = self.look(state, segment, scratch)
+        assert seen.features_BTK is not None
+        found = (seen.features_BTK, seen.log_p_BTF, seen.num_visible_BT, segment.nats_BT)
+        self.recorded.append(GateData(*(tensor[segment.mask_BT > 0] for tensor in found)))
+        return segment.nats_BT, state
 
 
 def train_gate(folder: Path, config: Config, quiet: bool = False) -> dict[str, Any]:
@@ -97,7 +88,7 @@ def train_gate(folder: Path, config: Config, quiet: bool = False) -> dict[str, A
     memory = config.memory
     if memory.cache != "learned" or memory.cache_share is not None:
         what = "memory.cache_share is set" if memory.cache == "learned" else "a fixed cache has nothing to meta-train"
-        raise UserError(what, do=f"run `{command('tune', folder, dataclasses.replace(memory, cache='fixed'))}`")
+        raise UserError(what, do=f"run `{command('tune', folder, memory.replace(cache='fixed'))}`")
     trained, reader = open_single(folder, config)
     stem = f"gated-cache-{rule_stem(memory)}-{memory.reset}"
     with exclusive(memory_path(folder, stem), "this gated cache"):
@@ -109,7 +100,7 @@ def _train_gate(folder: Path, config: Config, trained: TrainedModel, reader: Rea
     fixed = load_fixed(folder, memory, trained)
     if fixed is None:
         # The search has one inverse temperature; the given ones are the gate's.
-        hand_made = dataclasses.replace(memory, cache="fixed", cache_flatness=None)
+        hand_made = memory.replace(cache="fixed", cache_flatness=None)
         fixed = tune_cache(folder, dataclasses.replace(config, memory=hand_made), quiet)
     around = (fixed["flatness"] * factor for factor in _FLATNESSES)
     flatness = tuple(
@@ -127,7 +118,7 @@ def _train_gate(folder: Path, config: Config, trained: TrainedModel, reader: Rea
     picking = collect(reader, cache, picked, 0, quiet)
     generator = torch.Generator().manual_seed(config.run.seed)
     shares = _first_shares(flatness, fixed["flatness"], fixed["share"])
-    start = initial_gate(shares, learning.evidence_NK, _HIDDEN, generator)
+    start = initial_gate(shares, learning.features_NK, _HIDDEN, generator)
     made_with = {
         "run.seed": config.run.seed,
         **fingerprint_options(config.memory, config.metatrain, config.tune),
@@ -165,7 +156,7 @@ def collect(reader: Reader, cache: Cache, stream: Stream, tokens: int, quiet: bo
 
     Raises UserError where there are none.
     """
-    recorder = _Recorder(cache.window, cache.flatness, 0.0)
+    recorder = _Recorder(cache.window, cache.inverse_temperatures, 0.0)
     bar = tqdm(desc="evidence", unit="tok", unit_scale=True, disable=quiet)
     for read in iter_segments(dataclasses.replace(reader, cache=recorder), stream):
         bar.update(read.place.tokens - bar.n)
@@ -192,8 +183,8 @@ class _GateTraining:
         order = torch.randperm(len(self._learning.nats_N), generator=self._generator)
         for rows in order.to(self._learning.nats_N.device).split(_BATCH):
             batch = GateData(*(tensor[rows] for tensor in self._learning))
-            shares = log_shares({**self._scaling, **self._moving}, batch.evidence_NK)
-            loss = mixture(shares, batch.log_p_NF, batch.sight_N, batch.nats_N).mean()
+            shares = log_shares({**self._scaling, **self._moving}, batch.features_NK)
+            loss = mixture(shares, batch.log_p_NF, batch.num_visible_N, batch.nats_N).mean()
             gradients = torch.autograd.grad(loss, list(self._moving.values()))
             self._optimizer.step([dict(zip(self._moving, gradients, strict=True))])
             self._optimizer.update_average()
@@ -248,7 +239,7 @@ def stopped_improving(nats: Sequence[float]) -> bool:
 
 @torch.no_grad()
 def _nats_of(params: Params, data: GateData) -> float:
-    return mean_of(mixture(log_shares(params, data.evidence_NK), data.log_p_NF, data.sight_N, data.nats_N))
+    return mean_of(mixture(log_shares(params, data.features_NK), data.log_p_NF, data.num_visible_N, data.nats_N))
 
 
 def _first_shares(flatness: Sequence[float], tuned: float, share: float) -> list[float]:

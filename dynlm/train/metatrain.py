@@ -61,7 +61,7 @@ def _metatrain(
     reset = config.memory.reset
     with processes.main_process_first():
         if rule_store.load_tuned(folder, "rms", reset, trained) is None:
-            rms = dataclasses.replace(config.memory, rule="rms")
+            rms = config.memory.replace(rule="rms")
             tune(folder, dataclasses.replace(config, memory=rms), quiet)
         every = ensure_statistics(folder, trained, config)
         aside = tokenise(iter_articles(config.corpus, "meta"), trained.tokenizer, config.corpus.num_proc)
@@ -76,7 +76,7 @@ def _metatrain(
         )
     dynamic = dynamic_tensors(trained.model, config.memory.dynamic)
     statistics = Statistics({name: every.rms[name] for name in dynamic})
-    meta = rule_store.meta_of(config.g, tuned, statistics, trained.params)
+    meta = rule_store.meta_of(config.g, tuned, statistics, trained)
     checkpoints = Checkpoints(
         folder / "checkpoints",
         f"metatrain-{config.memory.g}-{reset}",

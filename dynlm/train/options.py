@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from dynlm.adapt.options import RULES
-from dynlm.runtime.validation import LARGEST_LANES, LARGEST_SEGMENT, Section, bounded, one_of, plain_name
+from dynlm.adapt.rules.registry import RULES
+from dynlm.runtime.validation import LARGEST_LANES, LARGEST_SEGMENT, Section, bounded, plain_name
 
 
 @dataclass
@@ -125,4 +125,4 @@ class FinetuneOptions(Section):
         if self.name is not None:
             plain_name("finetune.name", self.name)
         if self.pick_rule is not None:
-            one_of("finetune.pick_rule", self.pick_rule, RULES)
+            RULES[self.pick_rule]

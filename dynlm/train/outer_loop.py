@@ -20,18 +20,20 @@ from tqdm import tqdm
 
 from dynlm.adapt.loop import read_segment
 from dynlm.adapt.meta_gradient.learner import MetaGradient
-from dynlm.adapt.reader import Reader, StepEvent
-from dynlm.adapt.state import Memory, leaves
+from dynlm.adapt.reader import Reader
+from dynlm.adapt.rules.base import StepEvent
+from dynlm.adapt.state import Memory
 from dynlm.adapt.update_filter import counts_of
 from dynlm.data.stream import Stream, StreamPosition
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.errors import UserError
-from dynlm.models.lstm.model import Params
 from dynlm.run.folder import log_line
 from dynlm.runtime.checkpoints import LANES, Checkpointer, State
 from dynlm.runtime.distributed import Processes
+from dynlm.runtime.tree import leaves
 from dynlm.train.optimizers import load_optimizer_tensors, optimizer_tensors
 from dynlm.train.options import FinetuneOptions, MetatrainOptions
+from dynlm.types import Params
 
 
 class AveragedAdam:
@@ -133,8 +135,8 @@ class OuterLoop:
 
     def _details(self) -> dict[str, Any]:
         details = {name: value for learner in self.learners for name, value in learner.log_fields().items()}
-        if self.memory.guarded is not None:
-            details["guard"] = counts_of(self.memory.guarded, list(self.memory.weights))
+        if self.memory.filter is not None:
+            details["guard"] = counts_of(self.memory.filter, list(self.memory.params))
         return details
 
     def _window(self, segments: int) -> tuple[float, float]:
@@ -156,10 +158,10 @@ class OuterLoop:
         assert segment is not None, "a repeating stream has no end"
         for learner in self.learners:
             learner.begin_segment(self.reader, self.memory, segment)
-        guarded = self.memory.guarded
+        guarded = self.memory.filter
         restored_before = 0 if guarded is None else guarded.restored_B.clone()
         nats_BT, self.memory = read_segment(self.reader, self.memory, segment, self._observe)
-        guarded = self.memory.guarded
+        guarded = self.memory.filter
         restored_B = torch.zeros(len(nats_BT)) if guarded is None else guarded.restored_B - restored_before
         restored = (restored_B > 0).cpu().numpy()
         for learner in self.learners:

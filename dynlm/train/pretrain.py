@@ -18,7 +18,7 @@ from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.data.tokenizers.store import train_tokenizer
 from dynlm.data.tokenizers.tokenizer import Tokenizer
 from dynlm.errors import UserError
-from dynlm.models.lstm.model import LSTMLanguageModel
+from dynlm.models.registry import build_model
 from dynlm.run.folder import log_line, run_path, save_config, save_model
 from dynlm.run.provenance import made_with, record_sitting, refuse_other_data
 from dynlm.runtime.checkpoints import Checkpointer, Checkpoints
@@ -79,7 +79,7 @@ def _pretrain(folder: Path, config: Config, quiet: bool) -> dict[str, Any]:
         return card
     with processes.main_process_first():
         corpus = load_corpus(config)
-    model = LSTMLanguageModel(config.model, corpus.tokenizer.size)
+    model = build_model(config.model, corpus.tokenizer.size)
     set_seed(config.run.seed)
     if processes.is_main:
         refuse_other_data(folder, corpus.content)

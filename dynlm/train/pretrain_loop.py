@@ -18,41 +18,42 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from dynlm.adapt.state import leaves
 from dynlm.data.batch import to_batch
 from dynlm.data.stream import Stream, StreamPosition
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.errors import UserError
-from dynlm.models.lstm.model import LSTMLanguageModel, Params, detached, restarted
 from dynlm.models.lstm.regularisers import Regularisers
+from dynlm.models.protocol import SequenceModel, reset_state
 from dynlm.runtime.checkpoints import LANES, Checkpointer, State
 from dynlm.runtime.distributed import Processes
+from dynlm.runtime.tree import detach, leaves
 from dynlm.train.config import Config
 from dynlm.train.optimizers import Optimiser, first_non_finite, lr_at, update_to_weight
 from dynlm.train.outer_loop import shared_stream
+from dynlm.types import Params
 
 _HIDDEN = f"{LANES}hidden"
 
 
 @torch.no_grad()
 def validate(
-    model: LSTMLanguageModel, params: Params, split: TokenisedSplit, tokens: int, lanes: int = 8, width: int = 128
+    model: SequenceModel, params: Params, split: TokenisedSplit, tokens: int, lanes: int = 8, width: int = 128
 ) -> tuple[float, int]:
     """Return level 1's sum of nats over about the first ``tokens`` tokens (0: all), and the number of tokens read.
 
     Articles are independent at level 1, so reading several at once changes losses by rounding only.
     """
     stream = Stream(split, lanes, width, range(split.articles))
-    like = params["embedding"]
-    position, hidden = stream.begin(), model.initial_hidden(lanes, like)
+    like = next(iter(params.values()))
+    position, hidden = stream.begin(), model.init_state(lanes, like)
     nats = torch.zeros((), dtype=torch.float64, device=like.device)
     while True:
         segment, position = stream.next(position)
         if segment is None:
             break
         batch = to_batch(segment, like)
-        hidden = restarted(hidden, batch.starts_B)
-        total, _, hidden = model.loss(params, batch.inputs_BT, batch.targets_BT, batch.mask_BT, hidden)
+        hidden = reset_state(model, hidden, batch.starts_B, like)
+        total, _, hidden = model.loss(params, hidden, batch.inputs_BT, batch.targets_BT, batch.mask_BT)
         nats += total
         if tokens and position.tokens >= tokens:
             break
@@ -65,7 +66,7 @@ class PretrainLoop:
     def __init__(
         self,
         config: Config,
-        model: LSTMLanguageModel,
+        model: SequenceModel,
         train: TokenisedSplit,
         valid: TokenisedSplit,
         accelerator: Accelerator,
@@ -73,16 +74,18 @@ class PretrainLoop:
     ):
         self._options, seed, device = config.pretrain, config.run.seed, processes.device
         self._model, self._valid, self._accelerator, self._processes = model, valid, accelerator, processes
-        fresh = model.initial_params(torch.Generator().manual_seed(seed))
+        fresh = model.init_params(torch.Generator().manual_seed(seed))
         self.params = {name: tensor.to(device).requires_grad_() for name, tensor in fresh.items()}
         self.optimizer = Optimiser(self.params, self._options)
         # The same in every process.
         self._generator = torch.Generator(device).manual_seed(seed + 1)
-        self._regularisers = Regularisers(config.regularisation, self._generator, processes.rank, processes.world)
+        regularisers = Regularisers(config.regularisation, self._generator, processes.rank, processes.world)
+        self._regularised = model.regularised(regularisers)
         lanes, segment = self._options.lanes, self._options.segment
         self._stream = shared_stream(train, lanes, segment, seed, "pretrain.lanes", processes)
         self._goal = max(1, round(self._options.epochs * len(train.ids_N)))
-        self._hidden = model.initial_hidden(self._stream.local_lanes, self.params["embedding"])
+        self._like = next(iter(self.params.values())).detach()
+        self._hidden = model.init_state(self._stream.local_lanes, self._like)
         self.position, self.step, self.seconds = self._stream.begin(), 0, 0.0
         # Since the last line of the log: nats of this process's lanes, tokens of all processes.
         self._window_nats, self._window_tokens = torch.zeros((), device=device), 0
@@ -146,17 +149,16 @@ class PretrainLoop:
             before = self.position.tokens
             segment, self.position = self._stream.next(self.position)
             assert segment is not None, "a repeating stream has no end"
-            batch = to_batch(segment, self.params["embedding"])
-            hidden = restarted(self._hidden, batch.starts_B)
+            batch = to_batch(segment, self._like)
+            hidden = reset_state(self._model, self._hidden, batch.starts_B, self._like)
             with self._accelerator.autocast():
                 # Penalties are means over lanes: this process's share of those of all lanes is as large as the others'.
                 tokens = (self.position.tokens - before) / self._processes.world
-                how = (hidden, self._regularisers, tokens)
-                total, nats_BT, hidden = self._model.loss(
-                    self.params, batch.inputs_BT, batch.targets_BT, batch.mask_BT, *how
+                total, nats_BT, hidden = self._regularised.loss(
+                    self.params, hidden, batch.inputs_BT, batch.targets_BT, batch.mask_BT, tokens
                 )
             total.backward()
-            self._hidden = detached(hidden)
+            self._hidden = detach(hidden)
             nats += (nats_BT * batch.mask_BT).sum()
         return nats
 

@@ -17,8 +17,9 @@ from typing import Any
 from tqdm import tqdm
 
 from dynlm.adapt.loop import gradient_statistics, mean_nats
-from dynlm.adapt.options import MemoryOptions
-from dynlm.adapt.rules.elementwise import LEVEL_1, Statistics, uniform_rule
+from dynlm.adapt.reader import Reader
+from dynlm.adapt.rules.elementwise import LEVEL_1, Statistics
+from dynlm.adapt.rules.registry import RULES, Search, tuned_rules
 from dynlm.adapt.state import dynamic_tensors
 from dynlm.data.article_range import article_range
 from dynlm.data.articles import iter_articles, source_name
@@ -26,6 +27,7 @@ from dynlm.data.stream import Stream, read_side_by_side
 from dynlm.data.token_store import tokenise
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.errors import UserError
+from dynlm.models.registry import EngineSettings, engine_for
 from dynlm.run import rule_store
 from dynlm.run.folder import TrainedModel, load_model, log_line, memory_path, params_fingerprint
 from dynlm.run.tuned_on import record
@@ -35,12 +37,6 @@ from dynlm.runtime.files import exclusive
 from dynlm.runtime.validation import fingerprint_options
 from dynlm.train.config import Config
 
-START = {
-    "sgd": {"rate": 0.3},
-    "sgd+decay": {"rate": 0.3, "pull": 1e-3},
-    "rms": {"rate": 1.5e-3, "pull": 2e-3, "epsilon": 1e-3},
-}
-_FACTOR = {"rate": 1.6, "pull": 3.0, "epsilon": 4.0, "window": 2.0, "flatness": 1.4, "share": 1.5}
 _NOTICEABLE = 2e-4
 """Nats per token: between settings that differ by less the search stays where it is."""
 
@@ -75,12 +71,13 @@ def enough_to_tune(split: TokenisedSplit, config: Config) -> Stream:
 
 def ensure_statistics(folder: Path, trained: TrainedModel, config: Config) -> Statistics:
     """Return the run's R over all its tensors, computed on training articles if it was not before."""
-    statistics = rule_store.load_statistics(folder, trained, trained.params["embedding"].device)
+    statistics = rule_store.load_statistics(folder, trained, trained.device)
     if statistics is None:
         train = tokenise(iter_articles(config.corpus, "train"), trained.tokenizer, config.corpus.num_proc)
         stream = Stream(train, 1, config.memory.segment, range(train.articles), seed=config.run.seed)
         dynamic = tuple(trained.model.shapes())
-        statistics = gradient_statistics(trained.model, trained.params, dynamic, stream, config.tune.statistics_tokens)
+        reader = Reader(engine_for(trained.model, EngineSettings()), trained.params, LEVEL_1, dynamic)
+        statistics = gradient_statistics(reader, stream, config.tune.statistics_tokens)
         rule_store.save_statistics(folder, statistics, trained, config.tune.statistics_tokens)
     return statistics
 
@@ -94,10 +91,8 @@ def tune(folder: Path, config: Config, quiet: bool = False) -> dict[str, Any]:
     checkpoint saved, at Ctrl-C and SIGTERM.
     """
     memory = config.memory
-    if memory.rule not in rule_store.HAND_MADE:
-        raise UserError(
-            f"memory.rule {memory.rule!r} is not tuned by hand", do=f"choose {', '.join(rule_store.HAND_MADE)}"
-        )
+    if not RULES[memory.rule].searched:
+        raise UserError(f"memory.rule {memory.rule!r} is not tuned by hand", do=f"choose {', '.join(tuned_rules())}")
     processes = Processes.start(config.run.cpu)
     trained = load_model(folder, processes.device)
     with exclusive(memory_path(folder, f"tune-{memory.rule}-{memory.reset}"), f"the search for rates of {memory.rule}"):
@@ -108,16 +103,19 @@ def _tune(folder: Path, config: Config, trained: TrainedModel, saves: bool, quie
     memory = config.memory
     split = tokenise(iter_articles(config.corpus, config.tune.split), trained.tokenizer, config.corpus.num_proc)
     stream = enough_to_tune(split, config)
-    statistics = ensure_statistics(folder, trained, config) if memory.rule == "rms" else None
-    dynamic = dynamic_tensors(trained.model, memory.dynamic)
-    if statistics is not None:
-        statistics = Statistics({name: statistics.rms[name] for name in dynamic})
+    kind, dynamic = RULES[memory.rule], dynamic_tensors(trained.model, memory.dynamic)
+    assert kind.build is not None
+    build = kind.build
+    statistics = ensure_statistics(folder, trained, config).of(dynamic) if kind.needs_statistics else None
+    constants = kind.constants(memory)
+    searched = {
+        name: each if constants[name] is None else each._replace(start=constants[name])
+        for name, each in kind.searched.items()
+    }
     bar = tqdm(desc=f"tune {memory.rule}", unit="setting", disable=quiet)
 
     def nats_of(values: dict[str, float]) -> float:
-        rule = uniform_rule(
-            memory.rule, dynamic, values["rate"], values.get("pull", 0.0), statistics, values.get("epsilon", 0.0)
-        )
+        rule = build(dynamic, {**constants, **values}, statistics)
         nats = mean_nats(rule_store.reader_of(trained, memory, rule, dynamic), stream)
         bar.update()
         bar.set_postfix({"nats": f"{nats:.4f}", **{name: f"{value:.1e}" for name, value in values.items()}})
@@ -134,9 +132,7 @@ def _tune(folder: Path, config: Config, trained: TrainedModel, saves: bool, quie
             "the statistics R": params_fingerprint({} if statistics is None else statistics.rms),
         },
     )
-    best, nats, settings = coordinate_search(
-        nats_of, _given_or_start(memory), config.tune.rounds, checkpoints if saves else None
-    )
+    best, nats, settings = coordinate_search(nats_of, searched, config.tune.rounds, checkpoints if saves else None)
     bar.close()
     level_1 = mean_nats(rule_store.reader_of(trained, memory, LEVEL_1, dynamic), stream)
     tuned: dict[str, Any] = {
@@ -179,7 +175,7 @@ class _Measured:
 
 def coordinate_search(
     measure: Callable[[dict[str, float]], float],
-    start: dict[str, float],
+    searched: Mapping[str, Search],
     rounds: int,
     checkpoints: Checkpoints | None = None,
 ) -> tuple[dict[str, float], float, int]:
@@ -202,9 +198,10 @@ def coordinate_search(
                     checkpointer.after_step(len(known))
             return known[key]
 
-        best, lowest = dict(start), value_of(start)
-        for _, name in itertools.product(range(rounds), start):
-            for factor in (_FACTOR[name], 1 / _FACTOR[name]):
+        best = {name: each.start for name, each in searched.items()}
+        lowest = value_of(best)
+        for _, (name, each) in itertools.product(range(rounds), searched.items()):
+            for factor in (each.factor, 1 / each.factor):
                 moved = False
                 while True:
                     # Rounding keeps a step up and one down on the same grid.
@@ -216,14 +213,6 @@ def coordinate_search(
                 if moved:
                     break
     if not math.isfinite(lowest):
-        tried = ", ".join(f"{name} {value:g}" for name, value in start.items())
+        tried = ", ".join(f"{name} {value:g}" for name, value in best.items())
         raise UserError(f"no setting near {tried} gives finite losses", do="start from a lower rate")
     return best, lowest, len(measured.values)
-
-
-def _given_or_start(memory: MemoryOptions) -> dict[str, float]:
-    start = dict(START[memory.rule])
-    for name in start:
-        if (given := getattr(memory, name)) is not None:
-            start[name] = given
-    return start

@@ -1,20 +1,24 @@
-"""Small readers in float64 for the memory's tests."""
+"""Small readers in float64 for the tests of ``dynlm.adapt``."""
+
+import dataclasses
 
 import numpy as np
 import torch
 
 from dynlm.adapt.options import FEATURES
 from dynlm.adapt.reader import Reader
-from dynlm.adapt.rules.elementwise import Rates, Rule, Statistics
+from dynlm.adapt.rules.elementwise import LEVEL_1, ElementwiseRule, Rates, Statistics
 from dynlm.adapt.rules.learned import Meta
 from dynlm.adapt.rules.per_weight_lstm import CoordinateMeta
 from dynlm.data.stream import read_in_order
 from dynlm.data.tokenised_split import TokenisedSplit, Tokens
+from dynlm.models.autograd_engine import AutogradEngine
+from dynlm.models.lstm.engine import LSTMEngine
 from dynlm.models.lstm.model import LSTMLanguageModel
-from dynlm.models.options import ModelOptions
+from dynlm.models.options import LSTMOptions
 
 VOCABULARY = 17
-MODEL = LSTMLanguageModel(ModelOptions(embedding=6, hidden=6, layers=1), VOCABULARY)
+MODEL = LSTMLanguageModel(LSTMOptions(embedding=6, hidden=6, layers=1), VOCABULARY)
 NAMES = tuple(MODEL.shapes())
 
 
@@ -43,13 +47,14 @@ def stream(split=None, segment=5):
 
 
 def rule(name, rate=0.02, pull=0.05, dtype=torch.float64):
+    """Return a rule with other rates for each tensor."""
     rates = {tensor: Rates(rate * (1 + index), pull * (1 + index)) for index, tensor in enumerate(NAMES)}
     if name == "none":
-        return Rule("none")
+        return LEVEL_1
     if name == "sgd":
-        return Rule(name, {tensor: Rates(r.alpha, 0.0) for tensor, r in rates.items()})
+        return ElementwiseRule(name, {tensor: Rates(r.lr, 0.0) for tensor, r in rates.items()})
     if name == "sgd+decay":
-        return Rule(name, rates)
+        return ElementwiseRule(name, rates)
     held = statistics(dtype)
     if name == "lstm":
         own = {tensor: static_params(dtype)[tensor] for tensor in NAMES}
@@ -58,27 +63,44 @@ def rule(name, rate=0.02, pull=0.05, dtype=torch.float64):
     if name == "g":
         g = meta(pull, dtype, importance=True, features=FEATURES, flush=True, consolidation=0.2, momentum=0.3)
         return g.rule(moved_phi(g))
-    return Rule(name, rates, held.scale(1e-2), held.shape())
+    return ElementwiseRule(name, rates, held.precondition(1e-2), held.decay_shape())
 
 
 RECORDED = ("none", "sgd", "sgd+decay", "rms", "meta")
-"""What a GPU reads by a recording; gates, slow weights and states of coordinates are not."""
+"""Rules whose segments are captured: they keep no state beside the weights."""
 RULES = (*RECORDED, "g", "lstm")
+
+
+def engine(reference=False, **settings):
+    """Return the LSTM's engine, or autograd by plain operations, which is its reference."""
+    return AutogradEngine(MODEL.twice_differentiable(), **settings) if reference else LSTMEngine(MODEL, **settings)
 
 
 def reader(name="rms", reset="stream", reference=False, dtype=torch.float64, **rates):
     made = rule(name, dtype=dtype, **rates)
-    return Reader(MODEL, static_params(dtype), made, NAMES if made.learns else (), reset, reference=reference)
+    return Reader(engine(reference), static_params(dtype), made, NAMES if made.learns else (), reset)
+
+
+def captured(chosen):
+    """Return the reader with segments captured; on a CPU they run over the capture's buffers."""
+    return dataclasses.replace(chosen, engine=dataclasses.replace(chosen.engine, captures=True))
+
+
+def set_lanes_at_once(monkeypatch, lanes):
+    """Have both engines score ``lanes`` lanes together."""
+    for kind in (LSTMEngine, AutogradEngine):
+        monkeypatch.setattr(kind, "lanes_at_once", lambda *_: lanes)
 
 
 def meta(pull=0.05, dtype=torch.float64, **options):
     """g that starts at an rms rule."""
     held = statistics(dtype)
-    return Meta(held, {name: static_params(dtype)[name] for name in NAMES}, 0.02, pull, 1e-2, **options)
+    own = {name: static_params(dtype)[name] for name in NAMES}
+    return Meta(held, own, 0.02, pull, 1e-2, measured=MODEL.output_tensor(NAMES), **options)
 
 
 def moved_phi(chosen, seed=3):
-    """A phi that is nowhere zero, its flushes within 0 and 1."""
+    """A phi that is nowhere zero, its boundary resets within 0 and 1."""
     generator = torch.Generator().manual_seed(seed)
     return {
         key: torch.rand(tensor.shape, generator=generator, dtype=torch.float64) * 0.4 + 0.1

@@ -1,4 +1,4 @@
-"""THE loop: the protocol that makes a figure honest, promise by promise."""
+"""THE loop: no loss depends on what comes later, lanes are independent, and segments in turn equal the whole text."""
 
 import dataclasses
 import itertools
@@ -10,31 +10,56 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynlm.adapt.loop import begin_articles, gradient_statistics, iter_segments, mean_nats
+from dynlm.adapt.loop import gradient_statistics, iter_segments, mean_nats, read_segment, start_articles
 from dynlm.adapt.partners.cache import Cache
 from dynlm.adapt.partners.mixture import FixedShareMixture
-from dynlm.adapt.rules.elementwise import Rates
-from dynlm.adapt.state import dynamic_tensors, leaves
+from dynlm.adapt.reader import Reader
+from dynlm.adapt.rules.elementwise import LEVEL_1
+from dynlm.adapt.state import dynamic_tensors
 from dynlm.data.stream import Stream, read_in_order, read_side_by_side
 from dynlm.errors import UserError
+from dynlm.models.lstm.engine import LSTMEngine
 from dynlm.models.lstm.model import LSTMLanguageModel
-from dynlm.models.options import ModelOptions
-from tests.adapt.readings import MODEL, NAMES, RULES, reader, static_params, statistics, stream, text
+from dynlm.models.options import LSTMOptions
+from dynlm.models.protocol import token_nats
+from dynlm.runtime.tree import detach, leaves
+from tests.adapt.readings import (
+    MODEL,
+    NAMES,
+    RULES,
+    engine,
+    reader,
+    set_lanes_at_once,
+    static_params,
+    statistics,
+    stream,
+    text,
+)
 
 
 def nats_of(chosen, split=None, segment=5):
     return torch.cat([read.nats_T for read in iter_segments(chosen, stream(split, segment))])
 
 
+def nats_side_by_side(chosen, split, lanes):
+    """Return the losses of reading in lanes, in the order of the text."""
+    found = torch.full((len(split.ids_N),), math.nan, dtype=torch.float64)
+    for read in iter_segments(chosen, read_side_by_side(split, 5, range(split.articles), lanes)):
+        segment = read.segment
+        for nats_T, mask_T, article, position in zip(
+            read.nats_BT, segment.mask_BT, segment.article_B, segment.position_B, strict=True
+        ):
+            at = int(split.starts[article] + position)
+            found[at : at + mask_T.sum()] = nats_T[torch.from_numpy(mask_T)]
+    return found
+
+
 def sigmoid(x):
     return 1 / (1 + math.exp(-x))
 
 
-def plain_python_rms(split, segment, eta, lam, epsilon, scale_of_tensor):
-    """Dynamic evaluation with no torch but for the gradient's finite precision: loops over lists of floats.
-
-    The gradient is by the chain rule, written out by hand for one tied LSTM layer.
-    """
+def numpy_rms(split, segment, eta, lam, epsilon, scale_of_tensor):
+    """Dynamic evaluation in NumPy, token by token; the gradient is written out for one tied LSTM layer."""
     theta_0 = {name: tensor.numpy().copy() for name, tensor in static_params().items()}
     theta = {name: array.copy() for name, array in theta_0.items()}
     R = {name: tensor.numpy() for name, tensor in statistics().rms.items()}
@@ -92,72 +117,65 @@ def plain_python_rms(split, segment, eta, lam, epsilon, scale_of_tensor):
     return np.array(losses)
 
 
-def test_rms_is_an_independent_plain_implementation():
+def test_rms_equals_an_independent_implementation_in_numpy():
     split = text()
     factors = {name: 1 + index for index, name in enumerate(NAMES)}
-    wanted = plain_python_rms(split, 5, eta=0.02, lam=0.05, epsilon=1e-2, scale_of_tensor=factors)
+    expected = numpy_rms(split, 5, eta=0.02, lam=0.05, epsilon=1e-2, scale_of_tensor=factors)
     found = nats_of(reader("rms"), split).numpy()
-    np.testing.assert_allclose(found, wanted, atol=1e-6, rtol=0)
+    np.testing.assert_allclose(found, expected, atol=1e-6, rtol=0)
     assert np.abs(found - nats_of(reader("none"), split).numpy()).max() > 0.1  # The memory did something.
 
 
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("reset", ["stream", "article"])
-def test_the_fast_way_is_the_reference(name, reset):
-    fast, slow = (nats_of(reader(name, reset, reference)) for reference in (False, True))
-    torch.testing.assert_close(fast, slow, rtol=1e-12, atol=1e-12)
+def test_losses_equal_those_by_autograd(name, reset):
+    by_hand, by_autograd = (nats_of(reader(name, reset, reference)) for reference in (False, True))
+    torch.testing.assert_close(by_hand, by_autograd, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("at_a_time", [1, 3, 16])
+@pytest.mark.parametrize("at_once", [1, 3, 16])
 @pytest.mark.parametrize("lanes", [2, 3, 7])
 @pytest.mark.parametrize("name", RULES)
-def test_lanes_are_one_lane_at_a_time(name, lanes, at_a_time, monkeypatch):
-    """Articles of all lengths, also more of them than lanes and more lanes than are read at a time."""
-    monkeypatch.setattr("dynlm.adapt.segment.lanes_at_a_time", lambda *_: at_a_time)
+def test_lanes_equal_one_lane_after_another(name, lanes, at_once, monkeypatch):
+    """Articles of all lengths, more of them than lanes, and more lanes than are scored at once."""
+    set_lanes_at_once(monkeypatch, at_once)
     split = text((23, 31, 8, 2, 17, 40, 5, 12, 9))
     chosen = reader(name, "article")
-    wanted = nats_of(chosen, split)
-    found = torch.full_like(wanted, math.nan)
-    for read in iter_segments(chosen, read_side_by_side(split, 5, range(split.articles), lanes)):
-        for nats_T, mask_T, article, position in zip(
-            read.nats_BT, read.segment.mask_BT, read.segment.article_B, read.segment.position_B, strict=True
-        ):
-            at = int(split.starts[article] + position)
-            found[at : at + mask_T.sum()] = nats_T[torch.from_numpy(mask_T)]
-    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    found = nats_side_by_side(chosen, split, lanes)
+    torch.testing.assert_close(found, nats_of(chosen, split), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", RULES[1:])
 @pytest.mark.parametrize("reset", ["stream", "article"])
-def test_lanes_by_the_reference_leave_the_same_weights(name, reset, monkeypatch):
-    monkeypatch.setattr("dynlm.adapt.segment.lanes_at_a_time", lambda *_: 2)
+def test_weights_of_lanes_equal_those_by_autograd(name, reset, monkeypatch):
+    set_lanes_at_once(monkeypatch, 2)
     split = text((23, 31, 8, 2, 17, 40, 5))
     last = {}
     for reference in (False, True):
         endless = Stream(split, 5, 5, range(split.articles), seed=1, repeat=True)
         *_, last[reference] = itertools.islice(iter_segments(reader(name, reset, reference), endless), 12)
-    fast, slow = last[False].memory.weights, last[True].memory.weights
+    by_hand, by_autograd = last[False].memory.params, last[True].memory.params
     for tensor in NAMES:
-        assert fast[tensor].shape == (5, *MODEL.shapes()[tensor])
-        torch.testing.assert_close(fast[tensor], slow[tensor], rtol=1e-10, atol=1e-12)
+        assert by_hand[tensor].shape == (5, *MODEL.shapes()[tensor])
+        torch.testing.assert_close(by_hand[tensor], by_autograd[tensor], rtol=1e-10, atol=1e-12)
 
 
-def test_in_bfloat16_only_products_are_rounded():
+def test_bfloat16_rounds_products_only():
     exact = reader("rms", dtype=torch.float32)
-    rough = dataclasses.replace(exact, precision=torch.bfloat16)
+    rough = dataclasses.replace(exact, engine=engine(precision=torch.bfloat16))
     *_, last = iter_segments(rough, stream())
-    assert all(tensor.dtype == torch.float32 for tensor in last.memory.weights.values())
-    wanted, found = nats_of(exact), nats_of(rough)
+    assert all(tensor.dtype == torch.float32 for tensor in last.memory.params.values())
+    expected, found = nats_of(exact), nats_of(rough)
     assert found.dtype == torch.float32
-    assert 0 < (found - wanted).abs().max() < 0.1
+    assert 0 < (found - expected).abs().max() < 0.1
 
 
 @pytest.mark.parametrize("name", RULES[1:])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_rates_of_zero_are_level_1_bit_for_bit(name, dtype):
     chosen = reader(name, dtype=dtype)
-    still = dataclasses.replace(chosen.rule, rates=dict.fromkeys(NAMES, Rates(0.0, 0.0)))
-    assert torch.equal(nats_of(dataclasses.replace(chosen, rule=still)), nats_of(reader("none", dtype=dtype)))
+    still = dataclasses.replace(chosen, rule=chosen.rule.standing_still())
+    assert torch.equal(nats_of(still), nats_of(reader("none", dtype=dtype)))
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -165,17 +183,17 @@ def test_rates_of_zero_are_level_1_bit_for_bit(name, dtype):
 def test_no_loss_depends_on_a_later_token(name, reset):
     split, chosen = text(), reader(name, reset)
     before = nats_of(chosen, split)
-    for place in range(0, len(split.ids_N), 3):
+    for position in range(0, len(split.ids_N), 3):
         ids = split.ids_N.copy()
-        ids[place] = (ids[place] + 1) % MODEL.vocabulary
+        ids[position] = (ids[position] + 1) % MODEL.vocab_size
         after = nats_of(chosen, dataclasses.replace(split, ids_N=ids))
-        assert torch.equal(after[:place], before[:place])
-        assert after[place] != before[place]
+        assert torch.equal(after[:position], before[:position])
+        assert after[position] != before[position]
 
 
 @settings(max_examples=25, deadline=None)
 @given(name=st.sampled_from(RULES), stop=st.integers(1, 12), reset=st.sampled_from(["stream", "article"]))
-def test_reading_in_two_sittings_is_reading_in_one(name, stop, reset):
+def test_reading_on_from_a_memory_equals_reading_at_once(name, stop, reset):
     chosen = reader(name, reset)
     whole = nats_of(chosen)
     sitting = iter_segments(chosen, stream())
@@ -203,18 +221,17 @@ def test_static_parameters_never_change():
 
 
 def test_only_dynamic_tensors_move():
-    made = reader("sgd")
+    chosen = reader("sgd")
     names = dynamic_tensors(MODEL, ["lstm.*"])
     assert names == ("lstm.0.input", "lstm.0.recurrent", "lstm.0.bias")
-    only = dataclasses.replace(made.rule, rates={name: made.rule.rates[name] for name in names})
-    *_, last = iter_segments(dataclasses.replace(made, rule=only, dynamic=names), stream())
-    assert set(last.memory.weights) == set(names)
-    assert all(not torch.equal(last.memory.weights[name], made.static[name]) for name in names)
+    *_, last = iter_segments(dataclasses.replace(chosen, rule=chosen.rule.of(names), dynamic=names), stream())
+    assert set(last.memory.params) == set(names)
+    assert all(not torch.equal(last.memory.params[name], chosen.static[name]) for name in names)
 
 
-def test_an_unknown_tensor_is_named_with_those_there_are():
+def test_a_pattern_that_fits_no_tensor_is_refused():
     with pytest.raises(UserError, match=r"'gru\.\*'.*embedding, lstm\.0\.input"):
-        dynamic_tensors(LSTMLanguageModel(ModelOptions(), 10), ["gru.*"])
+        dynamic_tensors(LSTMLanguageModel(LSTMOptions(), 10), ["gru.*"])
 
 
 def test_learning_helps_on_a_text_that_repeats_itself():
@@ -224,69 +241,79 @@ def test_learning_helps_on_a_text_that_repeats_itself():
     assert sgd < level_1 - 0.3
 
 
-def test_a_copied_memory_is_left_as_it_is():
+def test_reading_on_does_not_change_a_copied_memory():
     chosen = reader("sgd")
     sitting = iter_segments(chosen, stream())
     kept = next(sitting).memory.copy()
-    before = {name: tensor.clone() for name, tensor in kept.weights.items()}
+    before = {name: tensor.clone() for name, tensor in kept.params.items()}
     list(sitting)
-    assert all(torch.equal(before[name], kept.weights[name]) for name in NAMES)
+    assert all(torch.equal(before[name], kept.params[name]) for name in NAMES)
 
 
 def test_statistics_are_the_root_mean_square_of_segment_gradients():
     static, split = static_params(), text((20,))
-    found = gradient_statistics(MODEL, static, ("output.bias",), stream(split), tokens=20).rms["output.bias"]
-    squares, hidden = [], MODEL.initial_hidden(1, static["embedding"])
+    chosen = Reader(LSTMEngine(MODEL), static, LEVEL_1, ("output.bias",))
+    found = gradient_statistics(chosen, stream(split), tokens=20).rms["output.bias"]
+    squares, state = [], MODEL.init_state(1, static["embedding"])
     for begin in range(0, 20, 5):
         bias = static["output.bias"].clone().requires_grad_()
         inputs = torch.from_numpy(split.inputs(0)[begin : begin + 5]).long()[None]
         targets = torch.from_numpy(split.ids_N[begin : begin + 5]).long()[None]
-        params = {**static, "output.bias": bias}
-        total, _, hidden = MODEL.naive_loss(params, inputs, targets, torch.full((1, 5), 0.2).double(), hidden)
-        squares.append(torch.autograd.grad(total, bias)[0] ** 2)
-        hidden = tuple((h.detach(), c.detach()) for h, c in hidden)
+        output = MODEL.twice_differentiable().forward({**static, "output.bias": bias}, state, inputs)
+        loss = token_nats(output.logits_BTV, targets).mean()
+        squares.append(torch.autograd.grad(loss, bias)[0] ** 2)
+        state = detach(output.state)
     torch.testing.assert_close(found, torch.stack(squares).mean(0).sqrt())
 
 
 @pytest.mark.parametrize("name", RULES)
-@pytest.mark.parametrize("part", ["weights", "hidden", "pace", "home", "velocity", "coordinates", "cache", "hedge"])
-def test_what_is_no_number_does_not_outlive_the_article(name, part):
-    """Under reset "article" the next article is read as if nothing had been, whatever the last one left."""
-    own = dataclasses.replace(reader(name, "article"), cache=Cache(40, (0.5,), 0.3), hedge=FixedShareMixture(0.01))
+@pytest.mark.parametrize("part", ["params", "state", "rule/lanes", "rule/slots", "cache", "mixture"])
+def test_values_that_are_not_finite_do_not_outlive_the_article(name, part):
+    """Under reset "article" the next article is read with a fresh memory, whatever the last one left."""
+    chosen = dataclasses.replace(reader(name, "article"), cache=Cache(40, (0.5,), 0.3), mixture=FixedShareMixture(0.01))
     split = text()
-    memory = own.fresh_memory()
-    read = list(iter_segments(own, read_in_order(split, 5, [0]), memory.copy()))[-1]
-    for at, tensor in leaves(read.memory):
-        if at.startswith(part) and tensor.is_floating_point():
+    *_, read = iter_segments(chosen, read_in_order(split, 5, [0]))
+    for path, tensor in leaves(read.memory):
+        if path.startswith(part) and tensor.is_floating_point():
             tensor.fill_(torch.nan)
-    after = list(iter_segments(own, read_in_order(split, 5, [1]), read.memory))
-    fresh = list(iter_segments(own, read_in_order(split, 5, [1])))
+    after = list(iter_segments(chosen, read_in_order(split, 5, [1]), read.memory))
+    fresh = list(iter_segments(chosen, read_in_order(split, 5, [1])))
     assert torch.equal(torch.cat([r.nats_T for r in after]), torch.cat([r.nats_T for r in fresh]))
 
 
-def test_slow_weights_take_in_what_an_article_taught_when_the_next_begins():
-    """home <- home + taken * (theta - home), by hand; under reset "article" it goes back to theta_0."""
-    split = text()
-    for reset in ("stream", "article"):
-        own = reader("g", reset)
-        memory = list(iter_segments(own, read_in_order(split, 5, [0])))[-1].memory
-        before, theta = memory.copy().home, memory.copy().weights
-        starts = np.array([True])
-        begun = begin_articles(own, memory.copy(), starts, torch.from_numpy(starts))
-        for name in NAMES:
-            home, moved = before[name][0], theta[name][0]
-            wanted = home + own.rule.taken_in(name) * (moved - home) if reset == "stream" else own.static[name]
-            assert torch.equal(begun.home[name][0], wanted)
-            assert reset == "article" or not torch.equal(wanted, home)
-
-
-def test_a_memory_without_slow_weights_begins_articles_with_none():
-    own = reader("rms")
+@pytest.mark.parametrize("reset", ["stream", "article"])
+def test_slow_weights_move_toward_the_weights_when_an_article_starts(reset):
+    """anchor <- anchor + share * (theta - anchor); under reset "article" it goes back to theta_0."""
+    chosen = reader("g", reset)
+    *_, read = iter_segments(chosen, read_in_order(text(), 5, [0]))
     starts = np.array([True])
-    assert not begin_articles(own, own.fresh_memory(), starts, torch.from_numpy(starts)).home
+    started = start_articles(chosen, read.memory.copy(), starts, torch.from_numpy(starts))
+    for name in NAMES:
+        anchor, theta = read.memory.rule.slots["anchor"][name][0], read.memory.params[name][0]
+        share = chosen.rule.slow_share(name)
+        expected = anchor + share * (theta - anchor) if reset == "stream" else chosen.static[name]
+        assert torch.equal(started.rule.slots["anchor"][name][0], expected)
+        assert reset == "article" or not torch.equal(expected, anchor)
 
 
-def test_experts_are_told_of_a_mixture_alone():
-    (read, *_) = iter_segments(reader("rms"), stream())
-    with pytest.raises(AssertionError, match="no mixture was read"):
-        _ = read.experts_BT2
+def test_a_rule_without_slow_weights_keeps_none():
+    chosen = reader("rms")
+    starts = np.array([True])
+    assert not start_articles(chosen, chosen.fresh_memory(), starts, torch.from_numpy(starts)).rule.slots
+
+
+def test_lanes_without_text_are_skipped(monkeypatch):
+    set_lanes_at_once(monkeypatch, 1)
+    chosen, source = reader("g", "article"), read_side_by_side(text((10, 20)), 5, range(2), 2)
+    memory, place = chosen.fresh_memory(2), source.begin()
+    for _ in range(2):
+        segment, place = source.next(place)
+        _, memory = read_segment(chosen, memory, segment)
+    before = memory.copy()
+    segment, place = source.next(place)
+    (busy,), (idle,) = (found.nonzero()[0] for found in (segment.mask_BT.any(1), ~segment.mask_BT.any(1)))
+    _, memory = read_segment(chosen, memory, segment)
+    for (path, one), (_, other) in zip(leaves(before), leaves(memory), strict=True):
+        if not path.startswith("rule/lanes"):
+            assert torch.equal(one[idle], other[idle]), path
+            assert path.startswith("rule/slots/anchor") or not torch.equal(one[busy], other[busy]), path

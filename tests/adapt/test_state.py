@@ -3,34 +3,48 @@
 import dataclasses
 
 import pytest
+import torch
 
 from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.meta_gradient.forward import Sensitivities
 from dynlm.adapt.options import FEATURES
-from dynlm.adapt.state import state_bytes
+from dynlm.adapt.state import distance
 from dynlm.data.stream import Stream
-from tests.adapt.readings import MODEL, RULES, meta, moved_phi, reader, text
+from dynlm.runtime.tree import num_bytes
+from tests.adapt.readings import MODEL, NAMES, RULES, meta, moved_phi, reader, text
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_each_lane_has_weights_and_a_state_of_its_own(name):
+def test_each_lane_has_weights_and_a_state(name):
     chosen = reader(name, "article")
-    weights = 8 * sum(chosen.static[name].numel() for name in chosen.rule.rates)
-    state = 8 * 2 * MODEL.config.hidden
-    added = state_bytes(chosen.fresh_memory(3)) - state_bytes(chosen.fresh_memory(2))
-    assert added >= weights + state and 2 * added == state_bytes(chosen.fresh_memory(2))
+    weights = 8 * sum(chosen.static[name].numel() for name in chosen.rule.tensors)
+    state = 8 * 2 * MODEL.options.hidden
+    two_lanes = num_bytes(chosen.fresh_memory(2))
+    added = num_bytes(chosen.fresh_memory(3)) - two_lanes
+    assert added >= weights + state and 2 * added == two_lanes
 
 
 @pytest.mark.parametrize("observed", [False, True])
-def test_memory_does_not_grow_with_what_was_read(observed):
+def test_memory_does_not_grow_with_the_text(observed):
     g = meta(importance=True, features=FEATURES)
-    chosen = dataclasses.replace(reader("rms", "stream"), rule=g.rule(moved_phi(g)))
+    phi = moved_phi(g)
+    chosen = dataclasses.replace(reader("rms", "stream"), rule=g.rule(phi))
     source = Stream(text((50, 50)), 2, 5, range(2), repeat=True)
     memory = chosen.fresh_memory(2)
-    observe = Sensitivities(g, chosen.rule, memory) if observed else None
+    observe = Sensitivities(g, phi, chosen, memory) if observed else None
     held = []
     for count, read in enumerate(iter_segments(chosen, source, memory, observe=observe)):
-        held.append(state_bytes(read.memory) + chosen.scratch.bytes())
+        held.append(num_bytes(read.memory) + chosen.engine.scratch.bytes())
         if count == 60:
             break
     assert len(set(held[1:])) == 1
+
+
+def test_distance_is_relative_to_the_static_parameters():
+    chosen = reader("rms")
+    memory = chosen.fresh_memory(2)
+    for name in NAMES:
+        memory.params[name][1] *= 3
+    torch.testing.assert_close(
+        distance(memory, chosen.static), torch.tensor([0.0, 2.0]).double(), rtol=1e-12, atol=1e-12
+    )

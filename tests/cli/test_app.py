@@ -476,7 +476,7 @@ def test_a_run_cut_short_is_refused_by_every_verb(verb: str, name: str, tuned_co
 def test_where_no_checkpoint_is_whole_training_begins_anew(
     tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    from dynlm.train import pretrain
+    from dynlm.train import pretrain_loop
 
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt
@@ -484,7 +484,7 @@ def test_where_no_checkpoint_is_whole_training_begins_anew(
     options = tiny_options(tiny_corpus, tmp_path / "runs", tmp_path)
     options += ["--pretrain.checkpoint_every", "2", "--pretrain.validate_every", "3"]
     with monkeypatch.context() as patch:
-        patch.setattr(pretrain, "validate", stopped)
+        patch.setattr(pretrain_loop, "validate", stopped)
         assert main(["pretrain", *options]) == 130
     assert "goes on from the newest checkpoint" in capsys.readouterr().err
     checkpoint = tmp_path / "runs" / "tiny" / "checkpoints" / "step-00000002.safetensors"

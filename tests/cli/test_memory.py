@@ -84,7 +84,7 @@ def test_show_diff_and_reset(tuned_copy: Run, book: Path, me: Path, tmp_path: Pa
     about, tensors = load_about(me)
     assert (shown["tokens"], shown["articles"], shown["model"]) == (about.tokens, 3, about.model)
     assert shown["moved"].keys() == load_model(tuned_copy.folder).params.keys()
-    moved = tensors["weights/embedding"]
+    moved = tensors["params/embedding"]
     assert shown["moved"]["embedding"] == pytest.approx(float(moved.square().mean().sqrt()))
     said = answer(capsys, "memory", "show", me)
     assert f"{about.tokens:,} tokens of 3 articles" in said and "rule rms" in said
@@ -96,7 +96,7 @@ def test_show_diff_and_reset(tuned_copy: Run, book: Path, me: Path, tmp_path: Pa
     assert "0 tokens of 0 articles" in answer(capsys, "memory", "show", me)
     from_fresh = answer_json(capsys, "memory", "diff", me, early)
     assert from_fresh["apart"]["embedding"] == pytest.approx(
-        float(load_about(early)[1]["weights/embedding"].square().mean().sqrt())
+        float(load_about(early)[1]["params/embedding"].square().mean().sqrt())
     )
     read(capsys, tuned_copy, me, book)
     assert me.read_bytes() == early.read_bytes()

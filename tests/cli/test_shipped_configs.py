@@ -64,7 +64,7 @@ def test_the_demo_is_one_whether_its_config_is_named_or_not(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     plain = printed_config(capsys, "demo")
-    assert plain["model"] == {"embedding": 192, "hidden": 192, "layers": 1, "tied": True}
+    assert plain["model"] == {"kind": "lstm", "embedding": 192, "hidden": 192, "layers": 1, "tied": True}
     assert plain["metatrain"]["pick_tokens"] == 12000  # type: ignore[index]
     for config in ("demo", str(ROOT / "configs" / "demo.yaml")):
         assert printed_config(capsys, "demo", "--config", config) == plain

@@ -26,6 +26,7 @@ from dynlm.evaluation.evaluate import Evaluation, evaluate, explain_out_of_memor
 from dynlm.evaluation.protocol import ArticleOrder
 from dynlm.evaluation.score_file import Scores, read_scores
 from dynlm.evaluation.score_path import Output, file_stem, resume_key, scoring_key
+from dynlm.models.protocol import token_nats
 from dynlm.run import run as opening
 from dynlm.run.folder import TrainedModel, load_model
 from dynlm.run.rule_store import open_reader
@@ -83,10 +84,8 @@ def test_level_1_is_the_models_own_loss(tuned_copy: Run, trained: TrainedModel, 
     for article in range(valid.articles):
         inputs_BT = torch.from_numpy(valid.inputs(article).astype(np.int64))[None]
         targets_BT = torch.from_numpy(np.array(valid.article(article), dtype=np.int64))[None]
-        hidden = trained.model.initial_hidden(1, trained.params["embedding"])
-        _, nats_BT, _ = trained.model.naive_loss(
-            trained.params, inputs_BT, targets_BT, torch.ones(targets_BT.shape), hidden
-        )
+        output = trained.model.forward(trained.params, trained.model.init_state(1, torch.ones(1)), inputs_BT)
+        nats_BT = token_nats(output.logits_BTV, targets_BT)
         np.testing.assert_allclose(scores.nats[scores.rows(article)], nats_BT[0].numpy(), rtol=1e-4, atol=1e-4)
 
 
@@ -216,7 +215,7 @@ def test_the_first_article_read_starts_at_the_static_weights(tuned_copy: Run) ->
 def test_file_names_tell_readings_apart(tuned_run: Run) -> None:
     memory = tuned_run.config.memory
     stems = {
-        file_stem(dataclasses.replace(memory, rule=rule, reset=reset), split, articles)
+        file_stem(memory.replace(rule=rule, reset=reset), split, articles)
         for rule in ("none", "sgd", "sgd+decay", "rms", "meta")
         for reset in ("stream", "article")
         for split in ("valid", "test")
@@ -311,7 +310,8 @@ def test_under_stream_the_weights_stay_away_from_theta_0(tuned_copy: Run, traine
     # The same by hand, for the weights that the second segment is read with.
     reader = open_reader(tuned_copy.folder, trained, config.memory)
     text = tokenise(load_articles(tuned_copy.config.corpus, "valid"), trained.tokenizer)
-    weights = next(iter_segments(reader, read_in_order(text, 20, range(text.articles)))).memory.of_lane(0)
+    params = next(iter_segments(reader, read_in_order(text, 20, range(text.articles)))).memory.params
+    weights = {name: tensor[0] for name, tensor in params.items()}
     away, home = (
         torch.cat([tensor.flatten() for tensor in tensors])
         for tensors in ([weights[n] - trained.params[n] for n in weights], [trained.params[n] for n in weights])

@@ -57,8 +57,7 @@ def read_all(reader: Reader, run: Any, sittings: list[tuple[str, bool]]) -> tupl
 def kept(saved: SavedMemory) -> Any:
     """All of a memory that is kept in a file."""
     memory = saved.memory
-    assert memory.hedge is not None
-    return dataclasses.replace(saved, memory=memory._replace(hedge=memory.hedge._replace(experts_BT2=None)))
+    return dataclasses.replace(saved, memory=memory._replace(mixture=memory.mixture._replace(experts_BT2=None)))
 
 
 def assert_same_memory(one: SavedMemory, other: SavedMemory) -> None:
@@ -77,7 +76,7 @@ def test_a_text_is_read_as_the_loop_reads_it(reader: Reader, run: Any, trained: 
     assert read.words.sum() == len(FIRST.split()) + FIRST.count("\n")
     assert read.total == pytest.approx(float(read.nats.sum()))
     assert (saved.tokens, saved.articles, saved.unfinished) == (len(text.ids_N), 1, None)
-    assert_equal(saved.memory.weights, last.memory.weights)
+    assert_equal(saved.memory.params, last.memory.params)
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

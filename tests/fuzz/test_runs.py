@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dynlm.adapt.partners.cache import Cache
-from dynlm.adapt.partners.cache_gate import Gate, evidence_names, initial_gate
+from dynlm.adapt.partners.cache_gate import Gate, gate_feature_names, initial_gate
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.evaluation.checks.protocol import nats_of
 from dynlm.evaluation.compare import compare
@@ -106,7 +106,7 @@ def run(tuned_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tu
     own = Run(place, tuned_run.config, tuned_run.corpus)
     memory, trained = with_memory(own.config, rule="rms").memory, load_model(place)
     save_fixed(place, memory, {"window": 50, "flatness": 0.5, "share": 0.1}, trained)
-    evidence_NK = torch.randn(9, len(evidence_names((0.5, 1.0))), generator=torch.Generator().manual_seed(0))
+    evidence_NK = torch.randn(9, len(gate_feature_names((0.5, 1.0))), generator=torch.Generator().manual_seed(0))
     gate = Gate(initial_gate((0.8, 0.1, 0.1), evidence_NK, 4, torch.Generator().manual_seed(0)))
     save_gated(place, memory, Cache(50, (0.5, 1.0), gate), {}, trained)
     with Kept(place) as kept:

@@ -34,7 +34,7 @@ def written(name: str) -> Any:
 def read_of(golden: Golden) -> dict[str, Any]:
     """Every reading of the run: nats of each token, the figures of a table, of a study and of a kept memory."""
     nats = {name: golden.nats(options) for name, options in SCORES.items()}
-    golden.answer("score RUN --corpus.path CORPUS --split valid --memory.rule rms --name kept")
+    golden.answer("score RUN --corpus.path CORPUS --split valid --memory.rule rms --name kept --force")
     (golden.runs / "book.txt").write_text(TEXT, encoding="utf-8")
     memory = str(golden.runs / "me.safetensors")
     book = str(golden.runs / "book.txt")

@@ -1,4 +1,4 @@
-"""Working space: made once, grown when needed, never mixed up."""
+"""Scratch buffers: allocated once, grown when needed, one for each name, dtype and device."""
 
 import torch
 
@@ -7,7 +7,7 @@ from dynlm.models.scratch import Scratch
 LIKE = torch.zeros(1)
 
 
-def test_a_buffer_is_made_once_and_grown_when_needed():
+def test_a_buffer_is_allocated_once_and_grown_when_needed():
     scratch = Scratch()
     first = scratch.take("a", (3, 4), LIKE)
     assert scratch.take("a", (3, 4), LIKE) is first
@@ -18,17 +18,17 @@ def test_a_buffer_is_made_once_and_grown_when_needed():
     assert scratch.bytes() == (20 + 12) * 4
 
 
-def test_another_type_gets_another_buffer():
+def test_another_dtype_gets_another_buffer():
     scratch = Scratch()
     scratch.take("a", (4,), LIKE)
     assert scratch.take("a", (4,), LIKE.double()).dtype == torch.float64
 
 
-def test_zeroed_is_zero_when_first_made():
+def test_a_zeroed_buffer_is_zero_when_allocated():
     assert Scratch().take("a", (50,), LIKE, zeroed=True).eq(0).all()
 
 
-def test_views_are_built_again_after_a_buffer_moved():
+def test_views_are_rebuilt_after_a_buffer_was_reallocated():
     scratch = Scratch()
     views = scratch.once("halves", lambda: scratch.take("a", (4,), LIKE).chunk(2))
     assert scratch.once("halves", lambda: None) is views

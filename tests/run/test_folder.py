@@ -180,7 +180,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_trained_model_is_the_one_on_disk(trained_run: Run) -> None:
     trained = load_model(trained_run.folder)
-    assert trained.model.config == dataclasses.replace(trained_run.config.model)
+    assert trained.model.options == dataclasses.replace(trained_run.config.model)
     assert trained.fingerprint == json.loads((trained_run.folder / "model.json").read_text())["fingerprint"]
     assert list(trained.params) == list(trained.model.shapes())
 

@@ -57,7 +57,7 @@ def test_all_comes_back_exactly(tmp_path: Path, trained: TrainedModel) -> None:
     read = load_statistics(tmp_path, trained)
     assert read is not None
     assert all(torch.equal(read.rms[name], tensor) for name, tensor in statistics.rms.items())
-    meta = meta_of(G, START, statistics, trained.params)
+    meta = meta_of(G, START, statistics, trained)
     phi = {key: torch.rand(t.shape, dtype=torch.float64) for key, t in meta.initial().items()}
     save_learned(tmp_path, "meta", "article", meta, phi, {"start": START}, trained)
     learned = load_learned(tmp_path, "meta", "article", trained)
@@ -102,7 +102,7 @@ def test_another_models_files_are_refused_by_name(
 ) -> None:
     save_statistics(tmp_path, statistics_of(trained), stranger, 1000)
     save_tuned(tmp_path, "sgd", "stream", {"rate": 1.0}, stranger)
-    meta = meta_of(G, START, statistics_of(stranger), stranger.params)
+    meta = meta_of(G, START, statistics_of(stranger), stranger)
     save_learned(tmp_path, "meta", "stream", meta, meta.initial(), {}, stranger)
     assert load(tmp_path, stranger) is not None
     with pytest.raises(UserError, match=rf"{re.escape(name)}: this belongs to another model"):
@@ -132,7 +132,7 @@ def test_only_the_tensors_named_move(tuned_run: Run, trained: TrainedModel) -> N
     for rule in ("sgd", "rms", "meta"):
         reader = open_reader(tuned_run.folder, trained, MemoryOptions(rule=rule, dynamic=["lstm.*", "output.bias"]))
         assert tuple(reader.rule.rates) == NAMES[1:]
-        assert tuple(reader.fresh_memory().weights) == NAMES[1:]
+        assert tuple(reader.fresh_memory().params) == NAMES[1:]
     with pytest.raises(UserError, match=r"memory\.dynamic has 'decoder'"):
         open_reader(tuned_run.folder, trained, MemoryOptions(dynamic=["decoder"]))
 

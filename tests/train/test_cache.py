@@ -54,10 +54,10 @@ def test_a_trace_tells_what_reading_costs(cached_run: Run, rule: str) -> None:
     assert tuned is not None
     tokens = cached_run.config.tune.tokens
     assert tuning_nats(cached_run, memory, tokens) == pytest.approx(tuned["nats_per_token"], abs=1e-5)
-    without = dataclasses.replace(memory, cache="none")
+    without = memory.replace(cache="none")
     assert tuning_nats(cached_run, without, tokens) == pytest.approx(tuned["without_cache_nats_per_token"], abs=1e-5)
     assert tuned["nats_per_token"] < tuned["without_cache_nats_per_token"]
-    gated = dataclasses.replace(memory, cache="learned")
+    gated = memory.replace(cache="learned")
     about = json.loads((cached_run.folder / "memory" / f"gated-cache-{rule}-stream.json").read_text())
     nats = about["tuning_nats_per_token"]
     tokens = cached_run.config.metatrain.pick_tokens
@@ -113,15 +113,15 @@ def made_up(count: int, seed: int) -> GateData:
 
 def test_a_gate_learns_when_the_cache_knows_best() -> None:
     learning, picking = made_up(4000, 0), made_up(1000, 1)
-    start = initial_gate([0.8, 0.2], learning.evidence_NK, 8, torch.Generator().manual_seed(0))
+    start = initial_gate([0.8, 0.2], learning.features_NK, 8, torch.Generator().manual_seed(0))
     best, nats, passes = learn(start, learning, picking, torch.Generator().manual_seed(0))
     best_fixed = min(
         float(mixture(torch.tensor([1 - s, s]).log(), *picking[1:]).mean()) for s in torch.linspace(0.05, 0.95, 19)
     )
     assert nats[passes] == min(nats) < best_fixed - 0.3
-    shares = Gate(best).log_shares(picking.evidence_NK).exp()
-    assert shares[picking.evidence_NK[:, 0] > 0.5, 1].mean() > 0.9
-    assert shares[picking.evidence_NK[:, 0] < -0.5, 1].mean() < 0.1
+    shares = Gate(best).log_shares(picking.features_NK).exp()
+    assert shares[picking.features_NK[:, 0] > 0.5, 1].mean() > 0.9
+    assert shares[picking.features_NK[:, 0] < -0.5, 1].mean() < 0.1
     again, *_ = learn(start, learning, picking, torch.Generator().manual_seed(0))
     assert all(torch.equal(best[name], again[name]) for name in best)
 
@@ -129,7 +129,7 @@ def test_a_gate_learns_when_the_cache_knows_best() -> None:
 def test_a_gate_is_trained_until_it_no_longer_improves(monkeypatch: pytest.MonkeyPatch) -> None:
     """However slow it is: it takes hundreds of passes here, and with fewer allowed it is said to be unfinished."""
     learning, picking = made_up(400, 0), made_up(400, 1)
-    start = initial_gate([0.8, 0.2], learning.evidence_NK, 8, torch.Generator().manual_seed(0))
+    start = initial_gate([0.8, 0.2], learning.features_NK, 8, torch.Generator().manual_seed(0))
     _, nats, passes = learn(start, learning, picking, torch.Generator().manual_seed(0))
     assert passes > 100 and stopped_improving(nats) and nats[passes] == min(nats) < nats[40] - 0.3
     assert not stopped_improving(nats[:-1])
@@ -149,7 +149,7 @@ def test_a_flatness_that_no_loss_can_be_told_by_is_refused_wherever_it_comes_fro
     save_gated(tmp_path, memory, Cache(77, (0.25, flatness), gate()), {}, trained)
     for kind in ("fixed", "learned"):
         with pytest.raises(UserError, match="flatness"):
-            open_cache(tmp_path, trained, dataclasses.replace(memory, cache=kind))
+            open_cache(tmp_path, trained, memory.replace(cache=kind))
 
 
 @pytest.mark.parametrize("flatness", [1e-6, 1e4])
@@ -173,8 +173,8 @@ def test_a_gate_beside_the_largest_flatness_can_be_opened_again(tuned_copy: Run)
 def test_a_gate_that_only_fits_what_it_was_trained_on_is_not_kept() -> None:
     """Where the tuning articles say the contrary, the start is kept."""
     learning, picking = made_up(2000, 0), made_up(500, 1)
-    contrary = picking._replace(evidence_NK=-picking.evidence_NK)
-    start = initial_gate([0.6, 0.4], learning.evidence_NK, 8, torch.Generator().manual_seed(0))
+    contrary = picking._replace(features_NK=-picking.features_NK)
+    start = initial_gate([0.6, 0.4], learning.features_NK, 8, torch.Generator().manual_seed(0))
     best, nats, passes = learn(start, learning, contrary, torch.Generator().manual_seed(0))
     assert passes == 0 and min(nats) == nats[0]
     assert all(torch.equal(best[name], start[name]) for name in start)
@@ -199,11 +199,11 @@ def test_all_comes_back_exactly_and_to_its_own_arm(tmp_path: Path, trained: Trai
         "gated-cache-sgd-decay-article.json",
         "gated-cache-sgd-decay-article.safetensors",
     }
-    fixed = open_cache(tmp_path, trained, dataclasses.replace(memory, cache="fixed"))
+    fixed = open_cache(tmp_path, trained, memory.replace(cache="fixed"))
     assert fixed == Cache(7, (0.5,), 0.25)
-    gated = open_cache(tmp_path, trained, dataclasses.replace(memory, cache="learned"))
+    gated = open_cache(tmp_path, trained, memory.replace(cache="learned"))
     assert gated is not None and isinstance(gated.gate, Gate)
-    assert (gated.window, gated.flatness) == (77, (0.25, 0.5))
+    assert (gated.window, gated.inverse_temperatures) == (77, (0.25, 0.5))
     assert all(torch.equal(tensor, gate().params[name]) for name, tensor in gated.gate.params.items())
     for other in (MemoryOptions(rule="sgd+decay"), MemoryOptions(rule="sgd", reset="article")):
         assert load_fixed(tmp_path, other, trained) is None

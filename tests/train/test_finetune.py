@@ -17,6 +17,7 @@ from dynlm.adapt.options import LearnedRuleOptions
 from dynlm.adapt.reader import Reader
 from dynlm.data.stream import Stream
 from dynlm.errors import UserError
+from dynlm.models.autograd_engine import AutogradEngine
 from dynlm.run.folder import load_model, load_tensors
 from dynlm.run.rule_store import load_statistics, load_tuned, open_reader
 from dynlm.train import finetune as module
@@ -37,7 +38,7 @@ def mean_nats_of(static: dict[str, torch.Tensor], reading: Reader, shift: dict[s
         if segment is None:
             return total
         at = memory.copy()
-        shifted = at._replace(weights={name: tensor + shift[name] for name, tensor in at.weights.items()})
+        shifted = at._replace(params={name: tensor + shift[name] for name, tensor in at.params.items()})
         moved = {name: static[name] + shift[name] for name in static}
         nats_BT, _ = read_segment(dataclasses.replace(reading, static=moved), shifted, segment)
         total += float(nats_BT[torch.from_numpy(segment.mask_BT)].mean())
@@ -48,7 +49,7 @@ def mean_nats_of(static: dict[str, torch.Tensor], reading: Reader, shift: dict[s
 def test_the_gradient_is_that_of_moving_theta_0_and_every_theta_t_with_it(name: str) -> None:
     static = static_params()
     made = rule(name)
-    reading = Reader(MODEL, static, made, NAMES)
+    reading = Reader(AutogradEngine(MODEL), static, made, NAMES)
     gradients, source = StaticGradients(static), stream()
     memory, place = reading.fresh_memory(), source.begin()
     while True:
@@ -70,7 +71,7 @@ def test_lanes_sum_what_each_would() -> None:
     static, split = static_params(), text((20, 20, 20))
 
     def summed(lanes: int, articles: list[int]) -> dict[str, torch.Tensor]:
-        reading, gradients = Reader(MODEL, static, rule("rms"), NAMES), StaticGradients(static)
+        reading, gradients = Reader(AutogradEngine(MODEL), static, rule("rms"), NAMES), StaticGradients(static)
         source = Stream(split, lanes, 5, articles)
         memory, place = reading.fresh_memory(lanes), source.begin()
         for _ in range(4):
@@ -86,12 +87,12 @@ def test_lanes_sum_what_each_would() -> None:
 
 def test_memories_move_along_with_theta_0() -> None:
     static = static_params()
-    reading = Reader(MODEL, static, rule("g"), NAMES)
+    reading = Reader(AutogradEngine(MODEL), static, rule("g"), NAMES)
     memory, source = reading.fresh_memory(), stream()
     segment, _ = source.next(source.begin())
     assert segment is not None
     _, memory = read_segment(reading, memory, segment)
-    away = {name: memory.weights[name][0] - static[name] for name in NAMES}
+    away = {name: memory.params[name][0] - static[name] for name in NAMES}
     gradients = StaticGradients(static)
     gradients.gradients()
     for tensor in static.values():
@@ -99,8 +100,9 @@ def test_memories_move_along_with_theta_0() -> None:
     for _ in range(2):  # The second time nothing has moved.
         assert gradients.update(reading, memory) is reading
         for name in NAMES:
-            torch.testing.assert_close(memory.weights[name][0] - static[name], away[name])
-            torch.testing.assert_close(memory.home[name][0], static[name])
+            torch.testing.assert_close(memory.params[name][0] - static[name], away[name])
+            assert memory.rule is not None
+            torch.testing.assert_close(memory.rule.slots["anchor"][name][0], static[name])
 
 
 def tuned_finetune(run: Run, memory: dict[str, Any], **options: Any) -> tuple[Config, dict[str, Any]]:
@@ -126,7 +128,7 @@ def test_a_run_of_its_own_that_reads_as_it_was_picked(rule_name: str, tuned_copy
     assert load_tuned(target, "rms", "stream", new) == load_tuned(tuned_copy.folder, "rms", "stream", old)
     told, origin = (json.loads((each / "provenance.json").read_text()) for each in (target, tuned_copy.folder))
     assert told["data"] == origin["data"] and len(told["sittings"]) == 1
-    rms = dataclasses.replace(config.memory, rule="rms")
+    rms = config.memory.replace(rule="rms")
     split = module.tokenise(module.iter_articles(config.corpus, "valid"), new.tokenizer, 1)
     read = module.mean_nats(open_reader(target, new, rms), module.tuning_stream(split, config, 350))
     assert read == pytest.approx(nats[done["kept"]], rel=1e-12)

@@ -17,11 +17,15 @@ from dynlm.adapt.rules.elementwise import LEVEL_1
 from dynlm.data.batch import to_batch
 from dynlm.data.stream import Stream, read_in_order
 from dynlm.errors import UserError
-from dynlm.models.lstm.model import LSTMLanguageModel, Params, detached, restarted
+from dynlm.models.autograd_engine import AutogradEngine
+from dynlm.models.lstm.model import LSTMLanguageModel
+from dynlm.models.protocol import SequenceModel, reset_state
 from dynlm.run.folder import load_model, load_tensors, run_path
+from dynlm.runtime.tree import detach
 from dynlm.train.config import Config
 from dynlm.train.optimizers import Optimiser, lr_at
 from dynlm.train.pretrain import load_corpus, pretrain, validate
+from dynlm.types import Params
 from tests.tiny import Run, listing, tiny_config
 
 SHORT: dict[str, Any] = {"epochs": 0.4, "checkpoint_every": 4, "validate_every": 3, "log_every": 1, "warmup_steps": 3}
@@ -134,18 +138,18 @@ def test_a_step_is_that_of_all_its_tokens_weighted_alike(accumulate: int, tiny_c
     assert pretrain(config, quiet=True)["steps"] == 1
     corpus = load_corpus(config)
     model = LSTMLanguageModel(config.model, corpus.tokenizer.size)
-    fresh = model.initial_params(torch.Generator().manual_seed(config.run.seed))
+    fresh = model.init_params(torch.Generator().manual_seed(config.run.seed))
     params = {name: tensor.requires_grad_() for name, tensor in fresh.items()}
     stream = Stream(corpus.train, 3, 300, range(corpus.train.articles), seed=config.run.seed, repeat=True)
-    place, hidden, tokens, sizes = stream.begin(), model.initial_hidden(3, params["embedding"]), 0, []
+    place, hidden, tokens, sizes = stream.begin(), model.init_state(3, params["embedding"]), 0, []
     total = torch.zeros(())
     for _ in range(accumulate):
         segment, place = stream.next(place)
         assert segment is not None
         batch = to_batch(segment, params["embedding"])
-        nats, _, hidden = model.naive_loss(
-            params, batch.inputs_BT, batch.targets_BT, batch.mask_BT, restarted(detached(hidden), batch.starts_B)
-        )
+        hidden = reset_state(model, detach(hidden), batch.starts_B, batch.mask_BT)
+        # The default loss of any model, which stores the logits.
+        nats, _, hidden = SequenceModel.loss(model, params, hidden, batch.inputs_BT, batch.targets_BT, batch.mask_BT)
         total, tokens = total + nats, tokens + segment.tokens
         sizes.append(segment.tokens)
     assert accumulate == 1 or len(set(sizes)) > 1, "batches of one size would show nothing"
@@ -174,7 +178,7 @@ def test_clipping_is_of_the_mean_gradient(tiny_corpus: Path, tmp_path: Path) -> 
     pretrain(config, quiet=True)
     assert log(config)[0]["norm"] > 0.02
     model = LSTMLanguageModel(config.model, config.tokenizer.vocab_size)
-    fresh = model.initial_params(torch.Generator().manual_seed(config.run.seed))
+    fresh = model.init_params(torch.Generator().manual_seed(config.run.seed))
     moved = torch.stack([(tensor - fresh[name]).norm() for name, tensor in weights(config).items()]).norm()
     assert float(moved) == pytest.approx(0.01, rel=1e-3)
 
@@ -183,7 +187,7 @@ def test_validation_is_a_reading_of_one_lane(trained_run: Run) -> None:
     trained = load_model(trained_run.folder)
     valid = load_corpus(trained_run.config).valid
     nats, tokens = validate(trained.model, trained.params, valid, 0, lanes=4, width=33)
-    reader = Reader(trained.model, trained.params, LEVEL_1, ())
+    reader = Reader(AutogradEngine(trained.model), trained.params, LEVEL_1, ())
     assert tokens == len(valid.ids_N)
     assert nats / tokens == pytest.approx(mean_nats(reader, read_in_order(valid, 50, range(valid.articles))), abs=1e-5)
     assert trained.card["valid_nats_per_token"] == pytest.approx(nats / tokens, abs=1e-5)

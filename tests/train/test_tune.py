@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynlm.adapt.loop import mean_nats
+from dynlm.adapt.rules.registry import Search
 from dynlm.data.articles import load_articles
 from dynlm.data.token_store import tokenise
 from dynlm.errors import UserError
@@ -24,6 +25,10 @@ from tests.tiny import Run, listing, tiny_config, with_memory
 FACTOR = {"rate": 1.6, "pull": 3.0, "epsilon": 4.0}
 
 
+def searched(**start: float) -> dict[str, Search]:
+    return {name: Search(value, FACTOR[name]) for name, value in start.items()}
+
+
 @given(rate=st.floats(1e-4, 10), pull=st.floats(1e-5, 0.5), epsilon=st.floats(1e-5, 0.1))
 @settings(max_examples=50, deadline=None)
 def test_search_finds_a_bowls_bottom(rate: float, pull: float, epsilon: float) -> None:
@@ -35,7 +40,7 @@ def test_search_finds_a_bowls_bottom(rate: float, pull: float, epsilon: float) -
         measured.append(tuple(setting.values()))
         return 2.0 + sum(math.log(setting[name] / bottom[name]) ** 2 for name in bottom)
 
-    best, value, count = coordinate_search(bowl, {"rate": 0.1, "pull": 1e-3, "epsilon": 1e-3}, rounds=1)
+    best, value, count = coordinate_search(bowl, searched(rate=0.1, pull=1e-3, epsilon=1e-3), rounds=1)
     for name in bottom:
         assert abs(math.log(best[name] / bottom[name])) <= 0.52 * math.log(FACTOR[name])
     assert value == bowl(best)
@@ -43,25 +48,27 @@ def test_search_finds_a_bowls_bottom(rate: float, pull: float, epsilon: float) -
 
 
 def test_search_without_rounds_stays_at_the_start() -> None:
-    assert coordinate_search(lambda setting: setting["rate"], {"rate": 0.3}, rounds=0) == ({"rate": 0.3}, 0.3, 1)
+    assert coordinate_search(lambda setting: setting["rate"], searched(rate=0.3), rounds=0) == ({"rate": 0.3}, 0.3, 1)
 
 
 def test_search_stays_where_nothing_is_noticeable() -> None:
     start = {"rate": 0.3, "pull": 1e-3}
-    assert coordinate_search(lambda setting: 1e-5 * setting["rate"], start, rounds=2)[0] == start
+    assert coordinate_search(lambda setting: 1e-5 * setting["rate"], searched(**start), rounds=2)[0] == start
 
 
 def test_search_survives_what_is_not_a_number() -> None:
     """Too large a rate diverges; the search then turns round."""
-    best, _, _ = coordinate_search(lambda s: math.nan if s["rate"] > 0.4 else s["rate"], {"rate": 0.3}, rounds=1)
+    best, _, _ = coordinate_search(lambda s: math.nan if s["rate"] > 0.4 else s["rate"], searched(rate=0.3), rounds=1)
     assert best["rate"] < 0.3
 
 
 def test_a_start_that_is_not_finite_is_left_or_refused() -> None:
-    best, value, _ = coordinate_search(lambda s: math.nan if s["rate"] > 0.25 else s["rate"], {"rate": 0.3}, rounds=1)
+    best, value, _ = coordinate_search(
+        lambda s: math.nan if s["rate"] > 0.25 else s["rate"], searched(rate=0.3), rounds=1
+    )
     assert best["rate"] < 0.25 and math.isfinite(value)
     with pytest.raises(UserError, match="no setting near rate 0.3 gives finite losses"):
-        coordinate_search(lambda s: math.nan, {"rate": 0.3}, rounds=1)
+        coordinate_search(lambda s: math.nan, searched(rate=0.3), rounds=1)
 
 
 @pytest.mark.parametrize("rule", ["sgd", "rms"])

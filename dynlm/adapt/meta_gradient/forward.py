@@ -42,12 +42,15 @@ from torch import Tensor
 
 from dynlm.adapt.gates import at_bound
 from dynlm.adapt.meta_gradient.learner import MetaGradient
-from dynlm.adapt.reader import Reader, StepEvent
+from dynlm.adapt.reader import Reader
+from dynlm.adapt.rules.base import StepEvent
+from dynlm.adapt.rules.elementwise import ElementwiseRule
 from dynlm.adapt.rules.learned import SHARES, Meta, clamp_, each_shape
-from dynlm.adapt.state import Memory, leaves
+from dynlm.adapt.state import Memory
 from dynlm.data.stream import Segment
-from dynlm.models.lstm.model import Params
 from dynlm.models.scratch import Scratch
+from dynlm.runtime.tree import leaves
+from dynlm.types import Params
 
 _PREFIX = "lanes/sensitivities"
 
@@ -59,7 +62,9 @@ class Sensitivities(MetaGradient):
     """
 
     def __init__(self, meta: Meta, phi: Params, reader: Reader, memory: Memory, bound: float = math.inf):
-        self.params, self._meta, self._rule, self._bound = phi, meta, reader.rule, bound
+        self.params, self._meta, self._bound = phi, meta, bound
+        assert isinstance(reader.rule, ElementwiseRule)
+        self._rule = reader.rule
         self._importance = {name: meta.importance_of(name) for name in meta.names} if meta.importance else {}
         self.summed = {key: torch.zeros_like(tensor) for key, tensor in phi.items()}
         """Sum over segments and lanes of dL / d phi since ``gradients`` were taken."""
@@ -69,13 +74,15 @@ class Sensitivities(MetaGradient):
         kinds += [kind for kind in ("pull", *SHARES) if kind in phi]
 
         def zeros() -> dict[str, Params]:
-            return {kind: {name: torch.zeros_like(t) for name, t in memory.weights.items()} for kind in kinds}
+            return {kind: {name: torch.zeros_like(t) for name, t in memory.params.items()} for kind in kinds}
 
         self.fast = zeros()
         """s less d anchor / d phi, of each parameter kind and tensor."""
-        self.slow = zeros() if memory.home else {}
+        self.slow = zeros() if "anchor" in self._rule.slots else {}
         """d anchor / d phi."""
-        self._native = None if set(kinds) - {"pull"} or meta.importance or meta.sharing != "tensor" else reader.native
+        self._native = (
+            None if set(kinds) - {"pull"} or meta.importance or meta.sharing != "tensor" else reader.engine.native
+        )
         self._scratch = Scratch()
 
     def gradients(self) -> Params:
@@ -104,11 +111,12 @@ class Sensitivities(MetaGradient):
             self._reset(starting)
             return
         for lane in starting:
-            for name, weights in memory.weights.items():
+            for name, weights in memory.params.items():
                 theta, anchor = weights[lane], reader.static[name]
-                if memory.home:
-                    anchor = self._move_anchor(name, lane, theta, memory.home[name][lane], anchor)
-                if share := float(self._rule.flush.get(name, 0.0)):
+                if self.slow and memory.rule is not None:
+                    own = memory.rule.slots["anchor"][name][lane]
+                    anchor = self._move_anchor(name, lane, theta, own, anchor)
+                if share := float(self._rule.boundary_reset.get(name, 0.0)):
                     for tensors in self.fast.values():
                         tensors[name][lane].mul_(1 - share)
                 if "flush" in self.fast:
@@ -116,17 +124,18 @@ class Sensitivities(MetaGradient):
 
     def _move_anchor(self, name: str, lane: int, theta: Tensor, anchor: Tensor, theta_0: Tensor) -> Tensor:
         """Carry d anchor / d phi over the end of an article; returns the next anchor."""
-        decay, rate = float(self._rule.fading.get(name, 0.0)), self._rule.taken_in(name)
+        decay, rate = float(self._rule.slow_decay.get(name, 0.0)), self._rule.slow_share(name)
         for kind, tensors in self.fast.items():
             fast, slow = tensors[name][lane], self.slow[kind][name][lane]
             moved = rate * fast - decay * slow
             if kind == "consolidation":
-                moved += (theta - anchor) * (1.0 if self._rule.limits is None else self._rule.limits[name])
+                limits = self._rule.slow_limits
+                moved += (theta - anchor) * (1.0 if limits is None else limits[name])
             elif kind == "fading":
                 moved -= anchor - theta_0
             slow.add_(moved)
             fast.sub_(moved)
-        return self._rule.next_home(name, theta, anchor, theta_0)
+        return self._rule.next_anchor(name, theta, anchor, theta_0)
 
     def end_segment(self, nats_BT: Tensor, segment: Segment, restored_B: np.ndarray) -> None:
         self._reset(restored_B.nonzero()[0].tolist())
@@ -144,10 +153,9 @@ class Sensitivities(MetaGradient):
         name, part = event.gradient.name, event.gradient.part
         beta = self._rule.beta[name]
         beta = beta[part] if isinstance(beta, Tensor) else beta
-        theta, number = event.theta[:, part], self._meta.names.index(name)
-        per_lane = event.home.dim() == event.theta.dim()
-        anchor = event.home[:, part] if per_lane else event.home[part]
-        if self._native is not None and event.gradient.rows_BT is None and not per_lane and event.factors is None:
+        theta, anchor, number = event.theta, event.anchor, self._meta.names.index(name)
+        shared = event.gradient.rows_BT is None and not event.has_own_anchor
+        if self._native is not None and shared and event.scales is None:
             s_pull = self.fast["pull"][name][event.lanes, part]
             by_rate, by_pull = self._native.sense_(s_pull, theta, anchor, event.gradient.tensor, beta)
             self.summed["rate"][number] += by_rate
@@ -164,12 +172,12 @@ class Sensitivities(MetaGradient):
     ) -> None:
         name, part, u = event.gradient.name, event.gradient.part, event.gradient.tensor[lane]
         at, features, scales = event.lanes.start + lane, self._meta.features, {"rate": 1.0, "pull": 1.0}
-        if event.factors is not None:
+        if event.scales is not None:
             scales = {
-                "rate": float(event.factors.rate_BK[lane, number]),
-                "pull": float(event.factors.pull_BK[lane, number]),
+                "rate": float(event.scales.lr_BK[lane, number]),
+                "pull": float(event.scales.decay_BK[lane, number]),
             }
-            values = event.factors.features_BJ[lane].tolist()
+            values = event.scales.features_BJ[lane].tolist()
             # Where a scale is at its bound the gates' weights do not change it.
             free_gate = {kind: not at_bound(scale) for kind, scale in scales.items()}
         fast = {kind: tensors[name][at, part] for kind, tensors in self.fast.items()}
@@ -197,9 +205,9 @@ class Sensitivities(MetaGradient):
         if not others:
             return
         keep, by_pull = 1 - beta, away * beta if free is None else away * (beta * free)
-        update = event.push[lane]
-        by_rate = update if self._rule.scale is None else update * self._rule.scale[name][part]
-        by_rate = by_rate * (-float(self._rule.rates[name].alpha) * scales["rate"])
+        update, precondition = event.update[lane], self._rule.precondition
+        by_rate = update if precondition is None else update * precondition[name][part]
+        by_rate = by_rate * (-float(self._rule.rates[name].lr) * scales["rate"])
         for kind in others:
             fast[kind].mul_(keep)
             if kind not in SHARES:

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynlm.adapt.reader import Reader, StepEvent
+from dynlm.adapt.reader import Reader
+from dynlm.adapt.rules.base import StepEvent
 from dynlm.adapt.state import Memory
 from dynlm.data.stream import Segment
-from dynlm.models.lstm.model import Params
+from dynlm.types import Params
 
 
 class MetaGradient:
@@ -80,9 +81,10 @@ class StaticGradients(MetaGradient):
 
     @torch.no_grad()
     def update(self, reader: Reader, memory: Memory) -> Reader:
+        anchors = {} if memory.rule is None else memory.rule.slots.get("anchor", {})
         for name, before in self._before.items():
             shift = self.params[name] - before
-            for tensors in (memory.weights, memory.home):
+            for tensors in (memory.params, anchors):
                 if name in tensors:
                     tensors[name].add_(shift)
         self._before = {}

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 from dynlm.adapt.meta_gradient.learner import MetaGradient
-from dynlm.adapt.reader import Reader, StepEvent
+from dynlm.adapt.reader import Reader
+from dynlm.adapt.rules.base import StepEvent
 from dynlm.adapt.rules.lstm_gates import GateState
-from dynlm.adapt.rules.per_weight_lstm import CoordinateMeta, coordinate_step
+from dynlm.adapt.rules.per_weight_lstm import CoordinateMeta, per_weight_step
 from dynlm.adapt.state import Memory
 from dynlm.data.stream import Segment
-from dynlm.models.lstm.model import Params
+from dynlm.types import Params
 
 
 class Windows(MetaGradient):
@@ -48,14 +49,15 @@ class Windows(MetaGradient):
         self._fresh.append(segment.starts_B & (reader.reset == "article"))
 
     def _begin_window(self, memory: Memory) -> None:
-        for name, tensor in memory.weights.items():
+        assert memory.rule is not None
+        for name, tensor in memory.params.items():
             lanes, count = len(tensor), tensor[0].numel()
             if self._sample >= count:
                 index_N = torch.arange(count)
             else:
                 index_N = torch.randint(count, (self._sample,), generator=self._generator).sort().values
             self._index[name] = index_N = index_N.to(tensor.device)
-            h, c, i, f = (memory.coordinates[f"{name}/{kind}"] for kind in "hcif")
+            h, c, i, f = (memory.rule.slots[kind][name] for kind in "hcif")
             states = [each.reshape(lanes, count, -1)[:, index_N] for each in (h, c)]
             states += [each.reshape(lanes, count)[:, index_N] for each in (i, f)]
             self._start[name] = tensor.reshape(lanes, count)[:, index_N], GateState(*states)
@@ -83,9 +85,8 @@ class Windows(MetaGradient):
         total = torch.zeros((), dtype=torch.float64)
         for name, index_N in self._index.items():
             home_N = self._meta.static[name].reshape(-1)[index_N]
-            beta, scale = rule.beta[name], 1.0 if rule.scale is None else rule.scale[name].reshape(-1)[index_N]
-            beta = beta.reshape(-1)[index_N] if isinstance(beta, Tensor) else beta
-            represented, alpha = self._meta.static[name].numel() / len(index_N), float(rule.rates[name].alpha)
+            constants = rule.weight_constants(name)[index_N]
+            represented = self._meta.static[name].numel() / len(index_N)
             theta_BN, states = self._start[name]
             for lane in range(len(theta_BN)):
                 theta_N, state = theta_BN[lane], GateState(*(of_all[lane] for of_all in states))
@@ -95,9 +96,8 @@ class Windows(MetaGradient):
                         state = GateState(*map(torch.zeros_like, state))._replace(f=torch.ones_like(state.f))
                     u_N = u[name][lane]
                     total = total + represented * (u_N * theta_N).sum().double().cpu()
-                    theta_N, state = coordinate_step(
-                        gates, state, theta_N, u_N, home_N, alpha, beta, scale, nats_B[lane]
-                    )
+                    weights = (theta_N, u_N, home_N)
+                    theta_N, state = per_weight_step(gates, state, weights, constants, nats_B[lane])
         self._gradients, self._nats, self._fresh = [], [], []
         if not total.requires_grad:  # A window of one segment has no step before its last gradient.
             return {name: torch.zeros_like(gate) for name, gate in gates.items()}

@@ -1,53 +1,59 @@
-"""What the last segment taught, turned into the next dynamic weights.
+"""Element-wise gradient steps with a pull toward an anchor: sgd, rms and the learned rule are all of this form.
 
-Every rule is one step, with alpha and lambda of each tensor (method: Krause et al. 2018, arXiv 1709.07432, for rms):
+    theta_{t+1} = theta_t + beta * (anchor - theta_t) - lr * precondition * u_t,    beta = min(decay * decay_shape, 1)
 
-    theta_{t+1} = theta_t + beta * (theta_0 - theta_t) - alpha * scale * u_t,    beta = min(lambda * shape, 1)
+u_t is the gradient of the mean nats of segment t; the anchor is theta_0, or slow weights (method: Krause et al. 2018,
+arXiv 1709.07432). Precondition and decay_shape are 1 for sgd; for rms and the learned rule they are 1 / (R + epsilon)
+and R / (mean over tensors of mean(R)), R the root mean square of training gradients. ``gradient_step`` is the step as a
+formula, differentiable; ``ElementwiseRule.step_`` is the same in two passes, in place.
 
-with u_t the gradient of the mean nats of segment t. scale and shape are 1 for sgd; for rms and meta scale is
-1 / (R + epsilon) and shape is R / (mean over tensors of mean(R)), R the root mean square of training gradients.
-``gradient_step`` is the step as a formula, differentiable; ``Rule.step_`` is the same in two passes, in place.
+Legend: B lanes, K dynamic tensors, R rows of a part.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dynlm.adapt.gates import Gates, GateScales
-from dynlm.models.lstm.engine import Gradient
-from dynlm.models.lstm.model import Params
-from dynlm.models.lstm.native import NativeKernels
+from dynlm.adapt.gates import Gates, GateScales, SegmentStats
+from dynlm.adapt.rules.base import Rule, Slot, StepEvent
+from dynlm.models.protocol import Gradient
 from dynlm.models.scratch import Scratch
+from dynlm.runtime.tree import expand_lanes
+from dynlm.types import Params
+
+# A bound by products of norms stays one when rounded.
+_ROUNDING = 1.001
 
 
 class Rates(NamedTuple):
-    """One tensor's learning rate and its pull toward the static parameters.
+    """One tensor's learning rate, and its decay toward the anchor.
 
     Numbers, or 0-dimensional tensors where a meta-gradient is taken by autograd.
     """
 
-    alpha: float | Tensor
-    pull: float | Tensor
+    lr: float | Tensor
+    decay: float | Tensor
 
 
 def gradient_step(
     theta: Tensor,
     gradient: Tensor,
-    alpha: Tensor | float,
-    scale: Tensor | float = 1.0,
-    theta_0: Tensor | None = None,
+    lr: Tensor | float,
+    precondition: Tensor | float = 1.0,
+    anchor: Tensor | None = None,
     beta: Tensor | float = 0.0,
 ) -> Tensor:
-    """The next weights as a new tensor: the reference, and the step of whoever differentiates through it."""
-    moved = theta if theta_0 is None else theta + beta * (theta_0 - theta)
-    if isinstance(alpha, float) and isinstance(scale, float):
-        return torch.sub(moved, gradient, alpha=alpha * scale)  # one operation, and one of each derivative
-    return moved - alpha * scale * gradient
+    """Return the next weights as a new tensor; differentiable."""
+    moved = theta if anchor is None else theta + beta * (anchor - theta)
+    if isinstance(lr, float) and isinstance(precondition, float):
+        return torch.sub(moved, gradient, alpha=lr * precondition)  # one operation, and one of each derivative
+    return moved - lr * precondition * gradient
 
 
 @dataclass(frozen=True)
@@ -56,172 +62,273 @@ class Statistics:
 
     rms: Params
 
-    def scale(self, epsilon: float) -> Params:
-        """1 / (R + epsilon): the preconditioner of the gradient."""
+    def precondition(self, epsilon: float) -> Params:
+        """Return 1 / (R + epsilon)."""
         return {name: 1 / (tensor + epsilon) for name, tensor in self.rms.items()}
 
-    def shape(self) -> Params:
-        """R over its mean (of the tensors' means): weights that training moved much are pulled back harder."""
+    def decay_shape(self) -> Params:
+        """Return R over its mean (of the tensors' means): weights that training moved much are pulled back harder."""
         mean = torch.stack([tensor.mean() for tensor in self.rms.values()]).mean()
         return {name: tensor / mean for name, tensor in self.rms.items()}
 
+    def of(self, names: Iterable[str]) -> Statistics:
+        """Return those of the tensors ``names``."""
+        return Statistics({name: self.rms[name] for name in names})
+
 
 @dataclass(frozen=True)
-class Rule:
-    """A named rule with its constants for each dynamic tensor; ``rates`` empty is level 1, which learns nothing.
+class ElementwiseRule(Rule):
+    """A gradient step with constants for each tensor of ``rates``; none of them is level 1, which learns nothing.
 
-    ``gates`` change rates and pulls from segment to segment. ``flush`` is each tensor's share of the way home that its
-    weights go when an article begins: 0 carries all of them over, 1 forgets. ``consolidation`` is each tensor's share
-    of what an article taught that its end makes part of home, times each weight's ``limits``, and ``fading`` the share
-    of the way back to theta_0 that home goes first. With ``momentum`` the step is by a running sum of gradients.
-    ``coordinates`` are the gates of the LSTM meta-learner: every weight's own alpha and beta, from segment to segment.
+    ``gates`` scale learning rates and decays from segment to segment. ``boundary_reset`` is each tensor's share of the
+    way to the anchor that its weights go when an article begins: 0 keeps them, 1 forgets. ``slow_rate`` is a tensor's
+    share of the weights' distance from the anchor that the anchor takes in at an article's end, times each weight's
+    ``slow_limits``; ``slow_decay`` the share of its way back to theta_0 that the anchor goes first. With ``momentum``
+    the step is by a running sum of gradients.
     """
 
     name: str
     rates: Mapping[str, Rates] = field(default_factory=dict)
-    scale: Params | None = None
-    shape: Params | None = None
+    precondition: Params | None = None
+    decay_shape: Params | None = None
     gates: Gates | None = None
-    flush: Mapping[str, float | Tensor] = field(default_factory=dict)
-    consolidation: Mapping[str, float | Tensor] = field(default_factory=dict)
-    limits: Params | None = None
-    fading: Mapping[str, float | Tensor] = field(default_factory=dict)
+    boundary_reset: Mapping[str, float | Tensor] = field(default_factory=dict)
+    slow_rate: Mapping[str, float | Tensor] = field(default_factory=dict)
+    slow_limits: Params | None = None
+    slow_decay: Mapping[str, float | Tensor] = field(default_factory=dict)
     momentum: float = 0.0
-    coordinates: Params | None = None
     beta: Mapping[str, Tensor | float] = field(init=False)
+    """Each weight's decay, at most 1."""
     clamps: Mapping[str, bool] = field(init=False)
-    """Whether some weight of a tensor has a beta that would pass 1."""
+    """Whether some weight of a tensor has a decay that would exceed 1."""
     largest_beta: Mapping[str, Tensor] = field(init=False)
-    largest_scale: Mapping[str, Tensor] = field(init=False)
+    largest_precondition: Mapping[str, Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
         beta: dict[str, Tensor | float] = {}
         for name, rates in self.rates.items():
-            shape = 1.0 if self.shape is None else self.shape[name]
-            pull = shape * rates.pull
-            beta[name] = pull.clamp(max=1) if isinstance(pull, Tensor) else min(pull, 1.0)
-        object.__setattr__(self, "beta", beta)
-        clamps = {name: bool((b >= 1).any()) if isinstance(b, Tensor) else b >= 1 for name, b in beta.items()}
-        object.__setattr__(self, "clamps", clamps)
-        largest = {name: torch.as_tensor(b).detach().amax() for name, b in beta.items()}
-        object.__setattr__(self, "largest_beta", largest)
-        scale = dict.fromkeys(beta, 1.0) if self.scale is None else self.scale
-        largest = {name: torch.as_tensor(scale[name]).detach().abs().amax() for name in beta}
-        object.__setattr__(self, "largest_scale", largest)
-
-    def of(self, names: Iterable[str]) -> Rule:
-        """The same rule where only the tensors of ``names`` move."""
-        kept = [name for name in self.rates if name in set(names)]
-        gates = None
-        if self.gates is not None:
-            rows = [list(self.rates).index(name) for name in kept]
-            gates = replace(self.gates, rate_KJ=self.gates.rate_KJ[rows], pull_KJ=self.gates.pull_KJ[rows])
-        return replace(self, rates={name: self.rates[name] for name in kept}, gates=gates)
+            shape = 1.0 if self.decay_shape is None else self.decay_shape[name]
+            decay = shape * rates.decay
+            beta[name] = decay.clamp(max=1) if isinstance(decay, Tensor) else min(decay, 1.0)
+        precondition = dict.fromkeys(beta, 1.0) if self.precondition is None else self.precondition
+        derived = {
+            "beta": beta,
+            "clamps": {name: bool((b >= 1).any()) if isinstance(b, Tensor) else b >= 1 for name, b in beta.items()},
+            "largest_beta": {name: torch.as_tensor(b).detach().amax() for name, b in beta.items()},
+            "largest_precondition": {n: torch.as_tensor(precondition[n]).detach().abs().amax() for n in beta},
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
 
     @property
-    def learns(self) -> bool:
-        """Whether reading changes anything."""
-        return bool(self.rates)
+    def tensors(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The dynamic tensors that it moves."""
+        return tuple(self.rates)
+
+    @property
+    def slots(self) -> dict[str, Slot]:  # type: ignore[override]
+        """``anchor``, where weights have slow ones, and ``velocity``, where it has momentum."""
+        slow = {"anchor": Slot(fill=None)} if self.slow_rate else {}
+        return {**slow, **({"velocity": Slot()} if self.momentum else {})}
+
+    @property
+    def measures_gradient(self) -> bool:  # type: ignore[override]
+        """Whether its gates do."""
+        return self.gates is not None and self.gates.measures_gradient
 
     @property
     def level(self) -> int:
-        """1: nothing moves; 2: nothing pulls back; 3: the static parameters pull."""
+        """1: no weights move; 2: nothing pulls them back; 3: the static parameters do."""
         if not self.learns:
             return 1
-        back = any(share and not self.consolidation.get(name) for name, share in self.flush.items())
-        return 3 if back or any(self.fading.values()) or any(rates.pull for rates in self.rates.values()) else 2
+        back = any(share and not self.slow_rate.get(name) for name, share in self.boundary_reset.items())
+        return 3 if back or any(self.slow_decay.values()) or any(rates.decay for rates in self.rates.values()) else 2
 
-    def taken_in(self, name: str) -> float | Tensor:
-        """Each weight's share of what an article taught that home takes in."""
-        return self.consolidation.get(name, 0.0) * (1.0 if self.limits is None else self.limits[name])
+    def of(self, names: Iterable[str]) -> ElementwiseRule:
+        """Return the same rule where only the tensors of ``names`` move."""
+        kept = [name for name in self.rates if name in set(names)]
+        gates = self.gates
+        if gates is not None:
+            rows = [list(self.rates).index(name) for name in kept]
+            gates = replace(gates, lr_KJ=gates.lr_KJ[rows], decay_KJ=gates.decay_KJ[rows])
+        return replace(self, rates={name: self.rates[name] for name in kept}, gates=gates)
 
-    def next_home(self, name: str, theta: Tensor, home: Tensor, theta_0: Tensor) -> Tensor:
-        """Home once an article has ended with the weights ``theta``, of one lane."""
-        faded = home + self.fading.get(name, 0.0) * (theta_0 - home)
-        return faded + self.taken_in(name) * (theta - home)
+    def standing_still(self) -> ElementwiseRule:
+        """Return the same rule with rates and decays of zero."""
+        return replace(self, rates=dict.fromkeys(self.rates, Rates(0.0, 0.0)))
 
-    def step(self, weights: Params, gradients: Params, home: Params, factors: GateScales | None = None) -> Params:
-        """The next dynamic weights of one lane, by the formula; ``weights`` stay as they are."""
+    def decays(self) -> Mapping[str, Tensor | float]:
+        """Return each weight's decay."""
+        return self.beta
+
+    def boundary_resets(self) -> Mapping[str, Tensor | float]:
+        """Return each tensor's share."""
+        return self.boundary_reset
+
+    def describe(self) -> dict[str, dict[str, float]]:
+        """Return learning rate and decay of each tensor."""
+        return {name: {k: float(v) for k, v in rates._asdict().items()} for name, rates in self.rates.items()}
+
+    def slow_share(self, name: str) -> float | Tensor:
+        """Return each weight's share of its distance from the anchor that the anchor takes in."""
+        return self.slow_rate.get(name, 0.0) * (1.0 if self.slow_limits is None else self.slow_limits[name])
+
+    def next_anchor(self, name: str, theta: Tensor, anchor: Tensor, theta_0: Tensor) -> Tensor:
+        """Return the anchor after an article that ended with the weights ``theta``, of one lane."""
+        decayed = anchor + self.slow_decay.get(name, 0.0) * (theta_0 - anchor)
+        return decayed + self.slow_share(name) * (theta - anchor)
+
+    def init_lanes(self, lanes: int, like: Tensor) -> SegmentStats | None:
+        """Return what the gates look at, where there are gates."""
+        return None if self.gates is None else SegmentStats.initial(lanes, like)
+
+    def start_articles(self, lanes: Any, starts_B: Tensor, fresh: bool, like: Tensor) -> Any:
+        """Restart the counts of segments; the running mean of losses too where weights start afresh."""
+        return lanes if lanes is None else lanes.start_articles(starts_B, fresh)
+
+    def carry_over_(self, name: str, theta: Tensor, slots: Params, theta_0: Tensor) -> None:
+        """Move the anchor toward the weights, then the weights toward the anchor; stop the running gradient."""
+        anchor = theta_0
+        if "anchor" in slots:
+            anchor = slots["anchor"].copy_(self.next_anchor(name, theta, slots["anchor"], theta_0))
+        if share := float(self.boundary_reset.get(name, 0.0)):
+            theta.copy_(anchor) if share >= 1 else theta.lerp_(anchor, share)
+        if "velocity" in slots:
+            slots["velocity"].zero_()
+
+    def start_segment(self, lanes: Any, headings_B: Tensor) -> Any:
+        """Restart the count of segments since a heading."""
+        return lanes if lanes is None else lanes.complete_headings(headings_B)
+
+    def end_segment(self, lanes: Any, nats_B: Tensor) -> Any:
+        """Count the segment, and take its loss into the running mean."""
+        return lanes if lanes is None else lanes.end_segment(nats_B)
+
+    def segment_scales(
+        self, lanes: Any, nats_B: Tensor, first: Gradient, params: Params, static: Params, scratch: Scratch
+    ) -> GateScales | None:
+        """Return the gates' multipliers of learning rates and decays."""
+        if self.gates is None:
+            return None
+        return self.gates.scales(self.gates.features_of(lanes, nats_B, first.tensor, params, static, scratch))
+
+    def prepare_(self, event: StepEvent) -> StepEvent:
+        """Add the gradient to the running one, which is the update then."""
+        if "velocity" not in event.slots:
+            return event
+        # Rows of an embedding that did not occur go on moving: their gradients are zero, not their velocity.
+        velocity = event.slots["velocity"].mul_(self.momentum).add_(event.gradient.tensor)
+        return event._replace(update=event.scratch.take("update", tuple(velocity.shape), velocity).copy_(velocity))
+
+    def reject_(self, event: StepEvent, allowed_B: Tensor) -> None:
+        """Stop the running gradient of rejected lanes."""
+        if "velocity" in event.slots:
+            event.slots["velocity"].masked_fill_(~expand_lanes(allowed_B, event.theta), 0)
+
+    def update_norms(self, event: StepEvent) -> Tensor:
+        """Return |lr * precondition * u| of each lane (B,), NaN where the decay beside it is not finite."""
+        name, step = event.name, event.update
+        if self.precondition is not None:
+            out = event.scratch.take("preconditioned", tuple(step.shape), step)
+            step = torch.mul(step, self.precondition[name][event.gradient.part], out=out)
+        norm_B = torch.linalg.vector_norm(step.flatten(1), dim=1) * self.rates[name].lr
+        decay = self.largest_beta[name]
+        if event.scales is not None:
+            index = self.tensors.index(name)
+            norm_B = norm_B * event.scales.lr_BK[:, index]
+            decay = decay * event.scales.decay_BK[:, index]
+        return norm_B + 0 * decay
+
+    def update_norm_bound(self, event: StepEvent) -> float:
+        """Bound the norms by those of the small matrices whose product the gradient is; NaN for what is not finite."""
+        name = event.name
+        products = event.gradient.norm_factors if event.update is event.gradient.tensor else ()
+        norm = 0.0
+        for factor, *tensors in products or ((1.0, event.update),):
+            norm += factor * math.prod(_largest_norm(tensor) for tensor in tensors)
+        norm = norm * float(self.rates[name].lr) * _ROUNDING
+        norm = norm * float(self.largest_precondition[name]) + 0 * float(self.largest_beta[name])
+        if event.scales is None:
+            return norm
+        index = self.tensors.index(name)
+        lr_B, decay_B = event.scales.lr_BK[:, index], event.scales.decay_BK[:, index]
+        return norm * float(lr_B.amax()) + 0 * float(decay_B.amax())
+
+    def step(self, weights: Params, gradients: Params, anchor: Params, scales: GateScales | None = None) -> Params:
+        """Return the next weights of one lane by the formula; differentiable, ``weights`` stay as they are."""
         moved = {}
-        for number, (name, rates) in enumerate(self.rates.items()):
-            alpha, beta = rates.alpha, self.beta[name]
-            if factors is not None:
-                alpha = alpha * factors.rate_BK[0, number]
-                beta = torch.clamp(beta * factors.pull_BK[0, number], max=1)
-            scale = 1.0 if self.scale is None else self.scale[name]
-            moved[name] = gradient_step(weights[name], gradients[name], alpha, scale, home[name], beta)
+        for index, (name, rates) in enumerate(self.rates.items()):
+            lr, beta = rates.lr, self.beta[name]
+            if scales is not None:
+                lr = lr * scales.lr_BK[0, index]
+                beta = torch.clamp(beta * scales.decay_BK[0, index], max=1)
+            precondition = 1.0 if self.precondition is None else self.precondition[name]
+            moved[name] = gradient_step(weights[name], gradients[name], lr, precondition, anchor[name], beta)
         return moved
 
     @torch.no_grad()
-    def step_(
-        self,
-        theta: Tensor,
-        gradient: Gradient,
-        home: Tensor,
-        native: NativeKernels | None = None,
-        factors: GateScales | None = None,
-        scratch: Scratch | None = None,
-    ) -> None:
-        """``gradient_step`` written over ``theta``, the weights of B lanes: (B, ...), as the gradient's name says.
+    def step_(self, event: StepEvent) -> None:
+        """Take ``gradient_step`` in place, in two passes or in one by the native kernel.
 
-        ``home`` is shared by the lanes (as theta_0 is) or each lane's own. Only the gradient's part is moved, in two
-        passes and without a copy, or in one pass by the ``native`` kernel. ``factors`` scale the gradient in place.
+        With scales the update is scaled in place.
         """
-        rates, beta, part = self.rates[gradient.name], self.beta[gradient.name], gradient.part
-        alpha = float(rates.alpha)
-        scale = None if self.scale is None else self.scale[gradient.name]
-        own_home = home.dim() == theta.dim()
-        theta, home = theta[:, part], home[:, part] if own_home else home[part]
+        theta, update, anchor, part = event.theta, event.update, event.anchor, event.gradient.part
+        beta = self.beta[event.name]
         beta = beta[part] if isinstance(beta, Tensor) else beta
-        if factors is not None:
-            number = list(self.rates).index(gradient.name)
-            like = (-1, *(1,) * (theta.dim() - 1))
-            gradient.tensor.mul_(factors.rate_BK[:, number].view(like))
-            if self.gates is not None and self.gates.moves_pulls:
-                # A tensor of this size made anew for each segment would break up the heap.
-                out = None if scratch is None else scratch.take("pulled", tuple(theta.shape), theta)
-                pulled = torch.mul(factors.pull_BK[:, number].view(like).expand_as(theta), beta, out=out)
-                beta = pulled.clamp_(max=1)
-        if native is not None and gradient.rows_BT is None and not own_home and not _per_lane(beta, theta):
-            native.step_(theta, home, gradient.tensor, beta, None if scale is None else scale[part], alpha)
+        lr = float(self.rates[event.name].lr)
+        precondition = None if self.precondition is None else self.precondition[event.name][part]
+        if event.scales is not None:
+            index = self.tensors.index(event.name)
+            update.mul_(expand_lanes(event.scales.lr_BK[:, index], theta))
+            if self.gates is not None and self.gates.scales_decay:
+                # A tensor of this size allocated for each segment would fragment the heap.
+                out = event.scratch.take("decays", tuple(theta.shape), theta)
+                decays_B = expand_lanes(event.scales.decay_BK[:, index], theta)
+                beta = torch.mul(decays_B.expand_as(theta), beta, out=out).clamp_(max=1)
+        # Only these rows of the gradient can differ from zero.
+        rows_BT = event.gradient.rows_BT if update is event.gradient.tensor else None
+        per_lane = isinstance(beta, Tensor) and beta.dim() == theta.dim()
+        if event.native is not None and rows_BT is None and not event.has_own_anchor and not per_lane:
+            event.native.step_(theta, anchor, update, beta, precondition, lr)
             return
         if isinstance(beta, Tensor) or beta:
-            theta.lerp_(home.expand_as(theta), beta)
-        if gradient.rows_BT is not None:
-            _step_of_rows_(theta, gradient.tensor, gradient.rows_BT, alpha, scale)
-        elif scale is None:
-            theta.sub_(gradient.tensor, alpha=alpha)
+            theta.lerp_(anchor.expand_as(theta), beta)
+        if rows_BT is not None:
+            _step_rows_(theta, update, rows_BT, lr, precondition)
+        elif precondition is None:
+            theta.sub_(update, alpha=lr)
         else:
-            theta.addcmul_(gradient.tensor, scale[part], value=-alpha)
+            theta.addcmul_(update, precondition, value=-lr)
 
 
-def _per_lane(beta: Tensor | float, theta: Tensor) -> bool:
-    """Whether each lane has a pull of its own."""
-    return isinstance(beta, Tensor) and beta.dim() == theta.dim()
+def _largest_norm(of_lanes: Tensor) -> float:
+    if len(of_lanes) == 1:
+        return float(torch.linalg.vector_norm(of_lanes))
+    return float(torch.linalg.vector_norm(of_lanes, dim=tuple(range(1, of_lanes.dim()))).amax())
 
 
-def _step_of_rows_(theta_BVE: Tensor, u_BVE: Tensor, rows_BT: Tensor, alpha: float, scale: Tensor | None) -> None:
-    """theta - alpha * scale * u where u is not zero; a row that is named twice is given the same value twice."""
+def _step_rows_(theta_BVE: Tensor, u_BVE: Tensor, rows_BT: Tensor, lr: float, precondition: Tensor | None) -> None:
+    """Take the step in the rows ``rows_BT`` alone; a row that is named twice is given the same value twice."""
     index_BTE = rows_BT[..., None].expand(-1, -1, theta_BVE.shape[-1])
-    moved_BTE = alpha * u_BVE.gather(1, index_BTE)
-    if scale is not None:
-        moved_BTE *= scale[rows_BT]
+    moved_BTE = lr * u_BVE.gather(1, index_BTE)
+    if precondition is not None:
+        moved_BTE *= precondition[rows_BT]
     theta_BVE.scatter_(1, index_BTE, theta_BVE.gather(1, index_BTE) - moved_BTE)
 
 
-LEVEL_1 = Rule("none")
+LEVEL_1 = ElementwiseRule("none")
 
 
 def uniform_rule(
     name: str,
-    dynamic: tuple[str, ...],
-    rate: float,
-    pull: float = 0.0,
-    statistics: Statistics | None = None,
-    epsilon: float = 0.0,
-) -> Rule:
-    """A hand-made rule: one rate and one pull for all tensors; with ``statistics`` it is rms, without sgd."""
-    rates = {tensor: Rates(rate, pull) for tensor in dynamic}
-    if statistics is None:
-        return Rule(name, rates)
-    return Rule(name, rates, statistics.scale(epsilon), statistics.shape())
+    tensors: Iterable[str],
+    lr: float,
+    decay: float = 0.0,
+    precondition: tuple[Statistics, float] | None = None,
+) -> ElementwiseRule:
+    """Return the rule with one learning rate and one decay; ``precondition``: the statistics R and epsilon of rms."""
+    rates = {tensor: Rates(lr, decay) for tensor in tensors}
+    if precondition is None:
+        return ElementwiseRule(name, rates)
+    statistics, epsilon = precondition
+    return ElementwiseRule(name, rates, statistics.precondition(epsilon), statistics.decay_shape())

@@ -1,17 +1,17 @@
-"""phi, what g has learned, and the rule that it makes.
+"""The learned rule: phi, what it has learned, and the element-wise rule that phi makes.
 
 Legend: K dynamic tensors, J features of the gates.
 
 With z = log(R + epsilon) of each weight, centred in its tensor (R^2 is the diagonal of the Fisher information, the
 importance of elastic weight consolidation: Kirkpatrick et al. 2017), tensor k's weights have
 
-    alpha = alpha_0 * exp(rate_k + rate.importance_k * z + rate.each),    scale = 1 / (R + epsilon)
-    beta  = min(lambda_0 * exp(pull_k + pull.importance_k * z + pull.each) * shape, 1)
+    lr    = lr_0 * exp(rate_k + rate.importance_k * z + rate.each),    precondition = 1 / (R + epsilon)
+    beta  = min(decay_0 * exp(pull_k + pull.importance_k * z + pull.each) * decay_shape, 1)
 
-where alpha_0, lambda_0, epsilon are the tuned rms rule's: phi of zero *is* that rule. ``rate.each`` is there where
-rates are shared by rows or by nothing. Gates are told in ``pace``; each tensor's shares ``flush``, ``consolidation``
-and ``fading`` (two time scales: theta_0 + slow + fast) in ``rules``. phi holds as many numbers as there are tensors,
-whatever their sizes, unless rates are shared less than by tensors.
+where lr_0, decay_0 and epsilon are the tuned rms rule's: phi of zero *is* that rule. ``rate.each`` exists where rates
+are shared by rows or by nothing. ``adapt.gates`` has the gates; each tensor's shares ``flush`` (boundary reset),
+``consolidation`` (slow rate) and ``fading`` (slow decay) are in ``rules.elementwise``. phi holds as many numbers as
+there are tensors, whatever their sizes, unless rates are shared less than by tensors.
 """
 
 from __future__ import annotations
@@ -23,24 +23,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dynlm.adapt.gates import Gates
-from dynlm.adapt.rules.elementwise import Rates, Rule, Statistics
+from dynlm.adapt.gates import Gates, norm
+from dynlm.adapt.rules.elementwise import ElementwiseRule, Rates, Statistics
 from dynlm.adapt.rules.per_weight_lstm import CoordinateMeta
-from dynlm.adapt.state import size
-from dynlm.models.lstm.engine import first_gradient
-from dynlm.models.lstm.model import Params
+from dynlm.types import Params
 
 SHARES = ("flush", "consolidation", "fading")
 
 
 @dataclass(frozen=True)
 class Meta:
-    """What g may look at and move: the parts of phi, and the tuned rms rule that it starts from.
+    """Which parts phi has, and the tuned rms rule that it starts from.
 
-    ``level`` 2 has no pull: theta_0 is the start, and a flush goes to the slow weights that consolidation makes of what
-    was read. ``sharing``: tensor, row or weight. ``features``: names of ``config.FEATURES``. ``slow``: shares of
-    consolidation are learned, from the one given, and so is how the slow weights fade. ``static`` are theta_0's dynamic
-    tensors.
+    ``level`` 2 has no decay: theta_0 is the start, and a boundary reset goes to the slow weights. ``sharing``: tensor,
+    row or weight. ``features``: names of ``config.FEATURES``. ``slow``: the slow rates are learned, from
+    ``consolidation``, and so are the slow decays. ``static`` holds theta_0's dynamic tensors, ``measured`` names the
+    one whose gradient the gates measure.
     """
 
     statistics: Statistics
@@ -56,6 +54,7 @@ class Meta:
     consolidation: float = 0.0
     momentum: float = 0.0
     slow: bool = False
+    measured: str = ""
 
     @property
     def names(self) -> list[str]:
@@ -88,13 +87,13 @@ class Meta:
         logs = (self.statistics.rms[name] + self.epsilon).log()
         return logs - logs.mean()
 
-    def rule(self, phi: Params, label: str = "meta", importance: Params | None = None) -> Rule:
+    def rule(self, phi: Params, label: str = "meta", importance: Params | None = None) -> ElementwiseRule:
         """g with these parameters, as a rule; differentiable where phi asks for gradients.
 
         ``importance``: z of each tensor, where it is at hand.
         """
         learned = any(tensor.requires_grad for tensor in phi.values())
-        scale, shape = self.statistics.scale(self.epsilon), self.statistics.shape()
+        scale, shape = self.statistics.precondition(self.epsilon), self.statistics.decay_shape()
         limits = None
         if self.slow or self.consolidation:
             # The more depends on a weight, the less of it is for good what one article taught.
@@ -123,12 +122,12 @@ class Meta:
         gates = None
         if self.features:
             like = next(iter(scale.values()))
-            rate_KJ = phi["rate.gates"].to(like.dtype)
-            pull_KJ = phi["pull.gates"].to(like.dtype) if self.level == 3 else torch.zeros_like(rate_KJ)
-            measure = 1 / (self.statistics.rms[first_gradient(self.names)] + self.epsilon)
-            length = float(size(self.static, self.names))
-            gates = Gates(self.features, rate_KJ, pull_KJ, measure, length, self.level == 3)
-        return Rule(
+            lr_KJ = phi["rate.gates"].to(like.dtype)
+            decay_KJ = phi["pull.gates"].to(like.dtype) if self.level == 3 else torch.zeros_like(lr_KJ)
+            gradient_scale = 1 / (self.statistics.rms[self.measured or self.names[0]] + self.epsilon)
+            size = float(norm(self.static[name] for name in self.names))
+            gates = Gates(self.features, lr_KJ, decay_KJ, gradient_scale, size, self.level == 3)
+        return ElementwiseRule(
             label,
             rates,
             scale,

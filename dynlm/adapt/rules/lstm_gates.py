@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from dynlm.adapt.rules.elementwise import gradient_step
-from dynlm.models.lstm.model import Params, fused_layer
+from dynlm.models.lstm.model import fused_layer
+from dynlm.types import Params
 
 FEATURES = 4
 """Of the gradient and of the loss two each (``log_and_sign``)."""
@@ -94,5 +95,5 @@ def gated_step(
     features_N4 = torch.cat([log_and_sign(gradient_N.detach()), log_and_sign(loss_N.detach())], -1)
     read_i_N, read_f_N, h_NH, c_NH = gates_read(gates, state, features_N4, theta_N)
     i_N, f_N = torch.sigmoid(read_i_N), torch.sigmoid(read_f_N)
-    moved_N = gradient_step(theta_N, gradient_N.detach(), i_N, theta_0=torch.zeros_like(theta_N), beta=1 - f_N)
+    moved_N = gradient_step(theta_N, gradient_N.detach(), i_N, anchor=torch.zeros_like(theta_N), beta=1 - f_N)
     return moved_N, GateState(h_NH, c_NH, i_N, f_N)

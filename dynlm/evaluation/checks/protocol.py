@@ -14,14 +14,15 @@ import numpy as np
 from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.options import MemoryOptions
 from dynlm.adapt.reader import Reader
-from dynlm.adapt.rules.elementwise import Rates
+from dynlm.adapt.rules.elementwise import LEVEL_1
+from dynlm.adapt.rules.registry import tuned_rules
 from dynlm.data.stream import StreamPosition, read_in_order
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.data.tokenizers.tokenizer import Tokenizer
 from dynlm.errors import UserError
 from dynlm.evaluation.evaluate import Evaluation, evaluate
 from dynlm.run.options import RunOptions
-from dynlm.run.rule_store import HAND_MADE, learned_names, load_tuned
+from dynlm.run.rule_store import learned_names, load_tuned
 from dynlm.run.run import Run
 from dynlm.runtime.tensors import load_tensors, params_fingerprint, save_tensors
 
@@ -68,7 +69,7 @@ def check_every_rule(run: Run, split: str, places: int = 20, tokens: int = 300) 
     alone: dict[str, Any] = {"cache": "none", "no_regret": False}
     for rule, g in rules_of(run, memory.reset):
         name = rule if g in ("", "meta") else f"meta ({g})"
-        by_rule = dataclasses.replace(memory, rule=rule, g=g or memory.g, **alone)
+        by_rule = memory.replace(rule=rule, g=g or memory.g, **alone)
         partners: dict[str, dict[str, Any]] = {"": {}, " with a cache": _CACHE}
         if rule != "none":
             partners[" without regret"] = {"no_regret": True}
@@ -84,7 +85,7 @@ def check_every_rule(run: Run, split: str, places: int = 20, tokens: int = 300) 
 
 def rules_of(run: Run, reset: str) -> list[tuple[str, str]]:
     """Return (rule, name of a learned g or "") of level 1 and of what is tuned or learned in a run under ``reset``."""
-    tuned = [(rule, "") for rule in HAND_MADE if load_tuned(run.path, rule, reset, run.trained)]
+    tuned = [(rule, "") for rule in tuned_rules() if load_tuned(run.path, rule, reset, run.trained)]
     return [("none", ""), *tuned, *(("meta", name) for name in learned_names(run.path, reset, run.trained))]
 
 
@@ -113,9 +114,8 @@ def check_reader(
 
 def _at_rest(reader: Reader) -> tuple[Reader, Reader]:
     """Return the reader with all rates zero, and level 1: equal experts, whose mixture is either of them."""
-    zero = dataclasses.replace(reader.rule, rates=dict.fromkeys(reader.rule.rates, Rates(0.0, 0.0)))
-    level_1 = dataclasses.replace(zero, rates={})
-    return dataclasses.replace(reader, rule=zero), dataclasses.replace(reader, rule=level_1, hedge=None)
+    zero = dataclasses.replace(reader, rule=reader.rule.standing_still())
+    return zero, dataclasses.replace(reader, rule=LEVEL_1, mixture=None)
 
 
 def nats_of(reader: Reader, text: TokenisedSplit, segment: int) -> np.ndarray:
@@ -213,7 +213,7 @@ def _lanes_are_independent(reader: Reader, text: TokenisedSplit, segment: int, l
     for article in range(text.articles):
         own_N = np.zeros(len(text.ids_N), dtype=bool)
         own_N[text.starts[article] : text.starts[article + 1]] = True
-        ids_N = np.where(own_N, (text.ids_N + 1) % reader.model.vocabulary, text.ids_N)
+        ids_N = np.where(own_N, (text.ids_N + 1) % reader.model.vocab_size, text.ids_N)
         after = evaluate(dataclasses.replace(asked, text=dataclasses.replace(text, ids_N=ids_N))).nats
         leaks += not np.array_equal(after[~own_N], before[~own_N])
         felt += bool((after[own_N] != before[own_N]).any())

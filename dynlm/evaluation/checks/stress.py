@@ -121,7 +121,7 @@ def stress_test(run: Run, split: str, tokens: int | None = None, quiet: bool = F
     texts = stress_texts(run.split(split), run.trained.tokenizer, memory.segment, run.section(RunOptions).seed)
     for name, text in texts:
         costs.append(cost_of(reader, name, text if tokens is None else text.excerpt(1, tokens), memory.segment, quiet))
-    variant = variant_name(dataclasses.replace(reader, hedge=None))
+    variant = variant_name(dataclasses.replace(reader, mixture=None))
     return StressResult(variant, memory.reset, memory.segment, memory.switch_share, costs)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from dynlm.adapt.loop import iter_segments
-from dynlm.adapt.memory_file import constants_of
+from dynlm.adapt.memory_file import EARLIER_CONSTANTS, constants_of
 from dynlm.adapt.options import MemoryOptions
 from dynlm.adapt.reader import Reader
 from dynlm.data.article_range import article_range
@@ -27,7 +27,7 @@ from dynlm.data.stream import Stream, read_side_by_side
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.errors import UserError
 from dynlm.evaluation.evaluate import rows_of, text_columns
-from dynlm.evaluation.protocol import ArticleOrder, rates_of, text_fingerprint
+from dynlm.evaluation.protocol import ArticleOrder, text_fingerprint
 from dynlm.evaluation.score_file import Scores, read_scores
 from dynlm.run.provenance import differences, made_with, rounds_alike
 from dynlm.run.run import Run
@@ -198,7 +198,9 @@ def _other_reader(protocol: dict[str, Any], reader: Reader) -> str | None:
     if protocol["reader"] == constants_of(reader):
         return None
     rule = protocol.get("rule")
-    same = isinstance(rule, dict) and rule.get("rates", {}) == rates_of(reader.rule)
+    same = isinstance(rule, dict) and rule.get("rates", {}) == reader.rule.describe()
+    if same and EARLIER_CONSTANTS.fullmatch(protocol["reader"]):
+        return None  # Written by an earlier dynlm, whose fingerprints cannot be compared.
     return f"the {'constants' if same else 'rates'} of the memory changed since then: it was tuned or learned anew"
 
 

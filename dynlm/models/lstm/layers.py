@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dynlm.models.lstm.model import Params
-from dynlm.models.lstm.native import NativeKernels
+from dynlm.models.native import NativeKernels
 from dynlm.models.scratch import Scratch
+from dynlm.types import Params
 
 
 class LayerTape(NamedTuple):

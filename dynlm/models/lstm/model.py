@@ -1,16 +1,14 @@
-"""The LSTM language model: (params, inputs, hidden) -> (logits, hidden), and the same up to the loss.
+"""The LSTM language model as a function of its parameters.
 
-Legend: B lanes, T steps, E width of the embedding, H width of a layer, V vocabulary, N = T * B positions.
-
-Nothing here holds weights. ``Params`` is a plain dict from name to tensor, so that the static parameters, the dynamic
-weights and a meta-trained start are the same kind of value and go through the same code.
+Legend: B lanes, T tokens, E width of the embedding, H width of a layer, V vocabulary, N = T * B positions.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -18,12 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dynlm.models.lstm.regularisers import Regularisers
-from dynlm.models.lstm.softmax_loss import naive_nats, weighted_nats
-from dynlm.models.options import ModelOptions
+from dynlm.models.lstm.softmax_loss import weighted_nats
+from dynlm.models.options import LSTMOptions
+from dynlm.models.protocol import Output, SequenceModel
+from dynlm.types import Params
 
-Params = dict[str, Tensor]
-Hidden = tuple[tuple[Tensor, Tensor], ...]
-"""Each layer's state (h_BH, c_BH): the short-term memory."""
+LSTMState = tuple[tuple[Tensor, Tensor], ...]
+"""Each layer's (h_BH, c_BH)."""
 
 Layer = Callable[[Tensor, tuple[Tensor, Tensor], Tensor, Tensor, Tensor], tuple[Tensor, tuple[Tensor, Tensor]]]
 
@@ -31,11 +30,11 @@ Layer = Callable[[Tensor, tuple[Tensor, Tensor], Tensor, Tensor, Tensor], tuple[
 def fused_layer(
     x_TBE: Tensor, state: tuple[Tensor, Tensor], w_input: Tensor, w_recurrent: Tensor, bias: Tensor
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """One LSTM layer by torch's own kernel (oneDNN, cuDNN); differentiable once."""
+    """Run one LSTM layer by torch's own kernel (oneDNN, cuDNN); differentiable once."""
     h_BH, c_BH = state
     weights = [w_input, w_recurrent, bias, torch.zeros_like(bias)]
-    # oneDNN rounds otherwise where no gradient is asked for. A level that stands still must give a learning one's
-    # losses bit for bit, so the training kernel is asked for always.
+    # oneDNN rounds differently where no gradient is needed. Rates of zero must give the static model's losses bit for
+    # bit, so the training kernel is used always.
     wants_gradient = torch.is_grad_enabled()
     with torch.enable_grad():
         if not any(tensor.requires_grad for tensor in (x_TBE, h_BH, c_BH, *weights)):
@@ -49,7 +48,7 @@ def fused_layer(
 def naive_layer(
     x_TBE: Tensor, state: tuple[Tensor, Tensor], w_input: Tensor, w_recurrent: Tensor, bias: Tensor
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """The same layer step by step (Hochreiter & Schmidhuber 1997, with forget gates); differentiable twice."""
+    """Run the same layer step by step (Hochreiter & Schmidhuber 1997, with forget gates); differentiable twice."""
     h_BH, c_BH = state
     gates_TB4H = x_TBE @ w_input.T + bias
     outputs = []
@@ -62,37 +61,53 @@ def naive_layer(
 
 
 @dataclass(frozen=True)
-class LSTMLanguageModel:
-    """The shape of a language model and its forward pass; ``layer`` is the LSTM kernel used."""
+class LSTMLanguageModel(SequenceModel):
+    """An LSTM language model's shape and its forward pass; ``layer`` is the LSTM kernel that it runs."""
 
-    config: ModelOptions
-    vocabulary: int
+    options: LSTMOptions
+    vocab_size: int
     layer: Layer = fused_layer
+    regularisers: Regularisers | None = None
+
+    @property
+    def feature_size(self) -> int:  # type: ignore[override]
+        """Width of the last layer."""
+        return self.widths()[-1][1]
+
+    @property
+    def supports_vmap(self) -> bool:  # type: ignore[override]
+        """Only the step-by-step layer can be batched by vmap."""
+        return self.layer is naive_layer
+
+    def twice_differentiable(self) -> LSTMLanguageModel:
+        """Return the same model with a layer that has second derivatives."""
+        return dataclasses.replace(self, layer=naive_layer)
+
+    def regularised(self, regularisers: Regularisers) -> LSTMLanguageModel:
+        """Return the model whose ``loss`` drops activations and weights and adds penalties."""
+        return dataclasses.replace(self, regularisers=regularisers)
 
     def widths(self) -> list[tuple[int, int]]:
-        """(input width, output width) of each layer."""
-        widths = [self.config.embedding] + [self.config.hidden] * self.config.layers
-        if self.config.tied:
-            widths[-1] = self.config.embedding
+        """Return (input width, output width) of each layer."""
+        widths = [self.options.embedding] + [self.options.hidden] * self.options.layers
+        if self.options.tied:
+            widths[-1] = self.options.embedding
         return list(itertools.pairwise(widths))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every parameter, in a fixed order."""
-        shapes: dict[str, tuple[int, ...]] = {"embedding": (self.vocabulary, self.config.embedding)}
+        """Return name and shape of every parameter, in a fixed order."""
+        shapes: dict[str, tuple[int, ...]] = {"embedding": (self.vocab_size, self.options.embedding)}
         for index, (wide_in, wide_out) in enumerate(self.widths()):
             shapes[f"lstm.{index}.input"] = (4 * wide_out, wide_in)
             shapes[f"lstm.{index}.recurrent"] = (4 * wide_out, wide_out)
             shapes[f"lstm.{index}.bias"] = (4 * wide_out,)
-        if not self.config.tied:
-            shapes["output.weight"] = (self.vocabulary, self.widths()[-1][1])
-        shapes["output.bias"] = (self.vocabulary,)
+        if not self.options.tied:
+            shapes["output.weight"] = (self.vocab_size, self.feature_size)
+        shapes["output.bias"] = (self.vocab_size,)
         return shapes
 
-    def initial_params(self, generator: torch.Generator, dtype: torch.dtype | None = None) -> Params:
-        """Fresh parameters: uniform as in torch's LSTM, a small normal embedding, forget gates opened by a bias.
-
-        ``dtype`` None is torch's default, float32 unless that was changed.
-        """
+    def init_params(self, generator: torch.Generator, dtype: torch.dtype | None = None) -> Params:
+        """Return initial parameters: uniform as in torch's LSTM, a small normal embedding, forget biases of 1."""
         params: Params = {}
         for name, shape in self.shapes().items():
             if name == "embedding":
@@ -110,95 +125,80 @@ class LSTMLanguageModel:
             params[name] = tensor
         return params
 
-    def initial_hidden(self, lanes: int, like: Tensor) -> Hidden:
-        """The short-term memory before an article's first token: zeros."""
+    def init_state(self, lanes: int, like: Tensor) -> LSTMState:
+        """Return zeros."""
         return tuple((like.new_zeros(lanes, wide), like.new_zeros(lanes, wide)) for _, wide in self.widths())
 
-    def features(
-        self, params: Params, inputs_BT: Tensor, hidden: Hidden, regularisers: Regularisers | None = None
-    ) -> tuple[Tensor, Hidden, Tensor]:
-        """The last layer's outputs.
+    def output_tensor(self, names: Collection[str]) -> str:
+        """Return the one of ``names`` whose gradient the backward pass gives first.
 
-        Returns (features_TBH after dropout, hidden after the last step, penalty in nats per token).
+        Raises ValueError for no names.
         """
-        tokens_TB = inputs_BT.T
+        return min(names, key=_distance_from_loss)
+
+    def output_weight(self, params: Params) -> Tensor:
+        """Return the softmax layer's matrix (V, H)."""
+        return params["embedding" if self.options.tied else "output.weight"]
+
+    def features(self, params: Params, state: LSTMState, inputs_BT: Tensor) -> tuple[Tensor, LSTMState, Tensor]:
+        """Return (features_TBH after dropout, state after the last token, penalty in nats per token)."""
+        tokens_TB, regularisers = inputs_BT.T, self.regularisers
         x = F.embedding(tokens_TB, params["embedding"])
         if regularisers:
-            x = regularisers.embedding(x, tokens_TB, self.vocabulary)
+            x = regularisers.embedding(x, tokens_TB, self.vocab_size)
             x = regularisers.variational(x, regularisers.config.input)
         after: list[tuple[Tensor, Tensor]] = []
-        for index in range(self.config.layers):
+        for index in range(self.options.layers):
             recurrent = params[f"lstm.{index}.recurrent"]
             if regularisers:
                 recurrent = regularisers.weight_drop(recurrent)
                 if index:
                     x = regularisers.variational(x, regularisers.config.between)
-            x, state = self.layer(
-                x, hidden[index], params[f"lstm.{index}.input"], recurrent, params[f"lstm.{index}.bias"]
+            x, layer_state = self.layer(
+                x, state[index], params[f"lstm.{index}.input"], recurrent, params[f"lstm.{index}.bias"]
             )
-            after.append(state)
+            after.append(layer_state)
         if regularisers is None:
             return x, tuple(after), x.new_zeros(())
         dropped = regularisers.variational(x, regularisers.config.output)
         return dropped, tuple(after), regularisers.penalty(dropped, x)
 
-    def output_weight(self, params: Params) -> Tensor:
-        """The softmax layer's matrix (V, H)."""
-        return params["embedding" if self.config.tied else "output.weight"]
-
-    def logits(self, params: Params, inputs_BT: Tensor, hidden: Hidden) -> tuple[Tensor, Hidden]:
-        """(logits_BTV, hidden): the scores of each next token."""
-        features_TBH, hidden, _ = self.features(params, inputs_BT, hidden)
+    def forward(self, params: Params, state: LSTMState, inputs_BT: Tensor) -> Output:
+        """Return logits, features and the next state."""
+        features_TBH, state, _ = self.features(params, state, inputs_BT)
         logits_TBV = F.linear(features_TBH, self.output_weight(params), params["output.bias"])
-        return logits_TBV.transpose(0, 1), hidden
+        return Output(logits_TBV.transpose(0, 1), features_TBH.transpose(0, 1), state)
 
     def loss(
         self,
         params: Params,
+        state: LSTMState,
         inputs_BT: Tensor,
         targets_BT: Tensor,
-        share_BT: Tensor,
-        hidden: Hidden,
-        regularisers: Regularisers | None = None,
-        penalised: float | None = None,
-    ) -> tuple[Tensor, Tensor, Hidden]:
-        """(sum of share * nats plus penalties, nats_BT as a constant, hidden), with the logits never stored.
+        weights_BT: Tensor,
+        penalty_tokens: float | None = None,
+    ) -> tuple[Tensor, Tensor, LSTMState]:
+        """Return (sum of weight * nats plus penalties, nats_BT as a constant, state), without storing the logits.
 
-        ``penalised``: the tokens that penalties count for, the sum of the shares where None.
+        ``penalty_tokens``: the tokens that penalties, in nats per token, are multiplied by; the sum of the weights
+        where None.
         """
-        features_TBH, hidden, penalty = self.features(params, inputs_BT, hidden, regularisers)
+        features_TBH, state, penalty = self.features(params, state, inputs_BT)
         total, nats_N = weighted_nats(
             features_TBH.flatten(0, 1),
             self.output_weight(params),
             params["output.bias"],
             targets_BT.T.reshape(-1),
-            share_BT.T.reshape(-1),
+            weights_BT.T.reshape(-1),
         )
-        if regularisers is not None:
-            total = total + penalty * (share_BT.sum() if penalised is None else penalised)
-        return total, nats_N.view(targets_BT.shape[1], -1).T, hidden
-
-    def naive_loss(
-        self, params: Params, inputs_BT: Tensor, targets_BT: Tensor, share_BT: Tensor, hidden: Hidden
-    ) -> tuple[Tensor, Tensor, Hidden]:
-        """``loss`` by plain operations: the reference, and the way to second derivatives (with ``naive_layer``)."""
-        features_TBH, hidden, _ = self.features(params, inputs_BT, hidden)
-        nats_N = naive_nats(
-            features_TBH.flatten(0, 1),
-            self.output_weight(params),
-            params["output.bias"],
-            targets_BT.T.reshape(-1),
-        )
-        nats_BT = nats_N.view(targets_BT.shape[1], -1).T
-        return (nats_BT * share_BT).sum(), nats_BT, hidden
+        if self.regularisers is not None:
+            total = total + penalty * (weights_BT.sum() if penalty_tokens is None else penalty_tokens)
+        return total, nats_N.view(targets_BT.shape[1], -1).T, state
 
 
-def detached(hidden: Hidden) -> Hidden:
-    """The same state, cut from the graph that made it."""
-    return tuple((h.detach(), c.detach()) for h, c in hidden)
-
-
-def restarted(hidden: Hidden, starts_B: Tensor) -> Hidden:
-    """The short-term memory with the lanes of ``starts_B`` (bool) at zero, whatever they held."""
-    starts_B1 = starts_B[:, None]
-    return tuple((h.masked_fill(starts_B1, 0), c.masked_fill(starts_B1, 0)) for h, c in hidden)
+def _distance_from_loss(name: str) -> tuple[int, int, int]:
+    """Order the tensors as the backward pass of ``LSTMEngine`` reaches them."""
+    if name.startswith("lstm."):
+        _, index, kind = name.split(".")
+        return 2, -int(index), ("recurrent", "bias", "input").index(kind)
+    return {"output.bias": 0, "output.weight": 1, "embedding": 3}[name], 0, 0

@@ -2,8 +2,8 @@
 
 Legend: N positions, H width of the features, V vocabulary.
 
-The logits of a batch are the largest tensor of training. Here they are made a few rows at a time, turned into their
-own gradient in place while they are still in the processor's cache, and never stored. ``naive_nats`` is the reference.
+The logits of a batch are the largest tensor of training. Here they are computed a few rows at a time, turned into
+their own gradient in place while they are in the processor's cache, and never stored.
 """
 
 from __future__ import annotations
@@ -11,17 +11,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 _ROWS_ON_CPU = 256
 _ROWS_ON_GPU = 4096
-
-
-def naive_nats(features_NH: Tensor, weight_VH: Tensor, bias_V: Tensor, targets_N: Tensor) -> Tensor:
-    """Nats of each target; differentiable any number of times."""
-    return F.cross_entropy(F.linear(features_NH, weight_VH, bias_V), targets_N, reduction="none")
 
 
 class _WeightedNats(torch.autograd.Function):

@@ -1,33 +1,27 @@
-"""Meta-gradients by reverse mode through an unroll that keeps everything: the general way, and the forward one's check.
+"""Meta-gradients by reverse mode through an unroll that keeps everything: the check of the forward ones.
 
-First order: gradients u_t, features and the LSTM's state are constants; equal to ``memory.sensitivities`` to rounding.
-Second order: nothing is, and the result is the derivative of the loss itself. The memory it takes grows with every
-segment of the window; in lanes, give one window each.
+First order: gradients u_t, features and the model's state are constants; equal to the forward ones to rounding.
+Second order: nothing is, and the result is the derivative of the loss itself. Memory grows with every segment of the
+window; one lane.
 """
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from dynlm.adapt.gates import (
-    Gates,
-    GateScales,
-    SegmentStats,
-    after_segment,
-    at_articles,
-    at_headings,
-    init_segment_stats,
-)
+from dynlm.adapt.gates import Gates, GateScales, SegmentStats
 from dynlm.adapt.reader import Reader
+from dynlm.adapt.rules.elementwise import ElementwiseRule
 from dynlm.adapt.rules.learned import Meta
 from dynlm.adapt.segment import shares
 from dynlm.data.batch import to_batch
 from dynlm.data.stream import Stream, StreamPosition
-from dynlm.models.lstm.engine import first_gradient
-from dynlm.models.lstm.model import Params, detached, naive_layer, restarted
+from dynlm.models.protocol import reset_state, token_nats
+from dynlm.runtime.tree import detach
+from dynlm.types import Params
 
 
 def unrolled_meta_gradient(
@@ -39,68 +33,72 @@ def unrolled_meta_gradient(
     place: StreamPosition | None = None,
     second_order: bool = False,
 ) -> tuple[float, Params]:
-    """(sum over segments of mean nats, its gradient by phi) of a fresh memory's reading in one lane.
+    """Return (sum over segments of mean nats, its gradient by phi) of a fresh memory's reading in one lane.
 
-    ``reader``'s own rule is not used: the rule is ``meta.rule(phi)``.
+    ``reader``'s own rule is not used: the rule is ``meta.rule(phi)``. Seven arguments: a reference, called by tests.
     """
-    assert stream.local_lanes == 1
     leaves = {key: tensor.detach().clone().requires_grad_() for key, tensor in phi.items()}
     rule = meta.rule(leaves)
-    # cuDNN's and oneDNN's LSTM have no second derivatives.
-    model = dataclasses.replace(reader.model, layer=naive_layer) if second_order else reader.model
-    like = reader.static["embedding"].detach()
-    static = {name: tensor.detach() for name, tensor in reader.static.items()}
+    model = reader.model.twice_differentiable() if second_order else reader.model
+    like, static = reader.like, {name: tensor.detach() for name, tensor in reader.static.items()}
     theta = {name: static[name].clone().requires_grad_() for name in meta.names}
-    home = dict(static)
-    velocity = {name: torch.zeros_like(tensor) for name, tensor in theta.items()}
-    hidden, pace = model.initial_hidden(1, like), init_segment_stats(1, like)
+    anchor, velocity = dict(static), {name: torch.zeros_like(tensor) for name, tensor in theta.items()}
+    state, stats = model.init_state(1, like), SegmentStats.initial(1, like)
     place = stream.begin() if place is None else place
-    total, told = torch.zeros((), dtype=like.dtype, device=like.device), 0.0
+    total, nats = torch.zeros((), dtype=like.dtype, device=like.device), 0.0
     for _ in range(segments):
         segment, place = stream.next(place)
         if segment is None:
             break
         batch = to_batch(segment, like)
         if segment.starts_B[0]:
-            hidden, pace = (
-                restarted(hidden, batch.starts_B),
-                at_articles(pace, batch.starts_B, reader.reset == "article"),
-            )
-            if reader.reset == "article":
-                theta, home = {name: static[name].clone().requires_grad_() for name in theta}, dict(static)
-            else:
-                home = {name: rule.next_home(name, theta[name], home[name], static[name]) for name in theta}
-                theta = {name: theta[name] + rule.flush.get(name, 0.0) * (home[name] - theta[name]) for name in theta}
+            fresh = reader.reset == "article"
+            state = reset_state(model, state, batch.starts_B, like)
+            stats = stats.start_articles(batch.starts_B, fresh)
+            theta, anchor = _started(rule, theta, anchor, static, fresh)
             velocity = {name: torch.zeros_like(tensor) for name, tensor in velocity.items()}
-        pace = at_headings(pace, batch.headings_B)
-        if not second_order:
-            hidden = detached(hidden)
+        stats = stats.complete_headings(batch.headings_B)
+        state = state if second_order else detach(state)
         read_with = theta if second_order else {n: t.detach().requires_grad_() for n, t in theta.items()}
-        loss, _, hidden = model.naive_loss(
-            {**static, **read_with}, batch.inputs_BT, batch.targets_BT, shares(batch), hidden
-        )
+        output = model.forward({**static, **read_with}, state, batch.inputs_BT)
+        state = output.state
+        loss = (token_nats(output.logits_BTV, batch.targets_BT) * shares(batch)).sum()
         found = torch.autograd.grad(loss, list(read_with.values()), create_graph=second_order)
         u = dict(zip(read_with, found, strict=True))
         # dL / d theta_t is u_t, whatever graph theta_t has: to first order the chain from phi to theta_t does the rest.
         total = total + (loss if second_order else sum((theta[name] * u[name]).sum() for name in theta))
-        told += float(loss.detach())
-        factors = None
+        nats += float(loss.detach())
+        scales = None
         if rule.gates is not None:
-            factors = _factors(rule.gates, pace, loss, u, theta, static, second_order)
+            loss_1 = (loss if second_order else loss.detach())[None]
+            first = u[model.output_tensor(u)][None]
+            scales = _scales(rule.gates, stats, (loss_1, first), theta, static)
         velocity = {name: rule.momentum * tensor + u[name] for name, tensor in velocity.items()}
-        theta = rule.step(theta, velocity, home, factors)
-        pace = after_segment(pace, (loss if second_order else loss.detach())[None])
+        theta = rule.step(theta, velocity, anchor, scales)
+        stats = stats.end_segment((loss if second_order else loss.detach())[None])
     found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
-    return told, {
+    return nats, {
         key: torch.zeros_like(leaf) if gradient is None else gradient
         for (key, leaf), gradient in zip(leaves.items(), found, strict=True)
     }
 
 
-def _factors(
-    gates: Gates, pace: SegmentStats, loss: Tensor, u: Params, theta: Params, static: Params, second_order: bool
+def _started(
+    rule: ElementwiseRule, theta: Params, anchor: Params, static: Params, fresh: bool
+) -> tuple[Params, Params]:
+    """Return the weights and the anchor that the next article starts with."""
+    if fresh:
+        return {name: static[name].clone().requires_grad_() for name in theta}, dict(static)
+    anchor = {name: rule.next_anchor(name, theta[name], anchor[name], static[name]) for name in theta}
+    share: Mapping[str, float | Tensor] = rule.boundary_reset
+    return {name: theta[name] + share.get(name, 0.0) * (anchor[name] - theta[name]) for name in theta}, anchor
+
+
+def _scales(
+    gates: Gates, stats: SegmentStats, segment: tuple[Tensor, Tensor], theta: Params, static: Params
 ) -> GateScales:
-    first = u[first_gradient(u)][None]
+    """Return the multipliers of a segment (mean nats, first gradient), whose features are constants at first order."""
+    loss_1, first = segment
     weights = {name: tensor[None] for name, tensor in theta.items()}
-    told_1J = gates.told(pace, loss[None], first, weights, static)
-    return gates.factors(told_1J if second_order else told_1J.detach())
+    features_1J = gates.features_of(stats, loss_1, first, weights, static)
+    return gates.scales(features_1J if loss_1.requires_grad else features_1J.detach())

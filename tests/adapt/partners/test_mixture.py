@@ -1,4 +1,4 @@
-"""The mixture with level 1: its bound, on texts made up to break it, and its place in THE loop."""
+"""The mixture with the static model: its bound, also on adversarial texts, and its place in THE loop."""
 
 import dataclasses
 import itertools
@@ -10,12 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynlm.adapt.capture import recorded
 from dynlm.adapt.loop import iter_segments
-from dynlm.adapt.partners.mixture import FixedShareMixture, MixtureState, fixed_share, naive_fixed_share
-from dynlm.adapt.rules.elementwise import Rates
-from dynlm.data.stream import read_in_order, read_side_by_side
-from tests.adapt.readings import MODEL, NAMES, RULES, reader, stream, text
+from dynlm.adapt.partners.mixture import FixedShareMixture, MixtureState, fixed_share
+from dynlm.data.stream import read_in_order
+from dynlm.runtime.tree import leaves
+from tests.adapt.partners.mixture_reference import naive_fixed_share
+from tests.adapt.readings import MODEL, RULES, captured, reader, set_lanes_at_once, stream, text
+from tests.adapt.test_loop import nats_of, nats_side_by_side
 
 EVEN = math.log(0.5)
 SHARES = st.sampled_from([1e-6, 1e-3, 0.05, 0.5, 1.0])
@@ -24,7 +25,7 @@ LOSSES = st.lists(st.tuples(NATS, NATS), min_size=1, max_size=60)
 
 
 def mixed(share, losses, mixture=fixed_share):
-    """(nats of the mixture, the weights after it) of one lane's losses."""
+    """Return (nats of the mixture, the weights after it) of one lane's losses."""
     experts_BT2 = torch.tensor([losses], dtype=torch.float64)
     mask_BT = torch.ones(experts_BT2.shape[:2])
     nats_BT, log_w_B2 = mixture(share, torch.full((1, 2), EVEN, dtype=torch.float64), experts_BT2, mask_BT)
@@ -32,7 +33,7 @@ def mixed(share, losses, mixture=fixed_share):
 
 
 def best_sequences(losses):
-    """The least nats of a sequence of experts with m changes, for each m: by dynamic programming."""
+    """Return the least nats of a sequence of experts with m changes, for each m, by dynamic programming."""
     best = {(0, expert): losses[0][expert] for expert in (0, 1)}
     for pair in losses[1:]:
         best = {
@@ -68,7 +69,7 @@ def test_the_bound_holds_against_an_adversary(share, tokens, gap):
 
 
 def test_the_bound_is_reached():
-    """With an expert that gives nothing at all the cost is log 2 and each later token's share: no slack is hidden."""
+    """An expert that gives no probability at all costs log 2 and each later token's share: the bound has no slack."""
     total = float(mixed(1e-3, [(1.0, math.inf)] * 500)[0].sum())
     assert total - 500 == pytest.approx(FixedShareMixture(1e-3).allowance(500), rel=1e-9)
     assert FixedShareMixture(1e-3).allowance(500) == pytest.approx(math.log(2) + 499 * 5e-4, rel=1e-3)
@@ -84,17 +85,17 @@ def test_the_bound_is_reached():
     losses=st.lists(st.lists(st.tuples(NATS, NATS), min_size=7, max_size=7), min_size=1, max_size=4),
     masked=st.integers(0, 2**28 - 1),
 )
-def test_the_fast_way_is_the_reference(share, losses, masked):
+def test_nats_and_weights_equal_the_reference(share, losses, masked):
     experts_BT2 = torch.tensor(losses, dtype=torch.float64)
     experts_BT2[0, 2, 1], experts_BT2[0, 4, 0], experts_BT2[0, 5] = math.nan, math.inf, math.inf
     mask_BT = torch.tensor([[masked >> (7 * b + t) & 1 for t in range(7)] for b in range(len(losses))])
     weights_B2 = torch.tensor([[0.9, 0.1], [1e-9, 1 - 1e-9], [0.5, 0.5], [0.2, 0.8]], dtype=torch.float64)
     log_w_B2 = weights_B2[: len(losses)].log()
-    fast, slow = (mixture(share, log_w_B2, experts_BT2, mask_BT) for mixture in (fixed_share, naive_fixed_share))
-    for one, other in zip(fast, slow, strict=True):
+    found, expected = (mixture(share, log_w_B2, experts_BT2, mask_BT) for mixture in (fixed_share, naive_fixed_share))
+    for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-9)
-    assert not any(tensor.isnan().any() for tensor in fast)
-    torch.testing.assert_close(fast[1].logsumexp(1), torch.zeros(len(losses)).double(), rtol=0, atol=1e-12)
+    assert not any(tensor.isnan().any() for tensor in found)
+    torch.testing.assert_close(found[1].logsumexp(1), torch.zeros(len(losses)).double(), rtol=0, atol=1e-12)
 
 
 def test_masked_tokens_change_nothing():
@@ -112,12 +113,12 @@ def test_masked_tokens_change_nothing():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @settings(max_examples=60, deadline=None)
 @given(share=SHARES, nats=st.lists(st.floats(0, 1e3, width=32), min_size=1, max_size=30))
-def test_of_equal_experts_the_mixture_is_equal_bit_for_bit(dtype, share, nats):
+def test_the_mixture_of_equal_experts_equals_them_bit_for_bit(dtype, share, nats):
     experts_BT2 = torch.tensor([[[n, n] for n in nats]], dtype=dtype)
     log_w_B2 = torch.log(torch.tensor([[0.3, 0.7]], dtype=torch.float64))
     nats_BT, after_B2 = fixed_share(share, log_w_B2, experts_BT2, torch.ones(1, len(nats)))
     assert torch.equal(nats_BT, experts_BT2[..., 0])
-    assert after_B2[0, 0] > log_w_B2[0, 0]  # Sharing alone evens the weights.
+    assert after_B2[0, 0] > log_w_B2[0, 0]  # Sharing moves the weights toward each other.
 
 
 def test_every_next_token_has_the_weighted_probability():
@@ -125,20 +126,16 @@ def test_every_next_token_has_the_weighted_probability():
     rule_BTV[2] = math.nan
     weights_B2 = torch.tensor([[0.3, 0.7], [1.0, 0.0], [0.9, 0.1]], dtype=torch.float64)
     found = MixtureState(weights_B2.log(), ()).log_mixture(level_1_BTV, rule_BTV).exp()
-    wanted = weights_B2[:, :1, None] * level_1_BTV.softmax(2)
-    wanted[:2] += weights_B2[:2, 1:, None] * rule_BTV[:2].softmax(2)
-    torch.testing.assert_close(found, wanted)
+    expected = weights_B2[:, :1, None] * level_1_BTV.softmax(2)
+    expected[:2] += weights_B2[:2, 1:, None] * rule_BTV[:2].softmax(2)
+    torch.testing.assert_close(found, expected)
 
 
 # --- In THE loop -----------------------------------------------------------------------------------------------------
 
 
-def hedged(name="rms", reset="stream", reference=False, share=0.02, **options):
-    return dataclasses.replace(reader(name, reset, reference, **options), hedge=FixedShareMixture(share))
-
-
-def nats_of(chosen, split=None, segment=5):
-    return torch.cat([read.nats_T for read in iter_segments(chosen, stream(split, segment))])
+def with_mixture(name="rms", reset="stream", reference=False, share=0.02, **options):
+    return dataclasses.replace(reader(name, reset, reference, **options), mixture=FixedShareMixture(share))
 
 
 def experts_of(chosen, split=None):
@@ -149,110 +146,103 @@ def experts_of(chosen, split=None):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", RULES[1:])
 def test_the_experts_are_level_1_and_the_rule_bit_for_bit(name, dtype, reset):
-    experts_N2 = experts_of(hedged(name, reset, dtype=dtype))
+    experts_N2 = experts_of(with_mixture(name, reset, dtype=dtype))
     assert torch.equal(experts_N2[:, 0], nats_of(reader("none", dtype=dtype)))
     assert torch.equal(experts_N2[:, 1], nats_of(reader(name, reset, dtype=dtype)))
 
 
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("reset", ["stream", "article"])
-def test_the_mixture_in_the_loop_is_that_of_the_whole_text(name, reset):
-    """Weights run on from segment to segment; under "article" each article's begin evenly."""
-    split, chosen = text(), hedged(name, reset)
+def test_segments_in_turn_equal_the_whole_text(name, reset):
+    """Weights run on from segment to segment; under "article" they start afresh with each article."""
+    split, chosen = text(), with_mixture(name, reset)
     experts_N2 = experts_of(chosen, split)
     ends = [*split.starts[1:-1]] if reset == "article" else []
-    wanted = [mixed(0.02, part.tolist(), naive_fixed_share)[0] for part in experts_N2.tensor_split(ends)]
-    torch.testing.assert_close(nats_of(chosen, split), torch.cat(wanted), rtol=1e-12, atol=1e-12)
+    expected = [mixed(0.02, part.tolist(), naive_fixed_share)[0] for part in experts_N2.tensor_split(ends)]
+    torch.testing.assert_close(nats_of(chosen, split), torch.cat(expected), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["sgd", "rms"])
 @pytest.mark.parametrize("reset", ["stream", "article"])
-def test_the_fast_loop_is_the_reference(name, reset):
-    fast, slow = (nats_of(hedged(name, reset, reference)) for reference in (False, True))
-    torch.testing.assert_close(fast, slow, rtol=1e-11, atol=1e-11)
+def test_losses_equal_those_by_autograd(name, reset):
+    by_hand, by_autograd = (nats_of(with_mixture(name, reset, reference)) for reference in (False, True))
+    torch.testing.assert_close(by_hand, by_autograd, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("at_a_time", [1, 3, 16])
-def test_lanes_are_one_lane_at_a_time(at_a_time, monkeypatch):
-    monkeypatch.setattr("dynlm.adapt.segment.lanes_at_a_time", lambda *_: at_a_time)
-    split, chosen = text((23, 31, 8, 2, 17, 40, 5, 12, 9)), hedged("rms", "article")
-    wanted = nats_of(chosen, split)
-    found = torch.full_like(wanted, math.nan)
-    for read in iter_segments(chosen, read_side_by_side(split, 5, range(split.articles), 4)):
-        for lane, (article, position) in enumerate(zip(read.segment.article_B, read.segment.position_B, strict=True)):
-            mask_T = torch.from_numpy(read.segment.mask_BT[lane])
-            at = int(split.starts[article] + position)
-            found[at : at + int(mask_T.sum())] = read.nats_BT[lane][mask_T]
-    torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-11)
+@pytest.mark.parametrize("at_once", [1, 3, 16])
+def test_lanes_equal_one_lane_after_another(at_once, monkeypatch):
+    set_lanes_at_once(monkeypatch, at_once)
+    split, chosen = text((23, 31, 8, 2, 17, 40, 5, 12, 9)), with_mixture("rms", "article")
+    found = nats_side_by_side(chosen, split, 4)
+    torch.testing.assert_close(found, nats_of(chosen, split), rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("reset", ["stream", "article"])
 def test_no_loss_depends_on_a_later_token(reset):
-    split, chosen = text(), hedged("rms", reset)
+    split, chosen = text(), with_mixture("rms", reset)
     before = nats_of(chosen, split)
-    for place in range(0, len(split.ids_N), 4):
+    for position in range(0, len(split.ids_N), 4):
         ids = split.ids_N.copy()
-        ids[place] = (ids[place] + 1) % MODEL.vocabulary
+        ids[position] = (ids[position] + 1) % MODEL.vocab_size
         after = nats_of(chosen, dataclasses.replace(split, ids_N=ids))
-        assert torch.equal(after[:place], before[:place])
-        assert after[place] != before[place]
+        assert torch.equal(after[:position], before[:position])
+        assert after[position] != before[position]
 
 
 @settings(max_examples=10, deadline=None)
 @given(stop=st.integers(1, 12), reset=st.sampled_from(["stream", "article"]))
-def test_reading_in_two_sittings_is_reading_in_one(stop, reset):
-    chosen = hedged("rms", reset)
+def test_reading_on_from_a_copied_memory_equals_reading_at_once(stop, reset):
+    chosen = with_mixture("rms", reset)
     sitting = iter_segments(chosen, stream())
     reads = list(itertools.islice(sitting, stop))
     kept = reads[-1].memory.copy()
-    list(sitting)  # What was copied, further reading leaves as it is.
+    list(sitting)  # Reading on does not change a copy.
     rest = [read.nats_T for read in iter_segments(chosen, stream(), kept, reads[-1].place)]
     assert torch.equal(torch.cat([*(read.nats_T for read in reads), *rest]), nats_of(chosen))
 
 
-def test_what_is_learned_is_as_without_it():
-    *_, mixed_last = iter_segments(hedged("rms"), stream())
-    *_, last = iter_segments(reader("rms"), stream())
-    assert all(torch.equal(mixed_last.memory.weights[name], last.memory.weights[name]) for name in NAMES)
-    assert last.memory.hedge is None
+def test_weights_and_state_do_not_depend_on_the_mixture():
+    *_, beside = iter_segments(with_mixture("rms"), stream())
+    *_, alone = iter_segments(reader("rms"), stream())
+    pairs = zip(leaves(alone.memory), leaves(beside.memory._replace(mixture=None)), strict=True)
+    assert all(path == other_path and torch.equal(one, other) for (path, one), (other_path, other) in pairs)
 
 
 def test_fresh_memory_with_each_article_makes_articles_independent():
-    split, chosen = text(), hedged("rms", "article")
+    split, chosen = text(), with_mixture("rms", "article")
     whole = nats_of(chosen, split)
     for article in range(split.articles):
         alone = torch.cat([read.nats_T for read in iter_segments(chosen, read_in_order(split, 5, [article]))])
         assert torch.equal(alone, whole[split.starts[article] : split.starts[article + 1]])
 
 
-def test_a_rule_that_diverges_costs_no_more_than_the_bound():
-    split, wild = text((200,)), hedged("sgd", rate=1e308)
-    assert not nats_of(dataclasses.replace(wild, hedge=None), split).isfinite().all()
+def test_a_rule_that_diverges_costs_at_most_the_bound():
+    split, wild = text((200,)), with_mixture("sgd", rate=1e308)
+    assert not nats_of(dataclasses.replace(wild, mixture=None), split).isfinite().all()
     level_1, found = nats_of(reader("none"), split), nats_of(wild, split)
-    assert float(found.sum() - level_1.sum()) <= wild.hedge.allowance(200)
+    assert float(found.sum() - level_1.sum()) <= wild.mixture.allowance(200)
 
 
-def test_with_a_hedge_no_recording_is_made():
-    assert torch.equal(nats_of(recorded(hedged("rms"))), nats_of(hedged("rms")))
+def test_a_reading_with_a_mixture_is_not_captured():
+    assert torch.equal(nats_of(captured(with_mixture("rms"))), nats_of(with_mixture("rms")))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_rates_of_zero_are_level_1_bit_for_bit(dtype):
-    chosen = hedged("rms", dtype=dtype)
-    still = dataclasses.replace(chosen.rule, rates=dict.fromkeys(NAMES, Rates(0.0, 0.0)))
-    level_1 = nats_of(reader("none", dtype=dtype))
-    assert torch.equal(nats_of(dataclasses.replace(chosen, rule=still)), level_1)
+    chosen = with_mixture("rms", dtype=dtype)
+    still = dataclasses.replace(chosen, rule=chosen.rule.standing_still())
+    assert torch.equal(nats_of(still), nats_of(reader("none", dtype=dtype)))
 
 
-def test_a_hedge_begins_even_in_each_lane():
-    memory = hedged("rms").fresh_memory(3)
-    assert isinstance(memory.hedge, MixtureState)
-    np.testing.assert_allclose(memory.hedge.log_weights_B2.exp().numpy(), np.full((3, 2), 0.5))
+def test_the_weights_start_equal_in_each_lane():
+    mixture = with_mixture("rms").fresh_memory(3).mixture
+    assert isinstance(mixture, MixtureState)
+    np.testing.assert_allclose(mixture.log_weights_B2.exp().numpy(), np.full((3, 2), 0.5))
 
 
 @settings(max_examples=40, deadline=None)
 @given(share=SHARES, articles=st.lists(LOSSES, min_size=1, max_size=6))
-def test_each_restart_may_cost_as_much_as_the_beginning(share, articles):
+def test_each_restart_costs_at_most_as_much_as_the_start(share, articles):
     total = sum(float(mixed(share, losses)[0].sum()) for losses in articles)
     level_1 = sum(nats for losses in articles for nats, _ in losses)
     tokens = sum(map(len, articles))
@@ -260,7 +250,7 @@ def test_each_restart_may_cost_as_much_as_the_beginning(share, articles):
     assert total <= level_1 + allowed + 1e-9 * (1 + level_1)
 
 
-def test_thirty_articles_cost_what_the_bound_of_thirty_restarts_says():
+def test_the_bound_of_thirty_articles_is_reached():
     articles = [[(1.0, math.inf)] * 200] * 30
     cost = sum(float(mixed(1e-3, losses)[0].sum()) - 200 for losses in articles)
     assert cost == pytest.approx(FixedShareMixture(1e-3).allowance(6000, restarts=29), rel=1e-9)

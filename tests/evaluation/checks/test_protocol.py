@@ -13,7 +13,8 @@ from torch import Tensor
 
 from dynlm.adapt import loop
 from dynlm.adapt.reader import Reader
-from dynlm.adapt.rules.elementwise import Rule, Statistics
+from dynlm.adapt.rules.base import StepEvent
+from dynlm.adapt.rules.elementwise import ElementwiseRule, Rates, Statistics
 from dynlm.adapt.rules.learned import Meta
 from dynlm.data import text_features
 from dynlm.data.articles import load_articles
@@ -30,8 +31,8 @@ from dynlm.evaluation.checks.protocol import (
     to_dict,
     to_text,
 )
-from dynlm.models.lstm.engine import Gradient, Scored
-from dynlm.models.lstm.engine import forward as score_lanes
+from dynlm.models.lstm.engine import LSTMEngine
+from dynlm.models.protocol import Scored
 from dynlm.run.folder import load_model
 from dynlm.run.rule_store import load_statistics, open_reader
 from tests.tiny import Run, opened, with_memory
@@ -58,13 +59,13 @@ def broken(checks: list[Check]) -> set[str]:
 
 def have_losses(change: Callable[[Tensor, Tensor, Tensor], Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     """Every loss read is ``change(nats_BT, inputs_BT, targets_BT)`` from here on."""
-    whole = score_lanes
+    whole = LSTMEngine.score
 
-    def forward(model: Any, static: Any, own: Any, inputs_BT: Tensor, targets_BT: Tensor, *rest: Any) -> Scored:
-        scored = whole(model, static, own, inputs_BT, targets_BT, *rest)
+    def score(engine: LSTMEngine, static: Any, own: Any, inputs_BT: Tensor, targets_BT: Tensor, state: Any) -> Scored:
+        scored = whole(engine, static, own, inputs_BT, targets_BT, state)
         return scored._replace(nats_BT=change(scored.nats_BT, inputs_BT, targets_BT))
 
-    monkeypatch.setattr("dynlm.adapt.segment.forward", forward)
+    monkeypatch.setattr(LSTMEngine, "score", score)
 
 
 def peek(nats_BT: Tensor, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
@@ -100,7 +101,7 @@ def test_learning_before_scoring_is_caught(
 
     def adapted_first(reader, memory, segment, observe=None):  # type: ignore[no-untyped-def]
         _, learned = whole(reader, memory.copy(), segment)
-        nats_BT, _ = whole(reader, loop.Memory(learned.copy().weights, memory.hidden), segment)
+        nats_BT, _ = whole(reader, learned.copy()._replace(state=memory.state), segment)
         return nats_BT, learned
 
     monkeypatch.setattr(loop, "read_segment", adapted_first)
@@ -116,27 +117,27 @@ def test_a_model_that_ignores_its_input_does_not_pass_as_causal(
 
 
 def test_a_rule_that_moves_at_rate_zero_is_caught(tuned_run: Run, text: TokenisedSplit) -> None:
-    class Restless(Rule):
-        def step_(self, theta: Tensor, gradient: Gradient, home: Tensor, *about: object) -> None:
-            theta += 1e-4
+    class Restless(ElementwiseRule):
+        def step_(self, event: StepEvent) -> None:
+            event.theta.add_(1e-4)
 
-    rule = honest(tuned_run, "sgd").rule
-    reader = dataclasses.replace(honest(tuned_run), rule=Restless(rule.name, rule.rates))
+    rates = dict.fromkeys(honest(tuned_run).dynamic, Rates(0.1, 0.0))
+    reader = dataclasses.replace(honest(tuned_run), rule=Restless("sgd", rates))
     assert broken(check_reader(reader, text, 20, 3, 0, load_model(tuned_run.folder).tokenizer)) == {ZERO}
 
 
 def test_state_outside_the_memory_is_caught(tuned_run: Run, text: TokenisedSplit) -> None:
     """What a reader carries beside its memory is lost between two sittings."""
 
-    class Counting(Rule):
+    class Counting(ElementwiseRule):
         seen = 0
 
-        def step_(self, theta: Tensor, gradient: Gradient, home: Tensor, *about: object) -> None:
+        def step_(self, event: StepEvent) -> None:
             Counting.seen += 1
-            theta += 1e-4 * Counting.seen
+            event.theta.add_(1e-4 * Counting.seen)
 
-    rule = honest(tuned_run, "sgd").rule
-    reader = dataclasses.replace(honest(tuned_run), rule=Counting(rule.name, rule.rates))
+    rates = dict.fromkeys(honest(tuned_run).dynamic, Rates(0.1, 0.0))
+    reader = dataclasses.replace(honest(tuned_run), rule=Counting("sgd", rates))
     assert SITTINGS in broken(check_reader(reader, text, 20, 1, 0, load_model(tuned_run.folder).tokenizer))
 
 
@@ -193,7 +194,7 @@ def test_several_lanes_are_checked(rule: str, tuned_run: Run) -> None:
 
 
 def test_lanes_that_influence_each_other_are_caught(tuned_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dynlm.adapt.segment.lanes_at_a_time", lambda *_: 4)
+    monkeypatch.setattr(LSTMEngine, "lanes_at_once", lambda *_: 4)
     have_losses(lambda nats_BT, *_: nats_BT + 1e-3 * nats_BT.mean(), monkeypatch)
     config = with_memory(tuned_run.config, rule="rms", reset="article", lanes=2)
     assert APART in broken(check_protocol(opened(tuned_run.folder, config), "valid", places=2, tokens=50))

@@ -1,11 +1,11 @@
-"""Regularisers: what they drop, what they keep in the mean, and that the generator decides."""
+"""Regularisers: what they drop, that means are kept, and that the generator decides."""
 
 import pytest
 import torch
 
 from dynlm.models.lstm.model import LSTMLanguageModel
 from dynlm.models.lstm.regularisers import Regularisers
-from dynlm.models.options import ModelOptions, RegularisationOptions
+from dynlm.models.options import LSTMOptions, RegularisationOptions
 
 
 def regularisers(seed=0, **options):
@@ -19,13 +19,13 @@ def test_variational_dropout_is_the_same_at_every_step():
     assert dropped.unique().tolist() == pytest.approx([0.0, 1 / 0.6])
 
 
-def test_dropped_values_keep_their_mean():
+def test_dropout_keeps_the_mean():
     x = torch.ones(1, 100, 400)
     assert regularisers().variational(x, 0.3).mean().item() == pytest.approx(1, abs=0.02)
     assert regularisers(weight=0.5).weight_drop(x[0]).mean().item() == pytest.approx(1, abs=0.02)
 
 
-def test_embedding_dropout_takes_every_occurrence_of_a_type():
+def test_embedding_dropout_drops_every_occurrence_of_a_type():
     tokens = torch.arange(20).repeat(6)[:, None]
     dropped = regularisers(embedding=0.5).embedding(torch.ones(120, 1, 3), tokens, 20)
     by_type = dropped[:, 0, 0].view(6, 20)
@@ -41,22 +41,22 @@ def test_penalties_of_known_values():
     assert regularisers(temporal_activation=0.5).penalty(dropped[:1], raw[:1]).item() == 0
 
 
-def test_the_seed_decides_and_zero_changes_nothing():
-    model = LSTMLanguageModel(ModelOptions(8, 8, 2), 11)
-    params = model.initial_params(torch.Generator().manual_seed(0))
+def test_masks_depend_on_the_seed_and_zero_changes_nothing():
+    model = LSTMLanguageModel(LSTMOptions(8, 8, 2), 11)
+    params = model.init_params(torch.Generator().manual_seed(0))
     tokens = torch.arange(10)[None] % 11
-    hidden = model.initial_hidden(1, params["embedding"])
+    state = model.init_state(1, params["embedding"])
     options = {"embedding": 0.2, "input": 0.3, "between": 0.3, "output": 0.3, "weight": 0.3}
 
     def outputs(chosen):
-        return model.features(params, tokens, hidden, chosen)[0]
+        return (model if chosen is None else model.regularised(chosen)).features(params, state, tokens)[0]
 
     assert torch.equal(outputs(regularisers(1, **options)), outputs(regularisers(1, **options)))
     assert not torch.equal(outputs(regularisers(1, **options)), outputs(regularisers(2, **options)))
     assert torch.equal(outputs(regularisers()), outputs(None))
 
 
-def test_masks_of_two_processes_are_the_rows_of_one() -> None:
+def test_masks_of_two_processes_are_the_lanes_of_one_process() -> None:
     options = RegularisationOptions(embedding=0.3, input=0.5, weight=0.4)
     x_TBH, recurrent, tokens_TB = torch.ones(3, 4, 5), torch.ones(8, 2), torch.arange(12).view(3, 4)
     found = {}

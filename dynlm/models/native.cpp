@@ -1,7 +1,7 @@
 // The parts of reading that torch's own operations take in too many small steps or too many passes over memory.
 //
-// Each function has its reference in Python: layers.py for the LSTM, memory/rules.py for the step,
-// memory/sensitivities.py for the sensitivities; tests compare them. All matrices are dense and row by row.
+// Each function has its reference in Python: lstm/layers.py for the LSTM, adapt/rules/elementwise.py for the update,
+// adapt/meta_gradient/forward.py for the sensitivities; tests compare them. All matrices are dense and row by row.
 // B lanes, T tokens, S = 1 + T states, H width, N weights of a part.
 
 #include <ATen/Parallel.h>

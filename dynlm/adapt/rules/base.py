@@ -1,0 +1,223 @@
+"""What an update rule is: the base class of all rules, and the state that a rule keeps.
+
+Legend: B lanes, R rows of a part of a tensor.
+
+A rule is a plug-in. It owns its options, its constants, its state and how each is used; ``adapt.updates`` calls it. A
+simple rule names its ``slots`` and defines ``step_``. The state is opaque to everything else: lanes, resets, copies,
+memory files and checkpoints map over its tensors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dynlm.models.native import NativeKernels
+from dynlm.models.protocol import Gradient
+from dynlm.models.scratch import Scratch
+from dynlm.runtime.tree import expand_lanes, replace_lanes, select_lanes
+from dynlm.types import Params
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A tensor that a rule keeps beside each dynamic tensor.
+
+    ``fill``: its initial value; None for a copy of the static parameters. ``width``: size of a further last dimension.
+    """
+
+    fill: float | None = 0.0
+    width: int | None = None
+
+
+class RuleState(NamedTuple):
+    """A rule's state: ``lanes``, a pytree of (B, ...) tensors, and ``slots[SLOT][NAME]`` (B, *shape of the tensor)."""
+
+    lanes: Any = None
+    slots: Mapping[str, Params] = {}
+
+
+class StepEvent(NamedTuple):
+    """One gradient between scoring and the update, with all tensors of its part: what rules and observers see.
+
+    ``update`` (B, R, ...) is what the step subtracts in proportion to: the gradient, or what ``Rule.prepare_`` made of
+    it. ``theta`` (B, R, ...) holds the weights that scored the segment. ``anchor`` is what they are pulled toward: the
+    static parameters (R, ...) or each lane's slow weights (B, R, ...). ``slots`` are the rule's, of the part.
+    ``lanes`` of the memory, ``nats_B`` the mean loss, ``scales`` and ``lane_state`` as the rule made them. All are
+    scratch or written over by the update. The rule may use ``scratch`` and ``native`` (compiled kernels, or None).
+    """
+
+    gradient: Gradient
+    update: Tensor
+    theta: Tensor
+    anchor: Tensor
+    slots: Params
+    lanes: slice
+    nats_B: Tensor
+    scratch: Scratch
+    lane_state: Any = None
+    scales: Any = None
+    native: NativeKernels | None = None
+
+    @property
+    def name(self) -> str:
+        """The tensor's name."""
+        return self.gradient.name
+
+    @property
+    def has_own_anchor(self) -> bool:
+        """Whether each lane has an anchor of its own."""
+        return self.anchor.dim() == self.theta.dim()
+
+    def select_lane(self, lane: int) -> StepEvent:
+        """Return one lane's, as an event of one lane."""
+        one, index = slice(lane, lane + 1), self.lanes.start + lane
+        return self._replace(
+            gradient=self.gradient.select_lane(lane),
+            update=self.update[one],
+            theta=self.theta[one],
+            anchor=self.anchor[one] if self.has_own_anchor else self.anchor,
+            slots={slot: tensor[one] for slot, tensor in self.slots.items()},
+            lanes=slice(index, index + 1),
+            nats_B=self.nats_B[one],
+            lane_state=select_lanes(self.lane_state, one),
+            scales=select_lanes(self.scales, one),
+        )
+
+
+class Rule:
+    """An update rule with its constants for a model's dynamic tensors.
+
+    Subclasses set ``name`` and ``tensors``, and define ``step_``. The other methods have defaults for a rule that keeps
+    only slots.
+    """
+
+    name: str
+    tensors: tuple[str, ...]
+    """The dynamic tensors that it moves."""
+    slots: Mapping[str, Slot] = {}
+    measures_gradient = False
+    """Whether ``segment_scales`` looks at the segment's first gradient, which then has to come whole."""
+
+    @property
+    def learns(self) -> bool:
+        """Whether reading changes any weights."""
+        return bool(self.tensors)
+
+    @property
+    def level(self) -> int:
+        """1: no weights move; 2: nothing pulls them back; 3: the static parameters do."""
+        return 2 if self.learns else 1
+
+    def init_lanes(self, lanes: int, like: Tensor) -> Any:
+        """Return the lanes' initial state; None for a rule without."""
+        return None
+
+    def init_state(self, params: Params) -> RuleState:
+        """Return the state for weights (B, ...) that are copies of the static parameters."""
+        like = next(iter(params.values()))
+        return RuleState(
+            self.init_lanes(len(like), like),
+            {slot: {name: init_slot(kind, t) for name, t in params.items()} for slot, kind in self.slots.items()},
+        )
+
+    def start_articles(self, lanes: Any, starts_B: Tensor, fresh: bool, like: Tensor) -> Any:
+        """Return the lanes' state where articles start in ``starts_B`` (bool), with ``fresh`` weights or not."""
+        return replace_lanes(lanes, self.init_lanes(len(starts_B), like), starts_B) if fresh else lanes
+
+    def carry_over_(self, name: str, theta: Tensor, slots: Params, theta_0: Tensor) -> None:
+        """Write one lane's weights and slots (views) as they start the next article, where memory runs on."""
+
+    def start_segment(self, lanes: Any, headings_B: Tensor) -> Any:
+        """Return the lanes' state before a segment that completes a heading in the lanes of ``headings_B`` (bool)."""
+        return lanes
+
+    def end_segment(self, lanes: Any, nats_B: Tensor) -> Any:
+        """Return the lanes' state after the update by a segment of mean loss ``nats_B``."""
+        return lanes
+
+    def segment_scales(
+        self, lanes: Any, nats_B: Tensor, first: Gradient, params: Params, static: Params, scratch: Scratch
+    ) -> Any:
+        """Return what the update depends on besides one gradient, given the segment's first gradient."""
+        return None
+
+    def prepare_(self, event: StepEvent) -> StepEvent:
+        """Return the event with its ``update``, before it is checked and shown to observers; may write to its slots."""
+        return event
+
+    def reject_(self, event: StepEvent, allowed_B: Tensor) -> None:
+        """Undo what ``prepare_`` wrote in the lanes whose update is rejected."""
+
+    def step_(self, event: StepEvent) -> None:
+        """Write the next weights over ``event.theta`` and the next slots over ``event.slots``, in every lane."""
+        raise NotImplementedError
+
+    def update_norms(self, event: StepEvent) -> Tensor | None:
+        """Return the norm (B,) of each lane's update, NaN for one that is not finite; None to have it measured."""
+        return None
+
+    def update_norm_bound(self, event: StepEvent) -> float:
+        """Return what no lane's update norm exceeds, at the price of small tensors; infinity where it is not known."""
+        return float("inf")
+
+    def standing_still(self) -> Rule:
+        """Return the same rule with learning rates and decays of zero, which reads as the static model does.
+
+        The default sets the fields ``lr`` and ``decay`` of a dataclass.
+        """
+        names = {item.name for item in dataclasses.fields(self)}  # type: ignore[arg-type]  # a dataclass, or override
+        zeros: dict[str, Any] = {name: 0.0 for name in ("lr", "decay") if name in names}
+        return dataclasses.replace(self, **zeros)  # type: ignore[type-var]
+
+    def decays(self) -> Mapping[str, Tensor | float]:
+        """Return the share of its way to the anchor that each weight goes in a step, before any scales."""
+        return {}
+
+    def boundary_resets(self) -> Mapping[str, Tensor | float]:
+        """Return the share of the way to the anchor that each tensor's weights go when an article begins."""
+        return {}
+
+    def constants(self) -> Any:
+        """Return the constants that decide on its updates, as a pytree of tensors, numbers and strings."""
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+
+    def describe(self) -> dict[str, dict[str, float]]:
+        """Return each tensor's learning rate and the like, for score files and tables."""
+        return {}
+
+
+def init_slot(kind: Slot, theta: Tensor) -> Tensor:
+    """Return a slot's initial tensor beside weights that are the static parameters."""
+    if kind.fill is None:
+        return theta.clone()
+    shape = theta.shape if kind.width is None else (*theta.shape, kind.width)
+    return theta.new_full(shape, kind.fill)
+
+
+def reset_lanes_(rule: Rule, params: Params, state: RuleState | None, static: Params, lanes_B: Tensor) -> None:
+    """Take the weights and slots of the lanes ``lanes_B`` (bool) back to where a fresh memory has them, in place."""
+    for tensors, fill in _with_fill(rule, params, state):
+        for name, tensor in tensors.items():
+            mask = expand_lanes(lanes_B, tensor)
+            if fill is None:
+                tensor.copy_(torch.where(mask, static[name], tensor))
+            else:
+                tensor.masked_fill_(mask, fill)
+
+
+def reset_lane_(rule: Rule, params: Params, state: RuleState | None, static: Params, lane: int) -> None:
+    """Take one lane back, without touching the others' tensors."""
+    for tensors, fill in _with_fill(rule, params, state):
+        for name, tensor in tensors.items():
+            tensor[lane].copy_(static[name]) if fill is None else tensor[lane].fill_(fill)
+
+
+def _with_fill(rule: Rule, params: Params, state: RuleState | None) -> list[tuple[Params, float | None]]:
+    slots = {} if state is None else state.slots
+    return [(params, None), *((tensors, rule.slots[slot].fill) for slot, tensors in slots.items())]

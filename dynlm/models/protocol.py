@@ -1,0 +1,196 @@
+"""What the rest of the package needs of a language model, and of the engine that runs it.
+
+Legend: B lanes, T tokens of a segment, V vocabulary, H width of the features.
+
+A ``SequenceModel`` is a pure function of its parameters. An ``Engine`` turns one into score-then-learn steps: it scores
+a segment, then gives the gradients by the tensors that move. Nothing outside ``dynlm.models`` knows a tensor's name or
+what a state is made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dynlm.errors import UserError
+from dynlm.runtime.tree import replace_lanes
+from dynlm.types import Params, State
+
+if TYPE_CHECKING:
+    from dynlm.models.lstm.regularisers import Regularisers
+    from dynlm.models.native import NativeKernels
+    from dynlm.models.options import ModelOptions
+    from dynlm.models.scratch import Scratch
+
+
+class Output(NamedTuple):
+    """Next-token logits, the output layer's inputs, and the state after the last token."""
+
+    logits_BTV: Tensor
+    features_BTH: Tensor
+    state: State
+
+
+class SequenceModel(Protocol):
+    """A causal language model as a function of its parameters. Subclass it to inherit the defaults."""
+
+    options: ModelOptions
+    vocab_size: int
+    feature_size: int
+    """Width of ``Output.features_BTH``, which the cache compares."""
+    supports_vmap: bool = False
+    """Whether ``forward`` runs under ``torch.func.vmap``, to batch lanes that have weights of their own."""
+
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Return name and shape of every parameter, in a fixed order."""
+        ...
+
+    def init_params(self, generator: torch.Generator, dtype: torch.dtype | None = None) -> Params:
+        """Return initial parameters on the CPU; ``dtype`` None is torch's default."""
+        ...
+
+    def init_state(self, lanes: int, like: Tensor) -> State:
+        """Return the state before an article's first token, of the device and dtype of ``like``."""
+        ...
+
+    def forward(self, params: Params, state: State, inputs_BT: Tensor) -> Output:
+        """Run T tokens; differentiable by ``params``, which hold one set of weights for all lanes."""
+        ...
+
+    def loss(
+        self,
+        params: Params,
+        state: State,
+        inputs_BT: Tensor,
+        targets_BT: Tensor,
+        weights_BT: Tensor,
+        penalty_tokens: float | None = None,
+    ) -> tuple[Tensor, Tensor, State]:
+        """Return (sum of weight * nats, nats_BT as a constant, next state): what pretraining minimises.
+
+        ``penalty_tokens``: the tokens that a regularised model's penalties count for.
+        """
+        output = self.forward(params, state, inputs_BT)
+        nats_BT = token_nats(output.logits_BTV, targets_BT)
+        return (nats_BT * weights_BT).sum(), nats_BT.detach(), output.state
+
+    def regularised(self, regularisers: Regularisers) -> SequenceModel:
+        """Return the model to pretrain with. Raises UserError for regularisers that it does not have."""
+        if any(vars(regularisers.config).values()):
+            raise UserError("this kind of model has no regularisers", do="leave out the options of regularisation")
+        return self
+
+    def twice_differentiable(self) -> SequenceModel:
+        """Return the same model by operations that have second derivatives."""
+        return self
+
+    def output_tensor(self, names: Collection[str]) -> str:
+        """Return the one of ``names`` nearest the loss: gate features measure the size of its gradient.
+
+        The default is the last of them in the order of ``shapes``. Raises ValueError for no names.
+        """
+        return max(names, key=list(self.shapes()).index)
+
+
+def token_nats(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
+    """Return each target's negative log probability in nats (B, T)."""
+    return F.cross_entropy(logits_BTV.transpose(1, 2), targets_BT, reduction="none")
+
+
+def reset_state(model: SequenceModel, state: State, starts_B: Tensor, like: Tensor) -> State:
+    """Return ``state`` with the lanes of ``starts_B`` (bool) at their initial state, whatever they held."""
+    return replace_lanes(state, model.init_state(len(starts_B), like), starts_B)
+
+
+class NextTokenDistribution(NamedTuple):
+    """The model's distribution before the target is known: p = scaled / total, the most probable token scaled to 1."""
+
+    scaled_BTV: Tensor
+    total_BT1: Tensor
+
+
+class Scored(NamedTuple):
+    """A segment's losses, the state after it, and what ``Engine.gradients`` needs (``tape``).
+
+    All but ``nats_BT`` and ``state`` may be scratch, valid until the engine scores again.
+    """
+
+    nats_BT: Tensor
+    state: State
+    features_BTH: Tensor
+    next_tokens: NextTokenDistribution
+    tape: Any
+
+
+class Gradient(NamedTuple):
+    """dL_b / d tensor of each lane b, for one tensor or some of its rows.
+
+    ``tensor``: (B, rows of ``part``, ...), valid until the next gradient is asked for. ``rows_BT``: where it is set,
+    only these of the tensor's rows can differ from zero. ``norm_factors``: no lane's norm exceeds the sum of these
+    products of a number and of tensors' norms; empty where ``tensor`` itself is small or no bound is known.
+    """
+
+    name: str
+    tensor: Tensor
+    part: slice = slice(None)
+    rows_BT: Tensor | None = None
+    norm_factors: tuple[tuple[Any, ...], ...] = ()
+
+    def select_lane(self, lane: int) -> Gradient:
+        """Return one lane's gradient, as a gradient of one lane."""
+        one = slice(lane, lane + 1)
+        rows_BT = None if self.rows_BT is None else self.rows_BT[one]
+        return self._replace(tensor=self.tensor[one], rows_BT=rows_BT, norm_factors=())
+
+
+class Engine(Protocol):
+    """Score segments with a model and differentiate the losses, in lanes that may have weights of their own.
+
+    ``lane_params`` and the gradients have a leading dimension of B; tensors that are not in ``lane_params`` are shared.
+    """
+
+    @property
+    def model(self) -> SequenceModel:
+        """The model that is run."""
+        ...
+
+    @property
+    def scratch(self) -> Scratch:
+        """Reused buffers, which update rules may use between segments' scores."""
+        ...
+
+    @property
+    def native(self) -> NativeKernels | None:
+        """Compiled kernels that update rules may use; None without them."""
+        ...
+
+    def score(self, params: Params, lane_params: Params, inputs_BT: Tensor, targets_BT: Tensor, state: State) -> Scored:
+        """Return the losses of a segment, in nats, and what ``gradients`` needs."""
+        ...
+
+    def gradients(
+        self, scored: Scored, share_BT: Tensor, names: Collection[str], whole_first: bool = False
+    ) -> Iterator[Gradient]:
+        """Iterate over the gradients of each lane's sum of share * nats by its tensors ``names``.
+
+        The gradient of ``model.output_tensor(names)`` comes first, with ``whole_first`` in one piece; large ones may
+        come in parts. A tensor may be written over once its gradient was given, and before in lanes whose share is 0.
+        ``scored`` is used up.
+        """
+        ...
+
+    def lanes_at_once(self, length: int, learns: bool, like: Tensor) -> int:
+        """Return how many lanes' segments of ``length`` tokens to score together."""
+        ...
+
+    def capture(self, step: Callable[[Any], Any], inputs: Any, modified: Any) -> Callable[[Any], Any] | None:
+        """Return ``step`` recorded for inputs of this structure and these shapes, or None where nothing is gained.
+
+        ``step`` maps a pytree of tensors to another and writes over the tensors ``modified``, which the recording
+        leaves as they were.
+        """
+        ...
