@@ -1,4 +1,4 @@
-"""Forward sensitivities against reverse mode through an unroll that keeps everything."""
+"""Forward meta-gradients equal those by reverse mode through an unroll that keeps everything."""
 
 import itertools
 
@@ -7,18 +7,29 @@ import torch
 
 from dynlm.adapt.loop import iter_segments, read_segment
 from dynlm.adapt.meta_gradient.forward import Sensitivities
+from dynlm.adapt.options import FEATURES
 from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.elementwise import Statistics, uniform_rule
 from dynlm.adapt.rules.learned import SHARES, Meta
 from dynlm.data.stream import Stream, read_in_order
-from dynlm.models.lstm.engine import first_gradient
+from dynlm.models.autograd_engine import AutogradEngine
+from dynlm.models.lstm.engine import LSTMEngine
 from dynlm.models.lstm.model import LSTMLanguageModel
-from dynlm.models.options import ModelOptions
+from dynlm.models.options import LSTMOptions
 from tests.adapt.meta_gradient.reverse import unrolled_meta_gradient
-from tests.adapt.readings import MODEL, NAMES, VOCABULARY, moved_phi, static_params, statistics, stream, text
+from tests.adapt.readings import (
+    NAMES,
+    VOCABULARY,
+    engine,
+    moved_phi,
+    set_lanes_at_once,
+    static_params,
+    statistics,
+    stream,
+    text,
+)
 from tests.adapt.readings import meta as g
 
-FEATURES = ("fresh", "settling", "heading", "surprise", "steepness", "distance")
 ORDER = ["output.bias", "output.weight", "lstm.0.recurrent", "lstm.0.bias", "lstm.0.input", "embedding"]
 EVERYTHING = {"importance": True, "features": FEATURES, "flush": True, "sharing": "row", "slow": True}
 KINDS = {
@@ -42,22 +53,25 @@ KINDS = {
 @pytest.mark.parametrize("options", [{}, EVERYTHING], ids=["rates", "everything"])
 def test_phi_of_zero_is_the_tuned_rms_rule_bit_for_bit(pull, options):
     meta = g(pull, **options)
-    made, tuned = meta.rule(meta.initial()), uniform_rule("rms", NAMES, 0.02, pull, statistics(), 1e-2)
+    made, tuned = meta.rule(meta.initial()), uniform_rule("rms", NAMES, 0.02, pull, (statistics(), 1e-2))
     read = [
-        torch.cat([r.nats_T for r in iter_segments(Reader(MODEL, static_params(), rule, NAMES), stream())])
+        torch.cat([r.nats_T for r in iter_segments(Reader(engine(), static_params(), rule, NAMES), stream())])
         for rule in (made, tuned)
     ]
     assert torch.equal(*read)
 
 
 def reader_of(meta, phi, reset="stream", reference=False):
-    return Reader(MODEL, static_params(), meta.rule(phi), NAMES, reset, reference=reference)
+    return Reader(engine(reference), static_params(), meta.rule(phi), NAMES, reset)
 
 
 def forward_mode(meta, phi, segments, reset="stream", source=None, reference=False):
-    """(sum of mean nats, sum over segments of dL / d phi)."""
+    """Return (sum of mean nats, sum over segments of dL / d phi)."""
+    return forward_by(reader_of(meta, phi, reset, reference), meta, phi, segments, source)
+
+
+def forward_by(chosen, meta, phi, segments, source=None):
     source = stream() if source is None else source
-    chosen = reader_of(meta, phi, reset, reference)
     memory, place, total = chosen.fresh_memory(source.local_lanes), source.begin(), 0.0
     sensitivities = Sensitivities(meta, phi, chosen, memory)
     for _ in range(segments):
@@ -70,24 +84,24 @@ def forward_mode(meta, phi, segments, reset="stream", source=None, reference=Fal
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("reset", ["stream", "article"])
-def test_forward_is_reverse_to_rounding(kind, reset):
+def test_forward_equals_reverse_within_rounding(kind, reset):
     meta = g(**KINDS[kind])
     phi = moved_phi(meta)
-    told, wanted = unrolled_meta_gradient(reader_of(meta, phi, reset), meta, phi, stream(), segments=14)
+    nats, expected = unrolled_meta_gradient(reader_of(meta, phi, reset), meta, phi, stream(), segments=14)
     total, found = forward_mode(meta, phi, 14, reset)
-    assert total == pytest.approx(told, rel=1e-12)
-    assert found.keys() == wanted.keys()
-    for key in wanted:
-        torch.testing.assert_close(found[key], wanted[key], rtol=1e-9, atol=1e-12)
-        # Under "article" there is nothing left to flush, or to take in.
+    assert total == pytest.approx(nats, rel=1e-12)
+    assert found.keys() == expected.keys()
+    for key in expected:
+        torch.testing.assert_close(found[key], expected[key], rtol=1e-9, atol=1e-12)
+        # Under "article" weights and anchors start afresh.
         assert found[key].abs().max() > 0 or (key in SHARES and reset == "article")
 
 
 @pytest.mark.parametrize("left_out, tied", [(n, tied) for tied in (True, False) for n in range(5 if tied else 6)])
-def test_steepness_is_of_the_first_gradient_whichever_tensors_move(left_out, tied, monkeypatch):
-    """Fast, by the reference and in reverse, with large tensors' gradients in parts of two rows where they may be."""
+def test_steepness_is_of_the_output_tensor_whichever_tensors_move(left_out, tied, monkeypatch):
+    """By both engines and in reverse, with gradients in parts of two rows where they come in parts."""
     monkeypatch.setattr("dynlm.models.lstm.engine._rows_of_a_part", lambda *_: 2)
-    model = LSTMLanguageModel(ModelOptions(embedding=6, hidden=6, layers=1, tied=tied), VOCABULARY)
+    model = LSTMLanguageModel(LSTMOptions(embedding=6, hidden=6, layers=1, tied=tied), VOCABULARY)
     generator = torch.Generator().manual_seed(0)
     static = {
         name: torch.randn(shape, generator=generator, dtype=torch.float64) * 0.3
@@ -95,38 +109,33 @@ def test_steepness_is_of_the_first_gradient_whichever_tensors_move(left_out, tie
     }
     order = sorted(static, key=ORDER.index)[left_out:]
     names = tuple(name for name in static if name in order)
-    assert first_gradient(names) == order[0]
-    held = Statistics({name: static[name].abs() * 0.1 for name in names})
-    meta = Meta(held, {name: static[name] for name in names}, 0.02, 0.05, 1e-2, features=("steepness", "distance"))
+    held, own = Statistics({name: static[name].abs() * 0.1 for name in names}), {name: static[name] for name in names}
+    meta = Meta(held, own, 0.02, 0.05, 1e-2, features=("steepness", "distance"), measured=order[0])
     phi = moved_phi(meta)
-    fast, slow = (Reader(model, static, meta.rule(phi), names, reference=reference) for reference in (False, True))
-    found, wanted = (torch.cat([read.nats_T for read in iter_segments(each, stream())]) for each in (fast, slow))
-    torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-12)
-    memory, place = fast.fresh_memory(1), stream().begin()
-    sensitivities = Sensitivities(meta, phi, fast, memory)
-    for _ in range(9):
-        segment, place = stream().next(place)
-        sensitivities.begin_segment(fast, memory, segment)
-        _, memory = read_segment(fast, memory, segment, sensitivities)
-    _, reverse = unrolled_meta_gradient(fast, meta, phi, stream(), segments=9)
+    engines = LSTMEngine(model), AutogradEngine(model.twice_differentiable())
+    by_hand, by_autograd = (Reader(each, static, meta.rule(phi), names) for each in engines)
+    found, expected = (torch.cat([r.nats_T for r in iter_segments(each, stream())]) for each in (by_hand, by_autograd))
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
+    _, forward = forward_by(by_hand, meta, phi, 9)
+    _, reverse = unrolled_meta_gradient(by_hand, meta, phi, stream(), segments=9)
     for key, tensor in reverse.items():
-        torch.testing.assert_close(sensitivities.summed[key], tensor, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(forward[key], tensor, rtol=1e-9, atol=1e-12)
     assert reverse["rate.gates"].abs().max() > 0
 
 
 @pytest.mark.parametrize("pull", [0.18, 3.0])
-def test_clamped_pulls_are_told_apart_weight_by_weight(pull):
+def test_decays_are_clamped_weight_by_weight(pull):
     meta = g(pull=pull, importance=True, features=("fresh",))
     phi = moved_phi(meta)
-    _, wanted = unrolled_meta_gradient(reader_of(meta, phi), meta, phi, stream(), segments=9)
+    _, expected = unrolled_meta_gradient(reader_of(meta, phi), meta, phi, stream(), segments=9)
     _, found = forward_mode(meta, phi, 9)
-    for key in wanted:
-        torch.testing.assert_close(found[key], wanted[key], rtol=1e-9, atol=1e-12)
+    for key in expected:
+        torch.testing.assert_close(found[key], expected[key], rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("at_a_time", [1, 3])
-def test_lanes_gather_the_sum_of_what_each_would(at_a_time, monkeypatch):
-    monkeypatch.setattr("dynlm.adapt.segment.lanes_at_a_time", lambda *_: at_a_time)
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_gradients_are_summed_over_lanes(at_once, monkeypatch):
+    set_lanes_at_once(monkeypatch, at_once)
     meta = g(**EVERYTHING)
     phi, split = moved_phi(meta), text((20, 20, 20, 20, 20))
     _, together = forward_mode(meta, phi, 4, "article", Stream(split, 5, 5, range(5)))
@@ -136,32 +145,34 @@ def test_lanes_gather_the_sum_of_what_each_would(at_a_time, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["gates", "everything", "momentum", "slow, level 2"])
-def test_the_reference_reading_gives_the_same(kind):
+def test_readings_by_autograd_give_the_same(kind):
     meta = g(**KINDS[kind])
     phi = moved_phi(meta)
-    (fast, found), (slow, wanted) = (forward_mode(meta, phi, 14, reference=reference) for reference in (False, True))
-    assert fast == pytest.approx(slow, rel=1e-12)
-    for key in wanted:
-        torch.testing.assert_close(found[key], wanted[key], rtol=1e-9, atol=1e-12)
+    (by_hand, found), (by_autograd, expected) = (
+        forward_mode(meta, phi, 14, reference=reference) for reference in (False, True)
+    )
+    assert by_hand == pytest.approx(by_autograd, rel=1e-12)
+    for key in expected:
+        torch.testing.assert_close(found[key], expected[key], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["rates", "importance", "gates", "flush", "slow", "rows", "momentum", "everything"])
-def test_second_order_is_a_finite_difference(kind):
+def test_second_order_equals_finite_differences(kind):
     meta, step = g(**KINDS[kind]), 1e-6
     phi = moved_phi(meta)
     chosen = reader_of(meta, phi)
-    _, wanted = unrolled_meta_gradient(chosen, meta, phi, stream(), segments=13, second_order=True)
+    _, expected = unrolled_meta_gradient(chosen, meta, phi, stream(), segments=13, second_order=True)
     _, first = unrolled_meta_gradient(chosen, meta, phi, stream(), segments=13)
-    assert any((wanted[key] - first[key]).abs().max() > 1e-6 for key in wanted)  # The orders do differ.
+    assert any((expected[key] - first[key]).abs().max() > 1e-6 for key in expected)  # The orders do differ.
     for key, tensor in phi.items():
-        for place in itertools.islice(range(tensor.numel()), 2):
+        for index in itertools.islice(range(tensor.numel()), 2):
             losses = []
             for sign in (1, -1):
                 moved = {**phi, key: tensor.clone()}
-                moved[key].view(-1)[place] += sign * step
+                moved[key].view(-1)[index] += sign * step
                 losses.append(forward_mode(meta, moved, 13)[0])
             difference = (losses[0] - losses[1]) / (2 * step)
-            assert float(wanted[key].view(-1)[place]) == pytest.approx(difference, rel=2e-5, abs=5e-8)
+            assert float(expected[key].view(-1)[index]) == pytest.approx(difference, rel=2e-5, abs=5e-8)
 
 
 def test_phi_of_zero_is_the_rms_rule():
@@ -171,7 +182,7 @@ def test_phi_of_zero_is_the_rms_rule():
     assert zero == pytest.approx(rms, rel=1e-13)
 
 
-def test_slow_weights_that_nothing_was_taken_into_change_no_bit():
+def test_slow_weights_of_rate_zero_change_no_bit():
     slow, plain = g(slow=True, flush=True), g()
     assert forward_mode(slow, slow.initial(), 11)[0] == forward_mode(plain, plain.initial(), 11)[0]
     given = g(slow=True, consolidation=0.2)
