@@ -1,4 +1,4 @@
-"""Memory files: what was written is read, and whatever else a file may hold is refused in one line."""
+"""Memory files: what was written is read back, and any other content is refused in one line."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dynlm.adapt import memory_file as format
+from dynlm.adapt import memory_file as module
 from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.memory_file import (
     SavedMemory,
@@ -22,9 +22,14 @@ from dynlm.adapt.memory_file import (
 from dynlm.adapt.options import MemoryOptions
 from dynlm.adapt.rules.elementwise import Rates
 from dynlm.errors import UserError
+from dynlm.evaluation.session import read_on
+from dynlm.run.folder import load_model
+from dynlm.run.rule_store import open_reader
 from dynlm.runtime.tensors import load_tensors, save_tensors
-from tests.adapt.readings import stream
-from tests.adapt.test_state_tensors import assert_equal, partnered
+from tests.adapt.readings import RULES, stream
+from tests.adapt.test_state_tensors import assert_equal, with_partners
+from tests.golden.commands import FOLDER
+from tests.golden.make import TEXT, written
 
 OPTIONS = MemoryOptions(rule="rms", cache="learned", no_regret=True)
 MODEL = "0123456789abcdef"
@@ -32,7 +37,7 @@ MODEL = "0123456789abcdef"
 
 @pytest.fixture(scope="module")
 def chosen():
-    return partnered("g")
+    return with_partners("g")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +62,7 @@ def refused(path, chosen, options=OPTIONS, model=MODEL):
 def test_the_round_trip_is_exact(path, chosen, saved, tmp_path):
     back = load_memory(path, chosen, OPTIONS, MODEL)
     assert (back.tokens, back.articles, back.unfinished) == (62, 3, saved.unfinished)
-    assert_equal(back.memory, saved.memory._replace(hedge=saved.memory.hedge._replace(experts_BT2=None)))
+    assert_equal(back.memory, saved.memory._replace(mixture=saved.memory.mixture._replace(experts_BT2=None)))
     again = tmp_path / "again.safetensors"
     assert save_memory(again, back, chosen, OPTIONS, MODEL) == load_about(path)[0]
     assert again.read_bytes() == path.read_bytes()
@@ -67,7 +72,7 @@ def test_the_round_trip_is_exact(path, chosen, saved, tmp_path):
 def test_another_model_other_options_and_other_rates_are_refused(path, chosen):
     assert "another model" in refused(path, chosen, model="fedcba9876543210")
     assert "memory.segment 20, not 10" in refused(path, chosen, dataclasses.replace(OPTIONS, segment=10))
-    faster = {name: Rates(rates.alpha * 2, rates.pull) for name, rates in chosen.rule.rates.items()}
+    faster = {name: Rates(rates.lr * 2, rates.decay) for name, rates in chosen.rule.rates.items()}
     other = dataclasses.replace(chosen, rule=dataclasses.replace(chosen.rule, rates=faster))
     assert "other rates" in refused(path, other)
     assert load_memory(path, chosen, dataclasses.replace(OPTIONS, track=True, capture=False), MODEL).tokens == 62
@@ -78,18 +83,20 @@ def test_every_constant_of_a_reader_counts(chosen):
     changed = [
         dataclasses.replace(chosen, rule=dataclasses.replace(rule, momentum=0.1)),
         dataclasses.replace(
-            chosen, rule=dataclasses.replace(rule, scale={**rule.scale, "embedding": rule.scale["embedding"] * 2})
+            chosen, rule=dataclasses.replace(rule, precondition={name: t * 2 for name, t in rule.precondition.items()})
         ),
-        dataclasses.replace(chosen, rule=dataclasses.replace(rule, flush={})),
+        dataclasses.replace(chosen, rule=dataclasses.replace(rule, boundary_reset={})),
         dataclasses.replace(chosen, rule=dataclasses.replace(rule, gates=None)),
         dataclasses.replace(chosen, cache=dataclasses.replace(chosen.cache, window=11)),
-        dataclasses.replace(chosen, hedge=None),
+        dataclasses.replace(chosen, mixture=None),
+        with_partners("lstm"),
+        with_partners("rms"),
     ]
     assert len({constants_of(each) for each in [chosen, *changed]}) == 1 + len(changed)
-    assert constants_of(chosen) == constants_of(partnered("g"))
+    assert constants_of(chosen) == constants_of(with_partners("g"))
 
 
-def test_what_is_no_memory_is_refused(tmp_path, chosen):
+def test_other_files_are_refused(tmp_path, chosen):
     path = tmp_path / "me.safetensors"
     assert "no such file" in refused(path, chosen)
     for content in (b"", b"text", b"\xff" * 100, bytes(8)):
@@ -97,7 +104,7 @@ def test_what_is_no_memory_is_refused(tmp_path, chosen):
         assert "not a whole safetensors file" in refused(path, chosen)
     save_tensors(path, {"a": torch.zeros(1)}, {"content": "a checkpoint"})
     assert "no memory" in refused(path, chosen)
-    save_tensors(path, {}, {"format": 2, "model": "", "constants": "", "options": {}})
+    save_tensors(path, {}, {"format": 3, "model": "", "constants": "", "options": {}})
     assert "upgrade dynlm" in refused(path, chosen)
 
 
@@ -112,7 +119,7 @@ def test_what_is_no_memory_is_refused(tmp_path, chosen):
         ("options", {"rul": "rms"}),
     ],
 )
-def test_what_it_tells_must_make_sense(name, value, path, chosen):
+def test_metadata_of_the_wrong_type_is_refused(name, value, path, chosen):
     tensors, told = load_tensors(path)
     save_tensors(path, {name: tensor.clone() for name, tensor in tensors.items()}, {**told, name: value})
     refused(path, chosen)
@@ -123,7 +130,7 @@ def test_what_it_tells_must_make_sense(name, value, path, chosen):
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
-def test_damage_is_noticed_wherever_it_is(data, path, chosen):
+def test_damage_is_found_wherever_it_is(data, path, chosen):
     whole = path.read_bytes()
     damaged = path.with_name("damaged.safetensors")
     if data.draw(st.booleans()):
@@ -135,46 +142,44 @@ def test_damage_is_noticed_wherever_it_is(data, path, chosen):
         load_memory(damaged, chosen, OPTIONS, MODEL)
     except UserError:
         return
-    # Only what carries nothing may change unnoticed: white space of the header.
+    # Only white space of the header may change unnoticed.
     assert b" " in {whole[at : at + 1], damaged.read_bytes()[at : at + 1]}
 
 
 def forged(path, chosen, **changes):
-    """A file made by hand, with a checksum that holds: nothing but its values is wrong."""
+    """Return the message on a file whose checksum is right and whose values are wrong."""
     about, tensors = load_about(path)
     tensors = {**{name: tensor.clone() for name, tensor in tensors.items()}, "text": torch.zeros(3, dtype=torch.uint8)}
     for name, value in changes.items():
         tensors[name.replace("__", "/")] = value
-    format._write(path, about, {name: tensor for name, tensor in tensors.items() if tensor is not None})
+    module._write(path, about, {name: tensor for name, tensor in tensors.items() if tensor is not None})
     return refused(path, chosen)
 
 
 def test_forged_values_are_refused(path, chosen, saved):
-    vocabulary = chosen.model.vocabulary
-    keys, tokens = saved.memory.cache.keys_BCH, saved.memory.cache.tokens_BC
-    assert "no finite number" in forged(path, chosen, hidden__0__0=saved.memory.hidden[0][0] * torch.nan)
+    keys, tokens, vocab_size = saved.memory.cache.keys_BCH, saved.memory.cache.tokens_BC, chosen.model.vocab_size
+    assert "not finite" in forged(path, chosen, state__0__0=saved.memory.state[0][0] * torch.nan)
     save_memory(path, saved, chosen, OPTIONS, MODEL)
     assert "cache/keys_BCH is (2, " in forged(path, chosen, cache__keys_BCH=torch.cat([keys, keys]))
-    for wrong in (tokens + vocabulary, tokens - vocabulary):
+    for wrong in (tokens + vocab_size, tokens - vocab_size):
         save_memory(path, saved, chosen, OPTIONS, MODEL)
-        assert "cache holds what cannot be" in forged(path, chosen, cache__tokens_BC=wrong)
+        assert "cache holds impossible values" in forged(path, chosen, cache__tokens_BC=wrong)
     save_memory(path, saved, chosen, OPTIONS, MODEL)
     assert "unfinished article is missing" in forged(path, chosen, text=None)
     save_memory(path, saved, chosen, OPTIONS, MODEL)
     assert "not UTF-8" in forged(path, chosen, text=torch.full((3,), 255, dtype=torch.uint8))
 
 
-def test_a_memory_that_diverged_is_not_kept(path, chosen, saved):
+def test_a_memory_that_diverged_is_not_saved(path, chosen, saved):
     before = path.read_bytes()
-    weights = {**saved.memory.weights, "embedding": saved.memory.weights["embedding"] * torch.inf}
-    with pytest.raises(UserError, match=r"not kept: its tensor weights/embedding .* lower its rate"):
-        save_memory(
-            path, dataclasses.replace(saved, memory=saved.memory._replace(weights=weights)), chosen, OPTIONS, MODEL
-        )
+    params = {**saved.memory.params, "embedding": saved.memory.params["embedding"] * torch.inf}
+    diverged = dataclasses.replace(saved, memory=saved.memory._replace(params=params))
+    with pytest.raises(UserError, match=r"not kept: its tensor params/embedding .* lower its rate"):
+        save_memory(path, diverged, chosen, OPTIONS, MODEL)
     assert path.read_bytes() == before
 
 
-def test_reset_forgets_all_but_whose_it_is(path, chosen):
+def test_reset_keeps_the_model_and_the_options_only(path, chosen):
     size = path.stat().st_size
     about = reset_memory(path)
     assert path.stat().st_size < size / 2
@@ -183,3 +188,71 @@ def test_reset_forgets_all_but_whose_it_is(path, chosen):
     back = load_memory(path, chosen, OPTIONS, MODEL)
     assert_equal(back.memory, chosen.fresh_memory())
     assert "another model" in refused(path, chosen, model="fedcba9876543210")
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_file_of_format_1_is_the_memory_it_was(name, tmp_path, capsys):
+    """A memory of each rule under the names that format 1 had."""
+    chosen = with_partners(name)
+    *_, read = iter_segments(chosen, stream())
+    path = tmp_path / "me.safetensors"
+    save_memory(path, SavedMemory(read.memory, 62, 3), chosen, OPTIONS, MODEL)
+    about, tensors = load_about(path)
+    old = {old_name(name): tensor.clone() for name, tensor in tensors.items()}
+    assert len(old) == len(tensors) and not old.keys() & {name for name in tensors if not name.startswith("cache/")}
+    module._write(path, dataclasses.replace(about, format=1, constants="of an earlier version"), old)
+    back = load_memory(path, chosen, OPTIONS, MODEL)
+    assert_equal(back.memory, read.memory._replace(mixture=read.memory.mixture._replace(experts_BT2=None)))
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert str(path) in warning and "format 1" in warning
+
+
+def old_name(name):
+    """Return the name that a tensor had in format 1."""
+    if name.startswith("rule/slots/"):
+        _, _, slot, rest = name.split("/", 3)
+        return f"coordinates/{rest}/{slot}" if slot in "hcif" else f"{dict(anchor='home').get(slot, slot)}/{rest}"
+    for new, old in (
+        ("params/", "weights/"),
+        ("state/", "hidden/"),
+        ("rule/lanes/segments_B", "pace/since_B"),
+        ("rule/lanes/running_nats_B", "pace/running_B"),
+        ("rule/lanes/since_heading_B", "pace/heading_B"),
+        ("mixture/state/", "hedge/hidden/"),
+        ("mixture/", "hedge/"),
+        ("filter/", "guarded/"),
+    ):
+        if name.startswith(new):
+            return old + name.removeprefix(new)
+    return name
+
+
+def test_a_memory_written_by_an_earlier_version_is_read_on_from(capsys, tmp_path):
+    """The golden memory: one warning, then the figures that the version that wrote it gave."""
+    path = FOLDER / "me.safetensors"
+    trained = load_model(FOLDER / "run")
+    options = options_of(path, MemoryOptions())
+    chosen = open_reader(FOLDER / "run", trained, options)
+    saved = load_memory(path, chosen, options, trained.fingerprint)
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert "format 1" in warning and str(path) in warning
+    assert (saved.tokens, saved.articles, saved.unfinished) == (90, 1, None)
+    read, after = read_on(chosen, saved, TEXT, trained.tokenizer, options.segment)
+    figures = written("reading")["read"]["again"]
+    assert float(read.nats.mean()) == pytest.approx(figures["nats_per_token"], rel=1e-4)
+    assert {"tokens": after.tokens, "articles": after.articles} == figures["memory"]
+    # It is written again in the present format, without a warning from then on.
+    again = tmp_path / "again.safetensors"
+    about = save_memory(again, after, chosen, options, trained.fingerprint)
+    assert about.format == module.FORMAT
+    load_memory(again, chosen, options, trained.fingerprint)
+    assert not capsys.readouterr().err
+
+
+def test_a_reset_file_of_format_1_starts_afresh(chosen, tmp_path):
+    path = tmp_path / "me.safetensors"
+    about = save_memory(path, SavedMemory(chosen.fresh_memory(), 62, 3), chosen, OPTIONS, MODEL)
+    _, tensors = load_about(path)
+    module._write(path, dataclasses.replace(about, format=1), {old_name(n): t.clone() for n, t in tensors.items()})
+    reset_memory(path)
+    assert_equal(load_memory(path, chosen, OPTIONS, MODEL).memory, chosen.fresh_memory())
