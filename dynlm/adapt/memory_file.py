@@ -200,7 +200,7 @@ def is_memory(told: Mapping[str, Any]) -> bool:
 
 
 def load_about(path: Path) -> tuple[About, dict[str, Tensor]]:
-    """(what a memory file tells of itself, its tensors), without its model.
+    """(what a memory file tells of itself, its tensors by the names of this format), without its model.
 
     Raises UserError as ``load_memory`` does where the file is missing, damaged or no memory.
     """
