@@ -22,9 +22,8 @@ from dynlm.adapt.memory_file import (
 from dynlm.adapt.options import MemoryOptions
 from dynlm.adapt.rules.elementwise import Rates
 from dynlm.errors import UserError
-from dynlm.evaluation.session import read_on
-from dynlm.run.folder import load_model
-from dynlm.run.rule_store import open_reader
+from dynlm.evaluation.session import Session
+from dynlm.run.run import Run
 from dynlm.runtime.tensors import load_tensors, save_tensors
 from tests.adapt.readings import RULES, stream
 from tests.adapt.test_state_tensors import assert_equal, with_partners
@@ -230,22 +229,19 @@ def old_name(name):
 def test_a_memory_written_by_an_earlier_version_is_read_on_from(capsys, tmp_path):
     """The golden memory: one warning, then the figures that the version that wrote it gave."""
     path = FOLDER / "me.safetensors"
-    trained = load_model(FOLDER / "run")
-    options = options_of(path, MemoryOptions())
-    chosen = open_reader(FOLDER / "run", trained, options)
-    saved = load_memory(path, chosen, options, trained.fingerprint)
+    run = Run.open(FOLDER / "run", options_of(path, MemoryOptions()), device="cpu")
+    session = Session.open(run, path)
     (warning,) = capsys.readouterr().err.splitlines()
     assert "format 1" in warning and str(path) in warning
-    assert (saved.tokens, saved.articles, saved.unfinished) == (90, 1, None)
-    read, after = read_on(chosen, saved, TEXT, trained.tokenizer, options.segment)
+    assert (session.saved.tokens, session.saved.articles, session.saved.unfinished) == (90, 1, None)
     figures = written("reading")["read"]["again"]
-    assert float(read.nats.mean()) == pytest.approx(figures["nats_per_token"], rel=1e-4)
-    assert {"tokens": after.tokens, "articles": after.articles} == figures["memory"]
+    assert float(session.read(TEXT).nats.mean()) == pytest.approx(figures["nats_per_token"], rel=1e-4)
+    assert session.distance == pytest.approx(figures["distance"], rel=1e-4)
+    assert {"tokens": session.saved.tokens, "articles": session.saved.articles} == figures["memory"]
     # It is written again in the present format, without a warning from then on.
     again = tmp_path / "again.safetensors"
-    about = save_memory(again, after, chosen, options, trained.fingerprint)
-    assert about.format == module.FORMAT
-    load_memory(again, chosen, options, trained.fingerprint)
+    assert session.save(again).format == module.FORMAT
+    assert Session.open(run, again).saved.tokens == 180
     assert not capsys.readouterr().err
 
 

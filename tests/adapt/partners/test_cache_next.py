@@ -1,4 +1,4 @@
-"""The next token's distribution under a cache is the one that reading is scored by."""
+"""The next token's distribution under a cache is the one that scoring uses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 import dynlm
 from dynlm.adapt.memory_file import SavedMemory
 from dynlm.adapt.partners.cache import Cache
-from dynlm.adapt.partners.cache_gate import Gate, evidence_names, initial_gate
+from dynlm.adapt.partners.cache_gate import Gate, gate_feature_names, initial_gate
 from dynlm.adapt.partners.cache_next import log_next
 from dynlm.evaluation.session import Session
 from dynlm.run.folder import load_model
@@ -21,45 +21,44 @@ from tests.cli.test_app import Capture, answer_json
 from tests.tiny import Run, generated, opened, read_into, with_memory
 
 LINE = " the bafidela of the town was seen near a bafidela . \n"
-FLATNESSES = (0.3, 0.8)
+INVERSE_TEMPERATURES = (0.3, 0.8)
 
 
 def gate() -> Gate:
     generator = torch.Generator().manual_seed(1)
-    evidence_NK = torch.randn(50, len(evidence_names(FLATNESSES)), generator=generator)
-    params = initial_gate([0.5, 0.3, 0.2], evidence_NK, 4, generator)
+    features_NK = torch.randn(50, len(gate_feature_names(INVERSE_TEMPERATURES)), generator=generator)
+    params = initial_gate([0.5, 0.3, 0.2], features_NK, 4, generator)
     moved = {name: tensor + 0.3 * torch.randn(tensor.shape, generator=generator) for name, tensor in params.items()}
     return Gate({**moved, "spread": params["spread"]})
 
 
 @pytest.mark.parametrize("window", [7, 500])
 @pytest.mark.parametrize("gated", [False, True])
-def test_it_is_what_reading_is_scored_by(window: int, gated: bool, tuned_run: Run) -> None:
+def test_the_distribution_gives_the_scored_nats(window: int, gated: bool, tuned_run: Run) -> None:
     trained = load_model(tuned_run.folder)
-    cache = Cache(window, FLATNESSES, gate()) if gated else Cache(window, (0.5,), 0.3)
+    cache = Cache(window, INVERSE_TEMPERATURES, gate()) if gated else Cache(window, (0.5,), 0.3)
     config = with_memory(tuned_run.config, rule="none")
     reader = dataclasses.replace(open_reader(tuned_run.folder, trained, config.memory), cache=cache)
     begun, whole = LINE * 3, LINE * 4
     ids = trained.tokenizer.encode(whole).ids
     session = Session(opened(tuned_run.folder, config), reader, SavedMemory(reader.fresh_memory()))
-    told = session.copy().read(whole)
+    scored = session.copy().read(whole)
     at = len(session.read(begun))
     memory = session.saved.memory
     assert memory.cache is not None
     token_11 = torch.tensor([[int(ids[at - 1])]])
     with torch.no_grad():
-        features_TBH, _, _ = reader.model.features(reader.static, token_11, memory.hidden)
-        logits_BTV, _ = reader.model.logits(reader.static, token_11, memory.hidden)
+        output = reader.model.forward(reader.static, memory.state, token_11)
     before = [tensor.clone() for tensor in memory.cache]
-    log_p_V = log_next(cache, memory.cache, features_TBH, logits_BTV)[0, 0]
+    log_p_V = log_next(cache, memory.cache, output.features_BTH, output.logits_BTV)[0, 0]
     assert all(torch.equal(*pair) for pair in zip(before, memory.cache, strict=True))
     assert float(log_p_V.exp().sum()) == pytest.approx(1, abs=1e-4)
-    assert float(-log_p_V[int(ids[at])]) == pytest.approx(float(told.nats[at]), abs=1e-4)
-    alone = float(-logits_BTV[0, 0].log_softmax(-1)[int(ids[at])])
-    assert not math.isclose(alone, float(told.nats[at]), abs_tol=1e-3)
+    assert float(-log_p_V[int(ids[at])]) == pytest.approx(float(scored.nats[at]), abs=1e-4)
+    alone = float(-output.logits_BTV[0, 0].log_softmax(-1)[int(ids[at])])
+    assert not math.isclose(alone, float(scored.nats[at]), abs_tol=1e-3)
 
 
-def test_a_memory_with_a_cache_is_generated_from(tuned_copy: Run, tmp_path: Path, capsys: Capture) -> None:
+def test_text_is_generated_from_a_memory_with_a_cache(tuned_copy: Run, tmp_path: Path, capsys: Capture) -> None:
     options = {"cache": "fixed", "cache_window": 300, "cache_flatness": [2.0], "cache_share": 0.9}
     config, me = with_memory(tuned_copy.config, rule="none", **options), tmp_path / "me.safetensors"
     read_into(me, tuned_copy.folder, config, [LINE * 5])
