@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from benchmarks.machine import side_by_side
 from dynlm.fewshot.learners.learner import Learned
-from dynlm.fewshot.learners.maml import Maml, MamlOptions
-from dynlm.fewshot.tasks.episodes import Episodes, EpisodeShape, seeded
-from dynlm.fewshot.tasks.regression import Cubic, CubicOptions
+from dynlm.fewshot.learners.maml import Maml
+from dynlm.fewshot.tasks.regression import Cubic
+from dynlm.fewshot.tasks.source import Episodes, EpisodeShape, seeded
 from dynlm.models.lstm.model import Params
 
 TASKS, STEPS, RATE = 25, 5, 0.01
@@ -36,7 +36,7 @@ Gradients = tuple[float, list[Tensor]]
 
 def dynlm_step(episodes: Episodes, start: Params) -> Callable[[], Gradients]:
     """One meta-step of ``dynlm.fewshot``."""
-    learner = Maml(MamlOptions(inner_rate=RATE, inner_steps=STEPS), Cubic.problem)
+    learner = Maml(Maml.Options(inner_rate=RATE, inner_steps=STEPS), Cubic.problem)
     meta = {name: tensor.clone().requires_grad_() for name, tensor in start.items()}
     generator = seeded(0)
 
@@ -130,8 +130,8 @@ def measure(seconds: float = 20.0, threads: int = 1, names: tuple[str, ...] = tu
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        episodes = Cubic(CubicOptions()).sample("train", EpisodeShape(1, 40, 80), TASKS, seeded(0, 1))
-        start = Maml(MamlOptions(), Cubic.problem).initial(seeded(0)).meta
+        episodes = Cubic(Cubic.Options()).sample("train", EpisodeShape(1, 40, 80), TASKS, seeded(0, 1))
+        start = Maml(Maml.Options(), Cubic.problem).initial(seeded(0)).meta
         calls = {name: MAKERS[name](episodes, start) for name in names}
         answers = {name: call() for name, call in calls.items()}
         loss, gradients = answers["dynlm"]

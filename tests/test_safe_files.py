@@ -32,9 +32,9 @@ from dynlm.data.articles import load_articles
 from dynlm.data.options import CorpusOptions
 from dynlm.errors import UserError
 from dynlm.evaluation.score_file import read_scores, write_scores
-from dynlm.fewshot.tasks.image_folder import ImageFolder, ImageFolderOptions
+from dynlm.fewshot.tasks.image_folder import ImageFolder
 from dynlm.fewshot.tasks.images import class_folders, read_image
-from dynlm.fewshot.tasks.omniglot import PARTS, Omniglot, OmniglotOptions
+from dynlm.fewshot.tasks.omniglot import PARTS, Omniglot
 from dynlm.report.fewshot_results import FILE, load_fewshot
 from dynlm.run.folder import load_model, load_tensors
 from dynlm.runtime.parsing import read_json, read_yaml
@@ -178,13 +178,13 @@ def png(width: int = 4) -> bytes:
     return made.getvalue()
 
 
-def omniglot(folder: Path, names: tuple[str, ...]) -> OmniglotOptions:
+def omniglot(folder: Path, names: tuple[str, ...]) -> Omniglot.Options:
     folder.mkdir()
     for part in PARTS:
         with zipfile.ZipFile(folder / f"{part}.zip", "w") as archive:
             for name in names:
                 archive.writestr(name, png())
-    return OmniglotOptions(path=str(folder), size=8)
+    return Omniglot.Options(path=str(folder), size=8)
 
 
 def test_paths_in_omniglot_archives_are_not_written_to(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_images_outside_their_folder_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "images" / "one" / "a.png").unlink()
     (tmp_path / "images" / "train.csv").write_text("filename,label\n../secret.png,one\n")
     with pytest.raises(UserError, match=r"secret\.png: leads out of"):
-        ImageFolder.load_splits(ImageFolderOptions(path=str(tmp_path / "images")))
+        ImageFolder.load_splits(ImageFolder.Options(path=str(tmp_path / "images")))
     (tmp_path / "few").mkdir()
     (tmp_path / "few" / "p.png").symlink_to(tmp_path / "secret.png")
     (tmp_path / "few" / FILE).write_text('{"title": "T", "pictures": [{"file": "p.png"}]}')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +41,7 @@ def _tasks(arguments: Namespace, options: FewShotOptions) -> int:
         for split, counts in splits.items():
             rows.append(f"{split:8}" + ", ".join(f"{count:,} {name}" for name, count in counts.items()))
         text = "\n".join([*rows, *([_INVERTED] if images["turned_round"] else [])])
-    content = {"source": task.source, "episode": dataclasses.asdict(shape), "splits": splits, "images": images}
+    content = {"source": task.source, "episode": shape._asdict(), "splits": splits, "images": images}
     print_answer(arguments, content, text)
     return 0
 

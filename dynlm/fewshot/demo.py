@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from dynlm.fewshot.evaluate import evaluate
-from dynlm.fewshot.learners.learner import LearnerOptions
-from dynlm.fewshot.learners.maml import MamlOptions
-from dynlm.fewshot.learners.nearest_neighbour import NearestNeighbourOptions
-from dynlm.fewshot.learners.prototypes import PrototypesOptions
-from dynlm.fewshot.learners.reptile import RandomStartOptions, ReptileOptions
+from dynlm.fewshot.learners.learner import Learner
+from dynlm.fewshot.learners.maml import Maml
+from dynlm.fewshot.learners.prototypes import NearestNeighbour, Prototypes
+from dynlm.fewshot.learners.reptile import RandomStart, Reptile
 from dynlm.fewshot.options import EvaluateOptions, FewShotOptions, RunOptions, TrainOptions
 from dynlm.fewshot.report.summary import summarise
-from dynlm.fewshot.tasks.glyphs import GlyphOptions
-from dynlm.fewshot.tasks.regression import CubicOptions
-from dynlm.fewshot.tasks.source import TaskOptions
+from dynlm.fewshot.tasks.glyphs import Glyphs
+from dynlm.fewshot.tasks.regression import Cubic
+from dynlm.fewshot.tasks.source import TaskSource
 from dynlm.fewshot.train import train
 from dynlm.report.fewshot_results import Table
 
@@ -25,22 +24,24 @@ from dynlm.report.fewshot_results import Table
 def demo_options(folder: Path, seed: int = 0, share: float = 1.0) -> list[FewShotOptions]:
     """Return the demo's runs: three learners on cubics, and three on 5-way 1-shot glyphs."""
 
-    def run(name: str, task: TaskOptions, learner: LearnerOptions, steps: int = 0, **training: Any) -> FewShotOptions:
+    def run(
+        name: str, task: TaskSource.Options, learner: Learner.Options, steps: int = 0, **training: Any
+    ) -> FewShotOptions:
         options = TrainOptions(steps=max(1, round(share * steps)) if steps else 0, **training)
         evaluation = EvaluateOptions(episodes=1000 if share >= 1 else 50)
         return FewShotOptions(RunOptions(name, str(folder), seed), task, learner, options, evaluation)
 
-    cubic, glyphs = CubicOptions(), GlyphOptions(queries=5)
+    cubic, glyphs = Cubic.Options(), Glyphs.Options(queries=5)
     few, many = replace(glyphs, train_queries=3), replace(glyphs, train_ways=20)
-    maml = MamlOptions(multi_step_loss=True, annealed_share=0.0)
-    one_step = MamlOptions(inner_rate=0.4, inner_steps=1, filters=32)
-    prototypes = PrototypesOptions(statistics="running", pooling=True, readout="flatten", filters=32)
+    maml = Maml.Options(multi_step_loss=True, annealed_share=0.0)
+    one_step = Maml.Options(inner_rate=0.4, inner_steps=1, filters=32)
+    prototypes = Prototypes.Options(statistics="running", pooling=True, readout="flatten", filters=32)
     sgd: dict[str, Any] = {"optimizer": "sgd", "rate": 1.0, "final_rate": 0.0}
     return [
-        run("cubic-random", cubic, RandomStartOptions()),
+        run("cubic-random", cubic, RandomStart.Options()),
         run("cubic-maml", cubic, maml, 1500, tasks=25, rate=4e-3, final_rate=0.02),
-        run("cubic-reptile", cubic, ReptileOptions(inner_steps=10), 1000, tasks=25, **sgd),
-        run("glyphs-nearest-neighbour", glyphs, NearestNeighbourOptions()),
+        run("cubic-reptile", cubic, Reptile.Options(inner_steps=10), 1000, tasks=25, **sgd),
+        run("glyphs-nearest-neighbour", glyphs, NearestNeighbour.Options()),
         run("glyphs-maml", few, one_step, 250, tasks=16, rate=3e-3, final_rate=0.05),
         run("glyphs-prototypes", many, prototypes, 200, tasks=1, rate=3e-3, final_rate=0.05),
     ]

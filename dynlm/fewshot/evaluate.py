@@ -22,10 +22,9 @@ from dynlm.fewshot.malloc import keep_freed_memory
 from dynlm.fewshot.options import FewShotOptions
 from dynlm.fewshot.results import EpisodeScores, write_scores
 from dynlm.fewshot.run_folder import load_learned
-from dynlm.fewshot.tasks.episodes import Episodes, concatenate, seeded
 from dynlm.fewshot.tasks.image_tasks import check_image_format
 from dynlm.fewshot.tasks.regression import Curves
-from dynlm.fewshot.tasks.source import TaskSource
+from dynlm.fewshot.tasks.source import Episodes, TaskSource, seeded
 from dynlm.runtime.parsing import write_json
 
 # Purposes of generators: of tasks and of adapting to them, for the scores and for the examples.
@@ -82,7 +81,9 @@ def score_episodes(
 def _sample(source: TaskSource, options: FewShotOptions, purpose: int, indices: Sequence[int]) -> Episodes:
     """Return episodes by index. Each has its own generator, so that it does not depend on the others."""
     shape, split = options.task.episode_shape(False), options.evaluate.split
-    return concatenate([source.sample(split, shape, 1, seeded(options.run.seed, purpose, index)) for index in indices])
+    return Episodes.concatenate(
+        [source.sample(split, shape, 1, seeded(options.run.seed, purpose, index)) for index in indices]
+    )
 
 
 def protocol(learner: Learner, options: FewShotOptions) -> dict[str, Any]:

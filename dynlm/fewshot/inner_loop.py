@@ -21,7 +21,7 @@ from torch.func import vmap
 
 from dynlm.adapt.rules.elementwise import gradient_step
 from dynlm.fewshot.nets import BatchStatistics, Net, Perceptron
-from dynlm.fewshot.tasks.episodes import Labelled, Problem
+from dynlm.fewshot.tasks.source import Labelled, Problem
 from dynlm.models.lstm.model import Params
 
 LearningRate = Callable[[int, str], Tensor | float]

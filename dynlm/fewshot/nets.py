@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,57 +29,8 @@ BatchStatistics = Params
 """Mean and variance (F,) of each normalised layer, by name."""
 
 
-class Net(Protocol):
-    """A network as a function of its parameters."""
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shape of every parameter by name, in a fixed order."""
-        ...
-
-    @property
-    def head(self) -> tuple[str, ...]:
-        """The names of the last layer's parameters."""
-        ...
-
-    def init_params(self, generator: torch.Generator) -> Params:
-        """Return random parameters."""
-        ...
-
-    def forward(
-        self, params: Params, inputs: Tensor, statistics: BatchStatistics | None = None
-    ) -> tuple[Tensor, BatchStatistics]:
-        """Return (outputs (N, O), statistics used); ``statistics`` None stands for those of this batch."""
-        ...
-
-
 def _uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator) -> Tensor:
     return bound * (2 * torch.rand(shape, generator=generator) - 1)
-
-
-@dataclass
-class PerceptronOptions(Section):
-    """Options of the network for curves."""
-
-    SECTION = "learner"
-
-    hidden: list[int] = field(default_factory=lambda: [40, 40], metadata={"bounds": (1, LARGEST_WIDTH)})
-    """Widths of the hidden layers of a regression network."""
-    activation: Literal["relu", "silu", "gelu", "tanh"] = "relu"
-    """Activation between the layers of a regression network."""
-    gains: list[float] | None = None
-    """Factor of the initial weights and biases of each layer of a regression network; unset: 1."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.gains is not None and len(self.gains) != len(self.hidden) + 1:
-            raise UserError(
-                f"learner.gains has {len(self.gains)} factors, for {len(self.hidden) + 1} layers",
-                do="give one for each hidden layer and one for the last",
-            )
-
-    def perceptron(self) -> Perceptron:
-        """Return the network that these options describe, with one input and one output."""
-        return Perceptron((1, *self.hidden, 1), self.activation, tuple(self.gains or ()))
 
 
 @dataclass(frozen=True)
@@ -92,6 +43,7 @@ class Perceptron:
     """Factor of each layer's initial parameters; empty: 1."""
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of every parameter by name, in a fixed order."""
         shapes: dict[str, tuple[int, ...]] = {}
         for index, (width_in, width_out) in enumerate(itertools.pairwise(self.widths)):
             shapes[f"linear.{index}.weight"] = (width_in, width_out)
@@ -100,6 +52,7 @@ class Perceptron:
 
     @property
     def head(self) -> tuple[str, ...]:
+        """The names of the last layer's parameters."""
         last = len(self.widths) - 2
         return (f"linear.{last}.weight", f"linear.{last}.bias")
 
@@ -115,6 +68,7 @@ class Perceptron:
     def forward(
         self, params: Params, inputs: Tensor, statistics: BatchStatistics | None = None
     ) -> tuple[Tensor, BatchStatistics]:
+        """Return (outputs (N, O), no statistics)."""
         for index in range(len(self.widths) - 1):
             inputs = _ACTIVATIONS[self.activation](inputs) if index else inputs
             inputs = torch.addmm(params[f"linear.{index}.bias"], inputs, params[f"linear.{index}.weight"])
@@ -127,27 +81,6 @@ class Perceptron:
             bias_T1O, weight_TIO = params[f"linear.{index}.bias"][:, None], params[f"linear.{index}.weight"]
             inputs_TN = torch.baddbmm(bias_T1O, inputs_TN, weight_TIO)
         return inputs_TN
-
-
-@dataclass
-class ConvNetOptions(Section):
-    """Options of the network for images."""
-
-    SECTION = "learner"
-
-    filters: int = bounded(64, 1, LARGEST_WIDTH)
-    """Filters of each convolution."""
-    layers: int = bounded(4, 1, 100)
-    """Number of 3x3 convolutions, each followed by batch norm and ReLU."""
-    pooling: bool = False
-    """Halve maps by max pooling after each convolution (prototypical networks) instead of by its stride (MAML)."""
-    readout: Literal["mean", "flatten"] = "mean"
-    """How the last map becomes features: its mean over pixels, or all of it."""
-
-    def conv_net(self, input_shape: tuple[int, ...], num_outputs: int | None) -> ConvNet:
-        """Return the network that these options describe, without a head where ``num_outputs`` is None."""
-        size, _, channels = input_shape
-        return ConvNet(size, channels, self.filters, self.layers, self.pooling, self.readout, num_outputs)
 
 
 @dataclass(frozen=True)
@@ -167,11 +100,11 @@ class ConvNet:
     pooling: bool = False
     readout: str = "mean"
     outputs: int | None = None
-    norms: tuple[str, ...] = field(init=False)
-    """Names of the batch-norm layers."""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "norms", tuple(f"norm.{index}" for index in range(self.layers)))
+    @property
+    def norms(self) -> list[str]:
+        """The names of the batch-norm layers."""
+        return [f"norm.{index}" for index in range(self.layers)]
 
     @property
     def features(self) -> int:
@@ -213,7 +146,10 @@ class ConvNet:
     def forward(
         self, params: Params, inputs: Tensor, statistics: BatchStatistics | None = None
     ) -> tuple[Tensor, BatchStatistics]:
-        """Return (outputs (N, O) or features (N, D), statistics used) of images (N, H, W, C)."""
+        """Return (outputs (N, O) or features (N, D), statistics used) of images (N, H, W, C).
+
+        ``statistics`` None stands for those of this batch.
+        """
         maps_NHWF, used = inputs, {}
         for index, norm in enumerate(self.norms):
             weight_PF = params[f"convolution.{index}.weight"]
@@ -232,6 +168,10 @@ class ConvNet:
         return torch.addmm(params["head.bias"], features_ND, params["head.weight"]), used
 
 
+Net = Perceptron | ConvNet
+"""A network as a function of its parameters."""
+
+
 def batch_norm(
     maps: Tensor, scale_F: Tensor, shift_F: Tensor, moments: tuple[Tensor, Tensor] | None = None
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -245,3 +185,50 @@ def batch_norm(
     mean_F, variance_F = moments
     factor_F = scale_F * torch.rsqrt(variance_F + VARIANCE_EPSILON)
     return maps * factor_F + (shift_F - mean_F * factor_F), moments
+
+
+@dataclass
+class PerceptronOptions(Section):
+    """Options of the network for curves."""
+
+    SECTION = "learner"
+
+    hidden: list[int] = field(default_factory=lambda: [40, 40], metadata={"bounds": (1, LARGEST_WIDTH)})
+    """Widths of the hidden layers of a regression network."""
+    activation: Literal["relu", "silu", "gelu", "tanh"] = "relu"
+    """Activation between the layers of a regression network."""
+    gains: list[float] | None = None
+    """Factor of the initial weights and biases of each layer of a regression network; unset: 1."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.gains is not None and len(self.gains) != len(self.hidden) + 1:
+            raise UserError(
+                f"learner.gains has {len(self.gains)} factors, for {len(self.hidden) + 1} layers",
+                do="give one for each hidden layer and one for the last",
+            )
+
+    def perceptron(self) -> Perceptron:
+        """Return the network that these options describe, with one input and one output."""
+        return Perceptron((1, *self.hidden, 1), self.activation, tuple(self.gains or ()))
+
+
+@dataclass
+class ConvNetOptions(Section):
+    """Options of the network for images."""
+
+    SECTION = "learner"
+
+    filters: int = bounded(64, 1, LARGEST_WIDTH)
+    """Filters of each convolution."""
+    layers: int = bounded(4, 1, 100)
+    """Number of 3x3 convolutions, each followed by batch norm and ReLU."""
+    pooling: bool = False
+    """Halve maps by max pooling after each convolution (prototypical networks) instead of by its stride (MAML)."""
+    readout: Literal["mean", "flatten"] = "mean"
+    """How the last map becomes features: its mean over pixels, or all of it."""
+
+    def conv_net(self, input_shape: tuple[int, ...], num_outputs: int | None) -> ConvNet:
+        """Return the network that these options describe, without a head where ``num_outputs`` is None."""
+        size, _, channels = input_shape
+        return ConvNet(size, channels, self.filters, self.layers, self.pooling, self.readout, num_outputs)

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dynlm.errors import UserError
-from dynlm.fewshot.learners.learner import LEARNERS, Learner, LearnerOptions
-from dynlm.fewshot.learners.maml import MamlOptions
-from dynlm.fewshot.tasks.episodes import LARGEST_COUNT
-from dynlm.fewshot.tasks.glyphs import GlyphOptions
-from dynlm.fewshot.tasks.source import SOURCES, TaskOptions, TaskSource
+from dynlm.fewshot.learners.learner import LEARNERS, Learner
+from dynlm.fewshot.learners.maml import Maml
+from dynlm.fewshot.tasks.glyphs import Glyphs
+from dynlm.fewshot.tasks.source import LARGEST_COUNT, SOURCES, TaskSource
 from dynlm.runtime.validation import LARGEST_SEED, Section, bounded
 
 
@@ -94,17 +93,17 @@ class FewShotOptions:
     """All options of a few-shot run; its ``config.yaml`` holds them."""
 
     run: RunOptions = field(default_factory=RunOptions)
-    task: TaskOptions = field(default_factory=GlyphOptions)
-    learner: LearnerOptions = field(default_factory=MamlOptions)
+    task: TaskSource.Options = field(default_factory=Glyphs.Options)
+    learner: Learner.Options = field(default_factory=Maml.Options)
     train: TrainOptions = field(default_factory=TrainOptions)
     evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
 
     def __post_init__(self) -> None:
-        self.learner.check_task(self.task)
-        if self.evaluate.steps is not None and not self.learner.takes_steps:
-            raise UserError(
-                f"evaluate.steps is set, but learner.kind {self.learner.kind!r} takes no steps", do="leave it out"
-            )
+        learner = LEARNERS[self.learner.kind]
+        learner.check_task(self.learner, self.task)
+        if self.evaluate.steps is not None and not learner.takes_steps:
+            what = f"evaluate.steps is set, but learner.kind {self.learner.kind!r} takes no steps"
+            raise UserError(what, do="leave it out")
 
     @property
     def evaluation_steps(self) -> int:

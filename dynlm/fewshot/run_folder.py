@@ -17,7 +17,7 @@ from typing import Any
 from dynlm.errors import UserError
 from dynlm.fewshot.learners.learner import Learned, Learner
 from dynlm.fewshot.options import FewShotOptions, parsed_options
-from dynlm.fewshot.tasks.episodes import seeded
+from dynlm.fewshot.tasks.source import seeded
 from dynlm.models.lstm.model import Params
 from dynlm.run.folder import load_options
 from dynlm.runtime.parsing import read_json, write_json

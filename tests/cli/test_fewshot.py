@@ -173,7 +173,7 @@ def test_a_run_folder_of_the_former_format_is_evaluated(tmp_path: Path, capsys: 
 def ridge(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Registers the learner ``ridge`` for one test."""
     with monkeypatch.context() as patch:
-        patch.setitem(LEARNERS.classes, "ridge", Ridge)
+        patch.setitem(LEARNERS._items, "ridge", Ridge)
         parsed_options.cache_clear()
         yield
     parsed_options.cache_clear()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dynlm.adapt.rules.elementwise import gradient_step
 from dynlm.fewshot.inner_loop import InnerLoop, LearningRate, Order
-from dynlm.fewshot.tasks.episodes import Labelled
+from dynlm.fewshot.tasks.source import Labelled
 from dynlm.models.lstm.model import Params
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dynlm.fewshot.augment import Augmentation, augment
-from dynlm.fewshot.tasks.episodes import EpisodeShape, seeded
+from dynlm.fewshot.tasks.source import EpisodeShape, seeded
 from tests.fewshot.tasks.test_image_tasks import numbered, tasks_of
 
 NONE = Augmentation(0, 0, 0, 0, 0)

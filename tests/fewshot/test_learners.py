@@ -10,21 +10,21 @@ import torch
 
 from dynlm.errors import UserError
 from dynlm.fewshot.learners.learner import LEARNERS, Learned, Learner
-from dynlm.fewshot.learners.maml import Maml, MamlOptions, MamlPlusPlusOptions, multi_step_weights
+from dynlm.fewshot.learners.maml import Maml, MamlPlusPlus, multi_step_weights
 from dynlm.fewshot.learners.prototypes import class_means, squared_distances
 from dynlm.fewshot.learners.reptile import minibatches
 from dynlm.fewshot.options import FewShotOptions, parsed_options
 from dynlm.fewshot.registry import warn_once
-from dynlm.fewshot.tasks.episodes import Episodes, EpisodeShape, Labelled, Problem, seeded
-from dynlm.fewshot.tasks.regression import Cubic, CubicOptions
+from dynlm.fewshot.tasks.regression import Cubic
+from dynlm.fewshot.tasks.source import Episodes, EpisodeShape, Labelled, Problem, seeded
 
 SMALL = {"reader_hidden": 6, "inner_steps": 2, "inner_rate": 0.1, "filters": 4, "layers": 2, "hidden": [8]}
-TRAINED = [kind for kind, cls in LEARNERS.classes.items() if cls.options_type.is_trained]
+TRAINED = [kind for kind in LEARNERS.names() if LEARNERS[kind].is_trained]
 IMAGES = Problem((12, 12, 1), 3, classifies=True)
 
 
 def learner_of(kind: str, problem: Problem, **options: object) -> Learner:
-    options_type = LEARNERS.classes[kind].options_type
+    options_type = LEARNERS[kind].Options
     if kind == "prototypes":
         options = {"statistics": "running", **options}
     own = {item.name for item in dataclasses.fields(options_type)}
@@ -54,7 +54,13 @@ def image_episodes(tasks: int = 3, shots: int = 2, seed: int = 0) -> Episodes:
 
 
 def curve_episodes(tasks: int = 3) -> Episodes:
-    return Cubic(CubicOptions()).sample("train", EpisodeShape(1, 10, 10), tasks, seeded(4))
+    return Cubic(Cubic.Options()).sample("train", EpisodeShape(1, 10, 10), tasks, seeded(4))
+
+
+def task_of(episodes: Episodes, index: int) -> Episodes:
+    """One of the tasks as a batch of one."""
+    support, query = (Labelled(*(tensor[index : index + 1] for tensor in part)) for part in episodes)
+    return Episodes(support, query)
 
 
 def trainable(learner: Learner) -> Learned:
@@ -68,16 +74,16 @@ def last_outputs(learner: Learner, learned: Learned, episodes: Episodes, steps: 
         return learner.predict(learned, adapted, episodes.query.inputs)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in LEARNERS.classes if kind != "random"])
+@pytest.mark.parametrize("kind", [kind for kind in LEARNERS.names() if kind != "random"])
 @pytest.mark.parametrize("images", [True, False], ids=["images", "curves"])
 def test_batched_tasks_equal_single_tasks(kind: str, images: bool) -> None:
-    if not images and LEARNERS.classes[kind].options_type.any_ways:
+    if not images and LEARNERS[kind].any_ways:
         pytest.skip("needs classes")
     learner = image_learner(kind) if images else curve_learner(kind)
     episodes = image_episodes() if images else curve_episodes()
     learned = learner.initial(seeded(0))
     together = last_outputs(learner, learned, episodes)
-    alone = torch.cat([last_outputs(learner, learned, episodes.task(task)) for task in range(3)])
+    alone = torch.cat([last_outputs(learner, learned, task_of(episodes, task)) for task in range(3)])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
 
 
@@ -86,7 +92,7 @@ def test_meta_gradients_are_means_over_tasks(kind: str) -> None:
     learner = curve_learner(kind)
     learned, episodes = trainable(learner), curve_episodes()
     together = learner.meta_step(learned, episodes, 0.9, seeded(1))
-    alone = [learner.meta_step(learned, episodes.task(task), 0.9, seeded(1)) for task in range(3)]
+    alone = [learner.meta_step(learned, task_of(episodes, task), 0.9, seeded(1)) for task in range(3)]
     assert together.loss == pytest.approx(sum(one.loss for one in alone) / 3, rel=1e-4)
     for name, gradient in together.gradients.items():
         mean = sum(one.gradients[name] for one in alone) / 3
@@ -212,12 +218,12 @@ def test_a_random_start_takes_steps_of_adam() -> None:
 def test_maml_plus_plus_has_its_fixes_by_default() -> None:
     fixes = ("multi_step_loss", "per_step_rates", "per_step_norm", "first_order_share")
 
-    def values(options: MamlOptions) -> list[object]:
+    def values(options: Maml.Options) -> list[object]:
         return [getattr(options, name) for name in fixes]
 
-    assert values(MamlPlusPlusOptions()) == [True, True, True, 0.3]
-    assert values(MamlPlusPlusOptions(first_order_share=0.0, per_step_norm=False)) == [True, True, False, 0.0]
-    assert values(MamlOptions()) == [False, False, False, 0.0]
+    assert values(MamlPlusPlus.Options()) == [True, True, True, 0.3]
+    assert values(MamlPlusPlus.Options(first_order_share=0.0, per_step_norm=False)) == [True, True, False, 0.0]
+    assert values(Maml.Options()) == [False, False, False, 0.0]
 
 
 def parsed(task: dict[str, Any], learner: dict[str, Any]) -> FewShotOptions:
@@ -230,11 +236,7 @@ def parsed(task: dict[str, Any], learner: dict[str, Any]) -> FewShotOptions:
 @pytest.mark.parametrize(
     "task, learner, message",
     [
-        (
-            {},
-            {"kind": "fomaml", "first_order_share": 0.5},
-            "learner.first_order_share is set, but learner.kind 'fomaml'",
-        ),
+        ({}, {"kind": "fomaml", "first_order_share": 0.5}, "learner.first_order_share is set, but fomaml"),
         ({}, {"kind": "reptile", "first_order_share": 0.5}, "learner.first_order_share is set, but learner.kind 'rept"),
         ({}, {"kind": "maml", "inner_batch": 5}, "learner.inner_batch is set, but learner.kind 'maml'"),
         ({}, {"kind": "maml", "annealed_share": 0.5}, "learner.annealed_share is set, but there is no multi-step loss"),
@@ -326,7 +328,7 @@ def test_the_lstm_reader_depends_on_labels_and_not_on_other_queries() -> None:
     assert not torch.allclose(last_outputs(learner, learned, other), last_outputs(learner, learned, episodes))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in LEARNERS.classes if kind != "random"])
+@pytest.mark.parametrize("kind", [kind for kind in LEARNERS.names() if kind != "random"])
 def test_adaptation_leaves_meta_parameters_unchanged(kind: str) -> None:
     learner = image_learner(kind)
     learned = learner.initial(seeded(0))

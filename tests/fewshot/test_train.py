@@ -18,24 +18,25 @@ from dynlm.cli.app import main
 from dynlm.errors import UserError
 from dynlm.fewshot.evaluate import evaluate, examples, score_episodes
 from dynlm.fewshot.learners.learner import LEARNERS
-from dynlm.fewshot.learners.maml import MamlOptions
+from dynlm.fewshot.learners.maml import Maml
 from dynlm.fewshot.options import EvaluateOptions, FewShotOptions, RunOptions, TrainOptions
 from dynlm.fewshot.results import interval, load_scores
 from dynlm.fewshot.run_folder import load_learned, load_run_options
-from dynlm.fewshot.tasks.episodes import seeded
-from dynlm.fewshot.tasks.glyphs import GlyphOptions
-from dynlm.fewshot.tasks.regression import Cubic, CubicOptions
+from dynlm.fewshot.tasks.glyphs import Glyphs
+from dynlm.fewshot.tasks.regression import Cubic
+from dynlm.fewshot.tasks.source import seeded
 from dynlm.fewshot.train import MetaOptimiser, lr_at, train
 from dynlm.runtime.tensors import load_tensors
+from tests.fewshot.test_learners import task_of
 from tests.tiny import listing
 from tests.train.test_resuming import stopped_after
 
 
 def options_in(runs: Path, name: str = "one", kind: str = "maml", **sections: dict[str, Any]) -> FewShotOptions:
-    learner = LEARNERS.classes[kind].options_type
+    learner = LEARNERS[kind].Options
     return FewShotOptions(
         RunOptions(name, str(runs)),
-        CubicOptions(),
+        Cubic.Options(),
         learner(**{"hidden": [8], "inner_steps": 2, **sections.get("learner", {})}),
         TrainOptions(**{"steps": 12, "tasks": 3, "log_every": 4, "checkpoint_every": 4, **sections.get("train", {})}),
         EvaluateOptions(**{"episodes": 20, "shown_tasks": 2, "shown_steps": 4, **sections.get("evaluate", {})}),
@@ -135,7 +136,7 @@ def test_a_diverging_training_is_an_error(tmp_path: Path) -> None:
 
 
 def test_nothing_is_written_where_a_split_is_too_small(tmp_path: Path) -> None:
-    wrong = FewShotOptions(RunOptions("wrong", str(tmp_path)), GlyphOptions(shots=15, queries=15))
+    wrong = FewShotOptions(RunOptions("wrong", str(tmp_path)), Glyphs.Options(shots=15, queries=15))
     with pytest.raises(UserError, match="fewer than 15 for support"):
         train(wrong, quiet=True)
     assert not list(tmp_path.iterdir())
@@ -173,7 +174,7 @@ def test_batched_tasks_equal_single_tasks(tmp_path: Path) -> None:
         return source.problem.scores(outputs, part.query.targets).tolist()
 
     with torch.no_grad():
-        assert errors(episodes) == pytest.approx([errors(episodes.task(task))[0] for task in range(4)], rel=1e-4)
+        assert errors(episodes) == pytest.approx([errors(task_of(episodes, task))[0] for task in range(4)], rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["maml", "random"])
@@ -225,9 +226,9 @@ def test_all_learners_get_the_same_test_episodes(tmp_path: Path) -> None:
 
 
 def test_a_constant_answer_is_right_on_one_class_in_five() -> None:
-    learner_options = MamlOptions(inner_rate=0.0, filters=4, layers=2)
+    learner_options = Maml.Options(inner_rate=0.0, filters=4, layers=2)
     evaluation = EvaluateOptions(episodes=20, steps=1, shown_tasks=1)
-    options = FewShotOptions(task=GlyphOptions(queries=3), learner=learner_options, evaluate=evaluation)
+    options = FewShotOptions(task=Glyphs.Options(queries=3), learner=learner_options, evaluate=evaluation)
     source, learner = options.create()
     learned = learner.initial(seeded(0))
     learned.meta["head.weight"].zero_()

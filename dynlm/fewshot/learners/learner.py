@@ -1,16 +1,17 @@
-"""The interface of a learner, the options that all learners have, and the registry of learners.
+"""The interface of a learner, and the registry of learners.
 
 To add a learner, write one module here, or in another package with an entry point in the group ``dynlm.learners``: a
-subclass of ``LearnerOptions`` with its own fields, and a subclass of ``Learner`` under ``@register_learner``.
+subclass of ``Learner`` under ``@LEARNERS.register_kind``, with its own ``Options``.
 
 Legend: T tasks, Q query examples, O outputs.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -18,51 +19,16 @@ from torch import Tensor
 
 from dynlm.errors import UserError
 from dynlm.fewshot.nets import ConvNetOptions, PerceptronOptions
-from dynlm.fewshot.registry import Registry, default_of
-from dynlm.fewshot.tasks.episodes import Episodes, Labelled, Problem
-from dynlm.fewshot.tasks.source import TaskOptions
+from dynlm.fewshot.registry import OptionsRegistry
+from dynlm.fewshot.tasks.source import Episodes, Labelled, Problem, TaskSource
 from dynlm.models.lstm.model import Params
 from dynlm.runtime.validation import Section
 
-
-@dataclass
-class LearnerOptions(Section):
-    """Which learner, and how it adapts."""
-
-    SECTION = "learner"
-    is_trained: ClassVar[bool] = True
-    """Whether there is anything to meta-train."""
-    takes_steps: ClassVar[bool] = False
-    """Whether it adapts by steps, which ``evaluate.steps`` may set."""
-    any_ways: ClassVar[bool] = False
-    """Whether it may be trained and evaluated with different numbers of classes; it needs classes then."""
-
-    kind: str = ""
-
-    def check_task(self, task: TaskOptions) -> None:
-        """Raise UserError where this learner cannot learn these tasks, or where options are for other tasks."""
-        if self.any_ways and task.is_regression:
-            raise UserError(
-                f"learner.kind {self.kind!r} needs classes, and task.source {task.source!r} has none",
-                do="choose another of the two",
-            )
-        ways, training_ways = task.episode_shape(False).ways, task.episode_shape(True).ways
-        if ways != training_ways and not self.any_ways:
-            what = f"task.train_ways is {training_ways} and task.ways {ways}, but {self.kind} has one output a class"
-            raise UserError(what, do="leave task.train_ways out, or choose --learner.kind prototypes")
-        other, tasks = (ConvNetOptions, "images") if task.is_regression else (PerceptronOptions, "cubic and sinusoid")
-        for item in fields(other):
-            if getattr(self, item.name, default_of(item)) != default_of(item):
-                what = f"learner.{item.name} is for {tasks} alone, and task.source is {task.source!r}"
-                raise UserError(what, do="leave it out")
-
-    def evaluation_steps(self, is_regression: bool) -> int:
-        """Return the number of inner steps in evaluation where ``evaluate.steps`` is unset."""
-        return 0
-
-    def protocol(self) -> dict[str, Any]:
-        """Return the options that a score has to be reported with."""
-        return {}
+LEARNERS = OptionsRegistry("learner", "kind", "dynlm.fewshot.learners", "dynlm.learners")
+LEARNERS.renamed = {"pixels": "nearest-neighbour"}
+LEARNERS.ignored = [item.name for part in (ConvNetOptions, PerceptronOptions) for item in dataclasses.fields(part)]
+LEARNERS.ignored += ["inner_rate", "inner_steps", "statistics"]
+Generators = Sequence[torch.Generator]
 
 
 class Learned(NamedTuple):
@@ -96,26 +62,58 @@ class Learner(ABC):
     are passed in and returned.
     """
 
-    options_type: ClassVar[type[LearnerOptions]]
     label: ClassVar[str]
     """Its name in tables and figures."""
+    is_trained: ClassVar[bool] = True
+    """Whether there is anything to meta-train."""
+    takes_steps: ClassVar[bool] = False
+    """Whether it adapts by steps, which ``evaluate.steps`` may set."""
+    any_ways: ClassVar[bool] = False
+    """Whether it may be trained and evaluated with different numbers of classes; it needs classes then."""
+    query_statistics: str = "none"
+    """Which batch statistics normalise a query example: none, running, transductive or inductive."""
+
+    @dataclass
+    class Options(Section):
+        """Which learner, and how it adapts."""
+
+        SECTION = "learner"
+
+        kind: str = ""
+
+        def evaluation_steps(self, is_regression: bool) -> int:
+            """Return the number of inner steps in evaluation where ``evaluate.steps`` is unset."""
+            return 0
+
+        def protocol(self) -> dict[str, Any]:
+            """Return the options that a score has to be reported with."""
+            return {}
 
     def __init__(self, options: Any, problem: Problem):
         self.options, self.problem = options, problem
 
-    @property
-    def query_statistics(self) -> str:
-        """Which batch statistics normalise a query example: none, running, transductive or inductive."""
-        return "none"
+    @classmethod
+    def check_task(cls, options: Any, task: TaskSource.Options) -> None:
+        """Raise UserError where this learner cannot learn these tasks, or where options are for other tasks."""
+        if cls.any_ways and task.is_regression:
+            what = f"learner.kind {options.kind!r} needs classes, and task.source {task.source!r} has none"
+            raise UserError(what, do="choose another of the two")
+        ways, training_ways = task.episode_shape(False).ways, task.episode_shape(True).ways
+        if ways != training_ways and not cls.any_ways:
+            what = f"task.train_ways is {training_ways} and task.ways {ways}, but {options.kind} has one output a class"
+            raise UserError(what, do="leave task.train_ways out, or choose --learner.kind prototypes")
+        other, tasks = (ConvNetOptions, "images") if task.is_regression else (PerceptronOptions, "cubic and sinusoid")
+        for name, default in vars(other()).items():
+            if getattr(options, name, default) != default:
+                what = f"learner.{name} is for {tasks} alone, and task.source is {task.source!r}"
+                raise UserError(what, do="leave it out")
 
     @abstractmethod
     def initial(self, generator: torch.Generator) -> Learned:
         """Return meta-parameters and buffers before meta-training."""
 
     @abstractmethod
-    def adapt(
-        self, learned: Learned, support: Labelled, steps: int, generators: Sequence[torch.Generator]
-    ) -> Iterator[Adapted]:
+    def adapt(self, learned: Learned, support: Labelled, steps: int, generators: Generators) -> Iterator[Adapted]:
         """Adapt to T tasks; yield the state after 0, 1, ..., ``steps`` steps. A learner without steps yields once.
 
         Each task has its own generator, so that its result does not depend on the others in the batch.
@@ -130,20 +128,12 @@ class Learner(ABC):
         raise NotImplementedError(f"{self.label} is not trained")
 
     def differentiate(
-        self, learned: Learned, loss: Tensor, outputs_TQO: Tensor, targets_TQ: Tensor, buffers: Params | None = None
+        self, learned: Learned, outputs_TQO: Tensor, targets_TQ: Tensor, loss: Tensor | None = None
     ) -> MetaStep:
-        """Return the meta-step of a ``loss``: its gradients in all meta-parameters that it depends on."""
+        """Return a meta-step with the gradients of ``loss``, by default that of the outputs, and unchanged buffers."""
+        loss = self.problem.loss(outputs_TQO, targets_TQ) if loss is None else loss
         names = [name for name, tensor in learned.meta.items() if tensor.requires_grad]
         grads = torch.autograd.grad(loss, [learned.meta[name] for name in names], allow_unused=True)
         gradients = {name: grad for name, grad in zip(names, grads, strict=True) if grad is not None}
         score = float(self.problem.scores(outputs_TQO.detach(), targets_TQ).mean())
-        return MetaStep(float(loss.detach()), score, gradients, learned.buffers if buffers is None else buffers)
-
-
-LEARNERS: Registry[Learner, LearnerOptions] = Registry(
-    LearnerOptions, "kind", "dynlm.fewshot.learners", "dynlm.learners"
-)
-LEARNERS.renamed = {"pixels": "nearest-neighbour"}
-LEARNERS.ignored = [item.name for part in (ConvNetOptions, PerceptronOptions) for item in fields(part)]
-LEARNERS.ignored += ["inner_rate", "inner_steps", "statistics"]
-register_learner = LEARNERS.register
+        return MetaStep(float(loss.detach()), score, gradients, learned.buffers)

@@ -7,20 +7,18 @@ Legend: T tasks, F filters, Q query examples, O outputs, K inner steps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from dynlm.errors import UserError
-from dynlm.fewshot.inner_loop import Order, expand_tasks
-from dynlm.fewshot.learners.gradient import GradientLearner, GradientOptions
-from dynlm.fewshot.learners.learner import Adapted, Learned, MetaStep, register_learner
-from dynlm.fewshot.nets import BatchStatistics, ConvNet
-from dynlm.fewshot.tasks.episodes import Episodes, Labelled, Problem
-from dynlm.fewshot.tasks.source import TaskOptions
+from dynlm.fewshot.inner_loop import InnerLoop, Order, expand_tasks
+from dynlm.fewshot.learners.learner import LEARNERS, Adapted, Generators, Learned, Learner, MetaStep
+from dynlm.fewshot.nets import BatchStatistics, ConvNet, ConvNetOptions, Net, PerceptronOptions
+from dynlm.fewshot.tasks.source import LARGEST_COUNT, Episodes, Labelled, Problem, TaskSource
 from dynlm.models.lstm.model import Params
 from dynlm.runtime.validation import bounded
 
@@ -28,57 +26,53 @@ _LR, _RUNNING = "rate.", "running."
 _MOMENTUM = 0.1
 
 
-@dataclass
-class InitOptions(GradientOptions):
-    """Options of learners that learn initial weights through the inner steps."""
+class GradientLearner(Learner):
+    """A network whose tensors ``loop.adapted`` are adapted to each task by steps; the base of MAML and Reptile."""
 
-    statistics: Literal["transductive", "inductive", "running"] = "transductive"  # type: ignore[assignment]
+    takes_steps = True
 
-    def check_task(self, task: TaskOptions) -> None:
-        super().check_task(task)
-        if task.is_regression and self.statistics == "running":
-            raise UserError("learner.statistics is 'running', but a regression network has no batch norm")
+    @dataclass
+    class Options(ConvNetOptions, PerceptronOptions, Learner.Options):
+        inner_rate: float = 0.01
+        """Learning rate alpha of the inner steps; where rates are learned, their initial value."""
+        inner_steps: int = bounded(5, 1, LARGEST_COUNT)
+        """Inner steps in training."""
+        statistics: Literal["transductive", "inductive"] = "transductive"
+        """Batch statistics of query examples: transductive (of the query set), inductive (of the support set) or
+        running (of training)."""
 
+        def evaluation_steps(self, is_regression: bool) -> int:
+            return 10 if is_regression else self.inner_steps
 
-@dataclass
-class FomamlOptions(InitOptions):
-    """Options of first-order MAML."""
+        def protocol(self) -> dict[str, Any]:
+            return {"inner_rate": self.inner_rate}
 
-    kind: str = "fomaml"
-    multi_step_loss: bool = False
-    """Weigh the query losses after every inner step alike at first; later only that after the last step."""
-    per_step_rates: bool = False
-    """Learn a learning rate for each tensor and inner step."""
-    per_step_norm: bool = False
-    """Meta-learn batch-norm scales, shifts and running statistics for each inner step, and do not adapt them."""
-    annealed_share: float = bounded(0.1, 0, 1)
-    """Fraction of the training over which the multi-step loss becomes that of the last step; 0: never."""
+    def __init__(self, options: Any, problem: Problem):
+        super().__init__(options, problem)
+        self.query_statistics, images = options.statistics, problem.classifies
+        self.net: Net = options.conv_net(problem.input_shape, problem.num_outputs) if images else options.perceptron()
+        self.loop = InnerLoop(self.net, problem, self.adapted_names(tuple(self.net.shapes())))
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.annealed_share != 0.1 and not self.multi_step_loss:
-            what = "learner.annealed_share is set, but there is no multi-step loss to anneal"
-            raise UserError(what, do="leave it out")
+    def adapted_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Return which of the network's tensors are adapted."""
+        return names
 
+    def initial(self, generator: torch.Generator) -> Learned:
+        return Learned(self.net.init_params(generator), {})
 
-@dataclass
-class MamlOptions(FomamlOptions):
-    """Options of MAML."""
+    def lr(self, meta: Params, step: int, name: str) -> Tensor | float:
+        """Return the learning rate of a tensor in a step."""
+        return float(self.options.inner_rate)
 
-    kind: str = "maml"
-    first_order_share: float = bounded(0.0, 0, 1)
-    """Fraction of the training, from its beginning, that treats inner gradients as constants."""
+    def outputs(self, learned: Learned, adapted: Adapted, inputs_TQ: Tensor) -> tuple[Tensor, BatchStatistics]:
+        """Return outputs (T, Q, O) and the batch statistics that they were normalised by."""
+        statistics = None
+        if self.options.statistics == "inductive" and isinstance(self.net, ConvNet):
+            _, statistics = self.loop.forward(adapted.state, adapted.support.inputs)
+        return self.loop.forward(adapted.state, inputs_TQ, statistics)
 
-
-@dataclass
-class MamlPlusPlusOptions(MamlOptions):
-    """Options of MAML++: those of MAML, with all of its fixes on."""
-
-    kind: str = "maml++"
-    multi_step_loss: bool = True
-    per_step_rates: bool = True
-    per_step_norm: bool = True
-    first_order_share: float = bounded(0.3, 0, 1)
+    def predict(self, learned: Learned, adapted: Adapted, inputs_TQ: Tensor) -> Tensor:
+        return self.outputs(learned, adapted, inputs_TQ)[0]
 
 
 class InitLearner(GradientLearner):
@@ -91,12 +85,22 @@ class InitLearner(GradientLearner):
     per_step: tuple[str, ...] = ()
     """Tensors with a row for each step."""
 
+    @dataclass
+    class Options(GradientLearner.Options):
+        statistics: Literal["transductive", "inductive", "running"] = "transductive"  # type: ignore[assignment]
+
+    @classmethod
+    def check_task(cls, options: Any, task: TaskSource.Options) -> None:
+        super().check_task(options, task)
+        if task.is_regression and options.statistics == "running":
+            raise UserError("learner.statistics is 'running', but a regression network has no batch norm")
+
     def initial(self, generator: torch.Generator) -> Learned:
-        meta, buffers = self.net.init_params(generator), {}
+        buffers: Params = {}
         if self.options.statistics == "running" and isinstance(self.net, ConvNet):
             statistics = self.net.init_statistics(self.options.inner_steps + 1)
             buffers = {_RUNNING + name: tensor for name, tensor in statistics.items()}
-        return Learned(meta, buffers)
+        return Learned(self.net.init_params(generator), buffers)
 
     def order(self, progress: float) -> Order:
         """Return the order of the meta-gradient at ``progress`` of the training."""
@@ -107,61 +111,78 @@ class InitLearner(GradientLearner):
         return [0.0] * self.options.inner_steps + [1.0]
 
     def adapt(
-        self, learned: Learned, support: Labelled, steps: int, generators: Sequence[torch.Generator]
+        self, learned: Learned, support: Labelled, steps: int, generators: Generators, order: Order = Order.NONE
     ) -> Iterator[Adapted]:
-        yield from self._adapt(learned.meta, support, steps, Order.NONE)
-
-    def _adapt(self, meta: Params, support: Labelled, steps: int, order: Order) -> Iterator[Adapted]:
-        def per_step(step: int) -> Params:
-            return {name: meta[name][self._row(step)] for name in self.per_step}
-
+        meta = learned.meta
         weights = {name: meta[name] for name in self.net.shapes()}
         weights |= expand_tasks({name: meta[name] for name in self.loop.adapted}, len(support.inputs))
 
         def lr(step: int, name: str) -> Tensor | float:
             return self.lr(meta, step, name)
 
+        def per_step(step: int) -> Params:
+            return {name: meta[name][self._row(step)] for name in self.per_step}
+
         states = self.loop.steps(weights, [support] * steps, lr, order, per_step=per_step)
-        for step, state in enumerate(states):
-            yield Adapted(state, support, step)
+        yield from (Adapted(state, support, step) for step, state in enumerate(states))
 
     def _row(self, step: int) -> int:
         return min(step, int(self.options.inner_steps))
 
     def outputs(self, learned: Learned, adapted: Adapted, inputs_TQ: Tensor) -> tuple[Tensor, BatchStatistics]:
-        if self.options.statistics != "running" or not isinstance(self.net, ConvNet):
+        if self.options.statistics != "running":
             return super().outputs(learned, adapted, inputs_TQ)
         row = self._row(adapted.step)
         running = {name.removeprefix(_RUNNING): tensor[row] for name, tensor in learned.buffers.items()}
         return self.loop.forward(adapted.state, inputs_TQ, running)
 
     def meta_step(self, learned: Learned, episodes: Episodes, progress: float, generator: torch.Generator) -> MetaStep:
-        weights, buffers = self.loss_weights(progress), dict(learned.buffers)
-        total = outputs_TQO = None
-        for adapted in self._adapt(learned.meta, episodes.support, self.options.inner_steps, self.order(progress)):
+        (support, query), options = episodes, self.options
+        weights, buffers, losses = self.loss_weights(progress), dict(learned.buffers), []
+        for adapted in self.adapt(learned, support, options.inner_steps, [], self.order(progress)):
             if not weights[adapted.step]:
                 continue
-            if self.options.statistics == "running":
+            if options.statistics == "running":
                 # In training each batch is normalised by its own statistics, which are averaged for evaluation.
-                outputs_TQO, used = self.loop.forward(adapted.state, episodes.query.inputs)
+                outputs_TQO, used = self.loop.forward(adapted.state, query.inputs)
                 for name, value_TF in used.items():
                     running = buffers[_RUNNING + name].clone()
                     running[adapted.step].lerp_(value_TF.detach().mean(0), _MOMENTUM)
                     buffers[_RUNNING + name] = running
             else:
-                outputs_TQO, _ = self.outputs(learned, adapted, episodes.query.inputs)
-            loss = weights[adapted.step] * self.problem.loss(outputs_TQO, episodes.query.targets)
-            total = loss if total is None else total + loss
-        assert total is not None and outputs_TQO is not None
-        return self.differentiate(learned, total, outputs_TQO, episodes.query.targets, buffers)
+                outputs_TQO, _ = self.outputs(learned, adapted, query.inputs)
+            losses.append(weights[adapted.step] * self.problem.loss(outputs_TQO, query.targets))
+        total = sum(losses[1:], losses[0])
+        return self.differentiate(learned, outputs_TQO, query.targets, total)._replace(buffers=buffers)
 
 
-@register_learner
+@LEARNERS.register_kind("maml")
 class Maml(InitLearner):
     """MAML, with each fix of MAML++ as an option. Meta-parameters ``rate.NAME`` (K,) are learned rates of each step."""
 
-    options_type: ClassVar[type[FomamlOptions]] = MamlOptions
     label = "MAML"
+
+    @dataclass
+    class Options(InitLearner.Options):
+        multi_step_loss: bool = False
+        """Weigh the query losses after every inner step alike at first; later only that after the last step."""
+        per_step_rates: bool = False
+        """Learn a learning rate for each tensor and inner step."""
+        per_step_norm: bool = False
+        """Meta-learn batch-norm scales, shifts and running statistics for each inner step, and do not adapt them."""
+        annealed_share: float = bounded(0.1, 0, 1)
+        """Fraction of the training over which the multi-step loss becomes that of the last step; 0: never."""
+        first_order_share: float = bounded(0.0, 0, 1)
+        """Fraction of the training, from its beginning, that treats inner gradients as constants."""
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if self.annealed_share != 0.1 and not self.multi_step_loss:
+                what = "learner.annealed_share is set, but there is no multi-step loss to anneal"
+                raise UserError(what, do="leave it out")
+            if self.kind == "fomaml" and self.first_order_share:
+                what = "learner.first_order_share is set, but fomaml is first-order throughout"
+                raise UserError(what, do="choose maml")
 
     def __init__(self, options: Any, problem: Problem):
         super().__init__(options, problem)
@@ -191,55 +212,37 @@ class Maml(InitLearner):
         return multi_step_weights(options.inner_steps, options.multi_step_loss, progress, options.annealed_share)
 
 
-@register_learner
-class MamlPlusPlus(Maml):
-    """MAML++ (Antoniou et al. 2019, arXiv 1810.09502)."""
-
-    options_type = MamlPlusPlusOptions
-    label = "MAML++"
-
-
-@register_learner
+@LEARNERS.register_kind("fomaml")
 class Fomaml(Maml):
     """First-order MAML: inner gradients are constants."""
 
-    options_type = FomamlOptions
     label = "FOMAML"
 
     def order(self, progress: float) -> Order:
         return Order.FIRST
 
 
-@dataclass
-class AnilOptions(InitOptions):
-    """Options of ANIL."""
+@LEARNERS.register_kind("maml++", multi_step_loss=True, per_step_rates=True, per_step_norm=True, first_order_share=0.3)
+class MamlPlusPlus(Maml):
+    """MAML++ (Antoniou et al. 2019, arXiv 1810.09502): MAML with all of its fixes."""
 
-    kind: str = "anil"
+    label = "MAML++"
 
 
-@register_learner
+@LEARNERS.register_kind("anil")
 class Anil(InitLearner):
     """ANIL (Raghu et al. 2020, arXiv 1909.09157): only the head adapts."""
 
-    options_type = AnilOptions
     label = "ANIL"
 
     def adapted_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
         return self.net.head
 
 
-@dataclass
-class MetaSgdOptions(InitOptions):
-    """Options of Meta-SGD."""
-
-    kind: str = "meta-sgd"
-
-
-@register_learner
+@LEARNERS.register_kind("meta-sgd")
 class MetaSgd(InitLearner):
     """Meta-SGD (Li et al. 2017, arXiv 1707.09835): meta-parameters ``rate.NAME`` are a rate of each weight."""
 
-    options_type = MetaSgdOptions
     label = "Meta-SGD"
 
     def initial(self, generator: torch.Generator) -> Learned:

@@ -1,6 +1,4 @@
-"""Prototypical networks (Snell, Swersky & Zemel 2017, arXiv 1703.05175): the nearest class mean in a learned space.
-
-    p(class k | x) = softmax over k of -||f(x) - mean of f over class k's support examples||^2
+"""Learners that compare examples: prototypical networks, and nearest neighbour by pixels.
 
 Legend: T tasks, S support and Q query examples, K classes, D features.
 """
@@ -8,47 +6,82 @@ Legend: T tasks, S support and Q query examples, K classes, D features.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.func import vmap
 
-from dynlm.fewshot.learners.embedding import EmbeddingLearner
-from dynlm.fewshot.learners.learner import Adapted, Learned, LearnerOptions, MetaStep, register_learner
-from dynlm.fewshot.nets import ConvNetOptions
-from dynlm.fewshot.tasks.episodes import Episodes, Labelled
+from dynlm.fewshot.learners.learner import LEARNERS, Adapted, Generators, Learned, Learner, MetaStep
+from dynlm.fewshot.nets import ConvNet, ConvNetOptions
+from dynlm.fewshot.tasks.source import Episodes, Labelled, Problem
+from dynlm.models.lstm.model import Params
+
+_RUNNING = "running."
+_MOMENTUM = 0.1
 
 
-@dataclass
-class PrototypesOptions(ConvNetOptions, LearnerOptions):
-    """Options of prototypical networks."""
+class EmbeddingLearner(Learner):
+    """A network that all tasks share: without a head for images, none for curves.
 
-    any_ways: ClassVar[bool] = True
+    Meta-parameters are the network's; buffers are ``running.NAME`` (F,), the averaged statistics of training batches.
+    """
 
-    kind: str = "prototypes"
-    statistics: Literal["transductive", "running"] = "transductive"
-    """Batch statistics of query examples: transductive (of the query set), inductive (of the support set) or running
-    (of training)."""
+    @dataclass
+    class Options(ConvNetOptions, Learner.Options):
+        pass
+
+    def __init__(self, options: Any, problem: Problem):
+        super().__init__(options, problem)
+        self.query_statistics = getattr(options, "statistics", "running")
+        self.net: ConvNet | None = options.conv_net(problem.input_shape, None) if problem.classifies else None
+
+    def initial(self, generator: torch.Generator) -> Learned:
+        if self.net is None:
+            return Learned({}, {})
+        statistics = {_RUNNING + name: tensor for name, tensor in self.net.init_statistics().items()}
+        return Learned(self.net.init_params(generator), statistics)
+
+    def features(self, learned: Learned, inputs_TN: Tensor) -> Tensor:
+        """Return features (T, N, D) under running statistics: all tasks are one batch, since they share the weights."""
+        if self.net is None:
+            return inputs_TN
+        running = {name.removeprefix(_RUNNING): tensor for name, tensor in learned.buffers.items()}
+        features_ND, _ = self.net.forward(learned.meta, inputs_TN.flatten(0, 1), running)
+        return features_ND.unflatten(0, inputs_TN.shape[:2])
+
+    def training_features(self, learned: Learned, episodes: Episodes) -> tuple[Tensor, Tensor, Params]:
+        """Return support (T, S, D) and query (T, Q, D) features under the batch's statistics, and the next buffers."""
+        inputs_TN, buffers = torch.cat([part.inputs for part in episodes], 1), learned.buffers
+        features_TND = inputs_TN
+        if self.net is not None:
+            features_ND, used = self.net.forward(learned.meta, inputs_TN.flatten(0, 1))
+            features_TND = features_ND.unflatten(0, inputs_TN.shape[:2])
+            averaged = {name: buffers[_RUNNING + name].lerp(value.detach(), _MOMENTUM) for name, value in used.items()}
+            buffers = {_RUNNING + name: tensor for name, tensor in averaged.items()}
+        shots = episodes.support.inputs.shape[1]
+        return features_TND[:, :shots], features_TND[:, shots:], buffers
 
 
-@register_learner
+@LEARNERS.register_kind("prototypes")
 class Prototypes(EmbeddingLearner):
-    """Prototypical network.
+    """Prototypical network (Snell, Swersky & Zemel 2017, arXiv 1703.05175): the nearest class mean in a learned space.
+
+        p(class k | x) = softmax over k of -||f(x) - mean of f over class k's support examples||^2
 
     ``learner.statistics`` running embeds each example independently; transductive normalises an episode's support and
     query sets together.
     """
 
-    options_type = PrototypesOptions
     label = "prototypical network"
+    any_ways = True
 
-    @property
-    def query_statistics(self) -> str:
-        return str(self.options.statistics)
+    @dataclass
+    class Options(EmbeddingLearner.Options):
+        statistics: Literal["transductive", "running"] = "transductive"
 
     def initial(self, generator: torch.Generator) -> Learned:
         learned = super().initial(generator)
@@ -58,9 +91,7 @@ class Prototypes(EmbeddingLearner):
         learned.meta[last] = learned.meta[last] * 2 / math.sqrt(self.net.features)
         return learned
 
-    def adapt(
-        self, learned: Learned, support: Labelled, steps: int, generators: Sequence[torch.Generator]
-    ) -> Iterator[Adapted]:
+    def adapt(self, learned: Learned, support: Labelled, steps: int, generators: Generators) -> Iterator[Adapted]:
         state = {}
         if self.options.statistics == "running":
             state["prototypes"] = class_means(self.features(learned, support.inputs), support.targets)
@@ -80,8 +111,7 @@ class Prototypes(EmbeddingLearner):
     def meta_step(self, learned: Learned, episodes: Episodes, progress: float, generator: torch.Generator) -> MetaStep:
         support_TSD, query_TQD, buffers = self.training_features(learned, episodes)
         logits_TQK = -squared_distances(query_TQD, class_means(support_TSD, episodes.support.targets))
-        loss = self.problem.loss(logits_TQK, episodes.query.targets)
-        return self.differentiate(learned, loss, logits_TQK, episodes.query.targets, buffers)
+        return self.differentiate(learned, logits_TQK, episodes.query.targets)._replace(buffers=buffers)
 
 
 def class_means(features_TSD: Tensor, classes_TS: Tensor) -> Tensor:
@@ -94,3 +124,31 @@ def squared_distances(features_TQD: Tensor, means_TKD: Tensor) -> Tensor:
     """Return ||f - m||^2 of each pair (T, Q, K)."""
     products_TQK = features_TQD @ means_TKD.transpose(1, 2)
     return features_TQD.square().sum(-1)[..., None] - 2 * products_TQK + means_TKD.square().sum(-1)[:, None]
+
+
+@LEARNERS.register_kind("nearest-neighbour")
+class NearestNeighbour(Learner):
+    """The baseline of every accuracy table: the class of the nearest support example (Lake et al. 2015).
+
+    Nearest by cosine similarity of pixels: on Omniglot five points better than Euclidean distance, by which a bold
+    drawing is far from all others. Nothing is learned.
+    """
+
+    label = "nearest neighbour"
+    is_trained = False
+    any_ways = True
+
+    def initial(self, generator: torch.Generator) -> Learned:
+        return Learned({}, {})
+
+    def adapt(self, learned: Learned, support: Labelled, steps: int, generators: Generators) -> Iterator[Adapted]:
+        yield Adapted({}, support, 0)
+
+    def predict(self, learned: Learned, adapted: Adapted, inputs_TQ: Tensor) -> Tensor:
+        query_TQD, support_TSD = (F.normalize(x.flatten(2), dim=-1) for x in (inputs_TQ, adapted.support.inputs))
+        cosines_TQS, classes_TS = query_TQD @ support_TSD.transpose(1, 2), adapted.support.targets
+        nearest_TQK = [
+            cosines_TQS.masked_fill((classes_TS != label)[:, None], -math.inf).amax(-1)
+            for label in range(int(classes_TS.max()) + 1)
+        ]
+        return torch.stack(nearest_TQK, -1)

@@ -9,57 +9,38 @@ or Adam's with beta1 = 0, whose second moment continues from task to task as in 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 
 from dynlm.fewshot.inner_loop import Order, SecondMoment, expand_tasks
-from dynlm.fewshot.learners.gradient import GradientLearner, GradientOptions
-from dynlm.fewshot.learners.learner import Adapted, Learned, MetaStep, register_learner
-from dynlm.fewshot.tasks.episodes import LARGEST_COUNT, Episodes, Labelled
+from dynlm.fewshot.learners.learner import LEARNERS, Adapted, Generators, Learned, MetaStep
+from dynlm.fewshot.learners.maml import GradientLearner
+from dynlm.fewshot.tasks.source import LARGEST_COUNT, Episodes, Labelled
 from dynlm.models.lstm.model import Params
 from dynlm.runtime.validation import bounded
 
 _SQUARES, _COUNT = "squares.", "count"
 
 
-@dataclass
-class RandomStartOptions(GradientOptions):
-    """Options of a random start."""
-
-    is_trained: ClassVar[bool] = False
-
-    kind: str = "random"
-    inner_optimizer: Literal["sgd", "adam"] = "sgd"
-    """Inner steps: plain, or Adam's with beta1 = 0 (Nichol et al. 2018)."""
-
-
-@dataclass
-class ReptileOptions(RandomStartOptions):
-    """Options of Reptile."""
-
-    is_trained: ClassVar[bool] = True
-
-    kind: str = "reptile"
-    inner_batch: int = bounded(0, 0, LARGEST_COUNT)
-    """Support examples of an inner step in training, a new sample for each; 0: all."""
-
-
-@register_learner
+@LEARNERS.register_kind("random")
 class RandomStart(GradientLearner):
     """No meta-training: each task starts from its own random weights, drawn from its generator."""
 
-    options_type = RandomStartOptions
     label = "random initialisation"
+    is_trained = False
+
+    @dataclass
+    class Options(GradientLearner.Options):
+        inner_optimizer: Literal["sgd", "adam"] = "sgd"
+        """Inner steps: plain, or Adam's with beta1 = 0 (Nichol et al. 2018)."""
 
     def initial(self, generator: torch.Generator) -> Learned:
         return Learned({}, {})
 
-    def adapt(
-        self, learned: Learned, support: Labelled, steps: int, generators: Sequence[torch.Generator]
-    ) -> Iterator[Adapted]:
+    def adapt(self, learned: Learned, support: Labelled, steps: int, generators: Generators) -> Iterator[Adapted]:
         starts = [self.net.init_params(generator) for generator in generators]
         weights = {name: torch.stack([start[name] for start in starts]) for name in self.loop.adapted}
         moment = None
@@ -73,16 +54,21 @@ class RandomStart(GradientLearner):
         def lr(step: int, name: str) -> float:
             return float(self.options.inner_rate)
 
-        for step, state in enumerate(self.loop.steps(weights, batches, lr, Order.NONE, moment)):
-            yield Adapted(state, support, step)
+        states = self.loop.steps(weights, batches, lr, Order.NONE, moment)
+        yield from (Adapted(state, support, step) for step, state in enumerate(states))
 
 
-@register_learner
+@LEARNERS.register_kind("reptile")
 class Reptile(RandomStart):
     """Reptile. With Adam's inner steps the buffers are ``squares.NAME`` and their ``count``."""
 
-    options_type = ReptileOptions
     label = "Reptile"
+    is_trained = True
+
+    @dataclass
+    class Options(RandomStart.Options):
+        inner_batch: int = bounded(0, 0, LARGEST_COUNT)
+        """Support examples of an inner step in training, a new sample for each; 0: all."""
 
     def initial(self, generator: torch.Generator) -> Learned:
         meta = self.net.init_params(generator)
@@ -97,9 +83,7 @@ class Reptile(RandomStart):
         squares = {name: learned.buffers[_SQUARES + name] for name in self.loop.adapted}
         return SecondMoment(squares, int(learned.buffers[_COUNT]))
 
-    def adapt(
-        self, learned: Learned, support: Labelled, steps: int, generators: Sequence[torch.Generator]
-    ) -> Iterator[Adapted]:
+    def adapt(self, learned: Learned, support: Labelled, steps: int, generators: Generators) -> Iterator[Adapted]:
         weights = expand_tasks(learned.meta, len(support.inputs))
         yield from self._steps(weights, [support] * steps, support, self._moment(learned))
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -19,9 +18,9 @@ import torch.nn.functional as F
 from matplotlib.ft2font import FT2Font
 
 from dynlm.fewshot.augment import Augmentation, augment
-from dynlm.fewshot.tasks.image_tasks import CharacterOptions, ImageTasks
+from dynlm.fewshot.tasks.image_tasks import CharacterTasks
 from dynlm.fewshot.tasks.images import ImageClasses, cached_classes
-from dynlm.fewshot.tasks.source import register_source
+from dynlm.fewshot.tasks.source import SOURCES
 
 VALID_SCRIPTS = ("LAO", "NKO")
 TEST_SCRIPTS = ("ARMENIAN", "COPTIC", "GEORGIAN", "HEBREW", "OGHAM", "OLD", "TIFINAGH")
@@ -34,28 +33,19 @@ _SEED = 20
 _AUGMENTATION = Augmentation(rotation=14.0, shear=0.22, scale=0.16, shift=0.07, bend=0.022)
 
 
-@dataclass
-class GlyphOptions(CharacterOptions):
-    """Options of glyphs."""
-
-    source: str = "glyphs"
-
-
-@register_source
-class Glyphs(ImageTasks):
+@SOURCES.register_kind("glyphs")
+class Glyphs(CharacterTasks):
     """Letters of matplotlib's fonts: scripts of VALID_SCRIPTS and TEST_SCRIPTS, and all others to train on."""
 
-    options_type = GlyphOptions
-
     @staticmethod
-    def load_splits(options: GlyphOptions) -> dict[str, ImageClasses]:
+    def load_splits(options: CharacterTasks.Options) -> dict[str, ImageClasses]:
         key = ["glyphs 1", matplotlib.__version__]
         classes = cached_classes(key, options.size, 1, lambda: _render(options.size), "the embedded glyphs")
-        scripts = {"valid": VALID_SCRIPTS, "test": TEST_SCRIPTS}
-        splits = {"train": classes.only(lambda name: name.partition("/")[0] not in VALID_SCRIPTS + TEST_SCRIPTS)}
-        for split, names in scripts.items():
-            splits[split] = classes.only(lambda name, names=names: name.partition("/")[0] in names)  # type: ignore[misc]
-        return splits
+        return {
+            "train": classes.only(lambda name: name.partition("/")[0] not in VALID_SCRIPTS + TEST_SCRIPTS),
+            "valid": classes.only(lambda name: name.partition("/")[0] in VALID_SCRIPTS),
+            "test": classes.only(lambda name: name.partition("/")[0] in TEST_SCRIPTS),
+        }
 
 
 def _render(size: int) -> Iterator[tuple[str, np.ndarray]]:

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from dynlm.errors import UserError
-from dynlm.fewshot.tasks.image_tasks import FolderOptions, ImageTasks, refuse_overlap
+from dynlm.fewshot.tasks.image_tasks import ImageTasks, PathOptions, refuse_overlap
 from dynlm.fewshot.tasks.images import (
     MID_GREY,
     ImageClasses,
@@ -30,7 +30,7 @@ from dynlm.fewshot.tasks.images import (
     file_stamps,
     read_image,
 )
-from dynlm.fewshot.tasks.source import register_source
+from dynlm.fewshot.tasks.source import SOURCES
 from dynlm.runtime.paths import check_inside
 from dynlm.runtime.text import read_text
 
@@ -40,27 +40,17 @@ Listing = dict[str, list[Path]]
 """Images of each class."""
 
 
-@dataclass
-class ImageFolderOptions(FolderOptions):
-    """Options of an image folder."""
-
-    source: str = "imagefolder"
-    colour: bool = False
-    """Keep three colour channels instead of one grey channel."""
-
-    @property
-    def channels(self) -> int:
-        return 3 if self.colour else 1
-
-
-@register_source
+@SOURCES.register_kind("imagefolder")
 class ImageFolder(ImageTasks):
     """Images of a folder, or of several, with one folder for each class."""
 
-    options_type = ImageFolderOptions
+    @dataclass
+    class Options(PathOptions):
+        colour: bool = False
+        """Keep three colour channels instead of one grey channel."""
 
     @staticmethod
-    def load_splits(options: ImageFolderOptions) -> dict[str, ImageClasses]:
+    def load_splits(options: ImageFolder.Options) -> dict[str, ImageClasses]:
         root = Path(str(options.path))
         if not root.is_dir():
             raise UserError("no such folder", root, "task.path names a folder with one folder of images for each class")
@@ -121,7 +111,7 @@ def _listings_by_order(root: Path) -> dict[str, Listing]:
     return {split: listing for split, listing in splits.items() if listing}
 
 
-def _load(root: Path, listing: Listing, options: ImageFolderOptions) -> ImageClasses:
+def _load(root: Path, listing: Listing, options: ImageFolder.Options) -> ImageClasses:
     def make() -> Iterator[tuple[str, np.ndarray]]:
         for name, paths in listing.items():
             yield name, np.stack([read_image(path, path, options.size, options.colour) for path in paths])
@@ -129,4 +119,4 @@ def _load(root: Path, listing: Listing, options: ImageFolderOptions) -> ImageCla
     stamps = file_stamps((path for paths in listing.values() for path in paths), root)
     names = [f"{name} {len(paths)}" for name, paths in listing.items()]
     key = ["imagefolder 2", str(root.resolve()), *names, *stamps]
-    return cached_classes(key, options.size, options.channels, make, str(root))
+    return cached_classes(key, options.size, 3 if options.colour else 1, make, str(root))

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from dynlm.errors import UserError
 from dynlm.fewshot.augment import Augmentation, augment
-from dynlm.fewshot.tasks.episodes import LARGEST_COUNT, Episodes, EpisodeShape, Labelled, Problem
 from dynlm.fewshot.tasks.images import MID_GREY, ImageClasses, border_median
-from dynlm.fewshot.tasks.source import TaskOptions, TaskSource
+from dynlm.fewshot.tasks.source import LARGEST_COUNT, Episodes, EpisodeShape, Labelled, Problem, TaskSource
 from dynlm.runtime.hashing import fingerprint
 from dynlm.runtime.validation import bounded
 
@@ -26,84 +25,47 @@ _AUGMENTATION = Augmentation(rotation=10.0, shear=0.15, scale=0.15, shift=0.06, 
 """Augmentation of training images at ``task.warp`` 1."""
 
 
-@dataclass
-class ImageOptions(TaskOptions):
-    """Options of all sources of images."""
-
-    ways: int = bounded(5, 2, LARGEST_COUNT)
-    """Classes of an episode."""
-    train_ways: int | None = bounded(None, 2, LARGEST_COUNT)
-    """Classes of a training episode; unset: ways."""
-    size: int = bounded(28, 8, 512)
-    """Height and width that images are resized to, in pixels."""
-    warp: float = bounded(0.0, 0, 4)
-    """Strength of the random rotation (at 1: up to 10 degrees), shear, scaling and shift of each training image."""
-
-    @property
-    def channels(self) -> int:
-        """Colour channels of an image."""
-        return 1
-
-    def episode_shape(self, training: bool) -> EpisodeShape:
-        shape = super().episode_shape(training)
-        ways = self.train_ways if training and self.train_ways else self.ways
-        return EpisodeShape(ways, shape.shots, shape.queries)
-
-    def class_copies(self, split: str) -> tuple[int, int]:
-        """Return how many rotations (1 or 4) and reflections (1 or 2) of a class are classes of their own."""
-        return 1, 1
-
-    def protocol(self) -> dict[str, Any]:
-        training = self.episode_shape(training=True)
-        trained_on = {"ways": training.ways, "shots": training.shots, "queries": training.queries}
-        return {"ways": self.ways, "classes": "", "trained_on": trained_on}
-
-
-@dataclass
-class CharacterOptions(ImageOptions):
-    """Options of sources of characters, whose rotations and reflections are other characters."""
-
-    rotations: bool = True
-    """Treat a training character rotated by 90, 180 or 270 degrees as a class of its own."""
-    mirrored: bool = False
-    """Treat the mirror image of a training character, rotated or not, as a class of its own."""
-    test_rotations: bool = False
-    """Treat a rotated test character as a class of its own."""
-
-    def class_copies(self, split: str) -> tuple[int, int]:
-        training = split == "train"
-        return 4 if (self.rotations if training else self.test_rotations) else 1, 1 + (training and self.mirrored)
-
-
-@dataclass
-class FolderOptions(ImageOptions):
-    """Options of sources that read images of the user."""
-
-    path: str | None = None
-    """omniglot: folder of the two official zip files or of their content; imagefolder: folder of class folders."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.path is None:
-            what = f"task.source is {self.source!r}, but task.path is not set"
-            raise UserError(what, do="name the images' folder")
-
-
 class ImageTasks(TaskSource):
     """Episodes of classes that are drawn from a split. All images of a class are rotated and reflected alike."""
 
-    options: ImageOptions
+    @dataclass
+    class Options(TaskSource.Options):
+        ways: int = bounded(5, 2, LARGEST_COUNT)
+        """Classes of an episode."""
+        train_ways: int | None = bounded(None, 2, LARGEST_COUNT)
+        """Classes of a training episode; unset: ways."""
+        size: int = bounded(28, 8, 512)
+        """Height and width that images are resized to, in pixels."""
+        warp: float = bounded(0.0, 0, 4)
+        """Strength of the random rotation (at 1: up to 10 degrees), shear, scaling and shift of each training image."""
 
-    def __init__(self, options: ImageOptions):
+        def episode_shape(self, training: bool) -> EpisodeShape:
+            ways = self.train_ways if training and self.train_ways else self.ways
+            return super().episode_shape(training)._replace(ways=ways)
+
+        def class_copies(self, split: str) -> tuple[int, int]:
+            """Return how many rotations (1 or 4) and reflections (1 or 2) of a class are classes of their own."""
+            return 1, 1
+
+        def protocol(self) -> dict[str, Any]:
+            return {"ways": self.ways, "classes": "", "trained_on": self.episode_shape(training=True)._asdict()}
+
+    def __init__(self, options: Options):
         self.options, self.splits = options, self.load_splits(options)
-        names = {split: classes.names for split, classes in self.splits.items()}
-        refuse_overlap(names, next(iter(self.splits.values())).where)
-        self.problem = Problem((options.size, options.size, options.channels), options.ways, classifies=True)
+        where = next(iter(self.splits.values())).where
+        refuse_overlap({split: classes.names for split, classes in self.splits.items()}, where)
+        channels = 3 if getattr(options, "colour", False) else 1
+        self.problem = Problem((options.size, options.size, channels), options.ways, classifies=True)
 
     @staticmethod
     @abstractmethod
     def load_splits(options: Any) -> dict[str, ImageClasses]:
         """Return the classes of each split. Raises UserError where images are missing or broken."""
+
+    def num_classes(self, split: str) -> int:
+        """Return the number of classes of a split, with rotations and reflections."""
+        rotations, reflections = self.options.class_copies(split)
+        return rotations * reflections * len(self.splits[split])
 
     def sample(self, split: str, shape: EpisodeShape, count: int, generator: torch.Generator) -> Episodes:
         """Draw ``count`` episodes of images (T, N, H, W, C) from 0 to 1, the support examples shuffled.
@@ -111,28 +73,24 @@ class ImageTasks(TaskSource):
         Raises UserError where the split has fewer classes than ``shape.ways``, or one of its classes fewer images than
         ``shape.shots + shape.queries``.
         """
-        classes = self.splits.get(split)
-        if classes is None or not len(classes):
-            raise UserError(f"there are no classes in split {split!r}", do=f"choose one of {', '.join(self.splits)}")
         self.check_shape(split, shape)
-        rotations, reflections = self.options.class_copies(split)
+        classes, (rotations, reflections) = self.splits[split], self.options.class_copies(split)
         copies = rotations * reflections
         drawn_TK = torch.rand(count, copies * len(classes), generator=generator).topk(shape.ways, dim=1).indices
         class_TK, copy_TK = drawn_TK // copies, drawn_TK % copies
-        sizes_TK1 = torch.from_numpy(classes.sizes)[class_TK][..., None]
         order_TKD = torch.rand(*drawn_TK.shape, int(classes.sizes.max()), generator=generator)
-        order_TKD[torch.arange(order_TKD.shape[-1]).expand_as(order_TKD) >= sizes_TK1] = 2.0  # beyond the class's end
-        example_TKE = order_TKD.argsort(-1)[..., : shape.shots + shape.queries]
+        beyond_TKD = torch.arange(order_TKD.shape[-1]) >= torch.from_numpy(classes.sizes)[class_TK][..., None]
+        example_TKE = order_TKD.masked_fill(beyond_TKD, 2.0).argsort(-1)[..., : shape.shots + shape.queries]
         images = classes.take((torch.from_numpy(classes.starts)[class_TK][..., None] + example_TKE).numpy())
         images = rotate_and_reflect(images, (copy_TK // reflections).numpy(), (copy_TK % reflections).numpy())
         images_TKEHWC = torch.from_numpy(images).float().div_(255)
         support_TN = images_TKEHWC[:, :, : shape.shots].flatten(1, 2)
         query_TN = images_TKEHWC[:, :, shape.shots :].flatten(1, 2)
-        labels_K = torch.arange(shape.ways)
         order_TN = torch.rand(support_TN.shape[:2], generator=generator).argsort(-1)
         support_TN = support_TN[torch.arange(count)[:, None], order_TN]
         if self.options.warp and split == "train":
             support_TN, query_TN = (self._augmented(part_TN, generator) for part_TN in (support_TN, query_TN))
+        labels_K = torch.arange(shape.ways)
         return Episodes(
             Labelled(support_TN, labels_K.repeat_interleave(shape.shots)[order_TN]),
             Labelled(query_TN, labels_K.repeat_interleave(shape.queries).repeat(count, 1)),
@@ -145,22 +103,17 @@ class ImageTasks(TaskSource):
 
     def check_shape(self, split: str, shape: EpisodeShape) -> None:
         """Raise UserError where a split has too few classes, or images of a class, for such episodes."""
-        classes = self.splits[split]
-        available = len(classes) * int(np.prod(self.options.class_copies(split)))
-        if available < shape.ways:
-            raise UserError(
-                f"split {split!r} has {available} classes, fewer than the {shape.ways} of an episode",
-                classes.where,
-                "lower task.ways or task.train_ways",
-            )
+        classes = self.splits.get(split)
+        if classes is None or not len(classes):
+            raise UserError(f"there are no classes in split {split!r}", do=f"choose one of {', '.join(self.splits)}")
+        if (available := self.num_classes(split)) < shape.ways:
+            what = f"split {split!r} has {available} classes, fewer than the {shape.ways} of an episode"
+            raise UserError(what, classes.where, "lower task.ways or task.train_ways")
         smallest = int(np.argmin(classes.sizes))
         if classes.sizes[smallest] < shape.shots + shape.queries:
-            raise UserError(
-                f"class {classes.names[smallest]!r} of split {split!r} has {classes.sizes[smallest]} images, fewer "
-                f"than {shape.shots} for support and {shape.queries} for query",
-                classes.where,
-                "lower the shots or queries of task",
-            )
+            what = f"class {classes.names[smallest]!r} of split {split!r} has {classes.sizes[smallest]} images, fewer "
+            what += f"than {shape.shots} for support and {shape.queries} for query"
+            raise UserError(what, classes.where, "lower the shots or queries of task")
 
     def describe(self) -> dict[str, dict[str, int]]:
         """Return the numbers of alphabets (or 0), classes, classes with rotations, and images of each split."""
@@ -168,7 +121,7 @@ class ImageTasks(TaskSource):
             split: {
                 "groups": len({name.rpartition("/")[0] for name in classes.names} - {""}),
                 "classes": len(classes),
-                "with rotations": len(classes) * int(np.prod(self.options.class_copies(split))),
+                "with rotations": self.num_classes(split),
                 "images": int(classes.sizes.sum()),
             }
             for split, classes in self.splits.items()
@@ -180,18 +133,46 @@ class ImageTasks(TaskSource):
         The background, dark or bright, is what the median pixel along the borders is.
         """
         parts = list(self.splits.values())
-        return {
-            "size": int(parts[0].images_NHWC.shape[1]),
-            "channels": int(parts[0].images_NHWC.shape[3]),
-            "ground": "bright" if border_median(parts) > MID_GREY else "dark",
-            "turned_round": parts[0].inverted,
-        }
+        size, _, channels = parts[0].images_NHWC.shape[1:]
+        ground = "bright" if border_median(parts) > MID_GREY else "dark"
+        return {"size": size, "channels": channels, "ground": ground, "turned_round": parts[0].inverted}
 
     def data_card(self, split: str) -> dict[str, Any]:
         """Return a fingerprint of a split's images, and whether their values were inverted."""
         classes = self.splits[split]
         parts = (repr(classes.names), repr(classes.sizes.tolist()), classes.images_NHWC.tobytes())
         return {"data": fingerprint(*parts), "turned_round": classes.inverted}
+
+
+class CharacterTasks(ImageTasks):
+    """Episodes of characters, whose rotations and reflections are other characters."""
+
+    @dataclass
+    class Options(ImageTasks.Options):
+        rotations: bool = True
+        """Treat a training character rotated by 90, 180 or 270 degrees as a class of its own."""
+        mirrored: bool = False
+        """Treat the mirror image of a training character, rotated or not, as a class of its own."""
+        test_rotations: bool = False
+        """Treat a rotated test character as a class of its own."""
+
+        def class_copies(self, split: str) -> tuple[int, int]:
+            training = split == "train"
+            return 4 if (self.rotations if training else self.test_rotations) else 1, 1 + (training and self.mirrored)
+
+
+@dataclass
+class PathOptions(ImageTasks.Options):
+    """Options of sources that read images of the user."""
+
+    path: str | None = None
+    """omniglot: folder of the two official zip files or of their content; imagefolder: folder of class folders."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.path is None:
+            what = f"task.source is {self.source!r}, but task.path is not set"
+            raise UserError(what, do="name the images' folder")
 
 
 def check_image_format(trained_on: Mapping[str, Any], given: Mapping[str, Any]) -> str:
@@ -201,12 +182,10 @@ def check_image_format(trained_on: Mapping[str, Any], given: Mapping[str, Any]) 
     """
     for name in ("size", "channels"):
         if name in trained_on and name in given and trained_on[name] != given[name]:
-            raise UserError(
-                f"the images' {name} is {given[name]}, the learner's was {trained_on[name]}",
-                do="leave task.size and task.colour as trained",
-            )
+            what = f"the images' {name} is {given[name]}, the learner's was {trained_on[name]}"
+            raise UserError(what, do="leave task.size and task.colour as trained")
     before, now = trained_on.get("ground"), given.get("ground")
-    if before is None or now is None or before == now:
+    if None in (before, now) or before == now:
         return ""
     return f"these images have a {now} background, those of training a {before} one: are they inverted?"
 

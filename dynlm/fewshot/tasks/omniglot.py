@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,7 @@ import numpy as np
 
 from dynlm.data.sources.lines import UNPACKING_ERRORS
 from dynlm.errors import UserError
-from dynlm.fewshot.tasks.image_tasks import CharacterOptions, FolderOptions, ImageTasks
+from dynlm.fewshot.tasks.image_tasks import CharacterTasks, PathOptions
 from dynlm.fewshot.tasks.images import (
     LARGEST_FILE,
     ImageClasses,
@@ -28,7 +28,7 @@ from dynlm.fewshot.tasks.images import (
     file_stamps,
     read_image,
 )
-from dynlm.fewshot.tasks.source import register_source
+from dynlm.fewshot.tasks.source import SOURCES
 from dynlm.runtime.validation import bounded
 
 PARTS = ("images_background", "images_evaluation")
@@ -36,33 +36,27 @@ _VINYALS_VALID = ("Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(
 _VINYALS_LAST_OF_TRAIN = "Gurmukhi/character41"
 
 
-@dataclass
-class OmniglotOptions(CharacterOptions, FolderOptions):
-    """Options of Omniglot."""
-
-    source: str = "omniglot"
-    split: Literal["background", "vinyals"] = "background"
-    """Background alphabets train and evaluation alphabets test, or the split of Vinyals et al. 2016."""
-    held_out: int = bounded(0)
-    """Number of background alphabets, evenly over their order, that are the valid split, to tune on."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.held_out and self.split != "background":
-            raise UserError("task.held_out is set, but it is for task.split background alone", do="leave it at 0")
-
-    def protocol(self) -> dict[str, Any]:
-        return super().protocol() | {"classes": self.split}
-
-
-@register_source
-class Omniglot(ImageTasks):
+@SOURCES.register_kind("omniglot")
+class Omniglot(CharacterTasks):
     """Handwritten characters of 50 alphabets, 20 drawings of each."""
 
-    options_type = OmniglotOptions
+    @dataclass
+    class Options(CharacterTasks.Options, PathOptions):
+        split: Literal["background", "vinyals"] = "background"
+        """Background alphabets train and evaluation alphabets test, or the split of Vinyals et al. 2016."""
+        held_out: int = bounded(0)
+        """Number of background alphabets, evenly over their order, that are the valid split, to tune on."""
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if self.held_out and self.split != "background":
+                raise UserError("task.held_out is set, but it is for task.split background alone", do="leave it at 0")
+
+        def protocol(self) -> dict[str, Any]:
+            return super().protocol() | {"classes": self.split}
 
     @staticmethod
-    def load_splits(options: OmniglotOptions) -> dict[str, ImageClasses]:
+    def load_splits(options: Omniglot.Options) -> dict[str, ImageClasses]:
         background, evaluation = (_load_part(Path(str(options.path)), part, options.size) for part in PARTS)
         if options.split == "background":
             held_out = _held_out(background, options.held_out)
@@ -90,9 +84,8 @@ def _alphabet(name: str) -> str:
 def _held_out(classes: ImageClasses, count: int) -> set[str]:
     alphabets = sorted({_alphabet(name) for name in classes.names})
     if count >= len(alphabets):
-        raise UserError(
-            f"task.held_out is {count}, and there are {len(alphabets)} alphabets", classes.where, "lower task.held_out"
-        )
+        what = f"task.held_out is {count}, and there are {len(alphabets)} alphabets"
+        raise UserError(what, classes.where, "lower task.held_out")
     return {alphabets[(2 * index + 1) * len(alphabets) // (2 * count)] for index in range(count)}
 
 
@@ -101,16 +94,18 @@ def _load_part(root: Path, part: str, size: int) -> ImageClasses:
     if folder.is_dir():
         found = class_folders(folder)
         key = ["omniglot", part, *file_stamps((path for paths in found.values() for path in paths), folder)]
-
-        def make() -> Iterator[tuple[str, np.ndarray]]:
-            for name, paths in found.items():
-                yield name, np.stack([read_image(path, path, size, False, invert=True) for path in paths])
-
-        return cached_classes(key, size, 1, make, str(folder))
+        drawings = {name: [(path, path) for path in paths] for name, paths in found.items()}
+        return cached_classes(key, size, 1, lambda: _read(drawings, size), str(folder))
     if not archive.is_file():
         raise UserError(f"neither {part}.zip nor {part}/", root, "put Omniglot's two official parts there")
     key = ["omniglot", *file_stamps([archive], root)]
     return cached_classes(key, size, 1, lambda: _read_zip(archive, part, size), str(archive))
+
+
+def _read(drawings: Mapping[str, Iterable[tuple[Any, object]]], size: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield each character with its inverted images; ``drawings`` are (file, name in errors)."""
+    for character, files in drawings.items():
+        yield character, np.stack([read_image(file, where, size, False, invert=True) for file, where in files])
 
 
 def _read_zip(archive: Path, part: str, size: int) -> Iterator[tuple[str, np.ndarray]]:
@@ -124,15 +119,8 @@ def _read_zip(archive: Path, part: str, size: int) -> Iterator[tuple[str, np.nda
                     if member.file_size > LARGEST_FILE:
                         raise ValueError(f"{name} claims {member.file_size:,} bytes")
                     members.setdefault(name.removeprefix(f"{part}/").rpartition("/")[0], []).append(name)
-            for character, drawings in sorted(members.items()):
-                yield (
-                    character,
-                    np.stack(
-                        [
-                            read_image(io.BytesIO(file.read(name)), f"{archive}: {name}", size, False, invert=True)
-                            for name in drawings
-                        ]
-                    ),
-                )
+            for character, names in sorted(members.items()):
+                drawings = ((io.BytesIO(file.read(name)), f"{archive}: {name}") for name in names)
+                yield from _read({character: drawings}, size)
     except UNPACKING_ERRORS as error:
         raise UserError(f"not a whole zip file ({error})", archive, "it may be cut short; get it again") from error

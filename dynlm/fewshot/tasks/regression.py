@@ -1,7 +1,4 @@
-"""Regression tasks: each task is one random curve.
-
-Legend: T tasks, N = S + Q points of a task.
-"""
+"""Regression tasks: each task is one random curve. Legend: T tasks, N = S + Q points of a task."""
 
 from __future__ import annotations
 
@@ -14,9 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dynlm.fewshot.tasks.episodes import LARGEST_COUNT, Episodes, EpisodeShape, Labelled, Problem
-from dynlm.fewshot.tasks.source import TaskOptions, TaskSource, register_source
-from dynlm.runtime.validation import bounded
+from dynlm.fewshot.tasks.source import SOURCES, Episodes, EpisodeShape, Labelled, Problem, TaskSource
 
 
 class Curves(TaskSource):
@@ -29,7 +24,11 @@ class Curves(TaskSource):
     high: ClassVar[float]
     problem = Problem((1,), 1, classifies=False)
 
-    def __init__(self, options: TaskOptions):
+    @dataclass
+    class Options(TaskSource.Options):
+        is_regression: ClassVar[bool] = True
+
+    def __init__(self, options: TaskSource.Options):
         pass
 
     @abstractmethod
@@ -49,22 +48,10 @@ class Curves(TaskSource):
         return torch.linspace(self.low, self.high, points)[:, None]
 
 
-@dataclass
-class CubicOptions(TaskOptions):
-    """Options of cubics."""
-
-    is_regression: ClassVar[bool] = True
-
-    source: str = "cubic"
-    shots: int = bounded(40, 1, LARGEST_COUNT)
-    queries: int = bounded(80, 1, LARGEST_COUNT)
-
-
-@register_source
+@SOURCES.register_kind("cubic", shots=40, queries=80)
 class Cubic(Curves):
     """y = a x^3 + b x^2 + c x + d, coefficients uniform in [-1, 1], x in [-2, 2] (Pan, Gao & Zhou 2020)."""
 
-    options_type = CubicOptions
     low, high = -2.0, 2.0
 
     def draw(self, count: int, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
@@ -72,22 +59,10 @@ class Cubic(Curves):
         return lambda x: ((a * x + b) * x + c) * x + d
 
 
-@dataclass
-class SinusoidOptions(TaskOptions):
-    """Options of sinusoids."""
-
-    is_regression: ClassVar[bool] = True
-
-    source: str = "sinusoid"
-    shots: int = bounded(10, 1, LARGEST_COUNT)
-    queries: int = bounded(100, 1, LARGEST_COUNT)
-
-
-@register_source
+@SOURCES.register_kind("sinusoid", shots=10, queries=100)
 class Sinusoid(Curves):
     """y = A sin(x - p), A in [0.1, 5], p in [0, pi], x in [-5, 5] (Finn et al. 2017, section 5.1)."""
 
-    options_type = SinusoidOptions
     low, high = -5.0, 5.0
 
     def draw(self, count: int, generator: torch.Generator) -> Callable[[Tensor], Tensor]:

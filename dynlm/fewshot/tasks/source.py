@@ -1,55 +1,129 @@
-"""The interface of a task source, the options that all sources have, and the registry of sources.
+"""Episodes, and the interface and registry of task sources, which they are sampled from.
 
 To add a source, write one module here, or in another package with an entry point in the group ``dynlm.task_sources``:
-a subclass of ``TaskOptions`` with its own fields, and a subclass of ``TaskSource`` under ``@register_source``.
+a subclass of ``TaskSource`` under ``@SOURCES.register_kind``, with its own ``Options``.
+
+Legend: T tasks in a batch, S support and Q query examples, D the shape of one input, O outputs.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from dynlm.fewshot.registry import Registry
-from dynlm.fewshot.tasks.episodes import LARGEST_COUNT, Episodes, EpisodeShape, Problem
+from dynlm.fewshot.registry import OptionsRegistry
 from dynlm.runtime.validation import Section, bounded
 
+LARGEST_COUNT = 100_000
+"""Largest number of classes, examples, inner steps or tasks of a batch: their arrays are allocated at once."""
+SOURCES = OptionsRegistry("task", "source", "dynlm.fewshot.tasks", "dynlm.task_sources")
+SOURCES.ignored = ("ways", "size", "path", "rotations", "test_rotations")
 
-@dataclass
-class TaskOptions(Section):
-    """Which tasks, and how many examples their support and query sets have."""
 
-    SECTION = "task"
-    is_regression: ClassVar[bool] = False
+class Labelled(NamedTuple):
+    """Inputs (T, S, *D) with their targets: class indices (T, S), or values (T, S, 1)."""
 
-    source: str = ""
-    shots: int = bounded(1, 1, LARGEST_COUNT)
-    """Support examples of each class, or points of a curve."""
-    queries: int = bounded(15, 1, LARGEST_COUNT)
-    """Query examples of each class, or points of a curve."""
-    train_shots: int | None = bounded(None, 1, LARGEST_COUNT)
-    """Support examples of each class in training; unset: shots."""
-    train_queries: int | None = bounded(None, 1, LARGEST_COUNT)
-    """Query examples of each class in training; unset: queries."""
+    inputs: Tensor
+    targets: Tensor
 
-    def episode_shape(self, training: bool) -> EpisodeShape:
-        """Return the number of classes and examples of an episode."""
-        if training:
-            return EpisodeShape(1, self.train_shots or self.shots, self.train_queries or self.queries)
-        return EpisodeShape(1, self.shots, self.queries)
 
-    def protocol(self) -> dict[str, Any]:
-        """Return what a score has to be reported with, beside the numbers of support and query examples."""
-        return {}
+class Episodes(NamedTuple):
+    """A batch of T tasks, each with its support and its query set."""
+
+    support: Labelled
+    query: Labelled
+
+    @property
+    def tasks(self) -> int:
+        """The number of tasks T."""
+        return len(self.support.inputs)
+
+    @staticmethod
+    def concatenate(episodes: Sequence[Episodes]) -> Episodes:
+        """Return episodes of one shape as one batch."""
+        parts = zip(*episodes, strict=True)
+        return Episodes(*(Labelled(*map(torch.cat, zip(*part, strict=True))) for part in parts))
+
+
+class EpisodeShape(NamedTuple):
+    """The number of classes (1 for regression), and of support and query examples of each."""
+
+    ways: int
+    shots: int
+    queries: int
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What all tasks of a source share: the shape of an input, the number of outputs O, the loss and the score."""
+
+    input_shape: tuple[int, ...]
+    """(1,) for curves, (height, width, channels) for images."""
+    num_outputs: int
+    classifies: bool
+
+    @property
+    def metric(self) -> str:
+        """The name of the score."""
+        return "accuracy" if self.classifies else "mean squared error"
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss of examples: cross-entropy in nats, or the squared error."""
+        if self.classifies:
+            return F.cross_entropy(outputs.flatten(0, -2), targets.flatten())
+        return F.mse_loss(outputs, targets)
+
+    def losses(self, outputs_TNO: Tensor, targets_TN: Tensor) -> Tensor:
+        """Return the mean loss of each task (T,)."""
+        if self.classifies:
+            return F.cross_entropy(outputs_TNO.transpose(1, 2), targets_TN, reduction="none").mean(1)
+        return (outputs_TNO - targets_TN).square().mean((1, 2))
+
+    def scores(self, outputs_TQO: Tensor, targets_TQ: Tensor) -> Tensor:
+        """Return each task's accuracy (0 to 1) or mean squared error, in float64 (T,)."""
+        if self.classifies:
+            return (outputs_TQO.argmax(-1) == targets_TQ).double().mean(1)
+        return (outputs_TQO - targets_TQ).double().square().mean((1, 2))
 
 
 class TaskSource(ABC):
     """A distribution of tasks. It is constructed from its options; raises UserError where its data cannot be read."""
 
-    options_type: ClassVar[type[TaskOptions]]
     problem: Problem
+
+    @dataclass
+    class Options(Section):
+        """Which tasks, and how many examples their support and query sets have."""
+
+        SECTION = "task"
+        is_regression: ClassVar[bool] = False
+
+        source: str = ""
+        shots: int = bounded(1, 1, LARGEST_COUNT)
+        """Support examples of each class, or points of a curve."""
+        queries: int = bounded(15, 1, LARGEST_COUNT)
+        """Query examples of each class, or points of a curve."""
+        train_shots: int | None = bounded(None, 1, LARGEST_COUNT)
+        """Support examples of each class in training; unset: shots."""
+        train_queries: int | None = bounded(None, 1, LARGEST_COUNT)
+        """Query examples of each class in training; unset: queries."""
+
+        def episode_shape(self, training: bool) -> EpisodeShape:
+            """Return the number of classes and examples of an episode."""
+            if training:
+                return EpisodeShape(1, self.train_shots or self.shots, self.train_queries or self.queries)
+            return EpisodeShape(1, self.shots, self.queries)
+
+        def protocol(self) -> dict[str, Any]:
+            """Return what a score has to be reported with, beside the numbers of support and query examples."""
+            return {}
 
     @abstractmethod
     def sample(self, split: str, shape: EpisodeShape, count: int, generator: torch.Generator) -> Episodes:
@@ -71,8 +145,7 @@ class TaskSource(ABC):
         return {}
 
 
-SOURCES: Registry[TaskSource, TaskOptions] = Registry(
-    TaskOptions, "source", "dynlm.fewshot.tasks", "dynlm.task_sources"
-)
-SOURCES.ignored = ("ways", "size", "path", "rotations", "test_rotations")
-register_source = SOURCES.register
+def seeded(*parts: int) -> torch.Generator:
+    """Return a generator seeded by these numbers, such as (seed, purpose, step), so that steps are independent."""
+    state = np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))

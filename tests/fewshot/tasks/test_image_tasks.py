@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dynlm.errors import UserError
-from dynlm.fewshot.tasks.episodes import EpisodeShape, seeded
-from dynlm.fewshot.tasks.glyphs import GlyphOptions, Glyphs
-from dynlm.fewshot.tasks.image_folder import ImageFolder, ImageFolderOptions
-from dynlm.fewshot.tasks.image_tasks import ImageTasks, check_image_format, refuse_overlap
+from dynlm.fewshot.tasks.glyphs import Glyphs
+from dynlm.fewshot.tasks.image_folder import ImageFolder
+from dynlm.fewshot.tasks.image_tasks import CharacterTasks, ImageTasks, check_image_format, refuse_overlap
 from dynlm.fewshot.tasks.images import ImageClasses, flatten_image, read_image
-from dynlm.fewshot.tasks.omniglot import Omniglot, OmniglotOptions
+from dynlm.fewshot.tasks.omniglot import Omniglot
+from dynlm.fewshot.tasks.source import EpisodeShape, seeded
 from tests.fewshot.drawn import write_classes, write_omniglot, zip_parts
 
 DATA = Path(os.environ.get("DYNLM_DATA", "")) / "omniglot"
@@ -38,12 +38,12 @@ def numbered(classes: int, images: int = 6, first: int = 0, size: int = 4) -> Im
 def tasks_of(splits: dict[str, ImageClasses], **options: object) -> ImageTasks:
     """A source of these classes, with options of glyphs."""
 
-    class Given(ImageTasks):
+    class Given(CharacterTasks):
         @staticmethod
         def load_splits(options: object) -> dict[str, ImageClasses]:
             return splits
 
-    return Given(GlyphOptions(**options))  # type: ignore[arg-type]
+    return Given(CharacterTasks.Options(**options))  # type: ignore[arg-type]
 
 
 def tasks(rotations: bool = False) -> ImageTasks:
@@ -51,11 +51,11 @@ def tasks(rotations: bool = False) -> ImageTasks:
 
 
 def folder_of(path: Path, **options: object) -> ImageFolder:
-    return ImageFolder(ImageFolderOptions(path=str(path), **options))  # type: ignore[arg-type]
+    return ImageFolder(ImageFolder.Options(path=str(path), **options))  # type: ignore[arg-type]
 
 
 def omniglot_of(path: Path, **options: object) -> Omniglot:
-    return Omniglot(OmniglotOptions(path=str(path), **options))  # type: ignore[arg-type]
+    return Omniglot(Omniglot.Options(path=str(path), **options))  # type: ignore[arg-type]
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -370,7 +370,7 @@ def test_names_of_classes_may_be_any_bytes(tmp_path: Path, cache: Path) -> None:
 
 
 def test_glyphs_are_many_scripts_kept_apart() -> None:
-    opened = Glyphs(GlyphOptions())
+    opened = Glyphs(Glyphs.Options())
     counts = opened.describe()
     assert counts["train"]["classes"] > 500 and counts["test"]["classes"] > 150 and counts["test"]["groups"] >= 4
     scripts = {split: {name.partition("/")[0] for name in classes.names} for split, classes in opened.splits.items()}

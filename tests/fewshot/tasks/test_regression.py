@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from dynlm.fewshot.tasks.episodes import EpisodeShape, seeded
-from dynlm.fewshot.tasks.regression import Cubic, CubicOptions, Curves, Sinusoid, SinusoidOptions
+from dynlm.fewshot.tasks.regression import Cubic, Curves, Sinusoid
+from dynlm.fewshot.tasks.source import EpisodeShape, seeded
 
 SHAPE = EpisodeShape(1, 40, 80)
-CUBIC, SINUSOID = Cubic(CubicOptions()), Sinusoid(SinusoidOptions())
+CUBIC, SINUSOID = Cubic(Cubic.Options()), Sinusoid(Sinusoid.Options())
 
 
 def test_a_cubic_is_a_cubic_with_small_coefficients() -> None:
