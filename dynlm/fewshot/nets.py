@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -33,35 +34,50 @@ def _uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator) -
     return bound * (2 * torch.rand(shape, generator=generator) - 1)
 
 
-@dataclass(frozen=True)
-class Perceptron:
-    """Linear layers with an activation between them (Finn et al. 2017: 1-40-40-1 with ReLU)."""
+@dataclass
+class PerceptronOptions(Section):
+    """Options of the network for curves."""
 
-    widths: tuple[int, ...]
-    activation: str = "relu"
-    gains: tuple[float, ...] = ()
-    """Factor of each layer's initial parameters; empty: 1."""
+    SECTION = "learner"
+
+    hidden: list[int] = field(default_factory=lambda: [40, 40], metadata={"bounds": (1, LARGEST_WIDTH)})
+    """Widths of the hidden layers of a regression network."""
+    activation: Literal["relu", "silu", "gelu", "tanh"] = "relu"
+    """Activation between the layers of a regression network."""
+    gains: list[float] | None = None
+    """Factor of the initial weights and biases of each layer of a regression network; unset: 1."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.gains is not None and len(self.gains) != len(self.hidden) + 1:
+            raise UserError(
+                f"learner.gains has {len(self.gains)} factors, for {len(self.hidden) + 1} layers",
+                do="give one for each hidden layer and one for the last",
+            )
+
+
+class Perceptron:
+    """Linear layers from one input to one output with an activation between them (Finn et al. 2017: ReLU)."""
+
+    def __init__(self, options: PerceptronOptions):
+        self.widths, self.gains = (1, *options.hidden, 1), options.gains or [1.0] * (len(options.hidden) + 1)
+        self.activate: Callable[[Tensor], Tensor] = _ACTIVATIONS[options.activation]
+        last = len(options.hidden)
+        self.head = (f"linear.{last}.weight", f"linear.{last}.bias")
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of every parameter by name, in a fixed order."""
         shapes: dict[str, tuple[int, ...]] = {}
         for index, (width_in, width_out) in enumerate(itertools.pairwise(self.widths)):
-            shapes[f"linear.{index}.weight"] = (width_in, width_out)
-            shapes[f"linear.{index}.bias"] = (width_out,)
+            shapes |= {f"linear.{index}.weight": (width_in, width_out), f"linear.{index}.bias": (width_out,)}
         return shapes
-
-    @property
-    def head(self) -> tuple[str, ...]:
-        """The names of the last layer's parameters."""
-        last = len(self.widths) - 2
-        return (f"linear.{last}.weight", f"linear.{last}.bias")
 
     def init_params(self, generator: torch.Generator) -> Params:
         """Return weights and biases uniform in +-gain / sqrt(inputs), as ``torch.nn.Linear`` has them for gain 1."""
         params: Params = {}
         for name, shape in self.shapes().items():
             layer = int(name.split(".")[1])
-            bound = math.sqrt(1 / self.widths[layer]) * (self.gains[layer] if self.gains else 1.0)
+            bound = math.sqrt(1 / self.widths[layer]) * self.gains[layer]
             params[name] = _uniform(shape, bound, generator)
         return params
 
@@ -70,63 +86,63 @@ class Perceptron:
     ) -> tuple[Tensor, BatchStatistics]:
         """Return (outputs (N, O), no statistics)."""
         for index in range(len(self.widths) - 1):
-            inputs = _ACTIVATIONS[self.activation](inputs) if index else inputs
+            inputs = self.activate(inputs) if index else inputs
             inputs = torch.addmm(params[f"linear.{index}.bias"], inputs, params[f"linear.{index}.weight"])
         return inputs, {}
 
     def forward_tasks(self, params: Params, inputs_TN: Tensor) -> Tensor:
         """Return ``forward`` of all tasks (T, N, O); every parameter has the tasks as its first axis."""
         for index in range(len(self.widths) - 1):
-            inputs_TN = _ACTIVATIONS[self.activation](inputs_TN) if index else inputs_TN
+            inputs_TN = self.activate(inputs_TN) if index else inputs_TN
             bias_T1O, weight_TIO = params[f"linear.{index}.bias"][:, None], params[f"linear.{index}.weight"]
             inputs_TN = torch.baddbmm(bias_T1O, inputs_TN, weight_TIO)
         return inputs_TN
 
 
-@dataclass(frozen=True)
+@dataclass
+class ConvNetOptions(Section):
+    """Options of the network for images."""
+
+    SECTION = "learner"
+
+    filters: int = bounded(64, 1, LARGEST_WIDTH)
+    """Filters of each convolution."""
+    layers: int = bounded(4, 1, 100)
+    """Number of 3x3 convolutions, each followed by batch norm and ReLU."""
+    pooling: bool = False
+    """Halve maps by max pooling after each convolution (prototypical networks) instead of by its stride (MAML)."""
+    readout: Literal["mean", "flatten"] = "mean"
+    """How the last map becomes features: its mean over pixels, or all of it."""
+
+
 class ConvNet:
     """3x3 convolutions, each with batch norm and ReLU and halved by stride or max pooling, and a linear head.
 
     Vinyals et al. 2016 with max pooling; Finn et al. 2017 with stride 2 and the mean over pixels. With ``outputs`` None
-    it returns features. Convolutions have no bias, which batch norm would cancel. The maximum comes before batch norm,
-    not after ReLU as in the papers: normalising a quarter of the pixels is faster. The statistics are then those of the
-    maxima, so that it is another network.
+    it has no head and returns features. Convolutions have no bias, which batch norm would cancel. The maximum comes
+    before batch norm, not after ReLU as in the papers: normalising a quarter of the pixels is faster. The statistics
+    are then those of the maxima, so that it is another network.
     """
 
-    size: int
-    channels: int
-    filters: int
-    layers: int
-    pooling: bool = False
-    readout: str = "mean"
-    outputs: int | None = None
-
-    @property
-    def norms(self) -> list[str]:
-        """The names of the batch-norm layers."""
-        return [f"norm.{index}" for index in range(self.layers)]
-
-    @property
-    def features(self) -> int:
-        """The number of features D."""
-        side = self.size
-        for _ in range(self.layers):
-            side = side // 2 if self.pooling else (side + 1) // 2
-        return self.filters * (side**2 if self.readout == "flatten" else 1)
+    def __init__(self, options: ConvNetOptions, input_shape: tuple[int, ...], outputs: int | None):
+        self.options, self.outputs = options, outputs
+        side, _, self.channels = input_shape
+        for _ in range(options.layers):
+            side = side // 2 if options.pooling else (side + 1) // 2
+        self.features = options.filters * (side**2 if options.readout == "flatten" else 1)
+        self.norms = [f"norm.{index}" for index in range(options.layers)]
+        self.head = () if outputs is None else ("head.weight", "head.bias")
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of every parameter by name, in a fixed order."""
         shapes: dict[str, tuple[int, ...]] = {}
+        filters = self.options.filters
         for index, norm in enumerate(self.norms):
-            shapes[f"convolution.{index}.weight"] = (9 * (self.filters if index else self.channels), self.filters)
-            shapes[f"{norm}.scale"] = shapes[f"{norm}.shift"] = (self.filters,)
+            shapes[f"convolution.{index}.weight"] = (9 * (filters if index else self.channels), filters)
+            shapes[f"{norm}.scale"] = shapes[f"{norm}.shift"] = (filters,)
         if self.outputs is not None:
-            shapes["head.weight"] = (self.features, self.outputs)
-            shapes["head.bias"] = (self.outputs,)
+            shapes |= {"head.weight": (self.features, self.outputs), "head.bias": (self.outputs,)}
         return shapes
-
-    @property
-    def head(self) -> tuple[str, ...]:
-        return () if self.outputs is None else ("head.weight", "head.bias")
 
     def init_params(self, generator: torch.Generator) -> Params:
         """Return weights of variance 1 / inputs, uniform; scales are 1, shifts and the head's bias 0."""
@@ -141,7 +157,7 @@ class ConvNet:
     def init_statistics(self, *leading: int) -> BatchStatistics:
         """Return means of 0 and variances of 1 (*leading, F)."""
         names = [f"{norm}.{kind}" for norm in self.norms for kind in ("mean", "variance")]
-        return {name: torch.full((*leading, self.filters), float(name.endswith("variance"))) for name in names}
+        return {name: torch.full((*leading, self.options.filters), float(name.endswith("variance"))) for name in names}
 
     def forward(
         self, params: Params, inputs: Tensor, statistics: BatchStatistics | None = None
@@ -153,7 +169,7 @@ class ConvNet:
         maps_NHWF, used = inputs, {}
         for index, norm in enumerate(self.norms):
             weight_PF = params[f"convolution.{index}.weight"]
-            if self.pooling:
+            if self.options.pooling:
                 maps_NHWF = torch_convolve(maps_NHWF, weight_PF, stride=1)
                 maps_NHWF = F.max_pool2d(maps_NHWF.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
             else:
@@ -162,7 +178,7 @@ class ConvNet:
             maps_NHWF, moments = batch_norm(maps_NHWF, params[f"{norm}.scale"], params[f"{norm}.shift"], moments)
             used[f"{norm}.mean"], used[f"{norm}.variance"] = moments
             maps_NHWF = torch.relu(maps_NHWF)
-        features_ND = maps_NHWF.flatten(1) if self.readout == "flatten" else maps_NHWF.mean((1, 2))
+        features_ND = maps_NHWF.flatten(1) if self.options.readout == "flatten" else maps_NHWF.mean((1, 2))
         if self.outputs is None:
             return features_ND, used
         return torch.addmm(params["head.bias"], features_ND, params["head.weight"]), used
@@ -185,50 +201,3 @@ def batch_norm(
     mean_F, variance_F = moments
     factor_F = scale_F * torch.rsqrt(variance_F + VARIANCE_EPSILON)
     return maps * factor_F + (shift_F - mean_F * factor_F), moments
-
-
-@dataclass
-class PerceptronOptions(Section):
-    """Options of the network for curves."""
-
-    SECTION = "learner"
-
-    hidden: list[int] = field(default_factory=lambda: [40, 40], metadata={"bounds": (1, LARGEST_WIDTH)})
-    """Widths of the hidden layers of a regression network."""
-    activation: Literal["relu", "silu", "gelu", "tanh"] = "relu"
-    """Activation between the layers of a regression network."""
-    gains: list[float] | None = None
-    """Factor of the initial weights and biases of each layer of a regression network; unset: 1."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.gains is not None and len(self.gains) != len(self.hidden) + 1:
-            raise UserError(
-                f"learner.gains has {len(self.gains)} factors, for {len(self.hidden) + 1} layers",
-                do="give one for each hidden layer and one for the last",
-            )
-
-    def perceptron(self) -> Perceptron:
-        """Return the network that these options describe, with one input and one output."""
-        return Perceptron((1, *self.hidden, 1), self.activation, tuple(self.gains or ()))
-
-
-@dataclass
-class ConvNetOptions(Section):
-    """Options of the network for images."""
-
-    SECTION = "learner"
-
-    filters: int = bounded(64, 1, LARGEST_WIDTH)
-    """Filters of each convolution."""
-    layers: int = bounded(4, 1, 100)
-    """Number of 3x3 convolutions, each followed by batch norm and ReLU."""
-    pooling: bool = False
-    """Halve maps by max pooling after each convolution (prototypical networks) instead of by its stride (MAML)."""
-    readout: Literal["mean", "flatten"] = "mean"
-    """How the last map becomes features: its mean over pixels, or all of it."""
-
-    def conv_net(self, input_shape: tuple[int, ...], num_outputs: int | None) -> ConvNet:
-        """Return the network that these options describe, without a head where ``num_outputs`` is None."""
-        size, _, channels = input_shape
-        return ConvNet(size, channels, self.filters, self.layers, self.pooling, self.readout, num_outputs)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from dynlm.fewshot.inner_loop import InnerLoop, Order, expand_tasks
-from dynlm.fewshot.nets import VARIANCE_EPSILON, ConvNet, Perceptron, PerceptronOptions, batch_norm
+from dynlm.fewshot.nets import VARIANCE_EPSILON, ConvNet, ConvNetOptions, Perceptron, PerceptronOptions, batch_norm
 from dynlm.fewshot.tasks.source import Labelled, Problem, seeded
 from dynlm.models.lstm.model import Params
 from tests.fewshot.inner_loop_oracle import looped_steps
@@ -29,7 +29,7 @@ def init_double(loop: InnerLoop, seed: int = 0) -> Params:
 def curves(head_only: bool = False) -> Task:
     generator = seeded(1)
     x, y = (torch.randn(T, 12, 1, generator=generator).double() for _ in range(2))
-    net = Perceptron((1, 8, 8, 1))
+    net = Perceptron(PerceptronOptions([8, 8]))
     loop = InnerLoop(net, Problem((1,), 1, classifies=False), net.head if head_only else tuple(net.shapes()))
     return loop, Labelled(x[:, :5], y[:, :5]), Labelled(x[:, 5:], y[:, 5:])
 
@@ -37,7 +37,7 @@ def curves(head_only: bool = False) -> Task:
 def images(head_only: bool = False, pooling: bool = False) -> Task:
     x = torch.rand(T, 9, 10, 10, 1, generator=seeded(2)).double()
     y = torch.arange(3).repeat(T, 3)
-    net = ConvNet(10, 1, 6, 2, pooling=pooling, outputs=3)
+    net = ConvNet(ConvNetOptions(6, 2, pooling), (10, 10, 1), 3)
     loop = InnerLoop(net, Problem((10, 10, 1), 3, classifies=True), net.head if head_only else tuple(net.shapes()))
     return loop, Labelled(x[:, :3], y[:, :3]), Labelled(x[:, 3:], y[:, 3:])
 
@@ -111,7 +111,7 @@ def test_second_order_agrees_with_finite_differences() -> None:
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_forward_tasks_equals_vmap_of_forward(activation: str) -> None:
     _, support, _ = curves()
-    net = Perceptron((1, 8, 8, 1), activation)
+    net = Perceptron(PerceptronOptions([8, 8], activation))
     every = [net.init_params(seeded(task)) for task in range(T)]
     weights = {name: torch.stack([one[name] for one in every]).double().requires_grad_() for name in net.shapes()}
     fast = net.forward_tasks(weights, support.inputs)
@@ -123,7 +123,9 @@ def test_forward_tasks_equals_vmap_of_forward(activation: str) -> None:
 
 
 def test_gains_scale_initial_layers() -> None:
-    plain, scaled = (Perceptron((1, 8, 1), "relu", gains).init_params(seeded(0)) for gains in ((), (3.0, 0.5)))
+    plain, scaled = (
+        Perceptron(PerceptronOptions([8], gains=gains)).init_params(seeded(0)) for gains in (None, [3.0, 0.5])
+    )
     for name, tensor in plain.items():
         torch.testing.assert_close(scaled[name], tensor * (3.0 if name.startswith("linear.0") else 0.5))
 

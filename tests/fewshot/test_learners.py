@@ -10,7 +10,7 @@ import torch
 
 from dynlm.errors import UserError
 from dynlm.fewshot.learners.learner import LEARNERS, Learned, Learner
-from dynlm.fewshot.learners.maml import Maml, MamlPlusPlus, multi_step_weights
+from dynlm.fewshot.learners.maml import Maml, MamlPlusPlus
 from dynlm.fewshot.learners.prototypes import class_means, squared_distances
 from dynlm.fewshot.learners.reptile import minibatches
 from dynlm.fewshot.options import FewShotOptions, parsed_options
@@ -171,12 +171,17 @@ def test_maml_plus_plus_learns_batch_norm_of_each_step() -> None:
 
 
 def test_multi_step_weights_sum_to_one_and_end_at_the_last_step() -> None:
+    def weights(multi_step: bool, progress: float, annealed: float = 0.1) -> list[float]:
+        options = {"multi_step_loss": multi_step, "annealed_share": annealed}
+        learner = curve_learner("maml", inner_steps=5, **options)
+        assert isinstance(learner, Maml)
+        return learner.loss_weights(progress)
+
     for progress in (0.0, 0.05, 0.1, 1.0):
-        weights = multi_step_weights(5, True, progress, 0.1)
-        assert sum(weights) == pytest.approx(1) and weights[0] == 0
-    assert multi_step_weights(5, True, 0.0, 0.1)[1:] == pytest.approx([0.2] * 5)
-    assert multi_step_weights(5, True, 0.9, 0.0)[1:] == pytest.approx([0.2] * 5)
-    assert multi_step_weights(5, True, 0.5, 0.1) == multi_step_weights(5, False, 0.0, 0.1) == [0, 0, 0, 0, 0, 1]
+        assert sum(weights(True, progress)) == pytest.approx(1) and weights(True, progress)[0] == 0
+    assert weights(True, 0.0)[1:] == pytest.approx([0.2] * 5)
+    assert weights(True, 0.9, 0.0)[1:] == pytest.approx([0.2] * 5)
+    assert weights(True, 0.5) == weights(False, 0.0) == [0, 0, 0, 0, 0, 1]
 
 
 def test_only_transductive_predictions_depend_on_other_queries() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from dynlm.errors import UserError
 from dynlm.fewshot.inner_loop import InnerLoop, Order, expand_tasks
 from dynlm.fewshot.learners.learner import LEARNERS, Adapted, Generators, Learned, Learner, MetaStep
-from dynlm.fewshot.nets import BatchStatistics, ConvNet, ConvNetOptions, Net, PerceptronOptions
+from dynlm.fewshot.nets import BatchStatistics, ConvNet, ConvNetOptions, Net, Perceptron, PerceptronOptions
 from dynlm.fewshot.tasks.source import LARGEST_COUNT, Episodes, Labelled, Problem, TaskSource
 from dynlm.models.lstm.model import Params
 from dynlm.runtime.validation import bounded
@@ -49,8 +49,8 @@ class GradientLearner(Learner):
 
     def __init__(self, options: Any, problem: Problem):
         super().__init__(options, problem)
-        self.query_statistics, images = options.statistics, problem.classifies
-        self.net: Net = options.conv_net(problem.input_shape, problem.num_outputs) if images else options.perceptron()
+        self.query_statistics, shape = options.statistics, problem.input_shape
+        self.net: Net = ConvNet(options, shape, problem.num_outputs) if problem.classifies else Perceptron(options)
         self.loop = InnerLoop(self.net, problem, self.adapted_names(tuple(self.net.shapes())))
 
     def adapted_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -208,8 +208,16 @@ class Maml(InitLearner):
         return Order.FIRST if progress < self.options.first_order_share else Order.SECOND
 
     def loss_weights(self, progress: float) -> list[float]:
-        options = self.options
-        return multi_step_weights(options.inner_steps, options.multi_step_loss, progress, options.annealed_share)
+        """Return weights that sum to 1.
+
+        With ``multi_step_loss`` those of all steps are the same, throughout where ``annealed_share`` is 0, else at
+        first: from ``progress`` = ``annealed_share`` only the last loss counts.
+        """
+        options, last = self.options, 1.0
+        if options.multi_step_loss:
+            last = min(1.0, progress / options.annealed_share) if options.annealed_share else 0.0
+        each = (1 - last) / options.inner_steps
+        return [0.0] + [each] * (options.inner_steps - 1) + [last + each]
 
 
 @LEARNERS.register_kind("fomaml")
@@ -252,15 +260,3 @@ class MetaSgd(InitLearner):
 
     def lr(self, meta: Params, step: int, name: str) -> Tensor | float:
         return meta[_LR + name]
-
-
-def multi_step_weights(steps: int, multi_step: bool, progress: float, annealed: float) -> list[float]:
-    """Return the weights of the query losses after 0, 1, ..., ``steps`` steps; they sum to 1.
-
-    With ``multi_step`` losses after all steps weigh the same, throughout where ``annealed`` is 0, else at first: from
-    ``progress`` = ``annealed`` only the last counts.
-    """
-    done = 0.0 if multi_step else 1.0
-    if multi_step and annealed:
-        done = min(1.0, progress / annealed)
-    return [0.0] + [(1 - done) / steps] * (steps - 1) + [done + (1 - done) / steps]

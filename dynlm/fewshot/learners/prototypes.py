@@ -37,7 +37,7 @@ class EmbeddingLearner(Learner):
     def __init__(self, options: Any, problem: Problem):
         super().__init__(options, problem)
         self.query_statistics = getattr(options, "statistics", "running")
-        self.net: ConvNet | None = options.conv_net(problem.input_shape, None) if problem.classifies else None
+        self.net: ConvNet | None = ConvNet(options, problem.input_shape, None) if problem.classifies else None
 
     def initial(self, generator: torch.Generator) -> Learned:
         if self.net is None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -54,7 +54,10 @@ class ImageFolder(ImageTasks):
         root = Path(str(options.path))
         if not root.is_dir():
             raise UserError("no such folder", root, "task.path names a folder with one folder of images for each class")
-        listings = _listings_by_csv(root) or _listings_by_folder(root) or _listings_by_order(root)
+        listings = _by_split(root, ".csv", lambda path: _read_csv(path, root))
+        if not listings:
+            folders = _by_split(root, "", class_folders)
+            listings = folders if {"train", "test"} <= folders.keys() else _by_order(root)
         refuse_overlap(listings, root)  # Before any image is read.
         splits = {split: _load(root, listing, options) for split, listing in listings.items()}
         if options.colour:
@@ -63,13 +66,14 @@ class ImageFolder(ImageTasks):
         return {split: replace(classes, inverted=bright) for split, classes in splits.items()}
 
 
-def _listings_by_csv(root: Path) -> dict[str, Listing]:
-    found: dict[str, Listing] = {}
+def _by_split(root: Path, suffix: str, read: Callable[[Path], Listing]) -> dict[str, Listing]:
+    """Return what ``read`` finds in the file or folder of each split that there is."""
+    listings = {}
     for split, names in _SPLIT_NAMES.items():
-        path = next((root / f"{name}.csv" for name in names if (root / f"{name}.csv").is_file()), None)
-        if path is not None:
-            found[split] = _read_csv(path, root)
-    return found
+        paths = (root / f"{name}{suffix}" for name in names)
+        if path := next((path for path in paths if (path.is_file() if suffix else path.is_dir())), None):
+            listings[split] = read(path)
+    return listings
 
 
 def _read_csv(path: Path, root: Path) -> Listing:
@@ -92,16 +96,7 @@ def _read_csv(path: Path, root: Path) -> Listing:
     return listing
 
 
-def _listings_by_folder(root: Path) -> dict[str, Listing]:
-    found = {}
-    for split, names in _SPLIT_NAMES.items():
-        folder = next((root / name for name in names if (root / name).is_dir()), None)
-        if folder is not None:
-            found[split] = class_folders(folder)
-    return found if {"train", "test"} <= found.keys() else {}
-
-
-def _listings_by_order(root: Path) -> dict[str, Listing]:
+def _by_order(root: Path) -> dict[str, Listing]:
     classes = sorted(class_folders(root).items())
     if not classes:
         raise UserError("there are no images", root, "name a folder with one folder of images for each class")
