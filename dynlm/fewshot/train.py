@@ -34,113 +34,96 @@ def lr_at(progress: float, options: TrainOptions) -> float:
     return options.rate * (options.final_rate + (1 - options.final_rate) * left)
 
 
-class MetaOptimiser:
-    """An optimiser of the meta-parameters, which are updated in place, and their Polyak average (``train.average``)."""
-
-    def __init__(self, meta: Params, options: TrainOptions):
-        self.meta, self.options, self.steps = meta, options, 0
-        adam = options.optimizer == "adam"
-        self._torch = (
-            torch.optim.Adam(meta.values(), lr=options.rate, fused=True)
-            if adam
-            else torch.optim.SGD(meta.values(), lr=options.rate)
-        )
-        self.mean: Params = {name: t.detach().clone() for name, t in meta.items()} if options.average else {}
-
-    def step(self, gradients: Params, lr: float) -> float:
-        """Take one step and return the gradients' norm before clipping. Tensors without a gradient stay as they are."""
-        for name, tensor in self.meta.items():
-            gradient = gradients.get(name)
-            # torch's fused optimisers read a transposed gradient in the order of its memory (seen with torch 2.x).
-            tensor.grad = None if gradient is None else gradient.contiguous()
-        norm = torch.nn.utils.clip_grad_norm_(list(self.meta.values()), self.options.clip or math.inf)
-        for group in self._torch.param_groups:
-            group["lr"] = lr
-        self._torch.step()
-        self.steps += 1
-        # The average of all steps so far at first, so that the initial values do not stay in it.
-        share = max(1 - self.options.average, 1 / self.steps)
-        with torch.no_grad():
-            for name, mean in self.mean.items():
-                mean.lerp_(self.meta[name], share)
-        return float(norm)
-
-    def result(self) -> Params:
-        """Return the meta-parameters to save: their average if there is one."""
-        return self.mean or {name: tensor.detach() for name, tensor in self.meta.items()}
-
-    def tensors(self) -> Params:
-        """Return what a resumed training needs beside the meta-parameters and the number of steps."""
-        states = {(key, name): value for name, t in self.meta.items() for key, value in self._torch.state[t].items()}
-        means = {_MEAN + name: mean for name, mean in self.mean.items()}
-        return means | {f"{_STATE}{key}.{name}": value for (key, name), value in states.items()}
-
-    def load(self, tensors: Params, steps: int) -> None:
-        """Restore what ``tensors`` returned after so many steps; other tensors are ignored."""
-        self.steps = steps
-        for key, tensor in tensors.items():
-            if key.startswith(_MEAN):
-                self.mean[key.removeprefix(_MEAN)] = tensor
-            elif key.startswith(_STATE):
-                slot, _, name = key.removeprefix(_STATE).partition(".")
-                self._torch.state[self.meta[name]][slot] = tensor
-
-
 class MetaTraining:
-    """A training that can be interrupted between two meta-steps."""
+    """A training that can be interrupted between two meta-steps: meta-parameters, buffers, optimiser and average."""
 
     def __init__(self, options: FewShotOptions, source: TaskSource, learner: Learner, learned: Learned):
         self.options, self.source, self.learner = options, source, learner
-        self.window: list[tuple[float, float]] = []
-        self.logged = math.nan, math.nan
+        self.steps, self.window, self.logged = 0, list[tuple[float, float]](), (math.nan, math.nan)
         self._began = time.monotonic(), time.process_time()
-        self._set(learned)
+        self._start(learned)
 
-    def _set(self, learned: Learned) -> None:
+    def _start(self, learned: Learned) -> None:
+        config = self.options.train
         self.meta = {name: tensor.requires_grad_() for name, tensor in learned.meta.items()}
-        self.buffers = learned.buffers
-        self.optimiser = MetaOptimiser(self.meta, self.options.train)
+        self.buffers, tensors = learned.buffers, list(self.meta.values())
+        self.average = {name: tensor.detach().clone() for name, tensor in self.meta.items()} if config.average else {}
+        self._optimizer: torch.optim.Optimizer = torch.optim.SGD(tensors, lr=config.rate)
+        if config.optimizer == "adam":
+            self._optimizer = torch.optim.Adam(tensors, lr=config.rate, fused=True)
 
     @property
     def seconds(self) -> tuple[float, float]:
         """Seconds of wall time and of processor time, those before a resume included."""
         return time.monotonic() - self._began[0], time.process_time() - self._began[1]
 
+    def result(self) -> Learned:
+        """Return what to save: the average of the meta-parameters if there is one (``train.average``)."""
+        return Learned(self.average or {name: t.detach() for name, t in self.meta.items()}, self.buffers)
+
     def step(self, bar: tqdm) -> None:
         """Take one meta-step, and log the mean of the last ones where that is due. Raises UserError on divergence."""
-        config, seed, step = self.options.train, self.options.run.seed, self.optimiser.steps
-        progress, shape = step / config.steps, self.options.task.episode_shape(training=True)
-        episodes = self.source.sample("train", shape, config.tasks, seeded(seed, EPISODES, step))
+        config, seed = self.options.train, self.options.run.seed
+        progress, shape = self.steps / config.steps, self.options.task.episode_shape(training=True)
+        episodes = self.source.sample("train", shape, config.tasks, seeded(seed, EPISODES, self.steps))
         learned = Learned(self.meta, self.buffers)
-        done = self.learner.meta_step(learned, episodes, progress, seeded(seed, INNER, step))
+        done = self.learner.meta_step(learned, episodes, progress, seeded(seed, INNER, self.steps))
         self.buffers = done.buffers
-        norm = self.optimiser.step(done.gradients, lr_at(progress, config))
+        norm = self.update(done.gradients, lr_at(progress, config))
         self.window.append((done.loss, done.score))
         bar.update()
-        if (step + 1) % config.log_every and step + 1 < config.steps:
+        if self.steps % config.log_every and self.steps < config.steps:
             return
-        loss, score = self.logged = tuple(sum(values) / len(self.window) for values in zip(*self.window, strict=True))
+        loss, score = (sum(values) / len(self.window) for values in zip(*self.window, strict=True))
         if not math.isfinite(loss) or not math.isfinite(norm):
             do = "lower train.rate or learner.inner_rate, or set train.clip"
-            raise UserError("training diverged: the loss is not finite", f"step {step + 1}", do)
+            raise UserError("training diverged: the loss is not finite", f"step {self.steps}", do)
         seconds = round(self.seconds[0], 2)
-        log_line(self.options.run.path, step=step + 1, loss=loss, score=score, norm=norm, seconds=seconds)
+        log_line(self.options.run.path, step=self.steps, loss=loss, score=score, norm=norm, seconds=seconds)
         bar.set_postfix(loss=f"{loss:.3f}", score=f"{score:.3f}", refresh=False)
-        self.window.clear()
+        self.window, self.logged = [], (loss, score)
+
+    def update(self, gradients: Params, lr: float) -> float:
+        """Take a step of the optimiser and return the gradients' norm before clipping. Others stay as they are."""
+        config = self.options.train
+        for name, tensor in self.meta.items():
+            gradient = gradients.get(name)
+            # torch's fused optimisers read a transposed gradient in the order of its memory (seen with torch 2.x).
+            tensor.grad = None if gradient is None else gradient.contiguous()
+        norm = torch.nn.utils.clip_grad_norm_(list(self.meta.values()), config.clip or math.inf)
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._optimizer.step()
+        self.steps += 1
+        # The average of all steps so far at first, so that the initial values do not stay in it.
+        share = max(1 - config.average, 1 / self.steps)
+        with torch.no_grad():
+            for name, mean in self.average.items():
+                mean.lerp_(self.meta[name], share)
+        return float(norm)
 
     def state_dict(self) -> State:
-        seconds, cpu_seconds = self.seconds
-        values = {"step": self.optimiser.steps, "seconds": seconds, "cpu_seconds": cpu_seconds}
-        tensors = to_tensors(Learned(self.meta, self.buffers)) | self.optimiser.tensors()
-        return State(tensors, values | {"window": self.window, "logged": self.logged})
+        tensors = to_tensors(Learned(self.meta, self.buffers))
+        tensors |= {_MEAN + name: mean for name, mean in self.average.items()}
+        for name, tensor in self.meta.items():
+            state = self._optimizer.state.get(tensor, {})
+            tensors |= {f"{_STATE}{key}.{name}": value for key, value in state.items()}
+        values = dict(zip(("seconds", "cpu_seconds"), self.seconds, strict=True))
+        return State(tensors, {"step": self.steps, "window": self.window, "logged": self.logged, **values})
 
     def load_state_dict(self, state: State) -> None:
         tensors, values = state
         # Not in the file's order: the norm's rounding depends on the order of tensors.
         names = to_tensors(Learned(self.meta, self.buffers))
-        self._set(from_tensors({name: tensors[name] for name in names}))
-        self.optimiser.load(tensors, values["step"])
-        self.window, self.logged = [(loss, score) for loss, score in values["window"]], tuple(values["logged"])
+        self._start(from_tensors({name: tensors[name] for name in names}))
+        for key, tensor in tensors.items():
+            if key.startswith(_MEAN):
+                self.average[key.removeprefix(_MEAN)] = tensor
+            elif key.startswith(_STATE):
+                slot, _, name = key.removeprefix(_STATE).partition(".")
+                self._optimizer.state[self.meta[name]][slot] = tensor
+        loss, score = values["logged"]
+        self.steps, self.logged, self.window = values["step"], (loss, score), [(a, b) for a, b in values["window"]]
         self._began = self._began[0] - values["seconds"], self._began[1] - values["cpu_seconds"]
 
 
@@ -176,13 +159,12 @@ def train(options: FewShotOptions, quiet: bool = False) -> dict[str, Any]:
             work = MetaTraining(options, source, learner, learned)
             with Checkpointer(checkpoints, work, every=config.checkpoint_every) as checkpointer:
                 checkpointer.resume()
-                first = work.optimiser.steps
+                first = work.steps
                 with tqdm(total=config.steps, initial=first, desc=options.run.name, unit="step", disable=quiet) as bar:
                     for step in range(first, config.steps):
                         work.step(bar)
                         checkpointer.after_step(step + 1)
-            learned = Learned(work.optimiser.result(), work.buffers)
-            loss, score = work.logged
+            learned, (loss, score) = work.result(), work.logged
             seconds, cpu_seconds = (round(value, 1) for value in work.seconds)
             card |= {"steps": config.steps, "seconds": seconds, "cpu_seconds": cpu_seconds}
             card |= {"train_loss": loss, "train_score": score}

@@ -17,7 +17,7 @@ import torch
 from dynlm.cli.app import main
 from dynlm.errors import UserError
 from dynlm.fewshot.evaluate import evaluate, examples, score_episodes
-from dynlm.fewshot.learners.learner import LEARNERS
+from dynlm.fewshot.learners.learner import LEARNERS, Learned
 from dynlm.fewshot.learners.maml import Maml
 from dynlm.fewshot.options import EvaluateOptions, FewShotOptions, RunOptions, TrainOptions
 from dynlm.fewshot.results import interval, load_scores
@@ -25,7 +25,7 @@ from dynlm.fewshot.run_folder import load_learned, load_run_options
 from dynlm.fewshot.tasks.glyphs import Glyphs
 from dynlm.fewshot.tasks.regression import Cubic
 from dynlm.fewshot.tasks.source import seeded
-from dynlm.fewshot.train import MetaOptimiser, lr_at, train
+from dynlm.fewshot.train import MetaTraining, lr_at, train
 from dynlm.runtime.tensors import load_tensors
 from tests.fewshot.test_learners import task_of
 from tests.tiny import listing
@@ -263,25 +263,28 @@ def test_learning_rates_decay() -> None:
     assert [lr_at(p, cosine) for p in (0, 0.5, 1)] == pytest.approx([2.0, 1.1, 0.2])
 
 
+def training_of(weight: torch.Tensor, **options: Any) -> MetaTraining:
+    learned = Learned({"w": weight}, {})
+    return MetaTraining(FewShotOptions(train=TrainOptions(**options)), None, None, learned)  # type: ignore[arg-type]
+
+
 def test_the_average_weighs_first_steps_equally() -> None:
-    weight = torch.zeros(1, requires_grad=True)
-    optimiser = MetaOptimiser({"w": weight}, TrainOptions(optimizer="sgd", rate=1.0, average=0.9))
+    training = training_of(torch.zeros(1), optimizer="sgd", rate=1.0, average=0.9)
     for _ in range(4):
-        optimiser.step({"w": torch.tensor([-1.0])}, 1.0)
-    assert weight.item() == 4.0 and optimiser.result()["w"].item() == pytest.approx(2.5)
+        training.update({"w": torch.tensor([-1.0])}, 1.0)
+    assert training.meta["w"].item() == 4.0 and training.result().meta["w"].item() == pytest.approx(2.5)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_a_transposed_gradient_gives_the_same_step(optimizer: str) -> None:
     """A convolution's gradient may be transposed, and torch's fused Adam reads gradients in memory order."""
-    gradient, stepped = torch.arange(1.0, 13).reshape(4, 3).T, []
+    gradient, updated = torch.arange(1.0, 13).reshape(4, 3).T, []
     for one in (gradient, gradient.contiguous()):
-        weight = torch.zeros(3, 4, requires_grad=True)
-        optimiser = MetaOptimiser({"w": weight}, TrainOptions(optimizer=optimizer))
-        optimiser.step({"w": one}, 1.0)
-        optimiser.step({"w": one.square()}, 1.0)
-        stepped.append(weight.detach())
-    assert torch.equal(*stepped)
+        training = training_of(torch.zeros(3, 4), optimizer=optimizer)
+        training.update({"w": one}, 1.0)
+        training.update({"w": one.square()}, 1.0)
+        updated.append(training.meta["w"].detach())
+    assert torch.equal(*updated)
 
 
 def test_interval_of_known_numbers() -> None:

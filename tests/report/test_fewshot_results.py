@@ -1,4 +1,4 @@
-"""Few-shot results: taken in whole, and refused in one line that names the file."""
+"""Few-shot results for the report: reading, and refusals that name the file."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_tables_and_pictures_are_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"title": None}, "a text is a NoneType"),
         ({"tables": [{"columns": ["a"], "rows": [["x", "y"]]}]}, "more or fewer cells"),
@@ -45,12 +45,12 @@ def test_tables_and_pictures_are_read(tmp_path):
         ({"pictures": ["a.png"]}, "not few-shot results"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path, change, said):
-    with pytest.raises(UserError, match=said):
+def test_errors_name_what_is_wrong(tmp_path, change, message):
+    with pytest.raises(UserError, match=message):
         load_fewshot(folder_with(tmp_path, {**RESULTS, **change}))
 
 
-def test_only_pictures_are_taken(tmp_path):
+def test_only_png_and_gif_files_are_read(tmp_path):
     with pytest.raises(UserError, match=r"a\.png: neither PNG nor GIF"):
         load_fewshot(folder_with(tmp_path, RESULTS, b"<svg onload='alert(1)'>"))
     with pytest.raises(UserError, match="larger than"):

@@ -146,8 +146,8 @@ def test_omniglot_is_read_from_folders_and_from_zip_files(tmp_path: Path, zipped
 
 def test_held_out_alphabets_are_kept_from_training(tmp_path: Path) -> None:
     root = tmp_path / "omniglot"
-    for place, alphabet in enumerate(("Arcadian", "Balinese", "Cyrillic", "Futurama", "Greek")):
-        write_classes(root / "images_background", 2, 2, first=2 * place, depth=alphabet)
+    for index, alphabet in enumerate(("Arcadian", "Balinese", "Cyrillic", "Futurama", "Greek")):
+        write_classes(root / "images_background", 2, 2, first=2 * index, depth=alphabet)
     write_classes(root / "images_evaluation", 2, 2, first=10, depth="Tengwar")
 
     def alphabets(held_out: int) -> dict[str, set[str]]:
@@ -322,9 +322,9 @@ def test_dark_ink_of_an_image_folder_becomes_bright_as_omniglots(tmp_path: Path)
     dark, bright = tmp_path / "dark", tmp_path / "bright"
     write_classes(dark, 5, 3)
     for path in sorted(dark.rglob("*.png")):
-        place = bright / path.relative_to(dark)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(255 - np.asarray(Image.open(path))).save(place)
+        target = bright / path.relative_to(dark)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(target)
     one, other = (folder_of(root, size=20) for root in (dark, bright))
     images = [tasks.sample("train", EpisodeShape(2, 1, 1), 2, seeded(0)).query.inputs for tasks in (one, other)]
     assert torch.equal(*images) and float(images[0].mean()) < 0.2
