@@ -98,7 +98,7 @@ def heatmap_data(lower: Scores, higher: Scores, passages: Sequence[Passage] | No
     Raises UserError where the scores are of different texts.
     """
     labels = ScoreSet([lower, higher]).labels
-    repeated_N = find_words(lower).repeated_tokens(len(lower))
+    repeated_N = find_words(lower).repeated_N
     shown = []
     for passage in select_passages(lower, higher) if passages is None else passages:
         rows, article = passage.rows(lower), lower.rows(passage.article)

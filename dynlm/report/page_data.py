@@ -38,7 +38,7 @@ def page_data(scores: ScoreSet, window: int | None = None) -> tuple[dict[str, An
     shown, words = token_texts(text.surface, text.starts), find_words(text)
     flags_N = np.zeros(tokens, dtype=np.uint8)
     flags_N[words.starts_G] |= _BEGINS_WORD
-    flags_N[words.repeated_tokens(tokens)] |= _REPEATED
+    flags_N[words.repeated_N] |= _REPEATED
     index_N = shown.index_N.astype(np.uint16 if len(shown.texts) <= 2**16 else np.uint32)
     columns: list[np.ndarray] = [index_N, flags_N, *(each.nats.astype(np.float32) for each in scores.variants)]
     nats = [each.nats.astype(np.float64) for each in scores.variants]

@@ -87,10 +87,9 @@ def _classes(scores: Scores, words: Words) -> Iterator[tuple[str, str, np.ndarra
         for first, last, in_G in _ranges(rank_W[words.index_G], _RANKS)
     }
     rest = {"punctuation and ends of line": ~words.named_G, UNKNOWN: unknown_G}
-    lengths_G = np.diff(np.append(words.starts_G, len(scores)))
     for division, classes in {"mention": mentions, "kind": kinds, "frequency": ranks}.items():
         for name, in_G in {**classes, **rest}.items():
-            yield division, name, np.repeat(in_G, lengths_G)
+            yield division, name, np.repeat(in_G, words.lengths_G)
     for first, last, in_N in _ranges(np.asarray(scores.position), _POSITIONS):
         name = f"tokens {first + 1:,} to {last:,} of their article" if last else f"tokens from {first + 1:,} on"
         yield "position", name, in_N
@@ -109,13 +108,8 @@ def _kinds(words: Words) -> np.ndarray:
     """
     initials = [next((letter for letter in text if letter.isalnum()), "") for text in words.texts]
     lower = {text.casefold() for text, letter in zip(words.texts, initials, strict=True) if letter.islower()}
-    return np.array(
-        [
-            "number"
-            if letter.isdecimal()
-            else "name"
-            if letter.isupper() and text.casefold() not in lower
-            else "other word"
-            for text, letter in zip(words.texts, initials, strict=True)
-        ]
-    )
+    number_W = [letter.isdecimal() for letter in initials]
+    name_W = [
+        letter.isupper() and text.casefold() not in lower for text, letter in zip(words.texts, initials, strict=True)
+    ]
+    return np.select([np.array(number_W), np.array(name_W)], ["number", "name"], "other word")

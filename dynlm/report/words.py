@@ -23,6 +23,8 @@ class Words:
 
     starts_G: np.ndarray
     """Row of each word's first token (int64)."""
+    lengths_G: np.ndarray
+    """Tokens of each word."""
     index_G: np.ndarray
     """Index into ``texts`` of each word."""
     texts: list[str]
@@ -32,9 +34,10 @@ class Words:
     named_G: np.ndarray
     """Whether the word has a letter or a digit: it is not punctuation (bool)."""
 
-    def repeated_tokens(self, tokens: int) -> np.ndarray:
-        """Return whether each of the text's ``tokens`` belongs to a repeated word (N, bool)."""
-        return np.repeat(self.repeated_G, np.diff(np.append(self.starts_G, tokens)))
+    @property
+    def repeated_N(self) -> np.ndarray:
+        """Whether each token belongs to a repeated word (bool)."""
+        return np.repeat(self.repeated_G, self.lengths_G)
 
     def counts(self) -> np.ndarray:
         """Return how often each different word occurs (W)."""
@@ -66,16 +69,16 @@ def find_words(scores: Scores) -> Words:
     begins_N = np.asarray(scores.words) > 0
     begins_N[scores.starts[:-1]] = True
     starts_G = np.flatnonzero(begins_N)
-    ends = np.append(starts_G[1:], len(scores)).tolist()
+    lengths_G = np.diff(starts_G, append=len(scores))
     first_of_article = set(scores.starts.tolist())
     index: dict[bytes, int] = {}
     keys: list[str] = []
     index_G, repeated_G = np.zeros(len(starts_G), dtype=np.int64), np.zeros(len(starts_G), dtype=bool)
     previous: set[str] = set()
-    for word, (first, end) in enumerate(zip(starts_G.tolist(), ends, strict=True)):
+    for word, (first, length) in enumerate(zip(starts_G.tolist(), lengths_G.tolist(), strict=True)):
         if first in first_of_article:
             previous = set()
-        surface = b"".join(scores.surface[first:end]).strip(b" ")
+        surface = b"".join(scores.surface[first : first + length]).strip(b" ")
         index_G[word] = index.setdefault(surface, len(index))
         if len(index) > len(keys):
             keys.append(surface.decode("utf-8", "backslashreplace").casefold())
@@ -87,7 +90,7 @@ def find_words(scores: Scores) -> Words:
     texts = [
         text if len(text) <= _MAX_LETTERS else text[: _MAX_LETTERS - 1] + "\N{HORIZONTAL ELLIPSIS}" for text in texts
     ]
-    return Words(starts_G, index_G, texts, repeated_G & named_W[index_G], named_W[index_G])
+    return Words(starts_G, lengths_G, index_G, texts, repeated_G & named_W[index_G], named_W[index_G])
 
 
 def most_changed(words: Words, lower: Scores, higher: Scores, count: int) -> tuple[list[WordGain], list[WordGain]]:

@@ -219,7 +219,7 @@ def test_keys_zoom_about_the_passage_that_is_shown(open_page, scores):
 def test_repeated_words_are_underlined(open_page, scores):
     opened = open_page()
     here = shown_rows(opened, scores[0])
-    repeated = find_words(scores[0]).repeated_tokens(len(scores[0]))[here]
+    repeated = find_words(scores[0]).repeated_N[here]
     underlined = opened.page.locator("#tokens .t").evaluate_all(
         "all => all.map((each) => getComputedStyle(each).textDecorationLine.includes('underline'))"
     )

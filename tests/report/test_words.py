@@ -55,7 +55,7 @@ def test_pieces_make_words_and_an_article_begins_one():
 
 
 def test_words_repeat_in_their_article_in_any_case_and_punctuation_never_does():
-    repeated = find_words(TEXT).repeated_tokens(len(TEXT))
+    repeated = find_words(TEXT).repeated_N
     assert np.flatnonzero(repeated).tolist() == [3, 4]
 
 
