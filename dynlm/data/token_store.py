@@ -103,6 +103,8 @@ def _encode(articles: SpooledArticles, tokenizer: Tokenizer, num_proc: int, fold
 def _without_short(chunk: Tokens) -> Tokens:
     """Return ``chunk`` without articles of fewer than ``_MIN_TOKENS`` tokens."""
     kept = chunk.sizes >= _MIN_TOKENS
+    if kept.all():
+        return chunk
     kept_N = np.repeat(kept, chunk.sizes)
     headings = np.flatnonzero(np.isin(np.flatnonzero(kept_N), chunk.headings))
     ids_N, lengths_N, words_N = (array[kept_N] for array in chunk[:3])

@@ -38,14 +38,6 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("DYNLM_CACHE", str(tmp_path))
 
 
-def test_surfaces_join_to_the_text(tokenizer):
-    split = tokenise(ARTICLES, tokenizer)
-    for index, article in enumerate(ARTICLES):
-        assert b"".join(split.surfaces(index)).decode() == article.text
-        assert tokenizer.decode(split.article(index)) == article.text
-    assert split.words_N.sum() == sum(len(a.text.split()) + a.text.count("\n") for a in ARTICLES)
-
-
 def test_inputs_are_shifted_by_one_token(tokenizer):
     split = tokenise(ARTICLES, tokenizer)
     assert split.inputs(1)[0] == tokenizer.start
@@ -95,14 +87,6 @@ def test_article_boundaries_are_part_of_the_fingerprint(tokenizer):
     other = tokenise([Article("", "ab", ""), Article("", "ccd", "")], tokenizer)
     assert one.fingerprint != other.fingerprint
     assert (one.text_starts.tolist(), other.text_starts.tolist()) == ([0, 3, 5], [0, 2, 5])
-
-
-def test_surfaces_depend_on_their_article_only(tokenizer):
-    split = tokenise(ARTICLES, tokenizer)
-    lengths = np.full_like(split.lengths_N, -1)
-    own = slice(int(split.starts[1]), int(split.starts[2]))
-    lengths[own] = split.lengths_N[own]
-    assert dataclasses.replace(split, lengths_N=lengths).surfaces(1) == split.surfaces(1)
 
 
 @pytest.mark.parametrize("chunk", [1, 150, 1 << 20])
@@ -323,26 +307,9 @@ def test_a_corpus_of_short_articles_is_rejected_and_not_cached(tokenizer, tmp_pa
     assert not list(tmp_path.rglob("*.npy"))
 
 
-def test_an_excerpt_has_the_beginning_of_each_article(tokenizer):
-    split = tokenise(ARTICLES, tokenizer)
-    part = split.excerpt(articles=2, tokens=8)
-    for index in range(2):
-        assert part.article(index).tolist() == split.article(index)[:8].tolist()
-        assert part.surfaces(index) == split.surfaces(index)[:8]
-    # Both articles begin with a heading.
-    assert part.headings.tolist() == [end_of_line(split, 0), 8 + end_of_line(split, 1)]
-    assert split.excerpt(articles=2, tokens=3).headings.tolist() == []
-
-
 def end_of_line(split, article):
     """Return the token of an article that has its first end of line."""
     return next(number for number, surface in enumerate(split.surfaces(article)) if b"\n" in surface)
-
-
-def test_headings_are_token_indices(tokenizer):
-    split = tokenise(ARTICLES, tokenizer)
-    assert split.headings.tolist() == [end_of_line(split, 0), int(split.starts[1]) + end_of_line(split, 1)]
-    assert TokenisedSplit.from_texts([ARTICLES[1].text], tokenizer).headings.tolist() == [end_of_line(split, 1)]
 
 
 def test_a_split_from_texts_equals_the_tokenised_articles(tokenizer):

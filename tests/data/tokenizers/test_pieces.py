@@ -1,7 +1,6 @@
-"""Tokenizers are lossless with exact surfaces, and damaged or hostile models are rejected."""
+"""SentencePiece tokenizers are lossless with exact surfaces; damaged and hostile models are rejected."""
 
 import io
-import json
 import pickle
 import struct
 import subprocess
@@ -16,27 +15,9 @@ from hypothesis import strategies as st
 from dynlm.data.options import TokenizerOptions
 from dynlm.data.text_features import count_word_starts
 from dynlm.data.tokenizers.pieces import PieceTokenizer
-from dynlm.data.tokenizers.store import load_tokenizer, train_tokenizer
-from dynlm.data.tokenizers.words import WordTokenizer
+from dynlm.data.tokenizers.store import load_tokenizer
 from dynlm.errors import UserError
-
-TEXT = [
-    " = The harbour = \n \n The ships come in at dawn , and the ships go out at dusk . \n",
-    "def harbour(ships):\n    return [ship for ship in ships if ship.in_harbour]\n",
-    "Über die Brücke gehen \u2013 12 345 Schiffe.\n",
-] * 4
-# Any text that UTF-8 can encode, and what SentencePiece treats specially.
-ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]))
-SPECIAL = st.lists(
-    st.sampled_from(
-        ["\u2581", "\n", " ", "  ", "\t", "\x00", "\r\n", "<s>", "</s>", "<unk>", "<0x0A>", "\u3000", "the"]
-    )
-).map("".join)
-
-
-@pytest.fixture(scope="module", params=["bpe", "unigram"])
-def pieces(request):
-    return PieceTokenizer.train(TokenizerOptions(request.param, 305, 0.99), TEXT)
+from tests.data.tokenizers.texts import ANY_TEXT, SPECIAL, TEXT
 
 
 @settings(max_examples=300, deadline=None)
@@ -83,54 +64,9 @@ def test_every_word_and_end_of_line_starts_in_one_token(pieces, text):
     assert counted.sum() == len(text.split()) + text.count("\n")
 
 
-@settings(max_examples=200, deadline=None)
-@given(text=st.one_of(ANY_TEXT, SPECIAL))
-def test_words_cover_every_byte(text):
-    tokenizer = WordTokenizer.train(TokenizerOptions("word", 0), TEXT)
-    encoding = tokenizer.encode(text)
-    assert encoding.lengths.sum() == len(text.encode())
-    assert count_word_starts(text.encode(), encoding.lengths).sum() == len(text.split()) + text.count("\n")
-
-
-def test_words_of_a_small_text():
-    tokenizer = WordTokenizer.train(TokenizerOptions("word", 0), [" a b a \n \n c <unk> \n"])
-    assert sorted(tokenizer.types) == ["<eos>", "<unk>", "a", "b", "c"]
-    encoding = tokenizer.encode(" a z \n \n")
-    assert [tokenizer.types[index] for index in encoding.ids] == ["a", "<unk>", "<eos>", "<eos>"]
-    assert encoding.lengths.tolist() == [2, 2, 2, 2]
-
-
-def test_the_word_vocabulary_has_the_most_frequent_words():
-    tokenizer = WordTokenizer.train(TokenizerOptions("word", 4), ["a b b c c c"])
-    assert set(tokenizer.types) == {"<unk>", "<eos>", "b", "c"}
-
-
 def test_an_end_of_line_is_one_token(pieces):
     assert len(pieces.encode(" \n").ids) == 1
     assert len(pieces.encode("\n").ids) == 1
-
-
-def test_a_loaded_tokenizer_equals_the_saved_one(pieces, tmp_path):
-    pieces.save(tmp_path)
-    loaded = load_tokenizer(tmp_path)
-    assert loaded.fingerprint == pieces.fingerprint
-    assert loaded.encode(TEXT[0]).ids.tolist() == pieces.encode(TEXT[0]).ids.tolist()
-
-
-def test_a_changed_tokenizer_is_rejected(pieces, tmp_path):
-    pieces.save(tmp_path)
-    card = json.loads((tmp_path / "tokenizer.json").read_text())
-    (tmp_path / "tokenizer.json").write_text(json.dumps({**card, "fingerprint": "0" * 16}))
-    with pytest.raises(UserError, match="not the one its card describes"):
-        load_tokenizer(tmp_path)
-
-
-def test_a_truncated_tokenizer_is_rejected(pieces, tmp_path):
-    pieces.save(tmp_path)
-    model = (tmp_path / "tokenizer.model").read_bytes()
-    (tmp_path / "tokenizer.model").write_bytes(model[: len(model) // 2])
-    with pytest.raises(UserError, match=str(tmp_path)):
-        load_tokenizer(tmp_path)
 
 
 def test_pieces_are_trained_on_the_first_characters_only():
@@ -146,16 +82,6 @@ def test_too_little_text_is_a_user_error():
     with pytest.raises(UserError, match=r"tokenizer\.vocab_size") as error:
         PieceTokenizer.train(TokenizerOptions("bpe", 5000), ["a b c"])
     assert "\n" not in str(error.value)
-
-
-def test_a_tokenizer_is_trained_once_and_cached(tmp_path, monkeypatch):
-    monkeypatch.setenv("DYNLM_CACHE", str(tmp_path))
-    config = TokenizerOptions("bpe", 305, 0.99)
-    first = train_tokenizer(config, TEXT, "corpus-1")
-    monkeypatch.setattr(PieceTokenizer, "train", None)
-    assert train_tokenizer(config, [], "corpus-1").fingerprint == first.fingerprint
-    with pytest.raises(TypeError):  # Another corpus has another cache entry.
-        train_tokenizer(config, TEXT, "corpus-2")
 
 
 @pytest.mark.parametrize(
