@@ -128,12 +128,10 @@ def parsed_options(refuse_unused: bool = True) -> type[FewShotOptions]:
     Instances have the sections of the chosen kinds. An option that these do not have is refused, or ignored without
     ``refuse_unused``.
     """
-    merged = {"task": SOURCES.merged_options("glyphs"), "learner": LEARNERS.merged_options("maml")}
+    learner = LEARNERS.merged_options("maml", **_MAML_DEFAULTS)
+    merged = {"task": SOURCES.merged_options("glyphs"), "learner": learner}
 
     def keep_chosen(self: Any) -> None:
-        for name, value in _MAML_DEFAULTS.items():
-            if getattr(self.learner, name) is None:
-                setattr(self.learner, name, value)
         self.task = SOURCES.options_of(self.task, refuse_unused)
         self.learner = LEARNERS.options_of(self.learner, refuse_unused)
         FewShotOptions.__post_init__(self)
