@@ -25,7 +25,7 @@ from dynlm.fewshot.learners.learner import Learned
 from dynlm.fewshot.learners.maml import Maml
 from dynlm.fewshot.tasks.regression import Cubic
 from dynlm.fewshot.tasks.source import Episodes, EpisodeShape, seeded
-from dynlm.models.lstm.model import Params
+from dynlm.types import Params
 
 TASKS, STEPS, RATE = 25, 5, 0.01
 WIDTHS = (1, 40, 40, 1)

@@ -22,7 +22,7 @@ from torch.func import vmap
 from dynlm.adapt.rules.elementwise import gradient_step
 from dynlm.fewshot.nets import BatchStatistics, Net, Perceptron
 from dynlm.fewshot.tasks.source import Labelled, Problem
-from dynlm.models.lstm.model import Params
+from dynlm.types import Params
 
 LearningRate = Callable[[int, str], Tensor | float]
 """The learning rate of a tensor, from the number of the step and the tensor's name."""

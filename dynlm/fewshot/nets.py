@@ -19,8 +19,8 @@ from torch import Tensor
 
 from dynlm.errors import UserError
 from dynlm.fewshot.im2col import convolve, torch_convolve
-from dynlm.models.lstm.model import Params
 from dynlm.runtime.validation import LARGEST_WIDTH, Section, bounded
+from dynlm.types import Params
 
 VARIANCE_EPSILON = 1e-3
 """Added to variances in batch norm."""

@@ -18,10 +18,10 @@ from dynlm.errors import UserError
 from dynlm.fewshot.learners.learner import Learned, Learner
 from dynlm.fewshot.options import FewShotOptions, parsed_options
 from dynlm.fewshot.tasks.source import seeded
-from dynlm.models.lstm.model import Params
 from dynlm.run.folder import load_options
 from dynlm.runtime.parsing import read_json, write_json
 from dynlm.runtime.tensors import load_tensors, params_fingerprint, save_tensors
+from dynlm.types import Params
 
 _META, _BUFFER = "meta.", "buffer."
 

@@ -17,11 +17,11 @@ from dynlm.fewshot.malloc import keep_freed_memory
 from dynlm.fewshot.options import FewShotOptions, TrainOptions
 from dynlm.fewshot.run_folder import from_tensors, load_learned, load_run_options, save_learned, to_tensors
 from dynlm.fewshot.tasks.source import TaskSource, seeded
-from dynlm.models.lstm.model import Params
 from dynlm.run.folder import log_line, save_config
 from dynlm.runtime.checkpoints import Checkpointer, Checkpoints, State
 from dynlm.runtime.files import exclusive
 from dynlm.runtime.parsing import read_json
+from dynlm.types import Params
 
 # Purposes of generators. Each meta-step has two of its own, so that a resumed run draws the same numbers.
 INITIAL, EPISODES, INNER = range(3)

@@ -8,7 +8,7 @@ from torch import Tensor
 from dynlm.adapt.rules.elementwise import gradient_step
 from dynlm.fewshot.inner_loop import InnerLoop, LearningRate, Order
 from dynlm.fewshot.tasks.source import Labelled
-from dynlm.models.lstm.model import Params
+from dynlm.types import Params
 
 
 def looped_steps(

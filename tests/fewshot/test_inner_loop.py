@@ -13,7 +13,7 @@ from torch.func import vmap
 from dynlm.fewshot.inner_loop import InnerLoop, Order, expand_tasks
 from dynlm.fewshot.nets import VARIANCE_EPSILON, ConvNet, ConvNetOptions, Perceptron, PerceptronOptions, batch_norm
 from dynlm.fewshot.tasks.source import Labelled, Problem, seeded
-from dynlm.models.lstm.model import Params
+from dynlm.types import Params
 from tests.fewshot.inner_loop_oracle import looped_steps
 
 T = 3

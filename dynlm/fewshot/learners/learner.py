@@ -21,8 +21,8 @@ from dynlm.errors import UserError
 from dynlm.fewshot.nets import ConvNetOptions, PerceptronOptions
 from dynlm.fewshot.registry import OptionsRegistry
 from dynlm.fewshot.tasks.source import Episodes, Labelled, Problem, TaskSource
-from dynlm.models.lstm.model import Params
 from dynlm.runtime.validation import Section
+from dynlm.types import Params
 
 LEARNERS = OptionsRegistry("learner", "kind", "dynlm.fewshot.learners", "dynlm.learners")
 LEARNERS.renamed = {"pixels": "nearest-neighbour"}

@@ -19,8 +19,8 @@ from dynlm.fewshot.inner_loop import InnerLoop, Order, expand_tasks
 from dynlm.fewshot.learners.learner import LEARNERS, Adapted, Generators, Learned, Learner, MetaStep
 from dynlm.fewshot.nets import BatchStatistics, ConvNet, ConvNetOptions, Net, Perceptron, PerceptronOptions
 from dynlm.fewshot.tasks.source import LARGEST_COUNT, Episodes, Labelled, Problem, TaskSource
-from dynlm.models.lstm.model import Params
 from dynlm.runtime.validation import bounded
+from dynlm.types import Params
 
 _LR, _RUNNING = "rate.", "running."
 _MOMENTUM = 0.1

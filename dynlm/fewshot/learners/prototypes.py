@@ -18,7 +18,7 @@ from torch.func import vmap
 from dynlm.fewshot.learners.learner import LEARNERS, Adapted, Generators, Learned, Learner, MetaStep
 from dynlm.fewshot.nets import ConvNet, ConvNetOptions
 from dynlm.fewshot.tasks.source import Episodes, Labelled, Problem
-from dynlm.models.lstm.model import Params
+from dynlm.types import Params
 
 _RUNNING = "running."
 _MOMENTUM = 0.1

@@ -20,8 +20,9 @@ from dynlm.fewshot.learners.learner import LEARNERS, Adapted, Generators, Learne
 from dynlm.fewshot.learners.maml import GradientLearner
 from dynlm.fewshot.learners.prototypes import EmbeddingLearner
 from dynlm.fewshot.tasks.source import Episodes, Labelled
-from dynlm.models.lstm.model import Params, fused_layer
+from dynlm.models.lstm.model import fused_layer
 from dynlm.runtime.validation import LARGEST_WIDTH, bounded
+from dynlm.types import Params
 
 
 @LEARNERS.register_kind("lstm-reader")

@@ -19,8 +19,8 @@ from dynlm.fewshot.inner_loop import Order, SecondMoment, expand_tasks
 from dynlm.fewshot.learners.learner import LEARNERS, Adapted, Generators, Learned, MetaStep
 from dynlm.fewshot.learners.maml import GradientLearner
 from dynlm.fewshot.tasks.source import LARGEST_COUNT, Episodes, Labelled
-from dynlm.models.lstm.model import Params
 from dynlm.runtime.validation import bounded
+from dynlm.types import Params
 
 _SQUARES, _COUNT = "squares.", "count"
 
