@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,18 +16,21 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dynlm.adapt.loop import iter_segments
+from dynlm.adapt.loop import SegmentResult, iter_segments
 from dynlm.adapt.reader import Reader
 from dynlm.adapt.state import Memory, distance
+from dynlm.adapt.state_tensors import as_tensors, from_tensors
 from dynlm.adapt.update_filter import counts_of, first_of, ratios_of
-from dynlm.data.stream import Segment, read_side_by_side
+from dynlm.data.stream import Segment, Stream, StreamPosition, read_side_by_side
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.errors import UserError
 from dynlm.evaluation.protocol import variant_name
 from dynlm.evaluation.score_file import Scores
-from dynlm.evaluation.scoring_checkpoint import ScoringCheckpointer, ScoringState
+from dynlm.runtime.checkpoints import Checkpointer, Checkpoints, State
 from dynlm.runtime.distributed import Processes
 from dynlm.runtime.tree import concatenate_lanes, num_bytes, to_device
+
+_MEMORY = "memory/"
 
 
 @dataclass(frozen=True)
@@ -43,69 +46,91 @@ class Evaluation:
     segment: int
     lanes: int = 1
     track: bool = False
-    processes: Processes | None = None
+    processes: Processes = field(default_factory=lambda: Processes(0, 1, torch.device("cpu")))
 
-    @property
-    def world(self) -> int:
-        """The number of processes."""
-        return 1 if self.processes is None else self.processes.world
 
-    def gather(self, value: Any) -> list[Any]:
-        """Return every process's value."""
-        return [value] if self.processes is None else self.processes.gather_object(value)
+class _Pass:
+    """The state of an evaluation between two segments, for checkpoints.
+
+    ``distance_B`` is that of the weights that read the next segment; ``rows`` and ``values`` of the tokens stay on the
+    device until the end.
+    """
+
+    def __init__(self, reader: Reader, stream: Stream, start: Memory | None, track: bool):
+        self.reader, self.lanes, self.track = reader, stream.local_lanes, track
+        self.memory = reader.fresh_memory(self.lanes) if start is None else start
+        self.position = stream.begin()
+        self.distance_B = torch.zeros(self.lanes, device=reader.device)
+        if track and start is not None:
+            self.distance_B = distance(self.memory, reader.static)
+        self.rows: list[np.ndarray] = []
+        self.values: list[Tensor] = []
+
+    def add(self, read: SegmentResult, first_rows: np.ndarray) -> None:
+        """Record a segment's losses, and the distance of the weights that it was read with."""
+        self.memory, self.position = read.memory, read.place
+        self.rows.append(rows_of(read.segment, first_rows).ravel())
+        columns = [read.nats_BT]
+        if self.track:
+            if self.reader.reset == "article":
+                starts_B = torch.from_numpy(read.segment.starts_B).to(self.distance_B.device)
+                self.distance_B = self.distance_B.masked_fill(starts_B, 0)
+            columns.append(self.distance_B[:, None].expand_as(read.nats_BT))
+            self.distance_B = distance(self.memory, self.reader.static)
+        self.values.append(torch.stack(columns).flatten(1).float())
+
+    def state_dict(self) -> State:
+        self.rows, self.values = [np.concatenate(self.rows)], [torch.cat(self.values, 1)]
+        memory = as_tensors(self.memory, self.reader, self.lanes)
+        tensors = {_MEMORY + name: tensor for name, tensor in memory.items()}
+        tensors |= {"rows": torch.from_numpy(self.rows[0]), "values": self.values[0], "distance": self.distance_B}
+        return State(tensors, {"position": self.position.to_dict()})
+
+    def load_state_dict(self, state: State) -> None:
+        tensors = {name: tensor.to(self.distance_B.device) for name, tensor in state.tensors.items()}
+        memory = {name[len(_MEMORY) :]: tensor for name, tensor in tensors.items() if name.startswith(_MEMORY)}
+        self.memory = from_tensors(memory, self.reader, self.lanes)
+        self.position = StreamPosition.from_dict(state.values["position"])
+        self.rows, self.values = [state.tensors["rows"].numpy()], [tensors["values"]]
+        self.distance_B = tensors["distance"]
 
 
 def evaluate(
     asked: Evaluation,
     start: Memory | None = None,
-    checkpointer: ScoringCheckpointer | None = None,
+    checkpoints: Checkpoints | None = None,
+    seconds: float = 0.0,
     quiet: bool = True,
 ) -> Scores:
     """Read the articles once and return the loss of each token, with rows in the split's own order.
 
-    The reading starts with the memory ``start`` (a fresh one), which is overwritten, or resumes at the newest
-    checkpoint of ``checkpointer``. The protocol of the result holds only what the pass itself knows.
+    The reading starts with the memory ``start`` (a fresh one), which is overwritten, or resumes at the newest of
+    ``checkpoints``, which are saved every so many ``seconds`` (0: after each segment). The protocol of the result holds
+    only what the pass itself knows.
     """
     reader, articles, track = asked.reader, sorted(asked.articles), asked.track and asked.reader.rule.learns
-    lanes = min(asked.lanes, -(-len(articles) // asked.world))
-    rank = 0 if asked.processes is None else asked.processes.rank
-    stream = read_side_by_side(asked.text, asked.segment, asked.articles, lanes, rank, asked.world)
+    rank, world = asked.processes.rank, asked.processes.world
+    lanes = min(asked.lanes, -(-len(articles) // world))
+    stream = read_side_by_side(asked.text, asked.segment, asked.articles, lanes, rank, world)
     columns = text_columns(asked.text, articles)
     lengths = np.diff(asked.text.starts)[articles]
     first_rows = np.zeros(asked.text.articles, dtype=np.int64)
     first_rows[articles] = np.cumsum(lengths) - lengths
-    # Losses and distances stay on the device until the end.
-    rows: list[np.ndarray] = []
-    values: list[Tensor] = []
-    state = None if checkpointer is None else checkpointer.load(reader, stream.local_lanes)
-    if state is not None:
-        memory, position, distance_B = state.memory, state.position, state.distance_B
-        rows, values = [state.rows_N], [state.values_CN]
-    else:
-        memory, position = reader.fresh_memory(stream.local_lanes) if start is None else start, stream.begin()
-        distance_B = torch.zeros(stream.local_lanes, device=next(iter(reader.static.values())).device)
-        if track and start is not None:
-            distance_B = distance(memory, reader.static)
+    work = _Pass(reader, stream, start, track)
+    checkpointer = None if checkpoints is None else Checkpointer(checkpoints, work, every=0, seconds=seconds)
+    if checkpointer is not None:
+        checkpointer.resume()
     bar = tqdm(total=len(columns["token"]), desc="score", unit="tok", unit_scale=True, disable=quiet)
-    bar.update(position.tokens)
+    bar.update(work.position.tokens)
     with checkpointer or nullcontext(), bar:
-        for read in iter_segments(reader, stream, memory, position):
-            memory = read.memory
-            rows.append(rows_of(read.segment, first_rows).ravel())
-            recorded = [read.nats_BT]
-            if track:
-                if reader.reset == "article":
-                    starts_B = torch.from_numpy(read.segment.starts_B).to(distance_B.device)
-                    distance_B = distance_B.masked_fill(starts_B, 0)
-                recorded.append(distance_B[:, None].expand_as(read.nats_BT))
-                distance_B = distance(memory, reader.static)
-            values.append(torch.stack(recorded).flatten(1).float())
+        for read in iter_segments(reader, stream, work.memory, work.position):
+            work.add(read, first_rows)
             bar.update(read.place.tokens - bar.n)
-            if checkpointer is not None and checkpointer.is_due:
-                rows, values = [np.concatenate(rows)], [torch.cat(values, 1)]
-                checkpointer.save(ScoringState(memory, read.place, rows[0], values[0], distance_B), reader)
+            if checkpointer is not None:
+                checkpointer.after_step(read.place.tokens)
     table = np.full((1 + track, len(columns["token"])), np.nan, dtype=np.float32)
-    for part in asked.gather((np.concatenate(rows), torch.cat(values, 1).cpu().numpy()) if rows else None):
+    own = (np.concatenate(work.rows), torch.cat(work.values, 1).cpu().numpy()) if work.rows else None
+    for part in asked.processes.gather_object(own):
         if part is not None:
             rows_N, values_CN = part
             table[:, rows_N[rows_N >= 0]] = values_CN[:, rows_N >= 0]
@@ -115,9 +140,9 @@ def evaluate(
         protocol={
             "variant": variant_name(reader),
             "lanes": lanes,
-            "processes": asked.world,
-            "memory_bytes_a_lane": num_bytes(memory) // lanes,
-            **_update_filter_counts(asked, memory, track),
+            "processes": world,
+            "memory_bytes_a_lane": num_bytes(work.memory) // lanes,
+            **_update_filter_counts(asked, work.memory, track),
         },
         **columns,
         segment=(first_segment_N + columns["position"] // asked.segment).astype(np.int32),
@@ -164,7 +189,8 @@ def _update_filter_counts(asked: Evaluation, memory: Memory, track: bool) -> dic
     """Return what the update filter rejected in the lanes of all processes and, with ``track``, the update sizes."""
     if memory.filter is None:
         return {}
-    state, names = concatenate_lanes(asked.gather(to_device(memory.filter, "cpu"))), list(memory.params)
+    lanes = asked.processes.gather_object(to_device(memory.filter, "cpu"))
+    state, names = concatenate_lanes(lanes), list(memory.params)
     first = {
         name: {"article": article, "segment": position // asked.segment}
         for name, (article, position) in first_of(state, names).items()

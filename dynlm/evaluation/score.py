@@ -15,12 +15,12 @@ from dynlm.evaluation.evaluate import Evaluation, evaluate, explain_out_of_memor
 from dynlm.evaluation.protocol import ArticleOrder, reader_protocol, start_protocol, text_protocol
 from dynlm.evaluation.score_file import Scores, write_scores
 from dynlm.evaluation.score_path import Output, file_stem, resume_key, scoring_key
-from dynlm.evaluation.scoring_checkpoint import ScoringCheckpointer
 from dynlm.evaluation.session import Session
 from dynlm.run.options import RunOptions
 from dynlm.run.provenance import made_with
 from dynlm.run.run import Run
 from dynlm.run.tuned_on import tuned_on
+from dynlm.runtime.checkpoints import Checkpoints
 from dynlm.runtime.distributed import Processes
 from dynlm.runtime.files import exclusive, staging_dir
 
@@ -87,16 +87,26 @@ def score(run: Run, request: ScoreRequest, quiet: bool = False) -> tuple[Path, S
         if processes.is_main:
             with staging_dir(path.parent):  # fails now, not after the reading, where nothing can be written
                 pass
-        checkpointer = ScoringCheckpointer(path, resume_key(protocol), options.checkpoint_seconds, processes)
+        checkpoints = _checkpoints(path, resume_key(protocol), processes)
         with explain_out_of_memory(memory.lanes):
-            scores = evaluate(
-                asked, None if start is None else start.memory, checkpointer, quiet or not processes.is_main
-            )
+            begin, quiet = None if start is None else start.memory, quiet or not processes.is_main
+            scores = evaluate(asked, begin, checkpoints, options.checkpoint_seconds, quiet)
         scores = dataclasses.replace(scores, protocol={**scores.protocol, **protocol})
         if processes.is_main:
             write_scores(path, scores)
-        checkpointer.drop()
+        checkpoints.drop()
     return path, scores
+
+
+def _checkpoints(path: Path, key: str, processes: Processes) -> Checkpoints:
+    """Return the checkpoints beside a score file, of this process; those of another ``key`` are removed."""
+    stem = f".{path.stem}" if processes.world == 1 else f".{path.stem}.{processes.rank}-of-{processes.world}"
+    checkpoints = Checkpoints(path.parent, stem, made_with={"key": key})
+    try:
+        checkpoints.newest(quiet=True)
+    except UserError:
+        checkpoints.drop()
+    return checkpoints
 
 
 def _check_processes(memory: MemoryOptions, memory_file: Path | None, processes: Processes) -> None:

@@ -17,10 +17,9 @@ import numpy as np
 import pytest
 
 from dynlm.evaluation import score as scoring
-from dynlm.evaluation import scoring_checkpoint as underway
 from dynlm.evaluation.score_file import Scores, read_scores
 from dynlm.run.provenance import made_with
-from dynlm.runtime.distributed import Processes
+from dynlm.runtime.checkpoints import Checkpointer, Checkpoints
 from dynlm.runtime.signals import Stopped
 from dynlm.train.config import Config
 from tests.tiny import Run, listing, scored, with_memory
@@ -66,26 +65,27 @@ def test_a_scoring_killed_after_any_segment_resumes_to_the_same_file(
     path, _ = scored(tuned_copy.folder, config)
     whole = read_scores(path)
     path.unlink()
-    kept, dice, resumed_at = underway.ScoringCheckpointer.save, random.Random(0), list[int]()
-    found, dates = underway.ScoringCheckpointer.load, itertools.count()
+    save, dice, resumed_at = Checkpoints.save, random.Random(0), list[int]()
+    resume, dates = Checkpointer.resume, itertools.count()
 
-    def load_and_note(self: underway.ScoringCheckpointer, reader: Any, lanes: int) -> underway.ScoringState | None:
-        state = found(self, reader, lanes)
-        resumed_at.append(0 if state is None else state.position.tokens)
-        return state
+    def resume_and_note(self: Checkpointer) -> Path | None:
+        path = resume(self)
+        resumed_at.append(0 if path is None else int(path.stem.rpartition("-")[2]))
+        return path
 
-    monkeypatch.setattr(underway.ScoringCheckpointer, "load", load_and_note)
+    monkeypatch.setattr(Checkpointer, "resume", resume_and_note)
     # Each start has a date of its own.
     monkeypatch.setattr(scoring, "made_with", lambda *_: {**made_with(), "date": str(next(dates))})
 
-    def keep_or_die(self: underway.ScoringCheckpointer, state: underway.ScoringState, reader: object) -> None:
-        before = dice.random() < 0.15
-        if not before:
-            kept(self, state, reader)  # type: ignore[arg-type]
-        if before or dice.random() < 0.15:
+    def save_or_die(self: Checkpoints, *state: Any) -> Path:
+        if dice.random() < 0.15:
             raise Killed
+        path = save(self, *state)
+        if dice.random() < 0.15:
+            raise Killed
+        return path
 
-    monkeypatch.setattr(underway.ScoringCheckpointer, "save", keep_or_die)
+    monkeypatch.setattr(Checkpoints, "save", save_or_die)
     deaths = 0
     while not path.exists():
         try:
@@ -173,15 +173,15 @@ def test_a_stop_request_saves_a_checkpoint(tuned_copy: Run, monkeypatch: pytest.
     path, _ = scored(tuned_copy.folder, config)
     whole = read_scores(path)
     path.unlink()
-    entered = underway.ScoringCheckpointer.__enter__
+    enter = Checkpointer.__enter__
 
-    def asked(self: underway.ScoringCheckpointer) -> underway.ScoringCheckpointer:
-        entered(self)
+    def asked(self: Checkpointer) -> Checkpointer:
+        enter(self)
         signal.raise_signal(signal.SIGTERM)
         return self
 
     with monkeypatch.context() as patch:
-        patch.setattr(underway.ScoringCheckpointer, "__enter__", asked)
+        patch.setattr(Checkpointer, "__enter__", asked)
         with pytest.raises(Stopped) as stop:
             scored(tuned_copy.folder, config)
     assert stop.value.exit_code == 128 + signal.SIGTERM
@@ -196,15 +196,16 @@ def test_a_scoring_by_other_options_begins_anew_and_leaves_the_first(
     config = with_memory(tuned_copy.config, rule="rms")
     path, whole = scored(tuned_copy.folder, config)
     path.unlink()
-    kept = underway.ScoringCheckpointer.save
+    save = Checkpoints.save
 
-    def keep_and_die(self: underway.ScoringCheckpointer, state: underway.ScoringState, reader: object) -> None:
-        kept(self, state, reader)  # type: ignore[arg-type]
-        if state.position.tokens > 100:
+    def save_and_die(self: Checkpoints, number: int, *state: Any) -> Path:
+        path = save(self, number, *state)
+        if number > 100:
             raise Killed
+        return path
 
     with monkeypatch.context() as patch:
-        patch.setattr(underway.ScoringCheckpointer, "save", keep_and_die)
+        patch.setattr(Checkpoints, "save", save_and_die)
         with pytest.raises(Killed):
             scored(tuned_copy.folder, often(with_memory(config, rate=0.0)))
     under_way = left_over(tuned_copy.folder)
@@ -217,18 +218,22 @@ def test_a_scoring_by_other_options_begins_anew_and_leaves_the_first(
 
 
 def test_a_short_scoring_writes_no_checkpoint(tuned_copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(underway.ScoringCheckpointer, "save", lambda *_: pytest.fail("a checkpoint was written"))
+    monkeypatch.setattr(Checkpoints, "save", lambda *_: pytest.fail("a checkpoint was written"))
     before = listing(tuned_copy.folder)
     path, _ = scored(tuned_copy.folder, with_memory(tuned_copy.config, rule="rms"))
     assert set(listing(tuned_copy.folder)) - set(before) == {str(path.relative_to(tuned_copy.folder))}
 
 
-def test_signal_handlers_are_restored_after_a_scoring(tmp_path: Path) -> None:
-    both = (signal.SIGINT, signal.SIGTERM)
+def test_signal_handlers_are_restored_after_a_scoring(tuned_copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    both, seen = (signal.SIGINT, signal.SIGTERM), list[Any]()
     before = [signal.getsignal(number) for number in both]
-    checkpointer = underway.ScoringCheckpointer(
-        tmp_path / "a.parquet", "key", 60, Processes.start(cpu=True)
-    )  # which is not freed meanwhile
-    with checkpointer:
-        assert [signal.getsignal(number) for number in both] != before
+    after_step = Checkpointer.after_step
+
+    def note(self: Checkpointer, *step: Any) -> None:
+        seen.append([signal.getsignal(number) for number in both])
+        after_step(self, *step)
+
+    monkeypatch.setattr(Checkpointer, "after_step", note)
+    scored(tuned_copy.folder, with_memory(tuned_copy.config, rule="none"))
+    assert seen and before not in seen
     assert [signal.getsignal(number) for number in both] == before
