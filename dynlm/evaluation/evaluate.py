@@ -96,7 +96,7 @@ class _Pass:
 
 
 def evaluate(
-    asked: Evaluation,
+    evaluation: Evaluation,
     start: Memory | None = None,
     checkpoints: Checkpoints | None = None,
     seconds: float = 0.0,
@@ -108,13 +108,17 @@ def evaluate(
     ``checkpoints``, which are saved every so many ``seconds`` (0: after each segment). The protocol of the result holds
     only what the pass itself knows.
     """
-    reader, articles, track = asked.reader, sorted(asked.articles), asked.track and asked.reader.rule.learns
-    rank, world = asked.processes.rank, asked.processes.world
-    lanes = min(asked.lanes, -(-len(articles) // world))
-    stream = read_side_by_side(asked.text, asked.segment, asked.articles, lanes, rank, world)
-    columns = text_columns(asked.text, articles)
-    lengths = np.diff(asked.text.starts)[articles]
-    first_rows = np.zeros(asked.text.articles, dtype=np.int64)
+    reader, articles, track = (
+        evaluation.reader,
+        sorted(evaluation.articles),
+        evaluation.track and evaluation.reader.rule.learns,
+    )
+    rank, world = evaluation.processes.rank, evaluation.processes.world
+    lanes = min(evaluation.lanes, -(-len(articles) // world))
+    stream = read_side_by_side(evaluation.text, evaluation.segment, evaluation.articles, lanes, rank, world)
+    columns = text_columns(evaluation.text, articles)
+    lengths = np.diff(evaluation.text.starts)[articles]
+    first_rows = np.zeros(evaluation.text.articles, dtype=np.int64)
     first_rows[articles] = np.cumsum(lengths) - lengths
     work = _Pass(reader, stream, start, track)
     checkpointer = None if checkpoints is None else Checkpointer(checkpoints, work, every=0, seconds=seconds)
@@ -130,11 +134,11 @@ def evaluate(
                 checkpointer.after_step(read.place.tokens)
     table = np.full((1 + track, len(columns["token"])), np.nan, dtype=np.float32)
     own = (np.concatenate(work.rows), torch.cat(work.values, 1).cpu().numpy()) if work.rows else None
-    for part in asked.processes.gather_object(own):
+    for part in evaluation.processes.gather_object(own):
         if part is not None:
             rows_N, values_CN = part
             table[:, rows_N[rows_N >= 0]] = values_CN[:, rows_N >= 0]
-    segments = -(-lengths // asked.segment)
+    segments = -(-lengths // evaluation.segment)
     first_segment_N = np.repeat(np.cumsum(segments) - segments, lengths)
     scores = Scores(
         protocol={
@@ -142,16 +146,18 @@ def evaluate(
             "lanes": lanes,
             "processes": world,
             "memory_bytes_a_lane": num_bytes(work.memory) // lanes,
-            **_update_filter_counts(asked, work.memory, track),
+            **_update_filter_counts(evaluation, work.memory, track),
         },
         **columns,
-        segment=(first_segment_N + columns["position"] // asked.segment).astype(np.int32),
+        segment=(first_segment_N + columns["position"] // evaluation.segment).astype(np.int32),
         nats=table[0],
     )
     if not track:
         return scores
-    fresh_article = asked.articles[0] if start is None else -1
-    return dataclasses.replace(scores, distance=table[1], flush=_resets(reader, scores, asked.segment, fresh_article))
+    fresh_article = evaluation.articles[0] if start is None else -1
+    return dataclasses.replace(
+        scores, distance=table[1], flush=_resets(reader, scores, evaluation.segment, fresh_article)
+    )
 
 
 def text_columns(text: TokenisedSplit, articles: Sequence[int]) -> dict[str, Any]:
@@ -185,14 +191,14 @@ def explain_out_of_memory(lanes: int) -> Iterator[None]:
         raise
 
 
-def _update_filter_counts(asked: Evaluation, memory: Memory, track: bool) -> dict[str, Any]:
+def _update_filter_counts(evaluation: Evaluation, memory: Memory, track: bool) -> dict[str, Any]:
     """Return what the update filter rejected in the lanes of all processes and, with ``track``, the update sizes."""
     if memory.filter is None:
         return {}
-    lanes = asked.processes.gather_object(to_device(memory.filter, "cpu"))
+    lanes = evaluation.processes.gather_object(to_device(memory.filter, "cpu"))
     state, names = concatenate_lanes(lanes), list(memory.params)
     first = {
-        name: {"article": article, "segment": position // asked.segment}
+        name: {"article": article, "segment": position // evaluation.segment}
         for name, (article, position) in first_of(state, names).items()
     }
     counts = {"guard": {**counts_of(state, names), "first": first}}

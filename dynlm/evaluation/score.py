@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from dynlm.adapt.options import MemoryOptions
+from dynlm.adapt.reader import Reader
 from dynlm.data.article_range import article_range
 from dynlm.data.articles import source_name
 from dynlm.data.options import CorpusOptions
@@ -47,8 +50,7 @@ def score(run: Run, request: ScoreRequest, quiet: bool = False) -> tuple[Path, S
     articles. Raises UserError for a missing or unfitting model, rule, memory file or text, where several processes
     would share one stream, where memory runs out, and where the file cannot be written or is locked.
     """
-    memory, corpus, options = run.section(MemoryOptions), run.section(CorpusOptions), run.section(RunOptions)
-    processes = run.processes
+    memory, processes = run.section(MemoryOptions), run.processes
     _check_processes(memory, request.memory_file, processes)
     # What is missing is reported before the text is tokenised, which may take long.
     reader, start = run.dynamic_model(), None
@@ -59,19 +61,7 @@ def score(run: Run, request: ScoreRequest, quiet: bool = False) -> tuple[Path, S
     with processes.main_process_first():
         text = run.split(request.split)
     articles = article_range(request.articles, text.articles)
-    protocol = {
-        "run": run.path.name,
-        **reader_protocol(reader, memory.segment, request.order),
-        "split": request.split,
-        "corpus": source_name(corpus),
-        **text_protocol(text, articles),
-        "tuned_on": tuned_on(run.path, run.trained, memory),
-        "tokenizer": run.trained.tokenizer.fingerprint,
-        "model": run.fingerprint,
-        "seed": options.seed,
-        "options": {"corpus": vars(corpus), "memory": vars(memory)},
-        **made_with(processes.device),
-    }
+    protocol = _protocol(run, request, reader, articles)
     stem = file_stem(memory, request.split, request.articles, str(request.order))
     if request.memory_file is not None and start is not None:
         protocol |= start_protocol(request.memory_file, start, protocol)
@@ -80,7 +70,7 @@ def score(run: Run, request: ScoreRequest, quiet: bool = False) -> tuple[Path, S
     path = request.output.path_for(run.path, stem, key := scoring_key(protocol))
     if (scores := request.output.existing(path, key)) is not None:
         return path, scores
-    asked = Evaluation(
+    evaluation = Evaluation(
         reader, text, request.order.apply(articles), memory.segment, memory.lanes, memory.track, processes
     )
     with exclusive(path, "this score file"):
@@ -89,13 +79,31 @@ def score(run: Run, request: ScoreRequest, quiet: bool = False) -> tuple[Path, S
                 pass
         checkpoints = _checkpoints(path, resume_key(protocol), processes)
         with explain_out_of_memory(memory.lanes):
-            begin, quiet = None if start is None else start.memory, quiet or not processes.is_main
-            scores = evaluate(asked, begin, checkpoints, options.checkpoint_seconds, quiet)
+            begin, seconds = None if start is None else start.memory, run.section(RunOptions).checkpoint_seconds
+            scores = evaluate(evaluation, begin, checkpoints, seconds, quiet or not processes.is_main)
         scores = dataclasses.replace(scores, protocol={**scores.protocol, **protocol})
         if processes.is_main:
             write_scores(path, scores)
         checkpoints.drop()
     return path, scores
+
+
+def _protocol(run: Run, request: ScoreRequest, reader: Reader, articles: Sequence[int]) -> dict[str, Any]:
+    """Describe a scoring that starts with a fresh memory, as far as is known before it."""
+    memory, corpus = run.section(MemoryOptions), run.section(CorpusOptions)
+    return {
+        "run": run.path.name,
+        **reader_protocol(reader, memory.segment, request.order),
+        "split": request.split,
+        "corpus": source_name(corpus),
+        **text_protocol(run.split(request.split), articles),
+        "tuned_on": tuned_on(run.path, run.trained, memory),
+        "tokenizer": run.trained.tokenizer.fingerprint,
+        "model": run.fingerprint,
+        "seed": run.section(RunOptions).seed,
+        "options": {"corpus": vars(corpus), "memory": vars(memory)},
+        **made_with(run.processes.device),
+    }
 
 
 def _checkpoints(path: Path, key: str, processes: Processes) -> Checkpoints:

@@ -1,1 +1,1 @@
-"""A study: every variant on one base model, tuned alike, read on other articles, and told in one folder."""
+"""A study: variants on one base model, tuned alike, read on other articles, and compared in one folder."""

@@ -208,13 +208,13 @@ def _same_before(first: int, one: Sequence[np.ndarray], other: Sequence[np.ndarr
 
 def _lanes_are_independent(reader: Reader, text: TokenisedSplit, segment: int, lanes: int) -> Check:
     """Change every token of one article after another, and look for changes of the others' losses."""
-    asked = Evaluation(reader, text, range(text.articles), segment, lanes)
-    before, leaks, felt = evaluate(asked).nats, 0, 0
+    evaluation = Evaluation(reader, text, range(text.articles), segment, lanes)
+    before, leaks, felt = evaluate(evaluation).nats, 0, 0
     for article in range(text.articles):
         own_N = np.zeros(len(text.ids_N), dtype=bool)
         own_N[text.starts[article] : text.starts[article + 1]] = True
         ids_N = np.where(own_N, (text.ids_N + 1) % reader.model.vocab_size, text.ids_N)
-        after = evaluate(dataclasses.replace(asked, text=dataclasses.replace(text, ids_N=ids_N))).nats
+        after = evaluate(dataclasses.replace(evaluation, text=dataclasses.replace(text, ids_N=ids_N))).nats
         leaks += not np.array_equal(after[~own_N], before[~own_N])
         felt += bool((after[own_N] != before[own_N]).any())
     tried = f"each of {text.articles} articles changed, in {lanes} lanes: {felt} felt it, {leaks} times a neighbour did"
