@@ -180,6 +180,7 @@ class ReadSummary:
         return (self.nats - self.level_1_nats) / max(1, self.tokens)
 
     def to_dict(self) -> dict[str, Any]:
+        """Return everything, ready for JSON."""
         return {
             "tokens": self.tokens,
             "nats_per_token": self.nats / self.tokens if self.tokens else None,

@@ -27,6 +27,7 @@ class Done:
 
     @property
     def nats(self) -> float:
+        """The sum of the losses."""
         return float(self.scores.nats.sum(dtype="float64"))
 
 

@@ -43,6 +43,7 @@ class Reading:
 
     @property
     def config(self) -> Config:
+        """The variant's options under the reading's reset policy."""
         return self.variant.under(self.reset or self.variant.resets[0])
 
     @property
@@ -52,6 +53,7 @@ class Reading:
 
     @property
     def label(self) -> str:
+        """Variant, reset policy and order, for people."""
         return ", ".join(part for part in (self.variant.name, self.reset, self.order) if part)
 
     def is_in(self, order: Order) -> bool:

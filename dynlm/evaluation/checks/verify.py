@@ -59,6 +59,7 @@ class VerifyResult:
 
     @property
     def holds(self) -> bool:
+        """Whether everything that was compared agrees."""
         return not self.broken
 
     def to_dict(self) -> dict[str, Any]:
