@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dynlm.adapt.options import Reset
+from dynlm.adapt.rules.registry import RULES
 from dynlm.data.options import Order
 from dynlm.errors import UserError
 from dynlm.runtime.validation import section_of
@@ -139,11 +140,14 @@ def _variant(options: StudyOptions, entry: dict[str, Any]) -> Variant:
             if not isinstance(values, dict):
                 raise UserError(f"{section} is {values!r}", do="write options below it, such as rule: rms")
             old = getattr(config, section)
-            config = dataclasses.replace(config, **{section: section_of(type(old), {**vars(old), **values})})
+            # Another rule has other options: of the old ones only those that both have are kept.
+            kind = type(old).select({**vars(old), **values})
+            both = {item.name: getattr(old, item.name) for item in dataclasses.fields(kind) if hasattr(old, item.name)}
+            config = dataclasses.replace(config, **{section: section_of(kind, {**both, **values})})
         except UserError as error:
             raise UserError(f"variant {name!r}: {error}") from error
     memory = overrides.get("memory", {})
-    if config.memory.rule == "meta" and "g" not in memory:
+    if RULES[config.memory.rule].learned and "g" not in memory:
         # Each variant learns a g of its own; variants that name one share it.
         config = dataclasses.replace(config, memory=config.memory.replace(g=slug(name)))
     return Variant(name, config, (config.memory.reset,) if "reset" in memory else tuple(options.study.resets))

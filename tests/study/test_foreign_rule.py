@@ -1,0 +1,48 @@
+"""A rule of another package is a variant of a study: it is tuned, read and compared, with no file of dynlm edited."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+import tests.plugins.adam
+from dynlm.adapt.rules.registry import RULES
+from dynlm.study.options import StudyConfig, StudyOptions
+from dynlm.study.run import study
+from dynlm.study.variants import variants_of
+from tests.plugins.adam import AdamOptions
+from tests.tiny import Run
+
+assert "adam" in RULES.names(), tests.plugins.adam
+VARIANTS: list[dict[str, Any]] = [
+    {"name": "level 1", "memory": {"rule": "none"}},
+    {"name": "adam", "memory": {"rule": "adam", "beta2": 0.95, "reset": "article"}},
+    {"name": "given", "memory": {"rule": "adam", "lr": 1e-3, "reset": "article"}},
+]
+
+
+def options(made: Run, **changes: Any) -> StudyOptions:
+    chosen = StudyConfig(arms=VARIANTS, articles="4-6", resamples=20, baselines=["level 1"], pairs=[])
+    return StudyOptions(**{**vars(made.config), "study": chosen, **changes})
+
+
+def test_its_options_are_checked_and_kept(trained_run: Run) -> None:
+    variants = variants_of(options(trained_run))
+    assert [type(each.config.memory) is AdamOptions for each in variants] == [False, True, True]
+    assert isinstance(variants[1].config.memory, AdamOptions) and variants[1].config.memory.beta2 == 0.95
+    back = options(trained_run, memory=AdamOptions(rule="adam", segment=15))
+    assert variants_of(back)[0].config.memory.segment == 15
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_it_is_tuned_and_read_as_any_other(run_copy: Run) -> None:
+    folder = dataclasses.replace(run_copy.config.run, folder=str(run_copy.folder.parent), name=run_copy.folder.name)
+    results, written = study(options(run_copy, run=folder), quiet=True)
+    rows = {row.done.reading.label: row for row in results.rows}
+    assert list(rows) == ["level 1", "adam, article", "given, article"]
+    assert [each.slot for each in rows["adam, article"].done.prepared] == ["the rates of adam under article"]
+    assert rows["given, article"].done.prepared == []
+    assert rows["adam, article"].done.nats < rows["level 1"].done.nats
+    assert all(path.exists() for path in written)
