@@ -223,7 +223,10 @@ class _Finder:
         """
         names = ("rule", "g", "reset", "lanes", "segment", "dynamic")
         own = {name: getattr(self.config.memory, name) for name in names}
-        memory: MemoryOptions = self.base.memory.replace(**{**own, **changes})
+        kind = RULES[self.config.memory.rule]
+        constants = kind.constants(self.config.memory) if kind.name == changes.get("rule", kind.name) else {}
+        constants = {name: value for name, value in constants.items() if name not in kind.searched}
+        memory: MemoryOptions = self.base.memory.replace(**{**own, **constants, **changes})
         return dataclasses.replace(self.config, memory=memory)
 
 

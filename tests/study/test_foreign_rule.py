@@ -11,9 +11,10 @@ import tests.plugins.adam
 from dynlm.adapt.rules.registry import RULES
 from dynlm.study.options import StudyConfig, StudyOptions
 from dynlm.study.run import study
+from dynlm.study.steps import steps_of
 from dynlm.study.variants import variants_of
 from tests.plugins.adam import AdamOptions
-from tests.tiny import Run
+from tests.tiny import Run, opened
 
 assert "adam" in RULES.names(), tests.plugins.adam
 VARIANTS: list[dict[str, Any]] = [
@@ -34,6 +35,13 @@ def test_its_options_are_checked_and_kept(trained_run: Run) -> None:
     assert isinstance(variants[1].config.memory, AdamOptions) and variants[1].config.memory.beta2 == 0.95
     back = options(trained_run, memory=AdamOptions(rule="adam", segment=15))
     assert variants_of(back)[0].config.memory.segment == 15
+
+
+def test_it_is_tuned_with_the_constants_that_the_variant_gives(trained_run: Run) -> None:
+    chosen = options(trained_run)
+    run = opened(trained_run.folder, trained_run.config)
+    given, tuned = (steps_of(run, chosen.run_options(), variants_of(chosen)[n], "article") for n in (2, 1))
+    assert given == [] and tuned[0].options["memory.beta2"] == 0.95
 
 
 @pytest.mark.filterwarnings("ignore")
