@@ -1,1 +1,1 @@
-"""Texts, articles, tokens and the streams of segments that everything else reads."""
+"""Corpora: sources of articles, tokenizers, cached token arrays, and streams of segments."""

@@ -9,6 +9,7 @@ import contextlib
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -58,8 +59,12 @@ def tokenise(articles: Iterable[Article] | SpooledArticles, tokenizer: Tokenizer
         with staging_dir(folder.parent) as staged:
             _encode(articles, tokenizer, num_proc, staged)
             commit_dir(staged, folder)
-    split = _load(folder, tokenizer)
-    _warn_left_out(articles, folder)
+    card = read_json(folder / "card.json")
+    split = _load(folder, card, tokenizer)
+    first = card.get("first_left_out")
+    if isinstance(first, int) and 0 <= first < len(articles) and is_main_process():
+        what = f"left out {card.get('left_out')} article(s) of fewer than {_MIN_TOKENS} tokens, the first at "
+        print(f"dynlm: {printable(what + articles.where(first))}", file=sys.stderr)
     return split
 
 
@@ -111,18 +116,8 @@ def _without_short(chunk: Tokens) -> Tokens:
     return Tokens(ids_N, lengths_N, words_N, headings, chunk.sizes[kept])
 
 
-def _warn_left_out(articles: SpooledArticles, folder: Path) -> None:
-    card = read_json(folder / "card.json")
-    count, first = card.get("left_out", 0), card.get("first_left_out")
-    # Of the processes of one launch, one prints.
-    if isinstance(first, int) and 0 <= first < len(articles) and is_main_process():
-        what = f"left out {count} article(s) of fewer than {_MIN_TOKENS} tokens, the first at {articles.where(first)}"
-        print(f"dynlm: {printable(what)}", file=sys.stderr)
-
-
-def _load(folder: Path, tokenizer: Tokenizer) -> TokenisedSplit:
+def _load(folder: Path, card: Any, tokenizer: Tokenizer) -> TokenisedSplit:
     """Memory-map a cache entry. Raises UserError if it is damaged."""
-    card = read_json(folder / "card.json")
     ids, lengths, words, headings, starts = (map_array(folder / f"{name}.npy", kind) for name, kind in _DTYPES.items())
     text, titles = Strings(folder, TEXT), Strings(folder, TITLES)
     check_offsets(starts, len(ids), folder)

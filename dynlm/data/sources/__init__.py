@@ -1,1 +1,1 @@
-"""data sources."""
+"""Sources of articles; every module here is imported to find the sources that it registers."""

@@ -1,1 +1,1 @@
-"""data tokenizers."""
+"""Tokenizers: SentencePiece pieces, and words."""
