@@ -104,7 +104,9 @@ def protocol(learner: Learner, options: FewShotOptions) -> dict[str, Any]:
     }
     if learner.problem.classifies:
         about["statistics"] = learner.query_statistics
-    return about | options.learner.protocol() | options.task.protocol()
+    if learner.takes_steps:
+        about["inner_rate"] = vars(options.learner).get("inner_rate")
+    return about | options.task.protocol()
 
 
 def _file_name(protocol: Mapping[str, Any], data: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 def convolve(images_BHWC: Tensor, weight_PF: Tensor) -> Tensor:
     """Convolve 3x3 with stride 2 and padding 1 (B, h, w, F); rows of ``weight_PF`` are (3, 3, C) flattened."""
-    patches_BhwP: Tensor = Im2Col.apply(images_BHWC)
+    patches_BhwP: Tensor = _Im2Col.apply(images_BHWC)
     return patches_BhwP @ weight_PF
 
 
@@ -40,7 +40,7 @@ def _offsets(height: int, width: int) -> list[tuple[slice, slice, slice]]:
     ]
 
 
-class Im2Col(torch.autograd.Function):
+class _Im2Col(torch.autograd.Function):
     """Images (B, H, W, C) to their patches (B, h, w, P), with zeros around the border."""
 
     @staticmethod
@@ -58,16 +58,16 @@ class Im2Col(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return Col2Im.apply(gradients[0], *ctx.size)
+        return _Col2Im.apply(gradients[0], *ctx.size)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int], images: Tensor) -> tuple[Tensor, int]:
         images = images.movedim(in_dims[0], 0)
-        return Im2Col.apply(images.flatten(0, 1)).unflatten(0, images.shape[:2]), 0
+        return _Im2Col.apply(images.flatten(0, 1)).unflatten(0, images.shape[:2]), 0
 
 
-class Col2Im(torch.autograd.Function):
-    """The transpose of ``Im2Col``: patches summed into images of ``height`` x ``width`` pixels."""
+class _Col2Im(torch.autograd.Function):
+    """The transpose of ``_Im2Col``: patches summed into images of ``height`` x ``width`` pixels."""
 
     @staticmethod
     def forward(patches: Tensor, height: int, width: int) -> Tensor:
@@ -83,11 +83,11 @@ class Col2Im(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return Im2Col.apply(gradients[0]), None, None
+        return _Im2Col.apply(gradients[0]), None, None
 
     @staticmethod
     def vmap(
         info: Any, in_dims: tuple[int, None, None], patches: Tensor, height: int, width: int
     ) -> tuple[Tensor, int]:
         patches = patches.movedim(in_dims[0], 0)
-        return Col2Im.apply(patches.flatten(0, 1), height, width).unflatten(0, patches.shape[:2]), 0
+        return _Col2Im.apply(patches.flatten(0, 1), height, width).unflatten(0, patches.shape[:2]), 0

@@ -108,8 +108,10 @@ class FewShotOptions:
     @property
     def evaluation_steps(self) -> int:
         """Inner steps in evaluation."""
-        steps = self.evaluate.steps
-        return self.learner.evaluation_steps(self.task.is_regression) if steps is None else steps
+        if self.evaluate.steps is None:
+            steps = getattr(self.learner, "inner_steps", 0)
+            return 10 if steps and self.task.is_regression else int(steps)
+        return self.evaluate.steps
 
     def create(self) -> tuple[TaskSource, Learner]:
         """Return the task source and a learner for its tasks. Raises UserError where data cannot be read."""

@@ -103,6 +103,7 @@ class MetaTraining:
         return float(norm)
 
     def state_dict(self) -> State:
+        """Return all that a resumed training needs."""
         tensors = to_tensors(Learned(self.meta, self.buffers))
         tensors |= {_MEAN + name: mean for name, mean in self.average.items()}
         for name, tensor in self.meta.items():
@@ -112,6 +113,7 @@ class MetaTraining:
         return State(tensors, {"step": self.steps, "window": self.window, "logged": self.logged, **values})
 
     def load_state_dict(self, state: State) -> None:
+        """Restore a ``state_dict``."""
         tensors, values = state
         # Not in the file's order: the norm's rounding depends on the order of tensors.
         names = to_tensors(Learned(self.meta, self.buffers))

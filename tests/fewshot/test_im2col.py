@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.func import vmap
 
-from dynlm.fewshot.im2col import Col2Im, Im2Col, convolve, torch_convolve
+from dynlm.fewshot.im2col import _Col2Im, _Im2Col, convolve, torch_convolve
 
 
 @settings(max_examples=20, deadline=None)
@@ -33,9 +33,9 @@ def test_im2col_agrees_with_torch(count: int, height: int, width: int, channels:
 def test_col2im_is_the_transpose_of_im2col(size: int) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, size, size, 3, generator=generator, dtype=torch.float64)
-    patches = Im2Col.apply(images)
+    patches = _Im2Col.apply(images)
     other = torch.randn(patches.shape, generator=generator, dtype=torch.float64)
-    torch.testing.assert_close((patches * other).sum(), (images * Col2Im.apply(other, size, size)).sum())
+    torch.testing.assert_close((patches * other).sum(), (images * _Col2Im.apply(other, size, size)).sum())
 
 
 def test_vmap_equals_a_loop() -> None:

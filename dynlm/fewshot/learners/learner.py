@@ -81,14 +81,6 @@ class Learner(ABC):
 
         kind: str = ""
 
-        def evaluation_steps(self, is_regression: bool) -> int:
-            """Return the number of inner steps in evaluation where ``evaluate.steps`` is unset."""
-            return 0
-
-        def protocol(self) -> dict[str, Any]:
-            """Return the options that a score has to be reported with."""
-            return {}
-
     def __init__(self, options: Any, problem: Problem):
         self.options, self.problem = options, problem
 

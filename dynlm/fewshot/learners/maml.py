@@ -41,12 +41,6 @@ class GradientLearner(Learner):
         """Batch statistics of query examples: transductive (of the query set), inductive (of the support set) or
         running (of training)."""
 
-        def evaluation_steps(self, is_regression: bool) -> int:
-            return 10 if is_regression else self.inner_steps
-
-        def protocol(self) -> dict[str, Any]:
-            return {"inner_rate": self.inner_rate}
-
     def __init__(self, options: Any, problem: Problem):
         super().__init__(options, problem)
         self.query_statistics, shape = options.statistics, problem.input_shape
