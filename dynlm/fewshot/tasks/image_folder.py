@@ -13,23 +13,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from dynlm.errors import UserError
 from dynlm.fewshot.tasks.image_tasks import ImageTasks, PathOptions, refuse_overlap
-from dynlm.fewshot.tasks.images import (
-    MID_GREY,
-    ImageClasses,
-    border_median,
-    cached_classes,
-    class_folders,
-    file_stamps,
-    read_image,
-)
+from dynlm.fewshot.tasks.images import MID_GREY, ImageClasses, border_median, class_folders, load_classes
 from dynlm.fewshot.tasks.source import SOURCES
 from dynlm.runtime.paths import check_inside
 from dynlm.runtime.text import read_text
@@ -59,7 +49,11 @@ class ImageFolder(ImageTasks):
             folders = _by_split(root, "", class_folders)
             listings = folders if {"train", "test"} <= folders.keys() else _by_order(root)
         refuse_overlap(listings, root)  # Before any image is read.
-        splits = {split: _load(root, listing, options) for split, listing in listings.items()}
+        splits = {}
+        for split, listing in listings.items():
+            names = [f"{name} {len(paths)}" for name, paths in listing.items()]
+            key = ["imagefolder 2", str(root.resolve()), *names]
+            splits[split] = load_classes(key, listing, root, options.size, options.colour)
         if options.colour:
             return splits
         bright = border_median(splits.values()) > MID_GREY
@@ -104,14 +98,3 @@ def _by_order(root: Path) -> dict[str, Listing]:
     for index, (name, paths) in enumerate(classes):
         splits[("train", "train", "train", "valid", "test")[index % 5]][name] = paths
     return {split: listing for split, listing in splits.items() if listing}
-
-
-def _load(root: Path, listing: Listing, options: ImageFolder.Options) -> ImageClasses:
-    def make() -> Iterator[tuple[str, np.ndarray]]:
-        for name, paths in listing.items():
-            yield name, np.stack([read_image(path, path, options.size, options.colour) for path in paths])
-
-    stamps = file_stamps((path for paths in listing.values() for path in paths), root)
-    names = [f"{name} {len(paths)}" for name, paths in listing.items()]
-    key = ["imagefolder 2", str(root.resolve()), *names, *stamps]
-    return cached_classes(key, options.size, 3 if options.colour else 1, make, str(root))

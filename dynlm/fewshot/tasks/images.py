@@ -5,7 +5,7 @@ Legend: N images of all classes, n of one class, H x W pixels, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -168,6 +168,27 @@ def file_stamps(files: Iterable[Path], root: Path) -> list[str]:
     except OSError as error:
         raise UserError(f"cannot read: {error.strerror}", error.filename) from error
     return [f"{path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats]
+
+
+def load_classes(
+    key: Sequence[str],
+    files: Mapping[str, list[Path]],
+    root: Path,
+    size: int,
+    colour: bool = False,
+    invert: bool = False,
+) -> ImageClasses:
+    """Return the images below ``root`` of each class as ``cached_classes``; ``key`` identifies how they are read.
+
+    Raises UserError for a missing or broken image.
+    """
+
+    def make() -> Iterator[tuple[str, np.ndarray]]:
+        for name, paths in files.items():
+            yield name, np.stack([read_image(path, path, size, colour, invert) for path in paths])
+
+    stamps = file_stamps((path for paths in files.values() for path in paths), root)
+    return cached_classes([*key, *stamps], size, 3 if colour else 1, make, str(root))
 
 
 def class_folders(root: Path) -> dict[str, list[Path]]:

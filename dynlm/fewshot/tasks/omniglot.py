@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from dynlm.fewshot.tasks.images import (
     cached_classes,
     class_folders,
     file_stamps,
+    load_classes,
     read_image,
 )
 from dynlm.fewshot.tasks.source import SOURCES
@@ -92,20 +93,11 @@ def _held_out(classes: ImageClasses, count: int) -> set[str]:
 def _load_part(root: Path, part: str, size: int) -> ImageClasses:
     folder, archive = root / part, root / f"{part}.zip"
     if folder.is_dir():
-        found = class_folders(folder)
-        key = ["omniglot", part, *file_stamps((path for paths in found.values() for path in paths), folder)]
-        drawings = {name: [(path, path) for path in paths] for name, paths in found.items()}
-        return cached_classes(key, size, 1, lambda: _read(drawings, size), str(folder))
+        return load_classes(["omniglot", part], class_folders(folder), folder, size, invert=True)
     if not archive.is_file():
         raise UserError(f"neither {part}.zip nor {part}/", root, "put Omniglot's two official parts there")
     key = ["omniglot", *file_stamps([archive], root)]
     return cached_classes(key, size, 1, lambda: _read_zip(archive, part, size), str(archive))
-
-
-def _read(drawings: Mapping[str, Iterable[tuple[Any, object]]], size: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield each character with its inverted images; ``drawings`` are (file, name in errors)."""
-    for character, files in drawings.items():
-        yield character, np.stack([read_image(file, where, size, False, invert=True) for file, where in files])
 
 
 def _read_zip(archive: Path, part: str, size: int) -> Iterator[tuple[str, np.ndarray]]:
@@ -121,6 +113,9 @@ def _read_zip(archive: Path, part: str, size: int) -> Iterator[tuple[str, np.nda
                     members.setdefault(name.removeprefix(f"{part}/").rpartition("/")[0], []).append(name)
             for character, names in sorted(members.items()):
                 drawings = ((io.BytesIO(file.read(name)), f"{archive}: {name}") for name in names)
-                yield from _read({character: drawings}, size)
+                yield (
+                    character,
+                    np.stack([read_image(data, where, size, False, invert=True) for data, where in drawings]),
+                )
     except UNPACKING_ERRORS as error:
         raise UserError(f"not a whole zip file ({error})", archive, "it may be cut short; get it again") from error
