@@ -40,10 +40,13 @@ class SequenceModel(Protocol):
 
     options: ModelOptions
     vocab_size: int
-    feature_size: int
-    """Width of ``Output.features_BTH``, which the cache compares."""
     supports_vmap: bool = False
     """Whether ``forward`` runs under ``torch.func.vmap``, to batch lanes that have weights of their own."""
+
+    @property
+    def feature_size(self) -> int:
+        """Width of ``Output.features_BTH``, which the cache compares."""
+        ...
 
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Return name and shape of every parameter, in a fixed order."""

@@ -13,7 +13,7 @@ class Bigrams(SequenceModel):
     """The logits are a row of a table."""
 
     def __init__(self, options: ModelOptions, vocab_size: int):
-        self.options, self.vocab_size, self.feature_size = options, vocab_size, vocab_size
+        self.options, self.vocab_size = options, vocab_size
 
     def shapes(self):
         return {"table": (self.vocab_size, self.vocab_size), "bias": (self.vocab_size,)}

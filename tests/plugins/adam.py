@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dynlm.adapt.options import MemoryOptions
@@ -22,7 +21,7 @@ class AdamOptions(MemoryOptions):
     """The memory's options and Adam's own."""
 
     lr: float | None = bounded(None)
-    """Learning rate; unset: the tuned one of the run."""
+    """Learning rate; unset: the run's tuned one."""
     beta1: float = bounded(0.9, 0, 0.9999)
     """Decay of the mean of gradients."""
     beta2: float = bounded(0.99, 0, 0.9999)
@@ -46,14 +45,13 @@ class Adam(Rule):
     def end_segment(self, steps_B: Tensor, nats_B: Tensor) -> Tensor:
         return steps_B + 1
 
-    @torch.no_grad()
     def step_(self, event: StepEvent) -> None:
         m, v, u = event.slots["m"], event.slots["v"], event.update
         m.lerp_(u, 1 - self.beta1)
         v.lerp_(u.square(), 1 - self.beta2)
         steps = expand_lanes(event.lane_state + 1, u)
-        v_hat = v / (1 - self.beta2**steps)
-        event.theta.sub_(self.lr * m / (1 - self.beta1**steps) / (v_hat.sqrt() + 1e-8))
+        v_root = (v / (1 - self.beta2**steps)).sqrt()
+        event.theta.sub_(self.lr * m / (1 - self.beta1**steps) / (v_root + 1e-8))
 
 
 @register_rule("adam", AdamOptions, {"lr": Search(1e-3, 2.0)})

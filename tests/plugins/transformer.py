@@ -1,6 +1,6 @@
 """A two-layer causal transformer with a key-value cache: one file, registered from outside the package.
 
-Legend: B lanes, T tokens, C cached positions, L layers, H width; see models.protocol.
+Legend: B lanes, T tokens, C cached ones (as keys: C + T), L layers, H width.
 """
 
 from __future__ import annotations
@@ -21,16 +21,14 @@ from dynlm.types import Params
 
 @dataclass
 class TransformerOptions(ModelOptions):
-    """The shape of the transformer."""
+    """Width of all layers, and how many earlier tokens are attended to."""
 
     width: int = bounded(16, 1, 4096)
-    """Width of all layers."""
     context: int = bounded(24, 1, 4096)
-    """Earlier tokens whose keys and values are kept."""
 
 
 class KVCache(NamedTuple):
-    """Keys and values of the last C tokens of each layer, and how many tokens were read."""
+    """Each layer's keys and values of the last C tokens, and how many tokens were read."""
 
     keys_BLCH: Tensor
     values_BLCH: Tensor
@@ -50,34 +48,33 @@ class Transformer(SequenceModel):
         return self.options.width
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        width = self.options.width
+        width = self.feature_size
         layers = {f"{layer}.{name}": (width, width) for layer in range(2) for name in ("q", "k", "v", "out", "mlp")}
-        return {"tokens": (self.vocab_size, width), **layers, "slope": (2,), "scores.bias": (self.vocab_size,)}
+        return {"tokens": (self.vocab_size, width), **layers, "slope": (2,)}
 
     def init_params(self, generator: torch.Generator, dtype: torch.dtype | None = None) -> Params:
-        scale = self.options.width**-0.5
+        scale = self.feature_size**-0.5
         return {n: torch.randn(s, generator=generator, dtype=dtype) * scale for n, s in self.shapes().items()}
 
     def init_state(self, lanes: int, like: Tensor) -> KVCache:
-        empty = like.new_zeros(lanes, 2, self.options.context, self.options.width)
-        return KVCache(empty, empty.clone(), like.new_zeros(lanes))
+        shape = lanes, 2, self.options.context, self.options.width
+        return KVCache(like.new_zeros(shape), like.new_zeros(shape), like.new_zeros(lanes))
 
     def forward(self, params: Params, state: KVCache, inputs_BT: Tensor) -> Output:
-        (_, length), context = inputs_BT.shape, self.options.context
-        x_BTH, keys, values = F.embedding(inputs_BT, params["tokens"]), [], []
-        distance_TC = torch.arange(length)[:, None] + context - torch.arange(context + length)
-        # Slots before the article's first token are empty.
-        empty_B1C = torch.arange(context + length) < (context - state.read_B)[:, None, None]
+        length, context, keys, values = inputs_BT.shape[1], self.options.context, [], []
+        x_BTH, position_C = F.embedding(inputs_BT, params["tokens"]), torch.arange(-context, length)
+        distance_TC = position_C[context:, None] - position_C
+        empty_B1C = position_C < -state.read_B[:, None, None]  # before the article's first token
         hidden_BTC = empty_B1C | (distance_TC < 0) | (distance_TC > context)
         for layer in range(2):
             q, k, v = (x_BTH @ params[f"{layer}.{name}"].T for name in "qkv")
             keys.append(torch.cat([state.keys_BLCH[:, layer], k], 1))
             values.append(torch.cat([state.values_BLCH[:, layer], v], 1))
             scores_BTC = q @ keys[-1].mT / q.shape[-1] ** 0.5 - params["slope"][layer].abs() * distance_TC
-            mixed_BTH = scores_BTC.masked_fill(hidden_BTC, -torch.inf).softmax(-1) @ values[-1]
-            x_BTH = x_BTH + mixed_BTH @ params[f"{layer}.out"].T
+            weights_BTC = scores_BTC.masked_fill(hidden_BTC, -torch.inf).softmax(-1)
+            x_BTH = x_BTH + weights_BTC @ values[-1] @ params[f"{layer}.out"].T
             x_BTH = x_BTH + F.relu(x_BTH) @ params[f"{layer}.mlp"].T
-        kept = (torch.stack([layer[:, -context:] for layer in layers], 1) for layers in (keys, values))
+        keys_BLCH, values_BLCH = (torch.stack(tensors, 1)[:, :, -context:] for tensors in (keys, values))
         features_BTH = F.normalize(x_BTH, dim=-1) * 4
-        logits_BTV = features_BTH @ params["tokens"].T + params["scores.bias"]
-        return Output(logits_BTV, features_BTH, KVCache(*kept, state.read_B + length))
+        next_state = KVCache(keys_BLCH, values_BLCH, state.read_B + length)
+        return Output(features_BTH @ params["tokens"].T, features_BTH, next_state)

@@ -70,7 +70,7 @@ class LSTMLanguageModel(SequenceModel):
     regularisers: Regularisers | None = None
 
     @property
-    def feature_size(self) -> int:  # type: ignore[override]
+    def feature_size(self) -> int:
         """Width of the last layer."""
         return self.widths()[-1][1]
 
