@@ -21,7 +21,7 @@ from benchmarks import startup, tokenising, training_rate
 from benchmarks.bound import Cost, learning_cost, level_1_cost
 from benchmarks.kinds import timed, timed_in_processes
 from benchmarks.machine import Machine, measure_machine
-from dynlm.cli.app import load_config
+from dynlm.cli.config_files import load_config
 from dynlm.models.lstm.model import LSTMLanguageModel
 from dynlm.runtime.parsing import read_json, write_json
 

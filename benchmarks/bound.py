@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 
 from benchmarks.machine import Machine, measure_machine
-from dynlm.cli.app import load_config
+from dynlm.cli.config_files import load_config
 from dynlm.models.lstm.model import LSTMLanguageModel
 
 _FLOAT = 4

@@ -27,7 +27,7 @@ from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.elementwise import LEVEL_1, Rule, Statistics, uniform_rule
 from dynlm.adapt.rules.learned import Meta
 from dynlm.adapt.state import state_bytes
-from dynlm.cli.app import load_config
+from dynlm.cli.config_files import load_config
 from dynlm.data.stream import Segment
 from dynlm.models.lstm.model import LSTMLanguageModel, Params
 from dynlm.models.native import native_kernels

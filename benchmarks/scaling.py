@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.bound import Cost, learning_cost, level_1_cost, training_cost, weights
 from benchmarks.machine import Machine
-from dynlm.cli.app import load_config
+from dynlm.cli.config_files import load_config
 from dynlm.models.lstm.model import LSTMLanguageModel
 from dynlm.runtime.parsing import read_json
 

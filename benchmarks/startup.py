@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from dynlm.cli.app import load_config
+from dynlm.cli.config_files import load_config
 from dynlm.data.articles import iter_articles
 from dynlm.data.options import CorpusOptions
 from dynlm.data.tokenizers.pieces import PieceTokenizer
@@ -43,7 +43,7 @@ def measure(config_path: str = "configs/wikitext-2-small.yaml", times: int = 5) 
         save_config(run, config)
         tokenizer.save(run / "tokenizer")
         save_model(run, model, model.initial_params(torch.Generator().manual_seed(0)), tokenizer, {})
-        call = "import sys; from dynlm.cli.app import main; sys.exit(main())"
+        call = "import sys; from dynlm.cli.main import main; sys.exit(main())"
         score = [sys.executable, "-c", call, "score", str(run), "--memory.rule", "none"]
         return {
             "score_seconds": _median_seconds(score, times),

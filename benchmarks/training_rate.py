@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.bound import training_cost
 from benchmarks.machine import measure_machine, median_time
-from dynlm.cli.app import load_config
+from dynlm.cli.config_files import load_config
 from dynlm.models.lstm.model import LSTMLanguageModel, detached
 from dynlm.models.lstm.regularisers import Regularisers
 from dynlm.train.optimizers import Optimiser

@@ -1,6 +1,6 @@
 """The command line, as ``python -m dynlm``."""
 
-from dynlm.cli.app import main
+from dynlm.cli.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

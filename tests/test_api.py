@@ -196,7 +196,7 @@ def test_only_the_files_of_a_run_are_downloaded(
 
 
 def test_the_command_line_does_not_import_the_hub() -> None:
-    done = python("-c", "import dynlm.cli.app, sys; assert not {'torch', 'huggingface_hub'} & set(sys.modules)")
+    done = python("-c", "import dynlm.cli.main, sys; assert not {'torch', 'huggingface_hub'} & set(sys.modules)")
     assert done.returncode == 0, done.stderr
     assert isinstance(done, subprocess.CompletedProcess) and sys.executable
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dynlm.cli.app import load_config, load_options
+from dynlm.cli.config_files import load_config, load_options
 from dynlm.fewshot.options import parsed_options
 from dynlm.study.options import StudyOptions
 from dynlm.study.steps import check_slots, steps_of

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from dynlm.cli.app import main
+from dynlm.cli.main import main
 from tests.tiny import Run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,7 +50,7 @@ def examples() -> list[Example]:
 EXAMPLES = examples()
 RUN_ALL = """
 import json, runpy, sys
-from dynlm.cli.app import main
+from dynlm.cli.main import main
 for words in json.loads(sys.argv[1]):
     sys.argv = words[1:]
     if words[0] == "dynlm":

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dynlm.adapt import loop
-from dynlm.cli.app import main
+from dynlm.cli.main import main
 from dynlm.evaluation.compare import compare
 from dynlm.evaluation.score_file import read_scores
 from dynlm.evaluation.tables import text_table

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynlm.cli.app import _config_parser, _first_positional, main
+from dynlm.cli.main import COMMANDS, main
+from dynlm.cli.parser import _first_positional, _own_parser
 from dynlm.data.article_range import article_range
 from dynlm.data.articles import iter_articles
 from dynlm.data.options import CorpusOptions
@@ -124,10 +125,7 @@ def test_what_names_no_articles_is_refused(text: str, said: str) -> None:
     ],
 )
 def test_the_runs_folder_is_found_behind_options(words: list[str]) -> None:
-    parser = _config_parser("score", "", Config)
-    parser.add_argument("--split", type=str)
-    parser.add_argument("--json", action="store_true")
-    assert _first_positional(parser, words) == "runs/demo"
+    assert _first_positional(_own_parser("score", COMMANDS["score"]), words) == "runs/demo"
 
 
 @pytest.mark.parametrize(
@@ -171,7 +169,9 @@ def test_a_config_named_by_a_section_is_not_opened(
     assert main(["study", "--config", "above.yaml"]) == 2
     assert "config.yaml: memory is " in capsys.readouterr().err
     assert main(["corpus", "--memory", "other.yaml"]) == 2
-    assert "other.yaml" in capsys.readouterr().err
+    assert "--memory is not used by this command" in capsys.readouterr().err
+    assert main(["pretrain", "--memory", "other.yaml"]) == 2
+    assert "unrecognized arguments: --memory other.yaml" in capsys.readouterr().err
 
 
 def test_an_unknown_split_is_told_all_that_there_are() -> None:
@@ -181,7 +181,7 @@ def test_an_unknown_split_is_told_all_that_there_are() -> None:
 
 def of_process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
     around = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
-    command = [sys.executable, "-m", "dynlm.cli.app", *arguments]
+    command = [sys.executable, "-m", "dynlm", *arguments]
     return subprocess.run(command, env=around | environment, cwd=ROOT, capture_output=True, check=False)
 
 
@@ -202,7 +202,7 @@ def test_errors_reach_a_latin_1_terminal() -> None:
 @pytest.mark.parametrize("arguments", [["--help"], ["score", "--help"], ["--version"]])
 def test_a_full_disk_behind_standard_output_is_said(arguments: list[str]) -> None:
     with open("/dev/full", "w") as full:
-        command = [sys.executable, "-m", "dynlm.cli.app", *arguments]
+        command = [sys.executable, "-m", "dynlm", *arguments]
         done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith(b"dynlm: error: cannot write: ") and done.stderr.count(b"\n") == 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dynlm.cli.app import main
+from dynlm.cli.main import main
 from tests.tiny import Run
 
 ROOT = Path(__file__).parent.parent

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dynlm.cli.app import COMMANDS, main
+from dynlm.cli.main import COMMANDS, main
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -96,7 +96,7 @@ def test_help_does_not_import_torch() -> None:
     """Importing torch takes longer than printing the help."""
     code = """
 import sys
-from dynlm.cli.app import main
+from dynlm.cli.main import main
 try:
     main(["--help"])
 except SystemExit as stop:

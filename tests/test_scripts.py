@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dynlm.cli.app import COMMANDS, main
+from dynlm.cli.main import COMMANDS, main
 from tests.fewshot.drawn import write_omniglot
 from tests.tiny import Run
 

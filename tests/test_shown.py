@@ -12,7 +12,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from jsonargparse import Namespace
 
-from dynlm.cli.app import main
 from dynlm.cli.command import print_answer
 from dynlm.evaluation.checks.verify import VerifyResult
 from dynlm.evaluation.memory_report import as_text, diff_as_text

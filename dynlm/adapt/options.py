@@ -27,6 +27,7 @@ class MemoryOptions(Section):
     """The medium-term memory: which weights move, by which rule, and when they are reset."""
 
     SECTION = "memory"
+    COMMON = "rule g reset segment lanes rate pull cache no_regret"
 
     rule: str = "rms"
     """none: level 1, static weights; sgd, sgd+decay, rms (Krause et al. 2018); meta: the learned g, started at rms; or
@@ -111,6 +112,7 @@ class LearnedRuleOptions(Section):
     """What the learned rule g conditions on and what it updates; it starts at the tuned rms rule."""
 
     SECTION = "g"
+    COMMON = "kind level sharing features"
 
     kind: Literal["rates", "lstm"] = "rates"
     """rates: learning rates and decays, by the options below; lstm: the LSTM meta-learner (Ravi & Larochelle 2017) with

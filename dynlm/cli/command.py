@@ -1,4 +1,4 @@
-"""What a verb of the command line is, and what all verbs share."""
+"""``Command``: what a command of the command line does and takes; and what all commands share."""
 
 from __future__ import annotations
 
@@ -33,26 +33,33 @@ def _load_language_model_run(folder: Path) -> Any:
 
 @dataclass(frozen=True)
 class Command:
-    """A verb of the command line: what it does, its own options, and the call."""
+    """A command: what it does, its options, and the function that it calls with them."""
 
     about: str
     examples: tuple[str, str]
     run: Callable[[Namespace, Any], int]
+    """Called with the command's own options and the dataclass of all sections; returns the exit code."""
     add_options: Callable[[ArgumentParser], None] = lambda parser: None
+    """Adds the command's own options."""
     takes_run: bool = False
+    """Whether a run's folder is the first argument; the run's options are then the defaults."""
     takes_config: bool = True
     takes_memory: bool = False
-    """Whether ``--memory FILE`` names a memory file; the options that it was read by are then the defaults."""
+    """Whether ``--memory FILE`` names a memory file; the options that it was read with are then the defaults."""
     mixes_new_memories: bool = False
-    """Whether a memory that is not there yet is read with ``memory.no_regret`` unless that is said to be false."""
+    """Whether ``memory.no_regret`` defaults to true for a memory file that does not exist yet."""
     options: Callable[[], type] = _language_model_options
-    """The dataclass of its config."""
+    """The dataclass of all sections that a config file may have."""
+    sections: tuple[str, ...] | None = None
+    """Those that this command uses; None: all."""
+    common: tuple[str, ...] | None = None
+    """Those of them that ``--help`` shows; None: all of them. ``--help all`` shows every one."""
     config: str | None = None
-    """The shipped config that stands where ``--config`` is not given."""
+    """The shipped config that is the default of ``--config``."""
     resumes: bool = False
-    """Whether the same command goes on from what a stopped one saved; the others begin anew."""
+    """Whether the same command resumes from a checkpoint; the others start from the beginning."""
     load_run: Callable[[Path], Any] = _load_language_model_run
-    """A run's own config, which gives the defaults where a run is taken."""
+    """Loads a run's own options."""
 
 
 NUMBERS: dict[str, tuple[float, float]] = {
@@ -69,12 +76,12 @@ NUMBERS: dict[str, tuple[float, float]] = {
     "tolerance": (0, 1_000),
     "share": (0, 1_000),
 }
-"""The verbs' own numbers, and from where to where they go."""
+"""Bounds of the numbers among commands' own options."""
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 1e-3, 1e3
 
 
 def check_numbers(options: Namespace) -> None:
-    """Raise UserError, naming the option, where a number among a verb's own options is out of its bounds."""
+    """Raise UserError, naming the option, if a number among a command's own options is out of bounds."""
     for name, bounds in NUMBERS.items():
         if isinstance(value := options.get(name), int | float):
             within(f"--{name}", value, *bounds)
@@ -82,15 +89,21 @@ def check_numbers(options: Namespace) -> None:
         within("--temperature (where it is not 0)", value, LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE)
 
 
+def run_of(options: Namespace, config: Any) -> Run:
+    """Open the run that a command takes, with the options of the command line in place of the run's own."""
+    from dynlm.run.run import Run
+
+    return Run.open(options.folder, *vars(config).values())
+
+
 def print_answer(options: Namespace, content: Any, text: str) -> None:
-    """Print ``text``, or ``content`` as JSON where that was asked for; control characters of either are spelt."""
-    # Of several processes that did one thing together, one tells.
+    """Print ``text``, or ``content`` as JSON for ``--json``, with control characters escaped; the main process only."""
     if os.environ.get("RANK", "0") == "0":
         print(json_text(content) if options.json else printable(text, lines=True))
 
 
 def is_quiet(options: Namespace) -> bool:
-    """Whether bars stay away: for JSON, and where nobody watches."""
+    """Return whether to hide progress bars: for JSON output and without a terminal."""
     return bool(options.json or not sys.stderr.isatty())
 
 
@@ -100,7 +113,7 @@ def add_json(parser: ArgumentParser) -> None:
 
 
 def add_files(parser: ArgumentParser) -> None:
-    """Add the score files that a verb looks at, or runs of them."""
+    """Add the score files that a command reads, or runs of them."""
     parser.add_argument("files", type=str, nargs="+", metavar="FILE", help="score files, or a run whose files to take")
 
 

@@ -122,6 +122,7 @@ COMMANDS: dict[str, Command] = {
         takes_run=True,
         takes_memory=True,
         mixes_new_memories=True,
+        sections=("run", "memory"),
     ),
     "memory show": Command(
         "tell what a memory file holds: whose it is, how it reads, what it has read, how far it went",

@@ -148,6 +148,7 @@ COMMANDS: dict[str, Command] = {
         takes_run=True,
         resumes=True,
         takes_memory=True,
+        sections=("run", "corpus", "memory"),
     ),
     "generate": Command(
         "read a prompt, learn from it, and go on writing",
@@ -159,6 +160,7 @@ COMMANDS: dict[str, Command] = {
         _add_generate_options,
         takes_run=True,
         takes_memory=True,
+        sections=("run", "memory"),
     ),
     "audit": Command(
         "try the protocol's promises on a run, bit for bit",
@@ -166,6 +168,7 @@ COMMANDS: dict[str, Command] = {
         _audit,
         _add_audit_options,
         takes_run=True,
+        sections=("run", "corpus", "memory"),
     ),
     "verify": Command(
         "read scored texts again, and tell whether every loss still holds",
@@ -180,5 +183,6 @@ COMMANDS: dict[str, Command] = {
         _hostile,
         _add_hostile_options,
         takes_run=True,
+        sections=("run", "corpus", "memory"),
     ),
 }

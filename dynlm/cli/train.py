@@ -143,6 +143,7 @@ COMMANDS: dict[str, Command] = {
         ("dynlm corpus", "dynlm corpus --corpus.path wikitext-2/ --json"),
         _corpus,
         add_json,
+        sections=("corpus",),
     ),
     "pretrain": Command(
         "train level 1: the tokenizer and the static parameters",
@@ -153,6 +154,7 @@ COMMANDS: dict[str, Command] = {
         _pretrain,
         add_json,
         resumes=True,
+        common=("run", "corpus", "tokenizer", "model", "pretrain"),
     ),
     "tune": Command(
         "tune a hand-made rule's rates on articles that no figure is reported on",
@@ -161,6 +163,8 @@ COMMANDS: dict[str, Command] = {
         add_json,
         resumes=True,
         takes_run=True,
+        sections=("run", "corpus", "memory", "tune"),
+        common=("memory", "tune"),
     ),
     "metatrain": Command(
         "learn the memory's rates on training articles that the LSTM has not seen",
@@ -169,6 +173,8 @@ COMMANDS: dict[str, Command] = {
         add_json,
         resumes=True,
         takes_run=True,
+        sections=("run", "corpus", "memory", "tune", "g", "metatrain"),
+        common=("memory", "g", "metatrain"),
     ),
     "finetune": Command(
         "train the static parameters further while a rule reads with them, into a run of its own",
@@ -180,5 +186,7 @@ COMMANDS: dict[str, Command] = {
         add_json,
         resumes=True,
         takes_run=True,
+        sections=("run", "corpus", "memory", "tune", "metatrain", "finetune"),
+        common=("memory", "finetune"),
     ),
 }

@@ -17,6 +17,7 @@ class CorpusOptions(Section):
     """Where the articles come from and how they are split."""
 
     SECTION = "corpus"
+    COMMON = "source path"
 
     source: str = "stdlib"
     """stdlib (embedded), wikitext-2[-raw], wikitext-103[-raw], or a hub data set as owner/name."""
@@ -45,6 +46,7 @@ class TokenizerOptions(Section):
     """How text becomes tokens."""
 
     SECTION = "tokenizer"
+    COMMON = "kind vocab_size"
 
     kind: Literal["bpe", "unigram", "word"] = "bpe"
     """bpe or unigram: SentencePiece, lossless; word: split at white space, for comparison with the literature."""

@@ -14,6 +14,7 @@ class ModelOptions(Section):
     """The kind of language model; each kind's options are a subclass."""
 
     SECTION = "model"
+    COMMON = "embedding hidden layers"
 
     kind: str = field(default="lstm", kw_only=True)
     """lstm, or a kind that another package registers (entry points dynlm.models)."""

@@ -13,6 +13,7 @@ class RunOptions(Section):
     """The run's folder and the device."""
 
     SECTION = "run"
+    COMMON = "name seed cpu"
 
     name: str = "demo"
     """The run's name: its folder is runs/NAME."""

@@ -34,6 +34,8 @@ class Section:
     """
 
     SECTION = ""
+    COMMON = ""
+    """Names of the options that ``--help`` shows; empty: all. ``--help all`` shows every one."""
 
     def __post_init__(self) -> None:
         check_values(self.SECTION, self)
@@ -132,11 +134,16 @@ def plain_name(option: str, value: str) -> None:
         raise UserError(f"{option} is {value!r}", do="choose a plain name without slashes")
 
 
+def sections_of(kind: type) -> dict[str, type]:
+    """Return the sections of a dataclass of sections, by name: its fields that are dataclasses."""
+    return {name: hint for name, hint in get_type_hints(kind).items() if dataclasses.is_dataclass(hint)}  # type: ignore[misc]
+
+
 def options_of(kind: type[_Kind], content: object) -> _Kind:
     """Return ``kind``, a dataclass of sections, with the values of a file. Raises UserError as ``section_of`` does."""
-    if not isinstance(content, dict):
+    sections = sections_of(kind)
+    if not isinstance(content, Mapping):
         raise UserError(f"the whole is {shortened(content)}", do="write sections of options")
-    sections = get_type_hints(kind)
     if unknown := [name for name in content if name not in sections]:
         raise UserError(f"there is no section {shortened(unknown[0])}", do="take it out")
     return kind(**{name: section_of(sections[name], values, name) for name, values in content.items()})
@@ -147,6 +154,11 @@ def section_of(kind: type[_Kind], values: object, name: str | None = None) -> _K
 
     Raises UserError, naming the option, where one is unknown, has the wrong type, or is refused by the section.
     """
+    return kind(**checked_types(kind, values, name))
+
+
+def checked_types(kind: type, values: object, name: str | None = None) -> Mapping[str, Any]:
+    """Return ``values``, of a section in a file. Raises UserError where an option is unknown or has the wrong type."""
     section = name or getattr(kind, "SECTION", kind.__name__)
     if not isinstance(values, Mapping):
         raise UserError(f"{section} is {shortened(values)}", do="write options and their values")
@@ -164,7 +176,7 @@ def section_of(kind: type[_Kind], values: object, name: str | None = None) -> _K
         if not is_of(value, hint):
             wanted = getattr(hint, "__name__", str(hint))
             raise UserError(f"{section}.{option} is {shortened(value)}", do=f"write {wanted}")
-    return kind(**values)
+    return values
 
 
 def is_of(value: object, hint: Any) -> bool:

@@ -14,6 +14,7 @@ class PretrainOptions(Section):
     """Level-1 training."""
 
     SECTION = "pretrain"
+    COMMON = "epochs lanes segment optimizer rate"
 
     epochs: float = bounded(3.0, 0, 1_000_000)
     """Passes over the training tokens."""
@@ -52,6 +53,7 @@ class TuneOptions(Section):
     """The search for the constants of rules and caches, on articles that no figure is reported on."""
 
     SECTION = "tune"
+    COMMON = "split articles tokens"
 
     split: Literal["train", "valid", "test"] = "valid"
     """Split whose articles are read."""
@@ -72,6 +74,7 @@ class MetatrainOptions(Section):
     """Meta-training of g's parameters phi, on training articles that the language model has not seen."""
 
     SECTION = "metatrain"
+    COMMON = "tokens lanes window rate"
 
     tokens: int = bounded(100000)
     """Tokens read; the articles are read again from the first when they end."""
@@ -96,6 +99,7 @@ class FinetuneOptions(Section):
     """Training the static parameters further, by the loss that remains when memory.rule adapts them while reading."""
 
     SECTION = "finetune"
+    COMMON = "name tokens rate pick_rule"
 
     name: str | None = None
     """The new run, beside the one that it starts from; unset: RUN-finetuned-RULE."""

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dynlm.cli.app import main
+from dynlm.cli.main import main
 from dynlm.fewshot.demo import demo_options
 from dynlm.fewshot.learners.learner import LEARNERS
 from dynlm.fewshot.options import parsed_options
 from dynlm.fewshot.registry import warn_once
 from dynlm.report.fewshot_results import load_fewshot
-from tests.cli.test_app import Capture, answer, answer_json, process, refused
+from tests.cli.test_main import Capture, answer, answer_json, process, refused
 from tests.fewshot.drawn import write_classes
 from tests.fewshot.foreign_learner import Ridge
 
@@ -110,7 +110,7 @@ def test_folders_without_runs_are_refused(tmp_path: Path, capsys: Capture) -> No
 def test_demo_in_a_real_process(tmp_path: Path) -> None:
     done = process(
         sys.executable,
-        *("-m", "dynlm.cli.app", "fewshot", "demo", "--folder", tmp_path / "demo", "--share", "0.004", "--json"),
+        *("-m", "dynlm", "fewshot", "demo", "--folder", tmp_path / "demo", "--share", "0.004", "--json"),
         folder=tmp_path,
     )
     assert done.returncode == 0, done.stderr

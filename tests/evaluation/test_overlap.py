@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dynlm.cli.app import main
+from dynlm.cli.main import main
 from dynlm.data.article_range import format_ranges
 from dynlm.evaluation.compare import compare
 from dynlm.evaluation.overlap import overlap_notes, overlaps, tuned_notes, tuned_records

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dynlm.cli.app import main
+from dynlm.cli.main import main
 from dynlm.errors import UserError
 from dynlm.evaluation.score_file import read_protocol, read_scores, write_scores
 from dynlm.evaluation.score_selection import one_text_named, score_files_named, texts_named
-from tests.cli.test_app import answer, answer_json
+from tests.cli.test_main import answer, answer_json
 from tests.synthetic_scores import synthetic_scores
 from tests.test_repository import python
 

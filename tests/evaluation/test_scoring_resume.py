@@ -103,7 +103,7 @@ def process(run: Run, *options: str) -> subprocess.Popen[str]:
     command = [
         sys.executable,
         "-m",
-        "dynlm.cli.app",
+        "dynlm.cli.main",
         "score",
         str(run.folder),
         "--memory.rule",

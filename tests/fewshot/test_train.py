@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from dynlm.cli.app import main
+from dynlm.cli.main import main
 from dynlm.errors import UserError
 from dynlm.fewshot.evaluate import evaluate, examples, score_episodes
 from dynlm.fewshot.learners.learner import LEARNERS, Learned

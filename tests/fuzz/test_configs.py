@@ -11,7 +11,9 @@ import pytest
 import yaml
 from hypothesis import strategies as st
 
-from dynlm.cli.app import _config_parser, _options, load_config
+from dynlm.cli.config_files import load_config
+from dynlm.cli.main import COMMANDS
+from dynlm.cli.parser import parse
 from dynlm.train.config import Config
 from dynlm.train.config import load_config as load_run_config
 from tests.fuzz.cases import altered, damaged, fuzz, tried, values
@@ -108,6 +110,5 @@ def arguments(draw: st.DrawFn) -> list[str]:
 
 @fuzz("dotted options", argv=arguments())
 def test_options_of_the_command_line(argv: list[str]) -> None:
-    parser = _config_parser("score", "", Config)
-    found = tried(lambda: _options(parser, argv, Config))
+    found = tried(lambda: parse("pretrain", COMMANDS["pretrain"], argv))
     assert found is None or isinstance(found[1], Config)

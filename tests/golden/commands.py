@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dynlm.cli.app import main
+from dynlm.cli.main import main
 from dynlm.evaluation.score_file import read_scores
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dynlm.cli.app import main
+from dynlm.cli.main import main
 from dynlm.errors import UserError
 from dynlm.report import page
 from dynlm.report.fewshot_results import FewShot, Picture, Table

@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from dynlm.adapt.options import MemoryOptions
-from dynlm.cli.app import main
+from dynlm.cli.main import main
 from dynlm.data.options import TokenizerOptions
 from dynlm.data.tokenizers.pieces import PieceTokenizer
 from dynlm.errors import UserError

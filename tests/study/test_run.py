@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from dynlm.cli.app import load_options, main
+from dynlm.cli.config_files import load_options
+from dynlm.cli.main import main
 from dynlm.evaluation.compare import check_same_text
 from dynlm.evaluation.overlap import overlaps
 from dynlm.evaluation.score_file import read_scores, scores_of_run

@@ -15,7 +15,7 @@ import time
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from dynlm.cli.app import main
+from dynlm.cli.main import main
 
 
 def signalled(told: dict[str, object]) -> None:

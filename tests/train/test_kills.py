@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from dynlm.cli.app import main
+from dynlm.cli.main import main
 from dynlm.run.folder import load_model, load_tensors
 from tests.tiny import Run, as_yaml, tiny_config
 

@@ -25,7 +25,7 @@ from dynlm.train.finetune import finetune
 from dynlm.train.gate import train_gate
 from dynlm.train.metatrain import metatrain
 from dynlm.train.pretrain import checkpoints_of, pretrain
-from tests.cli.test_app import Capture, answer, answer_json, refused
+from tests.cli.test_main import Capture, answer, answer_json, refused
 from tests.tiny import Run, as_yaml, listing, tiny_config, with_memory
 
 TEXT = " the bafidela of the town was seen near a bafidela .\n"
@@ -103,7 +103,7 @@ def test_two_readings_into_one_memory_are_both_kept(tuned_copy: Run, tmp_path: P
     me, processes = tmp_path / "me.safetensors", []
     for number in range(2):
         (tmp_path / f"{number}.txt").write_text(TEXT * (20 + number))
-        command = [sys.executable, "-m", "dynlm.cli.app", "read", str(tuned_copy.folder)]
+        command = [sys.executable, "-m", "dynlm", "read", str(tuned_copy.folder)]
         command += ["--memory", str(me), str(tmp_path / f"{number}.txt")]
         processes.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
     said = [process.communicate(timeout=120)[1] for process in processes]
@@ -161,7 +161,7 @@ def test_a_memory_that_reads_worse_than_none_is_warned_of(tuned_copy: Run, tmp_p
     book.write_text(TEXT * 4)
     folder = tuned_copy.folder
     bad = ("read", folder, "--memory", me, "--memory.rule", "sgd", "--memory.rate", "40", "--memory.guard", "false")
-    from dynlm.cli.app import main
+    from dynlm.cli.main import main
 
     assert main([*map(str, bad), "--memory.no_regret", "false", str(book)]) == 0
     said = capsys.readouterr()
@@ -204,7 +204,7 @@ def test_a_run_is_trained_by_one_process_at_a_time(tiny_corpus: Path, tmp_path: 
         config = tmp_path / f"{rate}.yaml"
         epochs = {"epochs": 1.0, "rate": float(rate)}
         config.write_text(as_yaml(tiny_config(tiny_corpus, tmp_path / "runs", pretrain=epochs)))
-        command = [sys.executable, "-m", "dynlm.cli.app", "pretrain", "--config", str(config)]
+        command = [sys.executable, "-m", "dynlm", "pretrain", "--config", str(config)]
         processes.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
     said = [process.communicate(timeout=200)[1] for process in processes]
     done = [process.returncode for process in processes]

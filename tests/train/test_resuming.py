@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from dynlm.cli.app import main
+from dynlm.cli.main import main
 from dynlm.run.folder import load_tensors
 from dynlm.runtime.checkpoints import Checkpoints
 from dynlm.train import cache as caches

@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from dynlm.cli.app import main
+from dynlm.cli.main import main
 from dynlm.models.lstm.model import Params
 from dynlm.run.folder import load_tensors
 from dynlm.train.config import Config

@@ -17,7 +17,7 @@ from dynlm.adapt.partners.cache_next import log_next
 from dynlm.evaluation.session import Session
 from dynlm.run.folder import load_model
 from dynlm.run.rule_store import open_reader
-from tests.cli.test_app import Capture, answer_json
+from tests.cli.test_main import Capture, answer_json
 from tests.tiny import Run, generated, opened, read_into, with_memory
 
 LINE = " the bafidela of the town was seen near a bafidela . \n"

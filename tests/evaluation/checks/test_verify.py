@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from dynlm.cli.app import main
+from dynlm.cli.main import main
 from dynlm.errors import UserError
 from dynlm.evaluation.checks import verify as verifying
 from dynlm.evaluation.checks.verify import verify

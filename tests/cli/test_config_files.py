@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dynlm.cli.app import COMMANDS, main
-from dynlm.cli.shipped_configs import config_path, shipped_configs
+from dynlm.cli.config_files import config_path, shipped_configs
+from dynlm.cli.main import COMMANDS, main
 from dynlm.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,7 +123,7 @@ def test_only_what_resumes_says_that_it_goes_on(capsys: Capture, monkeypatch: py
     }
     for name in COMMANDS:
         with monkeypatch.context() as patch:
-            patch.setattr("dynlm.cli.app._call", interrupted)
+            patch.setattr("dynlm.cli.main._call", interrupted)
             assert main(name.split()) == 130
         said = capsys.readouterr().err
         assert said.count("\n") == 1

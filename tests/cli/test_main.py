@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import yaml
 
-from dynlm.cli.app import main
+from dynlm.adapt.options import MemoryOptions
+from dynlm.cli.main import COMMANDS, main
 from dynlm.data.options import TokenizerOptions
 from dynlm.evaluation.score_file import read_scores
 from dynlm.run.folder import load_tensors
@@ -341,16 +342,45 @@ def test_a_printed_config_is_one_to_start_from(tmp_path: Path, capsys: Capture) 
     assert (printed["pretrain"]["lanes"], printed["run"]["name"]) == (3, "mine")
 
 
-def test_help_ends_with_two_examples(capsys: Capture) -> None:
-    from dynlm.cli.app import COMMANDS
+def help_of(capsys: Capture, *words: str) -> list[str]:
+    with pytest.raises(SystemExit) as stop:
+        main([*words])
+    assert not stop.value.code
+    return capsys.readouterr().out.rstrip().splitlines()
 
-    for verb in COMMANDS:
-        with pytest.raises(SystemExit) as stop:
-            main([verb, "--help"])
-        assert not stop.value.code
-        lines = capsys.readouterr().out.rstrip().splitlines()
+
+def test_help_is_short_and_ends_with_two_examples(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for name in COMMANDS:
+        lines = help_of(capsys, *name.split(), "--help")
         assert lines[-3] == "examples:"
-        assert all(line.startswith(f"  dynlm {verb}") for line in lines[-2:])
+        assert all(line.startswith(f"  dynlm {name}") for line in lines[-2:])
+        assert len(lines) <= 80 or name.startswith("fewshot")
+
+
+def test_help_all_lists_every_option_of_the_sections_used(capsys: Capture) -> None:
+    short, full = ("\n".join(help_of(capsys, "score", *words)) for words in (["--help"], ["--help", "all"]))
+    assert "`dynlm score --help all` lists" in short and "--memory.rule" in short and "--memory.epsilon" not in short
+    assert all(f"--memory.{name}" in full for name in vars(MemoryOptions())) and "more options" not in full
+    assert "--pretrain.epochs" not in full
+
+
+def test_help_shows_the_runs_values_as_defaults(trained_run: Run, capsys: Capture) -> None:
+    shown = " ".join(" ".join(help_of(capsys, "score", str(trained_run.folder), "--help")).split())
+    assert f"(default: {trained_run.corpus})" in shown
+
+
+def test_an_option_of_a_section_that_a_command_does_not_use_is_refused(trained_run: Run, capsys: Capture) -> None:
+    line = refused(capsys, "score", trained_run.folder, "--pretrain.epochs", "3")
+    assert "--pretrain.epochs is not used by this command" in line
+
+
+def test_a_config_file_may_hold_sections_that_a_command_does_not_use(tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("pretrain: {epochs: 3}\ncorpus: {limit: 2}\n")
+    assert yaml.safe_load(printed_config(capsys, "corpus", "--config", path))["corpus"]["limit"] == 2
+    path.write_text("pretrain: {epochs: -3}\n")
+    assert f"{path}: pretrain.epochs is -3" in refused(capsys, "corpus", "--config", path)
 
 
 # --- Bad input -------------------------------------------------------------------------------------------------------
@@ -416,7 +446,7 @@ def test_a_line_of_50_mb_does_not_fill_the_memory(tmp_path: Path, capsys: Captur
 
 
 BAD_OPTIONS: list[tuple[list[str], list[str]]] = [
-    (["sing"], ["no verb 'sing'"]),
+    (["sing"], ["no command 'sing'"]),
     (["pretrain", "--pretrain.depth", "3"], ["pretrain.depth"]),
     (["pretrain", "--pretrain.lanes", "many"], ["pretrain.lanes"]),
     (["pretrain", "--pretrain.lanes", "0"], ["pretrain.lanes is 0"]),
@@ -606,14 +636,14 @@ def test_the_corpus_script_runs(tiny_corpus: Path, tmp_path: Path) -> None:
 
 
 def test_the_overview_imports_nothing_heavy(tmp_path: Path) -> None:
-    code = "import sys; from dynlm.cli.app import main; main([]); sys.exit('torch' in sys.modules)"
+    code = "import sys; from dynlm.cli.main import main; main([]); sys.exit('torch' in sys.modules)"
     done = process(sys.executable, "-c", code, folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("usage: dynlm VERB")
+    assert done.stdout.startswith("usage: dynlm COMMAND")
 
 
 def test_a_refusal_is_one_line_of_a_real_process(tmp_path: Path) -> None:
-    done = process(sys.executable, "-m", "dynlm.cli.app", "score", "no-such-run", folder=tmp_path)
+    done = process(sys.executable, "-m", "dynlm", "score", "no-such-run", folder=tmp_path)
     assert done.returncode == 2
     assert done.stderr == "dynlm: error: no-such-run: no such run; name a folder that `dynlm pretrain` made\n"
     assert done.stdout == ""
@@ -679,7 +709,7 @@ def test_a_reader_that_goes_away_ends_it_quietly() -> None:
     os.close(reading)
     with os.fdopen(writing, "w") as nobody:
         done = subprocess.run(
-            [sys.executable, "-m", "dynlm.cli.app", "--help"],
+            [sys.executable, "-m", "dynlm", "--help"],
             stdout=nobody,
             stderr=subprocess.PIPE,
             text=True,

@@ -1,0 +1,73 @@
+"""Commands that do a whole experiment: ``dynlm demo``, ``dynlm study``. torch is imported only when they run."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from dynlm.cli.command import Command, add_json, print_answer
+
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
+
+    from dynlm.study.options import StudyOptions
+    from dynlm.train.config import Config
+
+
+def _demo(options: Namespace, config: Config) -> int:
+    from dynlm.evaluation.checks.protocol import audit_all, to_dict, to_text
+    from dynlm.run.folder import run_path
+    from dynlm.study.demo import demo
+
+    comparison, written = demo(config, quiet=options.json, progress=sys.stderr.isatty() and not options.json)
+    checks = audit_all(run_path(config.run), config, "valid", places=4)
+    files = [str(path) for path in written]
+    print_answer(
+        options,
+        {**comparison.to_dict(), "files": files, "audit": to_dict(checks)},
+        "\n".join(["", comparison.to_text(), "", to_text(checks), "", *(f"wrote {file}" for file in files)]),
+    )
+    return 0 if all(check.kept for check in checks) else 1
+
+
+def _study_options() -> type:
+    from dynlm.study.options import StudyOptions
+
+    return StudyOptions
+
+
+def _study(options: Namespace, config: StudyOptions) -> int:
+    from dynlm.study.pages import verdict
+    from dynlm.study.run import study
+    from dynlm.study.tables import as_dict, figures_table
+
+    results, written = study(config, quiet=options.json, progress=sys.stderr.isatty() and not options.json)
+    files = [str(path) for path in written]
+    text = ["", figures_table(results), verdict(results), "", *(f"wrote {file}" for file in files)]
+    print_answer(options, {**as_dict(results), "files": files}, "\n".join(text))
+    return 0
+
+
+COMMANDS: dict[str, Command] = {
+    "demo": Command(
+        "the main job on the embedded corpus: train, tune, meta-train, read, compare, draw",
+        ("dynlm demo", "dynlm demo --run.name quick --pretrain.epochs 1"),
+        _demo,
+        add_json,
+        common=("run", "corpus", "model", "pretrain", "metatrain"),
+        config="demo",
+        resumes=True,
+    ),
+    "study": Command(
+        "which variant is better: tune every variant alike, read other articles by each, and compare",
+        (
+            "dynlm study --config study-wikitext-2 --corpus.path DIR",
+            "dynlm study --config runs/wikitext-2-small/study/config.yaml --corpus.path OTHER --study.tune false",
+        ),
+        _study,
+        add_json,
+        options=_study_options,
+        common=("run", "corpus", "study"),
+        resumes=True,
+    ),
+}
