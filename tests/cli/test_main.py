@@ -626,10 +626,8 @@ def test_a_disk_that_is_really_full(tiny_corpus: Path, small_disk: Path, tmp_pat
 # --- As real processes -----------------------------------------------------------------------------------------------
 
 
-def test_the_corpus_script_runs(tiny_corpus: Path, tmp_path: Path) -> None:
-    done = process(
-        sys.executable, ROOT / "scripts" / "corpus.py", "--corpus.path", tiny_corpus, "--json", folder=tmp_path
-    )
+def test_a_command_runs_as_a_module(tiny_corpus: Path, tmp_path: Path) -> None:
+    done = process(sys.executable, "-m", "dynlm", "corpus", "--corpus.path", tiny_corpus, "--json", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["train"]["articles"] == 18
     assert not list(tmp_path.iterdir())
