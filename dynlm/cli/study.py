@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 def _demo(options: Namespace, config: Config) -> int:
     from dynlm.evaluation.checks.protocol import audit_all, to_dict, to_text
+    from dynlm.evaluation.tables import text_table
     from dynlm.run.folder import run_path
     from dynlm.study.demo import demo
 
@@ -25,7 +26,7 @@ def _demo(options: Namespace, config: Config) -> int:
     print_answer(
         options,
         {**comparison.to_dict(), "files": files, "audit": to_dict(checks)},
-        "\n".join(["", comparison.to_text(), "", to_text(checks), "", *(f"wrote {file}" for file in files)]),
+        "\n".join(["", text_table(comparison), "", to_text(checks), "", *(f"wrote {file}" for file in files)]),
     )
     return 0 if all(check.kept for check in checks) else 1
 
