@@ -101,7 +101,7 @@ def test_bad_images_are_refused_before_writing(tmp_path: Path, capsys: Capture) 
 def test_folders_without_runs_are_refused(tmp_path: Path, capsys: Capture) -> None:
     assert "no such run" in refused(capsys, "fewshot", "evaluate", tmp_path / "none")
     assert "no such run" in refused(capsys, "fewshot", "show", tmp_path / "none")
-    assert "there is no verb 'fewshot trian'" in refused(capsys, "fewshot", "trian")
+    assert "there is no command 'fewshot trian'" in refused(capsys, "fewshot", "trian")
     for words in (["fewshot"], ["fewshot", "--help"]):
         assert main(words) == 0
         assert "fewshot evaluate" in capsys.readouterr().out
