@@ -156,7 +156,7 @@ def _add_section(
 
     bases = [base for base in reversed(kind.__mro__) if dataclasses.is_dataclass(base)]
     about = {each.arg_name: each.description or "" for base in bases for each in parse_from_object(base).params}
-    group = parser.add_argument_group(f"{section}: {(kind.__doc__ or '').strip().rstrip('.')}")
+    group = parser.add_argument_group(f"{section}: {(kind.__doc__ or '').strip().partition(chr(10))[0].rstrip('.')}")
     hints, defaults = get_type_hints(kind), vars(kind())
     hidden = [name for name in defaults if shown is not None and name not in shown]
     for name, default in defaults.items():
