@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from jsonargparse import Namespace
 
 from dynlm.cli.command import print_answer
+from dynlm.cli.main import main
 from dynlm.evaluation.checks.verify import VerifyResult
 from dynlm.evaluation.memory_report import as_text, diff_as_text
 

@@ -89,13 +89,6 @@ def check_numbers(options: Namespace) -> None:
         within("--temperature (where it is not 0)", value, LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE)
 
 
-def run_of(options: Namespace, config: Any) -> Run:
-    """Open the run that a command takes, with the options of the command line in place of the run's own."""
-    from dynlm.run.run import Run
-
-    return Run.open(options.folder, *vars(config).values())
-
-
 def print_answer(options: Namespace, content: Any, text: str) -> None:
     """Print ``text``, or ``content`` as JSON for ``--json``, with control characters escaped; the main process only."""
     if os.environ.get("RANK", "0") == "0":
