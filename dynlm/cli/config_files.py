@@ -73,8 +73,7 @@ def _read(path: str | Path, kind: type) -> tuple[dict[str, Any], Path | None]:
     # An empty section is null in YAML.
     content = {name: {} if values is None else values for name, values in content.items()}
     try:
-        for name, values in content.items():
-            checked_types(sections[name], values, name)
+        content = {name: dict(checked_types(sections[name], values, name)) for name, values in content.items()}
     except UserError as error:
         raise UserError(str(error), path) from error
     return content, None if base is None else Path(path).parent / base

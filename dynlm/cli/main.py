@@ -11,6 +11,7 @@ from dynlm.cli import fewshot, memory, report, score, study, train
 from dynlm.cli.command import Command
 from dynlm.cli.parser import parse
 from dynlm.errors import UserError
+from dynlm.runtime import renamed
 from dynlm.runtime.launcher import is_multi_process
 from dynlm.runtime.signals import Stopped, raise_on_sigterm
 from dynlm.runtime.text import escape_for_streams, printable
@@ -108,6 +109,9 @@ def _split_command(argv: list[str]) -> tuple[str | None, list[str]]:
 
     Raises UserError, with the nearest command, if there is none of this name.
     """
+    if argv[0] in renamed.COMMANDS:
+        renamed.warn_renamed([(f"dynlm {argv[0]}", f"dynlm {renamed.COMMANDS[argv[0]]}")])
+        argv = [renamed.COMMANDS[argv[0]], *argv[1:]]
     group = [name for name in COMMANDS if name.startswith(f"{argv[0]} ")]
     if not group and argv[0] in COMMANDS:
         return argv[0], argv[1:]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 from dynlm.cli.command import Command, check_numbers
 from dynlm.cli.config_files import Files, build, config_path, merge, read_config
 from dynlm.errors import UserError
+from dynlm.runtime.renamed import rename_words
 from dynlm.runtime.validation import sections_of
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def parse(name: str, command: Command, argv: list[str]) -> tuple[Namespace, Any]
     Raises UserError for words that are no options of the command and for values that they cannot have; SystemExit for
     ``--help`` and ``--print_config``, which print instead.
     """
+    argv = rename_words(argv)
     full_help = ("--help", "all") in itertools.pairwise(argv)
     if full_help:
         argv = [*itertools.takewhile(lambda word: word != "--help", argv), "--help"]

@@ -14,6 +14,7 @@ from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from dynlm.errors import UserError
+from dynlm.runtime.renamed import original_options, rename_options
 
 LARGEST = 10**12
 """Upper bound of every number among the options; most have a smaller one of their own."""
@@ -101,13 +102,13 @@ def _choices(hint: Any) -> Iterator[Any]:
 
 
 def fingerprint_options(*sections: Section) -> dict[str, Any]:
-    """Return the options that affect a result, by their full names (``memory.segment``)."""
-    return {
-        f"{section.SECTION}.{item.name}": getattr(section, item.name)
-        for section in sections
-        for item in dataclasses.fields(section)
-        if item.metadata.get("affects_result", True)
-    }
+    """Return the options that affect a result, by their full names (``memory.segment``), old ones if they changed."""
+    options: dict[str, Any] = {}
+    for section in sections:
+        affecting = [item.name for item in dataclasses.fields(section) if item.metadata.get("affects_result", True)]
+        values = original_options(section.SECTION, {name: getattr(section, name) for name in affecting})
+        options |= {f"{section.SECTION}.{name}": value for name, value in values.items()}
+    return options
 
 
 def one_of(option: str, value: object, choices: tuple[Any, ...]) -> None:
@@ -152,18 +153,26 @@ def options_of(kind: type[_Kind], content: object) -> _Kind:
 def section_of(kind: type[_Kind], values: object, name: str | None = None) -> _Kind:
     """Return ``kind(**values)``, with the values of a file; ``name`` is the section's, by default ``kind.SECTION``.
 
-    Raises UserError, naming the option, where one is unknown, has the wrong type, or is refused by the section.
+    Where a value selects a plug-in, its subclass takes the place of ``kind``. Raises UserError, naming the option,
+    where one is unknown, has the wrong type, or is refused by the section.
     """
-    return kind(**checked_types(kind, values, name))
+    section = name or str(getattr(kind, "SECTION", kind.__name__))
+    if isinstance(values, Mapping):
+        values = rename_options(section, values)
+        kind = select_kind(kind, values)
+    check_types(kind, values, section)
+    return kind(**values)  # type: ignore[arg-type]  # a mapping, or it is refused
 
 
-def checked_types(kind: type, values: object, name: str | None = None) -> Mapping[str, Any]:
-    """Return ``values``, of a section in a file. Raises UserError where an option is unknown or has the wrong type."""
-    section = name or getattr(kind, "SECTION", kind.__name__)
+def select_kind(kind: type[_Kind], values: Mapping[str, Any]) -> type[_Kind]:
+    """Return the class of a section: the subclass of ``kind`` that ``values`` select, where one selects a plug-in."""
+    return kind.select(values) if issubclass(kind, Section) else kind  # type: ignore[return-value]
+
+
+def check_types(kind: type, values: object, section: str) -> None:
+    """Raise UserError unless ``values``, of a section in a file, are options of ``kind`` with the right types."""
     if not isinstance(values, Mapping):
         raise UserError(f"{section} is {shortened(values)}", do="write options and their values")
-    if isinstance(kind, type) and issubclass(kind, Section):
-        kind = kind.select(values)  # type: ignore[assignment]
     hints = get_type_hints(kind)
     for option, value in values.items():
         if option not in hints:
@@ -176,7 +185,6 @@ def checked_types(kind: type, values: object, name: str | None = None) -> Mappin
         if not is_of(value, hint):
             wanted = getattr(hint, "__name__", str(hint))
             raise UserError(f"{section}.{option} is {shortened(value)}", do=f"write {wanted}")
-    return values
 
 
 def is_of(value: object, hint: Any) -> bool:

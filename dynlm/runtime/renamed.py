@@ -1,0 +1,87 @@
+"""Old names of options, of their values and of commands, which files and command lines may still use.
+
+Fingerprints of work under way and of scorings keep the old names: what an earlier version began is found again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+OPTIONS: dict[str, dict[str, str]] = {
+    "memory": {
+        "rate": "lr",
+        "pull": "decay",
+        "cache_flatness": "cache_inverse_temperature",
+        "guard": "update_filter",
+    },
+    "pretrain": {"rate": "lr", "final_rate": "final_lr"},
+    "metatrain": {"rate": "lr"},
+    "finetune": {"rate": "lr"},
+    "g": {"flush": "boundary_reset", "consolidation": "slow_rate"},
+    "study": {"arms": "variants"},
+}
+"""New name of each option by section and old name."""
+FEATURES = {
+    "fresh": "doc_age_20",
+    "settling": "doc_age_100",
+    "heading": "section_age",
+    "surprise": "loss_delta",
+    "steepness": "grad_rms",
+    "distance": "weight_distance",
+}
+"""New name of each value of ``g.features`` by its old name."""
+COMMANDS = {"audit": "check", "hostile": "stress"}
+_warned: set[str] = set()
+
+
+def rename_options(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a section in a file by their new names, with one warning for the old ones."""
+    names = OPTIONS.get(section, {})
+    found = [(f"{section}.{old}", f"{section}.{names[old]}") for old in values if old in names]
+    renamed = {names.get(old, old): value for old, value in values.items()}
+    if section == "g" and isinstance(features := renamed.get("features"), list):
+        found += [(f"g.features {old}", new) for old, new in FEATURES.items() if old in features]
+        renamed["features"] = [FEATURES.get(each, each) if isinstance(each, str) else each for each in features]
+    warn_renamed(found)
+    return renamed
+
+
+def rename_words(argv: list[str]) -> list[str]:
+    """Return the words of a command line with new names of options and of values in place of old ones."""
+    words, option = [], ""
+    for word in argv:
+        if word.startswith("--"):
+            option, equals, value = word.partition("=")
+            section, _, name = option[2:].partition(".")
+            old = name.removesuffix("+")
+            if (new := OPTIONS.get(section, {}).get(old)) is not None:
+                warn_renamed([(f"{section}.{old}", f"{section}.{new}")])
+                word = f"--{section}.{new}{name[len(old) :]}{equals}{value}"
+        if option.removesuffix("+") == "--g.features":
+            warn_renamed([(f"g.features {old}", FEATURES[old]) for old in re.findall(r"\w+", word) if old in FEATURES])
+            word = re.sub(r"\w+", lambda found: FEATURES.get(found[0], found[0]), word)
+        option = option if word.startswith("--") and "=" not in word else ""
+        words.append(word)
+    return words
+
+
+def original_options(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options by their old names, as fingerprints have them."""
+    old = {new: old for old, new in OPTIONS.get(section, {}).items()}
+    original = {old.get(name, name): value for name, value in values.items()}
+    if section == "g" and "features" in original:
+        features = {new: old for old, new in FEATURES.items()}
+        original["features"] = [features.get(each, each) for each in original["features"]]
+    return original
+
+
+def warn_renamed(names: Sequence[tuple[str, str]]) -> None:
+    """Print (old, new) names in one line, each once in a process, by the main process alone."""
+    new = [f"{old} is now {new}" for old, new in names if old not in _warned]
+    _warned.update(old for old, _ in names)
+    if new and os.environ.get("RANK", "0") == "0":
+        print(f"dynlm: warning: {', '.join(new)}", file=sys.stderr)
