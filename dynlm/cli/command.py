@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -10,13 +11,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynlm.runtime.text import json_text, printable
-from dynlm.runtime.validation import LARGEST, LARGEST_SEED, within
+from dynlm.runtime.validation import LARGEST
 
 if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser, Namespace
+    from jsonargparse import Namespace
 
     from dynlm.run.run import Run
     from dynlm.train.config import Config
+
+Function = Callable[["Namespace", Any], int]
+"""Called with a command's own options and the dataclass of all sections; returns the exit code."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a command's own; without a ``type`` a switch. Numbers must lie in [low, high]."""
+
+    name: str
+    about: str
+    type: Any = None
+    default: Any = None
+    low: float = 0
+    high: float = LARGEST
+
+
+@dataclass(frozen=True)
+class Argument:
+    """A positional argument of a command's own, or several (``many``), whose name then ends with an s."""
+
+    metavar: str
+    about: str
+    many: bool = False
 
 
 def _language_model_options() -> type:
@@ -35,12 +60,8 @@ def _load_language_model_run(folder: Path) -> Any:
 class Command:
     """A command: what it does, its options, and the function that it calls with them."""
 
-    about: str
-    examples: tuple[str, str]
-    run: Callable[[Namespace, Any], int]
-    """Called with the command's own options and the dataclass of all sections; returns the exit code."""
-    add_options: Callable[[ArgumentParser], None] = lambda parser: None
-    """Adds the command's own options."""
+    run: Function
+    own: tuple[Option | Argument, ...] = ()
     takes_run: bool = False
     """Whether a run's folder is the first argument; the run's options are then the defaults."""
     takes_config: bool = True
@@ -50,10 +71,10 @@ class Command:
     """Whether ``memory.no_regret`` defaults to true for a memory file that does not exist yet."""
     options: Callable[[], type] = _language_model_options
     """The dataclass of all sections that a config file may have."""
-    sections: tuple[str, ...] | None = None
-    """Those that this command uses; None: all."""
-    common: tuple[str, ...] | None = None
-    """Those of them that ``--help`` shows; None: all of them. ``--help all`` shows every one."""
+    sections: str = ""
+    """Names of those that this command uses; empty: all."""
+    common: str = ""
+    """Names of those of them that ``--help`` shows; empty: all of them. ``--help all`` shows every one."""
     config: str | None = None
     """The shipped config that is the default of ``--config``."""
     resumes: bool = False
@@ -61,32 +82,36 @@ class Command:
     load_run: Callable[[Path], Any] = _load_language_model_run
     """Loads a run's own options."""
 
+    @property
+    def about(self) -> str:
+        """What it does, in one line: the docstring of its function without the examples."""
+        return (inspect.getdoc(self.run) or "").partition("\n\n")[0].removesuffix(".")
 
-NUMBERS: dict[str, tuple[float, float]] = {
-    "tokens": (0, LARGEST),
-    "top": (0, LARGEST),
-    "resamples": (0, 1_000_000),
-    "window": (1, LARGEST),
-    "places": (1, 1_000_000),
-    "length": (1, 1_000_000),
-    "start": (0, LARGEST),
-    "article": (1, LARGEST),
-    "seed": (0, LARGEST_SEED),
-    "order_seed": (0, LARGEST_SEED),
-    "tolerance": (0, 1_000),
-    "share": (0, 1_000),
-}
-"""Bounds of the numbers among commands' own options."""
-LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 1e-3, 1e3
+    @property
+    def examples(self) -> list[str]:
+        """Two examples: the last lines of the docstring."""
+        return (inspect.getdoc(self.run) or "").splitlines()[-2:]
 
 
-def check_numbers(options: Namespace) -> None:
-    """Raise UserError, naming the option, if a number among a command's own options is out of bounds."""
-    for name, bounds in NUMBERS.items():
-        if isinstance(value := options.get(name), int | float):
-            within(f"--{name}", value, *bounds)
-    if value := options.get("temperature"):
-        within("--temperature (where it is not 0)", value, LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE)
+COMMANDS: dict[str, Command] = {}
+"""All commands by name."""
+
+
+def command(name: str, *own: Option | Argument, **fields: Any) -> Callable[[Function], Function]:
+    """Register a function as a command; its docstring is the description and, after an empty line, two examples."""
+
+    def register(run: Function) -> Function:
+        COMMANDS[name] = Command(run, own, **fields)
+        return run
+
+    return register
+
+
+def open_run(options: Namespace, config: Config) -> Run:
+    """Open the run that the command line names, with the options given there."""
+    from dynlm.run.run import Run
+
+    return Run.open(options.folder, *vars(config).values())
 
 
 def print_answer(options: Namespace, content: Any, text: str) -> None:
@@ -95,23 +120,11 @@ def print_answer(options: Namespace, content: Any, text: str) -> None:
         print(json_text(content) if options.json else printable(text, lines=True))
 
 
+def print_warning(what: str) -> None:
+    """Print a warning on standard error."""
+    print(printable(f"dynlm: warning: {what}"), file=sys.stderr)
+
+
 def is_quiet(options: Namespace) -> bool:
     """Return whether to hide progress bars: for JSON output and without a terminal."""
     return bool(options.json or not sys.stderr.isatty())
-
-
-def add_json(parser: ArgumentParser) -> None:
-    """Add ``--json``."""
-    parser.add_argument("--json", action="store_true", help="print JSON, and nothing else on standard output")
-
-
-def add_files(parser: ArgumentParser) -> None:
-    """Add the score files that a command reads, or runs of them."""
-    parser.add_argument("files", type=str, nargs="+", metavar="FILE", help="score files, or a run whose files to take")
-
-
-def open_run(options: Namespace, config: Config) -> Run:
-    """Open the run that the command line names, with the options given there."""
-    from dynlm.run.run import Run
-
-    return Run.open(options.folder, *vars(config).values())

@@ -6,12 +6,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynlm.cli.command import Command, add_json, is_quiet, print_answer
+from dynlm.cli.command import Argument, Option, command, is_quiet, print_answer
 from dynlm.errors import UserError
 from dynlm.runtime.text import printable
+from dynlm.runtime.validation import LARGEST_SEED
 
 if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser, Namespace
+    from jsonargparse import Namespace
 
     from dynlm.fewshot.options import FewShotOptions
     from dynlm.report.fewshot_results import Table
@@ -31,7 +32,13 @@ def _load_run(folder: Path) -> Any:
     return load_run_options(folder)
 
 
+@command("fewshot tasks", options=_options)
 def _tasks(arguments: Namespace, options: FewShotOptions) -> int:
+    """Show what a task source holds: alphabets, classes and images of each split.
+
+    dynlm fewshot tasks
+    dynlm fewshot tasks --task.source omniglot --task.path omniglot/ --json
+    """
     task, (source, _) = options.task, options.create()
     shape, splits, images = task.episode_shape(training=False), source.describe(), source.image_format()
     if task.is_regression:
@@ -46,7 +53,13 @@ def _tasks(arguments: Namespace, options: FewShotOptions) -> int:
     return 0
 
 
+@command("fewshot train", options=_options, resumes=True)
 def _train(arguments: Namespace, options: FewShotOptions) -> int:
+    """Meta-train a learner: MAML and its variants, Reptile, prototypes, LSTMs.
+
+    dynlm fewshot train --config fewshot/cubic-maml
+    dynlm fewshot train --run.name mine --learner.kind reptile --task.source sinusoid
+    """
     from dynlm.fewshot.train import train
 
     card, folder = train(options, is_quiet(arguments)), str(options.run.path)
@@ -59,7 +72,13 @@ def _train(arguments: Namespace, options: FewShotOptions) -> int:
     return 0
 
 
+@command("fewshot evaluate", takes_run=True, options=_options, load_run=_load_run)
 def _evaluate(arguments: Namespace, options: FewShotOptions) -> int:
+    """Evaluate a trained learner on new tasks, by the published protocol.
+
+    dynlm fewshot evaluate runs/fewshot/cubic-maml
+    dynlm fewshot evaluate runs/fewshot/omniglot-maml-5-way --learner.statistics inductive
+    """
     from dynlm.fewshot.evaluate import evaluate
 
     path, scores = evaluate(Path(arguments.folder), options, is_quiet(arguments))
@@ -83,17 +102,20 @@ def _evaluate(arguments: Namespace, options: FewShotOptions) -> int:
     return 0
 
 
-def _add_show_options(parser: ArgumentParser) -> None:
-    parser.add_argument("runs", type=str, nargs="+", metavar="RUN", help="evaluated few-shot runs")
-    parser.add_argument(
-        "--out", type=str | None, default=None, help="folder to write to; unset: the first run's figures/"
-    )
-    parser.add_argument("--title", type=str | None, default=None, help="title of the results in a report")
-    parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
-    add_json(parser)
+@command(
+    "fewshot show",
+    Argument("RUN", "evaluated few-shot runs", many=True),
+    Option("--out", "folder to write to; unset: the first run's figures/", str),
+    Option("--title", "title of the results in a report", str),
+    Option("--markdown", "print Markdown tables"),
+    takes_config=False,
+)
+def _show(arguments: Namespace, options: None) -> int:
+    """Draw evaluated runs and tabulate them beside published figures.
 
-
-def _show(arguments: Namespace, options: FewShotOptions) -> int:
+    dynlm fewshot show runs/fewshot/cubic-*
+    dynlm fewshot show runs/fewshot/omniglot-* --out omniglot --markdown
+    """
     from dynlm.fewshot.report.summary import as_markdown, summarise
 
     paths = [Path(run) for run in arguments.runs]
@@ -113,14 +135,20 @@ def _show(arguments: Namespace, options: FewShotOptions) -> int:
     return 0
 
 
-def _add_demo_options(parser: ArgumentParser) -> None:
-    parser.add_argument("--folder", type=str, default="runs/fewshot-demo", help="folder of its runs and figures")
-    parser.add_argument("--seed", type=int, default=0, help="seed of every random number")
-    parser.add_argument("--share", type=float, default=1.0, help="fraction of the meta-steps, for a quicker look")
-    add_json(parser)
+@command(
+    "fewshot demo",
+    Option("--folder", "folder of its runs and figures", str, "runs/fewshot-demo"),
+    Option("--seed", "seed of every random number", int, 0, high=LARGEST_SEED),
+    Option("--share", "fraction of the meta-steps, for a quicker look", float, 1.0, high=1000),
+    takes_config=False,
+    resumes=True,
+)
+def _demo(arguments: Namespace, options: None) -> int:
+    """Few-shot learning in two minutes: curves from three starts, characters from one example.
 
-
-def _demo(arguments: Namespace, options: FewShotOptions) -> int:
+    dynlm fewshot demo
+    dynlm fewshot demo --share 0.1 --folder quick
+    """
     from dynlm.fewshot.demo import demo
 
     quiet, folder = arguments.json, Path(arguments.folder)
@@ -139,58 +167,3 @@ def _print_summary(arguments: Namespace, tables: list[Table], files: list[Path],
     text = "\n\n".join(as_text(table) for table in tables)
     written = (f"wrote {printable(str(path))}" for path in files)
     print_answer(arguments, _summary(tables, files), "\n".join([before + text, "", *written]))
-
-
-COMMANDS: dict[str, Command] = {
-    "fewshot demo": Command(
-        "few-shot learning in two minutes: curves from three starts, characters from one example",
-        ("dynlm fewshot demo", "dynlm fewshot demo --share 0.1 --folder quick"),
-        _demo,
-        _add_demo_options,
-        takes_config=False,
-        resumes=True,
-    ),
-    "fewshot tasks": Command(
-        "show what a task source holds: alphabets, classes and images of each split",
-        (
-            "dynlm fewshot tasks",
-            "dynlm fewshot tasks --task.source omniglot --task.path omniglot/ --json",
-        ),
-        _tasks,
-        add_json,
-        options=_options,
-    ),
-    "fewshot train": Command(
-        "meta-train a learner: MAML and its variants, Reptile, prototypes, LSTMs",
-        (
-            "dynlm fewshot train --config fewshot/cubic-maml",
-            "dynlm fewshot train --run.name mine --learner.kind reptile --task.source sinusoid",
-        ),
-        _train,
-        add_json,
-        options=_options,
-        resumes=True,
-    ),
-    "fewshot evaluate": Command(
-        "evaluate a trained learner on new tasks, by the published protocol",
-        (
-            "dynlm fewshot evaluate runs/fewshot/cubic-maml",
-            "dynlm fewshot evaluate runs/fewshot/omniglot-maml-5-way --learner.statistics inductive",
-        ),
-        _evaluate,
-        add_json,
-        takes_run=True,
-        options=_options,
-        load_run=_load_run,
-    ),
-    "fewshot show": Command(
-        "draw evaluated runs and tabulate them beside published figures",
-        (
-            "dynlm fewshot show runs/fewshot/cubic-*",
-            "dynlm fewshot show runs/fewshot/omniglot-* --out omniglot --markdown",
-        ),
-        _show,
-        _add_show_options,
-        takes_config=False,
-    ),
-}

@@ -7,6 +7,7 @@ import errno
 import os
 import sys
 
+from dynlm.cli import command as registry
 from dynlm.cli import fewshot, memory, report, score, study, train
 from dynlm.cli.command import Command
 from dynlm.cli.parser import parse
@@ -16,14 +17,14 @@ from dynlm.runtime.launcher import is_multi_process
 from dynlm.runtime.signals import Stopped, raise_on_sigterm
 from dynlm.runtime.text import escape_for_streams, printable
 
+_GROUPS = (study, train, score, report, memory, fewshot)
 COMMANDS: dict[str, Command] = {
-    **study.COMMANDS,
-    **train.COMMANDS,
-    **score.COMMANDS,
-    **report.COMMANDS,
-    **memory.COMMANDS,
-    **fewshot.COMMANDS,
+    name: command
+    for group in _GROUPS
+    for name, command in registry.COMMANDS.items()
+    if command.run.__module__ == group.__name__
 }
+"""All commands by name, in the overview's order."""
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 

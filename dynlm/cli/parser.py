@@ -14,11 +14,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 
-from dynlm.cli.command import Command, check_numbers
+from dynlm.cli.command import Argument, Command
 from dynlm.cli.config_files import Files, build, config_path, merge, read_config
 from dynlm.errors import UserError
 from dynlm.runtime.renamed import rename_words
-from dynlm.runtime.validation import sections_of
+from dynlm.runtime.validation import sections_of, within
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -42,23 +42,21 @@ def parse(name: str, command: Command, argv: list[str]) -> tuple[Namespace, Any]
         argv = [re.sub(r"^--memory(?==|$)", "--memory_file", word) for word in argv]
     parser = _own_parser(name, command)
     if not command.takes_config:
-        options = _parse_args(parser, argv)
-        check_numbers(options)
-        return options, None
+        return _parse_args(parser, command, argv), None
     kind = command.options()
     files = _config_files(command, kind, argv)
     values = merge(files, _run_options(command, parser, argv))
-    used = command.sections or tuple(sections_of(kind))
+    used = command.sections.split() or list(sections_of(kind))
     parser.other_sections = [section for section in sections_of(kind) if section not in used]
     hidden = 0
     for section in used:
         section_kind = sections_of(kind)[section]
         common = getattr(section_kind, "COMMON", "").split() or list(vars(section_kind()))
-        shown = None if full_help else common if section in (command.common or used) else []
+        shown = None if full_help else common if section in (command.common.split() or used) else []
         hidden += _add_section(parser, section, section_kind, values.get(section, {}), shown)
     if hidden:
         parser.epilog = f"`dynlm {name} --help all` lists {hidden} more options.\n\n{parser.epilog}"
-    options = _parse_args(parser, argv)
+    options = _parse_args(parser, command, argv)
     for section in used:
         values[section] = {**values.get(section, {}), **options[section].as_dict()}
     config = build(kind, values, files)
@@ -67,7 +65,6 @@ def parse(name: str, command: Command, argv: list[str]) -> tuple[Namespace, Any]
 
         print(yaml.safe_dump({each: vars(getattr(config, each)) for each in used}, sort_keys=False), end="")
         raise SystemExit(0)
-    check_numbers(options)
     return options, config
 
 
@@ -86,7 +83,16 @@ def _own_parser(name: str, command: Command) -> Any:
     if command.takes_memory:
         about = "a memory file to start from, as `dynlm read` writes it (also --memory FILE)"
         parser.add_argument("--memory_file", type=str | None, default=None, metavar="FILE", help=about)
-    command.add_options(parser)
+    for each in command.own:
+        if isinstance(each, Argument):
+            dest, many = each.metavar.lower() + "s" * each.many, {"nargs": "+"} if each.many else {}
+            parser.add_argument(dest, type=str, metavar=each.metavar, help=each.about, **many)
+        elif each.type is None:
+            parser.add_argument(each.name, action="store_true", help=each.about)
+        else:
+            kind = each.type if each.default is not None else each.type | None
+            parser.add_argument(each.name, type=kind, default=each.default, help=each.about)
+    parser.add_argument("--json", action="store_true", help="print JSON, and nothing else on standard output")
     positionals = [action for action in parser._actions if not action.option_strings]
     words = [f"{action.metavar} ..." if action.nargs == "+" else action.metavar for action in positionals]
     parser.usage = " ".join([f"dynlm {name} [options]", *words])
@@ -169,13 +175,17 @@ def _add_section(
     return len(hidden)
 
 
-def _parse_args(parser: ArgumentParser, argv: list[str]) -> Namespace:
-    """Parse ``argv``. Raises UserError for whatever the parser raises for a value."""
+def _parse_args(parser: ArgumentParser, command: Command, argv: list[str]) -> Namespace:
+    """Parse ``argv``. Raises UserError for whatever the parser raises for a value, and for numbers out of bounds."""
     try:
-        return parser.parse_args(argv)
+        options = parser.parse_args(argv)
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
         what = _cut(str(error))
         raise UserError(f"the options cannot be read ({what})", do="see --help for what each may be") from error
+    for each in command.own:
+        if not isinstance(each, Argument) and isinstance(value := options[each.name[2:]], int | float):
+            within(each.name, value, each.low, each.high)
+    return options
 
 
 def _values(argv: list[str], option: str) -> list[str]:

@@ -1,29 +1,39 @@
-"""The verbs that look at score files: tables, pictures, pages. They never import torch."""
+"""Commands that show score files: tables, figures, pages. They never import torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynlm.cli.command import Command, add_files, add_json, print_answer
+from dynlm.cli.command import Argument, Option, command, print_answer
 from dynlm.errors import UserError
+from dynlm.runtime.validation import LARGEST_SEED
 
 if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser, Namespace
-
-    from dynlm.train.config import Config
+    from jsonargparse import Namespace
 
 
-def _add_compare_options(parser: ArgumentParser) -> None:
-    add_files(parser)
-    _add_text(parser)
-    parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
-    parser.add_argument("--resamples", type=int, default=2000, help="bootstrap resamples of the articles")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
-    add_json(parser)
+_FILES = Argument("FILE", "score files, or a run whose files to take", many=True)
+_TEXT = Option("--text", "of scores of several texts, those of the text whose fingerprint begins so", str)
+_OUT = Option("--out", "folder to write to; unset: the run's figures/", str)
+_RESAMPLES = Option("--resamples", "bootstrap resamples of the articles", int, 2000, high=1_000_000)
 
 
-def _compare(options: Namespace, config: Config) -> int:
+@command(
+    "compare",
+    _FILES,
+    _TEXT,
+    Option("--markdown", "print a Markdown table"),
+    _RESAMPLES,
+    Option("--seed", "seed of the bootstrap", int, 0, high=LARGEST_SEED),
+    takes_config=False,
+)
+def _compare(options: Namespace, config: None) -> int:
+    """One table of several score files of the same text.
+
+    dynlm compare runs/demo
+    dynlm compare a.parquet b.parquet --markdown
+    """
     from dynlm.evaluation.compare import compare
     from dynlm.evaluation.score_file import read_scores
     from dynlm.evaluation.score_selection import texts_named
@@ -38,24 +48,6 @@ def _compare(options: Namespace, config: Config) -> int:
     content = compared[0].to_dict() if len(compared) == 1 else {"texts": [each.to_dict() for each in compared]}
     print_answer(options, content, "\n".join(tables))
     return 0
-
-
-def _add_text(parser: ArgumentParser) -> None:
-    about = "of scores of several texts, those of the text whose fingerprint begins so"
-    parser.add_argument("--text", type=str | None, default=None, metavar="KEY", help=about)
-
-
-def _add_picture_options(parser: ArgumentParser) -> None:
-    add_files(parser)
-    _add_text(parser)
-    parser.add_argument("--out", type=str | None, default=None, help="folder to write to; unset: the run's figures/")
-    add_json(parser)
-
-
-def _add_plot_options(parser: ArgumentParser) -> None:
-    _add_picture_options(parser)
-    parser.add_argument("--window", type=int | None, default=None, help="tokens that the curve is smoothed over")
-    parser.add_argument("--pairs", type=str | None, default=None, help="pairs of variants: 'level 1:rms,rms:meta'")
 
 
 def _figures(options: Namespace, paths: list[Path]) -> Path:
@@ -73,7 +65,21 @@ def _print_written(options: Namespace, written: list[Path], shown: list[Path]) -
     print_answer(options, {"files": [str(path) for path in written], "notes": notes}, text)
 
 
-def _plot(options: Namespace, config: Config) -> int:
+@command(
+    "plot",
+    _FILES,
+    _TEXT,
+    _OUT,
+    Option("--window", "tokens that the curve is smoothed over", int, low=1),
+    Option("--pairs", "pairs of variants, such as 'level 1:rms,rms:meta'", str),
+    takes_config=False,
+)
+def _plot(options: Namespace, config: None) -> int:
+    """Draw the perplexity difference over articles, and loss against position.
+
+    dynlm plot runs/demo
+    dynlm plot runs/demo --pairs 'level 1:meta' --window 2000
+    """
     from dynlm.evaluation.score_selection import one_text_named
     from dynlm.report.curves import plot_run
 
@@ -90,20 +96,23 @@ def _plot(options: Namespace, config: Config) -> int:
     return 0
 
 
-def _add_heatmap_options(parser: ArgumentParser) -> None:
-    _add_picture_options(parser)
-    parser.add_argument(
-        "--article",
-        type=int | None,
-        default=None,
-        help="article of the split, from 1; unset: the one with the largest gain",
-    )
-    parser.add_argument("--start", type=int | None, default=None, help="the first token shown, from 0")
-    parser.add_argument("--length", type=int | None, default=None, help="tokens shown; unset: 180")
-    parser.add_argument("--terminal", action="store_true", help="print it in colours instead of writing files")
+@command(
+    "heatmap",
+    _FILES,
+    _TEXT,
+    _OUT,
+    Option("--article", "article of the split, from 1; unset: the one with the largest gain", int, low=1),
+    Option("--start", "the first token shown, from 0", int),
+    Option("--length", "tokens shown; unset: 180", int, low=1, high=1_000_000),
+    Option("--terminal", "print it in colours instead of writing files"),
+    takes_config=False,
+)
+def _heatmap(options: Namespace, config: None) -> int:
+    """Show token by token where the memory helped and where it hurt.
 
-
-def _heatmap(options: Namespace, config: Config) -> int:
+    dynlm heatmap runs/demo
+    dynlm heatmap a.parquet b.parquet --article 7 --start 0 --length 300
+    """
     from dynlm.evaluation.score_selection import one_text_named
     from dynlm.report.heatmap import heatmap_run
 
@@ -123,21 +132,22 @@ def _heatmap(options: Namespace, config: Config) -> int:
     return 0
 
 
-def _add_report_options(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "runs", type=str, nargs="+", metavar="RUN", help="runs or score files of one text, and few-shot results"
-    )
-    _add_text(parser)
-    parser.add_argument("--out", type=str | None, default=None, help="file; unset: report.html in the run's figures/")
-    parser.add_argument("--open", action="store_true", help="show it in the browser")
-    parser.add_argument(
-        "--window", type=int | None, default=None, help="tokens that the curve is smoothed over at first"
-    )
-    parser.add_argument("--resamples", type=int, default=2000, help="bootstrap resamples of the articles")
-    add_json(parser)
+@command(
+    "report",
+    Argument("RUN", "runs or score files of one text, and few-shot results", many=True),
+    _TEXT,
+    Option("--out", "file; unset: report.html in the run's figures/", str),
+    Option("--open", "show it in the browser"),
+    Option("--window", "tokens that the curve is smoothed over at first", int, low=1),
+    _RESAMPLES,
+    takes_config=False,
+)
+def _report(options: Namespace, config: None) -> int:
+    """Write one page where the curve leads to the words: self-contained HTML.
 
-
-def _report(options: Namespace, config: Config) -> int:
+    dynlm report runs/demo --open
+    dynlm report runs/one runs/other --out report.html
+    """
     import webbrowser
 
     from dynlm.evaluation.score_selection import one_text_named
@@ -157,35 +167,3 @@ def _report(options: Namespace, config: Config) -> int:
     if options.open and not webbrowser.open(written.resolve().as_uri()):
         raise UserError("no browser was found to show it in", written, "open it yourself")
     return 0
-
-
-COMMANDS: dict[str, Command] = {
-    "compare": Command(
-        "one table of several score files of the same text",
-        ("dynlm compare runs/demo", "dynlm compare a.parquet b.parquet --markdown"),
-        _compare,
-        _add_compare_options,
-        takes_config=False,
-    ),
-    "plot": Command(
-        "draw the perplexity difference over articles, and loss against position",
-        ("dynlm plot runs/demo", "dynlm plot runs/demo --pairs 'level 1:meta' --window 2000"),
-        _plot,
-        _add_plot_options,
-        takes_config=False,
-    ),
-    "heatmap": Command(
-        "show token by token where the memory helped and where it hurt",
-        ("dynlm heatmap runs/demo", "dynlm heatmap a.parquet b.parquet --article 7 --start 0 --length 300"),
-        _heatmap,
-        _add_heatmap_options,
-        takes_config=False,
-    ),
-    "report": Command(
-        "write one page where the curve leads to the words: self-contained HTML",
-        ("dynlm report runs/demo --open", "dynlm report runs/one runs/other --out report.html"),
-        _report,
-        _add_report_options,
-        takes_config=False,
-    ),
-}

@@ -1,36 +1,40 @@
-"""The verbs that read with a run, and those that try its promises. torch is imported only by their calls."""
+"""Commands that read with a run, and those that check it. torch is imported only when they run."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynlm.cli.command import Command, add_files, add_json, is_quiet, open_run, print_answer
+from dynlm.cli.command import Argument, Option, command, is_quiet, open_run, print_answer
 from dynlm.errors import UserError
 from dynlm.runtime.text import read_text
-from dynlm.runtime.validation import is_utf8
+from dynlm.runtime.validation import LARGEST_SEED, is_utf8, within
 
 if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser, Namespace
+    from jsonargparse import Namespace
 
     from dynlm.train.config import Config
 
 
-def _add_text_options(parser: ArgumentParser) -> None:
-    parser.add_argument("--split", type=str, default="valid", help="split to read: train, meta, valid or test")
-    parser.add_argument("--articles", type=str | None, default=None, help="which of its articles, such as 31-60")
-
-
-def _add_score_options(parser: ArgumentParser) -> None:
-    _add_text_options(parser)
-    parser.add_argument("--order", type=str, default="in order", help="'in order', or shuffled by --order_seed")
-    parser.add_argument("--order_seed", type=int, default=0, help="seed of a shuffled order")
-    parser.add_argument("--name", type=str | None, default=None, help="the score file's name; unset: by what is scored")
-    parser.add_argument("--force", action="store_true", help="score anew what was scored before, and replace its file")
-    add_json(parser)
-
-
+@command(
+    "score",
+    Option("--split", "split to read: train, meta, valid or test", str, "valid"),
+    Option("--articles", "which of its articles, such as 31-60", str),
+    Option("--order", "'in order', or shuffled by --order_seed", str, "in order"),
+    Option("--order_seed", "seed of a shuffled order", int, 0, high=LARGEST_SEED),
+    Option("--name", "the score file's name; unset: by what is scored", str),
+    Option("--force", "score again what was scored before, and replace its file"),
+    sections="run corpus memory",
+    takes_run=True,
+    takes_memory=True,
+    resumes=True,
+)
 def _score(options: Namespace, config: Config) -> int:
+    """Read articles with a memory and write the loss of every token.
+
+    dynlm score runs/demo --memory.rule none
+    dynlm score runs/demo --memory.rule meta --split valid --articles 31-60
+    """
     from dynlm.evaluation.compare import compare
     from dynlm.evaluation.protocol import ArticleOrder
     from dynlm.evaluation.score import ScoreRequest, score
@@ -47,45 +51,53 @@ def _score(options: Namespace, config: Config) -> int:
     return 0
 
 
-def _add_generate_options(parser: ArgumentParser) -> None:
-    parser.add_argument("--prompt", type=str, default="", help="text to read first; - reads standard input")
-    parser.add_argument("--tokens", type=int, default=200, help="tokens to generate")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token each time")
-    parser.add_argument("--top", type=int, default=40, help="draw among this many likeliest tokens; 0: all")
-    add_json(parser)
-
-
-def _memory_file(options: Namespace) -> Path | None:
-    return None if options.memory_file is None else Path(options.memory_file)
-
-
-def _prompt(given: str) -> str:
-    """The prompt, or standard input's text for ``-``. Raises UserError where it is not UTF-8."""
-    if given == "-":
-        return read_text("-")
-    if not is_utf8(given):
-        raise UserError("the prompt is not UTF-8", "--prompt", "convert it")
-    return given
-
-
+@command(
+    "generate",
+    Option("--prompt", "text to read first; - reads standard input", str, ""),
+    Option("--tokens", "tokens to generate", int, 200),
+    Option("--temperature", "0 takes the likeliest token each time", float, 0.8),
+    Option("--top", "sample from this many likeliest tokens; 0: all", int, 40),
+    sections="run memory",
+    takes_run=True,
+    takes_memory=True,
+)
 def _generate(options: Namespace, config: Config) -> int:
+    """Read a prompt, learn from it, and continue it.
+
+    dynlm generate runs/demo --prompt 'Return the'
+    dynlm generate runs/demo --memory.rule meta --prompt - < notes.txt
+    """
     from dynlm.evaluation.generate import Sampling, generate
 
-    prompt = _prompt(options.prompt)
+    if options.temperature:
+        within("--temperature (where it is not 0)", options.temperature, 1e-3, 1e3)
+    prompt = read_text("-") if options.prompt == "-" else options.prompt
+    if not is_utf8(prompt):
+        raise UserError("the prompt is not UTF-8", "--prompt", "convert it")
     sampling = Sampling(options.tokens, options.temperature, options.top, config.run.seed)
     text = generate(open_run(options, config), prompt, sampling, _memory_file(options))
     print_answer(options, {"prompt": prompt, "generated": text}, prompt + text)
     return 0
 
 
-def _add_audit_options(parser: ArgumentParser) -> None:
-    parser.add_argument("--split", type=str, default="valid", help="split whose opening is read")
-    parser.add_argument("--places", type=int, default=20, help="places of the text to change, one at a time")
-    parser.add_argument("--all", action="store_true", help="try every rule of the run, with a cache and without regret")
-    add_json(parser)
+def _memory_file(options: Namespace) -> Path | None:
+    return None if options.memory_file is None else Path(options.memory_file)
 
 
-def _audit(options: Namespace, config: Config) -> int:
+@command(
+    "check",
+    Option("--split", "split whose opening is read", str, "valid"),
+    Option("--places", "positions of the text to change, one at a time", int, 20, 1, 1_000_000),
+    Option("--all", "check every rule of the run, with a cache and mixed with level 1"),
+    sections="run corpus memory",
+    takes_run=True,
+)
+def _check(options: Namespace, config: Config) -> int:
+    """Check the protocol on a run, bit for bit: no loss depends on a later token, and the like.
+
+    dynlm check runs/demo
+    dynlm check runs/demo --memory.rule meta --places 50 --json
+    """
     from dynlm.evaluation.checks.protocol import check_every_rule, check_protocol, to_dict, to_text
 
     check = check_every_rule if options.all else check_protocol
@@ -94,23 +106,21 @@ def _audit(options: Namespace, config: Config) -> int:
     return 0 if all(check.kept for check in checks) else 1
 
 
-def _add_verify_options(parser: ArgumentParser) -> None:
-    add_files(parser)
-    parser.add_argument(
-        "--articles",
-        type=str | None,
-        default=None,
-        help="read only these again, where articles do not depend on others",
-    )
-    parser.add_argument("--tokens", type=int | None, default=None, help="read only the first so many tokens again")
-    parser.add_argument("--path", type=str | None, default=None, help="where the corpus lies now, if it was moved")
-    parser.add_argument(
-        "--tolerance", type=float, default=1e-3, help="nats a token may differ by where the machine rounds otherwise"
-    )
-    add_json(parser)
+@command(
+    "verify",
+    Argument("FILE", "score files, or a run whose files to take", many=True),
+    Option("--articles", "read only these again, where articles do not depend on others", str),
+    Option("--tokens", "read only the first so many tokens again", int),
+    Option("--path", "where the corpus is now, if it was moved", str),
+    Option("--tolerance", "nats a token may differ by on a machine that rounds otherwise", float, 1e-3, high=1000),
+    takes_config=False,
+)
+def _verify(options: Namespace, config: None) -> int:
+    """Score texts again, and tell whether every loss is the same.
 
-
-def _verify(options: Namespace, config: Config) -> int:
+    dynlm verify runs/demo
+    dynlm verify runs/demo --tokens 5000
+    """
     from dynlm.evaluation.checks.verify import verify
     from dynlm.evaluation.score_selection import score_files_named
 
@@ -122,67 +132,21 @@ def _verify(options: Namespace, config: Config) -> int:
     return 0 if holds else 1
 
 
-def _add_hostile_options(parser: ArgumentParser) -> None:
-    parser.add_argument("--split", type=str, default="valid", help="split whose articles the texts are made of")
-    parser.add_argument("--tokens", type=int | None, default=None, help="read at most this many tokens of each text")
-    add_json(parser)
+@command(
+    "stress",
+    Option("--split", "split whose articles the texts are made of", str, "valid"),
+    Option("--tokens", "read at most this many tokens of each text", int),
+    sections="run corpus memory",
+    takes_run=True,
+)
+def _stress(options: Namespace, config: Config) -> int:
+    """Read adversarial texts with level 1, with a rule and with both mixed.
 
-
-def _hostile(options: Namespace, config: Config) -> int:
+    dynlm stress runs/demo
+    dynlm stress runs/demo --memory.rule meta --tokens 5000 --json
+    """
     from dynlm.evaluation.checks.stress import stress_test
 
     done = stress_test(open_run(options, config), options.split, options.tokens, is_quiet(options))
     print_answer(options, done.to_dict(), done.to_text())
     return 0 if done.kept else 1
-
-
-COMMANDS: dict[str, Command] = {
-    "score": Command(
-        "read articles with a memory and write what every token cost",
-        (
-            "dynlm score runs/demo --memory.rule none",
-            "dynlm score runs/demo --memory.rule meta --split valid --articles 31-60",
-        ),
-        _score,
-        _add_score_options,
-        takes_run=True,
-        resumes=True,
-        takes_memory=True,
-        sections=("run", "corpus", "memory"),
-    ),
-    "generate": Command(
-        "read a prompt, learn from it, and go on writing",
-        (
-            "dynlm generate runs/demo --prompt 'Return the'",
-            "dynlm generate runs/demo --memory.rule meta --prompt - < notes.txt",
-        ),
-        _generate,
-        _add_generate_options,
-        takes_run=True,
-        takes_memory=True,
-        sections=("run", "memory"),
-    ),
-    "audit": Command(
-        "try the protocol's promises on a run, bit for bit",
-        ("dynlm audit runs/demo", "dynlm audit runs/demo --memory.rule meta --places 50 --json"),
-        _audit,
-        _add_audit_options,
-        takes_run=True,
-        sections=("run", "corpus", "memory"),
-    ),
-    "verify": Command(
-        "read scored texts again, and tell whether every loss still holds",
-        ("dynlm verify runs/demo", "dynlm verify runs/demo --tokens 5000"),
-        _verify,
-        _add_verify_options,
-        takes_config=False,
-    ),
-    "hostile": Command(
-        "read texts made to hurt by level 1, by a rule and by both mixed",
-        ("dynlm hostile runs/demo", "dynlm hostile runs/demo --memory.rule meta --tokens 5000 --json"),
-        _hostile,
-        _add_hostile_options,
-        takes_run=True,
-        sections=("run", "corpus", "memory"),
-    ),
-}

@@ -1,11 +1,11 @@
-"""Commands that do a whole experiment: ``dynlm demo``, ``dynlm study``. torch is imported only when they run."""
+"""Commands that run a whole experiment: ``dynlm demo``, ``dynlm study``. torch is imported only when they run."""
 
 from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING
 
-from dynlm.cli.command import Command, add_json, print_answer
+from dynlm.cli.command import command, print_answer
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -14,7 +14,13 @@ if TYPE_CHECKING:
     from dynlm.train.config import Config
 
 
+@command("demo", common="run corpus model pretrain metatrain", config="demo", resumes=True)
 def _demo(options: Namespace, config: Config) -> int:
+    """The main job on the embedded corpus: train, tune, meta-train, score, compare, draw.
+
+    dynlm demo
+    dynlm demo --run.name quick --pretrain.epochs 1
+    """
     from dynlm.evaluation.checks.protocol import check_every_rule, to_dict, to_text
     from dynlm.evaluation.tables import text_table
     from dynlm.run.folder import run_path
@@ -38,7 +44,13 @@ def _study_options() -> type:
     return StudyOptions
 
 
+@command("study", options=_study_options, common="run corpus study", resumes=True)
 def _study(options: Namespace, config: StudyOptions) -> int:
+    """Which variant is better: tune every variant alike, score other articles with each, and compare.
+
+    dynlm study --config study-wikitext-2 --corpus.path DIR
+    dynlm study --config runs/wikitext-2-small/study/config.yaml --corpus.path OTHER --study.tune false
+    """
     from dynlm.study.pages import verdict
     from dynlm.study.run import study
     from dynlm.study.tables import as_dict, figures_table
@@ -48,28 +60,3 @@ def _study(options: Namespace, config: StudyOptions) -> int:
     text = ["", figures_table(results), verdict(results), "", *(f"wrote {file}" for file in files)]
     print_answer(options, {**as_dict(results), "files": files}, "\n".join(text))
     return 0
-
-
-COMMANDS: dict[str, Command] = {
-    "demo": Command(
-        "the main job on the embedded corpus: train, tune, meta-train, read, compare, draw",
-        ("dynlm demo", "dynlm demo --run.name quick --pretrain.epochs 1"),
-        _demo,
-        add_json,
-        common=("run", "corpus", "model", "pretrain", "metatrain"),
-        config="demo",
-        resumes=True,
-    ),
-    "study": Command(
-        "which variant is better: tune every variant alike, read other articles by each, and compare",
-        (
-            "dynlm study --config study-wikitext-2 --corpus.path DIR",
-            "dynlm study --config runs/wikitext-2-small/study/config.yaml --corpus.path OTHER --study.tune false",
-        ),
-        _study,
-        add_json,
-        options=_study_options,
-        common=("run", "corpus", "study"),
-        resumes=True,
-    ),
-}

@@ -1,4 +1,4 @@
-"""The verbs that make a language model: its corpus, level 1, rates, phi. torch is imported only by their calls."""
+"""Commands that train: the corpus, level 1, rules, caches, phi. torch is imported only when they run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynlm.cli.command import Command, add_json, is_quiet, print_answer
+from dynlm.cli.command import command, is_quiet, print_answer
 from dynlm.runtime.perplexity import format_perplexity
 
 if TYPE_CHECKING:
@@ -15,7 +15,13 @@ if TYPE_CHECKING:
     from dynlm.train.config import Config
 
 
+@command("corpus", sections="corpus")
 def _corpus(options: Namespace, config: Config) -> int:
+    """Tell what a corpus holds: articles, words, types, longest article of each split.
+
+    dynlm corpus
+    dynlm corpus --corpus.path wikitext-2/ --json
+    """
     from dynlm.data.articles import describe, skipped_files, source_name
     from dynlm.runtime.text import printable
 
@@ -36,7 +42,13 @@ def _corpus(options: Namespace, config: Config) -> int:
     return 0
 
 
+@command("pretrain", resumes=True, common="run corpus tokenizer model pretrain")
 def _pretrain(options: Namespace, config: Config) -> int:
+    """Train level 1: the tokenizer and the static parameters.
+
+    dynlm pretrain --config wikitext-2-small --corpus.path DIR
+    dynlm pretrain --run.name mine --corpus.path book.txt --print_config
+    """
     from dynlm.train.pretrain import pretrain
 
     done = pretrain(config, is_quiet(options))
@@ -50,7 +62,13 @@ def _pretrain(options: Namespace, config: Config) -> int:
     return 0
 
 
+@command("tune", resumes=True, takes_run=True, sections="run corpus memory tune", common="memory tune")
 def _tune(options: Namespace, config: Config) -> int:
+    """Tune a hand-made rule's rates on articles that no figure is reported on.
+
+    dynlm tune runs/demo
+    dynlm tune runs/demo --memory.rule sgd --memory.reset article
+    """
     if config.memory.cache != "none":
         return _tune_cache(options, config)
     from dynlm.train.tune import tune
@@ -80,7 +98,19 @@ def _tune_cache(options: Namespace, config: Config) -> int:
     return 0
 
 
+@command(
+    "metatrain",
+    resumes=True,
+    takes_run=True,
+    sections="run corpus memory tune g metatrain",
+    common="memory g metatrain",
+)
 def _metatrain(options: Namespace, config: Config) -> int:
+    """Learn the memory's rates on training articles that the LSTM has not seen.
+
+    dynlm metatrain runs/demo
+    dynlm metatrain runs/demo --metatrain.tokens 200000 --json
+    """
     if config.memory.cache != "none":
         return _train_gate(options, config)
     from dynlm.train.metatrain import metatrain
@@ -103,7 +133,19 @@ def _metatrain(options: Namespace, config: Config) -> int:
     return 0
 
 
+@command(
+    "finetune",
+    resumes=True,
+    takes_run=True,
+    sections="run corpus memory tune metatrain finetune",
+    common="memory finetune",
+)
 def _finetune(options: Namespace, config: Config) -> int:
+    """Train the static parameters further while a rule reads with them, into a run of its own.
+
+    dynlm finetune runs/demo --memory.rule rms
+    dynlm finetune runs/demo --memory.rule none --finetune.pick_rule rms
+    """
     from dynlm.train.finetune import finetune
 
     done = finetune(Path(options.folder), config, is_quiet(options))
@@ -135,58 +177,3 @@ def _train_gate(options: Namespace, config: Config) -> int:
 def _how_it_ended(done: Mapping[str, Any]) -> str:
     made = f"{done['passes_made']} passes over {done['tokens']:,} tokens, of which {done['passes']} are kept"
     return f"{made}; note: it was still improving at the last pass allowed" if done["still_improving"] else made
-
-
-COMMANDS: dict[str, Command] = {
-    "corpus": Command(
-        "tell what a corpus holds: articles, words, types, longest article of each split",
-        ("dynlm corpus", "dynlm corpus --corpus.path wikitext-2/ --json"),
-        _corpus,
-        add_json,
-        sections=("corpus",),
-    ),
-    "pretrain": Command(
-        "train level 1: the tokenizer and the static parameters",
-        (
-            "dynlm pretrain --config wikitext-2-small --corpus.path DIR",
-            "dynlm pretrain --run.name mine --corpus.path book.txt --print_config",
-        ),
-        _pretrain,
-        add_json,
-        resumes=True,
-        common=("run", "corpus", "tokenizer", "model", "pretrain"),
-    ),
-    "tune": Command(
-        "tune a hand-made rule's rates on articles that no figure is reported on",
-        ("dynlm tune runs/demo", "dynlm tune runs/demo --memory.rule sgd --memory.reset article"),
-        _tune,
-        add_json,
-        resumes=True,
-        takes_run=True,
-        sections=("run", "corpus", "memory", "tune"),
-        common=("memory", "tune"),
-    ),
-    "metatrain": Command(
-        "learn the memory's rates on training articles that the LSTM has not seen",
-        ("dynlm metatrain runs/demo", "dynlm metatrain runs/demo --metatrain.tokens 200000 --json"),
-        _metatrain,
-        add_json,
-        resumes=True,
-        takes_run=True,
-        sections=("run", "corpus", "memory", "tune", "g", "metatrain"),
-        common=("memory", "g", "metatrain"),
-    ),
-    "finetune": Command(
-        "train the static parameters further while a rule reads with them, into a run of its own",
-        (
-            "dynlm finetune runs/demo --memory.rule rms",
-            "dynlm finetune runs/demo --memory.rule none --finetune.pick_rule rms",
-        ),
-        _finetune,
-        add_json,
-        resumes=True,
-        takes_run=True,
-        sections=("run", "corpus", "memory", "tune", "metatrain", "finetune"),
-        common=("memory", "finetune"),
-    ),
-}
