@@ -73,7 +73,7 @@ class Setting:
         """g with rates of each tensor's own, or with all that it may look at and move, and slow weights besides."""
         if not kind.endswith("gated"):
             return Meta(self.statistics, self.static, RATE, PULL, EPSILON)
-        every = {"importance": True, "features": FEATURES, "flush": True, "slow": "slow" in kind}
+        every = {"importance": True, "features": FEATURES, "boundary_reset": True, "slow": "slow" in kind}
         return Meta(self.statistics, self.static, RATE, PULL, EPSILON, **every)
 
     def phi(self, meta: Meta) -> Params:

@@ -10,10 +10,10 @@ set -euo pipefail
 run=${1:?usage: check_run.sh RUN}
 
 # No loss depends on a later token; with all rates zero each rule equals level 1; two sittings equal one.
-dynlm audit "$run" --all
+dynlm check "$run" --all
 
 # The first 2,000 tokens of each score file, read again: bit for bit equal on the same machine and versions.
 dynlm verify "$run" --tokens 2000
 
 # A no-regret mixture bounds what the memory may cost, whatever the text.
-dynlm hostile "$run" --memory.rule rms --tokens 2000
+dynlm stress "$run" --memory.rule rms --tokens 2000

@@ -29,4 +29,4 @@ dynlm heatmap $run    # a passage token by token (PNG, SVG, HTML)
 dynlm report $run     # everything on one HTML page
 
 # No loss may depend on a later token, and with all rates zero every rule has to equal level 1.
-dynlm audit $run --all --places 4
+dynlm check $run --all --places 4

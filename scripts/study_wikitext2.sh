@@ -12,4 +12,4 @@ set -euo pipefail
 dynlm study --config study-wikitext-2 ${1:+--corpus.path "$1"}
 
 # Texts made to hurt: glued snippets, one token repeated, shuffled words, two articles in turn, another language.
-dynlm hostile runs/wikitext-2-small --memory.rule meta --memory.g level-3 --memory.cache learned
+dynlm stress runs/wikitext-2-small --memory.rule meta --memory.g level-3 --memory.cache learned

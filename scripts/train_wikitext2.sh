@@ -20,8 +20,8 @@ dynlm corpus --config wikitext-2-small ${1:+--corpus.path "$1"}
 dynlm tune $run --memory.rule rms
 
 # Level 3: learning rate and decay of each tensor, scaled by importance and by what the last segment looked like.
-dynlm metatrain $run --memory.g level-3 --g.flush true --g.importance true --g.consolidation 0.5 \
-  --g.features '[fresh,settling,heading,surprise,steepness,distance]'
+dynlm metatrain $run --memory.g level-3 --g.boundary_reset true --g.importance true --g.slow_rate 0.5 \
+  --g.features '[doc_age_20,doc_age_100,section_age,loss_delta,grad_rms,weight_distance]'
 
 # A cache beside it, whose share of each token's probability is decided by a learned gate.
 dynlm metatrain $run --memory.rule meta --memory.g level-3 --memory.cache learned

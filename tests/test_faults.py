@@ -22,7 +22,7 @@ from tests.tiny import Run, as_yaml, listing, scored, tiny_config, with_memory
 
 
 def test_a_wild_rate_is_survived_and_told(run_copy: Run) -> None:
-    path, scores = scored(run_copy.folder, with_memory(run_copy.config, rule="sgd", rate=1e6, track=True))
+    path, scores = scored(run_copy.folder, with_memory(run_copy.config, rule="sgd", lr=1e6, track=True))
     level_1 = scored(run_copy.folder, with_memory(run_copy.config, rule="none"))[1]
     assert len(scores) == len(level_1) and np.isfinite(read_scores(path).nats).all()
     guard = scores.protocol["guard"]
@@ -36,7 +36,7 @@ def test_token_arrays_that_vanish_while_they_are_read(
     run_copy: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DYNLM_CACHE", str(tmp_path / "cache"))
-    config = with_memory(run_copy.config, rule="sgd", rate=0.01)
+    config = with_memory(run_copy.config, rule="sgd", lr=0.01)
     wanted = scored(run_copy.folder, config)[1].nats
     read_segment = loop.read_segment
 
@@ -112,7 +112,7 @@ def test_no_number_in_a_gradient_ends_training_before_its_step(
 
 @pytest.mark.parametrize("years", [-20, 20])
 def test_a_clock_that_jumps_changes_no_loss(run_copy: Run, years: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = with_memory(run_copy.config, rule="sgd", rate=0.01)
+    config = with_memory(run_copy.config, rule="sgd", lr=0.01)
     wanted = scored(run_copy.folder, config)[1].nats
     read_segment, now, jumped = loop.read_segment, time.time, [0.0]
 

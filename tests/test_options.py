@@ -60,7 +60,7 @@ def test_numbers_out_of_bounds_are_refused_by_name(section: str, kind: Any, opti
 
 @pytest.mark.parametrize("section, kind, option, is_list", options_with(str), ids=lambda value: str(value))
 def test_lone_surrogates_are_refused_by_name(section: str, kind: Any, option: str, is_list: bool) -> None:
-    if option == "arms":
+    if option == "variants":
         return
     with pytest.raises(UserError, match=rf"^{section}\.{option} is ") as refusal:
         kind(**{option: ["\ud83d"] if is_list else "\ud83d"})
@@ -135,7 +135,7 @@ def test_the_runs_folder_is_found_behind_options(words: list[str]) -> None:
         (["pretrain", "--pretrain.epoch", "3"], "did you mean --pretrain.epochs?"),
         (["compare"], "required: FILE"),
         (["pretrain", "--pretrain.epochs", ".inf"], "pretrain.epochs is inf"),
-        (["pretrain", "--memory.rate", ".nan"], "memory.rate is nan"),
+        (["pretrain", "--memory.lr", ".nan"], "memory.lr is nan"),
         (["pretrain", "--tune.tokens", "9" * 5000], "tune.tokens"),
         (["pretrain", "--run.name", "caf\udce9"], "run.name is"),
         (["verify", "none", "--tokens", "9" * 5000], "tokens"),

@@ -69,7 +69,7 @@ def tiny_config(corpus: Path, runs: Path, **options: Any) -> Config:
             epochs=8,
             lanes=4,
             segment=24,
-            rate=0.02,
+            lr=0.02,
             warmup_steps=10,
             validate_every=50,
             validate_tokens=500,

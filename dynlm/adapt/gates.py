@@ -97,7 +97,7 @@ class Gates:
     @property
     def measures_gradient(self) -> bool:
         """Whether a feature is of the gradient."""
-        return "steepness" in self.features
+        return "grad_rms" in self.features
 
     def features_of(
         self,
@@ -115,19 +115,19 @@ class Gates:
         """
         values = []
         for feature in self.features:
-            if feature == "fresh":
+            if feature == "doc_age_20":
                 values.append(torch.exp(-stats.segments_B / _HORIZONS[0]))
-            elif feature == "settling":
+            elif feature == "doc_age_100":
                 values.append(torch.exp(-stats.segments_B / _HORIZONS[1]))
-            elif feature == "heading":
+            elif feature == "section_age":
                 values.append(torch.exp(-stats.since_heading_B / _SECTION))
-            elif feature == "surprise":
+            elif feature == "loss_delta":
                 before_B = stats.running_nats_B
                 values.append(torch.where(before_B.isnan(), 0.0, nats_B - before_B))
-            elif feature == "steepness":
+            elif feature == "grad_rms":
                 scaled = gradient if self.gradient_scale is None else gradient * self.gradient_scale
                 values.append(scaled.square().flatten(1).mean(1).clamp(min=1e-30).log() / 2)
-            elif feature == "distance":
+            elif feature == "weight_distance":
                 values.append(displacement(theta, theta_0, scratch) / self.size * 10)
         return torch.stack(values, -1).clamp(-_LARGEST_FEATURE, _LARGEST_FEATURE)
 

@@ -12,14 +12,14 @@ from dynlm.runtime.validation import LARGEST_LANES, LARGEST_SEGMENT, Section, bo
 
 Reset = Literal["stream", "article"]
 CacheKind = Literal["none", "fixed", "learned"]
-Feature = Literal["fresh", "settling", "heading", "surprise", "steepness", "distance"]
+Feature = Literal["doc_age_20", "doc_age_100", "section_age", "loss_delta", "grad_rms", "weight_distance"]
 RESETS: tuple[Reset, ...] = get_args(Reset)
 CACHES: tuple[CacheKind, ...] = get_args(CacheKind)
 FEATURES: tuple[Feature, ...] = get_args(Feature)
 
 LARGEST_WINDOW = 1_000_000
 """Tokens of a cache, whose features are all in memory."""
-SMALLEST_FLATNESS, LARGEST_FLATNESS = 1e-6, 1e4
+MIN_INVERSE, MAX_INVERSE = 1e-6, 1e4
 
 
 @dataclass
@@ -27,7 +27,7 @@ class MemoryOptions(Section):
     """The medium-term memory: which weights move, by which rule, and when they are reset."""
 
     SECTION = "memory"
-    COMMON = "rule g reset segment lanes rate pull cache no_regret"
+    COMMON = "rule g reset segment lanes lr decay cache no_regret"
 
     rule: str = "rms"
     """none: level 1, static weights; sgd, sgd+decay, rms (Krause et al. 2018); meta: the learned g, started at rms; or
@@ -42,9 +42,9 @@ class MemoryOptions(Section):
     """Articles read side by side, each with weights of its own; several need reset article, or no rule and no cache."""
     dynamic: list[str] = field(default_factory=lambda: ["*"])
     """Patterns of the tensors that move; the run's model.json has their names."""
-    rate: float | None = bounded(None)
+    lr: float | None = bounded(None)
     """Learning rate eta; unset: the tuned one of the run."""
-    pull: float | None = bounded(None)
+    decay: float | None = bounded(None)
     """Decay lambda toward the static parameters; unset: the tuned one of the run."""
     epsilon: float | None = bounded(None, 1e-12)
     """rms: what is added to the root mean square of the gradients; unset: the tuned one of the run."""
@@ -55,7 +55,7 @@ class MemoryOptions(Section):
     """fixed: constant share (Grave et al. 2017); learned: a gate chooses the cache's share for each token."""
     cache_window: int | None = bounded(None, 1, LARGEST_WINDOW)
     """Tokens that the cache holds; unset: the tuned number of the run."""
-    cache_flatness: list[float] | None = bounded(None, SMALLEST_FLATNESS, LARGEST_FLATNESS)
+    cache_inverse_temperature: list[float] | None = bounded(None, MIN_INVERSE, MAX_INVERSE)
     """Factor of the similarity before the softmax: one number, or with a gate several; unset: tuned."""
     cache_share: float | None = bounded(None, 0, 0.99)
     """A fixed cache's share of the prediction; unset: the tuned one of the run."""
@@ -68,7 +68,7 @@ class MemoryOptions(Section):
     track: bool = False
     """Write into the score file how far the dynamic weights are from the static ones, and the relative size of the
     updates."""
-    guard: bool = True
+    update_filter: bool = True
     """Skip non-finite updates and those over ten times as large as their tensor, and restore the static weights when a
     segment costs 30 nats a token more than chance; the score file counts both."""
     capture: bool = True
@@ -99,11 +99,11 @@ class MemoryOptions(Section):
             )
         if not self.dynamic:
             raise UserError("memory.dynamic is empty", do="name at least one tensor, or choose --memory.rule none")
-        if self.cache_flatness is not None and not self.cache_flatness:
-            raise UserError("memory.cache_flatness is empty", do="name a number, or leave it out")
-        if self.cache == "fixed" and len(self.cache_flatness or [1]) > 1:
+        if self.cache_inverse_temperature is not None and not self.cache_inverse_temperature:
+            raise UserError("memory.cache_inverse_temperature is empty", do="name a number, or leave it out")
+        if self.cache == "fixed" and len(self.cache_inverse_temperature or [1]) > 1:
             raise UserError(
-                "memory.cache_flatness has several numbers", do="name one, or choose --memory.cache learned"
+                "memory.cache_inverse_temperature has several numbers", do="name one, or choose --memory.cache learned"
             )
 
 
@@ -120,16 +120,16 @@ class LearnedRuleOptions(Section):
     hidden: int = bounded(4, 1, 1024)
     """kind lstm: width of its state."""
     level: Literal[2, 3] = 3
-    """3: decay toward the static parameters; 2: none (boundary resets then go to the slow weights of consolidation)."""
+    """3: decay toward the static parameters; 2: none (boundary resets then go to the slow weights of slow_rate)."""
     sharing: Literal["tensor", "row", "weight"] = "tensor"
     """Which weights share a learning rate and a decay: those of a tensor, of a row, or none (weight)."""
     importance: bool = False
     """Scale learning rates and decays with a power, learned for each tensor, of each weight's Fisher information."""
     features: list[Feature] = field(default_factory=list)
     """What the gates of learning rates and decays depend on."""
-    flush: bool = False
+    boundary_reset: bool = False
     """Move each tensor by a learned share toward its anchor at an article's start (matters for memory.reset stream)."""
-    consolidation: float = bounded(0.0, 0, 1)
+    slow_rate: float = bounded(0.0, 0, 1)
     """Share of an article's weight change that the anchor takes over at its end; with g.slow the initial value."""
     slow: bool = False
     """Two time scales: learn for each tensor the anchor's share and the decay of what earlier articles left in it
@@ -144,8 +144,8 @@ class LearnedRuleOptions(Section):
             for name, value in vars(self).items():
                 if name not in ("kind", "hidden") and value != plain[name]:
                     raise UserError(f"g.{name} does not go with g.kind 'lstm'", do="leave it out")
-        if self.level == 2 and self.flush and not self.consolidation:
+        if self.level == 2 and self.boundary_reset and not self.slow_rate:
             raise UserError(
-                "g.level is 2, which has no decay to the static parameters, and g.flush needs an anchor",
-                do="choose g.level 3, or give it an anchor of its own with g.consolidation",
+                "g.level is 2, which has no decay to the static parameters, and g.boundary_reset needs an anchor",
+                do="choose g.level 3, or give it an anchor of its own with g.slow_rate",
             )

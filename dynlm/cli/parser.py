@@ -12,10 +12,10 @@ import itertools
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_type_hints
 
 from dynlm.cli.command import Argument, Command
-from dynlm.cli.config_files import Files, build, config_path, merge, read_config
+from dynlm.cli.config_files import Files, Layers, config_path, read_config
 from dynlm.errors import UserError
 from dynlm.runtime.renamed import rename_words
 from dynlm.runtime.validation import sections_of, within
@@ -44,22 +44,23 @@ def parse(name: str, command: Command, argv: list[str]) -> tuple[Namespace, Any]
     if not command.takes_config:
         return _parse_args(parser, command, argv), None
     kind = command.options()
-    files = _config_files(command, kind, argv)
-    values = merge(files, _run_options(command, parser, argv))
-    used = command.sections.split() or list(sections_of(kind))
-    parser.other_sections = [section for section in sections_of(kind) if section not in used]
+    words: dict[str, dict[str, str]] = {}
+    for word, after in itertools.zip_longest(argv, argv[1:], fillvalue=""):
+        option, equals, value = word.partition("=")
+        section, dot, own = option.removeprefix("--").partition(".")
+        if dot and option.startswith("--"):
+            words.setdefault(section, {})[own] = value if equals else after
+    layers = Layers(kind, _config_files(command, kind, argv), _run_options(command, parser, argv), words)
+    used = command.sections.split() or list(layers.kinds)
+    parser.other_sections = [section for section in layers.kinds if section not in used]
     hidden = 0
     for section in used:
-        section_kind = sections_of(kind)[section]
-        common = getattr(section_kind, "COMMON", "").split() or list(vars(section_kind()))
-        shown = None if full_help else common if section in (command.common.split() or used) else []
-        hidden += _add_section(parser, section, section_kind, values.get(section, {}), shown)
+        is_common = section in (command.common.split() or used)
+        hidden += _add_section(parser, section, layers, "all" if full_help else "common" if is_common else "none")
     if hidden:
         parser.epilog = f"`dynlm {name} --help all` lists {hidden} more options.\n\n{parser.epilog}"
     options = _parse_args(parser, command, argv)
-    for section in used:
-        values[section] = {**values.get(section, {}), **options[section].as_dict()}
-    config = build(kind, values, files)
+    config = layers.build({section: options[section].as_dict() for section in used})
     if options.print_config:
         import yaml
 
@@ -151,28 +152,34 @@ def _run_options(command: Command, parser: ArgumentParser, argv: list[str]) -> d
     return dataclasses.asdict(config)
 
 
-def _add_section(
-    parser: ArgumentParser, section: str, kind: type, values: dict[str, Any], shown: list[str] | None
-) -> int:
-    """Add the options of a section, with ``values`` as defaults. ``--help`` lists those of ``shown``; None: all.
+def _add_section(parser: ArgumentParser, section: str, layers: Layers, shows: Literal["all", "common", "none"]) -> int:
+    """Add the options of a section; return how many of them ``--help`` does not show.
 
-    Returns how many it does not list.
+    Common ones are those that the section names, and those that a plug-in adds to it.
     """
     from argparse import SUPPRESS
 
     from docstring_parser import parse_from_object
 
-    bases = [base for base in reversed(kind.__mro__) if dataclasses.is_dataclass(base)]
-    about = {each.arg_name: each.description or "" for base in bases for each in parse_from_object(base).params}
+    kind, base = layers.kinds[section], sections_of(layers.kind)[section]
+    bases = [each for each in reversed(kind.__mro__) if dataclasses.is_dataclass(each)]
+    about = {
+        each.arg_name: each.description or "" for each_kind in bases for each in parse_from_object(each_kind).params
+    }
     group = parser.add_argument_group(f"{section}: {(kind.__doc__ or '').strip().partition(chr(10))[0].rstrip('.')}")
-    hints, defaults = get_type_hints(kind), vars(kind())
-    hidden = [name for name in defaults if shown is not None and name not in shown]
-    for name, default in defaults.items():
-        text = SUPPRESS if name in hidden else " ".join(about[name].split()).replace("%", "%%")
-        default = values.get(name, default)
+    hints, hidden = get_type_hints(kind), 0
+    common = getattr(kind, "COMMON", "").split() or list(hints)
+    common += [name for name in hints if name not in get_type_hints(base)]
+    for item in dataclasses.fields(kind):
+        name, text = item.name, SUPPRESS
+        if shows == "all" or (shows == "common" and name in common):
+            text = " ".join(about[name].split()).replace("%", "%%")
+        hidden += text is SUPPRESS
+        default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+        default = layers.values[section].get(name, default)
         action = group.add_argument(f"--{section}.{name}", type=hints[name], default=default, help=text)
         action.metavar = _METAVARS.get(hints[name], action.metavar)
-    return len(hidden)
+    return hidden
 
 
 def _parse_args(parser: ArgumentParser, command: Command, argv: list[str]) -> Namespace:

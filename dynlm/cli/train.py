@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from dynlm.train.config import Config
 
 
+_CONSTANTS = {"rate": "lr", "pull": "decay", "epsilon": "epsilon"}
+"""Name of each tuned constant by the key that it is stored with."""
+
+
 @command("corpus", sections="corpus")
 def _corpus(options: Namespace, config: Config) -> int:
     """Tell what a corpus holds: articles, words, types, longest article of each split.
@@ -74,7 +78,7 @@ def _tune(options: Namespace, config: Config) -> int:
     from dynlm.train.tune import tune
 
     done = tune(Path(options.folder), config, is_quiet(options))
-    values = ", ".join(f"{name} {done[name]:g}" for name in ("rate", "pull", "epsilon") if name in done)
+    values = ", ".join(f"{name} {done[key]:g}" for key, name in _CONSTANTS.items() if key in done)
     print_answer(
         options,
         done,

@@ -17,6 +17,7 @@ from dynlm.errors import UserError
 from dynlm.evaluation.score_file import FOLDER, Scores, read_scores
 from dynlm.run.cache_store import rule_stem
 from dynlm.runtime.hashing import fingerprint
+from dynlm.runtime.renamed import original_options
 from dynlm.runtime.validation import plain_name
 
 _DECISIVE = ("model", "tokenizer", "text", "split", "order", "reset", "segment", "reader", "memory")
@@ -76,6 +77,7 @@ def scoring_key(protocol: Mapping[str, Any]) -> str:
     """
     options = protocol.get("options")
     memory = options.get("memory") if isinstance(options, dict) else None
+    memory = original_options("memory", memory) if isinstance(memory, dict) else memory
     return fingerprint(json.dumps([{name: protocol.get(name) for name in _DECISIVE}, memory], sort_keys=True))
 
 

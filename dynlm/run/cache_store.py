@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from dynlm.adapt.options import LARGEST_FLATNESS, LARGEST_WINDOW, SMALLEST_FLATNESS, MemoryOptions
+from dynlm.adapt.options import LARGEST_WINDOW, MAX_INVERSE, MIN_INVERSE, MemoryOptions
 from dynlm.adapt.partners.cache import Cache
 from dynlm.adapt.partners.cache_gate import Gate, gate_feature_names
 from dynlm.errors import UserError
@@ -20,7 +20,8 @@ from dynlm.run.folder import TrainedModel, check_model, memory_path
 from dynlm.runtime.parsing import number_in, read_json, write_json
 from dynlm.runtime.tensors import check_shapes, load_tensors, save_tensors
 
-FIXED = ("window", "flatness", "share")
+FIXED = {"window": "cache_window", "flatness": "cache_inverse_temperature", "share": "cache_share"}
+"""Option of the memory for each constant of a fixed cache, by the name under which it is stored."""
 _MOST_FLATNESSES = 64
 
 
@@ -42,7 +43,7 @@ def load_fixed(folder: Path, memory: MemoryOptions, trained: TrainedModel) -> di
     content = read_json(path)
     check_model(path, content, trained)
     content["window"] = int(number_in(content, "window", path, 1, LARGEST_WINDOW))
-    number_in(content, "flatness", path, SMALLEST_FLATNESS, LARGEST_FLATNESS)
+    number_in(content, "flatness", path, MIN_INVERSE, MAX_INVERSE)
     number_in(content, "share", path, 0, 0.99)
     return dict(content)
 
@@ -76,7 +77,7 @@ def load_gated(
     if not isinstance(flatness, list) or not 1 <= len(flatness) <= _MOST_FLATNESSES:
         raise UserError("it does not tell its flatness", path, "run metatrain again")
     for value in flatness:
-        number_in({"flatness": value}, "flatness", path, SMALLEST_FLATNESS, LARGEST_FLATNESS)
+        number_in({"flatness": value}, "flatness", path, MIN_INVERSE, MAX_INVERSE)
     hidden = tensors["hidden.bias"].numel() if "hidden.bias" in tensors else 0
     pieces, shares = len(gate_feature_names(flatness)), 1 + len(flatness)
     wanted = {
@@ -97,9 +98,9 @@ def open_cache(folder: Path, trained: TrainedModel, memory: MemoryOptions) -> Ca
     if memory.cache == "none":
         return None
     if memory.cache == "learned":
-        for name in FIXED:
-            if getattr(memory, f"cache_{name}") is not None:
-                raise UserError(f"memory.cache_{name} does not go with memory.cache learned, which keeps its own")
+        for option in FIXED.values():
+            if getattr(memory, option) is not None:
+                raise UserError(f"memory.{option} does not go with memory.cache learned, which keeps its own")
         gated = load_gated(folder, memory, trained, trained.device)
         if gated is None:
             raise UserError(
@@ -110,15 +111,15 @@ def open_cache(folder: Path, trained: TrainedModel, memory: MemoryOptions) -> Ca
         return gated[0]
     tuned = load_fixed(folder, memory, trained) or {}
     values = {}
-    for name in FIXED:
-        given = getattr(memory, f"cache_{name}")
+    for name, option in FIXED.items():
+        given = getattr(memory, option)
         given = given[0] if isinstance(given, list) else given
         value = tuned.get(name) if given is None else given
         if value is None:
             raise UserError(
-                f"no memory.cache_{name}, and no cache tuned for rule {memory.rule!r} and reset {memory.reset!r}",
+                f"no memory.{option}, and no cache tuned for rule {memory.rule!r} and reset {memory.reset!r}",
                 folder,
-                f"give --memory.cache_{name} or run `{command('tune', folder, memory)}` first",
+                f"give --memory.{option} or run `{command('tune', folder, memory)}` first",
             )
         values[name] = value
     return Cache(values["window"], (values["flatness"],), values["share"])

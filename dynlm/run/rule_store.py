@@ -29,6 +29,7 @@ from dynlm.run.cache_store import open_cache
 from dynlm.run.folder import TrainedModel, check_model, memory_path
 from dynlm.runtime.files import exclusive
 from dynlm.runtime.parsing import number_in, read_json, write_json
+from dynlm.runtime.renamed import original_name
 from dynlm.runtime.tensors import check_shapes, load_tensors, save_tensors
 from dynlm.runtime.validation import section_of
 from dynlm.types import Params
@@ -101,7 +102,7 @@ def load_tuned(folder: Path, rule: str, reset: str, trained: TrainedModel) -> di
         return None
     if not isinstance(tuned, dict):
         raise UserError(f"what was tuned for {rule} cannot be read", path, "remove it and run tune again")
-    for name in RULES[rule].searched.keys() & tuned.keys():
+    for name in {original_name("memory", option) for option in RULES[rule].searched} & tuned.keys():
         number_in(tuned, name, path, 0.0)
     return tuned
 
@@ -166,8 +167,8 @@ def meta_of(g: LearnedRuleOptions, tuned: Mapping[str, Any], statistics: Statist
         g.sharing,
         g.importance,
         tuple(g.features),
-        g.flush,
-        g.consolidation,
+        g.boundary_reset,
+        g.slow_rate,
         g.momentum,
         g.slow,
         trained.model.output_tensor(own),
@@ -180,7 +181,7 @@ def _meta_learned(about: Mapping[str, Any], statistics: Statistics, trained: Tra
     if not isinstance(names, list) or not isinstance(start, dict) or not names:
         raise UserError("it does not tell how it was learned", path, "run metatrain again")
     for name in RULES["rms"].searched:
-        number_in(start, name, path, 1e-12 if name == "epsilon" else 0.0)
+        number_in(start, original_name("memory", name), path, 1e-12 if name == "epsilon" else 0.0)
     try:
         g = section_of(LearnedRuleOptions, about.get("g"))
     except UserError as error:
@@ -245,7 +246,7 @@ def reader_of(trained: TrainedModel, memory: MemoryOptions, rule: Rule, dynamic:
     if settings.native and trained.device.type != "cpu":
         raise UserError("memory.kernels is 'native', which is for a CPU", do="choose --memory.kernels torch")
     filter_ = None
-    if memory.guard and rule.learns:
+    if memory.update_filter and rule.learns:
         filter_ = UpdateFilter.for_model(trained.params, dynamic, trained.model.vocab_size, memory.track)
     return Reader(engine_for(trained.model, settings), trained.params, rule, dynamic, memory.reset, filter=filter_)
 
@@ -265,14 +266,15 @@ def _open_rule(folder: Path, trained: TrainedModel, memory: MemoryOptions, dynam
     tuned = load_tuned(folder, memory.rule, memory.reset, trained) or {}
     constants = kind.constants(memory)
     for option, given in constants.items():
-        if given is None and option in kind.searched and tuned.get(option) is None:
+        if given is not None or option not in kind.searched:
+            continue
+        constants[option] = tuned.get(original_name("memory", option))
+        if constants[option] is None:
             raise UserError(
                 f"{memory.rule} has no memory.{option} and was not tuned for reset {memory.reset!r}",
                 folder,
                 f"give --memory.{option} or run `{_tune_command(folder, memory)}` first",
             )
-        if given is None and option in kind.searched:
-            constants[option] = tuned[option]
     statistics = None
     if kind.needs_statistics:
         statistics = load_statistics(folder, trained, trained.device)

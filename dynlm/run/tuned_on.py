@@ -70,7 +70,7 @@ def tuned_on(folder: Path, trained: TrainedModel, memory: MemoryOptions) -> list
         gated = load_gated(folder, memory, trained)
         told += records_of(gated[1] if gated else {}, "gate", "learned")
     elif memory.cache == "fixed":
-        given = all(getattr(memory, f"cache_{name}") is not None for name in FIXED)
+        given = all(getattr(memory, option) is not None for option in FIXED.values())
         cache = None if given else load_fixed(folder, memory, trained)
         told += [{"what": "cache", "how": "given"}] if given else records_of(cache or {}, "cache", "tuned")
     return told

@@ -69,10 +69,14 @@ def rename_words(argv: list[str]) -> list[str]:
     return words
 
 
+def original_name(section: str, option: str) -> str:
+    """Return the old name of an option, by which fingerprints and what was tuned have it."""
+    return {new: old for old, new in OPTIONS.get(section, {}).items()}.get(option, option)
+
+
 def original_options(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options by their old names, as fingerprints have them."""
-    old = {new: old for old, new in OPTIONS.get(section, {}).items()}
-    original = {old.get(name, name): value for name, value in values.items()}
+    """Return options by their old names, and old names of values."""
+    original = {original_name(section, name): value for name, value in values.items()}
     if section == "g" and "features" in original:
         features = {new: old for old, new in FEATURES.items()}
         original["features"] = [features.get(each, each) for each in original["features"]]

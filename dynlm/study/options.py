@@ -26,7 +26,7 @@ class StudyConfig(Section):
 
     name: str = "study"
     """Its folder within the run's. Another text needs a study of another name."""
-    arms: list[dict[str, Any]] = field(default_factory=_default_variants)
+    variants: list[dict[str, Any]] = field(default_factory=_default_variants)
     """Each variant: its name, and the options in which it differs (memory: {rule: rms}), section by section."""
     resets: list[Reset] = field(default_factory=lambda: ["stream", "article"])
     """Reset policies that variants are tuned for and read under; one that sets memory.reset is read under that one."""
@@ -52,7 +52,7 @@ class StudyConfig(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         plain_name("study.name", self.name)
-        for option in ("arms", "resets", "orders"):
+        for option in ("variants", "resets", "orders"):
             if not getattr(self, option):
                 raise UserError(f"study.{option} is empty", do="name at least one")
 

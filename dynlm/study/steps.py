@@ -29,7 +29,7 @@ from dynlm.train.gate import train_gate
 from dynlm.train.metatrain import metatrain
 from dynlm.train.tune import ensure_statistics, tune
 
-_CACHE_OPTIONS = ("cache_window", "cache_flatness", "cache_share")
+_CACHE_OPTIONS = ("cache_window", "cache_inverse_temperature", "cache_share")
 _LEDGER = Path("memory") / "prepared.json"
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dynlm.adapt.loop import iter_segments
-from dynlm.adapt.options import LARGEST_FLATNESS, LARGEST_WINDOW, SMALLEST_FLATNESS
+from dynlm.adapt.options import LARGEST_WINDOW, MAX_INVERSE, MIN_INVERSE
 from dynlm.adapt.partners.cache import Cache, CacheInput, CacheState, mixture
 from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.registry import Search
@@ -118,7 +118,7 @@ def _tune_cache(folder: Path, config: Config, trained: TrainedModel, reader: Rea
         share, lookup = values["share"], (round(values["window"]), values["flatness"])
         window_fits, flatness_fits = (
             1 <= lookup[0] <= LARGEST_WINDOW,
-            SMALLEST_FLATNESS <= lookup[1] <= LARGEST_FLATNESS,
+            MIN_INVERSE <= lookup[1] <= MAX_INVERSE,
         )
         if share > _LARGEST_SHARE or not (window_fits and flatness_fits):
             return math.inf
@@ -134,7 +134,7 @@ def _tune_cache(folder: Path, config: Config, trained: TrainedModel, reader: Rea
 
     given: dict[str, float | None] = {
         "window": memory.cache_window,
-        "flatness": memory.cache_flatness[0] if memory.cache_flatness else None,
+        "flatness": memory.cache_inverse_temperature[0] if memory.cache_inverse_temperature else None,
         "share": memory.cache_share,
     }
     searched = {n: s if given[n] is None else s._replace(start=float(given[n] or 0)) for n, s in _SEARCHED.items()}

@@ -32,6 +32,7 @@ from dynlm.runtime.checkpoints import Checkpointer, Checkpoints
 from dynlm.runtime.distributed import Processes
 from dynlm.runtime.files import exclusive
 from dynlm.runtime.perplexity import perplexity
+from dynlm.runtime.renamed import original_options
 from dynlm.runtime.validation import fingerprint_options
 from dynlm.train.config import Config
 from dynlm.train.outer_loop import AveragedAdam, OuterLoop, Report, best_of, shared_stream
@@ -111,7 +112,7 @@ def _finetune(folder: Path, target: Path, config: Config, quiet: bool) -> dict[s
         "finetuned_from": {"run": folder.name, "model": trained.fingerprint},
         "rule": _label(memory),
         "reset": memory.reset,
-        "finetune": dataclasses.asdict(options),
+        "finetune": original_options("finetune", dataclasses.asdict(options)),
         "tokens": options.tokens,
         "seconds": round(loop.seconds, 1),
         "picked_by": _label(picked_by),
@@ -163,10 +164,10 @@ def _outer_loop(
     memory = reader.fresh_memory(stream.local_lanes)
     moving = {name: static[name] for name in reader.dynamic}
     learners: list[MetaGradient] = [StaticGradients(moving)]
-    groups = [(moving, options.rate)]
+    groups = [(moving, options.lr)]
     if options.phi and isinstance(meta, Meta):
         learners.append(Sensitivities(meta, phi, reader, memory, config.metatrain.bound))
-        groups.append((phi, config.metatrain.rate))
+        groups.append((phi, config.metatrain.lr))
     return OuterLoop(reader, memory, stream, learners, AveragedAdam(groups, options.average), processes)
 
 

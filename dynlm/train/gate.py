@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dynlm.adapt.loop import iter_segments
-from dynlm.adapt.options import LARGEST_FLATNESS, SMALLEST_FLATNESS
+from dynlm.adapt.options import MAX_INVERSE, MIN_INVERSE
 from dynlm.adapt.partners.cache import Cache, CacheInput, CacheState, mixture
 from dynlm.adapt.partners.cache_gate import Gate, initial_gate, log_shares
 from dynlm.adapt.reader import Reader
@@ -100,11 +100,11 @@ def _train_gate(folder: Path, config: Config, trained: TrainedModel, reader: Rea
     fixed = load_fixed(folder, memory, trained)
     if fixed is None:
         # The search has one inverse temperature; the given ones are the gate's.
-        hand_made = memory.replace(cache="fixed", cache_flatness=None)
+        hand_made = memory.replace(cache="fixed", cache_inverse_temperature=None)
         fixed = tune_cache(folder, dataclasses.replace(config, memory=hand_made), quiet)
     around = (fixed["flatness"] * factor for factor in _FLATNESSES)
     flatness = tuple(
-        memory.cache_flatness or (min(max(value, SMALLEST_FLATNESS), LARGEST_FLATNESS) for value in around)
+        memory.cache_inverse_temperature or (min(max(value, MIN_INVERSE), MAX_INVERSE) for value in around)
     )
     cache = Cache(memory.cache_window or fixed["window"], flatness, 0.0)
     meta, valid = (

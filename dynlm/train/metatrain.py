@@ -31,6 +31,7 @@ from dynlm.run.tuned_on import record, records_of
 from dynlm.runtime.checkpoints import Checkpointer, Checkpoints
 from dynlm.runtime.distributed import Processes
 from dynlm.runtime.files import exclusive
+from dynlm.runtime.renamed import original_options
 from dynlm.runtime.validation import fingerprint_options
 from dynlm.train.config import Config
 from dynlm.train.outer_loop import AveragedAdam, OuterLoop, Report, best_of, shared_stream
@@ -112,7 +113,7 @@ def _metatrain(
         "start": {option: tuned[option] for option in ("rate", "pull", "epsilon")},
         "tuning_nats_per_token": nats,
         "kept": kept,
-        "g": dataclasses.asdict(config.g),
+        "g": original_options("g", dataclasses.asdict(config.g)),
         "tuned_on": [
             *records_of(tuned, "rates", "tuned"),
             record("g", "learned", config.corpus, "meta", aside, range(aside.articles)),
@@ -136,5 +137,5 @@ def _outer_loop(
         learner = Windows(meta, phi, _SAMPLE, torch.Generator().manual_seed(config.run.seed))
     else:
         learner = Sensitivities(meta, phi, reader, memory, config.metatrain.bound)
-    optimizer = AveragedAdam([(phi, config.metatrain.rate)], config.metatrain.average)
+    optimizer = AveragedAdam([(phi, config.metatrain.lr)], config.metatrain.average)
     return OuterLoop(reader, memory, stream, [learner], optimizer, processes)

@@ -17,10 +17,10 @@ def lr_at(step: int, steps: int, config: PretrainOptions) -> float:
     """Return the learning rate of ``step`` (from 0): linear warm-up, then for adamw half a cosine to ``final_rate``."""
     warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
     if config.optimizer == "nt-asgd":
-        return config.rate * warm
+        return config.lr * warm
     done = min(1.0, step / max(1, steps))
-    cosine = config.final_rate + (1 - config.final_rate) * 0.5 * (1 + math.cos(math.pi * done))
-    return config.rate * warm * cosine
+    cosine = config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * done))
+    return config.lr * warm * cosine
 
 
 class Optimiser:
@@ -41,9 +41,9 @@ class Optimiser:
         ]
         self._torch: torch.optim.Optimizer
         if config.optimizer == "adamw":
-            self._torch = torch.optim.AdamW(groups, lr=config.rate, betas=(0.9, 0.99), fused=True)
+            self._torch = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.99), fused=True)
         else:
-            self._torch = torch.optim.SGD(groups, lr=config.rate)
+            self._torch = torch.optim.SGD(groups, lr=config.lr)
         self.validations: list[float] = []
         self.averaged: Params = {}
         self.averaged_steps = 0

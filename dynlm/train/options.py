@@ -14,7 +14,7 @@ class PretrainOptions(Section):
     """Level-1 training."""
 
     SECTION = "pretrain"
-    COMMON = "epochs lanes segment optimizer rate"
+    COMMON = "epochs lanes segment optimizer lr"
 
     epochs: float = bounded(3.0, 0, 1_000_000)
     """Passes over the training tokens."""
@@ -26,9 +26,9 @@ class PretrainOptions(Section):
     """Batches whose gradients are summed before a step."""
     optimizer: Literal["adamw", "nt-asgd"] = "adamw"
     """adamw: warm-up, then cosine decay; nt-asgd: constant rate, averaging once validation stalls."""
-    rate: float = bounded(3e-3)
+    lr: float = bounded(3e-3)
     """Peak learning rate."""
-    final_rate: float = bounded(0.01)
+    final_lr: float = bounded(0.01)
     """Final learning rate of the cosine, as a share of the peak."""
     warmup_steps: int = bounded(200)
     """Steps of linear warm-up."""
@@ -74,7 +74,7 @@ class MetatrainOptions(Section):
     """Meta-training of g's parameters phi, on training articles that the language model has not seen."""
 
     SECTION = "metatrain"
-    COMMON = "tokens lanes window rate"
+    COMMON = "tokens lanes window lr"
 
     tokens: int = bounded(100000)
     """Tokens read; the articles are read again from the first when they end."""
@@ -82,7 +82,7 @@ class MetatrainOptions(Section):
     """Articles read side by side, over all processes; each lane has weights of its own."""
     window: int = bounded(50, 1, LARGEST_SEGMENT)
     """Segments of all lanes whose meta-gradients are averaged for one step of phi."""
-    rate: float = bounded(0.02)
+    lr: float = bounded(0.02)
     """Adam's learning rate for the logarithms of the learning rates."""
     bound: float = bounded(2.0)
     """Largest distance of a log learning rate from its start, in nats."""
@@ -99,7 +99,7 @@ class FinetuneOptions(Section):
     """Training the static parameters further, by the loss that remains when memory.rule adapts them while reading."""
 
     SECTION = "finetune"
-    COMMON = "name tokens rate pick_rule"
+    COMMON = "name tokens lr pick_rule"
 
     name: str | None = None
     """The new run, beside the one that it starts from; unset: RUN-finetuned-RULE."""
@@ -111,7 +111,7 @@ class FinetuneOptions(Section):
     """Articles read side by side, over all processes; each lane has weights of its own."""
     window: int = bounded(32, 1, LARGEST_SEGMENT)
     """Segments of all lanes whose gradients are averaged for one step."""
-    rate: float = bounded(1e-4)
+    lr: float = bounded(1e-4)
     """Adam's learning rate for the static parameters."""
     average: float = bounded(0.98, 0, 0.9999)
     """Decay of their Polyak average."""

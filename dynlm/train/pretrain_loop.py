@@ -108,7 +108,7 @@ class PretrainLoop:
             if not math.isfinite(norm):
                 # Before the step: no checkpoint holds the weights that it would give.
                 where = f"step {self.step + 1}, {first_non_finite(self.params)}"
-                raise UserError(f"training diverged: the gradient's norm is {norm}", where, "lower pretrain.rate")
+                raise UserError(f"training diverged: the gradient's norm is {norm}", where, "lower pretrain.lr")
             last = self.position.tokens >= self._goal
             logs = (self.step + 1) % options.log_every == 0 or last
             previous = {name: tensor.detach().clone() for name, tensor in self.params.items()} if logs else {}
@@ -121,7 +121,7 @@ class PretrainLoop:
                 loss = float(self._processes.reduce(self._window_nats)) / self._window_tokens
                 if not math.isfinite(loss):
                     where = f"step {self.step}"
-                    raise UserError("training diverged: the loss is not finite", where, "lower pretrain.rate")
+                    raise UserError("training diverged: the loss is not finite", where, "lower pretrain.lr")
                 bar.set_postfix(nats=f"{loss:.3f}", rate=f"{lr:.1e}", refresh=False)
                 line = {"loss": loss, "norm": norm, "rate": lr, "tokens": self.position.tokens, "seconds": self.seconds}
                 updates = update_to_weight(self.params, previous)

@@ -34,6 +34,7 @@ from dynlm.run.tuned_on import record
 from dynlm.runtime.checkpoints import Checkpointer, Checkpoints, State
 from dynlm.runtime.distributed import Processes
 from dynlm.runtime.files import exclusive
+from dynlm.runtime.renamed import original_options
 from dynlm.runtime.validation import fingerprint_options
 from dynlm.train.config import Config
 
@@ -119,7 +120,9 @@ def _tune(folder: Path, config: Config, trained: TrainedModel, saves: bool, quie
         nats = mean_nats(rule_store.reader_of(trained, memory, rule, dynamic), stream)
         bar.update()
         bar.set_postfix({"nats": f"{nats:.4f}", **{name: f"{value:.1e}" for name, value in values.items()}})
-        log_line(folder, event="tune", rule=memory.rule, reset=memory.reset, nats=nats, **values)
+        log_line(
+            folder, event="tune", rule=memory.rule, reset=memory.reset, nats=nats, **original_options("memory", values)
+        )
         return nats
 
     checkpoints = search_checkpoints(
@@ -136,7 +139,7 @@ def _tune(folder: Path, config: Config, trained: TrainedModel, saves: bool, quie
     bar.close()
     level_1 = mean_nats(rule_store.reader_of(trained, memory, LEVEL_1, dynamic), stream)
     tuned: dict[str, Any] = {
-        **best,
+        **original_options("memory", best),
         "nats_per_token": nats,
         "level_1_nats_per_token": level_1,
         "settings": settings,

@@ -353,4 +353,4 @@ def gates_of(static):
     from dynlm.adapt.gates import Gates
 
     lr_KJ = torch.linspace(-0.5, 0.5, len(static))[:, None]
-    return Gates(("fresh",), lr_KJ, torch.zeros_like(lr_KJ))
+    return Gates(("doc_age_20",), lr_KJ, torch.zeros_like(lr_KJ))

@@ -651,15 +651,14 @@ def test_a_launched_process_trains_as_one_called(tiny_corpus: Path, tmp_path: Pa
     """Several: ``training/test_several_processes``."""
     from dynlm.train.pretrain import pretrain
 
-    steps = {"epochs": 0.4, "log_every": 1, "optimizer": "nt-asgd", "rate": 5.0}
+    steps = {"epochs": 0.4, "log_every": 1, "optimizer": "nt-asgd", "lr": 5.0}
     called = tiny_config(tiny_corpus, tmp_path / "called", pretrain=steps)
     pretrain(called, quiet=True)
     path = tmp_path / "tiny.yaml"
     path.write_text(as_yaml(tiny_config(tiny_corpus, tmp_path / "launched", pretrain=steps)))
     launcher = ["accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1"]
-    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no"]
-    script = ROOT / "scripts" / "pretrain.py"
-    done = process(sys.executable, "-m", *launcher, script, "--config", path, folder=tmp_path)
+    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "dynlm", "pretrain"]
+    done = process(sys.executable, "-m", *launcher, "--config", path, folder=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     losses = {}
     for name in ("called", "launched"):
@@ -670,9 +669,9 @@ def test_a_launched_process_trains_as_one_called(tiny_corpus: Path, tmp_path: Pa
 
 
 def launched(verb: str, *words: object, folder: Path) -> subprocess.CompletedProcess[str]:
-    """A verb's script in two processes."""
-    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    return process(sys.executable, "-m", *launcher, ROOT / "scripts" / f"{verb}.py", *words, folder=folder)
+    """Return what a command in two processes said."""
+    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
+    return process(sys.executable, "-m", *launcher, "dynlm", verb, *words, folder=folder)
 
 
 @pytest.mark.parametrize("rule", ["none", "rms"])
@@ -680,7 +679,7 @@ def test_two_processes_share_the_articles_to_be_scored(rule: str, tuned_copy: Ru
     from dynlm.evaluation.score_file import read_scores
 
     options = ("--memory.rule", rule, "--memory.reset", "article")
-    command = (sys.executable, ROOT / "scripts" / "score.py", tuned_copy.folder, *options, "--json")
+    command = (sys.executable, "-m", "dynlm", "score", tuned_copy.folder, *options, "--json")
     done = process(*command, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     path = Path(json.loads(done.stdout)["file"])

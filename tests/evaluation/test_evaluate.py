@@ -70,10 +70,12 @@ def test_every_rule_lowers_the_loss_of_repetitive_text(tuned_copy: Run) -> None:
     assert all(means[rule] < means["none"] - 0.02 for rule in ("sgd", "rms", "meta")), means
 
 
-@pytest.mark.parametrize("options", [{"rule": "sgd"}, {"rule": "sgd+decay", "pull": 0.0}, {"rule": "rms", "pull": 0.0}])
+@pytest.mark.parametrize(
+    "options", [{"rule": "sgd"}, {"rule": "sgd+decay", "decay": 0.0}, {"rule": "rms", "decay": 0.0}]
+)
 def test_a_rate_of_zero_is_level_1_bit_for_bit(options: dict[str, object], tuned_copy: Run) -> None:
     level_1 = rescored(tuned_copy, with_memory(tuned_copy.config, rule="none"))[1]
-    zero = rescored(tuned_copy, with_memory(tuned_copy.config, rate=0.0, **options))[1]
+    zero = rescored(tuned_copy, with_memory(tuned_copy.config, lr=0.0, **options))[1]
     assert np.array_equal(level_1.nats, zero.nats)
 
 
@@ -97,7 +99,7 @@ def test_articles_under_stream_resets_depend_on_earlier_ones(tuned_copy: Run) ->
 
 
 def test_both_policies_read_the_first_article_alike(tuned_copy: Run) -> None:
-    rates = {"rule": "rms", "rate": 0.01, "pull": 0.001, "epsilon": 0.001}
+    rates = {"rule": "rms", "lr": 0.01, "decay": 0.001, "epsilon": 0.001}
     stream, article = (
         rescored(tuned_copy, with_memory(tuned_copy.config, reset=reset, **rates))[1] for reset in ("stream", "article")
     )

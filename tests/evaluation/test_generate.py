@@ -62,7 +62,7 @@ def test_a_memory_learns_a_word_that_the_prompt_repeats(tuned_run: Run) -> None:
 
 def test_zero_rates_generate_what_level_1_generates(tuned_run: Run) -> None:
     plain = generated(tuned_run.folder, with_memory(tuned_run.config, rule="none"), PROMPT * 4, 40)
-    zero = generated(tuned_run.folder, with_memory(tuned_run.config, rule="sgd", rate=0.0), PROMPT * 4, 40)
+    zero = generated(tuned_run.folder, with_memory(tuned_run.config, rule="sgd", lr=0.0), PROMPT * 4, 40)
     assert zero == plain
 
 
@@ -72,7 +72,7 @@ def test_a_mixture_generates_with_the_better_expert(tuned_run: Run) -> None:
     plain = generated(tuned_run.folder, with_memory(tuned_run.config, rule="none"), prompt, 30, temperature=0)
     taken_up, wild = (
         generated(tuned_run.folder, with_memory(tuned_run.config, no_regret=True, **options), prompt, 30, temperature=0)
-        for options in ({"rule": "rms"}, {"rule": "sgd", "rate": 1e4})
+        for options in ({"rule": "rms"}, {"rule": "sgd", "lr": 1e4})
     )
     assert "bafidela" in taken_up
     assert wild == plain

@@ -61,7 +61,7 @@ def test_g_and_a_gate_record_what_they_were_learned_and_picked_on(tuned_copy: Ru
 
 def test_level_1_has_none_and_rates_by_hand_are_given(tuned_copy: Run) -> None:
     assert read_by(tuned_copy, with_memory(tuned_copy.config, rule="none"))[1].protocol["tuned_on"] is None
-    by_hand = read_by(tuned_copy, with_memory(tuned_copy.config, rule="sgd", rate=0.1))[1].protocol
+    by_hand = read_by(tuned_copy, with_memory(tuned_copy.config, rule="sgd", lr=0.1))[1].protocol
     assert by_hand["tuned_on"] == [{"what": "rates", "how": "given"}] and overlaps(by_hand) == []
     assert tuned_notes(by_hand) == ["rates given"]
 

@@ -47,7 +47,7 @@ def test_scorings_that_differ_never_share_a_file(tuned_copy: Run, tmp_path: Path
     (corpus / "valid.txt").write_text((corpus / "valid.txt").read_text().replace("the", "teh"))
     other_text = dataclasses.replace(config, corpus=dataclasses.replace(config.corpus, path=str(corpus)))
     others = [
-        scored(tuned_copy.folder, with_memory(config, rate=0.01))[0],
+        scored(tuned_copy.folder, with_memory(config, lr=0.01))[0],
         scored(tuned_copy.folder, other_text)[0],
         scored(tuned_copy.folder, config, "1-2")[0],
     ]

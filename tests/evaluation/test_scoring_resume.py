@@ -29,7 +29,7 @@ COLUMNS = ("article", "position", "segment", "token", "words", "nats", "distance
 CASES = [
     {"rule": "none"},
     {"rule": "rms", "no_regret": True},
-    {"rule": "meta", "cache": "fixed", "cache_window": 30, "cache_flatness": [0.6], "cache_share": 0.2},
+    {"rule": "meta", "cache": "fixed", "cache_window": 30, "cache_inverse_temperature": [0.6], "cache_share": 0.2},
     {"rule": "rms", "reset": "article", "lanes": 2},
 ]
 
@@ -207,13 +207,13 @@ def test_a_scoring_by_other_options_begins_anew_and_leaves_the_first(
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "save", save_and_die)
         with pytest.raises(Killed):
-            scored(tuned_copy.folder, often(with_memory(config, rate=0.0)))
+            scored(tuned_copy.folder, often(with_memory(config, lr=0.0)))
     under_way = left_over(tuned_copy.folder)
     assert under_way
     again = scored(tuned_copy.folder, config)[1]
     assert np.array_equal(again.nats, whole.nats)
     assert left_over(tuned_copy.folder) == under_way
-    scored(tuned_copy.folder, with_memory(config, rate=0.0))
+    scored(tuned_copy.folder, with_memory(config, lr=0.0))
     assert left_over(tuned_copy.folder) == []
 
 

@@ -30,7 +30,7 @@ TRAPS = [
     b"run: {seed: .nan}\n",
     b"run: {seed: 1e400}\n",
     b"model: {layers: 1000000000000}\n",
-    b"memory: {rate: .inf}\nmemory: {rate: 1}\n",
+    b"memory: {lr: .inf}\nmemory: {rate: 1}\n",
     b"run: !!python/object/apply:os.system ['true']\n",
     b"run: !!set {a, b}\nmemory: !!binary aGk=\n",
     b"<<: {run: {name: x}}\n",

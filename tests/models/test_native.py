@@ -100,7 +100,7 @@ def test_losses_weights_and_meta_gradients_equal_torch(lanes: int, threads: int,
 def test_the_kernel_takes_steps_whose_decay_all_lanes_share(
     gated: bool, native: NativeKernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    g = meta(pull=0.18, features=("fresh", "surprise") if gated else ())
+    g = meta(pull=0.18, features=("doc_age_20", "loss_delta") if gated else ())
     chosen, taken, step_ = dataclasses.replace(reader(), rule=g.rule(moved_phi(g))), [], NativeKernels.step_
 
     def counted(*arguments: Any) -> None:

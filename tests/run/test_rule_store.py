@@ -48,7 +48,7 @@ def statistics_of(trained: TrainedModel) -> Statistics:
 
 
 START = {"rate": 0.1, "pull": 1e-3, "epsilon": 0.25}
-G = LearnedRuleOptions(features=["fresh", "surprise"], importance=True, flush=True)
+G = LearnedRuleOptions(features=["doc_age_20", "loss_delta"], importance=True, boundary_reset=True)
 
 
 def test_all_comes_back_exactly(tmp_path: Path, trained: TrainedModel) -> None:
@@ -68,7 +68,7 @@ def test_all_comes_back_exactly(tmp_path: Path, trained: TrainedModel) -> None:
     assert learned[1]["tensors"] == list(NAMES)
     told = json.loads((tmp_path / "memory" / "meta-article.json").read_text())["phi"]["embedding"]
     assert told["alpha"] == pytest.approx(0.1 * math.exp(float(phi["rate"][0])))
-    assert told["rate.gates"]["surprise"] == float(phi["rate.gates"][0, 1])
+    assert told["rate.gates"]["loss_delta"] == float(phi["rate.gates"][0, 1])
     for name, reset in (("meta", "stream"), ("other", "article")):
         assert load_learned(tmp_path, name, reset, trained) is None
 
@@ -122,9 +122,9 @@ def test_options_go_before_tuned_rates(tuned_run: Run, trained: TrainedModel) ->
     assert tuned is not None
     as_tuned = open_reader(tuned_run.folder, trained, MemoryOptions())
     assert set(as_tuned.rule.rates.values()) == {Rates(tuned["rate"], tuned["pull"])}
-    given = open_reader(tuned_run.folder, trained, MemoryOptions(rate=0.25))
+    given = open_reader(tuned_run.folder, trained, MemoryOptions(lr=0.25))
     assert set(given.rule.rates.values()) == {Rates(0.25, tuned["pull"])}
-    zero = open_reader(tuned_run.folder, trained, MemoryOptions(rate=0.0, pull=0.0))
+    zero = open_reader(tuned_run.folder, trained, MemoryOptions(lr=0.0, decay=0.0))
     assert set(zero.rule.rates.values()) == {Rates(0.0, 0.0)}
 
 
@@ -144,12 +144,12 @@ def test_level_1_needs_nothing(trained_run: Run, trained: TrainedModel) -> None:
 @pytest.mark.parametrize(
     "options, said",
     [
-        ({"rule": "sgd"}, "sgd has no memory.rate and was not tuned"),
-        ({"rule": "sgd+decay", "rate": 0.1}, "has no memory.pull"),
-        ({"rule": "rms", "rate": 0.1, "pull": 0.1}, "has no memory.epsilon"),
-        ({"rule": "rms", "rate": 0.1, "pull": 0.1, "epsilon": 0.1}, "no gradient statistics yet"),
+        ({"rule": "sgd"}, "sgd has no memory.lr and was not tuned"),
+        ({"rule": "sgd+decay", "lr": 0.1}, "has no memory.decay"),
+        ({"rule": "rms", "lr": 0.1, "decay": 0.1}, "has no memory.epsilon"),
+        ({"rule": "rms", "lr": 0.1, "decay": 0.1, "epsilon": 0.1}, "no gradient statistics yet"),
         ({"rule": "meta"}, "no learned memory 'meta' for reset 'stream'"),
-        ({"rule": "meta", "rate": 0.1}, "memory.rate does not go with memory.rule meta"),
+        ({"rule": "meta", "lr": 0.1}, "memory.lr does not go with memory.rule meta"),
     ],
 )
 def test_what_is_missing_is_said_with_the_way_to_it(

@@ -133,15 +133,15 @@ def test_tensors_that_are_no_checkpoint_are_passed_over(about: object, tmp_path:
 
 
 def test_what_was_made_with_other_options_is_refused_by_name(tmp_path: Path) -> None:
-    made_with = {"g.features": ("fresh",), "rate": 0.1, "seed": None}
+    made_with = {"g.features": ("doc_age_20",), "rate": 0.1, "seed": None}
     saved(tmp_path, 1, made_with=made_with)
     assert Checkpoints(tmp_path, made_with=made_with).newest() is not None
-    for name, value in (("g.features", ["fresh", "surprise"]), ("rate", 0.2), ("seed", 1), ("more", 2)):
+    for name, value in (("g.features", ["doc_age_20", "loss_delta"]), ("rate", 0.2), ("seed", 1), ("more", 2)):
         other = Checkpoints(tmp_path, made_with={**made_with, name: value})
         with pytest.raises(UserError, match=rf"-00000001\.safetensors: .* made with {name} .*, not .*; use the same"):
             other.newest()
     with pytest.raises(UserError, match="made with rate 0.1, not None"):
-        Checkpoints(tmp_path, made_with={"g.features": ["fresh"], "seed": None}).newest()
+        Checkpoints(tmp_path, made_with={"g.features": ["doc_age_20"], "seed": None}).newest()
 
 
 def test_a_writer_that_is_killed_leaves_the_one_before(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ VARIANTS: list[dict[str, Any]] = [
 
 
 def options(made: Run, **changes: Any) -> StudyOptions:
-    chosen = StudyConfig(arms=VARIANTS, articles="4-6", resamples=20, baselines=["level 1"], pairs=[])
+    chosen = StudyConfig(variants=VARIANTS, articles="4-6", resamples=20, baselines=["level 1"], pairs=[])
     return StudyOptions(**{**vars(made.config), "study": chosen, **changes})
 
 

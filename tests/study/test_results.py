@@ -42,7 +42,7 @@ CARD = {"fingerprint": "base", "parameters": 2_000_000}
 
 def options(variants: dict[str, str] = RULES, **study: Any) -> StudyOptions:
     named = [{"name": name, "memory": {"rule": rule}} for name, rule in variants.items()]
-    return StudyOptions(study=StudyConfig(arms=named, **{"resamples": 60, "articles": "1-5", **study}))
+    return StudyOptions(study=StudyConfig(variants=named, **{"resamples": 60, "articles": "1-5", **study}))
 
 
 def done(asked: StudyOptions, below: dict[str, float], folder: Path) -> list[Done]:

@@ -33,7 +33,7 @@ def study_file(folder: Path, made: Run, **study: Any) -> Path:
     """A study's config beside the run's own, on which it stands."""
     (folder / "base.yaml").write_text(yaml.safe_dump(dataclasses.asdict(made.config)))
     runs = {"folder": str(made.folder.parent), "name": made.folder.name, "cpu": True}
-    asked = {"arms": VARIANTS, "articles": "4-6", "resamples": 50, "pairs": ["level 1:g"], **study}
+    asked = {"variants": VARIANTS, "articles": "4-6", "resamples": 50, "pairs": ["level 1:g"], **study}
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump({"base": "base.yaml", "run": runs, "study": asked}))
     return path
@@ -154,9 +154,9 @@ def test_a_missing_slot_is_reported(run_copy: Run, tmp_path: Path, capsys: Captu
 REFUSED: list[tuple[list[str], str]] = [
     (["--study.articles", "4-7"], "study.articles is '4-7' but there are 6 articles"),
     (["--study.articles", "3-6"], "article 3 of valid is in study.articles '3-6' and, for tuning, in tune.articles"),
-    (["--study.arms", "[]"], "study.arms is empty"),
+    (["--study.variants", "[]"], "study.variants is empty"),
     (
-        ["--study.arms", "[{name: level 1}, {name: rms, memory: {speed: 3}}]"],
+        ["--study.variants", "[{name: level 1}, {name: rms, memory: {speed: 3}}]"],
         "variant 'rms': memory has no option 'speed'",
     ),
     (["--study.baselines", "[sgd]"], "study.baselines names 'sgd'"),

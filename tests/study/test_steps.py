@@ -81,7 +81,7 @@ def test_without_find_slots_are_used_as_they_are(tmp_path: Path):
 
 
 def slots_of(tmp_path: Path, variants: list[dict[str, Any]]) -> dict[str, list[Step]]:
-    asked = StudyOptions(study=StudyConfig(arms=variants, baselines=[], pairs=[]))
+    asked = StudyOptions(study=StudyConfig(variants=variants, baselines=[], pairs=[]))
     return {
         variant.name: steps_of(run_in(tmp_path), asked.run_options(), variant, "stream")
         for variant in variants_of(asked)
@@ -90,7 +90,7 @@ def slots_of(tmp_path: Path, variants: list[dict[str, Any]]) -> dict[str, list[S
 
 def test_each_rule_names_what_it_needs_in_order(tmp_path: Path):
     variants = [{"name": rule, "memory": {"rule": rule}} for rule in ("none", "sgd", "rms", "meta")]
-    variants.append({"name": "given", "memory": {"rule": "sgd", "rate": 0.1}})
+    variants.append({"name": "given", "memory": {"rule": "sgd", "lr": 0.1}})
     steps = slots_of(tmp_path, variants)
     statistics, rms = "gradient statistics R", "the rates of rms under stream"
     assert {name: [step.slot for step in each] for name, each in steps.items()} == {

@@ -17,14 +17,14 @@ def options(variants: list[dict[str, Any]], **study: Any) -> StudyOptions:
     names = [variant.get("name") for variant in variants]
     return StudyOptions(
         memory=MemoryOptions(segment=15),
-        study=StudyConfig(arms=variants, **{"baselines": names[:1], "pairs": [], **study}),
+        study=StudyConfig(variants=variants, **{"baselines": names[:1], "pairs": [], **study}),
     )
 
 
 def test_a_variant_changes_the_options_it_names_and_no_others():
-    asked = options([{"name": "a", "memory": {"rule": "sgd", "rate": 1}, "metatrain": {"tokens": 5}}, {"name": "b"}])
+    asked = options([{"name": "a", "memory": {"rule": "sgd", "lr": 1}, "metatrain": {"tokens": 5}}, {"name": "b"}])
     first, second = variants_of(asked)
-    assert (first.config.memory.rule, first.config.memory.rate, first.config.memory.segment) == ("sgd", 1, 15)
+    assert (first.config.memory.rule, first.config.memory.lr, first.config.memory.segment) == ("sgd", 1, 15)
     assert first.config.metatrain.tokens == 5
     assert second.config == asked.run_options()
     assert type(second.config) is Config
@@ -45,7 +45,7 @@ REFUSED: list[tuple[list[dict[str, Any]], dict[str, Any], str]] = [
     ([{"name": "a", "memory": {"speed": 1}}], {}, "variant 'a': memory has no option 'speed'"),
     ([{"name": "a", "memry": {"rate": 1}}], {}, "variant 'a': 'memry' is no section"),
     ([{"name": "a", "pretrain": {"epochs": 1}}], {}, "variant 'a': 'pretrain' is shared by all variants"),
-    ([{"name": "a", "memory": {"rate": "fast"}}], {}, "variant 'a': memory.rate is 'fast'"),
+    ([{"name": "a", "memory": {"rate": "fast"}}], {}, "variant 'a': memory.lr is 'fast'"),
     ([{"name": "a", "memory": {"track": 1}}], {}, "variant 'a': memory.track is 1"),
     ([{"name": "a", "memory": {"segment": True}}], {}, "variant 'a': memory.segment is True"),
     ([{"name": "a", "memory": {"dynamic": [1]}}], {}, "variant 'a': memory.dynamic is [1]"),
@@ -58,7 +58,7 @@ REFUSED: list[tuple[list[dict[str, Any]], dict[str, Any], str]] = [
     ([{"name": "a"}], {"drawn": ["b"]}, "study.drawn names 'b'"),
     ([{"name": "a"}], {"pairs": ["a:b"]}, "study.pairs names 'b'"),
     ([{"name": "a"}], {"pairs": ["a"]}, "study.pairs has 'a'"),
-    ([], {}, "study.arms is empty"),
+    ([], {}, "study.variants is empty"),
     ([{"name": "a"}], {"resets": ["never"]}, "study.resets is 'never'"),
     ([{"name": "a"}], {"orders": []}, "study.orders is empty"),
     ([{"name": "a"}], {"name": "../x"}, "study.name is '../x'"),
@@ -84,7 +84,7 @@ def test_invalid_variants_are_refused(variants: list[dict[str, Any]], study: dic
 def test_default_baselines_and_pairs_are_existing_variants(
     names: list[str], baselines: list[str], pairs: list[tuple[str, str]]
 ):
-    asked = StudyOptions(study=StudyConfig(arms=[{"name": name} for name in names]))
+    asked = StudyOptions(study=StudyConfig(variants=[{"name": name} for name in names]))
     assert (baselines_of(asked.study), pairs_of(asked.study)) == (baselines, pairs)
     assert [variant.name for variant in variants_of(asked)] == names
 

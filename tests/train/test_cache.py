@@ -77,7 +77,12 @@ def test_under_the_article_policy_each_article_is_by_itself(tuned_copy: Run) -> 
 
 def test_the_search_starts_at_what_is_given(tuned_copy: Run) -> None:
     config = with_memory(
-        tuned_copy.config, rule="none", cache="fixed", cache_window=33, cache_flatness=[0.25], cache_share=0.125
+        tuned_copy.config,
+        rule="none",
+        cache="fixed",
+        cache_window=33,
+        cache_inverse_temperature=[0.25],
+        cache_share=0.125,
     )
     still = dataclasses.replace(config, tune=dataclasses.replace(config.tune, rounds=0))
     tuned = tune_cache(tuned_copy.folder, still, quiet=True)
@@ -142,8 +147,8 @@ def test_a_gate_is_trained_until_it_no_longer_improves(monkeypatch: pytest.Monke
 def test_a_flatness_that_no_loss_can_be_told_by_is_refused_wherever_it_comes_from(
     flatness: float, tmp_path: Path, trained: TrainedModel
 ) -> None:
-    with pytest.raises(UserError, match=r"memory\.cache_flatness is"):
-        MemoryOptions(rule="none", cache_flatness=[flatness])
+    with pytest.raises(UserError, match=r"memory\.cache_inverse_temperature is"):
+        MemoryOptions(rule="none", cache_inverse_temperature=[flatness])
     memory = MemoryOptions(rule="none")
     save_fixed(tmp_path, memory, {"window": 7, "flatness": flatness, "share": 0.25}, trained)
     save_gated(tmp_path, memory, Cache(77, (0.25, flatness), gate()), {}, trained)
@@ -154,7 +159,7 @@ def test_a_flatness_that_no_loss_can_be_told_by_is_refused_wherever_it_comes_fro
 
 @pytest.mark.parametrize("flatness", [1e-6, 1e4])
 def test_with_the_least_and_the_largest_flatness_losses_are_numbers(flatness: float, trained_run: Run) -> None:
-    options = {"cache": "fixed", "cache_window": 50, "cache_flatness": [flatness], "cache_share": 0.2}
+    options = {"cache": "fixed", "cache_window": 50, "cache_inverse_temperature": [flatness], "cache_share": 0.2}
     memory = with_memory(trained_run.config, rule="none", **options).memory
     assert math.isfinite(tuning_nats(trained_run, memory, 400))
 
@@ -211,7 +216,7 @@ def test_all_comes_back_exactly_and_to_its_own_arm(tmp_path: Path, trained: Trai
 
 
 def test_options_go_before_what_was_tuned(tmp_path: Path, trained: TrainedModel) -> None:
-    memory = MemoryOptions(rule="none", cache="fixed", cache_share=0.5, cache_flatness=[2.0])
+    memory = MemoryOptions(rule="none", cache="fixed", cache_share=0.5, cache_inverse_temperature=[2.0])
     save_fixed(tmp_path, memory, {"window": 7, "flatness": 0.5, "share": 0.25}, trained)
     assert open_cache(tmp_path, trained, memory) == Cache(7, (2.0,), 0.5)
 
@@ -231,7 +236,10 @@ def test_another_models_files_are_refused_by_name(name: str, tmp_path: Path, tra
     "options, said",
     [
         ({"cache": "fixed"}, "no memory.cache_window, and no cache tuned for rule 'none' and reset 'stream'"),
-        ({"cache": "fixed", "cache_window": 5, "cache_flatness": [1.0]}, "--memory.cache_share or run `dynlm tune"),
+        (
+            {"cache": "fixed", "cache_window": 5, "cache_inverse_temperature": [1.0]},
+            "--memory.cache_share or run `dynlm tune",
+        ),
         ({"cache": "learned"}, "--memory.rule none --memory.reset stream --memory.cache learned` first"),
         ({"cache": "learned", "cache_window": 5}, "memory.cache_window does not go with memory.cache learned"),
     ],
@@ -247,8 +255,11 @@ def test_what_is_missing_is_said_with_the_way_to_it(
     "options, said",
     [
         ({"cache": "big"}, "memory.cache is 'big'"),
-        ({"cache": "fixed", "cache_flatness": [0.5, 1.0]}, "memory.cache_flatness has several numbers"),
-        ({"cache": "fixed", "cache_flatness": []}, "memory.cache_flatness is empty"),
+        (
+            {"cache": "fixed", "cache_inverse_temperature": [0.5, 1.0]},
+            "cache_inverse_temperature has several numbers",
+        ),
+        ({"cache": "fixed", "cache_inverse_temperature": []}, "memory.cache_inverse_temperature is empty"),
         ({"cache_window": 0}, "memory.cache_window is 0"),
         ({"cache_share": 1.0}, "memory.cache_share is 1"),
         ({"rule": "none", "cache": "fixed", "lanes": 2}, "memory.lanes is 2"),

@@ -106,7 +106,7 @@ def test_memories_move_along_with_theta_0() -> None:
 
 
 def tuned_finetune(run: Run, memory: dict[str, Any], **options: Any) -> tuple[Config, dict[str, Any]]:
-    defaults: dict[str, Any] = {"tokens": 1200, "window": 8, "lanes": 2, "rate": 1e-3, "pick_tokens": 350}
+    defaults: dict[str, Any] = {"tokens": 1200, "window": 8, "lanes": 2, "lr": 1e-3, "pick_tokens": 350}
     config = dataclasses.replace(with_memory(run.config, **memory), finetune=FinetuneOptions(**defaults | options))
     return config, finetune(run.folder, config, quiet=True)
 
@@ -139,7 +139,7 @@ def test_a_run_of_its_own_that_reads_as_it_was_picked(rule_name: str, tuned_copy
 def test_rules_with_nothing_to_learn_give_plain_training(tuned_copy: Run) -> None:
     """A rule whose rates are zero moves no weights: theta_0 is trained as by rule none."""
     trained = []
-    for name, memory in (("a", {"rule": "none"}), ("b", {"rule": "rms", "rate": 0.0, "pull": 0.0})):
+    for name, memory in (("a", {"rule": "none"}), ("b", {"rule": "rms", "lr": 0.0, "decay": 0.0})):
         _, done = tuned_finetune(tuned_copy, memory, name=name, lanes=1, pick_rule="none")
         trained.append((load_tensors(Path(done["run"]) / "model.safetensors")[0], done["tuning_nats_per_token"]))
     (plain, plain_nats), (still, still_nats) = trained
@@ -159,7 +159,7 @@ def test_rates_are_tuned_anew_where_asked(tuned_copy: Run) -> None:
 
 def test_phi_is_learned_in_the_same_reading(tuned_copy: Run) -> None:
     config = with_memory(tuned_copy.config, rule="meta", g="gated")
-    g = LearnedRuleOptions(features=["fresh", "distance"], flush=True)
+    g = LearnedRuleOptions(features=["doc_age_20", "weight_distance"], boundary_reset=True)
     metatrain(tuned_copy.folder, dataclasses.replace(config, g=g), quiet=True)
     start, about = load_tensors(tuned_copy.folder / "memory" / "gated-stream.safetensors")
     for learns in (False, True):
@@ -186,7 +186,7 @@ def test_theta_0_is_trained_under_the_lstm_meta_learner_too(tuned_copy: Run) -> 
 
 
 def test_what_diverges_is_not_kept(tuned_copy: Run) -> None:
-    _, done = tuned_finetune(tuned_copy, {"rule": "rms"}, rate=1e12)
+    _, done = tuned_finetune(tuned_copy, {"rule": "rms"}, lr=1e12)
     assert done["kept"] == "start"
     assert not math.isfinite(done["tuning_nats_per_token"]["learned"]) or (
         done["tuning_nats_per_token"]["learned"] > done["tuning_nats_per_token"]["start"]

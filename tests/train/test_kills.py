@@ -28,9 +28,9 @@ DROPOUTS = {"input": 0.2, "output": 0.2, "weight": 0.3, "embedding": 0.1}
 SHORT = (
     """--metatrain.lanes 2 --metatrain.window 4 --metatrain.checkpoint_every 1 --metatrain.pick_tokens 100""".split()
 )
-G = """--g.flush true --g.importance true --g.features [fresh,surprise] --g.consolidation 0.1 --g.momentum 0.2
---metatrain.tokens 900""".split()
-FINETUNE = """--memory.rule rms --finetune.tokens 900 --finetune.window 4 --finetune.lanes 2 --finetune.rate 1e-3
+G = """--g.boundary_reset true --g.importance true --g.features [doc_age_20,loss_delta] --g.slow_rate 0.1
+--g.momentum 0.2 --metatrain.tokens 900""".split()
+FINETUNE = """--memory.rule rms --finetune.tokens 900 --finetune.window 4 --finetune.lanes 2 --finetune.lr 1e-3
 --finetune.pick_tokens 100 --run.checkpoint_seconds 0""".split()
 
 _forked = multiprocessing.get_context("forkserver")

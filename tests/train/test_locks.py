@@ -160,7 +160,18 @@ def test_a_memory_that_reads_worse_than_none_is_warned_of(tuned_copy: Run, tmp_p
     me, book = tmp_path / "me.safetensors", tmp_path / "book.txt"
     book.write_text(TEXT * 4)
     folder = tuned_copy.folder
-    bad = ("read", folder, "--memory", me, "--memory.rule", "sgd", "--memory.rate", "40", "--memory.guard", "false")
+    bad = (
+        "read",
+        folder,
+        "--memory",
+        me,
+        "--memory.rule",
+        "sgd",
+        "--memory.lr",
+        "40",
+        "--memory.update_filter",
+        "false",
+    )
     from dynlm.cli.main import main
 
     assert main([*map(str, bad), "--memory.no_regret", "false", str(book)]) == 0
@@ -193,7 +204,7 @@ def test_a_reading_that_costs_no_number_is_not_kept(tuned_copy: Run, tmp_path: P
     assert "its flatness is 1e+300" in refused(capsys, *read, book)
     assert not me.exists()
     tuned.unlink()
-    refused(capsys, *read, "--memory.cache_flatness", "[1e300]", book)
+    refused(capsys, *read, "--memory.cache_inverse_temperature", "[1e300]", book)
     assert not me.exists()
 
 
@@ -202,7 +213,7 @@ def test_a_run_is_trained_by_one_process_at_a_time(tiny_corpus: Path, tmp_path: 
     processes = []
     for rate in rates:
         config = tmp_path / f"{rate}.yaml"
-        epochs = {"epochs": 1.0, "rate": float(rate)}
+        epochs = {"epochs": 1.0, "lr": float(rate)}
         config.write_text(as_yaml(tiny_config(tiny_corpus, tmp_path / "runs", pretrain=epochs)))
         command = [sys.executable, "-m", "dynlm", "pretrain", "--config", str(config)]
         processes.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
@@ -210,7 +221,7 @@ def test_a_run_is_trained_by_one_process_at_a_time(tiny_corpus: Path, tmp_path: 
     done = [process.returncode for process in processes]
     assert sorted(done) == [0, 2]
     winner = done.index(0)
-    assert load_config(tmp_path / "runs" / "tiny").pretrain.rate == float(rates[winner])
+    assert load_config(tmp_path / "runs" / "tiny").pretrain.lr == float(rates[winner])
     load_model(tmp_path / "runs" / "tiny")
     assert "dynlm: " in said[1 - winner].splitlines()[-1]
 
@@ -244,7 +255,7 @@ def test_a_config_is_written_only_with_the_checkpoint_that_it_tells_of(run_copy:
     broken = folder.parent / "broken"
     made = checkpoints_of(config)
     made.save(2, {"a": torch.zeros(1)}, {})
-    other = dataclasses.replace(config, pretrain=dataclasses.replace(config.pretrain, rate=0.5))
+    other = dataclasses.replace(config, pretrain=dataclasses.replace(config.pretrain, lr=0.5))
     with pytest.raises(UserError, match=r"pretrain\.rate"):
         pretrain(other, quiet=True)
     assert not (broken / "config.yaml").exists() and not (broken / "tokenizer").exists()

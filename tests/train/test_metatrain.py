@@ -51,8 +51,8 @@ def test_it_starts_at_the_tuned_rms_and_keeps_the_better(tuned_run: Run, reset: 
 
 def test_phi_moves_within_its_bound(tuned_copy: Run) -> None:
     config = with_memory(tuned_copy.config, rule="meta", g="all")
-    g = LearnedRuleOptions(importance=True, features=["fresh", "surprise"], flush=True, sharing="row")
-    metatrain = dataclasses.replace(config.metatrain, rate=0.3, bound=0.5)
+    g = LearnedRuleOptions(importance=True, features=["doc_age_20", "loss_delta"], boundary_reset=True, sharing="row")
+    metatrain = dataclasses.replace(config.metatrain, lr=0.3, bound=0.5)
     done = module.metatrain(tuned_copy.folder, dataclasses.replace(config, g=g, metatrain=metatrain), quiet=True)
     log = [json.loads(line) for line in (tuned_copy.folder / "log.jsonl").read_text().splitlines()]
     windows = [line for line in log if line["event"] == "metatrain" and line["name"] == "all"]
@@ -91,8 +91,8 @@ def test_the_lstm_meta_learner_learns_its_gates(reset: str, tuned_copy: Run) -> 
 
 
 def test_the_lstm_meta_learner_takes_no_options_of_the_rates() -> None:
-    with pytest.raises(UserError, match="g.flush does not go with g.kind 'lstm'"):
-        LearnedRuleOptions(kind="lstm", flush=True)
+    with pytest.raises(UserError, match="g.boundary_reset does not go with g.kind 'lstm'"):
+        LearnedRuleOptions(kind="lstm", boundary_reset=True)
 
 
 def test_phi_is_kept_as_tensors_and_as_readable_json(tuned_run: Run) -> None:

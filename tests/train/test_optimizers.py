@@ -29,7 +29,7 @@ def step_once(optimiser: Optimiser, rate: float, seed: int) -> None:
 
 
 def test_rate_warms_up_then_follows_half_a_cosine() -> None:
-    config = PretrainOptions(rate=0.5, warmup_steps=4, final_rate=0.1)
+    config = PretrainOptions(lr=0.5, warmup_steps=4, final_lr=0.1)
     rates = [lr_at(step, 100, config) for step in range(101)]
     assert rates[0] == pytest.approx(0.5 / 4, rel=1e-6)
     assert rates[1] == pytest.approx(0.5 * 2 / 4, rel=1e-3)
@@ -41,7 +41,7 @@ def test_rate_warms_up_then_follows_half_a_cosine() -> None:
 
 
 def test_rate_of_nt_asgd_stays() -> None:
-    config = PretrainOptions(optimizer="nt-asgd", rate=30, warmup_steps=3)
+    config = PretrainOptions(optimizer="nt-asgd", lr=30, warmup_steps=3)
     assert [lr_at(step, 10, config) for step in range(5)] == pytest.approx([10, 20, 30, 30, 30])
 
 

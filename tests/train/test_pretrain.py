@@ -99,7 +99,7 @@ def test_stopped_and_run_again_is_never_stopped(
 
 def test_averaging_is_resumed_too(tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A rate this large makes validation worse now and then, which is what averaging waits for.
-    options = {**SHORT, "optimizer": "nt-asgd", "rate": 30.0, "clip": 0.25, "validate_every": 1, "patience": 1}
+    options = {**SHORT, "optimizer": "nt-asgd", "lr": 30.0, "clip": 0.25, "validate_every": 1, "patience": 1}
     whole = tiny_config(tiny_corpus, tmp_path / "whole", pretrain=options)
     pretrain(whole, quiet=True)
     begins = [line["step"] for line in log(whole) if line.get("averaging")]
@@ -168,7 +168,7 @@ def test_a_step_is_that_of_all_its_tokens_weighted_alike(accumulate: int, tiny_c
 def test_clipping_is_of_the_mean_gradient(tiny_corpus: Path, tmp_path: Path) -> None:
     options = {
         "optimizer": "nt-asgd",
-        "rate": 1.0,
+        "lr": 1.0,
         "warmup_steps": 0,
         "weight_decay": 0.0,
         "clip": 0.01,
@@ -222,7 +222,7 @@ def begun(corpus: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
 
 @pytest.mark.parametrize(
     "section, option, value",
-    [("pretrain", "rate", 0.5), ("model", "embedding", 16), ("corpus", "meta_every", 5), ("run", "seed", 9)],
+    [("pretrain", "lr", 0.5), ("model", "embedding", 16), ("corpus", "meta_every", 5), ("run", "seed", 9)],
 )
 def test_other_options_do_not_go_on_with_a_run(
     section: str, option: str, value: Any, tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -265,7 +265,7 @@ def test_a_checkpoint_cut_short_is_named_and_the_one_before_serves(
 
 
 def test_divergence_is_said(tiny_corpus: Path, tmp_path: Path) -> None:
-    config = tiny_config(tiny_corpus, tmp_path, pretrain={**SHORT, "rate": 1e12, "clip": 0.0, "warmup_steps": 0})
+    config = tiny_config(tiny_corpus, tmp_path, pretrain={**SHORT, "lr": 1e12, "clip": 0.0, "warmup_steps": 0})
     with pytest.raises(UserError, match="diverged"):
         pretrain(config, quiet=True)
     assert not (run_path(config.run) / "model.json").exists()

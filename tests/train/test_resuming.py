@@ -25,8 +25,11 @@ Capture = pytest.CaptureFixture[str]
 SHORT = ("--metatrain.tokens", "700", "--metatrain.window", "4", "--metatrain.pick_tokens", "100")
 G = {
     "rates alone": (),
-    "all": "--g.flush true --g.importance true --g.features [fresh,surprise,distance] --g.consolidation 0.1".split(),
-    "slow weights": "--g.slow true --g.flush true --g.consolidation 0.1".split(),
+    "all": (
+        "--g.boundary_reset true --g.importance true --g.features [doc_age_20,loss_delta,weight_distance] "
+        "--g.slow_rate 0.1"
+    ).split(),
+    "slow weights": "--g.slow true --g.boundary_reset true --g.slow_rate 0.1".split(),
     "rows, momentum, level 2, articles": (
         "--g.sharing row --g.momentum 0.3 --g.level 2 --memory.reset article --metatrain.lanes 2".split()
     ),
@@ -109,8 +112,8 @@ def test_a_checkpoint_of_other_options_is_refused_in_one_line(tuned_copy: Run, c
     before = listing(folder)
     capsys.readouterr()
     for option, value, said in (
-        ("--metatrain.rate", "0.5", "metatrain.rate 0.02, not 0.5"),
-        ("--g.features", "[fresh]", r"g.features [], not ['fresh']"),
+        ("--metatrain.lr", "0.5", "metatrain.lr 0.02, not 0.5"),
+        ("--g.features", "[doc_age_20]", r"g.features [], not ['fresh']"),
         ("--run.seed", "3", "run.seed 0, not 3"),
     ):
         assert run("metatrain", folder, *words, option, value) == 2
@@ -118,7 +121,7 @@ def test_a_checkpoint_of_other_options_is_refused_in_one_line(tuned_copy: Run, c
         assert f"this checkpoint was made with {said}; " in err and err.count("\n") == 1
         assert listing(folder) == before
     # Another name or policy is other work; how often checkpoints are written and kept decides nothing.
-    assert run("metatrain", folder, *SHORT, "--memory.g", "other", "--metatrain.rate", "0.5") == 0
+    assert run("metatrain", folder, *SHORT, "--memory.g", "other", "--metatrain.lr", "0.5") == 0
     assert run("metatrain", folder, *words, "--metatrain.checkpoint_every", "1", "--run.checkpoints_kept", "1") == 0
     # Another start gives another result.
     assert stopped_after(2, signal.SIGTERM, "metatrain", folder, *words) == 143
@@ -250,7 +253,7 @@ FINETUNE = {
 def test_stopped_finetuning_goes_on_from_its_window(
     options: tuple[str, ...], tuned_run: Run, tmp_path: Path, capsys: Capture
 ) -> None:
-    shared = "--finetune.name new --finetune.tokens 900 --finetune.window 4 --finetune.rate 1e-3".split()
+    shared = "--finetune.name new --finetune.tokens 900 --finetune.window 4 --finetune.lr 1e-3".split()
     words = (*options, *shared, "--finetune.pick_tokens", "100")
     found = []
     for name in ("whole", "parts"):

@@ -44,7 +44,8 @@ REGULARISERS = {
     "activation": 1.0,
     "temporal_activation": 1.0,
 }
-METATRAIN = """--memory.g all --g.flush true --g.importance true --g.features [fresh,surprise] --g.momentum 0.2
+METATRAIN = """--memory.g all --g.boundary_reset true --g.importance true --g.features [doc_age_20,loss_delta]
+--g.momentum 0.2
 --metatrain.lanes 4 --metatrain.tokens 1500 --metatrain.window 8 --metatrain.checkpoint_every 2""".split()
 
 

@@ -89,7 +89,7 @@ def test_tuned_rates_gain_over_level_1(tuned_run: Run, rule: str, reset: str) ->
 
 
 def test_tuning_starts_at_what_is_given(run_copy: Run) -> None:
-    config = with_memory(run_copy.config, rule="sgd+decay", rate=0.05, pull=0.25)
+    config = with_memory(run_copy.config, rule="sgd+decay", lr=0.05, decay=0.25)
     config.tune.rounds = 0
     try:
         tuned = tune(run_copy.folder, config, quiet=True)

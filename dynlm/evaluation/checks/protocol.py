@@ -32,7 +32,7 @@ a newline inserted."""
 PADDINGS = (0, 8, 24, 56)
 ROUNDING = 1e-4
 """Nats by which a loss may differ in the one segment whose length a change of the text changes."""
-_CACHE: dict[str, Any] = {"cache": "fixed", "cache_window": 500, "cache_flatness": [0.5], "cache_share": 0.1}
+_CACHE: dict[str, Any] = {"cache": "fixed", "cache_window": 500, "cache_inverse_temperature": [0.5], "cache_share": 0.1}
 
 
 class Check(NamedTuple):

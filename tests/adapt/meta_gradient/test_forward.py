@@ -40,11 +40,11 @@ KINDS = {
     "flush": {"flush": True},
     "given slow weights": {"flush": True, "features": FEATURES, "importance": True, "consolidation": 0.3},
     "slow": {"slow": True},
-    "slow, level 2": {"level": 2, "slow": True, "flush": True, "consolidation": 0.1, "features": ("distance",)},
+    "slow, level 2": {"level": 2, "slow": True, "flush": True, "consolidation": 0.1, "features": ("weight_distance",)},
     "slow, momentum": {"slow": True, "flush": True, "momentum": 0.4},
     "rows": {"sharing": "row"},
     "weights": {"sharing": "weight"},
-    "momentum": {"momentum": 0.5, "features": ("fresh",)},
+    "momentum": {"momentum": 0.5, "features": ("doc_age_20",)},
     "everything": EVERYTHING,
 }
 
@@ -110,7 +110,7 @@ def test_steepness_is_of_the_output_tensor_whichever_tensors_move(left_out, tied
     order = sorted(static, key=ORDER.index)[left_out:]
     names = tuple(name for name in static if name in order)
     held, own = Statistics({name: static[name].abs() * 0.1 for name in names}), {name: static[name] for name in names}
-    meta = Meta(held, own, 0.02, 0.05, 1e-2, features=("steepness", "distance"), measured=order[0])
+    meta = Meta(held, own, 0.02, 0.05, 1e-2, features=("grad_rms", "weight_distance"), measured=order[0])
     phi = moved_phi(meta)
     engines = LSTMEngine(model), AutogradEngine(model.twice_differentiable())
     by_hand, by_autograd = (Reader(each, static, meta.rule(phi), names) for each in engines)
@@ -125,7 +125,7 @@ def test_steepness_is_of_the_output_tensor_whichever_tensors_move(left_out, tied
 
 @pytest.mark.parametrize("pull", [0.18, 3.0])
 def test_decays_are_clamped_weight_by_weight(pull):
-    meta = g(pull=pull, importance=True, features=("fresh",))
+    meta = g(pull=pull, importance=True, features=("doc_age_20",))
     phi = moved_phi(meta)
     _, expected = unrolled_meta_gradient(reader_of(meta, phi), meta, phi, stream(), segments=9)
     _, found = forward_mode(meta, phi, 9)

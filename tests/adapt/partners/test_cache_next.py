@@ -59,7 +59,7 @@ def test_the_distribution_gives_the_scored_nats(window: int, gated: bool, tuned_
 
 
 def test_text_is_generated_from_a_memory_with_a_cache(tuned_copy: Run, tmp_path: Path, capsys: Capture) -> None:
-    options = {"cache": "fixed", "cache_window": 300, "cache_flatness": [2.0], "cache_share": 0.9}
+    options = {"cache": "fixed", "cache_window": 300, "cache_inverse_temperature": [2.0], "cache_share": 0.9}
     config, me = with_memory(tuned_copy.config, rule="none", **options), tmp_path / "me.safetensors"
     read_into(me, tuned_copy.folder, config, [LINE * 5])
     cached = generated(tuned_copy.folder, config, LINE, 30, temperature=0, memory_file=me)

@@ -209,7 +209,7 @@ def test_headings_flagged_where_they_begin_are_caught(
     assert statistics is not None
     reader = honest(tuned_run)
     held = Statistics({name: statistics.rms[name] for name in reader.dynamic})
-    g = Meta(held, trained.params, 0.02, 0.01, 1e-2, features=("heading",))
+    g = Meta(held, trained.params, 0.02, 0.01, 1e-2, features=("section_age",))
     reader = dataclasses.replace(reader, rule=g.rule({key: tensor + 0.5 for key, tensor in g.initial().items()}))
 
     def where_lines_begin(text: bytes, lengths: np.ndarray) -> np.ndarray:

@@ -125,7 +125,7 @@ def test_the_three_figures_are_those_of_three_readings(
 
 def test_the_mixture_keeps_its_bound_where_the_rule_diverges(tuned_run: Run) -> None:
     """At a hundred times the tuned rate the rule is far worse on every text, the mixture is not."""
-    config = with_memory(tuned_run.config, rule="sgd", rate=50.0)
+    config = with_memory(tuned_run.config, rule="sgd", lr=50.0)
     done = stress_test(opened(tuned_run.folder, config), "valid", tokens=150, quiet=True)
     assert done.kept and len(done.costs) == 5
     for cost in done.costs:

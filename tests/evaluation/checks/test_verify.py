@@ -50,7 +50,7 @@ def with_protocol(path: Path, **changes: Any) -> None:
         {"rule": "none"},
         {"rule": "rms"},
         {"rule": "meta", "reset": "article"},
-        {"rule": "rms", "no_regret": True, "cache": "fixed", "cache_window": 50, "cache_flatness": [0.5]},
+        {"rule": "rms", "no_regret": True, "cache": "fixed", "cache_window": 50, "cache_inverse_temperature": [0.5]},
         {"rule": "rms", "reset": "article", "lanes": 3},
     ],
     ids=["level 1", "rms", "meta", "mixture and cache", "lanes"],
@@ -286,7 +286,7 @@ def test_malformed_protocol_values_are_refused_in_one_line(tuned_copy: Run, name
             assert not done.holds, value
 
 
-@pytest.mark.parametrize("name", ["segment", "lanes", "rate", "switch_share", "cache_window", "dynamic", "g", "rule"])
+@pytest.mark.parametrize("name", ["segment", "lanes", "lr", "switch_share", "cache_window", "dynamic", "g", "rule"])
 def test_malformed_options_in_a_protocol_are_refused_in_one_line(tuned_copy: Run, name: str) -> None:
     path = file_of(tuned_copy, rule="rms")
     options = read_scores(path).protocol["options"]

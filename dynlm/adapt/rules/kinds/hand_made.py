@@ -20,26 +20,26 @@ def none(tensors: tuple[str, ...], constants: Mapping[str, Any], statistics: Sta
     return LEVEL_1
 
 
-@register_rule("sgd", MemoryOptions, {"rate": Search(0.3, 1.6)})
+@register_rule("sgd", MemoryOptions, {"lr": Search(0.3, 1.6)})
 def sgd(tensors: tuple[str, ...], constants: Mapping[str, Any], statistics: Statistics | None) -> ElementwiseRule:
     """Return gradient descent with one learning rate."""
     from dynlm.adapt.rules.elementwise import uniform_rule
 
-    return uniform_rule("sgd", tensors, constants["rate"])
+    return uniform_rule("sgd", tensors, constants["lr"])
 
 
-@register_rule("sgd+decay", MemoryOptions, {"rate": Search(0.3, 1.6), "pull": Search(1e-3, 3.0)})
+@register_rule("sgd+decay", MemoryOptions, {"lr": Search(0.3, 1.6), "decay": Search(1e-3, 3.0)})
 def sgd_decay(tensors: tuple[str, ...], constants: Mapping[str, Any], statistics: Statistics | None) -> ElementwiseRule:
     """Return gradient descent with decay toward the static parameters."""
     from dynlm.adapt.rules.elementwise import uniform_rule
 
-    return uniform_rule("sgd+decay", tensors, constants["rate"], constants["pull"])
+    return uniform_rule("sgd+decay", tensors, constants["lr"], constants["decay"])
 
 
 @register_rule(
     "rms",
     MemoryOptions,
-    {"rate": Search(1.5e-3, 1.6), "pull": Search(2e-3, 3.0), "epsilon": Search(1e-3, 4.0)},
+    {"lr": Search(1.5e-3, 1.6), "decay": Search(2e-3, 3.0), "epsilon": Search(1e-3, 4.0)},
     needs_statistics=True,
 )
 def rms(tensors: tuple[str, ...], constants: Mapping[str, Any], statistics: Statistics | None) -> ElementwiseRule:
@@ -47,4 +47,4 @@ def rms(tensors: tuple[str, ...], constants: Mapping[str, Any], statistics: Stat
     from dynlm.adapt.rules.elementwise import uniform_rule
 
     assert statistics is not None
-    return uniform_rule("rms", tensors, constants["rate"], constants["pull"], (statistics, constants["epsilon"]))
+    return uniform_rule("rms", tensors, constants["lr"], constants["decay"], (statistics, constants["epsilon"]))
