@@ -30,8 +30,8 @@ cd "{pipes}" && printf '%s\\n' {name} "$@" > request && exit "$(cat answer)"
 ONLY_PARSED = ("study",)
 SMALL = {
     "metatrain": "--metatrain.tokens 400 --metatrain.lanes 1",
-    "hostile": "--tokens 100",
-    "audit": "--places 1",
+    "stress": "--tokens 100",
+    "check": "--places 1",
     "verify": "--tokens 100",
     "generate": "--tokens 2",
     "finetune": "--finetune.tokens 400 --finetune.lanes 1 --finetune.pick_tokens 200",

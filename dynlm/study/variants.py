@@ -73,14 +73,14 @@ def variants_of(options: StudyOptions) -> list[Variant]:
     Raises UserError for a variant without a name of its own, an option that does not exist, is shared by all variants
     or has a wrong value, and where baselines, pairs or pictures name an unknown variant.
     """
-    variants = [_variant(options, entry) for entry in options.study.arms]
+    variants = [_variant(options, entry) for entry in options.study.variants]
     names = [variant.name for variant in variants]
     slugs: dict[str, str] = {}
     for name in names:
         if not slug(name):
-            raise UserError(f"study.arms has a variant called {name!r}", do="give it a name with a letter in it")
+            raise UserError(f"study.variants has a variant called {name!r}", do="give it a name with a letter in it")
         if (other := slugs.setdefault(slug(name), name)) is not name:
-            what = f"study.arms has {other!r} and {name!r}, whose files would have one name"
+            what = f"study.variants has {other!r} and {name!r}, whose files would have one name"
             raise UserError(what, do="rename one of them")
     study = options.study
     named = {"baselines": baselines_of(study), "drawn": study.drawn, "pairs": [n for p in pairs_of(study) for n in p]}
@@ -93,14 +93,14 @@ def variants_of(options: StudyOptions) -> list[Variant]:
 
 def baselines_of(study: StudyConfig) -> list[str]:
     """Return the names of the baselines; unset, of those default ones that there are."""
-    names = [entry.get("name") for entry in study.arms]
+    names = [entry.get("name") for entry in study.variants]
     return [name for name in _BASELINES if name in names] if study.baselines is None else study.baselines
 
 
 def pairs_of(study: StudyConfig) -> list[tuple[str, str]]:
     """Return the (lower, higher) names of ``study.pairs``. Raises UserError for malformed ones."""
     if study.pairs is None:
-        names = [entry.get("name") for entry in study.arms]
+        names = [entry.get("name") for entry in study.variants]
         return [pair for pair in _PAIRS if set(pair) <= set(names)]
     pairs = []
     for pair in study.pairs:
@@ -129,7 +129,7 @@ def _variant(options: StudyOptions, entry: dict[str, Any]) -> Variant:
     overrides = dict(entry)
     name = overrides.pop("name", None)
     if not isinstance(name, str):
-        raise UserError(f"study.arms has a variant without a name: {entry}", do="write name: and what it is called")
+        raise UserError(f"study.variants has a variant without a name: {entry}", do="write name: and what it is called")
     config = options.run_options()
     sections = [item.name for item in dataclasses.fields(Config) if item.name not in SHARED]
     for section, values in overrides.items():

@@ -170,7 +170,7 @@ def test_a_cache_is_tuned_learned_scored_and_audited(tuned_copy: Run, capsys: Ca
     compared = answer_json(capsys, "compare", folder, "--resamples", "20")
     assert [variant["label"] for variant in compared["variants"]] == [arm for _, arm in arms.values()]
     assert compared["baseline"] == 0
-    checks = answer_json(capsys, "audit", folder, "--places", "3", "--memory.cache", "learned")
+    checks = answer_json(capsys, "check", folder, "--places", "3", "--memory.cache", "learned")
     assert checks["kept"] and len(checks["checks"]) == 4
     for cache in ("fixed", "learned"):
         assert answer_json(capsys, "generate", folder, "--tokens", "3", "--memory.cache", cache)["generated"]
@@ -238,9 +238,9 @@ def test_generate_goes_on_from_the_prompt(tuned_run: Run, monkeypatch: pytest.Mo
 
 
 def test_audit_says_what_is_kept(tuned_run: Run, capsys: Capture) -> None:
-    checks = answer_json(capsys, "audit", tuned_run.folder, "--places", "2")
+    checks = answer_json(capsys, "check", tuned_run.folder, "--places", "2")
     assert checks["kept"] and len(checks["checks"]) == 4
-    said = answer(capsys, "audit", tuned_run.folder, "--memory.rule", "none", "--places", "2")
+    said = answer(capsys, "check", tuned_run.folder, "--memory.rule", "none", "--places", "2")
     assert all(line.startswith("kept") for line in said.splitlines())
 
 
@@ -250,7 +250,7 @@ def test_audit_of_a_broken_promise_ends_with_1(
     from dynlm.evaluation.checks import protocol as audit
 
     monkeypatch.setattr(audit, "check_reader", lambda *_: [audit.Check("a promise", False, "once")])
-    assert main(["audit", str(tuned_run.folder)]) == 1
+    assert main(["check", str(tuned_run.folder)]) == 1
     assert "BROKEN  a promise (once)" in capsys.readouterr().out
 
 
@@ -274,7 +274,7 @@ def test_no_regret_is_scored_beside_its_rule(tuned_copy: Run, capsys: Capture) -
 
 def test_no_regret_reads_a_prompt_and_keeps_every_promise(tuned_run: Run, capsys: Capture) -> None:
     options = [tuned_run.folder, "--memory.no_regret", "true"]
-    assert answer_json(capsys, "audit", *options, "--places", "3")["kept"]
+    assert answer_json(capsys, "check", *options, "--places", "3")["kept"]
     said = [
         answer_json(capsys, "generate", *options, "--prompt", " the town", "--tokens", "8", "--memory.switch_share", s)
         for s in ("0.001", "0.5")
@@ -284,19 +284,19 @@ def test_no_regret_reads_a_prompt_and_keeps_every_promise(tuned_run: Run, capsys
 
 
 def test_hostile_texts_are_read_three_ways(tuned_run: Run, capsys: Capture) -> None:
-    told = answer_json(capsys, "hostile", tuned_run.folder, "--tokens", "90", "--memory.switch_share", "0.002")
+    told = answer_json(capsys, "stress", tuned_run.folder, "--tokens", "90", "--memory.switch_share", "0.002")
     assert told["kept"] and told["share"] == 0.002 and told["variant"] == "rms"
     assert len(told["texts"]) == 5 and all(text["tokens"] <= 90 for text in told["texts"])
-    said = answer(capsys, "hostile", tuned_run.folder, "--tokens", "90", "--memory.rule", "meta")
+    said = answer(capsys, "stress", tuned_run.folder, "--tokens", "90", "--memory.rule", "meta")
     assert "meta - level 1" in said and said.count("  kept\n") == 5
-    assert "level 1 itself" in refused(capsys, "hostile", tuned_run.folder, "--memory.rule", "none")
+    assert "level 1 itself" in refused(capsys, "stress", tuned_run.folder, "--memory.rule", "none")
 
 
 def test_hostile_texts_that_hurt_end_with_1(tuned_run: Run, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     from dynlm.evaluation.checks import stress as hostile
 
     monkeypatch.setattr(hostile, "ALLOWED", -10.0)
-    assert main(["hostile", str(tuned_run.folder), "--tokens", "40"]) == 1
+    assert main(["stress", str(tuned_run.folder), "--tokens", "40"]) == 1
     assert "BROKEN" in capsys.readouterr().out
 
 
@@ -494,7 +494,7 @@ def cut(path: Path, share: float = 0.5) -> None:
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)].rstrip(b"\n"))
 
 
-@pytest.mark.parametrize("verb", ["score", "tune", "metatrain", "finetune", "generate", "audit"])
+@pytest.mark.parametrize("verb", ["score", "tune", "metatrain", "finetune", "generate", "check"])
 @pytest.mark.parametrize("name", ["model.safetensors", "model.json", "tokenizer/tokenizer.model", "config.yaml"])
 def test_a_run_cut_short_is_refused_by_every_verb(verb: str, name: str, tuned_copy: Run, capsys: Capture) -> None:
     cut(tuned_copy.folder / name)
