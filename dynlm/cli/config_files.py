@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from dynlm.errors import UserError
-from dynlm.runtime.renamed import rename_options
+from dynlm.runtime.renamed import rename_sections
 from dynlm.runtime.validation import check_types, options_of, sections_of, select_kind, shortened
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _read(path: str | Path, kind: type) -> tuple[dict[str, Any], Path | None]:
         if not isinstance(values, dict | None):
             raise UserError(f"{name} is {shortened(values)}", path, "write options and their values")
     # An empty section is null in YAML.
-    content = {name: rename_options(name, values or {}) for name, values in content.items()}
+    content = rename_sections({name: values or {} for name, values in content.items()})
     return content, None if base is None else Path(path).parent / base
 
 

@@ -40,6 +40,7 @@ from dynlm.run.options import RunOptions
 from dynlm.runtime.files import atomic_write, cannot_write
 from dynlm.runtime.parsing import LARGEST_JSON, number_in, read_bytes, read_json, read_yaml, write_json
 from dynlm.runtime.paths import check_inside
+from dynlm.runtime.renamed import rename_sections
 from dynlm.runtime.tensors import load_tensors, params_fingerprint, save_tensors
 from dynlm.runtime.validation import options_of, section_of
 from dynlm.types import Params
@@ -229,4 +230,4 @@ def read_options(folder: Path, maker: str) -> dict[str, Any]:
         raise UserError("not a config that dynlm can read (it is cut short)", path)
     if not isinstance(content, dict):
         raise UserError("not a config that dynlm can read (it has no sections of options)", path)
-    return content
+    return rename_sections(content)

@@ -38,15 +38,33 @@ COMMANDS = {"audit": "check", "hostile": "stress"}
 _warned: set[str] = set()
 
 
+def rename_sections(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sections of a file with their options by new names, with one warning for all old ones."""
+    found: list[tuple[str, str]] = []
+    renamed = {
+        name: _renamed(name, values, found) if isinstance(name, str) and isinstance(values, Mapping) else values
+        for name, values in content.items()
+    }
+    warn_renamed(found)
+    return renamed
+
+
 def rename_options(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a section in a file by their new names, with one warning for the old ones."""
+    """Return the options of one section in a file by their new names, with one warning for the old ones."""
+    found: list[tuple[str, str]] = []
+    renamed = _renamed(section, values, found)
+    warn_renamed(found)
+    return renamed
+
+
+def _renamed(section: str, values: Mapping[str, Any], found: list[tuple[str, str]]) -> dict[str, Any]:
+    """Return options by their new names, and add each (old, new) to ``found``."""
     names = OPTIONS.get(section, {})
-    found = [(f"{section}.{old}", f"{section}.{names[old]}") for old in values if old in names]
+    found += [(f"{section}.{old}", f"{section}.{names[old]}") for old in values if old in names]
     renamed = {names.get(old, old): value for old, value in values.items()}
     if section == "g" and isinstance(features := renamed.get("features"), list):
         found += [(f"g.features {old}", new) for old, new in FEATURES.items() if old in features]
         renamed["features"] = [FEATURES.get(each, each) if isinstance(each, str) else each for each in features]
-    warn_renamed(found)
     return renamed
 
 

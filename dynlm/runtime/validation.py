@@ -14,7 +14,7 @@ from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from dynlm.errors import UserError
-from dynlm.runtime.renamed import original_options, rename_options
+from dynlm.runtime.renamed import original_options, rename_options, rename_sections
 
 LARGEST = 10**12
 """Upper bound of every number among the options; most have a smaller one of their own."""
@@ -147,6 +147,7 @@ def options_of(kind: type[_Kind], content: object) -> _Kind:
         raise UserError(f"the whole is {shortened(content)}", do="write sections of options")
     if unknown := [name for name in content if name not in sections]:
         raise UserError(f"there is no section {shortened(unknown[0])}", do="take it out")
+    content = rename_sections(content)
     return kind(**{name: section_of(sections[name], values, name) for name, values in content.items()})
 
 
