@@ -1,7 +1,7 @@
-"""What a run knows of its caches, in ``runs/NAME/memory``: one of each kind for each rule and reset policy.
+"""What a run keeps for its caches, in ``runs/NAME/memory``: one of each kind for each rule and reset policy.
 
-cache-RULE-RESET.json                          the fixed cache's window, flatness and share, as tuned
-gated-cache-RULE-RESET.safetensors and .json   the learned gate, and what can be read of it
+cache-RULE-RESET.json                          the fixed cache's tuned window, inverse temperature (flatness) and share
+gated-cache-RULE-RESET.safetensors and .json   the learned gate, as tensors and readable
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from dynlm.adapt.options import LARGEST_WINDOW, MAX_INVERSE, MIN_INVERSE, Memory
 from dynlm.adapt.partners.cache import Cache
 from dynlm.adapt.partners.cache_gate import Gate, gate_feature_names
 from dynlm.errors import UserError
-from dynlm.run.folder import TrainedModel, check_model, memory_path
-from dynlm.runtime.parsing import number_in, read_json, write_json
-from dynlm.runtime.tensors import check_shapes, load_tensors, save_tensors
+from dynlm.run.folder import TrainedModel, load_stored, memory_path, read_stored
+from dynlm.runtime.parsing import number_in, write_json
+from dynlm.runtime.tensors import check_shapes, save_tensors
 
 FIXED = {"window": "cache_window", "flatness": "cache_inverse_temperature", "share": "cache_share"}
 """Option of the memory for each constant of a fixed cache, by the name under which it is stored."""
@@ -26,32 +26,30 @@ _MOST_FLATNESSES = 64
 
 
 def rule_stem(memory: MemoryOptions) -> str:
-    """What files call the rule: a learned one by the name that it was learned under."""
+    """Return the rule's part of file names: for a learned rule the name that it was learned under."""
     return memory.g if memory.rule == "meta" else memory.rule.replace("+", "-")
 
 
 def save_fixed(folder: Path, memory: MemoryOptions, tuned: Mapping[str, Any], trained: TrainedModel) -> None:
-    """Keep the tuned window, flatness and share, and how they were found."""
+    """Write the constants of a fixed cache, and how they were tuned."""
     write_json(_path(folder, memory, "cache", "json"), {"model": trained.fingerprint, **tuned})
 
 
 def load_fixed(folder: Path, memory: MemoryOptions, trained: TrainedModel) -> dict[str, Any] | None:
-    """What ``save_fixed`` kept, or None where it was not tuned. Raises UserError where it is another model's."""
+    """Load what ``save_fixed`` wrote; None if it was not tuned. Raises UserError if it is another model's."""
     path = _path(folder, memory, "cache", "json")
-    if not path.exists():
+    if (content := read_stored(path, trained)) is None:
         return None
-    content = read_json(path)
-    check_model(path, content, trained)
     content["window"] = int(number_in(content, "window", path, 1, LARGEST_WINDOW))
     number_in(content, "flatness", path, MIN_INVERSE, MAX_INVERSE)
     number_in(content, "share", path, 0, 0.99)
-    return dict(content)
+    return content
 
 
 def save_gated(
     folder: Path, memory: MemoryOptions, cache: Cache, about: Mapping[str, Any], trained: TrainedModel
 ) -> None:
-    """Keep a cache with a learned gate."""
+    """Write a cache with a learned gate."""
     assert isinstance(cache.gate, Gate)
     about = {
         "model": trained.fingerprint,
@@ -67,15 +65,14 @@ def save_gated(
 def load_gated(
     folder: Path, memory: MemoryOptions, trained: TrainedModel, device: torch.device | str = "cpu"
 ) -> tuple[Cache, dict[str, Any]] | None:
-    """(the cache, how its gate was learned), or None where it was not. Raises UserError where it is another model's."""
+    """Load (the cache, how its gate was learned); None if it was not. Raises UserError if it is another model's."""
     path = _path(folder, memory, "gated-cache", "safetensors")
-    if not path.exists():
+    if (stored := load_stored(path, trained, device)) is None:
         return None
-    tensors, about = load_tensors(path, device)
-    check_model(path, about, trained)
+    tensors, about = stored
     window, flatness = int(number_in(about, "window", path, 1, LARGEST_WINDOW)), about.get("flatness")
     if not isinstance(flatness, list) or not 1 <= len(flatness) <= _MOST_FLATNESSES:
-        raise UserError("it does not tell its flatness", path, "run metatrain again")
+        raise UserError("it does not say its flatness", path, "run metatrain again")
     for value in flatness:
         number_in({"flatness": value}, "flatness", path, MIN_INVERSE, MAX_INVERSE)
     hidden = tensors["hidden.bias"].numel() if "hidden.bias" in tensors else 0
@@ -91,9 +88,9 @@ def load_gated(
 
 
 def open_cache(folder: Path, trained: TrainedModel, memory: MemoryOptions) -> Cache | None:
-    """The cache of ``memory``'s options, with what was tuned or learned where an option does not set it.
+    """Return the cache of ``memory``'s options, with tuned or learned constants for those that they leave unset.
 
-    Raises UserError where what it needs is neither given nor there.
+    Raises UserError if constants are neither given nor tuned, or the gate was not learned.
     """
     if memory.cache == "none":
         return None
@@ -125,11 +122,11 @@ def open_cache(folder: Path, trained: TrainedModel, memory: MemoryOptions) -> Ca
     return Cache(values["window"], (values["flatness"],), values["share"])
 
 
-def command(verb: str, folder: Path, memory: MemoryOptions) -> str:
-    """What to type to have the cache of ``memory`` tuned or learned."""
+def command(name: str, folder: Path, memory: MemoryOptions) -> str:
+    """Return the command line that tunes or learns the cache of ``memory``."""
     named = f" --memory.g {memory.g}" if memory.rule == "meta" and memory.g != "meta" else ""
     options = f"--memory.rule {memory.rule}{named} --memory.reset {memory.reset} --memory.cache {memory.cache}"
-    return f"dynlm {verb} {folder} {options}"
+    return f"dynlm {name} {folder} {options}"
 
 
 def _path(folder: Path, memory: MemoryOptions, kind: str, suffix: str) -> Path:

@@ -1,19 +1,19 @@
-"""The run folder and its one owner.
+"""The layout of a run folder: the only module that knows it.
 
     runs/NAME/config.yaml            every option
               tokenizer/             the tokenizer and its card
               model.safetensors      the static parameters theta_0
-              model.json             what they are: shape, tokenizer, how they were trained
-              provenance.json        versions, machine, commit and data of the training (training/provenance)
+              model.json             their card: shape, tokenizer, how they were trained
+              provenance.json        versions, machine, commit and data of the training (run/provenance)
               memory/                statistics.safetensors (R), tuned.json, each g's phi, caches,
-                                     prepared.json (what a study had found)
-              checkpoints/           training under way, newest last (training/checkpoints)
+                                     prepared.json (what a study tuned and learned)
+              checkpoints/           training under way, newest last (runtime/checkpoints)
               log.jsonl              one JSON object a line
-              scores/*.parquet       what each arm's reading cost, token by token
-              figures/               pictures
-              study/                 a study: config.yaml, README.md, tables, words, pictures, scores/
+              scores/*.parquet       the loss of every token, a file for each scoring
+              figures/               figures
+              study/                 a study: config.yaml, README.md, tables, words, figures, scores/
 
-Tensors are safetensors, everything else JSON or YAML: opening a run runs no code of the run's.
+Tensors are safetensors, everything else JSON or YAML: opening a run executes no code from it.
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ from dynlm.runtime.validation import options_of, section_of
 from dynlm.types import Params
 
 _Options = TypeVar("_Options")
-_TOLD: dict[str, tuple[type, ...]] = {
+_CARD_TYPES: dict[str, tuple[type, ...]] = {
     "corpus": (str,),
     "parameters": (int,),
     "tokens": (int,),
     "valid_nats_per_token": (float,),
     "valid_perplexity_per_word": (float,),
 }
-"""What a model's card may tell of the training, beside what the model is."""
+"""Types of the entries of a model's card that describe its training; each may be missing."""
 TOKENIZER_FILES = ("tokenizer/tokenizer.json", "tokenizer/tokenizer.model", "tokenizer/words.json")
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What level-1 training leaves behind."""
+    """A trained model: its static parameters, its tokenizer and its card."""
 
     model: SequenceModel
     params: Params
@@ -108,7 +108,7 @@ def save_model(folder: Path, model: SequenceModel, params: Params, tokenizer: To
 def load_model(folder: Path, device: torch.device | str = "cpu") -> TrainedModel:
     """Load a run's model and tokenizer.
 
-    Raises UserError where the folder holds no trained model, or where weights, card and tokenizer do not fit.
+    Raises UserError if the folder holds no trained model, or if weights, card and tokenizer do not fit together.
     """
     if not folder.is_dir():
         raise UserError("no such run folder", folder, "run `dynlm pretrain` first")
@@ -122,7 +122,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> TrainedModel
     for name, tensor in params.items():
         if not bool(tensor.isfinite().all()):
             raise UserError(
-                f"{name} holds what is no finite number",
+                f"{name} is not finite",
                 folder / "model.safetensors",
                 "restore the file or train again",
             )
@@ -140,13 +140,13 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> TrainedModel
 
 
 def _model_of(card: Any, where: Path) -> SequenceModel:
-    """The model that a card describes. Nothing is made of what it claims but a list of shapes."""
+    """Return the model that a card describes, without parameters: a wrong card costs no memory."""
     try:
         config = section_of(ModelOptions, card["model"])
         named = [card[name] for name in ("fingerprint", "tokenizer")]
         if not all(isinstance(value, str) for value in named):
-            raise TypeError("fingerprints that are no text")
-        for name, kinds in _TOLD.items():
+            raise TypeError("fingerprints that are not strings")
+        for name, kinds in _CARD_TYPES.items():
             if not isinstance(card.get(name), (*kinds, type(None))) or isinstance(card.get(name), bool):
                 raise TypeError(f"its {name} is a {type(card[name]).__name__}")
     except (UserError, KeyError, TypeError) as error:
@@ -155,24 +155,24 @@ def _model_of(card: Any, where: Path) -> SequenceModel:
 
 
 def refuse_leaving_run(path: Path, folder: Path) -> None:
-    """Raise UserError where ``path``, of the run in ``folder``, leads out of it by a link.
+    """Raise UserError if ``path``, of the run in ``folder``, is a link that leads out of the run.
 
-    A snapshot in the cache of a model hub is made of links to the same model's ``blobs``.
+    In the cache of a model hub, files are links to the same model's ``blobs``.
     """
     check_inside(path, folder.parent.parent if _of_hub(folder) else folder)
 
 
 def memory_path(folder: Path, name: str) -> Path:
-    """Where the run in ``folder`` keeps a file of its memory. Raises UserError where that leads out of it by a link."""
+    """Return the path of a file in the run's ``memory/``. Raises UserError if a link leads out of the run."""
     path = folder / "memory" / name
     refuse_leaving_run(path, folder)
     return path
 
 
 def refuse_foreign(path: Path, folder: Path) -> None:
-    """Raise UserError where ``path``, of the run in ``folder``, is a link or is reached by one below ``folder``.
+    """Raise UserError if ``path``, of the run in ``folder``, is a link or is reached through one below ``folder``.
 
-    A hub's cache is made of links, which then have to stay in it.
+    The links of a model hub's cache are allowed if they stay within it.
     """
     if _of_hub(folder):
         refuse_leaving_run(path, folder)
@@ -185,17 +185,37 @@ def _of_hub(folder: Path) -> bool:
 
 
 def check_model(path: Path, about: Any, trained: TrainedModel) -> None:
-    """Raise UserError unless what ``path`` holds was made for this model."""
+    """Raise UserError unless the file ``path``, with the card ``about``, was made for this model."""
     if not isinstance(about, dict) or about.get("model") != trained.fingerprint:
         raise UserError("this belongs to another model", path, "remove it and run tune and metatrain again")
 
 
+def load_stored(
+    path: Path, trained: TrainedModel, device: torch.device | str = "cpu"
+) -> tuple[Params, dict[str, Any]] | None:
+    """Load (tensors, card) of a safetensors file made for this model; None if it does not exist. Raises UserError."""
+    if not path.exists():
+        return None
+    tensors, about = load_tensors(path, device)
+    check_model(path, about, trained)
+    return tensors, about
+
+
+def read_stored(path: Path, trained: TrainedModel) -> dict[str, Any] | None:
+    """Read a JSON file made for this model; None if it does not exist. Raises UserError."""
+    if not path.exists():
+        return None
+    content: dict[str, Any] = read_json(path)
+    check_model(path, content, trained)
+    return content
+
+
 def log_line(folder: Path, **fields: Any) -> None:
-    """Append one JSON object to the run's log. Raises UserError where that is a link or cannot be written."""
+    """Append one JSON object to the run's log. Raises UserError if it is a link or cannot be written."""
     path = folder / "log.jsonl"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A link would have what is no log appended to.
+        # Through a link, another file would be appended to.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         with open(os.open(path, flags, 0o666), "a", encoding="utf-8") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):

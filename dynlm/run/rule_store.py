@@ -1,7 +1,6 @@
-"""What a run knows of its memory: the statistics R, the tuned rates and the learned phi, in ``runs/NAME/memory``.
+"""What a run keeps for its rules, in ``runs/NAME/memory``: gradient statistics R, tuned constants and learned phi.
 
-``open_reader`` is the one way from a run folder and ``MemoryOptions`` to something that reads; who searches for rates
-takes ``reader_of``.
+``open_reader`` builds the model that ``MemoryOptions`` adapt, with what is kept; ``reader_of`` with a given rule.
 """
 
 from __future__ import annotations
@@ -26,59 +25,52 @@ from dynlm.adapt.update_filter import UpdateFilter
 from dynlm.errors import UserError
 from dynlm.models.registry import EngineSettings, engine_for
 from dynlm.run.cache_store import open_cache
-from dynlm.run.folder import TrainedModel, check_model, memory_path
+from dynlm.run.folder import TrainedModel, load_stored, memory_path, read_stored
 from dynlm.runtime.files import exclusive
 from dynlm.runtime.parsing import number_in, read_json, write_json
 from dynlm.runtime.renamed import original_name
-from dynlm.runtime.tensors import check_shapes, load_tensors, save_tensors
+from dynlm.runtime.tensors import check_shapes, save_tensors
 from dynlm.runtime.validation import section_of
 from dynlm.types import Params
 
 _SECONDS_TO_WAIT = 60.0
+_STATISTICS = "statistics.safetensors"
 _AnyMeta = Meta | CoordinateMeta
 
 
 def save_statistics(folder: Path, statistics: Statistics, trained: TrainedModel, tokens: int) -> None:
-    """Keep R beside the model it belongs to."""
+    """Write the gradient statistics R, computed on ``tokens`` tokens."""
     about = {"model": trained.fingerprint, "tokens": tokens}
-    save_tensors(memory_path(folder, "statistics.safetensors"), statistics.rms, about)
+    save_tensors(memory_path(folder, _STATISTICS), statistics.rms, about)
 
 
 def load_statistics(folder: Path, trained: TrainedModel, device: torch.device | str = "cpu") -> Statistics | None:
-    """R of a run, or None where it was not gathered yet. Raises UserError where it is another model's."""
-    path = memory_path(folder, "statistics.safetensors")
-    if not path.exists():
+    """Load R; None if it was not computed yet. Raises UserError if it is another model's."""
+    path = memory_path(folder, _STATISTICS)
+    stored = load_stored(path, trained, device)
+    if stored is None:
         return None
-    tensors, about = load_tensors(path, device)
-    check_model(path, about, trained)
-    for name, tensor in tensors.items():
+    for name, tensor in stored[0].items():
         fits = name in trained.params and tensor.shape == trained.params[name].shape
-        if (
-            not fits
-            or tensor.dtype != torch.get_default_dtype()
-            or not bool(((tensor >= 0) & (tensor < torch.inf)).all())
-        ):
+        fits = fits and tensor.dtype == torch.get_default_dtype()
+        if not fits or not bool(((tensor >= 0) & (tensor < torch.inf)).all()):
             raise UserError(f"tensor {name} is no statistics of the model's", path, "remove it and run tune again")
-    return Statistics(tensors)
+    return Statistics(stored[0])
 
 
 def statistics_card(folder: Path, trained: TrainedModel) -> dict[str, Any] | None:
-    """What R was gathered with, or None where it was not gathered yet. Raises UserError where it is another model's."""
-    path = memory_path(folder, "statistics.safetensors")
-    if not path.exists():
-        return None
-    about = load_tensors(path)[1]
-    check_model(path, about, trained)
-    return about
+    """Load how R was computed; None if it was not. Raises UserError if it is another model's."""
+    stored = load_stored(memory_path(folder, _STATISTICS), trained)
+    return None if stored is None else stored[1]
 
 
 def drop_statistics(folder: Path) -> None:
-    """Remove R, to have it gathered anew."""
-    memory_path(folder, "statistics.safetensors").unlink(missing_ok=True)
+    """Remove R, so that it is computed again."""
+    memory_path(folder, _STATISTICS).unlink(missing_ok=True)
 
 
 def save_tuned(folder: Path, rule: str, reset: str, tuned: Mapping[str, Any], trained: TrainedModel) -> None:
-    """Keep a hand-made rule's tuned rates beside those of the others, which other processes may keep meanwhile."""
+    """Write a rule's tuned constants; other processes may write those of other rules at the same time."""
     path = memory_path(folder, "tuned.json")
     with exclusive(path, "the file of tuned rates", _SECONDS_TO_WAIT):
         content = read_json(path) if path.exists() else {}
@@ -90,14 +82,11 @@ def save_tuned(folder: Path, rule: str, reset: str, tuned: Mapping[str, Any], tr
 
 
 def load_tuned(folder: Path, rule: str, reset: str, trained: TrainedModel) -> dict[str, Any] | None:
-    """A hand-made rule's tuned rates, or None where it was not tuned under this reset policy."""
+    """Load a rule's tuned constants, by their stored names (``runtime.renamed``); None if it was not tuned."""
     path = memory_path(folder, "tuned.json")
-    if not path.exists():
-        return None
-    content = read_json(path)
-    check_model(path, content, trained)
+    content = read_stored(path, trained) or {}
     tuned = content.get(rule, {})
-    tuned = tuned.get(reset) if isinstance(tuned, dict) else {}
+    tuned = tuned.get(reset) if isinstance(tuned, dict) else tuned
     if tuned is None:
         return None
     if not isinstance(tuned, dict):
@@ -107,53 +96,43 @@ def load_tuned(folder: Path, rule: str, reset: str, trained: TrainedModel) -> di
     return tuned
 
 
-def carry_over(folder: Path, trained: TrainedModel, target: Path, moved: TrainedModel) -> None:
-    """Give the run in ``target``, whose static parameters are those of ``folder`` trained further, its R and rates."""
+def carry_over(folder: Path, trained: TrainedModel, target: Path, finetuned: TrainedModel) -> None:
+    """Copy R and the tuned constants of the run in ``folder`` to its fine-tuned run in ``target``."""
     statistics, card = load_statistics(folder, trained), statistics_card(folder, trained)
     if statistics is not None and card is not None:
-        save_statistics(target, statistics, moved, card["tokens"])
-    path = memory_path(folder, "tuned.json")
-    if path.exists():
-        content = read_json(path)
-        check_model(path, content, trained)
-        write_json(memory_path(target, "tuned.json"), {**content, "model": moved.fingerprint})
+        save_statistics(target, statistics, finetuned, card["tokens"])
+    if (tuned := read_stored(memory_path(folder, "tuned.json"), trained)) is not None:
+        write_json(memory_path(target, "tuned.json"), {**tuned, "model": finetuned.fingerprint})
 
 
 def save_learned(
-    folder: Path,
-    name: str,
-    reset: str,
-    meta: _AnyMeta,
-    phi: Params,
-    about: Mapping[str, Any],
-    trained: TrainedModel,
+    folder: Path, memory: MemoryOptions, meta: _AnyMeta, phi: Params, about: Mapping[str, Any], trained: TrainedModel
 ) -> None:
-    """Keep phi under ``name``, as tensors and what can be read of it as JSON."""
+    """Write phi under the name ``memory.g``, as tensors and, readable, as JSON."""
     about = {"model": trained.fingerprint, "tensors": meta.names, **about}
-    save_tensors(memory_path(folder, f"{name}-{reset}.safetensors"), phi, about)
-    write_json(memory_path(folder, f"{name}-{reset}.json"), {**about, "phi": readable(phi, meta)})
+    save_tensors(_learned_path(folder, memory.g, memory.reset), phi, about)
+    write_json(memory_path(folder, f"{memory.g}-{memory.reset}.json"), {**about, "phi": readable(phi, meta)})
 
 
 def load_learned(folder: Path, name: str, reset: str, trained: TrainedModel) -> tuple[Params, dict[str, Any]] | None:
-    """(phi, how it was learned), or None where it was not learned yet."""
-    path = memory_path(folder, f"{name}-{reset}.safetensors")
-    if not path.exists():
-        return None
-    tensors, about = load_tensors(path, trained.device)
-    check_model(path, about, trained)
-    return tensors, about
+    """Load (phi, how it was learned); None if it was not learned yet."""
+    return load_stored(_learned_path(folder, name, reset), trained, trained.device)
 
 
 def learned_names(folder: Path, reset: str, trained: TrainedModel) -> list[str]:
-    """The names under which a run has learned g for a reset policy, sorted. Raises UserError where one is damaged."""
+    """Return the names of the rules that the run has learned under a reset policy. Raises UserError."""
     ending = f"-{reset}.safetensors"
     names = sorted(path.name.removesuffix(ending) for path in (folder / "memory").glob(f"*{ending}"))
     found = {name: load_learned(folder, name, reset, trained) for name in names}
     return [name for name, learned in found.items() if learned is not None and "g" in learned[1]]
 
 
+def _learned_path(folder: Path, name: str, reset: str) -> Path:
+    return memory_path(folder, f"{name}-{reset}.safetensors")
+
+
 def meta_of(g: LearnedRuleOptions, tuned: Mapping[str, Any], statistics: Statistics, trained: TrainedModel) -> _AnyMeta:
-    """g by its options, starting at the ``tuned`` rms rule."""
+    """Return the learned rule g by its options, started at the ``tuned`` rms rule."""
     own = {name: trained.params[name] for name in statistics.rms}
     if g.kind == "lstm":
         return CoordinateMeta(statistics, own, tuned["rate"], tuned["pull"], tuned["epsilon"], g.hidden)
@@ -176,26 +155,26 @@ def meta_of(g: LearnedRuleOptions, tuned: Mapping[str, Any], statistics: Statist
 
 
 def _meta_learned(about: Mapping[str, Any], statistics: Statistics, trained: TrainedModel, path: Path) -> _AnyMeta:
-    """g as a file says that it was learned. Raises UserError where the file says nothing that can be."""
+    """Return g as a file describes it. Raises UserError if the description is damaged."""
     names, start = about.get("tensors"), about.get("start")
     if not isinstance(names, list) or not isinstance(start, dict) or not names:
-        raise UserError("it does not tell how it was learned", path, "run metatrain again")
+        raise UserError("it does not say how it was learned", path, "run metatrain again")
     for name in RULES["rms"].searched:
         number_in(start, original_name("memory", name), path, 1e-12 if name == "epsilon" else 0.0)
     try:
         g = section_of(LearnedRuleOptions, about.get("g"))
     except UserError as error:
-        raise UserError(f"it does not tell how it was learned ({error})", path, "run metatrain again") from error
+        raise UserError(f"it does not say how it was learned ({error})", path, "run metatrain again") from error
     return meta_of(g, start, _of_these(statistics, names, path), trained)
 
 
 def check_phi(phi: Params, meta: _AnyMeta, path: Path) -> None:
-    """Raise UserError unless ``phi`` holds finite numbers of just the shapes that g needs."""
+    """Raise UserError unless ``phi`` is finite and has the shapes that g needs."""
     wanted = {name: tuple(tensor.shape) for name, tensor in meta.initial().items()}
     check_shapes({name: tuple(tensor.shape) for name, tensor in phi.items()}, wanted, path)
     for name, tensor in phi.items():
         if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
-            raise UserError(f"{name} of phi holds what is no finite number", path, "run metatrain again")
+            raise UserError(f"{name} of phi is not finite", path, "run metatrain again")
 
 
 def _of_these(statistics: Statistics, names: Sequence[Any], where: Path) -> Statistics:
@@ -206,7 +185,7 @@ def _of_these(statistics: Statistics, names: Sequence[Any], where: Path) -> Stat
 
 
 def open_meta(folder: Path, trained: TrainedModel, memory: MemoryOptions) -> tuple[_AnyMeta, Params]:
-    """The g that ``memory`` names, and its phi. Raises UserError where it was not learned."""
+    """Return the learned rule that ``memory`` names, and its phi. Raises UserError if it was not learned."""
     learned = load_learned(folder, memory.g, memory.reset, trained)
     statistics = load_statistics(folder, trained, trained.device)
     if learned is None or statistics is None:
@@ -216,17 +195,17 @@ def open_meta(folder: Path, trained: TrainedModel, memory: MemoryOptions) -> tup
             folder,
             f"run `dynlm metatrain {folder} --memory.reset {memory.reset}{named}` first",
         )
-    path = memory_path(folder, f"{memory.g}-{memory.reset}.safetensors")
+    path = _learned_path(folder, memory.g, memory.reset)
     phi, meta = learned[0], _meta_learned(learned[1], statistics, trained, path)
     check_phi(phi, meta, path)
     return meta, phi
 
 
 def open_reader(folder: Path, trained: TrainedModel, memory: MemoryOptions) -> Reader:
-    """A reader by ``memory``'s options, with the run's tuned or learned rates where an option does not set them.
+    """Return the model that ``memory`` adapts, with tuned or learned constants for those that the options leave unset.
 
-    What has nothing to regret is level 1: of it alone ``memory.no_regret`` changes nothing. Raises UserError where the
-    rates are neither given nor tuned, or the statistics, phi or the cache are missing.
+    ``memory.no_regret`` has no effect on static weights without a cache: they are level 1. Raises UserError if
+    constants are neither given nor tuned, or statistics, phi or the cache are missing.
     """
     dynamic = dynamic_tensors(trained.model, memory.dynamic)
     reader = reader_of(trained, memory, _open_rule(folder, trained, memory, dynamic), dynamic)
@@ -237,9 +216,9 @@ def open_reader(folder: Path, trained: TrainedModel, memory: MemoryOptions) -> R
 
 
 def reader_of(trained: TrainedModel, memory: MemoryOptions, rule: Rule, dynamic: tuple[str, ...]) -> Reader:
-    """A reader by ``memory``'s options with another rule than they name, no cache, and never mixed with level 1.
+    """Return the model that ``rule`` adapts by ``memory``'s other options, without cache and mixture.
 
-    Raises UserError where native kernels are asked for and cannot be had.
+    Raises UserError if native kernels are requested and not available.
     """
     precision = None if memory.precision == "float32" else getattr(torch, memory.precision)
     settings = EngineSettings(precision, memory.kernels == "native", memory.capture and trained.device.type == "cuda")
@@ -280,5 +259,5 @@ def _open_rule(folder: Path, trained: TrainedModel, memory: MemoryOptions, dynam
         statistics = load_statistics(folder, trained, trained.device)
         if statistics is None:
             raise UserError("no gradient statistics yet", folder, f"run `{_tune_command(folder, memory)}` first")
-        statistics = _of_these(statistics, dynamic, memory_path(folder, "statistics.safetensors"))
+        statistics = _of_these(statistics, dynamic, memory_path(folder, _STATISTICS))
     return kind.build(dynamic, constants, statistics)

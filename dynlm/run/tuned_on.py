@@ -1,4 +1,4 @@
-"""On which articles something was tuned, learned or picked: records that are kept with it, and go into score files.
+"""Records of the articles that something was tuned, learned or selected on; stored with it and in score files.
 
 A record is {what, how, corpus, split, articles, split_text}: ``articles`` counted from 1, such as "1-30,32";
 ``split_text`` the fingerprint of the whole split. ``evaluation.overlap`` reads them.
@@ -24,7 +24,7 @@ from dynlm.run.rule_store import load_learned, load_tuned
 def record(
     what: str, how: str, corpus: CorpusOptions, split: str, text: TokenisedSplit, indices: Iterable[int]
 ) -> dict[str, Any]:
-    """That ``what`` ("rates", "g", "cache", "gate") was tuned, learned or picked on these articles of a split."""
+    """Return the record that ``what`` (rates, g, cache, gate) was tuned, learned or picked on articles of a split."""
     return {
         "what": what,
         "how": how,
@@ -35,42 +35,41 @@ def record(
     }
 
 
-def records_of(held: Mapping[str, Any], what: str, how: str) -> list[dict[str, Any]]:
-    """What is kept with something tuned or learned; made of its ``split`` and ``articles`` where it is older.
+def records_of(stored: Mapping[str, Any], what: str, how: str) -> list[dict[str, Any]]:
+    """Return the records stored with something tuned or learned.
 
-    Where it does not tell, the one record has no articles.
+    Older files have ``split`` and ``articles`` instead of records; without these the one record has no articles.
     """
-    kept, articles = held.get("tuned_on"), held.get("articles")
+    kept, articles = stored.get("tuned_on"), stored.get("articles")
     if isinstance(kept, list) and all(isinstance(one, dict) for one in kept):
         return [dict(one) for one in kept]
-    told: dict[str, Any] = {"what": what, "how": how, "articles": None}
+    records: dict[str, Any] = {"what": what, "how": how, "articles": None}
     if isinstance(articles, list) and all(isinstance(number, int) for number in articles):
-        told |= {"corpus": held.get("corpus"), "split": held.get("split"), "articles": format_ranges(articles)}
-    return [told]
+        records |= {"corpus": stored.get("corpus"), "split": stored.get("split"), "articles": format_ranges(articles)}
+    return [records]
 
 
 def tuned_on(folder: Path, trained: TrainedModel, memory: MemoryOptions) -> list[dict[str, Any]] | None:
-    """What ``memory``'s rule and cache were tuned, learned and picked on, as the run keeps it; None for level 1.
+    """Return the records of ``memory``'s rule and cache in this run; None for level 1.
 
-    What the options give by hand has the record {what, how: "given"}. Raises UserError where what is kept cannot be
-    read.
+    Constants given as options have the record {what, how: "given"}. Raises UserError for damaged files.
     """
     if (memory.rule, memory.cache) == ("none", "none"):
         return None
-    told: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     kind = RULES[memory.rule]
     if kind.learned:
         learned = load_learned(folder, memory.g, memory.reset, trained)
-        told += records_of(learned[1] if learned else {}, "g", "learned")
+        records += records_of(learned[1] if learned else {}, "g", "learned")
     elif kind.searched:
         given = all(getattr(memory, name) is not None for name in kind.searched)
         rates = None if given else load_tuned(folder, memory.rule, memory.reset, trained)
-        told += [{"what": "rates", "how": "given"}] if given else records_of(rates or {}, "rates", "tuned")
+        records += [{"what": "rates", "how": "given"}] if given else records_of(rates or {}, "rates", "tuned")
     if memory.cache == "learned":
         gated = load_gated(folder, memory, trained)
-        told += records_of(gated[1] if gated else {}, "gate", "learned")
+        records += records_of(gated[1] if gated else {}, "gate", "learned")
     elif memory.cache == "fixed":
         given = all(getattr(memory, option) is not None for option in FIXED.values())
         cache = None if given else load_fixed(folder, memory, trained)
-        told += [{"what": "cache", "how": "given"}] if given else records_of(cache or {}, "cache", "tuned")
-    return told
+        records += [{"what": "cache", "how": "given"}] if given else records_of(cache or {}, "cache", "tuned")
+    return records

@@ -138,7 +138,7 @@ def _finetune(folder: Path, target: Path, config: Config, quiet: bool) -> dict[s
             learned_by = rule_store.load_learned(folder, memory.g, memory.reset, trained)
             assert learned_by is not None
             card = {key: value for key, value in learned_by[1].items() if key not in ("model", "tensors")}
-            rule_store.save_learned(target, memory.g, memory.reset, _with_static(meta, static), phi, card, new)
+            rule_store.save_learned(target, memory, _with_static(meta, static), phi, card, new)
         log_line(target, event="finetuned", **about)
         if options.tune:
             rule_store.drop_statistics(target)

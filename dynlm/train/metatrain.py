@@ -121,7 +121,7 @@ def _metatrain(
         ],
     }
     if processes.is_main:
-        rule_store.save_learned(folder, config.memory.g, reset, meta, candidates[kept], about, trained)
+        rule_store.save_learned(folder, config.memory, meta, candidates[kept], about, trained)
         checkpoints.drop()
     return {"reset": reset, "name": config.memory.g, **about, "phi": readable(candidates[kept], meta)}
 

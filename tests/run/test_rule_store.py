@@ -59,7 +59,7 @@ def test_all_comes_back_exactly(tmp_path: Path, trained: TrainedModel) -> None:
     assert all(torch.equal(read.rms[name], tensor) for name, tensor in statistics.rms.items())
     meta = meta_of(G, START, statistics, trained)
     phi = {key: torch.rand(t.shape, dtype=torch.float64) for key, t in meta.initial().items()}
-    save_learned(tmp_path, "meta", "article", meta, phi, {"start": START}, trained)
+    save_learned(tmp_path, MemoryOptions(rule="meta", reset="article"), meta, phi, {"start": START}, trained)
     learned = load_learned(tmp_path, "meta", "article", trained)
     assert learned is not None
     assert learned[0].keys() == phi.keys()
@@ -103,7 +103,7 @@ def test_another_models_files_are_refused_by_name(
     save_statistics(tmp_path, statistics_of(trained), stranger, 1000)
     save_tuned(tmp_path, "sgd", "stream", {"rate": 1.0}, stranger)
     meta = meta_of(G, START, statistics_of(stranger), stranger)
-    save_learned(tmp_path, "meta", "stream", meta, meta.initial(), {}, stranger)
+    save_learned(tmp_path, MemoryOptions(rule="meta"), meta, meta.initial(), {}, stranger)
     assert load(tmp_path, stranger) is not None
     with pytest.raises(UserError, match=rf"{re.escape(name)}: this belongs to another model"):
         load(tmp_path, trained)
