@@ -49,14 +49,13 @@ def trained_run(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def tuned_run(trained_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A copy of the trained run with sgd and rms tuned, and meta learned, under both reset policies."""
-    from dynlm.train.metatrain import metatrain
-    from dynlm.train.tune import tune
+    from tests.trainings import metatrain, tune
 
     run = _copied(trained_run, tmp_path_factory.mktemp("tuned"))
     for reset in ("stream", "article"):
         for rule in ("sgd", "rms"):
-            tune(run.folder, with_memory(run.config, rule=rule, reset=reset), quiet=True)
-        metatrain(run.folder, with_memory(run.config, rule="meta", reset=reset), quiet=True)
+            tune(run.folder, with_memory(run.config, rule=rule, reset=reset))
+        metatrain(run.folder, with_memory(run.config, rule="meta", reset=reset))
     return run
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynlm.cli.command import command, is_quiet, print_answer
+from dynlm.cli.command import command, is_quiet, open_run, print_answer
 from dynlm.runtime.perplexity import format_perplexity
 
 if TYPE_CHECKING:
@@ -77,7 +76,8 @@ def _tune(options: Namespace, config: Config) -> int:
         return _tune_cache(options, config)
     from dynlm.train.tune import tune
 
-    done = tune(Path(options.folder), config, is_quiet(options))
+    run = open_run(options, config)
+    done = tune(run, config.memory, config.tune, is_quiet(options))
     values = ", ".join(f"{name} {done[key]:g}" for key, name in _CONSTANTS.items() if key in done)
     print_answer(
         options,
@@ -91,7 +91,8 @@ def _tune(options: Namespace, config: Config) -> int:
 def _tune_cache(options: Namespace, config: Config) -> int:
     from dynlm.train.cache import tune_cache
 
-    done = tune_cache(Path(options.folder), config, is_quiet(options))
+    run = open_run(options, config)
+    done = tune_cache(run, config.memory, config.tune, is_quiet(options))
     print_answer(
         options,
         done,
@@ -119,7 +120,8 @@ def _metatrain(options: Namespace, config: Config) -> int:
         return _train_gate(options, config)
     from dynlm.train.metatrain import metatrain
 
-    done = metatrain(Path(options.folder), config, is_quiet(options))
+    run = open_run(options, config)
+    done = metatrain(run, config.memory, config.g, config.metatrain, config.tune, is_quiet(options))
     nats = done["tuning_nats_per_token"]
     rows = [f"{'tensor':20}{'rate':>12}{'pull':>12}{'flush':>8}"]
     rows += [
@@ -152,7 +154,8 @@ def _finetune(options: Namespace, config: Config) -> int:
     """
     from dynlm.train.finetune import finetune
 
-    done = finetune(Path(options.folder), config, is_quiet(options))
+    run = open_run(options, config)
+    done = finetune(run, config.memory, config.finetune, config.metatrain, config.tune, is_quiet(options))
     nats = ", ".join(f"{value:.4f} {name}" for name, value in done["tuning_nats_per_token"].items())
     print_answer(
         options,
@@ -166,7 +169,8 @@ def _finetune(options: Namespace, config: Config) -> int:
 def _train_gate(options: Namespace, config: Config) -> int:
     from dynlm.train.gate import train_gate
 
-    done = train_gate(Path(options.folder), config, is_quiet(options))
+    run = open_run(options, config)
+    done = train_gate(run, config.memory, config.metatrain, config.tune, is_quiet(options))
     nats, flatness = done["tuning_nats_per_token"], ", ".join(f"{value:g}" for value in done["flatness"])
     print_answer(
         options,

@@ -20,8 +20,9 @@ from dynlm.run.folder import TrainedModel, load_model, log_line, memory_path, re
 from dynlm.run.options import RunOptions
 from dynlm.run.rule_store import open_reader
 from dynlm.run.tuned_on import record
+from dynlm.runtime.checkpoints import Checkpoints
 from dynlm.runtime.distributed import Processes
-from dynlm.runtime.validation import Section, section_of
+from dynlm.runtime.validation import Section, fingerprint_options, section_of
 
 _Section = TypeVar("_Section", bound=Section)
 
@@ -71,10 +72,23 @@ class Run:
             self._sections[kind.SECTION] = section
         return section
 
+    @property
+    def options(self) -> RunOptions:
+        """The options of the run itself: seed, device, checkpoints."""
+        return self.section(RunOptions)
+
+    def checkpoints(self, stem: str, *sections: Section, **data: Any) -> Checkpoints:
+        """Return the checkpoints ``stem`` of work on this run, whose outcome ``sections`` and ``data`` decide.
+
+        ``data``: fingerprints of what the work reads. The seed and the model decide it too.
+        """
+        made_with = {"run.seed": self.options.seed, **fingerprint_options(*sections), "the model": self.fingerprint}
+        return Checkpoints(self.path / "checkpoints", stem, self.options.checkpoints_kept, {**made_with, **data})
+
     @functools.cached_property
     def processes(self) -> Processes:
         """The processes that this command runs in."""
-        return Processes.start(self.section(RunOptions).cpu)
+        return Processes.start(self.options.cpu)
 
     @property
     def trained(self) -> TrainedModel:

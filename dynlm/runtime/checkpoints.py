@@ -77,7 +77,7 @@ class Checkpoints:
     folder: Path
     stem: str = "step"
     kept: int = 2
-    made_with: Mapping[str, Any] = field(default_factory=dict)
+    made_with: dict[str, Any] = field(default_factory=dict)
 
     def save(self, number: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
         """Write a checkpoint and remove all but the newest ones; returns the file.
@@ -135,18 +135,19 @@ class Checkpointer:
     """Saves and resumes ``work``, on one or several processes, which may be another number of them after a resume.
 
     A context manager: within its block Ctrl-C and SIGTERM make the next ``after_step`` save and stop. Without a stop
-    ``after_step`` saves at every ``every``-th step or, where ``every`` is 0, each time ``seconds`` have passed.
+    ``after_step`` saves at every ``every``-th step or, where ``every`` is 0, each time ``seconds`` have passed. Without
+    ``checkpoints`` nothing is saved.
     """
 
     def __init__(
         self,
-        checkpoints: Checkpoints,
+        checkpoints: Checkpoints | None,
         work: Resumable,
         processes: Processes | None = None,
         every: int = 1,
         seconds: float = 0.0,
     ):
-        self.checkpoints, self._work = checkpoints, work
+        self._checkpoints, self._work = checkpoints, work
         self._processes = Processes(0, 1, torch.device("cpu")) if processes is None else processes
         self._every, self._seconds, self._saved_at = every, seconds, time.monotonic()
         self._stack, self._request = contextlib.ExitStack(), StopRequest()
@@ -164,12 +165,14 @@ class Checkpointer:
         Raises UserError where the processes see different checkpoints, or the checkpoint does not fit the work.
         """
         processes = self._processes
-        found = self.checkpoints.newest(quiet=not processes.is_main)
+        if self._checkpoints is None:
+            return None
+        found = self._checkpoints.newest(quiet=not processes.is_main)
         numbers = processes.gather_object(None if found is None else found.number)
         if len(set(numbers)) > 1:
             seen = ", ".join("none" if number is None else str(number) for number in numbers)
             what = f"the processes see different checkpoints ({seen})"
-            raise UserError(what, self.checkpoints.folder, "give all of them the same folder")
+            raise UserError(what, self._checkpoints.folder, "give all of them the same folder")
         if found is None:
             return None
         with found.loading() as (tensors, values), torch.no_grad():
@@ -190,9 +193,12 @@ class Checkpointer:
             due = processes.any(time.monotonic() - self._saved_at >= self._seconds)
         if not (stopping or last or due):
             return
-        tensors, values = self._work.state_dict()
-        tensors = {n: processes.gather_lanes(t) if n.startswith(LANES) else t for n, t in tensors.items()}
-        path = self.checkpoints.save(number, tensors, values) if processes.is_main else None
+        path = None
+        if self._checkpoints is not None:
+            tensors, values = self._work.state_dict()
+            tensors = {n: processes.gather_lanes(t) if n.startswith(LANES) else t for n, t in tensors.items()}
+            if processes.is_main:
+                path = self._checkpoints.save(number, tensors, values)
         # The others do not run ahead of a slow disk: they would take the main process for dead.
         processes.wait_for_everyone()
         self._saved_at = time.monotonic()

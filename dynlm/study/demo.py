@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 from dynlm.evaluation.compare import compare
@@ -34,14 +33,13 @@ def demo(config: Config, quiet: bool = False, progress: bool = False) -> tuple[C
         say("training the tokenizer and the model (level 1)")
         done = pretrain(config, quiet=not progress)
         say(f"level 1 on valid: perplexity {format_perplexity(done['valid_perplexity_per_word'], 0)} per word")
+    run = Run.open(folder, config.run, config.corpus)
     if not (folder / "memory" / "tuned.json").exists():
         say("tuning dynamic evaluation (rms) on valid articles")
-        rms = config.memory.replace(rule="rms")
-        tune(folder, dataclasses.replace(config, memory=rms), quiet=not progress)
+        tune(run, config.memory.replace(rule="rms"), config.tune, quiet=not progress)
     if not (folder / "memory" / f"meta-{config.memory.reset}.json").exists():
         say("meta-training the memory on training articles kept aside")
-        metatrain(folder, config, quiet=not progress)
-    run = Run.open(folder, config.run, config.corpus)
+        metatrain(run, config.memory, config.g, config.metatrain, config.tune, quiet=not progress)
     paths, scores = [], []
     for rule in RULES:
         say(f"reading the {SPLIT} articles: {'level 1' if rule == 'none' else rule}")

@@ -144,7 +144,7 @@ class _Finder:
 
         def find(quiet: bool) -> None:
             rule_store.drop_statistics(run.path)
-            ensure_statistics(run.path, run.trained, base)
+            ensure_statistics(run, base.memory, base.tune.statistics_tokens)
 
         return Step(
             slot="gradient statistics R",
@@ -163,7 +163,7 @@ class _Finder:
         return Step(
             slot=f"the rates of {rule} under {own.reset}",
             options=_options(config, config.memory, config.tune),
-            find=lambda quiet: tune(self.run.path, config, quiet),
+            find=lambda quiet: tune(self.run, config.memory, config.tune, quiet),
             held=lambda: rule_store.load_tuned(self.run.path, rule, own.reset, self.run.trained),
             budget=lambda held: Budget(held["settings"], held.get("tokens", 0)),
         )
@@ -180,7 +180,7 @@ class _Finder:
         return Step(
             slot=f"g ({memory.g}) under {memory.reset}",
             options=_options(config, memory, config.tune, config.g, config.metatrain),
-            find=lambda quiet: metatrain(self.run.path, config, quiet),
+            find=lambda quiet: metatrain(self.run, memory, config.g, config.metatrain, config.tune, quiet),
             held=held,
             # The candidates at the end were read on the tuning articles too.
             budget=lambda held: Budget(len(held.get("tuning_nats_per_token", ())), learned_on=held["tokens"]),
@@ -194,7 +194,7 @@ class _Finder:
         return Step(
             slot=f"the cache beside {rule_stem(own)} under {own.reset}",
             options=_options(config, config.memory, config.tune),
-            find=lambda quiet: tune_cache(self.run.path, config, quiet),
+            find=lambda quiet: tune_cache(self.run, config.memory, config.tune, quiet),
             held=lambda: load_fixed(self.run.path, config.memory, self.run.trained),
             budget=lambda held: Budget(held["settings"], held.get("tokens", 0)),
         )
@@ -211,7 +211,7 @@ class _Finder:
         return Step(
             slot=f"the gate of the cache beside {rule_stem(own)} under {own.reset}",
             options=_options(config, config.memory, config.tune, config.metatrain),
-            find=lambda quiet: train_gate(self.run.path, config, quiet),
+            find=lambda quiet: train_gate(self.run, config.memory, config.metatrain, config.tune, quiet),
             held=held,
             budget=lambda held: Budget(held["passes"], learned_on=held["tokens"]),
         )

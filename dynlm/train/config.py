@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_type_hints
 
 from dynlm.adapt.options import LearnedRuleOptions, MemoryOptions
 from dynlm.data.options import CorpusOptions, TokenizerOptions
 from dynlm.models.options import LSTMOptions, RegularisationOptions
 from dynlm.run.options import RunOptions
+from dynlm.run.run import Run
 from dynlm.train.options import FinetuneOptions, MetatrainOptions, PretrainOptions, TuneOptions
 
 
@@ -34,3 +36,8 @@ def load_config(folder: Path) -> Config:
     from dynlm.run.folder import load_options
 
     return load_options(folder, Config, "dynlm pretrain")
+
+
+def config_of(run: Run) -> Config:
+    """Return all options of a run."""
+    return Config(**{name: run.section(kind) for name, kind in get_type_hints(Config).items()})

@@ -3,7 +3,7 @@
 The rule reads the articles that the LSTM was not trained on once; what the gate would have been given is collected, and
 the gate is trained on that. Of the Polyak averages after each pass the one that reads the tuning articles best is kept.
 
-Legend: N tokens, K gate features ("evidence"), F inverse temperatures.
+Legend: N tokens, K gate features, F inverse temperatures.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -21,23 +19,21 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dynlm.adapt.loop import iter_segments
-from dynlm.adapt.options import MAX_INVERSE, MIN_INVERSE
+from dynlm.adapt.options import MAX_INVERSE, MIN_INVERSE, MemoryOptions
 from dynlm.adapt.partners.cache import Cache, CacheInput, CacheState, mixture
 from dynlm.adapt.partners.cache_gate import Gate, initial_gate, log_shares
 from dynlm.adapt.reader import Reader
-from dynlm.data.articles import iter_articles
 from dynlm.data.stream import Stream
-from dynlm.data.token_store import tokenise
 from dynlm.errors import UserError
 from dynlm.models.scratch import Scratch
 from dynlm.run.cache_store import command, load_fixed, rule_stem, save_gated
-from dynlm.run.folder import TrainedModel, log_line, memory_path
-from dynlm.run.tuned_on import record, records_of
+from dynlm.run.folder import params_fingerprint
+from dynlm.run.run import Run
+from dynlm.run.tuned_on import records_of
 from dynlm.runtime.checkpoints import Checkpointer, Checkpoints, State
 from dynlm.runtime.files import exclusive
-from dynlm.runtime.validation import fingerprint_options
-from dynlm.train.cache import mean_of, one_lane, open_single, tune_cache
-from dynlm.train.config import Config
+from dynlm.train.cache import mean_of, open_without_cache, tune_cache
+from dynlm.train.options import MetatrainOptions, TuneOptions
 from dynlm.train.outer_loop import AveragedAdam
 from dynlm.train.tune import tuning_stream
 from dynlm.types import Params
@@ -71,82 +67,69 @@ class _Recorder(Cache):
     recorded: list[GateData] = field(default_factory=list)
 
     def read(self, state: CacheState, segment: CacheInput, scratch: Scratch | None = None) -> tuple[Tensor, CacheState]:
-        seen, state = self.look(state, segment, scratch)
-        assert seen.features_BTK is not None
-        found = (seen.features_BTK, seen.log_p_BTF, seen.num_visible_BT, segment.nats_BT)
-        self.recorded.append(GateData(*(tensor[segment.mask_BT > 0] for tensor in found)))
+        found, state = self.look(state, segment, scratch)
+        assert found.features_BTK is not None
+        data = (found.features_BTK, found.log_p_BTF, found.num_visible_BT, segment.nats_BT)
+        self.recorded.append(GateData(*(tensor[segment.mask_BT > 0] for tensor in data)))
         return segment.nats_BT, state
 
 
-def train_gate(folder: Path, config: Config, quiet: bool = False) -> dict[str, Any]:
-    """Learn the gate of a cache beside ``config.memory.rule``; tunes the fixed cache first where that was not done.
+def train_gate(
+    run: Run, memory: MemoryOptions, options: MetatrainOptions, tune: TuneOptions, quiet: bool = False
+) -> dict[str, Any]:
+    """Learn the gate of a cache beside ``memory.rule``; tunes the fixed cache first where that was not done.
 
     Its training resumes from the newest checkpoint, once the articles were read again. Returns how it was learned and
     the nats per token of the tuning articles without a cache, at the start (shares much as the fixed cache's) and as
     learned. Raises UserError as ``tune_cache`` does, and where another process learns it.
     """
-    memory = config.memory
     if memory.cache != "learned" or memory.cache_share is not None:
         what = "memory.cache_share is set" if memory.cache == "learned" else "a fixed cache has nothing to meta-train"
-        raise UserError(what, do=f"run `{command('tune', folder, memory.replace(cache='fixed'))}`")
-    trained, reader = open_single(folder, config)
-    stem = f"gated-cache-{rule_stem(memory)}-{memory.reset}"
-    with exclusive(memory_path(folder, stem), "this gated cache"):
-        return _train_gate(folder, config, trained, reader, quiet)
-
-
-def _train_gate(folder: Path, config: Config, trained: TrainedModel, reader: Reader, quiet: bool) -> dict[str, Any]:
-    memory = config.memory
-    fixed = load_fixed(folder, memory, trained)
-    if fixed is None:
-        # The search has one inverse temperature; the given ones are the gate's.
-        hand_made = memory.replace(cache="fixed", cache_inverse_temperature=None)
-        fixed = tune_cache(folder, dataclasses.replace(config, memory=hand_made), quiet)
-    around = (fixed["flatness"] * factor for factor in _FLATNESSES)
-    flatness = tuple(
-        memory.cache_inverse_temperature or (min(max(value, MIN_INVERSE), MAX_INVERSE) for value in around)
-    )
-    cache = Cache(memory.cache_window or fixed["window"], flatness, 0.0)
-    meta, valid = (
-        tokenise(iter_articles(config.corpus, split), trained.tokenizer, config.corpus.num_proc)
-        for split in ("meta", config.tune.split)
-    )
-    # Not read a second time: in a cache that is not emptied, an article would find itself.
-    stream = Stream(meta, memory.lanes, memory.segment, range(meta.articles), seed=config.run.seed)
-    learning = collect(reader, cache, stream, config.metatrain.tokens, quiet)
-    picked = tuning_stream(valid, one_lane(config), config.metatrain.pick_tokens)
-    picking = collect(reader, cache, picked, 0, quiet)
-    generator = torch.Generator().manual_seed(config.run.seed)
-    shares = _first_shares(flatness, fixed["flatness"], fixed["share"])
-    start = initial_gate(shares, learning.features_NK, _HIDDEN, generator)
-    made_with = {
-        "run.seed": config.run.seed,
-        **fingerprint_options(config.memory, config.metatrain, config.tune),
-        "the model": trained.fingerprint,
-        "the text": [meta.fingerprint, valid.fingerprint],
-        "the fixed cache": [fixed[name] for name in ("window", "flatness", "share")],
-    }
-    stem = f"gate-{rule_stem(memory)}-{memory.reset}"
-    checkpoints = Checkpoints(folder / "checkpoints", stem, config.run.checkpoints_kept, made_with)
-    best, nats, passes = learn(start, learning, picking, generator, checkpoints, config.run.checkpoint_seconds)
-    log_line(folder, event="train gate", rule=memory.rule, reset=memory.reset, nats_of_passes=nats)
-    about = {
-        "segment": memory.segment,
-        "tokens": len(learning.nats_N),
-        "passes": passes,
-        "passes_made": len(nats) - 1,
-        "still_improving": not stopped_improving(nats),
-        "tuning_nats_per_token": {"none": mean_of(picking.nats_N), "start": nats[0], "learned": nats[passes]},
-        "kept": "learned" if passes else "start",
-        "started_at": {name: fixed[name] for name in ("window", "flatness", "share")},
-        "tuned_on": [
-            *records_of(fixed, "cache", "tuned"),
-            record("gate", "learned", config.corpus, "meta", meta, range(meta.articles)),
-            record("gate", "picked", config.corpus, config.tune.split, valid, picked.order),
-        ],
-    }
-    save_gated(folder, memory, dataclasses.replace(cache, gate=Gate(best)), about, trained)
-    checkpoints.drop()
+        raise UserError(what, do=f"run `{command('tune', run.path, memory.replace(cache='fixed'))}`")
+    reader, name = open_without_cache(run, memory), f"{rule_stem(memory)}-{memory.reset}"
+    with exclusive(run.memory_path(f"gated-cache-{name}"), "this gated cache"):
+        fixed = load_fixed(run.path, memory, run.trained)
+        if fixed is None:
+            # The search has one inverse temperature; the given ones are the gate's.
+            fixed = tune_cache(run, memory.replace(cache="fixed", cache_inverse_temperature=None), tune, quiet)
+        around = (fixed["flatness"] * factor for factor in _FLATNESSES)
+        flatness = tuple(
+            memory.cache_inverse_temperature or (min(max(value, MIN_INVERSE), MAX_INVERSE) for value in around)
+        )
+        cache = Cache(memory.cache_window or fixed["window"], flatness, 0.0)
+        meta, seed = run.split("meta"), run.options.seed
+        # Not read a second time: in a cache that is not emptied, an article would find itself.
+        stream = Stream(meta, memory.lanes, memory.segment, range(meta.articles), seed=seed)
+        learning = collect(reader, cache, stream, options.tokens, quiet)
+        picked = tuning_stream(run, memory.replace(lanes=1), tune, options.pick_tokens)
+        picking = collect(reader, cache, picked, 0, quiet)
+        generator = torch.Generator().manual_seed(seed)
+        shares = _first_shares(flatness, fixed["flatness"], fixed["share"])
+        start = initial_gate(shares, learning.features_NK, _HIDDEN, generator)
+        fingerprints = {
+            "the text": [meta.fingerprint, picked.split.fingerprint],
+            "the start": params_fingerprint(start),
+        }
+        checkpoints = run.checkpoints(f"gate-{name}", memory, options, tune, **fingerprints)
+        best, nats, passes = learn(start, learning, picking, generator, checkpoints, run.options.checkpoint_seconds)
+        run.log(event="train gate", rule=memory.rule, reset=memory.reset, nats_of_passes=nats)
+        about = {
+            "segment": memory.segment,
+            "tokens": len(learning.nats_N),
+            "passes": passes,
+            "passes_made": len(nats) - 1,
+            "still_improving": not stopped_improving(nats),
+            "tuning_nats_per_token": {"none": mean_of(picking.nats_N), "start": nats[0], "learned": nats[passes]},
+            "kept": "learned" if passes else "start",
+            "started_at": {name: fixed[name] for name in ("window", "flatness", "share")},
+            "tuned_on": [
+                *records_of(fixed, "cache", "tuned"),
+                run.record("gate", "learned", "meta", range(meta.articles)),
+                run.record("gate", "picked", tune.split, picked.order),
+            ],
+        }
+        save_gated(run.path, memory, dataclasses.replace(cache, gate=Gate(best)), about, run.trained)
+        checkpoints.drop()
     named = {"rule": memory.rule, "reset": memory.reset, "cache": "learned"}
     return {**named, "window": cache.window, "flatness": list(flatness), **about}
 
@@ -220,14 +203,11 @@ def learn(
     ``checkpoints`` are so many ``seconds``.
     """
     training = _GateTraining(start, learning, picking, generator)
-    saving = nullcontext() if checkpoints is None else Checkpointer(checkpoints, training, every=0, seconds=seconds)
-    with saving as checkpointer:
-        if checkpointer is not None:
-            checkpointer.resume()
+    with Checkpointer(checkpoints, training, every=0, seconds=seconds) as checkpointer:
+        checkpointer.resume()
         while len(training.nats) <= _MOST_PASSES and not stopped_improving(training.nats):
             training.pass_over_tokens()
-            if checkpointer is not None:
-                checkpointer.after_step(len(training.nats) - 1)
+            checkpointer.after_step(len(training.nats) - 1)
     return training.best, training.nats, training.nats.index(min(training.nats))
 
 

@@ -105,17 +105,3 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, params: Params, ten
             slot, _, name = rest.partition("/")
             device = "cpu" if slot == "step" and not params[name].is_cuda else params[name].device
             optimizer.state[params[name]][slot] = tensor.to(device)
-
-
-def first_non_finite(params: Params) -> str:
-    """Return the name of the first tensor with a non-finite gradient."""
-    found = [name for name, tensor in params.items() if tensor.grad is not None and not tensor.grad.isfinite().all()]
-    return found[0] if found else "all tensors together"
-
-
-def update_to_weight(params: Params, before: Params) -> dict[str, float]:
-    """Return |update| / |weights| of each tensor's last step."""
-    return {
-        name: float((params[name].detach() - tensor).norm() / tensor.norm().clamp(min=1e-30))
-        for name, tensor in before.items()
-    }

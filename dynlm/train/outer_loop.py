@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -27,7 +26,7 @@ from dynlm.adapt.update_filter import counts_of
 from dynlm.data.stream import Stream, StreamPosition
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.errors import UserError
-from dynlm.run.folder import log_line
+from dynlm.run.run import Run
 from dynlm.runtime.checkpoints import LANES, Checkpointer, State
 from dynlm.runtime.distributed import Processes
 from dynlm.runtime.tree import leaves
@@ -77,9 +76,9 @@ class AveragedAdam:
 
 
 class Report(NamedTuple):
-    """Where a loop logs its windows: the run's ``folder``, the ``event`` that they are called, and more fields."""
+    """Where a loop logs its windows: in ``run``, as an ``event`` with more ``fields``."""
 
-    folder: Path
+    run: Run
     event: str
     fields: dict[str, Any]
     quiet: bool
@@ -111,8 +110,8 @@ class OuterLoop:
         """
         with checkpointer:
             resumed = checkpointer.resume()
-            if resumed is not None:
-                self._log(report.folder, event="resumed", checkpoint=resumed.name, tokens=self.position.tokens)
+            if resumed is not None and self._processes.is_main:
+                report.run.log(event="resumed", checkpoint=resumed.name, tokens=self.position.tokens)
             bar = tqdm(total=options.tokens, desc=report.event, unit="tok", unit_scale=True, disable=report.quiet)
             bar.update(self.position.tokens)
             while self.position.tokens < options.tokens:
@@ -120,8 +119,8 @@ class OuterLoop:
                 nats, segments = self._window(math.ceil(options.window / options.lanes))
                 self.seconds += time.monotonic() - begun
                 bar.update(self.position.tokens - bar.n)
-                fields = {"tokens": self.position.tokens, "nats_of_window": nats, "segments_of_window": segments}
-                self._log(report.folder, event=report.event, **report.fields, **fields, **self._details())
+                if self._processes.is_main:
+                    self._log(report, nats, segments)
                 if not self._halfway and self.position.tokens >= options.tokens / 2:
                     average = self.optimizer.average
                     self._halfway = [{name: t.clone() for name, t in params.items()} for params in average]
@@ -129,15 +128,13 @@ class OuterLoop:
             bar.close()
         return {**({"halfway": self._halfway} if self._halfway else {}), "learned": self.optimizer.average}
 
-    def _log(self, folder: Path, **fields: Any) -> None:
-        if self._processes.is_main:
-            log_line(folder, **fields)
-
-    def _details(self) -> dict[str, Any]:
-        details = {name: value for learner in self.learners for name, value in learner.log_fields().items()}
+    def _log(self, report: Report, nats: float, segments: float) -> None:
+        fields = {**report.fields, "tokens": self.position.tokens, "nats_of_window": nats}
+        for learner in self.learners:
+            fields |= learner.log_fields()
         if self.memory.filter is not None:
-            details["guard"] = counts_of(self.memory.filter, list(self.memory.params))
-        return details
+            fields["guard"] = counts_of(self.memory.filter, list(self.memory.params))
+        report.run.log(event=report.event, segments_of_window=segments, **fields)
 
     def _window(self, segments: int) -> tuple[float, float]:
         """Read so many segments of each lane and take a step; returns (nats, segments read) of all processes."""
@@ -158,9 +155,14 @@ class OuterLoop:
         assert segment is not None, "a repeating stream has no end"
         for learner in self.learners:
             learner.begin_segment(self.reader, self.memory, segment)
+
+        def observe(event: StepEvent) -> None:
+            for learner in self.learners:
+                learner(event)
+
         guarded = self.memory.filter
         restored_before = 0 if guarded is None else guarded.restored_B.clone()
-        nats_BT, self.memory = read_segment(self.reader, self.memory, segment, self._observe)
+        nats_BT, self.memory = read_segment(self.reader, self.memory, segment, observe)
         guarded = self.memory.filter
         restored_B = torch.zeros(len(nats_BT)) if guarded is None else guarded.restored_B - restored_before
         restored = (restored_B > 0).cpu().numpy()
@@ -168,10 +170,6 @@ class OuterLoop:
             learner.end_segment(nats_BT, segment, restored)
         mask_BT = torch.from_numpy(segment.mask_BT).to(nats_BT.device, non_blocking=True)
         return torch.stack([mask_BT.any(1).sum(), (nats_BT.double() * mask_BT).sum()])
-
-    def _observe(self, event: StepEvent) -> None:
-        for learner in self.learners:
-            learner(event)
 
     def _update(self) -> None:
         for learner in self.learners:

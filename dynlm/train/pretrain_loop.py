@@ -28,7 +28,7 @@ from dynlm.runtime.checkpoints import LANES, Checkpointer, State
 from dynlm.runtime.distributed import Processes
 from dynlm.runtime.tree import detach, leaves
 from dynlm.train.config import Config
-from dynlm.train.optimizers import Optimiser, first_non_finite, lr_at, update_to_weight
+from dynlm.train.optimizers import Optimiser, lr_at
 from dynlm.train.outer_loop import shared_stream
 from dynlm.types import Params
 
@@ -107,7 +107,8 @@ class PretrainLoop:
             norm = self._mean_gradients(tokens)
             if not math.isfinite(norm):
                 # Before the step: no checkpoint holds the weights that it would give.
-                where = f"step {self.step + 1}, {first_non_finite(self.params)}"
+                broken = [n for n, t in self.params.items() if t.grad is not None and not t.grad.isfinite().all()]
+                where = f"step {self.step + 1}, {broken[0] if broken else 'all tensors together'}"
                 raise UserError(f"training diverged: the gradient's norm is {norm}", where, "lower pretrain.lr")
             last = self.position.tokens >= self._goal
             logs = (self.step + 1) % options.log_every == 0 or last
@@ -124,8 +125,10 @@ class PretrainLoop:
                     raise UserError("training diverged: the loss is not finite", where, "lower pretrain.lr")
                 bar.set_postfix(nats=f"{loss:.3f}", rate=f"{lr:.1e}", refresh=False)
                 line = {"loss": loss, "norm": norm, "rate": lr, "tokens": self.position.tokens, "seconds": self.seconds}
-                updates = update_to_weight(self.params, previous)
-                log(self.step, {**line, **{f"update/{name}": ratio for name, ratio in updates.items()}})
+                for name, before_step in previous.items():
+                    update, size = self.params[name].detach() - before_step, before_step.norm().clamp(min=1e-30)
+                    line[f"update/{name}"] = float(update.norm() / size)
+                log(self.step, line)
                 self._window_nats, self._window_tokens = torch.zeros_like(self._window_nats), 0
             if self.step % options.validate_every == 0:
                 params = self.optimizer.current()

@@ -18,8 +18,8 @@ from dynlm.evaluation.score_file import Scores, read_scores
 from dynlm.evaluation.tables import text_table
 from dynlm.report.page import report_run
 from dynlm.train.config import Config
-from dynlm.train.gate import train_gate
 from tests.tiny import Run, scored, with_memory
+from tests.trainings import train_gate
 
 
 def read_by(run: Run, config: Config, split: str = "valid", articles: str | None = None) -> tuple[Path, Scores]:
@@ -54,7 +54,7 @@ def test_g_and_a_gate_record_what_they_were_learned_and_picked_on(tuned_copy: Ru
     count = len(on_meta.articles)
     assert overlaps(on_meta.protocol) == [{"what": "g", "how": "learned", "articles": count, "of": count}]
     gated = with_memory(tuned_copy.config, rule="rms", cache="learned")
-    train_gate(tuned_copy.folder, gated, quiet=True)
+    train_gate(tuned_copy.folder, gated)
     cache, gate, chosen = ("cache", "tuned", "valid"), ("gate", "learned", "meta"), ("gate", "picked", "valid")
     assert records_of(read_by(tuned_copy, gated)[1]) == [rates, cache, gate, chosen]
 

@@ -18,8 +18,8 @@ from dynlm.evaluation.checks.protocol import check_protocol
 from dynlm.evaluation.checks.stress import stress_test
 from dynlm.evaluation.score_file import Scores, read_scores
 from dynlm.run import run as opening
-from dynlm.train import gate as gates
 from dynlm.train.config import Config
+from tests import trainings as gates
 from tests.tiny import Run, listing, opened, readable_name, scored, with_memory
 
 VARIANTS = [("none", "stream"), ("sgd", "stream"), ("rms", "stream"), ("rms", "article"), ("meta", "article")]

@@ -22,10 +22,9 @@ from dynlm.evaluation.score_file import read_scores
 from dynlm.run import provenance
 from dynlm.run.folder import run_path
 from dynlm.run.provenance import differences, made_with, record_sitting, rounds_alike
-from dynlm.train.metatrain import metatrain
 from dynlm.train.pretrain import pretrain
-from dynlm.train.tune import tune
 from tests.tiny import Run, listing, scored, tiny_config, with_memory
+from tests.trainings import metatrain, tune
 
 
 def test_a_run_records_what_made_it(trained_run: Run) -> None:
@@ -106,8 +105,8 @@ def test_one_seed_fixes_everything(tiny_corpus: Path, tmp_path: Path) -> None:
         torch.manual_seed(index)
         config = tiny_config(tiny_corpus, tmp_path / name, pretrain={"epochs": 0.5}, regularisation={"weight": 0.3})
         pretrain(config, quiet=True)
-        tune(run_path(config.run), config, quiet=True)
-        metatrain(run_path(config.run), config, quiet=True)
+        tune(run_path(config.run), config)
+        metatrain(run_path(config.run), config)
         scored(run_path(config.run), with_memory(config, rule="meta"), "4-5", order=ArticleOrder("shuffled", 2))
         files = listing(run_path(config.run))
         made.append({file: content for file, content in files.items() if Path(file).suffix == ".safetensors"})

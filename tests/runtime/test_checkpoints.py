@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from dynlm.errors import UserError
-from dynlm.runtime.checkpoints import Checkpoints, _checksum
+from dynlm.runtime.checkpoints import Checkpointer, Checkpoints, State, _checksum
+from dynlm.runtime.signals import Stopped
 from dynlm.runtime.tensors import load_tensors, save_tensors
 
 STATE = {"place": [1, 2], "nats": 0.1 + 0.2, "running": float("inf"), "name": "Straße"}
@@ -37,7 +38,7 @@ def saved(folder: Path, *numbers: int, **options: object) -> Checkpoints:
     return checkpoints
 
 
-def test_what_was_saved_comes_back(tmp_path: Path) -> None:
+def test_saved_state_is_loaded_exactly(tmp_path: Path) -> None:
     found = saved(tmp_path, 7).newest()
     assert found is not None
     assert (found.number, found.state) == (7, {**STATE, "number": 7})
@@ -51,13 +52,13 @@ def test_what_was_saved_comes_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [1, 3])
-def test_only_the_newest_stay(kept: int, tmp_path: Path) -> None:
+def test_only_the_newest_files_are_kept(kept: int, tmp_path: Path) -> None:
     checkpoints = saved(tmp_path, 2, 4, 99_999_999, 100_000_000, kept=kept)
     assert [int(path.stem.split("-")[1]) for path in checkpoints.paths()] == [4, 99_999_999, 100_000_000][-kept:]
     assert len(list(tmp_path.iterdir())) == kept
 
 
-def test_stems_keep_to_themselves(tmp_path: Path) -> None:
+def test_stems_are_independent(tmp_path: Path) -> None:
     ours, theirs = saved(tmp_path, 1, 2, stem="g"), saved(tmp_path, 5, stem="g-all")
     (tmp_path / "g-notes.safetensors").write_text("")
     assert [path.name for path in ours.paths()] == ["g-00000001.safetensors", "g-00000002.safetensors"]
@@ -89,7 +90,7 @@ def torn(path: Path, how: str) -> None:
     + [f"bit {share}" for share in (0.0, 0.002, 0.01, 0.05, 0.1, 0.2, 0.5, 0.9, 1.0)]
     + ["zeros", "longer"],
 )
-def test_what_is_not_whole_is_named_and_passed_over(how: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_damaged_file_is_named_and_skipped(how: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     checkpoints = saved(tmp_path, 1, 2)
     torn(checkpoints.paths()[-1], how)
     found = checkpoints.newest()
@@ -107,8 +108,8 @@ def test_what_is_not_whole_is_named_and_passed_over(how: str, tmp_path: Path, ca
     assert found is not None and found.number == 2
 
 
-def test_every_flipped_bit_of_a_checkpoint_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
-    """But for spaces that fill up the header, and spellings of one value, no bit may be other than it was."""
+def test_every_flipped_bit_is_detected_or_changes_nothing(tmp_path: Path) -> None:
+    """Only padding of the header, and other spellings of the same value, may differ."""
     checkpoints = saved(tmp_path, 1)
     (path,) = checkpoints.paths()
     whole, before = path.read_bytes(), checkpoints.newest()
@@ -123,7 +124,7 @@ def test_every_flipped_bit_of_a_checkpoint_is_noticed_or_changes_nothing(tmp_pat
 
 
 @pytest.mark.parametrize("about", [{}, {"content": "{}"}, {"content": 3, "checksum": ""}, "{}", "[]", '{"state": 3}'])
-def test_tensors_that_are_no_checkpoint_are_passed_over(about: object, tmp_path: Path) -> None:
+def test_tensors_that_are_no_checkpoint_are_skipped(about: object, tmp_path: Path) -> None:
     checkpoints = saved(tmp_path, 1)
     if isinstance(about, str):
         about = {"content": about, "checksum": _checksum(tensors(), about)}
@@ -132,7 +133,7 @@ def test_tensors_that_are_no_checkpoint_are_passed_over(about: object, tmp_path:
     assert found is not None and found.number == 1
 
 
-def test_what_was_made_with_other_options_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_checkpoint_of_other_options_is_refused_by_name(tmp_path: Path) -> None:
     made_with = {"g.features": ("doc_age_20",), "rate": 0.1, "seed": None}
     saved(tmp_path, 1, made_with=made_with)
     assert Checkpoints(tmp_path, made_with=made_with).newest() is not None
@@ -144,8 +145,8 @@ def test_what_was_made_with_other_options_is_refused_by_name(tmp_path: Path) -> 
         Checkpoints(tmp_path, made_with={"g.features": ["doc_age_20"], "seed": None}).newest()
 
 
-def test_a_writer_that_is_killed_leaves_the_one_before(tmp_path: Path) -> None:
-    """Killed between writing aside and renaming; the next to save, or to drop, clears away what is left."""
+def test_a_killed_writer_leaves_the_previous_checkpoint(tmp_path: Path) -> None:
+    """Killed between writing and renaming; the next save, or drop, removes the staging folder."""
     code = """
 import os, signal, sys
 from pathlib import Path
@@ -171,8 +172,8 @@ checkpoints.save(2, {"a": torch.ones(3)}, {})
     assert not list(tmp_path.iterdir())
 
 
-def test_the_checksum_is_of_what_is_read(tmp_path: Path) -> None:
-    """A file that is whole safetensors, with one number changed, is found out by the checksum alone."""
+def test_the_checksum_covers_tensors_and_json(tmp_path: Path) -> None:
+    """A valid safetensors file with one number changed is detected by the checksum alone."""
     checkpoints = saved(tmp_path, 1, 2)
     path = checkpoints.paths()[-1]
     held, about = load_tensors(path)
@@ -184,3 +185,56 @@ def test_the_checksum_is_of_what_is_read(tmp_path: Path) -> None:
     save_tensors(path, tensors(2.0), {**about, "content": json.dumps({"made_with": {}, "state": {}})})
     found = checkpoints.newest()
     assert found is not None and found.number == 1
+
+
+class Counter:
+    """Work whose state is one number."""
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def state_dict(self) -> State:
+        return State({"lanes/value": torch.tensor([self.value])}, {"value": self.value})
+
+    def load_state_dict(self, state: State) -> None:
+        self.value = state.values["value"]
+        assert state.tensors["lanes/value"].tolist() == [self.value]
+
+
+def work_on(counter: Counter, checkpointer: Checkpointer, steps: int, stopped_at: int = 0) -> None:
+    with checkpointer:
+        checkpointer.resume()
+        while counter.value < steps:
+            counter.value += 1
+            if counter.value == stopped_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            checkpointer.after_step(counter.value, last=counter.value == steps)
+
+
+@pytest.mark.parametrize(
+    "every, seconds, numbers", [(2, 0.0, [2, 4, 5]), (0, 0.0, [1, 2, 3, 4, 5]), (0, 1e9, [5]), (9, 0.0, [5])]
+)
+def test_a_checkpointer_saves_when_it_is_due_and_at_the_end(
+    every: int, seconds: float, numbers: list[int], tmp_path: Path
+) -> None:
+    checkpoints = Checkpoints(tmp_path, kept=9)
+    counter = Counter()
+    work_on(counter, Checkpointer(checkpoints, counter, None, every, seconds), 5)
+    assert [int(path.stem[-8:]) for path in checkpoints.paths()] == numbers
+
+
+def test_work_that_is_stopped_saves_its_last_step_and_resumes_there(tmp_path: Path) -> None:
+    checkpoints, counter, resumed = Checkpoints(tmp_path), Counter(), Counter()
+    with pytest.raises(Stopped) as stopped:
+        work_on(counter, Checkpointer(checkpoints, counter, every=100), 9, stopped_at=4)
+    assert stopped.value.saved == tmp_path / "step-00000004.safetensors"
+    assert stopped.value.exit_code == 143 and counter.value == 4
+    checkpointer = Checkpointer(checkpoints, resumed)
+    assert checkpointer.resume() == tmp_path / "step-00000004.safetensors" and resumed.value == 4
+
+
+def test_without_checkpoints_work_is_stopped_all_the_same() -> None:
+    counter = Counter()
+    with pytest.raises(Stopped) as stopped:
+        work_on(counter, Checkpointer(None, counter), 9, stopped_at=4)
+    assert stopped.value.saved is None and counter.value == 4

@@ -16,16 +16,14 @@ from dynlm.adapt.loop import mean_nats
 from dynlm.adapt.options import MemoryOptions
 from dynlm.adapt.partners.cache import Cache, mixture
 from dynlm.adapt.partners.cache_gate import Gate, initial_gate
-from dynlm.data.articles import load_articles, source_name
-from dynlm.data.token_store import tokenise
+from dynlm.data.articles import source_name
 from dynlm.errors import UserError
 from dynlm.run.cache_store import load_fixed, load_gated, open_cache, save_fixed, save_gated
 from dynlm.run.folder import TrainedModel, load_model
 from dynlm.run.rule_store import open_reader
-from dynlm.train.cache import tune_cache
-from dynlm.train.gate import GateData, collect, learn, stopped_improving, train_gate
-from dynlm.train.tune import tuning_stream
+from dynlm.train.gate import GateData, collect, learn, stopped_improving
 from tests.tiny import Run, with_memory
+from tests.trainings import train_gate, tune_cache, tuning_stream
 
 
 @pytest.fixture(scope="module")
@@ -35,19 +33,19 @@ def cached_run(tuned_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
     shutil.copytree(tuned_run.folder, runs / "tiny")
     run = Run(runs / "tiny", tuned_run.config, tuned_run.corpus)
     for rule in ("none", "rms"):
-        tune_cache(run.folder, with_memory(run.config, rule=rule, cache="fixed"), quiet=True)
-        train_gate(run.folder, with_memory(run.config, rule=rule, cache="learned"), quiet=True)
+        tune_cache(run.folder, with_memory(run.config, rule=rule, cache="fixed"))
+        train_gate(run.folder, with_memory(run.config, rule=rule, cache="learned"))
     return run
 
 
 def tuning_nats(run: Run, memory: MemoryOptions, tokens: int) -> float:
-    trained = load_model(run.folder)
-    valid = tokenise(load_articles(run.config.corpus, "valid"), trained.tokenizer)
-    return mean_nats(open_reader(run.folder, trained, memory), tuning_stream(valid, run.config, tokens))
+    return mean_nats(
+        open_reader(run.folder, load_model(run.folder), memory), tuning_stream(run.folder, run.config, tokens)
+    )
 
 
 @pytest.mark.parametrize("rule", ["none", "rms"])
-def test_a_trace_tells_what_reading_costs(cached_run: Run, rule: str) -> None:
+def test_the_loss_on_a_trace_is_that_of_reading_with_the_cache(cached_run: Run, rule: str) -> None:
     """The nats found by search are those of a reading with the cache in the loop, and so are the gate's."""
     memory = with_memory(cached_run.config, rule=rule, cache="fixed").memory
     tuned = load_fixed(cached_run.folder, memory, load_model(cached_run.folder))
@@ -66,16 +64,16 @@ def test_a_trace_tells_what_reading_costs(cached_run: Run, rule: str) -> None:
     assert about["kept"] == ("learned" if nats["learned"] < nats["start"] else "start")
 
 
-def test_under_the_article_policy_each_article_is_by_itself(tuned_copy: Run) -> None:
+def test_under_reset_article_the_cache_is_emptied(tuned_copy: Run) -> None:
     config = with_memory(tuned_copy.config, rule="none", reset="article", cache="fixed")
-    tuned = tune_cache(tuned_copy.folder, config, quiet=True)
+    tuned = tune_cache(tuned_copy.folder, config)
     found = tuning_nats(tuned_copy, config.memory, config.tune.tokens)
     assert found == pytest.approx(tuned["nats_per_token"], abs=1e-5)
     # Who reports figures of these articles has to be refused: what it was tuned on is told in full.
     assert (tuned["corpus"], tuned["split"]) == (source_name(config.corpus), config.tune.split)
 
 
-def test_the_search_starts_at_what_is_given(tuned_copy: Run) -> None:
+def test_the_search_starts_at_given_constants(tuned_copy: Run) -> None:
     config = with_memory(
         tuned_copy.config,
         rule="none",
@@ -85,23 +83,22 @@ def test_the_search_starts_at_what_is_given(tuned_copy: Run) -> None:
         cache_share=0.125,
     )
     still = dataclasses.replace(config, tune=dataclasses.replace(config.tune, rounds=0))
-    tuned = tune_cache(tuned_copy.folder, still, quiet=True)
+    tuned = tune_cache(tuned_copy.folder, still)
     assert (tuned["window"], tuned["flatness"], tuned["share"], tuned["settings"]) == (33, 0.25, 0.125, 1)
     assert tuning_nats(tuned_copy, config.memory, config.tune.tokens) == pytest.approx(
         tuned["nats_per_token"], abs=1e-5
     )
 
 
-def test_lanes_gather_the_same_evidence(cached_run: Run) -> None:
+def test_several_lanes_collect_the_same_features(cached_run: Run) -> None:
     config = with_memory(cached_run.config, rule="rms", reset="article")
     trained = load_model(cached_run.folder)
-    valid = tokenise(load_articles(config.corpus, "valid"), trained.tokenizer)
     reader = open_reader(cached_run.folder, trained, config.memory)
     looking = Cache(50, (0.5, 1.0), 0.0)
     found = []
     for lanes in (1, 3):
         wide = with_memory(config, lanes=lanes)
-        told = collect(reader, looking, tuning_stream(valid, wide, 0), 0)
+        told = collect(reader, looking, tuning_stream(cached_run.folder, wide, 0), 0)
         found.append([tensor[told.nats_N.argsort()] for tensor in told])
     for one, several in zip(*found, strict=True):
         torch.testing.assert_close(one, several, rtol=1e-3, atol=1e-3)
@@ -169,13 +166,13 @@ def test_a_gate_beside_the_largest_flatness_can_be_opened_again(tuned_copy: Run)
     fixed = {"window": 50, "flatness": 1e4, "share": 0.2}
     trained = load_model(tuned_copy.folder)
     save_fixed(tuned_copy.folder, config.memory, fixed, trained)
-    done = train_gate(tuned_copy.folder, config, quiet=True)
+    done = train_gate(tuned_copy.folder, config)
     assert done["flatness"] == [5e3, 1e4, 1e4] and done["passes"] <= done["passes_made"]
     assert done["still_improving"] is False
     assert open_cache(tuned_copy.folder, trained, config.memory) is not None
 
 
-def test_a_gate_that_only_fits_what_it_was_trained_on_is_not_kept() -> None:
+def test_an_overfitted_gate_is_not_kept() -> None:
     """Where the tuning articles say the contrary, the start is kept."""
     learning, picking = made_up(2000, 0), made_up(500, 1)
     contrary = picking._replace(features_NK=-picking.features_NK)
@@ -195,7 +192,7 @@ def gate() -> Gate:
     return Gate(initial_gate([0.8, 0.1, 0.1], evidence, 4, torch.Generator().manual_seed(0)))
 
 
-def test_all_comes_back_exactly_and_to_its_own_arm(tmp_path: Path, trained: TrainedModel) -> None:
+def test_caches_are_loaded_exactly_by_rule_and_reset(tmp_path: Path, trained: TrainedModel) -> None:
     memory, cache = MemoryOptions(rule="sgd+decay", reset="article"), Cache(77, (0.25, 0.5), gate())
     save_fixed(tmp_path, memory, {"window": 7, "flatness": 0.5, "share": 0.25}, trained)
     save_gated(tmp_path, memory, cache, {"kept": "learned"}, trained)
@@ -215,14 +212,14 @@ def test_all_comes_back_exactly_and_to_its_own_arm(tmp_path: Path, trained: Trai
         assert load_gated(tmp_path, other, trained) is None
 
 
-def test_options_go_before_what_was_tuned(tmp_path: Path, trained: TrainedModel) -> None:
+def test_options_override_tuned_constants(tmp_path: Path, trained: TrainedModel) -> None:
     memory = MemoryOptions(rule="none", cache="fixed", cache_share=0.5, cache_inverse_temperature=[2.0])
     save_fixed(tmp_path, memory, {"window": 7, "flatness": 0.5, "share": 0.25}, trained)
     assert open_cache(tmp_path, trained, memory) == Cache(7, (2.0,), 0.5)
 
 
 @pytest.mark.parametrize("name", ["cache-rms-stream.json", "gated-cache-rms-stream.safetensors"])
-def test_another_models_files_are_refused_by_name(name: str, tmp_path: Path, trained: TrainedModel) -> None:
+def test_files_of_another_model_are_refused_by_name(name: str, tmp_path: Path, trained: TrainedModel) -> None:
     stranger = dataclasses.replace(trained, card={**trained.card, "fingerprint": "0" * 16})
     memory = MemoryOptions(cache="learned" if name.startswith("gated") else "fixed")
     save_fixed(tmp_path, memory, {"window": 7, "flatness": 0.5, "share": 0.25}, stranger)
@@ -244,7 +241,7 @@ def test_another_models_files_are_refused_by_name(name: str, tmp_path: Path, tra
         ({"cache": "learned", "cache_window": 5}, "memory.cache_window does not go with memory.cache learned"),
     ],
 )
-def test_what_is_missing_is_said_with_the_way_to_it(
+def test_a_missing_cache_is_reported_with_the_command_that_makes_it(
     options: dict[str, object], said: str, trained_run: Run, trained: TrainedModel
 ) -> None:
     with pytest.raises(UserError, match=re.escape(said)):
@@ -265,12 +262,12 @@ def test_what_is_missing_is_said_with_the_way_to_it(
         ({"rule": "none", "cache": "fixed", "lanes": 2}, "memory.lanes is 2"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(options: dict[str, object], said: str) -> None:
+def test_invalid_cache_options_are_refused(options: dict[str, object], said: str) -> None:
     with pytest.raises(UserError, match=re.escape(said)):
         MemoryOptions(**options)  # type: ignore[arg-type]
 
 
-def test_each_kind_has_its_verb(trained_run: Run) -> None:
+def test_each_kind_of_cache_has_its_command(trained_run: Run) -> None:
     with pytest.raises(UserError, match=r"not tuned by hand; run `dynlm metatrain .*--memory\.cache learned`"):
         tune_cache(trained_run.folder, with_memory(trained_run.config, rule="none", cache="learned"))
     with pytest.raises(UserError, match=r"nothing to meta-train; run `dynlm tune .*--memory\.cache fixed`"):

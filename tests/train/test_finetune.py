@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from dynlm.adapt.loop import read_segment
+from dynlm.adapt.loop import mean_nats, read_segment
 from dynlm.adapt.meta_gradient.learner import StaticGradients
 from dynlm.adapt.options import LearnedRuleOptions
 from dynlm.adapt.reader import Reader
@@ -20,13 +20,11 @@ from dynlm.errors import UserError
 from dynlm.models.autograd_engine import AutogradEngine
 from dynlm.run.folder import load_model, load_tensors
 from dynlm.run.rule_store import load_statistics, load_tuned, open_reader
-from dynlm.train import finetune as module
 from dynlm.train.config import Config
-from dynlm.train.finetune import finetune
-from dynlm.train.metatrain import metatrain
 from dynlm.train.options import FinetuneOptions
 from tests.adapt.readings import MODEL, NAMES, rule, static_params, stream, text
 from tests.tiny import Run, listing, with_memory
+from tests.trainings import finetune, metatrain, tuning_stream
 
 
 def mean_nats_of(static: dict[str, torch.Tensor], reading: Reader, shift: dict[str, torch.Tensor]) -> float:
@@ -46,7 +44,7 @@ def mean_nats_of(static: dict[str, torch.Tensor], reading: Reader, shift: dict[s
 
 
 @pytest.mark.parametrize("name", ["none", "rms"])
-def test_the_gradient_is_that_of_moving_theta_0_and_every_theta_t_with_it(name: str) -> None:
+def test_the_gradient_is_that_of_shifting_theta_0_and_every_theta_t(name: str) -> None:
     static = static_params()
     made = rule(name)
     reading = Reader(AutogradEngine(MODEL), static, made, NAMES)
@@ -67,7 +65,7 @@ def test_the_gradient_is_that_of_moving_theta_0_and_every_theta_t_with_it(name: 
         assert told == pytest.approx((up - down) / (2 * step), rel=1e-5, abs=1e-8)
 
 
-def test_lanes_sum_what_each_would() -> None:
+def test_gradients_of_lanes_add_up() -> None:
     static, split = static_params(), text((20, 20, 20))
 
     def summed(lanes: int, articles: list[int]) -> dict[str, torch.Tensor]:
@@ -85,7 +83,7 @@ def test_lanes_sum_what_each_would() -> None:
         torch.testing.assert_close(tensor, sum(each[name] for each in alone), rtol=1e-10, atol=1e-13)
 
 
-def test_memories_move_along_with_theta_0() -> None:
+def test_lane_weights_shift_with_theta_0() -> None:
     static = static_params()
     reading = Reader(AutogradEngine(MODEL), static, rule("g"), NAMES)
     memory, source = reading.fresh_memory(), stream()
@@ -108,11 +106,11 @@ def test_memories_move_along_with_theta_0() -> None:
 def tuned_finetune(run: Run, memory: dict[str, Any], **options: Any) -> tuple[Config, dict[str, Any]]:
     defaults: dict[str, Any] = {"tokens": 1200, "window": 8, "lanes": 2, "lr": 1e-3, "pick_tokens": 350}
     config = dataclasses.replace(with_memory(run.config, **memory), finetune=FinetuneOptions(**defaults | options))
-    return config, finetune(run.folder, config, quiet=True)
+    return config, finetune(run.folder, config)
 
 
 @pytest.mark.parametrize("rule_name", ["none", "rms"])
-def test_a_run_of_its_own_that_reads_as_it_was_picked(rule_name: str, tuned_copy: Run) -> None:
+def test_the_new_run_reads_as_the_picked_candidate(rule_name: str, tuned_copy: Run) -> None:
     before = listing(tuned_copy.folder)
     config, done = tuned_finetune(tuned_copy, {"rule": rule_name}, pick_rule="rms")
     assert {**listing(tuned_copy.folder), "log.jsonl": b""} == {**before, "log.jsonl": b""}
@@ -129,14 +127,13 @@ def test_a_run_of_its_own_that_reads_as_it_was_picked(rule_name: str, tuned_copy
     told, origin = (json.loads((each / "provenance.json").read_text()) for each in (target, tuned_copy.folder))
     assert told["data"] == origin["data"] and len(told["sittings"]) == 1
     rms = config.memory.replace(rule="rms")
-    split = module.tokenise(module.iter_articles(config.corpus, "valid"), new.tokenizer, 1)
-    read = module.mean_nats(open_reader(target, new, rms), module.tuning_stream(split, config, 350))
+    read = mean_nats(open_reader(target, new, rms), tuning_stream(target, config, 350))
     assert read == pytest.approx(nats[done["kept"]], rel=1e-12)
     with pytest.raises(UserError, match="there already"):
-        finetune(tuned_copy.folder, config, quiet=True)
+        finetune(tuned_copy.folder, config)
 
 
-def test_rules_with_nothing_to_learn_give_plain_training(tuned_copy: Run) -> None:
+def test_zero_rates_give_plain_training(tuned_copy: Run) -> None:
     """A rule whose rates are zero moves no weights: theta_0 is trained as by rule none."""
     trained = []
     for name, memory in (("a", {"rule": "none"}), ("b", {"rule": "rms", "lr": 0.0, "decay": 0.0})):
@@ -148,7 +145,7 @@ def test_rules_with_nothing_to_learn_give_plain_training(tuned_copy: Run) -> Non
     assert still_nats == pytest.approx(plain_nats, rel=1e-4)
 
 
-def test_rates_are_tuned_anew_where_asked(tuned_copy: Run) -> None:
+def test_rms_is_tuned_again_on_request(tuned_copy: Run) -> None:
     _, done = tuned_finetune(tuned_copy, {"rule": "rms"}, tune=True)
     new, old = load_model(Path(done["run"])), load_model(tuned_copy.folder)
     mine, theirs = load_statistics(Path(done["run"]), new), load_statistics(tuned_copy.folder, old)
@@ -157,10 +154,10 @@ def test_rates_are_tuned_anew_where_asked(tuned_copy: Run) -> None:
     assert load_tuned(Path(done["run"]), "rms", "stream", new) != load_tuned(tuned_copy.folder, "rms", "stream", old)
 
 
-def test_phi_is_learned_in_the_same_reading(tuned_copy: Run) -> None:
+def test_phi_is_learned_with_theta_0(tuned_copy: Run) -> None:
     config = with_memory(tuned_copy.config, rule="meta", g="gated")
     g = LearnedRuleOptions(features=["doc_age_20", "weight_distance"], boundary_reset=True)
-    metatrain(tuned_copy.folder, dataclasses.replace(config, g=g), quiet=True)
+    metatrain(tuned_copy.folder, dataclasses.replace(config, g=g))
     start, about = load_tensors(tuned_copy.folder / "memory" / "gated-stream.safetensors")
     for learns in (False, True):
         memory = {"rule": "meta", "g": "gated"}
@@ -171,21 +168,20 @@ def test_phi_is_learned_in_the_same_reading(tuned_copy: Run) -> None:
         assert done["kept"] != "start"
         assert any(not torch.equal(phi[key], start[key]) for key in start) == learns
         new = load_model(target)
-        split = module.tokenise(module.iter_articles(config.corpus, "valid"), new.tokenizer, 1)
-        read = module.mean_nats(open_reader(target, new, config.memory), module.tuning_stream(split, config, 350))
+        read = mean_nats(open_reader(target, new, config.memory), tuning_stream(target, config, 350))
         assert read == pytest.approx(done["tuning_nats_per_token"][done["kept"]], rel=1e-6)
 
 
-def test_theta_0_is_trained_under_the_lstm_meta_learner_too(tuned_copy: Run) -> None:
+def test_theta_0_is_trained_with_the_lstm_rule_too(tuned_copy: Run) -> None:
     config = with_memory(tuned_copy.config, rule="meta", g="lstm")
-    metatrain(tuned_copy.folder, dataclasses.replace(config, g=LearnedRuleOptions(kind="lstm", hidden=2)), quiet=True)
+    metatrain(tuned_copy.folder, dataclasses.replace(config, g=LearnedRuleOptions(kind="lstm", hidden=2)))
     config, done = tuned_finetune(tuned_copy, {"rule": "meta", "g": "lstm"})
     assert done["kept"] != "start"
     with pytest.raises(UserError, match="g of kind lstm"):
         tuned_finetune(tuned_copy, {"rule": "meta", "g": "lstm"}, phi=True, name="other")
 
 
-def test_what_diverges_is_not_kept(tuned_copy: Run) -> None:
+def test_a_diverged_candidate_is_not_kept(tuned_copy: Run) -> None:
     _, done = tuned_finetune(tuned_copy, {"rule": "rms"}, lr=1e12)
     assert done["kept"] == "start"
     assert not math.isfinite(done["tuning_nats_per_token"]["learned"]) or (
@@ -206,7 +202,7 @@ def test_what_diverges_is_not_kept(tuned_copy: Run) -> None:
         ({"rule": "meta", "g": "other"}, {}, "no learned memory 'other'"),
     ],
 )
-def test_what_cannot_be_is_said_and_nothing_is_written(
+def test_impossible_combinations_are_refused_before_writing(
     memory: dict[str, Any], options: dict[str, Any], said: str, tuned_copy: Run
 ) -> None:
     before = listing(tuned_copy.folder.parent)

@@ -21,12 +21,10 @@ from dynlm.errors import UserError
 from dynlm.run.folder import load_model
 from dynlm.runtime.files import exclusive
 from dynlm.train.config import load_config
-from dynlm.train.finetune import finetune
-from dynlm.train.gate import train_gate
-from dynlm.train.metatrain import metatrain
 from dynlm.train.pretrain import checkpoints_of, pretrain
 from tests.cli.test_main import Capture, answer, answer_json, refused
 from tests.tiny import Run, as_yaml, listing, tiny_config, with_memory
+from tests.trainings import finetune, metatrain, train_gate
 
 TEXT = " the bafidela of the town was seen near a bafidela .\n"
 HOLDS = """
@@ -233,14 +231,14 @@ def test_training_that_another_process_does_is_refused(verb: str, tuned_copy: Ru
     config = dataclasses.replace(config, run=dataclasses.replace(config.run, folder=str(folder.parent)))
     held, does = {
         "pretrain": (folder, lambda: pretrain(config, quiet=True)),
-        "metatrain": (folder / "memory" / "meta-stream", lambda: metatrain(folder, config, quiet=True)),
+        "metatrain": (folder / "memory" / "meta-stream", lambda: metatrain(folder, config)),
         "finetune": (
             folder.parent / "tiny-finetuned-rms",
-            lambda: finetune(folder, with_memory(config, rule="rms"), quiet=True),
+            lambda: finetune(folder, with_memory(config, rule="rms")),
         ),
         "gate": (
             folder / "memory" / "gated-cache-rms-stream",
-            lambda: train_gate(folder, with_memory(config, rule="rms", cache="learned"), quiet=True),
+            lambda: train_gate(folder, with_memory(config, rule="rms", cache="learned")),
         ),
     }[verb]
     with held_by_another(held), pytest.raises(UserError, match="in use by another process"):

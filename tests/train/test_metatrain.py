@@ -17,9 +17,9 @@ from dynlm.models.lstm.model import Params
 from dynlm.run.folder import load_model, load_tensors
 from dynlm.run.rule_store import load_learned, open_reader
 from dynlm.train import metatrain as module
-from dynlm.train.metatrain import metatrain
 from dynlm.train.outer_loop import OuterLoop
 from tests.tiny import Run, with_memory
+from tests.trainings import metatrain, tuning_stream
 
 
 def learned_card(run: Run, reset: str) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def have_learned(log_rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("reset", ["stream", "article"])
-def test_it_starts_at_the_tuned_rms_and_keeps_the_better(tuned_run: Run, reset: str) -> None:
+def test_it_starts_at_the_tuned_rms_and_keeps_the_best_candidate(tuned_run: Run, reset: str) -> None:
     card, tuned = learned_card(tuned_run, reset), tuned_card(tuned_run, reset)
     nats = card["tuning_nats_per_token"]
     assert nats["start"] == pytest.approx(tuned["nats_per_token"], abs=1e-5)
@@ -49,11 +49,11 @@ def test_it_starts_at_the_tuned_rms_and_keeps_the_better(tuned_run: Run, reset: 
     assert nats[card["kept"]] <= nats["start"]
 
 
-def test_phi_moves_within_its_bound(tuned_copy: Run) -> None:
+def test_phi_stays_within_its_bound(tuned_copy: Run) -> None:
     config = with_memory(tuned_copy.config, rule="meta", g="all")
     g = LearnedRuleOptions(importance=True, features=["doc_age_20", "loss_delta"], boundary_reset=True, sharing="row")
-    metatrain = dataclasses.replace(config.metatrain, lr=0.3, bound=0.5)
-    done = module.metatrain(tuned_copy.folder, dataclasses.replace(config, g=g, metatrain=metatrain), quiet=True)
+    options = dataclasses.replace(config.metatrain, lr=0.3, bound=0.5)
+    done = metatrain(tuned_copy.folder, dataclasses.replace(config, g=g, metatrain=options))
     log = [json.loads(line) for line in (tuned_copy.folder / "log.jsonl").read_text().splitlines()]
     windows = [line for line in log if line["event"] == "metatrain" and line["name"] == "all"]
     assert len(windows) >= 4
@@ -72,11 +72,11 @@ def test_phi_moves_within_its_bound(tuned_copy: Run) -> None:
 
 
 @pytest.mark.parametrize("reset", ["stream", "article"])
-def test_the_lstm_meta_learner_learns_its_gates(reset: str, tuned_copy: Run) -> None:
+def test_the_lstm_rule_learns_its_gates(reset: str, tuned_copy: Run) -> None:
     config = with_memory(tuned_copy.config, rule="meta", g="lstm", reset=reset)
-    metatrain = dataclasses.replace(config.metatrain, lanes=2)
-    config = dataclasses.replace(config, g=LearnedRuleOptions(kind="lstm", hidden=2), metatrain=metatrain)
-    done = module.metatrain(tuned_copy.folder, config, quiet=True)
+    options = dataclasses.replace(config.metatrain, lanes=2)
+    config = dataclasses.replace(config, g=LearnedRuleOptions(kind="lstm", hidden=2), metatrain=options)
+    done = metatrain(tuned_copy.folder, config)
     nats = done["tuning_nats_per_token"]
     assert nats["start"] == pytest.approx(tuned_card(tuned_copy, reset)["nats_per_token"], abs=1e-5)
     assert nats["learned"] != nats["halfway"] != nats["start"]
@@ -84,18 +84,17 @@ def test_the_lstm_meta_learner_learns_its_gates(reset: str, tuned_copy: Run) -> 
     phi, _ = load_tensors(tuned_copy.folder / "memory" / f"lstm-{reset}.safetensors")
     assert phi["gates.bias"].shape == (8,)
     trained = load_model(tuned_copy.folder)
-    split = module.tokenise(module.iter_articles(config.corpus, "valid"), trained.tokenizer, 1)
-    stream = module.tuning_stream(split, config, 350)
+    stream = tuning_stream(tuned_copy.folder, config, 350)
     read = module.mean_nats(open_reader(tuned_copy.folder, trained, config.memory), stream)
     assert read == pytest.approx(nats[done["kept"]], rel=1e-9)
 
 
-def test_the_lstm_meta_learner_takes_no_options_of_the_rates() -> None:
+def test_the_lstm_rule_refuses_options_of_learned_rates() -> None:
     with pytest.raises(UserError, match="g.boundary_reset does not go with g.kind 'lstm'"):
         LearnedRuleOptions(kind="lstm", boundary_reset=True)
 
 
-def test_phi_is_kept_as_tensors_and_as_readable_json(tuned_run: Run) -> None:
+def test_phi_is_saved_as_tensors_and_as_json(tuned_run: Run) -> None:
     tensors, about = load_tensors(tuned_run.folder / "memory" / "meta-stream.safetensors")
     card, start = learned_card(tuned_run, "stream"), tuned_card(tuned_run, "stream")
     assert {name: value for name, value in card.items() if name != "phi"} == about
@@ -105,7 +104,9 @@ def test_phi_is_kept_as_tensors_and_as_readable_json(tuned_run: Run) -> None:
         assert told["lambda"] == pytest.approx(start["pull"] * math.exp(float(tensors["pull"][number])))
 
 
-def test_more_articles_than_were_tuned_on_may_pick(tuned_copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_candidates_may_be_compared_on_more_articles_than_were_tuned_on(
+    tuned_copy: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """``metatrain.pick_tokens`` 0 reads all that ``tune.articles`` names, not the few that tuning read of them."""
     seen: list[list[int]] = []
     whole = module.mean_nats
@@ -115,8 +116,8 @@ def test_more_articles_than_were_tuned_on_may_pick(tuned_copy: Run, monkeypatch:
     have_learned(-1.0, monkeypatch)
     config = with_memory(tuned_copy.config, rule="meta")
     picking = dataclasses.replace(config, metatrain=dataclasses.replace(config.metatrain, pick_tokens=0))
-    metatrain(tuned_copy.folder, picking, quiet=True)
-    metatrain(tuned_copy.folder, config, quiet=True)
+    metatrain(tuned_copy.folder, picking)
+    metatrain(tuned_copy.folder, config)
     tuned_on = [index - 1 for index in tuned_card(tuned_copy, "stream")["articles"]]
     assert seen == [[0, 1, 2], [0, 1, 2], tuned_on, tuned_on]
     assert len(tuned_on) < 3
@@ -125,7 +126,7 @@ def test_more_articles_than_were_tuned_on_may_pick(tuned_copy: Run, monkeypatch:
 @pytest.mark.parametrize("log_rate", [8.0, math.inf])
 def test_a_phi_that_reads_worse_is_not_kept(log_rate: float, tuned_copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     have_learned(log_rate, monkeypatch)
-    done = metatrain(tuned_copy.folder, with_memory(tuned_copy.config, rule="meta"), quiet=True)
+    done = metatrain(tuned_copy.folder, with_memory(tuned_copy.config, rule="meta"))
     tuned = tuned_card(tuned_copy, "stream")
     assert done["kept"] == "start"
     assert done["phi"]["embedding"]["alpha"] == pytest.approx(tuned["rate"])
@@ -139,7 +140,7 @@ def test_a_phi_that_reads_better_is_kept(tuned_copy: Run, monkeypatch: pytest.Mo
     content["rms"]["stream"]["rate"] = 1e-9
     path.write_text(json.dumps(content))
     have_learned(math.log(tuned["rate"] / 1e-9), monkeypatch)
-    done = metatrain(tuned_copy.folder, with_memory(tuned_copy.config, rule="meta"), quiet=True)
+    done = metatrain(tuned_copy.folder, with_memory(tuned_copy.config, rule="meta"))
     assert done["kept"] == "learned"
     assert done["phi"]["output.bias"]["alpha"] == pytest.approx(tuned["rate"])
     learned = load_learned(tuned_copy.folder, "meta", "stream", load_model(tuned_copy.folder))
@@ -150,15 +151,15 @@ def test_a_phi_that_reads_better_is_kept(tuned_copy: Run, monkeypatch: pytest.Mo
 def test_another_segment_than_tuned_is_refused(tuned_copy: Run) -> None:
     before = sorted(Path(tuned_copy.folder).rglob("*"))
     with pytest.raises(UserError, match=r"tuned\.json: rms was tuned on segments of 20 tokens, memory\.segment is 7"):
-        metatrain(tuned_copy.folder, with_memory(tuned_copy.config, rule="meta", segment=7), quiet=True)
+        metatrain(tuned_copy.folder, with_memory(tuned_copy.config, rule="meta", segment=7))
     assert sorted(Path(tuned_copy.folder).rglob("*")) == before
 
 
-def test_lanes_learn_from_the_same_articles(tuned_copy: Run) -> None:
+def test_several_lanes_learn_from_the_same_articles(tuned_copy: Run) -> None:
     """Several lanes see as many tokens, in another order, and move phi the same way."""
     config = with_memory(tuned_copy.config, rule="meta", reset="article")
     lanes = dataclasses.replace(config, metatrain=dataclasses.replace(config.metatrain, lanes=3))
-    metatrain(tuned_copy.folder, lanes, quiet=True)
+    metatrain(tuned_copy.folder, lanes)
     log = [json.loads(line) for line in (tuned_copy.folder / "log.jsonl").read_text().splitlines()]
     last = [line for line in log if line["event"] == "metatrain" and line["reset"] == "article"][-1]
     assert last["tokens"] >= config.metatrain.tokens

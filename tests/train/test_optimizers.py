@@ -40,7 +40,7 @@ def test_rate_warms_up_then_follows_half_a_cosine() -> None:
     assert lr_at(120, 100, config) == pytest.approx(0.05)
 
 
-def test_rate_of_nt_asgd_stays() -> None:
+def test_the_learning_rate_of_nt_asgd_is_constant() -> None:
     config = PretrainOptions(optimizer="nt-asgd", lr=30, warmup_steps=3)
     assert [lr_at(step, 10, config) for step in range(5)] == pytest.approx([10, 20, 30, 30, 30])
 
@@ -99,7 +99,7 @@ def test_average_is_the_mean_of_the_weights_since_it_began() -> None:
 
 
 @pytest.mark.parametrize("name", ["adamw", "nt-asgd"])
-def test_a_saved_optimiser_goes_on_bit_for_bit(name: str) -> None:
+def test_a_saved_optimiser_resumes_bit_for_bit(name: str) -> None:
     config = PretrainOptions(optimizer=name, patience=1)
     whole = Optimiser(some_params(), config)
     for step in range(3):

@@ -65,7 +65,7 @@ def assert_equal(left: Params, right: Params) -> None:
         assert torch.equal(left[name], right[name]), name
 
 
-def test_training_lowers_the_loss_and_says_so(trained_run: Run) -> None:
+def test_training_lowers_the_loss_and_logs_it(trained_run: Run) -> None:
     lines = log(trained_run.config)
     steps = [line for line in lines if "loss" in line]
     valid = [line["valid"] for line in lines if "valid" in line]
@@ -78,7 +78,7 @@ def test_training_lowers_the_loss_and_says_so(trained_run: Run) -> None:
 
 
 @pytest.mark.parametrize("stopped_at", [3, 7, 10])
-def test_stopped_and_run_again_is_never_stopped(
+def test_stopped_training_resumes_bit_for_bit(
     stopped_at: int, tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = tiny_config(tiny_corpus, tmp_path / "whole", pretrain=SHORT, regularisation=DROPOUTS)
@@ -131,7 +131,7 @@ def test_same_seed_same_losses(tiny_corpus: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
-def test_a_step_is_that_of_all_its_tokens_weighted_alike(accumulate: int, tiny_corpus: Path, tmp_path: Path) -> None:
+def test_a_step_weights_all_tokens_alike(accumulate: int, tiny_corpus: Path, tmp_path: Path) -> None:
     """Batches of unequal size are summed and divided once; checked against one step by hand."""
     options = {"accumulate": accumulate, "epochs": 1e-6, "lanes": 3, "segment": 300, "clip": 0.0}
     config = tiny_config(tiny_corpus, tmp_path, pretrain=options)
@@ -165,7 +165,7 @@ def test_a_step_is_that_of_all_its_tokens_weighted_alike(accumulate: int, tiny_c
         assert near.float().mean() > 0.99, name
 
 
-def test_clipping_is_of_the_mean_gradient(tiny_corpus: Path, tmp_path: Path) -> None:
+def test_the_mean_gradient_is_clipped(tiny_corpus: Path, tmp_path: Path) -> None:
     options = {
         "optimizer": "nt-asgd",
         "lr": 1.0,
@@ -183,7 +183,7 @@ def test_clipping_is_of_the_mean_gradient(tiny_corpus: Path, tmp_path: Path) -> 
     assert float(moved) == pytest.approx(0.01, rel=1e-3)
 
 
-def test_validation_is_a_reading_of_one_lane(trained_run: Run) -> None:
+def test_validation_equals_reading_in_one_lane(trained_run: Run) -> None:
     trained = load_model(trained_run.folder)
     valid = load_corpus(trained_run.config).valid
     nats, tokens = validate(trained.model, trained.params, valid, 0, lanes=4, width=33)
@@ -224,7 +224,7 @@ def begun(corpus: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     "section, option, value",
     [("pretrain", "lr", 0.5), ("model", "embedding", 16), ("corpus", "meta_every", 5), ("run", "seed", 9)],
 )
-def test_other_options_do_not_go_on_with_a_run(
+def test_other_options_do_not_resume_a_run(
     section: str, option: str, value: Any, tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = begun(tiny_corpus, tmp_path, monkeypatch)
@@ -235,7 +235,7 @@ def test_other_options_do_not_go_on_with_a_run(
     assert listing(run_path(config.run)) == before
 
 
-def test_another_number_of_processes_goes_on_with_a_run(
+def test_another_number_of_tokenizer_processes_resumes_a_run(
     tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = begun(tiny_corpus, tmp_path, monkeypatch)
@@ -243,7 +243,7 @@ def test_another_number_of_processes_goes_on_with_a_run(
     assert (run_path(config.run) / "model.json").exists()
 
 
-def test_a_checkpoint_cut_short_is_named_and_the_one_before_serves(
+def test_a_truncated_checkpoint_is_named_and_the_previous_one_used(
     tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = tiny_config(tiny_corpus, tmp_path / "whole", pretrain=SHORT)
@@ -264,14 +264,14 @@ def test_a_checkpoint_cut_short_is_named_and_the_one_before_serves(
     assert_equal(weights(whole), weights(config))
 
 
-def test_divergence_is_said(tiny_corpus: Path, tmp_path: Path) -> None:
+def test_divergence_is_reported(tiny_corpus: Path, tmp_path: Path) -> None:
     config = tiny_config(tiny_corpus, tmp_path, pretrain={**SHORT, "lr": 1e12, "clip": 0.0, "warmup_steps": 0})
     with pytest.raises(UserError, match="diverged"):
         pretrain(config, quiet=True)
     assert not (run_path(config.run) / "model.json").exists()
 
 
-def test_a_tracker_that_is_not_there_is_named(tiny_corpus: Path, tmp_path: Path) -> None:
+def test_a_tracker_that_is_not_installed_is_named(tiny_corpus: Path, tmp_path: Path) -> None:
     config = tiny_config(tiny_corpus, tmp_path, run={"tracker": "no-such-tracker"})
     with pytest.raises(UserError, match="no-such-tracker"):
         pretrain(config, quiet=True)

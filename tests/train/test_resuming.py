@@ -39,7 +39,7 @@ G = {
 
 
 def stopped_after(steps: int, number: int, *words: object) -> int:
-    """``dynlm``'s exit code, a signal sent after so many steps of an optimiser."""
+    """Run ``dynlm`` with a signal sent after so many steps of an optimiser; returns its exit code."""
     taken = 0
 
     def after_step(*_: object) -> None:
@@ -133,7 +133,7 @@ def test_a_checkpoint_of_other_options_is_refused_in_one_line(tuned_copy: Run, c
     assert "was made with the tuned rms [" in capsys.readouterr().err
 
 
-def test_options_say_how_many_checkpoints_stay(tiny_corpus: Path, tmp_path: Path) -> None:
+def test_an_option_sets_how_many_checkpoints_are_kept(tiny_corpus: Path, tmp_path: Path) -> None:
     config = tiny_config(tiny_corpus, tmp_path, run={"checkpoints_kept": 3}, pretrain={"checkpoint_every": 1})
     path = tmp_path / "config.yaml"
     path.write_text(as_yaml(config))
@@ -142,10 +142,10 @@ def test_options_say_how_many_checkpoints_stay(tiny_corpus: Path, tmp_path: Path
     assert kept == [f"step-0000000{step}.safetensors" for step in (3, 4, 5)]
 
 
-def test_a_run_killed_when_it_was_as_good_as_done_is_done(
+def test_a_run_killed_while_its_checkpoints_are_removed_is_finished(
     tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    """Between the model's card and the end only checkpoints are dropped; the same command then does that."""
+    """After the card is written only checkpoints are left to remove; the same command does that."""
     path = tmp_path / "config.yaml"
     path.write_text(as_yaml(tiny_config(tiny_corpus, tmp_path, pretrain={"epochs": 0.4, "checkpoint_every": 4})))
     with monkeypatch.context() as patch:
@@ -165,7 +165,7 @@ def test_a_run_killed_when_it_was_as_good_as_done_is_done(
 def test_a_checkpoint_of_something_else_is_refused(
     tuned_copy: Run, tiny_corpus: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    """Whole, by its checksum, and made with these options: but what it holds is not what is looked for."""
+    """Valid by its checksum and made with these options, but with other content than expected."""
     path = tmp_path / "config.yaml"
     path.write_text(as_yaml(tiny_config(tiny_corpus, tmp_path / "runs")))
     for folder, words in (
@@ -227,7 +227,7 @@ def test_a_stopped_search_measures_no_setting_again(
     assert settings == [{name: value for name, value in line.items() if name != "time"} for line in log_of(whole)]
 
 
-def test_a_stopped_gate_goes_on_with_its_passes(tuned_run: Run, tmp_path: Path, capsys: Capture) -> None:
+def test_a_stopped_gate_resumes_at_its_pass(tuned_run: Run, tmp_path: Path, capsys: Capture) -> None:
     whole, parts = copy_of(tuned_run, tmp_path / "whole"), copy_of(tuned_run, tmp_path / "parts")
     words = ("--memory.rule", "none", "--memory.cache", "learned")
     assert run("metatrain", whole, *words) == 0
@@ -250,7 +250,7 @@ FINETUNE = {
 
 
 @pytest.mark.parametrize("options", FINETUNE.values(), ids=FINETUNE.keys())
-def test_stopped_finetuning_goes_on_from_its_window(
+def test_stopped_finetuning_resumes_at_its_window(
     options: tuple[str, ...], tuned_run: Run, tmp_path: Path, capsys: Capture
 ) -> None:
     shared = "--finetune.name new --finetune.tokens 900 --finetune.window 4 --finetune.lr 1e-3".split()

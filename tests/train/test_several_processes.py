@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -110,9 +111,7 @@ def assert_near(left: Params, right: Params) -> None:
         torch.testing.assert_close(left[name], right[name], rtol=0, atol=TOLERANCE, msg=name)
 
 
-def test_two_processes_train_as_one_and_each_goes_on_with_the_others(
-    tiny_corpus: Path, tmp_path: Path, float64: None
-) -> None:
+def test_two_processes_train_as_one_and_resume_each_other(tiny_corpus: Path, tmp_path: Path, float64: None) -> None:
     _, path = configured(tiny_corpus, tmp_path / "whole")
     assert main(["pretrain", "--config", str(path)]) == 0
     whole = tmp_path / "whole" / "tiny"
@@ -144,7 +143,7 @@ def test_two_processes_train_as_one_and_each_goes_on_with_the_others(
     assert len(losses(whole)) > 10
 
 
-def test_two_processes_meta_train_as_one_and_each_goes_on_with_the_others(
+def test_two_processes_meta_train_as_one_and_resume_each_other(
     tiny_corpus: Path, tmp_path: Path, float64: None
 ) -> None:
     folders = {}
@@ -178,8 +177,29 @@ def test_two_processes_meta_train_as_one_and_each_goes_on_with_the_others(
         assert_near(phi[name], phi["whole"])
 
 
+def test_two_processes_finetune_as_one_and_one_resumes(tiny_corpus: Path, tmp_path: Path, float64: None) -> None:
+    config = tiny_config(tiny_corpus, tmp_path / "whole", pretrain={"epochs": 1.0})
+    (tmp_path / "config.yaml").write_text(as_yaml(config))
+    assert main(["pretrain", "--config", str(tmp_path / "config.yaml")]) == 0
+    whole, two = (tmp_path / name / "tiny" for name in ("whole", "two"))
+    assert main(["tune", str(whole), "--memory.rule", "rms"]) == 0
+    shutil.copytree(whole, two)
+    options = "--memory.rule rms --finetune.name new --finetune.tokens 1500 --finetune.window 8".split()
+    assert main(["finetune", str(whole), *options]) == 0
+    done = launched({"dtype": "float64", "signal": signal.SIGTERM, "step": 3, "ranks": [1]}, "finetune", two, *options)
+    assert "finetune-new-00000003.safetensors" in done.stderr, done.stderr[-3000:]
+    assert main(["finetune", str(two), *options]) == 0
+    assert [line["tokens"] for line in log_of(two) if line["event"] == "resumed"]
+    weights, cards = [], []
+    for folder in (whole, two):
+        weights.append(load_tensors(folder.parent / "new" / "model.safetensors")[0])
+        cards.append(json.loads((folder.parent / "new" / "model.json").read_text()))
+    assert_near(*weights)
+    assert cards[0]["tuning_nats_per_token"] == pytest.approx(cards[1]["tuning_nats_per_token"], abs=TOLERANCE)
+
+
 @pytest.mark.parametrize("told", [{"signal": signal.SIGKILL}, {}], ids=["dies", "hangs"])
-def test_a_process_that_dies_or_hangs_ends_the_run_and_it_goes_on(
+def test_a_process_that_dies_or_hangs_ends_the_run_which_resumes(
     told: dict[str, Any], tiny_corpus: Path, tmp_path: Path
 ) -> None:
     _, path = configured(tiny_corpus, tmp_path / "runs", patience=3)

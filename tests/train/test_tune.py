@@ -17,10 +17,9 @@ from dynlm.data.token_store import tokenise
 from dynlm.errors import UserError
 from dynlm.run.folder import load_model
 from dynlm.run.rule_store import open_reader
-from dynlm.train.cache import tune_cache
-from dynlm.train.gate import train_gate
-from dynlm.train.tune import coordinate_search, tune, tuning_stream
+from dynlm.train.tune import coordinate_search
 from tests.tiny import Run, listing, tiny_config, with_memory
+from tests.trainings import train_gate, tune, tune_cache, tuning_stream
 
 FACTOR = {"rate": 1.6, "pull": 3.0, "epsilon": 4.0}
 
@@ -31,7 +30,7 @@ def searched(**start: float) -> dict[str, Search]:
 
 @given(rate=st.floats(1e-4, 10), pull=st.floats(1e-5, 0.5), epsilon=st.floats(1e-5, 0.1))
 @settings(max_examples=50, deadline=None)
-def test_search_finds_a_bowls_bottom(rate: float, pull: float, epsilon: float) -> None:
+def test_search_finds_the_minimum_of_a_bowl(rate: float, pull: float, epsilon: float) -> None:
     """Where the options do not interact, one round ends within one step of the lowest point of each."""
     bottom = {"rate": rate, "pull": pull, "epsilon": epsilon}
     measured: list[tuple[float, ...]] = []
@@ -51,18 +50,18 @@ def test_search_without_rounds_stays_at_the_start() -> None:
     assert coordinate_search(lambda setting: setting["rate"], searched(rate=0.3), rounds=0) == ({"rate": 0.3}, 0.3, 1)
 
 
-def test_search_stays_where_nothing_is_noticeable() -> None:
+def test_search_ignores_small_differences() -> None:
     start = {"rate": 0.3, "pull": 1e-3}
     assert coordinate_search(lambda setting: 1e-5 * setting["rate"], searched(**start), rounds=2)[0] == start
 
 
-def test_search_survives_what_is_not_a_number() -> None:
+def test_search_turns_round_at_non_finite_values() -> None:
     """Too large a rate diverges; the search then turns round."""
     best, _, _ = coordinate_search(lambda s: math.nan if s["rate"] > 0.4 else s["rate"], searched(rate=0.3), rounds=1)
     assert best["rate"] < 0.3
 
 
-def test_a_start_that_is_not_finite_is_left_or_refused() -> None:
+def test_a_non_finite_start_is_left_or_refused() -> None:
     best, value, _ = coordinate_search(
         lambda s: math.nan if s["rate"] > 0.25 else s["rate"], searched(rate=0.3), rounds=1
     )
@@ -78,8 +77,7 @@ def test_tuned_rates_gain_over_level_1(tuned_run: Run, rule: str, reset: str) ->
     assert tuned["nats_per_token"] < tuned["level_1_nats_per_token"] - 0.02
     config = with_memory(tuned_run.config, rule=rule, reset=reset)
     trained = load_model(tuned_run.folder)
-    valid = tokenise(load_articles(config.corpus, "valid"), trained.tokenizer)
-    stream = tuning_stream(valid, config, config.tune.tokens)
+    stream = tuning_stream(tuned_run.folder, config, config.tune.tokens)
     assert tuned["articles"] == [index + 1 for index in stream.order]
     for name, memory in (
         ("nats_per_token", config.memory),
@@ -88,11 +86,11 @@ def test_tuned_rates_gain_over_level_1(tuned_run: Run, rule: str, reset: str) ->
         assert mean_nats(open_reader(tuned_run.folder, trained, memory), stream) == pytest.approx(tuned[name], abs=1e-6)
 
 
-def test_tuning_starts_at_what_is_given(run_copy: Run) -> None:
+def test_tuning_starts_at_given_constants(run_copy: Run) -> None:
     config = with_memory(run_copy.config, rule="sgd+decay", lr=0.05, decay=0.25)
     config.tune.rounds = 0
     try:
-        tuned = tune(run_copy.folder, config, quiet=True)
+        tuned = tune(run_copy.folder, config)
     finally:
         config.tune.rounds = 1
     assert (tuned["rate"], tuned["pull"], tuned["settings"]) == (0.05, 0.25, 1)
@@ -100,19 +98,19 @@ def test_tuning_starts_at_what_is_given(run_copy: Run) -> None:
 
 
 @pytest.mark.parametrize("rule", ["none", "meta"])
-def test_rules_without_hand_set_rates_are_refused(trained_run: Run, rule: str) -> None:
+def test_rules_without_tuned_constants_are_refused(trained_run: Run, rule: str) -> None:
     with pytest.raises(UserError, match=f"'{rule}' is not tuned by hand; choose sgd"):
-        tune(trained_run.folder, with_memory(trained_run.config, rule=rule), quiet=True)
+        tune(trained_run.folder, with_memory(trained_run.config, rule=rule))
 
 
-def test_articles_tuned_on_are_the_ones_named(trained_run: Run) -> None:
+def test_tuning_reads_the_named_articles(trained_run: Run) -> None:
     trained = load_model(trained_run.folder)
     valid = tokenise(load_articles(trained_run.config.corpus, "valid"), trained.tokenizer)
     total = len(valid.ids_N)
 
     def order(articles: str, tokens: int) -> list[int]:
         config = tiny_config(trained_run.corpus, trained_run.folder, tune={"articles": articles})
-        return list(tuning_stream(valid, config, tokens).order)
+        return list(tuning_stream(trained_run.folder, config, tokens).order)
 
     assert order("2-4", 0) == [1, 2, 3]
     assert order("all", total) == [0, 1, 2, 3, 4, 5]
@@ -122,10 +120,10 @@ def test_articles_tuned_on_are_the_ones_named(trained_run: Run) -> None:
         order("5-7", 0)
 
 
-def test_rates_are_not_found_on_a_few_tokens(trained_run: Run, run_copy: Run) -> None:
+def test_too_few_tokens_to_tune_on_are_refused(trained_run: Run, run_copy: Run) -> None:
     def tokens(**options: Any) -> int:
         config = tiny_config(run_copy.corpus, run_copy.folder.parent, tune={"rounds": 0, **options})
-        return int(tune(run_copy.folder, with_memory(config, rule="sgd"), quiet=True)["tokens"])
+        return int(tune(run_copy.folder, with_memory(config, rule="sgd"))["tokens"])
 
     few = tokens(tokens=100, fewest_tokens=50)
     # Widened to all that are named.
@@ -137,5 +135,5 @@ def test_rates_are_not_found_on_a_few_tokens(trained_run: Run, run_copy: Run) ->
     for cache in ("fixed", "learned"):
         with pytest.raises(UserError, match=r"the tuning articles have [\d,]+ tokens, .*tune\.fewest_tokens"):
             verb = tune_cache if cache == "fixed" else train_gate
-            verb(run_copy.folder, with_memory(config, rule="none", cache=cache), quiet=True)
+            verb(run_copy.folder, with_memory(config, rule="none", cache=cache))
     assert listing(run_copy.folder) == before

@@ -20,8 +20,8 @@ from dynlm.evaluation.checks.verify import verify
 from dynlm.evaluation.protocol import ArticleOrder
 from dynlm.evaluation.score_file import read_scores
 from dynlm.run.folder import load_tensors, save_tensors
-from dynlm.train.tune import tune
 from tests.tiny import Run, scored, with_memory
+from tests.trainings import tune
 
 
 def file_of(run: Run, articles: str | None = "4-6", order: str = "in order", **memory: Any) -> Path:
@@ -217,7 +217,7 @@ def test_the_command_exits_with_1_where_a_file_does_not_hold(
 def test_tuning_twice_finds_the_same(tuned_copy: Run) -> None:
     """Tuning anew with the same seed leaves a score file as it was."""
     path = file_of(tuned_copy, rule="sgd")
-    tune(tuned_copy.folder, with_memory(tuned_copy.config, rule="sgd"), quiet=True)
+    tune(tuned_copy.folder, with_memory(tuned_copy.config, rule="sgd"))
     assert verify(path).holds
 
 
