@@ -25,9 +25,9 @@ def test_a_wild_rate_is_survived_and_told(run_copy: Run) -> None:
     path, scores = scored(run_copy.folder, with_memory(run_copy.config, rule="sgd", lr=1e6, track=True))
     level_1 = scored(run_copy.folder, with_memory(run_copy.config, rule="none"))[1]
     assert len(scores) == len(level_1) and np.isfinite(read_scores(path).nats).all()
-    guard = scores.protocol["guard"]
-    assert sum(guard["refused"].values()) + guard["restored"] > 0
-    assert set(guard["first"]) >= set(guard["refused"])
+    counts = scores.protocol["update_filter"]
+    assert sum(counts["refused"].values()) + counts["restored"] > 0
+    assert set(counts["first"]) >= set(counts["refused"])
     assert "No token is lost." in text_table(compare([scores]))
     assert all(ratio["max"] >= ratio["mean"] for ratio in scores.protocol["update_to_weight"].values())
 

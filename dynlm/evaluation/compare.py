@@ -15,7 +15,7 @@ from dynlm.evaluation.score_file import Scores
 from dynlm.runtime.perplexity import perplexity
 from dynlm.runtime.text import printable
 
-_SHOWN_OF_PROTOCOL = ("level", "rule", "cache", "reset", "segment", "statement", "run", "model", "guard")
+_SHOWN_OF_PROTOCOL = ("level", "rule", "cache", "reset", "segment", "statement", "run", "model", "update_filter")
 
 
 def compare(scores: Sequence[Scores], baseline: int | None = None, resamples: int = 2000, seed: int = 0) -> Comparison:

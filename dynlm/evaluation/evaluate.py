@@ -201,7 +201,7 @@ def _update_filter_counts(evaluation: Evaluation, memory: Memory, track: bool) -
         name: {"article": article, "segment": position // evaluation.segment}
         for name, (article, position) in first_of(state, names).items()
     }
-    counts = {"guard": {**counts_of(state, names), "first": first}}
+    counts = {"update_filter": {**counts_of(state, names), "first": first}}
     return {**counts, "update_to_weight": ratios_of(state, names)} if track else counts
 
 

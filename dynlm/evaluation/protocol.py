@@ -72,7 +72,8 @@ def reader_protocol(reader: Reader, segment: int, order: ArticleOrder) -> dict[s
     if reader.mixture is not None:
         protocol["no_regret"] = {"share": reader.mixture.share}
     if cache is not None:
-        protocol["cache"] = {"kind": "learned", "window": cache.window, "flatness": list(cache.inverse_temperatures)}
+        protocol["cache"] = {"kind": "learned", "window": cache.window}
+        protocol["cache"]["inverse_temperature"] = list(cache.inverse_temperatures)
         if not isinstance(cache.gate, Gate):
             protocol["cache"] |= {"kind": "fixed", "share": cache.gate}
     return protocol

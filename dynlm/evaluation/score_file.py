@@ -207,9 +207,10 @@ def scores_of_run(folder: Path) -> list[Path]:
 
 
 def _with_current_names(protocol: dict[str, Any]) -> dict[str, Any]:
-    """Translate the keys of older files: ``arm`` to ``variant``, ``alpha`` to ``lr`` and ``pull`` to ``decay``."""
-    if "arm" in protocol:
-        protocol = {"variant": protocol["arm"], **protocol}
+    """Translate the keys of older files: ``arm``, ``guard``, and a rate's ``alpha`` and ``pull``."""
+    for old, new in (("arm", "variant"), ("guard", "update_filter")):
+        if old in protocol:
+            protocol = {new: protocol[old], **protocol}
     rule, names = protocol.get("rule"), {"alpha": "lr", "pull": "decay"}
     if isinstance(rule, dict) and isinstance(rates := rule.get("rates"), dict):
         current = {

@@ -118,7 +118,7 @@ def notes_of(comparison: Comparison) -> list[str]:
 
 def update_filter_note(protocol: dict[str, Any], titles: dict[int, str]) -> str:
     """Describe what a variant's update filter rejected; empty where it rejected nothing."""
-    counts = protocol.get("guard")
+    counts = protocol.get("update_filter")
     if not isinstance(counts, dict):
         return ""
     first = counts.get("first") or {}

@@ -14,10 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynlm.errors import UserError
-from dynlm.evaluation.score_file import Scores, read_scores, scores_of_run, write_scores
+from dynlm.evaluation.score_file import Scores, read_protocol, read_scores, scores_of_run, write_scores
 from tests.synthetic_scores import synthetic_scores
 
 COLUMNS = ("article", "position", "segment", "token", "words", "nats")
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "run" / "scores" / "kept.parquet"
 
 
 @pytest.fixture
@@ -210,3 +212,10 @@ def test_more_rows_than_a_file_of_its_size_can_hold_are_refused_before_they_are_
     assert path.stat().st_size * 8 < rows
     with pytest.raises(UserError, match=f"claims {rows:,} rows"):
         read_scores(path)
+
+
+def test_files_of_an_earlier_version_have_todays_names():
+    protocol = read_protocol(GOLDEN)
+    assert protocol["variant"] == read_scores(GOLDEN).variant == "rms"
+    assert protocol["update_filter"]["refused"] == {}
+    assert protocol["rule"]["rates"]["embedding"].keys() == {"lr", "decay"}
