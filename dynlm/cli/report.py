@@ -29,7 +29,7 @@ _RESAMPLES = Option("--resamples", "bootstrap resamples of the articles", int, 2
     takes_config=False,
 )
 def _compare(options: Namespace, config: None) -> int:
-    """One table of several score files of the same text.
+    """Print one table of several score files of the same text.
 
     dynlm compare runs/demo
     dynlm compare a.parquet b.parquet --markdown
@@ -44,7 +44,7 @@ def _compare(options: Namespace, config: None) -> int:
         for paths in texts_named(options.files, options.text)
     ]
     tables = [(markdown_table if options.markdown else text_table)(each) for each in compared]
-    # One text, as there mostly is, is not wrapped.
+    # One text, the common case, is not wrapped.
     content = compared[0].to_dict() if len(compared) == 1 else {"texts": [each.to_dict() for each in compared]}
     print_answer(options, content, "\n".join(tables))
     return 0
@@ -55,7 +55,7 @@ def _figures(options: Namespace, paths: list[Path]) -> Path:
 
 
 def _print_written(options: Namespace, written: list[Path], shown: list[Path]) -> None:
-    """The files, and whether the scores that they show are of articles that their rates and the like were tuned on."""
+    """Print the files, with a note for each scoring whose articles its rule or cache was tuned on."""
     from dynlm.evaluation.overlap import overlap_notes, overlaps
     from dynlm.evaluation.score_file import read_protocol
 

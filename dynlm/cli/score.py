@@ -116,7 +116,7 @@ def _check(options: Namespace, config: Config) -> int:
     takes_config=False,
 )
 def _verify(options: Namespace, config: None) -> int:
-    """Score texts again, and tell whether every loss is the same.
+    """Score texts again, and check that every loss is the same.
 
     dynlm verify runs/demo
     dynlm verify runs/demo --tokens 5000

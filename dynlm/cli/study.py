@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @command("demo", common="run corpus model pretrain metatrain", config="demo", resumes=True)
 def _demo(options: Namespace, config: Config) -> int:
-    """The main job on the embedded corpus: train, tune, meta-train, score, compare, draw.
+    """Train, tune, meta-train, score, compare and draw on the embedded corpus.
 
     dynlm demo
     dynlm demo --run.name quick --pretrain.epochs 1
@@ -46,7 +46,7 @@ def _study_options() -> type:
 
 @command("study", options=_study_options, common="run corpus study", resumes=True)
 def _study(options: Namespace, config: StudyOptions) -> int:
-    """Which variant is better: tune every variant alike, score other articles with each, and compare.
+    """Compare variants: tune every variant alike, score other articles with each, and tabulate.
 
     dynlm study --config study-wikitext-2 --corpus.path DIR
     dynlm study --config runs/wikitext-2-small/study/config.yaml --corpus.path OTHER --study.tune false

@@ -20,7 +20,7 @@ _CONSTANTS = {"rate": "lr", "pull": "decay", "epsilon": "epsilon"}
 
 @command("corpus", sections="corpus")
 def _corpus(options: Namespace, config: Config) -> int:
-    """Tell what a corpus holds: articles, words, types, longest article of each split.
+    """Describe a corpus: articles, words, types and longest article of each split.
 
     dynlm corpus
     dynlm corpus --corpus.path wikitext-2/ --json
@@ -67,7 +67,7 @@ def _pretrain(options: Namespace, config: Config) -> int:
 
 @command("tune", resumes=True, takes_run=True, sections="run corpus memory tune", common="memory tune")
 def _tune(options: Namespace, config: Config) -> int:
-    """Tune a hand-made rule's rates on articles that no figure is reported on.
+    """Tune the constants of a rule, or of a cache, on articles that no figure is reported on.
 
     dynlm tune runs/demo
     dynlm tune runs/demo --memory.rule sgd --memory.reset article
@@ -96,7 +96,8 @@ def _tune_cache(options: Namespace, config: Config) -> int:
     print_answer(
         options,
         done,
-        f"{done['rule']} + cache ({done['reset']}): window {done['window']}, flatness {done['flatness']:g}, share "
+        f"{done['rule']} + cache ({done['reset']}): window {done['window']}, inverse temperature "
+        f"{done['flatness']:g}, share "
         f"{done['share']:g}: {done['nats_per_token']:.4f} nats per token, without it "
         f"{done['without_cache_nats_per_token']:.4f}, on {len(done['articles'])} articles of {done['split']}",
     )
@@ -111,7 +112,7 @@ def _tune_cache(options: Namespace, config: Config) -> int:
     common="memory g metatrain",
 )
 def _metatrain(options: Namespace, config: Config) -> int:
-    """Learn the memory's rates on training articles that the LSTM has not seen.
+    """Meta-train the learned rule g, or a cache's gate, on articles that the language model has not seen.
 
     dynlm metatrain runs/demo
     dynlm metatrain runs/demo --metatrain.tokens 200000 --json
@@ -123,10 +124,10 @@ def _metatrain(options: Namespace, config: Config) -> int:
     run = open_run(options, config)
     done = metatrain(run, config.memory, config.g, config.metatrain, config.tune, is_quiet(options))
     nats = done["tuning_nats_per_token"]
-    rows = [f"{'tensor':20}{'rate':>12}{'pull':>12}{'flush':>8}"]
+    rows = [f"{'tensor':20}{'lr':>12}{'decay':>12}{'reset':>8}"]
     rows += [
-        f"{name:20}{told['alpha']:>12.3g}{told['lambda']:>12.3g}{told.get('flush', 0.0):>8.2f}"
-        for name, told in done["phi"].items()
+        f"{name:20}{phi['alpha']:>12.3g}{phi['lambda']:>12.3g}{phi.get('flush', 0.0):>8.2f}"
+        for name, phi in done["phi"].items()
     ]
     rows.append(
         f"on the tuning articles: {nats['start']:.4f} nats per token at the start (rms), "
@@ -147,7 +148,7 @@ def _metatrain(options: Namespace, config: Config) -> int:
     common="memory finetune",
 )
 def _finetune(options: Namespace, config: Config) -> int:
-    """Train the static parameters further while a rule reads with them, into a run of its own.
+    """Train the static parameters further while a rule adapts them, into a new run.
 
     dynlm finetune runs/demo --memory.rule rms
     dynlm finetune runs/demo --memory.rule none --finetune.pick_rule rms
@@ -175,7 +176,8 @@ def _train_gate(options: Namespace, config: Config) -> int:
     print_answer(
         options,
         done,
-        f"{done['rule']} + gated cache ({done['reset']}): window {done['window']}, flatness {flatness}\n"
+        f"{done['rule']} + gated cache ({done['reset']}): window {done['window']}, inverse temperatures "
+        f"{flatness}\n"
         f"on the tuning articles: {nats['none']:.4f} nats per token without a cache, {nats['start']:.4f} at the start, "
         f"{nats['learned']:.4f} as learned; kept: {done['kept']}\n{_how_it_ended(done)}",
     )

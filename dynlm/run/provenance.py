@@ -1,7 +1,7 @@
-"""What a run or a reading was made with: versions, machine, commit and data, so that it can be made again.
+"""Provenance of a run or a scoring: versions, machine, commit and data, for reproduction.
 
 runs/NAME/provenance.json   data: articles and content fingerprint of each split
-                            sittings: what the training ran on, one entry for each change, the first one first
+                            sittings: what the training ran on, an entry for each change, oldest first
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _PACKAGES = ("numpy", "sentencepiece")
 
 
 def made_with(device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Date, versions, machine and git commit, fit for JSON.
+    """Return date, versions, machine and git commit, as JSON values.
 
-    ``commit`` is that of dynlm's own code where it runs from a git checkout, else None; ``dirty`` tells whether that
-    code has been changed since. ``platform`` holds all that is known to decide how sums are rounded.
+    ``commit`` is that of dynlm's own code if it runs from a git checkout, else None; ``dirty``: whether that code has
+    uncommitted changes. ``platform`` has everything known to affect how sums are rounded.
     """
     commit, dirty = _commit()
     return {
@@ -54,30 +54,27 @@ def made_with(device: torch.device | str = "cpu") -> dict[str, Any]:
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What ``now`` has otherwise than ``then``, both from ``made_with``: "torch 2.13.0 then, 2.14.0 now"."""
-    told = []
+    """Return the differences of two results of ``made_with``, such as "torch 2.13.0 then, 2.14.0 now"."""
+    found = []
     for section in ("versions", "platform"):
         before = then.get(section)
         before = before if isinstance(before, dict) else {}
-        told += [
+        found += [
             f"{name} {before.get(name)} then, {value} now"
             for name, value in now[section].items()
             if before.get(name) != value
         ]
     if then.get("commit") != now["commit"]:
-        told.append(f"commit {then.get('commit')} then, {now['commit']} now")
+        found.append(f"commit {then.get('commit')} then, {now['commit']} now")
     if then.get("dirty") or now["dirty"]:
-        told.append("dynlm's code holds changes that no commit has")
-    return told
+        found.append("dynlm's code has uncommitted changes")
+    return found
 
 
 def rounds_alike(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether both round every sum alike, so that a reading has to come out bit for bit."""
-    fingerprint_options = {
-        "versions": ("torch",),
-        "platform": ("machine", "processor", "instructions", "threads", "device"),
-    }
-    for section, names in fingerprint_options.items():
+    """Return whether both round sums alike, so that results must be equal bit for bit."""
+    decisive = {"versions": ("torch",), "platform": ("machine", "processor", "instructions", "threads", "device")}
+    for section, names in decisive.items():
         before = then.get(section)
         if not isinstance(before, dict) or any(before.get(name) != now[section][name] for name in names):
             return False
@@ -85,9 +82,9 @@ def rounds_alike(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 
 
 def read_provenance(folder: Path) -> dict[str, Any]:
-    """What was written down in ``folder``: ``data`` and ``sittings``, both empty where nothing was.
+    """Return ``data`` and ``sittings`` of the run in ``folder``, both empty if there is no record.
 
-    Raises UserError where it is damaged.
+    Raises UserError if it is damaged.
     """
     path = folder / FILE
     if not path.exists():
@@ -100,26 +97,26 @@ def read_provenance(folder: Path) -> dict[str, Any]:
         or not isinstance(sittings, list)
         or not all(isinstance(one, dict) for one in (*data.values(), *sittings))
     ):
-        raise UserError("not a record of what a run was made with", path, "remove it")
+        raise UserError("not a provenance record", path, "remove it")
     return {"data": data, "sittings": sittings}
 
 
 def refuse_other_data(folder: Path, data: Mapping[str, Any]) -> None:
-    """Raise UserError where the training in ``folder`` was begun on other data than ``data``."""
+    """Raise UserError if the training in ``folder`` was started on other data than ``data``."""
     before = read_provenance(folder)["data"]
-    for split, told in data.items():
-        if before.get(split, told) != told:
+    for split, found in data.items():
+        if before.get(split, found) != found:
             raise UserError(
-                f"the text of split {split!r} is not what this run was begun with",
+                f"the text of split {split!r} is not the one that this run was started with",
                 folder,
                 "put the text back, or choose another --run.name",
             )
 
 
 def record_sitting(folder: Path, data: Mapping[str, Any], made: Mapping[str, Any]) -> None:
-    """Write down what training starts on in ``folder``, and with which ``data`` (each split's fingerprint).
+    """Record what training runs on in ``folder``, and its ``data`` (each split's fingerprint).
 
-    A sitting like the last one is not told again. Raises UserError where the training was begun on other data.
+    A sitting equal to the last one is not repeated. Raises UserError if the training was started on other data.
     """
     path = folder / FILE
     refuse_other_data(folder, data)
@@ -133,9 +130,9 @@ def _undated(made: object) -> object:
 
 
 def _commit() -> tuple[str | None, bool | None]:
-    """(the commit that dynlm's own code is at, whether that code was changed), or (None, None) where it is in no git.
+    """Return (commit of dynlm's own code, whether it has uncommitted changes); (None, None) outside git.
 
-    An installed copy inside some other project's checkout has no commit: git does not know its files.
+    An installed copy within another project's checkout has no commit: git does not track its files.
     """
     code = Path(dynlm.__file__).parent
     try:
@@ -146,7 +143,7 @@ def _commit() -> tuple[str | None, bool | None]:
 
 
 def _git(folder: Path, *words: str) -> str:
-    # Only looked at: no lock is taken, and nothing is written.
+    # Read only: take no lock.
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     command = ["git", "-C", str(folder), *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True, env=environment)
@@ -154,7 +151,7 @@ def _git(folder: Path, *words: str) -> str:
 
 
 def _processor() -> str:
-    """The processor's name, as far as the system tells it."""
+    """Return the processor's name, if the system has it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

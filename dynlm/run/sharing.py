@@ -1,8 +1,8 @@
-"""A run made ready to be shared: the model, its tokenizer and what it knows of its memory, in a folder that is a run.
+"""Sharing a run: copying the model, its tokenizer and what it keeps of its memory to a folder that is a run.
 
-Copied are files of a list, each by its name and its kind, and nothing else: no training under way, logs, scores or
-pictures. A memory file (what somebody read is legible in it) is not copied under any name, and a link is refused. In
-what is copied, places on this computer give way to their last name: where a corpus lies is nobody else's affair.
+Only files of a list are copied, checked by name and content: no checkpoints, logs, scores or figures. Memory files, in
+which a reader's text is legible, are never copied, and links are refused. In the copies, absolute paths of the corpus
+are replaced by their last component.
 """
 
 from __future__ import annotations
@@ -28,16 +28,13 @@ from dynlm.runtime.validation import section_of
 _LEARNED = tuple(f"memory/*-{reset}.{suffix}" for reset in RESETS for suffix in ("safetensors", "json"))
 _MODEL = ("config.yaml", "model.json", "model.safetensors")
 PATTERNS = (*_MODEL, "config.json", *TOKENIZER_FILES, "memory/statistics.safetensors", "memory/tuned.json", *_LEARNED)
-"""Of the files that a shared run is made of."""
+"""Patterns of the files of a shared run."""
 
 
-def share_run(folder: Path, place: Path) -> None:
-    """Copy what is to be shared of the run ``folder`` to ``place``.
-
-    Raises UserError where that cannot be done, and where one of the files is a link.
-    """
-    if place.resolve() == folder.resolve():
-        raise UserError("this is the run itself", place, "name another folder to share it from")
+def share_run(folder: Path, target: Path) -> None:
+    """Copy the shared files of the run ``folder`` to ``target``. Raises UserError if one of them is a link."""
+    if target.resolve() == folder.resolve():
+        raise UserError("this is the run itself", target, "name another folder to share it from")
     content = read_options(folder, "dynlm pretrain")
     corpus = section_of(CorpusOptions, content.get("corpus", {}))
     path = corpus.path
@@ -54,27 +51,29 @@ def share_run(folder: Path, place: Path) -> None:
     sources = shared_files(folder)
     content["corpus"] = dataclasses.asdict(dataclasses.replace(corpus, path=shown))
     content["run"] = dataclasses.asdict(dataclasses.replace(run, folder="runs", tracker=None))
-    save_config(place, content)
+    save_config(target, content)
     for source in sources:
-        _copy(source, place / source.relative_to(folder), public)
+        _copy(source, target / source.relative_to(folder), public)
     card = read_json(folder / "model.json")
-    write_json(place / "config.json", {"model_type": "dynlm", **{name: card[name] for name in ("model", "vocabulary")}})
+    write_json(
+        target / "config.json", {"model_type": "dynlm", **{name: card[name] for name in ("model", "vocabulary")}}
+    )
 
 
 def shared_files(folder: Path) -> list[Path]:
-    """The files of the run ``folder`` that are shared as they are. Raises UserError where one of them is a link."""
+    """Return the files of the run ``folder`` that are copied. Raises UserError if one of them is a link."""
     found = []
     for path in sorted({path for pattern in PATTERNS for path in folder.glob(pattern)}):
         if path.name.startswith((".", "config.")):
             continue
         refuse_foreign(path, folder)
-        if path.is_file() and _is_of_a_run(path):
+        if path.is_file() and _is_run_file(path):
             found.append(path)
     return found
 
 
-def _is_of_a_run(path: Path) -> bool:
-    """Whether what ``path`` holds is what a run has under such a name."""
+def _is_run_file(path: Path) -> bool:
+    """Return whether the content of ``path`` is what a run has under such a name."""
     if path.suffix == ".safetensors":
         about = load_metadata(path)
         if is_memory(about):
@@ -90,7 +89,7 @@ def _is_of_a_run(path: Path) -> bool:
         return False
     learned = path.with_suffix(".safetensors")
     # A fixed cache and what was tuned are JSON alone.
-    return path.stem == "tuned" or path.name.startswith("cache-") or (learned.is_file() and _is_of_a_run(learned))
+    return path.stem == "tuned" or path.name.startswith("cache-") or (learned.is_file() and _is_run_file(learned))
 
 
 def _copy(source: Path, target: Path, public: Callable[[Any], Any]) -> None:

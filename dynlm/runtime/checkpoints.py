@@ -25,6 +25,7 @@ from dynlm.errors import UserError
 from dynlm.runtime.distributed import Processes
 from dynlm.runtime.files import remove_leftovers
 from dynlm.runtime.hashing import Hasher
+from dynlm.runtime.renamed import current_name
 from dynlm.runtime.signals import StopRequest, stop_requests
 from dynlm.runtime.tensors import load_tensors, save_tensors
 from dynlm.runtime.text import printable
@@ -125,7 +126,7 @@ class Checkpoints:
         for name in [*now, *made_with]:
             if made_with.get(name) != now.get(name):
                 raise UserError(
-                    f"this checkpoint was made with {name} {made_with.get(name)!r}, not {now.get(name)!r}",
+                    f"this checkpoint was made with {current_name(name)} {made_with.get(name)!r}, not {now.get(name)!r}",
                     path,
                     "use the same options, or remove the checkpoint to begin anew",
                 )

@@ -87,6 +87,13 @@ def rename_words(argv: list[str]) -> list[str]:
     return words
 
 
+def current_name(full: str) -> str:
+    """Return the new name of SECTION.OPTION, which fingerprints have by its old one."""
+    section, _, option = full.partition(".")
+    new = OPTIONS.get(section, {}).get(option)
+    return full if new is None else f"{section}.{new}"
+
+
 def original_name(section: str, option: str) -> str:
     """Return the old name of an option, by which fingerprints and what was tuned have it."""
     return {new: old for old, new in OPTIONS.get(section, {}).items()}.get(option, option)

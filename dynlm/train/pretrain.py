@@ -26,6 +26,7 @@ from dynlm.runtime.distributed import Processes
 from dynlm.runtime.files import exclusive
 from dynlm.runtime.parsing import read_json
 from dynlm.runtime.perplexity import perplexity
+from dynlm.runtime.renamed import current_name
 from dynlm.runtime.validation import fingerprint_options
 from dynlm.train.config import Config, load_config
 from dynlm.train.pretrain_loop import PretrainLoop, validate
@@ -141,7 +142,7 @@ def _finished(config: Config, processes: Processes) -> dict[str, Any] | None:
         for name, value in _fingerprint(config).items():
             if earlier[name] != value:
                 raise UserError(
-                    f"this run was begun with {name} {earlier[name]!r}, not {value!r}",
+                    f"this run was begun with {current_name(name)} {earlier[name]!r}, not {value!r}",
                     folder,
                     "choose another --run.name or remove the folder",
                 )

@@ -87,7 +87,7 @@ def test_sittings_are_told_when_something_changed(tmp_path: Path) -> None:
     record_sitting(tmp_path, data, {**made, "commit": "other"})
     content = json.loads((tmp_path / provenance.FILE).read_text())
     assert [sitting["commit"] for sitting in content["sittings"]] == [made["commit"], "other"]
-    with pytest.raises(UserError, match="the text of split 'train' is not what this run was begun with"):
+    with pytest.raises(UserError, match="the text of split 'train' is not the one that this run was started with"):
         record_sitting(tmp_path, {"train": {"articles": 3, "fingerprint": "g"}}, made)
     assert json.loads((tmp_path / provenance.FILE).read_text()) == content
     for wrong in ("[]", '{"sittings": 3}'):
