@@ -125,11 +125,9 @@ class Checkpoints:
         now = json.loads(json.dumps(dict(self.made_with)))
         for name in [*now, *made_with]:
             if made_with.get(name) != now.get(name):
-                raise UserError(
-                    f"this checkpoint was made with {current_name(name)} {made_with.get(name)!r}, not {now.get(name)!r}",
-                    path,
-                    "use the same options, or remove the checkpoint to begin anew",
-                )
+                what = f"made with {current_name(name)} {made_with.get(name)!r}, not {now.get(name)!r}"
+                do = "use the same options, or remove the checkpoint to begin anew"
+                raise UserError(f"this checkpoint was {what}", path, do)
 
 
 class Checkpointer:
