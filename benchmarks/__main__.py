@@ -1,8 +1,8 @@
-"""All speeds of dynlm in one run, each beside what the machine allows and what the last run found.
+"""All speeds of dynlm in one run, each beside the bound of the machine and the result of the last run.
 
     python -m benchmarks [--config configs/wikitext-2-small.yaml] [--out runs/benchmarks.json] [--only reading]
 
-Writes JSON, from which the next run takes what it compares with. Time nothing else on the machine meanwhile.
+Writes JSON, with which the next run compares. Run nothing else on the machine meanwhile.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LANES, LEVEL_1_LANES = 16, 32
 
 @dataclass(frozen=True)
 class Row:
-    """One figure; ``of_bound`` is its share of what the machine allows, ``note`` what it is to be compared with."""
+    """One figure; ``of_bound`` is its share of the bound, ``note`` a comparison."""
 
     name: str
     value: float
@@ -40,7 +40,7 @@ class Row:
 
 
 class Readings:
-    """Times of the ways to read, taken in turns: a slow spell of the machine meets all of them."""
+    """Times of the ways to read, measured in turn, so that a slow phase of the machine affects all of them."""
 
     def __init__(self, config_path: str, rounds: int, seconds: float):
         config = load_config(config_path)
@@ -145,7 +145,7 @@ def startup_rows(config_path: str) -> list[Row]:
 
 
 def table(rows: list[Row], before: dict[str, Any]) -> str:
-    """Aligned text; the last column is the change since the last run."""
+    """Return aligned text; the last column is the change since the last run."""
     known = {row["name"]: row["value"] for row in before.get("rows", [])}
     lines = [f"{'':58}{'':>12} {'':12}{'of bound':>9}{'last run':>10}"]
     for row in rows:

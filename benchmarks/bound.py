@@ -1,10 +1,10 @@
-"""The least time that reading a segment can take on this machine: what it must compute and what it must move.
+"""A lower bound of the time to read a segment on this machine, from its operations and its memory traffic.
 
     python -m benchmarks.bound [--config configs/wikitext-2-small.yaml]
 
 Operations are those of the matrix products, at the rate of a large product; bytes are those that have to cross the
-memory bus, at the rate of a large copy; the two are added, as if nothing ran beside anything else. A machine whose
-caches hold the weights may go below the bytes' part of it, and a benchmark may then print more than 100 %.
+memory bus, at the rate of a large copy; the two are added, as if they never overlapped. On a machine whose caches hold
+the weights a benchmark may exceed 100 %.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _FLOAT = 4
 
 @dataclass(frozen=True)
 class Cost:
-    """What a segment of every lane needs."""
+    """Operations and bytes of a segment of all lanes."""
 
     operations: float
     moved_bytes: float
@@ -32,7 +32,7 @@ class Cost:
 
 
 def multiplying_weights(model: LSTMLanguageModel) -> int:
-    """Weights that each token is multiplied with: the LSTM's matrices and the output layer's."""
+    """Return the number of weights in the LSTM's matrices and the output layer, with which each token is multiplied."""
     return sum(4 * out * (wide + out) for wide, out in model.widths()) + model.vocab_size * model.widths()[-1][1]
 
 

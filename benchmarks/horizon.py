@@ -1,7 +1,7 @@
 """Memory of a meta-gradient against its horizon: forward sensitivities beside the unrolls of reverse mode.
 
-`python -m benchmarks.horizon [--out FILE.png]`: each measurement in a process of its own, its peak above what the
-process held before the first segment. Made-up weights and text, in the shape of configs/wikitext-2-small.yaml.
+`python -m benchmarks.horizon [--out FILE.png]`: each measurement in its own process, the peak above the memory before
+the first segment. Random weights and text, in the shape of configs/wikitext-2-small.yaml.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def text_of(setting: Setting, segments: int) -> TokenisedSplit:
 
 
 def peak_megabytes(way: str, segments: int, config: str) -> float:
-    """Of this process, above what it held once one segment was read."""
+    """Return the peak memory of this process above that after setting up."""
     setting = Setting(config)
     meta = setting.meta("meta-gated")
     phi = setting.phi(meta)
@@ -66,7 +66,7 @@ def _peak() -> float:
 
 
 def measured(way: str, segments: int, config: str) -> float:
-    """The same in a process of its own."""
+    """Measure it in a process of its own."""
     words = [sys.executable, "-m", "benchmarks.horizon", "--way", way, "--segments", str(segments), "--config", config]
     return float(json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout))
 

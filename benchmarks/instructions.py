@@ -1,11 +1,11 @@
-"""Instructions that the processor executes for one segment: a count that no neighbour on the machine changes.
+"""Processor instructions of one segment: a count that other programs on the machine do not change.
 
     python -m benchmarks.instructions [--kinds rms meta-training] [--tolerance 0.02] [--out runs/instructions.json]
 
-Reads a few segments under valgrind's callgrind, then a few more in another process; the difference is the segments'
-own. One thread, so that no waiting is counted; some four minutes a kind. Ends with 1 where a count has grown by more
-than the tolerance since the run that ``--out`` holds, and then keeps that file as it was: for CI, where wall time says
-little. Counts of machines with other processors are not to be compared.
+Reads a few segments under valgrind's callgrind, then more in another process, and takes the difference. One thread, so
+that no waiting is counted; about four minutes a kind. The exit code is 1, and the file ``--out`` stays as it was, if a
+count grew by more than the tolerance since the run that the file holds: for CI, where wall time is unreliable. Counts
+are not comparable between different processors.
 """
 
 from __future__ import annotations

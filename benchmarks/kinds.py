@@ -1,7 +1,7 @@
-"""The ways to read that are timed, each in a process of its own: `python -m benchmarks.kinds KIND` prints JSON.
+"""The ways to read that are timed, each in its own process: `python -m benchmarks.kinds KIND` prints JSON.
 
-A process of its own keeps one kind's memory from slowing another's: how a C library hands out large blocks depends on
-what was asked for before. Weights and text are made up, in real shapes.
+With a process for each, the memory of one kind does not slow down another: how a C library allocates large blocks
+depends on earlier allocations. Weights and text are random, in real shapes.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ KINDS = [
 
 
 class Setting:
-    """A model of real shape with made-up weights and statistics, and text at random."""
+    """A model of real shape with random weights, statistics and text."""
 
     def __init__(self, config_path: str):
         config = load_config(config_path)
@@ -92,8 +92,8 @@ class Setting:
 
 
 def call_of(setting: Setting, kind: str, lanes: int, native: bool) -> tuple[Callable[[], object], dict[str, Any]]:
-    """What reads the next segment, and what there is to tell of it."""
-    # Text that came again and again would be learned by heart; gradients too small for normal numbers take long.
+    """Return a function that reads the next segment, and facts about it."""
+    # Repeated text would be memorised, and arithmetic on denormal gradients is slow.
     texts = itertools.cycle([setting.text(lanes) for _ in range(2000)])
     if kind == "straightforward":
         reading = setting.straightforward()
@@ -119,14 +119,14 @@ def call_of(setting: Setting, kind: str, lanes: int, native: bool) -> tuple[Call
 
 
 def timed(kind: str, lanes: int = 1, native: bool = False, seconds: float = 2.0, config: str = "") -> dict[str, Any]:
-    """Time a kind in a process of its own."""
+    """Time a kind in its own process."""
     return _started(kind, lanes, native, seconds, config, threads=None)()
 
 
 def timed_in_processes(
     kind: str, processes: int, lanes: int, native: bool, seconds: float, config: str
 ) -> dict[str, Any]:
-    """The same in several processes at once, one thread each; the time is of one segment of all lanes of all."""
+    """Time several processes at once, one thread each; the time is that of one segment of all their lanes."""
     running = [_started(kind, lanes, native, seconds, config, threads=1) for _ in range(processes)]
     found = [wait() for wait in running]
     return {**found[0], "seconds": sum(one["seconds"] for one in found) / processes}
@@ -150,7 +150,7 @@ def _started(
 
 
 def largest_difference(setting: Setting, native: bool, segments: int = 60) -> float:
-    """Of any token's nats between the straightforward reading and ours, over ``segments`` segments of learning."""
+    """Return the largest difference of a token's loss from the straightforward reading, over ``segments`` segments."""
     slow, reader = setting.straightforward(), setting.reader(setting.rms, native)
     memory, largest = reader.fresh_memory(), 0.0
     for _ in range(segments):
@@ -168,7 +168,7 @@ def main() -> None:
     parser.add_argument("--native", action="store_true")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--seconds", type=float, default=2.0)
-    parser.add_argument("--segments", type=int, help="read so many segments, and time nothing")
+    parser.add_argument("--segments", type=int, help="read this many segments without timing")
     parser.add_argument("--config", default="configs/wikitext-2-small.yaml")
     options = parser.parse_args()
     if options.threads:

@@ -1,4 +1,4 @@
-"""What the machine does at best (matrix products, copies), and the timing that all benchmarks share."""
+"""Peak rates of the machine (matrix products, copies), and the timing that all benchmarks share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Machine:
     product_rate: float
     """Operations a second of a large float32 matrix product, two for each multiplication with its addition."""
     copy_rate: float
-    """Bytes a second, read and written together, of a large copy: what the memory gives, past all caches."""
+    """Bytes a second, read and written together, of a copy that is larger than all caches."""
 
     def __str__(self) -> str:
         return (
@@ -28,7 +28,7 @@ class Machine:
 
 
 def measure_machine(seconds: float = 3.0, size: int = 2048, copied_bytes: int = 1 << 28) -> Machine:
-    """Each rate is of the median of many tries, as the times that are set beside it are."""
+    """Measure both rates as medians of many repetitions, like the times that they are compared with."""
     a, b, out = (torch.rand(size, size) for _ in range(3))
     source, target = (torch.rand(copied_bytes // 4) for _ in range(2))
     product = median_time(lambda: torch.mm(a, b, out=out), seconds / 2)
@@ -37,7 +37,7 @@ def measure_machine(seconds: float = 3.0, size: int = 2048, copied_bytes: int = 
 
 
 def median_time(call: Callable[[], object], seconds: float) -> float:
-    """The median time of a call in seconds, after ten to warm up."""
+    """Return the median time of a call in seconds, after ten warm-up calls."""
     for _ in range(10):
         call()
     times: list[float] = []
@@ -50,9 +50,9 @@ def median_time(call: Callable[[], object], seconds: float) -> float:
 
 
 def side_by_side(calls: dict[str, Callable[[], object]], seconds: float, burst: int = 8) -> dict[str, float]:
-    """The median time of each call; bursts of one kind after another, so that a slow spell slows all of them.
+    """Return the median time of each call, in bursts by turns, so that a slow phase affects all of them.
 
-    The first two calls of a burst are not counted: they find the caches as the other calls left them.
+    The first two calls of a burst are not counted: the caches hold the data of the other calls.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     end = time.perf_counter() + seconds

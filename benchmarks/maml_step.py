@@ -4,8 +4,8 @@
     python -m benchmarks.maml_step [--seconds 20] [--json]
 
 All three are given the same network, start and episodes, and must give the same meta-loss and the same meta-gradient
-before they are timed, side by side in one process. The other two are used as their examples use them: a loop over
-tasks. Time nothing else on the machine meanwhile.
+before they are timed side by side in one process. The other two are used as in their examples: a loop over
+tasks. Run nothing else on the machine meanwhile.
 """
 
 from __future__ import annotations

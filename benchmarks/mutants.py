@@ -1,12 +1,12 @@
 """How many small faults the tests notice: each is put into a copy of the tree, and the tests of its module are run.
 
-    python -m benchmarks.mutants [--seed 0] [--count 20] [--modules memory/rules.py] [--seconds 1200] [--log FILE]
+    python -m benchmarks.mutants [--seed 0] [--count 20] [--modules adapt/loop.py] [--seconds 1200] [--log FILE]
 
-A mutant differs from the source in one place: a comparison, an operator of arithmetic, a number by 1, a truth value, a
+A mutant differs from the source in one position: a comparison, an arithmetic operator, a number by 1, a boolean, a
 negated condition, a dropped ``not``, ``and`` for ``or``, a statement left out, ``None`` returned. Those of one seed are
-always drawn in the same order, so that a larger ``--count`` goes on where a smaller one ended. What is done stands in
-the log, a line of JSON each, and is not done again while neither the module nor its tests change. Survivors are to be
-looked at: some change nothing that can be observed.
+always sampled in the same order, so that a larger ``--count`` continues where a smaller one ended. Outcomes are written
+to the log, a line of JSON each, and are not computed again while neither the module nor its tests change. Look at the
+survivors: some change nothing that can be observed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -34,50 +35,32 @@ from dynlm.runtime.hashing import fingerprint
 ROOT = Path(__file__).resolve().parents[1]
 _COPIED = ("dynlm", "tests", "benchmarks", "scripts", "configs", "data", "docs", "README.md", "Makefile")
 _TIMES_BASELINE, _AT_LEAST_SECONDS = 3.0, 30.0
-"""A mutant's tests may take so many times what they take without it, and these seconds more."""
+"""A mutant's tests may take this multiple of their time without it, plus these seconds."""
 
-TESTS: dict[str, tuple[str, ...]] = {
-    "memory/unroll.py": ("memory/test_sensitivities.py", "memory/test_unroll.py", "memory/test_capture.py"),
-    "memory/segment.py": (
-        "memory/test_guard.py",
-        "memory/test_unroll.py",
-        "memory/test_capture.py",
-        "memory/test_sensitivities.py",
-    ),
-    "memory/learning.py": (
-        "memory/test_guard.py",
-        "memory/test_unroll.py",
-        "memory/test_rules.py",
-        "memory/test_sensitivities.py",
-    ),
-    "memory/rules.py": (
-        "memory/test_rules.py",
-        "memory/test_unroll.py",
-        "memory/test_coordinates.py",
-        "model/test_native.py",
-    ),
-    "memory/guard.py": ("memory/test_guard.py",),
-    "memory/hedge.py": ("memory/test_hedge.py", "memory/test_guard.py"),
-    "memory/cache.py": (
-        "memory/test_cache.py",
-        "memory/test_cache_in_the_loop.py",
-        "memory/test_cache_next.py",
-        "memory/test_file.py",
-    ),
-    "corpus/streams.py": ("corpus/test_streams.py", "memory/test_unroll.py"),
-    "corpus/headings.py": ("corpus/test_headings.py",),
-    "evaluation/scores_file.py": (
-        "evaluation/test_scores_file.py",
-        "evaluation/test_named_scores.py",
-        "evaluation/test_verify.py",
-        "test_safe_files.py",
-    ),
-    "evaluation/compare.py": ("evaluation/test_compare.py", "study/test_results.py"),
-    "evaluation/underway.py": ("evaluation/test_underway.py", "evaluation/test_score.py"),
-    "evaluation/verify.py": ("evaluation/test_verify.py",),
-    "training/checkpoints.py": ("training/test_checkpoints.py", "training/test_resuming.py"),
-}
-"""The tests of each module, as files below ``tests``."""
+DEFAULT_MODULES = ("adapt/**/*.py", "data/stream.py", "evaluation/**/*.py", "runtime/checkpoints.py")
+"""Modules whose errors would change figures without failing, as patterns below ``dynlm``."""
+
+
+def modules_of(patterns: Sequence[str], root: Path = ROOT) -> list[str]:
+    """Return the modules that match any of the patterns and have tests, as paths below ``dynlm``, sorted."""
+    package = root / "dynlm"
+    found = {path.relative_to(package).as_posix() for each in patterns for path in package.glob(each)}
+    return sorted(name for name in found if not name.endswith("__init__.py") and covering_tests(name, root))
+
+
+def covering_tests(module: str, root: Path = ROOT) -> list[str]:
+    """Return the test files of a module: those of the folder that mirrors its own, or below, that import it.
+
+    Where there are none, all that import it.
+    """
+    dotted = re.compile(rf"\bdynlm\.{module.removesuffix('.py').replace('/', '[.]')}\b")
+    tests = root / "tests"
+    importing = [path for path in sorted(tests.rglob("test_*.py")) if dotted.search(path.read_text(encoding="utf-8"))]
+    mirror = (tests / module).parent
+    return [path.relative_to(root).as_posix() for path in importing if mirror in path.parents] or [
+        path.relative_to(root).as_posix() for path in importing
+    ]
+
 
 _COMPARED: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE,
@@ -106,7 +89,7 @@ _COMPUTED: dict[type[ast.operator], type[ast.operator]] = {
 
 @dataclass(frozen=True)
 class Mutant:
-    """A module's source with one change: its line, what stood there, what stands there now, and the whole text."""
+    """A module's source with one change: its line, the code before and after, and the whole text."""
 
     module: str
     line: int
@@ -121,7 +104,7 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a mutant; ``key`` is of its source and its tests. ``killed`` by a failing test or by time."""
+    """The result of a mutant: ``killed`` by a failing test or the time limit; ``key`` identifies source and tests."""
 
     name: str
     module: str
@@ -132,7 +115,7 @@ class Outcome:
 
 
 def mutants(module: str, source: str) -> list[Mutant]:
-    """Every mutant of a module's ``source``, in the order of their places. Each is Python that parses."""
+    """Return every mutant of a module's ``source``, in the order of position. Each is Python that parses."""
     lines = source.splitlines(keepends=True)
     starts = [0]
     for line in lines:
@@ -157,7 +140,7 @@ def _on_one_line(text: str, longest: int = 90) -> str:
 
 
 def _changes(tree: ast.AST, in_function: bool = False) -> Iterator[tuple[ast.stmt | ast.expr, ast.stmt | ast.expr]]:
-    """(a node, what may stand in its place), for all places of a tree."""
+    """Yield (node, replacement) for all nodes of a tree that can be replaced."""
     if isinstance(tree, ast.stmt):
         if in_function:
             yield from ((tree, other) for other in _other_statements(tree))
@@ -168,7 +151,7 @@ def _changes(tree: ast.AST, in_function: bool = False) -> Iterator[tuple[ast.stm
         if name in ("annotation", "returns", "decorator_list"):
             continue
         for child in value if isinstance(value, list) else [value]:
-            # Before Python 3.12 the places within an f-string are not those in the file.
+            # Before Python 3.12 positions within an f-string are not those in the file.
             if isinstance(child, ast.AST) and not isinstance(child, ast.JoinedStr):
                 if name == "test" and isinstance(child, ast.expr) and not _is_not(child):
                     yield child, ast.UnaryOp(ast.Not(), child)
@@ -214,8 +197,8 @@ def _other_expressions(node: ast.expr) -> Iterator[ast.expr]:
             yield ast.Constant(value - 1)
 
 
-def drawn(sources: dict[str, str], seed: int, count: int) -> list[Mutant]:
-    """``count`` mutants of modules given as {module: source}, the modules in turn; fewer where there are no more."""
+def sample_mutants(sources: dict[str, str], seed: int, count: int) -> list[Mutant]:
+    """Return ``count`` mutants, or all, of modules given as {module: source}, the modules in turn."""
     waiting = {}
     for module, source in sources.items():
         waiting[module] = mutants(module, source)
@@ -227,7 +210,7 @@ def drawn(sources: dict[str, str], seed: int, count: int) -> list[Mutant]:
 
 
 class Tree:
-    """A copy of the tree in which the tests of a module are run, with one of its mutants in its place."""
+    """A copy of the repository in which the tests of a module run with one of its mutants."""
 
     def __init__(self, folder: Path, root: Path = ROOT):
         self.folder = folder
@@ -240,13 +223,13 @@ class Tree:
         self.environment = {
             **os.environ,
             "PYTHONPATH": str(folder),
-            # A mutant is of the same size and may be of the same second as the source that was compiled.
+            # A mutant may have the size and the second of the source that was compiled.
             "PYTHONDONTWRITEBYTECODE": "1",
         }
         self._seconds: dict[str, float] = {}
 
     def baseline(self, module: str) -> float:
-        """Seconds of the module's tests without a mutant. Raises UserError where they do not pass."""
+        """Return the seconds of the module's tests without a mutant. Raises UserError if they do not pass."""
         if module not in self._seconds:
             begun = time.monotonic()
             code, said = self._run(module, None)
@@ -256,7 +239,7 @@ class Tree:
         return self._seconds[module]
 
     def outcome(self, mutant: Mutant, key: str) -> Outcome:
-        """Whether the tests notice ``mutant``."""
+        """Return whether the tests fail with ``mutant``."""
         limit = _TIMES_BASELINE * self.baseline(mutant.module) + _AT_LEAST_SECONDS
         path = self.folder / "dynlm" / mutant.module
         source, begun = path.read_text(encoding="utf-8"), time.monotonic()
@@ -266,16 +249,16 @@ class Tree:
         finally:
             path.write_text(source, encoding="utf-8")
         if code in (4, 5):
-            raise UserError(f"pytest ends with {code}: {said}", mutant.module, "do the files in TESTS exist?")
+            raise UserError(f"pytest ends with {code}: {said}", mutant.module)
         why = "the tests pass" if code == 0 else "time" if code is None else said
         return Outcome(mutant.name, mutant.module, code != 0, why, round(time.monotonic() - begun, 1), key)
 
     def _run(self, module: str, limit: float | None) -> tuple[int | None, str]:
-        """(pytest's exit code, its last line) of the module's tests; None where they take longer than ``limit``."""
-        files = [f"tests/{name}" for name in TESTS[module]]
+        """Return exit code and last line of pytest on the module's tests; None as code past the time ``limit``."""
+        files = covering_tests(module, self.folder)
         with tempfile.TemporaryDirectory() as aside:
             command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--basetemp", f"{aside}/t"]
-            # In a group of its own, so that processes which the tests started end with it.
+            # In its own process group, so that processes that the tests started are ended too.
             running = subprocess.Popen(
                 [*command, *files],
                 cwd=self.folder,
@@ -299,12 +282,14 @@ class Tree:
 
 
 def key_of(mutant: Mutant, root: Path = ROOT) -> str:
-    """A mark of a mutant's whole source and of its tests: with the same, the outcome is the same."""
-    return fingerprint(mutant.name, mutant.source, *((root / "tests" / n).read_bytes() for n in TESTS[mutant.module]))
+    """Return a fingerprint of a mutant's whole source and of its tests: with the same, the outcome is the same."""
+    return fingerprint(
+        mutant.name, mutant.source, *((root / n).read_bytes() for n in covering_tests(mutant.module, root))
+    )
 
 
 def logged(path: Path) -> dict[str, Outcome]:
-    """The outcomes in a log, by key. A last line that was cut off is left out."""
+    """Return the outcomes in a log by key, without a truncated last line."""
     found = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         with contextlib.suppress(json.JSONDecodeError):
@@ -314,7 +299,7 @@ def logged(path: Path) -> dict[str, Outcome]:
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
-    """The rate, that of each module, and the survivors."""
+    """Return the rate of killed mutants in total and for each module, and the survivors."""
     all_of, killed = (Counter(each.module for each in outcomes if each.killed >= least) for least in (False, True))
     rows = [f"{killed[module]:4} of {count:4} killed  {module}" for module, count in all_of.items()]
     rows.append(f"{killed.total():4} of {all_of.total():4} killed")
@@ -325,22 +310,24 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--count", type=int, default=20, help="mutants, those in the log counted too")
-    parser.add_argument("--modules", nargs="+", choices=list(TESTS), default=list(TESTS), metavar="MODULE")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no mutant later than this")
+    parser.add_argument("--count", type=int, default=20, help="mutants, including those in the log")
+    about = "paths or patterns of modules below dynlm"
+    parser.add_argument("--modules", nargs="+", default=list(DEFAULT_MODULES), metavar="MODULE", help=about)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no mutant after this")
     parser.add_argument("--log", type=Path, default=Path("runs/mutants.jsonl"))
     options = parser.parse_args()
     begun, known = time.monotonic(), logged(options.log)
-    sources = {module: (ROOT / "dynlm" / module).read_text(encoding="utf-8") for module in options.modules}
+    modules = modules_of(options.modules)
+    sources = {module: (ROOT / "dynlm" / module).read_text(encoding="utf-8") for module in modules}
     outcomes = []
     options.log.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, options.log.open("a", encoding="utf-8") as log:
         tree = Tree(Path(folder))
-        for mutant in drawn(sources, options.seed, options.count):
+        for mutant in sample_mutants(sources, options.seed, options.count):
             key = key_of(mutant)
             if key not in known:
                 if time.monotonic() - begun > options.seconds:
-                    print("no time for more")
+                    print("time limit reached")
                     break
                 known[key] = tree.outcome(mutant, key)
                 log.write(json.dumps(asdict(known[key])) + "\n")

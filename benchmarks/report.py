@@ -1,4 +1,4 @@
-"""How large the report of a WikiText-2 run is, how fast it is written, and how soon one can use it.
+"""Size of the report of a WikiText-2 run, the time to write it, and the time until it can be used.
 
     python -m benchmarks.report [RUN]
 

@@ -1,4 +1,4 @@
-"""What large corpora cost on 1, 8 and 64 GPUs, worked out from what was measured here: the table of docs/scaling.md.
+"""Estimated cost of large corpora on 1, 8 and 64 GPUs, from measurements on this machine: the table of docs/scaling.md.
 
     python -m benchmarks.scaling [--measured runs/benchmarks.json] [--config configs/wikitext-103.yaml]
 

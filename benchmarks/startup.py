@@ -1,4 +1,4 @@
-"""How long `dynlm score` takes to its first scored token: a whole run over an article of a few tokens, cold Python.
+"""Time of `dynlm score` until its first scored token: a whole run over an article of a few tokens in a new process.
 
     python -m benchmarks.startup
 

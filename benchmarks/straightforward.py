@@ -1,6 +1,6 @@
-"""Dynamic evaluation as it is usually written: ``nn.LSTM`` under autograd, then a loop over tensors with temporaries.
+"""Dynamic evaluation as it is usually written: ``nn.LSTM`` under autograd, then a loop over tensors.
 
-The reference that `benchmarks/kinds.py` times and compares with, in losses and in time. Krause et al. 2018's rule.
+The reference for losses and time in `benchmarks/kinds.py`. The rule is that of Krause et al. (2018).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class StraightforwardReader(nn.Module):
             for name, parameter in pairs.items():
                 parameter.copy_(static[name])
             self.lstm.bias_hh_l0.zero_()
-        # torch's LSTM has a second bias, which dynlm's has not: it stays at zero.
+        # torch's LSTM has a second bias, which dynlm's LSTM lacks: it stays at zero.
         self.lstm.bias_hh_l0.requires_grad_(False)
         self.moving = pairs
         self.static, self.rms = static, rms
@@ -41,7 +41,7 @@ class StraightforwardReader(nn.Module):
         self.hidden: tuple[Tensor, Tensor] | None = None
 
     def read(self, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
-        """The nats of each token; then learn from them."""
+        """Return the loss of each token in nats; then update the weights."""
         features_BTH, hidden = self.lstm(self.embedding(inputs_BT), self.hidden)
         logits_BTV = F.linear(features_BTH, self.embedding.weight, self.bias)
         nats_BT = F.cross_entropy(logits_BTV.transpose(1, 2), targets_BT, reduction="none")

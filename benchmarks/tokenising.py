@@ -1,4 +1,4 @@
-"""How fast text becomes tokens on disk: MB of UTF-8 a second for each core.
+"""Speed of tokenising text onto disk: MB of UTF-8 a second for each core.
 
     python -m benchmarks.tokenising [--repeat 4] [--json]
 

@@ -1,4 +1,4 @@
-"""How close level-1 training comes to the machine's matrix-product rate.
+"""Level-1 training compared with the machine's matrix-product rate.
 
     python -m benchmarks.training_rate [--config configs/wikitext-2-small.yaml] [--seconds 20]
 
@@ -22,7 +22,7 @@ from dynlm.train.optimizers import Optimiser
 
 
 def measure(config_path: str = "configs/wikitext-2-small.yaml", seconds: float = 20.0) -> dict[str, float]:
-    """Tokens a second and the median time of a step, optimiser and weight drop and all."""
+    """Return tokens a second and the median time of a step with optimiser and weight drop."""
     config = load_config(config_path)
     training = config.pretrain
     generator = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""The mutation check: what it changes, in which order, and that it tells killed mutants from survivors."""
+"""The mutation check: what it changes, in which order, and that it distinguishes killed mutants from survivors."""
 
 from __future__ import annotations
 
@@ -7,8 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import mutants as module
-from benchmarks.mutants import ROOT, TESTS, Outcome, Tree, drawn, key_of, logged, mutants, summary
+from benchmarks.mutants import (
+    DEFAULT_MODULES,
+    ROOT,
+    Outcome,
+    Tree,
+    covering_tests,
+    key_of,
+    logged,
+    modules_of,
+    mutants,
+    sample_mutants,
+    summary,
+)
 from dynlm.errors import UserError
 
 SOURCE = '''\
@@ -45,7 +56,7 @@ CHANGES = {
 }
 
 
-def test_every_kind_of_mutant_differs_in_its_one_place_and_parses() -> None:
+def test_every_kind_of_mutant_differs_in_one_position_and_parses() -> None:
     made = mutants("m.py", SOURCE)
     assert {(each.line, each.before, each.after) for each in made} == CHANGES
     assert len(made) == len(CHANGES)
@@ -55,23 +66,25 @@ def test_every_kind_of_mutant_differs_in_its_one_place_and_parses() -> None:
         assert [number for number, (old, new) in enumerate(lines, 1) if old != new] == [each.line]
 
 
-def test_all_modules_have_mutants_and_tests() -> None:
-    for name, files in TESTS.items():
-        assert mutants(name, (ROOT / "dynlm" / name).read_text(encoding="utf-8"))
-        assert files and all((ROOT / "tests" / file).is_file() for file in files)
+def test_default_modules_have_mutants_and_tests() -> None:
+    for pattern in DEFAULT_MODULES:
+        found = modules_of([pattern])
+        assert found, f"{pattern} matches no module with tests"
+        assert any(mutants(name, (ROOT / "dynlm" / name).read_text(encoding="utf-8")) for name in found)
+    assert "tests/data/test_stream.py" in covering_tests("data/stream.py")
 
 
-def test_a_larger_count_goes_on_where_a_smaller_one_ended() -> None:
+def test_a_larger_count_continues_where_a_smaller_one_ended() -> None:
     sources = {"a.py": SOURCE, "b.py": SOURCE}
-    five, all_of = drawn(sources, 1, 5), drawn(sources, 1, 1000)
+    five, all_of = sample_mutants(sources, 1, 5), sample_mutants(sources, 1, 1000)
     assert all_of[:5] == five and len(all_of) == 2 * len(CHANGES) and len(set(all_of)) == len(all_of)
     assert [each.module for each in five] == ["a.py", "b.py", "a.py", "b.py", "a.py"]
-    assert drawn(sources, 2, 5) != five
+    assert sample_mutants(sources, 2, 5) != five
 
 
 @pytest.fixture
-def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A tree of one module with one test, which looks at one of its two results."""
+def small(tmp_path: Path) -> Path:
+    """A repository of one module with one test, which checks one of its two results."""
     root = tmp_path / "root"
     for path, text in {
         "pyproject.toml": '[tool.pytest.ini_options]\npythonpath = ["."]\n',
@@ -81,11 +94,10 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     }.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text(text, encoding="utf-8")
-    monkeypatch.setattr(module, "TESTS", {"small.py": ("test_small.py",)})
     return root
 
 
-def test_what_the_tests_look_at_is_killed_and_the_rest_survives(tmp_path: Path, small: Path) -> None:
+def test_what_the_tests_check_is_killed_and_the_rest_survives(tmp_path: Path, small: Path) -> None:
     tree = Tree(tmp_path / "copy", small)
     source = (small / "dynlm" / "small.py").read_text(encoding="utf-8")
     made = {each.line: each for each in mutants("small.py", source) if each.after == "return None"}
@@ -97,13 +109,13 @@ def test_what_the_tests_look_at_is_killed_and_the_rest_survives(tmp_path: Path, 
     assert "1 of    2 killed" in told and told.endswith("survived: dynlm/small.py:6  return 2 -> return None")
 
 
-def test_tests_that_fail_without_a_mutant_are_told(tmp_path: Path, small: Path) -> None:
+def test_tests_that_fail_without_a_mutant_are_reported(tmp_path: Path, small: Path) -> None:
     (small / "tests" / "test_small.py").write_text("def test_one():\n    assert False\n", encoding="utf-8")
     with pytest.raises(UserError, match="fail without any mutant"):
         Tree(tmp_path / "copy", small).baseline("small.py")
 
 
-def test_a_log_that_was_cut_off_is_read_to_there(tmp_path: Path) -> None:
+def test_a_truncated_log_is_read_up_to_its_last_whole_line(tmp_path: Path) -> None:
     whole = '{"name": "n", "module": "m", "killed": true, "why": "w", "seconds": 1.0, "key": "k"}\n'
     (tmp_path / "log").write_text(whole + whole[:20], encoding="utf-8")
     assert logged(tmp_path / "log") == {"k": Outcome("n", "m", True, "w", 1.0, "k")}
