@@ -15,8 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.kinds import Setting
-from dynlm.adapt.loop import read_segment
+from benchmarks.kinds import Setting, read_observed
 from dynlm.adapt.meta_gradient.forward import Sensitivities
 from dynlm.adapt.options import FEATURES
 from dynlm.data.stream import read_in_order
@@ -42,7 +41,7 @@ def peak_megabytes(way: str, segments: int, config: str) -> float:
     phi = setting.phi(meta)
     reader = setting.reader(meta.rule(phi))
     stream = read_in_order(text_of(setting, segments + 1), setting.segment, [0])
-    memory, place = reader.fresh_memory(), stream.begin()
+    memory, position = reader.fresh_memory(), stream.begin()
     sensitivities = Sensitivities(meta, phi, reader, memory)
     assert len(meta.features) == len(FEATURES)
     begun = _held()
@@ -50,9 +49,9 @@ def peak_megabytes(way: str, segments: int, config: str) -> float:
         unrolled_meta_gradient(reader, meta, phi, stream, segments, second_order=way == "second")
         return _peak() - begun
     for _ in range(segments):
-        segment, place = stream.next(place)
+        segment, position = stream.next(position)
         assert segment is not None
-        _, memory = read_segment(reader, memory, segment, sensitivities)
+        memory = read_observed(reader, memory, segment, sensitivities)
     return _peak() - begun
 
 

@@ -24,15 +24,18 @@ from dynlm.adapt.loop import read_segment
 from dynlm.adapt.meta_gradient.forward import Sensitivities
 from dynlm.adapt.options import FEATURES
 from dynlm.adapt.reader import Reader
-from dynlm.adapt.rules.elementwise import LEVEL_1, Rule, Statistics, uniform_rule
+from dynlm.adapt.rules.base import Rule
+from dynlm.adapt.rules.elementwise import LEVEL_1, Statistics, uniform_rule
 from dynlm.adapt.rules.learned import Meta
-from dynlm.adapt.state import state_bytes
+from dynlm.adapt.state import Memory
 from dynlm.cli.config_files import load_config
 from dynlm.data.stream import Segment
-from dynlm.models.lstm.model import LSTMLanguageModel, Params
-from dynlm.models.native import native_kernels
+from dynlm.models.lstm.model import LSTMLanguageModel
+from dynlm.models.registry import EngineSettings, engine_for
+from dynlm.runtime.tree import num_bytes
+from dynlm.types import Params
 
-RATE, PULL, EPSILON = 2.4e-3, 2e-3, 1e-3
+LR, DECAY, EPSILON = 2.4e-3, 2e-3, 1e-3
 KINDS = [
     "straightforward",
     "level-1",
@@ -55,12 +58,12 @@ class Setting:
         self.segment = config.memory.segment
         self.model = LSTMLanguageModel(config.model, config.tokenizer.vocab_size)
         self.generator = torch.Generator().manual_seed(0)
-        self.static = self.model.initial_params(self.generator)
+        self.static = self.model.init_params(self.generator)
         self.statistics = Statistics(
             {name: torch.rand(t.shape, generator=self.generator) * 2e-3 for name, t in self.static.items()}
         )
         self.names = tuple(self.static)
-        self.rms = uniform_rule("rms", self.names, RATE, PULL, self.statistics, EPSILON)
+        self.rms = uniform_rule("rms", self.names, LR, DECAY, (self.statistics, EPSILON))
 
     def text(self, lanes: int) -> Segment:
         shape = (2, lanes, self.segment)
@@ -70,25 +73,36 @@ class Setting:
         return Segment(inputs_BT, targets_BT, mask_BT, goes_on, nothing, nothing, goes_on)
 
     def meta(self, kind: str) -> Meta:
-        """g with rates of each tensor's own, or with all that it may look at and move, and slow weights besides."""
+        """Return g with rates of each tensor alone, or with all features and resets, and slow weights if asked for."""
         if not kind.endswith("gated"):
-            return Meta(self.statistics, self.static, RATE, PULL, EPSILON)
-        every = {"importance": True, "features": FEATURES, "boundary_reset": True, "slow": "slow" in kind}
-        return Meta(self.statistics, self.static, RATE, PULL, EPSILON, **every)
+            return Meta(self.statistics, self.static, LR, DECAY, EPSILON)
+        every = {"importance": True, "features": FEATURES, "flush": True, "slow": "slow" in kind}
+        every["measured"] = self.model.output_tensor(self.names)
+        return Meta(self.statistics, self.static, LR, DECAY, EPSILON, **every)
 
     def phi(self, meta: Meta) -> Params:
-        """Some phi that moves all there is to move."""
+        """Return a phi without zeros."""
         return {
             key: torch.full_like(tensor, 0.1) * (1 + torch.arange(len(tensor)).view(-1, *(1,) * (tensor.dim() - 1)))
             for key, tensor in meta.initial().items()
         }
 
     def straightforward(self) -> StraightforwardReader:
-        return StraightforwardReader(self.model, self.static, self.statistics.rms, RATE, PULL, EPSILON)
+        return StraightforwardReader(self.model, self.static, self.statistics.rms, LR, DECAY, EPSILON)
 
     def reader(self, rule: Rule, native: bool = False) -> Reader:
-        kernels = native_kernels() if native else None
-        return Reader(self.model, self.static, rule, self.names if rule.learns else (), native=kernels)
+        engine = engine_for(self.model, EngineSettings(native=native))
+        return Reader(engine, self.static, rule, self.names if rule.learns else ())
+
+
+def read_observed(reader: Reader, memory: Memory, text: Segment, observe: Sensitivities | None) -> Memory:
+    """Read a segment, with the meta-gradients that ``observe`` carries along, as meta-training does."""
+    if observe is not None:
+        observe.begin_segment(reader, memory, text)
+    nats_BT, memory = read_segment(reader, memory, text, observe)
+    if observe is not None:
+        observe.end_segment(nats_BT, text, np.zeros(len(nats_BT), dtype=bool))
+    return memory
 
 
 def call_of(setting: Setting, kind: str, lanes: int, native: bool) -> tuple[Callable[[], object], dict[str, Any]]:
@@ -112,10 +126,10 @@ def call_of(setting: Setting, kind: str, lanes: int, native: bool) -> tuple[Call
     observe = Sensitivities(meta, phi, reader, memory[0]) if training else None
 
     def call() -> None:
-        _, memory[0] = read_segment(reader, memory[0], next(texts), observe)
+        memory[0] = read_observed(reader, memory[0], next(texts), observe)
 
     call()
-    return call, {"held_bytes": state_bytes(memory[0]) + reader.scratch.bytes()}
+    return call, {"held_bytes": num_bytes(memory[0]) + reader.engine.scratch.bytes()}
 
 
 def timed(kind: str, lanes: int = 1, native: bool = False, seconds: float = 2.0, config: str = "") -> dict[str, Any]:

@@ -9,18 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dynlm.models.lstm.model import LSTMLanguageModel, Params
+from dynlm.models.lstm.model import LSTMLanguageModel
+from dynlm.types import Params
 
 
 class StraightforwardReader(nn.Module):
     """One stream read segment by segment; the parameters are the dynamic weights."""
 
-    def __init__(self, model: LSTMLanguageModel, static: Params, rms: Params, rate: float, pull: float, epsilon: float):
+    def __init__(self, model: LSTMLanguageModel, static: Params, rms: Params, lr: float, decay: float, epsilon: float):
         super().__init__()
-        config = model.options
-        assert config.tied and config.layers == 1 and config.hidden == config.embedding
-        self.embedding = nn.Embedding(model.vocab_size, config.embedding)
-        self.lstm = nn.LSTM(config.embedding, config.hidden, batch_first=True)
+        options = model.options
+        assert options.tied and options.layers == 1 and options.hidden == options.embedding
+        self.embedding = nn.Embedding(model.vocab_size, options.embedding)
+        self.lstm = nn.LSTM(options.embedding, options.hidden, batch_first=True)
         self.bias = nn.Parameter(torch.zeros(model.vocab_size))
         pairs = {
             "embedding": self.embedding.weight,
@@ -37,7 +38,7 @@ class StraightforwardReader(nn.Module):
         self.lstm.bias_hh_l0.requires_grad_(False)
         self.moving = pairs
         self.static, self.rms = static, rms
-        self.rate, self.pull, self.epsilon = rate, pull, epsilon
+        self.lr, self.decay, self.epsilon = lr, decay, epsilon
         self.hidden: tuple[Tensor, Tensor] | None = None
 
     def read(self, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
@@ -52,6 +53,6 @@ class StraightforwardReader(nn.Module):
         with torch.no_grad():
             for name, parameter in self.moving.items():
                 ratio = self.rms[name] / mean
-                toward = self.pull * ratio.clamp(max=1 / self.pull) * (self.static[name] - parameter)
-                parameter += toward - self.rate * parameter.grad / (self.rms[name] + self.epsilon)
+                toward = self.decay * ratio.clamp(max=1 / self.decay) * (self.static[name] - parameter)
+                parameter += toward - self.lr * parameter.grad / (self.rms[name] + self.epsilon)
         return nats_BT.detach()

@@ -16,8 +16,9 @@ import torch
 from benchmarks.bound import training_cost
 from benchmarks.machine import measure_machine, median_time
 from dynlm.cli.config_files import load_config
-from dynlm.models.lstm.model import LSTMLanguageModel, detached
+from dynlm.models.lstm.model import LSTMLanguageModel
 from dynlm.models.lstm.regularisers import Regularisers
+from dynlm.runtime.tree import detach
 from dynlm.train.optimizers import Optimiser
 
 
@@ -27,18 +28,18 @@ def measure(config_path: str = "configs/wikitext-2-small.yaml", seconds: float =
     training = config.pretrain
     generator = torch.Generator().manual_seed(0)
     model = LSTMLanguageModel(config.model, config.tokenizer.vocab_size)
-    params = {name: tensor.requires_grad_() for name, tensor in model.initial_params(generator).items()}
-    regularisers = Regularisers(config.regularisation, generator)
+    params = {name: tensor.requires_grad_() for name, tensor in model.init_params(generator).items()}
+    regularised = model.regularised(Regularisers(config.regularisation, generator))
     optimiser = Optimiser(params, training)
     shape = (training.lanes, training.segment)
     share_BT = torch.ones(shape)
-    state = [model.initial_hidden(training.lanes, params["embedding"].detach())]
+    state = [model.init_state(training.lanes, next(iter(params.values())).detach())]
 
     def step() -> None:
         inputs_BT, targets_BT = torch.randint(model.vocab_size, (2, *shape), generator=generator)
-        total, _, hidden = model.loss(params, inputs_BT, targets_BT, share_BT, state[0], regularisers)
+        total, _, hidden = regularised.loss(params, state[0], inputs_BT, targets_BT, share_BT, share_BT.numel())
         total.backward()
-        state[0] = detached(hidden)
+        state[0] = detach(hidden)
         for tensor in params.values():
             assert tensor.grad is not None
             tensor.grad /= share_BT.numel()
