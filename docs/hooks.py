@@ -22,10 +22,11 @@ PAGES = {
     **{name: name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "data/README.md", "scripts/README.md")},
 }
 """Markdown files outside docs/, with their path in the site."""
-STATIC = ("LICENSE", "configs/**/*.yaml", "scripts/*.sh", "tests/plugins/*.py", "tests/examples/*.py")
+STATIC = ("LICENSE", "CITATION.cff", "configs/**/*.yaml", "scripts/*.sh", "tests/plugins/*.py", "tests/examples/*.py")
 """Files that pages link to."""
 NOT_DOCUMENTED = ("cli", "__main__")
 _LINK = re.compile(r"(\]\()([^)\s#]+)((?:#[^)\s]*)?(?:\s+\"[^\"]*\")?\))")
+_INCLUDE = re.compile(r"^<!-- include (\S+\.py) -->$", re.MULTILINE)
 
 log = logging.getLogger("mkdocs.hooks")
 
@@ -53,7 +54,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def relinked(text: str, source: str, page: str) -> str:
-    """Return the repository's file ``source`` with its relative links rewritten for the site's page ``page``."""
+    """Return the repository's file ``source`` as the site's page ``page``: links rewritten, included files inserted."""
 
     def of_site(match: re.Match[str]) -> str:
         target = match[2]
@@ -63,7 +64,10 @@ def relinked(text: str, source: str, page: str) -> str:
         path = PAGES.get(path, path.removeprefix("docs/"))
         return f"{match[1]}{posixpath.relpath(path, posixpath.dirname(page) or '.')}{match[3]}"
 
-    return _LINK.sub(of_site, text)
+    def included(match: re.Match[str]) -> str:
+        return f"```python\n{(ROOT / match[1]).read_text(encoding='utf-8')}```"
+
+    return _INCLUDE.sub(included, _LINK.sub(of_site, text))
 
 
 def api_pages(package: griffe.Module) -> Iterator[tuple[str, str]]:
@@ -93,15 +97,21 @@ def is_public(member: griffe.Object | griffe.Alias) -> bool:
 
 
 def undocumented(package: griffe.Module) -> Iterator[str]:
-    """Yield public classes, functions and methods that have and inherit no docstring."""
-    for name, top in package.modules.items():
-        for module in walk(top) if name not in NOT_DOCUMENTED else ():
-            if not module.has_docstring:
-                yield module.path
-            for member in filter(is_public, module.members.values()):
-                if not member.has_docstring:
-                    yield member.path
-                for method in filter(is_public, member.members.values() if member.is_class else ()):
-                    bases = (base.members.get(method.name) for base in member.mro())
-                    if not method.has_docstring and not any(base and base.has_docstring for base in bases):
-                        yield method.path
+    """Yield public classes, functions and methods without a docstring.
+
+    A method may leave its documentation to a base class, or to a protocol of the package that has a method of its name.
+    """
+    modules = [each for name, top in package.modules.items() if name not in NOT_DOCUMENTED for each in walk(top)]
+    classes = [each for module in modules for each in module.members.values() if is_public(each) and each.is_class]
+    protocols = [each for each in classes if any(str(base).split("[")[0] == "Protocol" for base in each.bases)]
+    inherited = {name for each in protocols for name, method in each.members.items() if method.has_docstring}
+    for module in modules:
+        if not module.has_docstring:
+            yield module.path
+        for member in filter(is_public, module.members.values()):
+            if not member.has_docstring:
+                yield member.path
+            for method in filter(is_public, member.members.values() if member.is_class else ()):
+                bases = (base.members.get(method.name) for base in member.mro())
+                if not (method.has_docstring or method.name in inherited or any(b and b.has_docstring for b in bases)):
+                    yield method.path

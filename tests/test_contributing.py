@@ -73,7 +73,7 @@ def install(example: Example, folder: Path) -> None:
 
 def test_every_kind_of_extension_has_an_example() -> None:
     kinds = " ".join(example.title for example in EXAMPLES)
-    for kind in ("source", "learner", "picture"):
+    for kind in ("rule", "model", "source", "learner", "picture"):
         assert kind in kinds
     assert all(example.files and example.commands for example in EXAMPLES)
 
@@ -93,8 +93,12 @@ def test_example_runs(
     for rule in ("none", "rms"):
         assert main(["score", str(tuned_copy.folder), "--memory.rule", rule, "--articles", "1-2"]) == 0
     # In a process of its own: plug-ins stay registered for as long as the process that loaded them.
-    lines = [shlex.split(command.replace("RUN", str(tuned_copy.folder))) for command in example.commands]
+    lines = [
+        shlex.split(command.replace("RUN", str(tuned_copy.folder)).replace("DIR", str(tuned_copy.corpus)))
+        for command in example.commands
+    ]
     assert all(words[0] in ("dynlm", "python") for words in lines)
+    lines = [[*words, "--tune.fewest_tokens", "100"] if words[1] == "tune" else words for words in lines]
     environment = {**os.environ, "PYTHONPATH": f"{work}{os.pathsep}{ROOT}"}
     command = [sys.executable, "-c", RUN_ALL, json.dumps(lines)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
