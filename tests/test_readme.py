@@ -1,4 +1,4 @@
-"""What the README and the documentation tell a reader to type works, on a tiny run in place of the one they name."""
+"""Every command of the README and every Python example of the documentation runs, on a tiny run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def commands() -> list[str]:
     return [line for line in lines if line.startswith("dynlm ")]
 
 
-def test_make_stands_first() -> None:
+def test_the_make_commands_come_first() -> None:
     assert [line.split("#")[0].strip() for line in blocks("sh")[0].splitlines()] == ["make demo", "make test"]
 
 
@@ -46,10 +46,7 @@ def test_every_command_runs(
             continue
         words = [named.get(word, word) for word in words]
         words = [word.replace("runs/wikitext-2-small", str(tuned_copy.folder)) for word in words]
-        if words[0] in (
-            "pretrain",
-            "study",
-        ):  # Their config is for an hour: only their options are tried.
+        if words[0] in ("pretrain", "study"):  # Their config takes an hour: only their options are checked.
             words.append("--print_config")
             with pytest.raises(SystemExit) as stop:
                 main(words)
@@ -74,7 +71,7 @@ def test_the_python_examples_run(
     assert capsys.readouterr().out
 
 
-def test_every_link_into_the_repository_leads_somewhere() -> None:
+def test_every_relative_link_exists() -> None:
     links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
     assert len(links) > 5
     for link in links:
