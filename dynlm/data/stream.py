@@ -64,10 +64,12 @@ class StreamPosition:
     tokens: int = 0
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the position as JSON values."""
         return {**vars(self), "article": list(self.article), "position": list(self.position)}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> StreamPosition:
+        """Return the position that ``to_dict`` described."""
         return cls(**{**content, "article": tuple(content["article"]), "position": tuple(content["position"])})
 
 
@@ -94,6 +96,7 @@ class Stream:
         return len(range(self.rank, self.lanes, self.world))
 
     def begin(self) -> StreamPosition:
+        """Return the position before the first segment."""
         return StreamPosition(0, 0, (-1,) * self.lanes, (0,) * self.lanes)
 
     def next(self, position: StreamPosition) -> tuple[Segment | None, StreamPosition]:

@@ -32,6 +32,7 @@ class NativeKernels:
         tanh_cells_BTH: Tensor,
         outputs_BSH: Tensor,
     ) -> None:
+        """Run a layer forward over all steps, given the gates' input part ``before_BT4H``; writes the other tensors."""
         torch.ops.dynlm.lstm_forward(before_BT4H, recurrent, gates_BT4H, cells_BSH, tanh_cells_BTH, outputs_BSH)
 
     @staticmethod
@@ -44,6 +45,7 @@ class NativeKernels:
         d_gates_BT4H: Tensor,
         d_cell_BH: Tensor,
     ) -> None:
+        """Write the loss's gradient by the gates before their non-linearities into ``d_gates_BT4H``."""
         torch.ops.dynlm.lstm_backward(
             d_outputs_BTH, recurrent, gates_BT4H, cells_BSH, tanh_cells_BTH, d_gates_BT4H, d_cell_BH
         )
@@ -52,11 +54,13 @@ class NativeKernels:
     def step_(
         theta: Tensor, theta_0: Tensor, u: Tensor, beta: Tensor | float, scale: Tensor | None, alpha: float
     ) -> None:
+        """Take theta += beta (theta_0 - theta) - alpha scale u, lane by lane, in place."""
         betas, pull = (beta, 0.0) if isinstance(beta, Tensor) else (None, beta)
         torch.ops.dynlm.step_(theta, theta_0, u, betas, pull, scale, alpha)
 
     @staticmethod
     def sense_(s_pull: Tensor, theta: Tensor, theta_0: Tensor, u: Tensor, beta: Tensor | float) -> tuple[float, float]:
+        """Return the sums of u (theta - theta_0) and of u s_pull, and carry s_pull over the coming step in place."""
         betas, pull = (beta, 0.0) if isinstance(beta, Tensor) else (None, beta)
         by_rate, by_pull = torch.ops.dynlm.sense_(s_pull, theta, theta_0, u, betas, pull)
         return by_rate, by_pull

@@ -42,11 +42,15 @@ class State(NamedTuple):
 
 
 class Resumable(Protocol):
-    """Work that can be interrupted between two steps. ``load_state_dict`` gets tensors on the CPU."""
+    """Work that can be interrupted between two steps."""
 
-    def state_dict(self) -> State: ...
+    def state_dict(self) -> State:
+        """Return everything that the next step depends on."""
+        ...
 
-    def load_state_dict(self, state: State) -> None: ...
+    def load_state_dict(self, state: State) -> None:
+        """Continue from a state whose tensors are on the CPU."""
+        ...
 
 
 class Checkpoint(NamedTuple):

@@ -16,6 +16,7 @@ class Hasher:
         self._digest = hashlib.sha256()
 
     def add(self, part: bytes | str) -> None:
+        """Add one part; a string as UTF-8."""
         data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
         self.add_long(len(data), [data])
 
