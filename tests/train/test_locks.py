@@ -246,7 +246,7 @@ def test_training_that_another_process_does_is_refused(verb: str, tuned_copy: Ru
     assert listing(folder) == before
 
 
-def test_a_config_is_written_only_with_the_checkpoint_that_it_tells_of(run_copy: Run) -> None:
+def test_a_config_is_written_only_after_its_checkpoint_was_loaded(run_copy: Run) -> None:
     folder = run_copy.folder
     config = tiny_config(run_copy.corpus, folder.parent, pretrain={"epochs": 1.0, "checkpoint_every": 2})
     config = dataclasses.replace(config, run=dataclasses.replace(config.run, name="broken"))
@@ -254,6 +254,6 @@ def test_a_config_is_written_only_with_the_checkpoint_that_it_tells_of(run_copy:
     made = checkpoints_of(config)
     made.save(2, {"a": torch.zeros(1)}, {})
     other = dataclasses.replace(config, pretrain=dataclasses.replace(config.pretrain, lr=0.5))
-    with pytest.raises(UserError, match=r"pretrain\.rate"):
+    with pytest.raises(UserError, match=r"pretrain\.lr"):
         pretrain(other, quiet=True)
     assert not (broken / "config.yaml").exists() and not (broken / "tokenizer").exists()
