@@ -23,6 +23,7 @@ from dynlm.run.options import RunOptions
 from dynlm.run.rule_store import learned_names, load_learned, load_tuned
 from dynlm.run.run import Run
 from dynlm.runtime.perplexity import format_perplexity
+from dynlm.runtime.renamed import current_options, original_name
 from dynlm.runtime.text import markdown
 from dynlm.runtime.validation import section_of
 
@@ -70,7 +71,9 @@ def _tuned(run: Run) -> str:
     for rule in tuned_rules():
         for reset in RESETS:
             if found := load_tuned(run.path, rule, reset, run.trained):
-                constants = ", ".join(f"{name} {_number(found.get(name))}" for name in RULES[rule].searched)
+                constants = ", ".join(
+                    f"{name} {_number(found.get(original_name('memory', name)))}" for name in RULES[rule].searched
+                )
                 losses = (_number(found.get(name)) for name in ("nats_per_token", "level_1_nats_per_token"))
                 rows.append((rule, reset, constants, *losses))
     headings = ("rule", "reset", "constants", "nats/token, tuning articles", "level 1 there")
@@ -84,11 +87,17 @@ def _learned(run: Run, reset: str) -> list[dict[str, str]]:
         learned = load_learned(run.path, name, reset, run.trained)
         assert learned is not None
         try:
-            features = ", ".join(section_of(LearnedRuleOptions, learned[1]["g"]).features) or "nothing"
+            g = section_of(LearnedRuleOptions, current_options("g", learned[1]["g"]))
         except UserError as error:
             path = run.memory_path(f"{name}-{reset}.safetensors")
             raise UserError(f"its options are not understood ({error})", path, "run metatrain again") from error
-        found.append({"name": f"{name}-{reset}", "features": features, "kept": str(learned[1].get("kept"))})
+        found.append(
+            {
+                "name": f"{name}-{reset}",
+                "features": ", ".join(g.features) or "nothing",
+                "kept": str(learned[1].get("kept")),
+            }
+        )
     return found
 
 

@@ -28,7 +28,7 @@ from dynlm.run.cache_store import open_cache
 from dynlm.run.folder import TrainedModel, load_stored, memory_path, read_stored
 from dynlm.runtime.files import exclusive
 from dynlm.runtime.parsing import number_in, read_json, write_json
-from dynlm.runtime.renamed import original_name
+from dynlm.runtime.renamed import current_options, original_name
 from dynlm.runtime.tensors import check_shapes, save_tensors
 from dynlm.runtime.validation import section_of
 from dynlm.types import Params
@@ -162,7 +162,7 @@ def _meta_learned(about: Mapping[str, Any], statistics: Statistics, trained: Tra
     for name in RULES["rms"].searched:
         number_in(start, original_name("memory", name), path, 1e-12 if name == "epsilon" else 0.0)
     try:
-        g = section_of(LearnedRuleOptions, about.get("g"))
+        g = section_of(LearnedRuleOptions, current_options("g", about.get("g")))
     except UserError as error:
         raise UserError(f"it does not say how it was learned ({error})", path, "run metatrain again") from error
     return meta_of(g, start, _of_these(statistics, names, path), trained)

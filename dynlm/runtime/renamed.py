@@ -57,6 +57,11 @@ def rename_options(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return renamed
 
 
+def current_options(section: str, values: Any) -> Any:
+    """Return options that a file of today keeps by their old names by the new ones, without a warning."""
+    return _renamed(section, values, []) if isinstance(values, Mapping) else values
+
+
 def _renamed(section: str, values: Mapping[str, Any], found: list[tuple[str, str]]) -> dict[str, Any]:
     """Return options by their new names, and add each (old, new) to ``found``."""
     names = OPTIONS.get(section, {})

@@ -47,7 +47,7 @@ def test_a_card_has_the_runs_own_figures(tuned_copy: Run) -> None:
         trained.fingerprint,
     ):
         assert reported in card
-    assert re.search(r"^\| rms +\| stream +\| rate \d", card, re.MULTILINE)
+    assert re.search(r"^\| rms +\| stream +\| lr \d", card, re.MULTILINE)
     assert "Learned: ` meta-stream `" in card
     assert scores[0].title(0) in card
     assert str(tuned_copy.corpus) not in card.replace(str(scores[0].protocol["corpus"]), "")

@@ -123,8 +123,7 @@ def test_a_run_that_cannot_be_written_is_refused_before_reading(
 def test_missing_constants_are_reported_before_tokenising(
     options: dict[str, object], tuned_copy: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (opening, gates):
-        monkeypatch.setattr(module, "tokenise", lambda *_: pytest.fail("tokenised first"))
+    monkeypatch.setattr(opening, "tokenise", lambda *_: pytest.fail("tokenised first"))
     config = with_memory(tuned_copy.config, reset="article", **options)
     message = r"run `dynlm (tune|metatrain) .* --memory\.reset article"
     with pytest.raises(UserError, match=message):
