@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from dynlm.cli.main import COMMANDS, main
+from dynlm.runtime import renamed
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -146,6 +147,15 @@ def test_version_is_the_same_everywhere() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == dynlm.__version__
     assert f"## [{dynlm.__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_changelog_lists_every_rename() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    pairs = [
+        (f"{name}.{old}", f"{name}.{new}") for name, names in renamed.OPTIONS.items() for old, new in names.items()
+    ]
+    for old, new in [*pairs, *renamed.FEATURES.items(), *renamed.COMMANDS.items()]:
+        assert f"`{old}`" in text and f"`{new}`" in text, old
 
 
 def test_package_declares_its_types() -> None:
