@@ -45,6 +45,7 @@ class TrainOptions(Section):
     """Meta-training."""
 
     SECTION = "train"
+    COMMON = "steps tasks rate start"
 
     steps: int = bounded(1000)
     """Meta-steps."""
@@ -53,7 +54,7 @@ class TrainOptions(Section):
     optimizer: Literal["adam", "sgd"] = "adam"
     """Optimiser of the meta-parameters: adam, or sgd (Reptile's outer step)."""
     rate: float = 1e-3
-    """Its learning rate."""
+    """Learning rate of the meta-parameters."""
     final_rate: float = bounded(1.0, 0, 1)
     """Final learning rate as a fraction of the initial one: linear decay for sgd, half a cosine for adam."""
     clip: float = 0.0
@@ -73,6 +74,7 @@ class EvaluateOptions(Section):
     """Evaluation on tasks that were not trained on."""
 
     SECTION = "evaluate"
+    COMMON = "episodes split"
 
     episodes: int = bounded(1000, 2)
     """Episodes."""

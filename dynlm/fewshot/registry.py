@@ -77,7 +77,7 @@ class OptionsRegistry(Registry[Any]):
             if without := [kind for kind in self.names() if kind not in by_kind]:
                 only = len(without) > len(by_kind)
                 docs[name] += f" Only of {', '.join(by_kind)}." if only else f" Not of {', '.join(without)}."
-        namespace = {"SECTION": self.section}
+        namespace = {"SECTION": self.section, "COMMON": self[default].Options.COMMON}
         merged = dataclasses.make_dataclass(f"All_{self.section}", made, bases=(Section,), namespace=namespace)
         arguments = "\n".join(f"    {name}: {docs[name]}" for name, *_ in made)
         merged.__doc__ = f"Options of the {self.section}.\n\nArgs:\n{arguments}"  # jsonargparse reads this format.

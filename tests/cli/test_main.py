@@ -355,7 +355,7 @@ def test_help_is_short_and_ends_with_two_examples(capsys: Capture, monkeypatch: 
         lines = help_of(capsys, *name.split(), "--help")
         assert lines[-3] == "examples:"
         assert all(line.startswith(f"  dynlm {name}") for line in lines[-2:])
-        assert len(lines) <= 80 or name.startswith("fewshot")
+        assert len(lines) <= 80
 
 
 def test_help_all_lists_every_option_of_the_sections_used(capsys: Capture) -> None:

@@ -78,6 +78,7 @@ class Learner(ABC):
         """Which learner, and how it adapts."""
 
         SECTION = "learner"
+        COMMON = "kind inner_steps inner_rate"
 
         kind: str = ""
 

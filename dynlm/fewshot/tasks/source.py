@@ -103,6 +103,7 @@ class TaskSource(ABC):
         """Which tasks, and how many examples their support and query sets have."""
 
         SECTION = "task"
+        COMMON = "source path ways shots queries"
         is_regression: ClassVar[bool] = False
 
         source: str = ""
