@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_type_hints
+from typing import TYPE_CHECKING, get_type_hints
 
 from dynlm.adapt.options import LearnedRuleOptions, MemoryOptions
 from dynlm.data.options import CorpusOptions, TokenizerOptions
 from dynlm.models.options import LSTMOptions, RegularisationOptions
 from dynlm.run.options import RunOptions
-from dynlm.run.run import Run
 from dynlm.train.options import FinetuneOptions, MetatrainOptions, PretrainOptions, TuneOptions
+
+if TYPE_CHECKING:
+    from dynlm.run.run import Run  # imports torch
 
 
 @dataclass

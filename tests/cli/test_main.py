@@ -640,6 +640,14 @@ def test_the_overview_imports_nothing_heavy(tmp_path: Path) -> None:
     assert done.stdout.startswith("usage: dynlm COMMAND")
 
 
+@pytest.mark.parametrize("words", [["corpus"], ["score", "--help"], ["pretrain", "--print_config"], ["compare", "x"]])
+def test_commands_that_do_not_compute_import_no_torch(words: list[str], tmp_path: Path) -> None:
+    code = "import contextlib, sys; from dynlm.cli.main import main\n"
+    code += f"with contextlib.suppress(SystemExit): main({words})\nsys.exit('torch' in sys.modules)"
+    done = process(sys.executable, "-c", code, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_refusal_is_one_line_of_a_real_process(tmp_path: Path) -> None:
     done = process(sys.executable, "-m", "dynlm", "score", "no-such-run", folder=tmp_path)
     assert done.returncode == 2
