@@ -112,6 +112,7 @@ def arguments_of(script: Path, run: Run, folder: Path) -> list[str]:
     return [values[word.strip("[]")] for word in usage[1].split()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", RECIPES, ids=lambda path: path.stem)
 def test_recipe_runs_from_start_to_end(
     script: Path, tuned_copy: Run, folder: Path, capsys: pytest.CaptureFixture[str]

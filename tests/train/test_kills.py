@@ -22,6 +22,7 @@ from dynlm.cli.main import main
 from dynlm.run.folder import load_model, load_tensors
 from tests.tiny import Run, as_yaml, tiny_config
 
+pytestmark = pytest.mark.slow
 KILLS = 10
 PRETRAIN: dict[str, Any] = {"epochs": 1.0, "checkpoint_every": 2, "validate_every": 7, "log_every": 3}
 DROPOUTS = {"input": 0.2, "output": 0.2, "weight": 0.3, "embedding": 0.1}

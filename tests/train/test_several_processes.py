@@ -26,6 +26,7 @@ from dynlm.run.folder import load_tensors
 from dynlm.train.config import Config
 from tests.tiny import as_yaml, tiny_config
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 TOLERANCE = 1e-6
 PRETRAIN: dict[str, Any] = {
