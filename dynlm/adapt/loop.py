@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dynlm.adapt.reader import Reader, StepObserver
 from dynlm.adapt.rules.base import StepEvent, reset_lane_
-from dynlm.adapt.rules.elementwise import Statistics
+from dynlm.adapt.rules.statistics import Statistics
 from dynlm.adapt.segment import score_and_learn
 from dynlm.adapt.state import Memory
 from dynlm.data.batch import Batch, to_batch

@@ -1,15 +1,15 @@
-"""Memory files: what a text left behind, kept apart from the model that read it.
+"""Memory files: the memory of a text in one file, apart from the model that read it.
 
-A safetensors file of ``state_tensors`` in one lane, the unfinished article's text (``text``, its bytes) where there is
-one, and a JSON value (``About``): the fingerprint of the model that it belongs to, the options that it was read by,
-what these options stood for (``constants``: a fingerprint of the plug-ins' constants), how much was read. ``content``
-is a fingerprint of all of it, so that damage is noticed; ``last``, a fingerprint of what was read last, is not part of
-it: a text leaves the same memory in one sitting and in two. A memory that was reset has no tensors.
+A memory file is a safetensors file. It holds the tensors of ``state_tensors`` in one lane, the bytes of the unfinished
+article (``text``), and a JSON description (``About``): the fingerprints of the model and of the rule's constants, the
+options, how much was read. ``content`` is a fingerprint of all of it, which detects damage. It leaves out ``last``, the
+fingerprint of the texts read last: a text read in two parts leaves the same memory as read in one. A memory that was
+reset has no tensors.
 
-A file is written where a link leads to, keeps its permissions, and is its owner's alone where it is new. ``changing``
-is held from reading a file to writing it.
+The target of a link is written, not the link. A file keeps its permissions; a new one can be read by its owner only.
+``changing`` locks a file from reading to writing it.
 
-It holds what was read: dynamic weights have learned it, and a cache and an unfinished article hold it word for word.
+The content is private: dynamic weights are trained on the text, and a cache and an unfinished article hold it verbatim.
 """
 
 from __future__ import annotations
@@ -18,24 +18,23 @@ import contextlib
 import dataclasses
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dynlm.adapt.constants import constants_of
 from dynlm.adapt.options import MemoryOptions
 from dynlm.adapt.reader import Reader
-from dynlm.adapt.rules.base import Rule
 from dynlm.adapt.state import Memory
 from dynlm.adapt.state_tensors import as_tensors, flaw, flaw_of_shapes, from_tensors
 from dynlm.errors import UserError
 from dynlm.runtime.files import exclusive
-from dynlm.runtime.hashing import Hasher, fingerprint
+from dynlm.runtime.hashing import fingerprint
 from dynlm.runtime.tensors import Shapes, load_metadata, load_tensors, params_fingerprint, save_tensors
 from dynlm.runtime.text import warn
 from dynlm.runtime.validation import section_of
@@ -54,14 +53,11 @@ _FORMAT_1 = {
     "guarded/": "filter/",
 }
 """Where format 1 kept the tensors of format 2."""
-_CONSTANTS_VERSION = "2-"
-EARLIER_CONSTANTS = re.compile("[0-9a-f]{16}")
-"""Fingerprints of constants without a version are those of an earlier dynlm, and cannot be compared."""
 _TEXT = "text"
 _SECONDS_TO_WAIT = 5.0
 _AGAIN = "read the text again, or restore the file"
 _INDIFFERENT = ("lanes", "track", "capture")
-"""Options of the memory that change nothing of what is read; a memory file is of one lane."""
+"""Options that affect no result: a memory file has one lane."""
 
 
 @dataclass(frozen=True)
@@ -74,29 +70,29 @@ class Unfinished:
 
 @dataclass(frozen=True)
 class About:
-    """What a memory file tells of itself."""
+    """The description that a memory file holds of itself."""
 
     model: str
     """Fingerprint of the static parameters."""
     constants: str
-    """Fingerprint of what the options stood for."""
+    """Fingerprint of the plug-ins' constants."""
     options: dict[str, Any]
     """Of ``MemoryOptions``."""
     rule: dict[str, Any] = field(default_factory=dict)
-    """The rule's name and rates, to be told."""
+    """The rule's name, learning rates and decays, for display."""
     tokens: int = 0
     articles: int = 0
-    """Begun so far."""
+    """Articles begun so far."""
     unfinished: int | None = None
-    """Where the last article is not finished: how many tokens of ``text`` were read."""
+    """How many tokens of ``text`` were read, where the last article is not finished."""
     content: str = ""
-    """Fingerprint of everything else but ``last``, and of all tensors."""
+    """Fingerprint of all tensors and of everything else here but ``last``."""
     last: str = ""
-    """Fingerprint of the texts of the last sitting, where it is known."""
+    """Fingerprint of the texts that were read last, where it is known."""
     format: int = FORMAT
 
     def memory_options(self, where: object) -> MemoryOptions:
-        """The options that the memory was read by. Raises UserError for those of another dynlm."""
+        """Return the options that it was read with. Raises UserError for options that are not understood."""
         try:
             return section_of(MemoryOptions, self.options)
         except UserError as error:
@@ -105,25 +101,24 @@ class About:
 
 @dataclass(frozen=True)
 class SavedMemory:
-    """A memory in one lane with what reading on must know; of a reader's ``fresh_memory`` nothing was read."""
+    """A memory in one lane, with how much was read and what remains to be read of its last article."""
 
     memory: Memory
     tokens: int = 0
     articles: int = 0
     unfinished: Unfinished | None = None
     last: str = ""
-    """Fingerprint of what was read last, where it was a sitting of ``dynlm read``."""
+    """Fingerprint of the texts that `dynlm read` read last."""
 
     def copy(self) -> SavedMemory:
-        """One that further reading of this one leaves as it is."""
+        """Return a copy that further reading of this one leaves as it is."""
         return dataclasses.replace(self, memory=self.memory.copy())
 
 
 def save_memory(path: Path, saved: SavedMemory, reader: Reader, options: MemoryOptions, model: str) -> About:
-    """Write a memory that ``reader``, of ``options``, left; ``model`` is the fingerprint of its static parameters.
+    """Write a memory of ``reader``, which has ``options``; ``model`` is the fingerprint of its static parameters.
 
-    The file is written whole or not at all. Raises UserError where it cannot be, and where the memory holds what is no
-    finite number.
+    The file is written atomically. Raises UserError where it cannot be written, and for a memory that is not finite.
     """
     tensors = as_tensors(saved.memory, reader)
     if (wrong := flaw(tensors, reader)) is not None:
@@ -144,10 +139,10 @@ def save_memory(path: Path, saved: SavedMemory, reader: Reader, options: MemoryO
 
 
 def load_memory(path: Path, reader: Reader, options: MemoryOptions, model: str) -> SavedMemory:
-    """Read a memory that ``reader``, of ``options``, can go on with.
+    """Return a memory that ``reader``, which has ``options``, can continue.
 
-    Raises UserError where the file is missing, damaged or no memory, where it is another model's, where it was read by
-    other options, or where what these stand for (rates, phi, statistics) is no longer what it was.
+    Raises UserError for a file that is missing, damaged or no memory, for a memory of another model or of other
+    options, and where the rule's constants (rates, phi, statistics) have changed since.
     """
 
     def check(shapes: Shapes, content: dict[str, Any]) -> None:
@@ -186,23 +181,23 @@ def _renamed(name: str, version: int) -> str:
 
 
 def options_of(path: Path, otherwise: MemoryOptions) -> MemoryOptions:
-    """The options that a memory file was read by; ``otherwise``'s for what changes nothing of what is read.
+    """Return the options of a memory file; those that affect no result are taken from ``otherwise``.
 
-    Raises UserError where the file is missing, damaged or no memory.
+    Raises UserError for a file that is missing, damaged or no memory.
     """
     options = _about_of(path, load_metadata(path)).memory_options(path)
     return dataclasses.replace(options, **{name: getattr(otherwise, name) for name in _INDIFFERENT})
 
 
 def is_memory(told: Mapping[str, Any]) -> bool:
-    """Whether a file that tells ``told`` of itself is a memory, whole or damaged."""
+    """Return whether the description ``told`` is that of a memory file, damaged or not."""
     return {"model", "constants", "options"} <= told.keys()
 
 
 def load_about(path: Path) -> tuple[About, dict[str, Tensor]]:
-    """(what a memory file tells of itself, its tensors by the names of this format), without its model.
+    """Return a memory file's description, and its tensors by the names of the current format; needs no model.
 
-    Raises UserError as ``load_memory`` does where the file is missing, damaged or no memory.
+    Raises UserError for a file that is missing, damaged or no memory.
     """
     tensors, told = load_tensors(path)
     about = _about_of(path, told)
@@ -211,7 +206,7 @@ def load_about(path: Path) -> tuple[About, dict[str, Tensor]]:
 
 
 def reset_memory(path: Path) -> About:
-    """Forget all that a memory file holds, but not whose it is and how it reads.
+    """Remove the content of a memory file, and keep its model and options.
 
     Raises UserError as ``load_about`` and ``changing`` do.
     """
@@ -222,44 +217,14 @@ def reset_memory(path: Path) -> About:
 
 @contextlib.contextmanager
 def changing(path: Path) -> Iterator[Path]:
-    """Within the block no other process changes the memory file ``path``; gives the file itself where that is a link.
+    """Lock the memory file ``path`` against other processes within the block; gives the target of a link.
 
-    Raises UserError where another process still changes it after some seconds.
+    Raises UserError where another process holds the lock for longer than some seconds.
     """
-    # What a link leads to is the memory: it is locked, and replaced, in its own place.
+    # The target of a link is locked and replaced, not the link.
     path = Path(os.path.realpath(path))
     with exclusive(path, "this memory", _SECONDS_TO_WAIT):
         yield path
-
-
-def constants_of(reader: Reader) -> str:
-    """Return a fingerprint of the constants of a reader's rule, cache and mixture."""
-    hasher = Hasher()
-    _add(hasher, (type(reader.rule).__name__, reader.rule.constants(), reader.cache, reader.mixture))
-    return f"{_CONSTANTS_VERSION}{hasher.hexdigest()}"
-
-
-def _add(hasher: Hasher, value: Any) -> None:
-    if isinstance(value, Tensor):
-        hasher.add(f"{value.dtype} {tuple(value.shape)}")
-        hasher.add(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    elif isinstance(value, Rule):
-        _add(hasher, value.constants())
-    elif dataclasses.is_dataclass(value):
-        _add(hasher, {item.name: getattr(value, item.name) for item in dataclasses.fields(value)})
-    elif isinstance(value, Mapping):
-        hasher.add(f"{len(value)} named")
-        for name, item in value.items():
-            hasher.add(str(name))
-            _add(hasher, item)
-    elif isinstance(value, tuple):
-        hasher.add(f"{len(value)} in order")
-        for item in value:
-            _add(hasher, item)
-    elif value is None or isinstance(value, (bool, int, float, str)):
-        hasher.add(repr(value))
-    else:
-        raise TypeError(f"constants of a plug-in have a {type(value).__name__}, which cannot be hashed")
 
 
 def _write(path: Path, about: About, tensors: dict[str, Tensor]) -> About:
@@ -280,21 +245,11 @@ def _about_of(path: Path, told: dict[str, Any]) -> About:
         raise UserError("this is no memory", path, "name a file that `dynlm read` wrote")
     if version > FORMAT:
         raise UserError(f"a memory of format {version}, newer than this dynlm reads ({FORMAT})", path, "upgrade dynlm")
-    kinds: dict[str, Any] = {
-        "model": str,
-        "constants": str,
-        "options": dict,
-        "rule": dict,
-        "tokens": int,
-        "articles": int,
-        "unfinished": (int, type(None)),
-        "content": str,
-        "last": str,
-        "format": int,
-    }
+    hints = get_type_hints(About)
+    kinds: dict[str, Any] = {name: dict if get_origin(hint) is dict else hint for name, hint in hints.items()}
     for name, value in told.items():
         if name not in kinds or not isinstance(value, kinds[name]) or isinstance(value, bool):
-            raise UserError(f"a damaged memory: {name!r} is not as it should be", path, _AGAIN)
+            raise UserError(f"a damaged memory: {name!r} has a wrong type or is unknown", path, _AGAIN)
     return About(**told)
 
 
@@ -328,7 +283,7 @@ def _check_belongs(path: Path, about: About, reader: Reader, options: MemoryOpti
 
 
 def printable_mark(mark: str) -> str:
-    """A fingerprint from a file, fit to be shown."""
+    """Return a fingerprint from a file without characters that could affect a terminal."""
     return "".join(letter for letter in mark[:16] if letter.isalnum() and letter.isascii())
 
 

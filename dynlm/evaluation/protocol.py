@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from dynlm.adapt.memory_file import SavedMemory, constants_of, load_about
+from dynlm.adapt.constants import constants_of
+from dynlm.adapt.memory_file import SavedMemory, load_about
 from dynlm.adapt.partners.cache_gate import Gate
 from dynlm.adapt.reader import Reader
 from dynlm.data.options import ORDERS, Order

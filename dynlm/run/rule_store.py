@@ -16,10 +16,10 @@ from dynlm.adapt.options import LearnedRuleOptions, MemoryOptions
 from dynlm.adapt.partners.mixture import FixedShareMixture
 from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.base import Rule
-from dynlm.adapt.rules.elementwise import Statistics
 from dynlm.adapt.rules.learned import Meta, readable
 from dynlm.adapt.rules.per_weight_lstm import CoordinateMeta
 from dynlm.adapt.rules.registry import RULES
+from dynlm.adapt.rules.statistics import Statistics
 from dynlm.adapt.state import dynamic_tensors
 from dynlm.adapt.update_filter import UpdateFilter
 from dynlm.errors import UserError

@@ -7,9 +7,10 @@ import torch
 
 from dynlm.adapt.options import FEATURES
 from dynlm.adapt.reader import Reader
-from dynlm.adapt.rules.elementwise import LEVEL_1, ElementwiseRule, Rates, Statistics
+from dynlm.adapt.rules.elementwise import LEVEL_1, ElementwiseRule, Rates
 from dynlm.adapt.rules.learned import Meta
 from dynlm.adapt.rules.per_weight_lstm import CoordinateMeta
+from dynlm.adapt.rules.statistics import Statistics
 from dynlm.data.stream import read_in_order
 from dynlm.data.tokenised_split import TokenisedSplit, Tokens
 from dynlm.models.autograd_engine import AutogradEngine

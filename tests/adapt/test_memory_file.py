@@ -8,11 +8,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dynlm.adapt import memory_file as module
+from dynlm.adapt.constants import constants_of
 from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.memory_file import (
     SavedMemory,
     Unfinished,
-    constants_of,
     load_about,
     load_memory,
     options_of,
@@ -123,7 +123,7 @@ def test_metadata_of_the_wrong_type_is_refused(name, value, path, chosen):
     save_tensors(path, {name: tensor.clone() for name, tensor in tensors.items()}, {**told, name: value})
     refused(path, chosen)
     if name != "options":
-        with pytest.raises(UserError, match="not as it should be"):
+        with pytest.raises(UserError, match="has a wrong type or is unknown"):
             load_about(path)
 
 

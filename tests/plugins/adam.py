@@ -10,8 +10,8 @@ from torch import Tensor
 
 from dynlm.adapt.options import MemoryOptions
 from dynlm.adapt.rules.base import Rule, Slot, StepEvent
-from dynlm.adapt.rules.elementwise import Statistics
 from dynlm.adapt.rules.registry import Search, register_rule
+from dynlm.adapt.rules.statistics import Statistics
 from dynlm.runtime.tree import expand_lanes
 from dynlm.runtime.validation import bounded
 

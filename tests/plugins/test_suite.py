@@ -18,10 +18,10 @@ from dynlm.adapt.meta_gradient.forward import Sensitivities
 from dynlm.adapt.options import FEATURES, MemoryOptions
 from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.base import Rule
-from dynlm.adapt.rules.elementwise import Statistics
 from dynlm.adapt.rules.learned import Meta
 from dynlm.adapt.rules.per_weight_lstm import CoordinateMeta
 from dynlm.adapt.rules.registry import RULES
+from dynlm.adapt.rules.statistics import Statistics
 from dynlm.adapt.state import Memory
 from dynlm.adapt.state_tensors import as_tensors, flaw, flaw_of_shapes, from_tensors
 from dynlm.data.stream import Stream, read_side_by_side

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from dynlm.adapt.options import LearnedRuleOptions, MemoryOptions
-from dynlm.adapt.rules.elementwise import LEVEL_1, Rates, Statistics
+from dynlm.adapt.rules.elementwise import LEVEL_1, Rates
+from dynlm.adapt.rules.statistics import Statistics
 from dynlm.errors import UserError
 from dynlm.run.folder import TrainedModel, load_model
 from dynlm.run.rule_store import (

@@ -22,13 +22,14 @@ from torch import Tensor
 
 from dynlm.adapt.gates import Gates, GateScales, SegmentStats
 from dynlm.adapt.rules.base import Rule, Slot, StepEvent
+from dynlm.adapt.rules.gradient_step import gradient_step
+from dynlm.adapt.rules.statistics import Statistics
 from dynlm.models.protocol import Gradient
 from dynlm.models.scratch import Scratch
 from dynlm.runtime.tree import expand_lanes
 from dynlm.types import Params
 
-# A bound by products of norms stays one when rounded.
-_ROUNDING = 1.001
+_ROUNDING = 1.001  # A bound by products of norms stays one when rounded.
 
 
 class Rates(NamedTuple):
@@ -39,41 +40,6 @@ class Rates(NamedTuple):
 
     lr: float | Tensor
     decay: float | Tensor
-
-
-def gradient_step(
-    theta: Tensor,
-    gradient: Tensor,
-    lr: Tensor | float,
-    precondition: Tensor | float = 1.0,
-    anchor: Tensor | None = None,
-    beta: Tensor | float = 0.0,
-) -> Tensor:
-    """Return the next weights as a new tensor; differentiable."""
-    moved = theta if anchor is None else theta + beta * (anchor - theta)
-    if isinstance(lr, float) and isinstance(precondition, float):
-        return torch.sub(moved, gradient, alpha=lr * precondition)  # one operation, and one of each derivative
-    return moved - lr * precondition * gradient
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """R: the root mean square of each weight's gradient over training segments."""
-
-    rms: Params
-
-    def precondition(self, epsilon: float) -> Params:
-        """Return 1 / (R + epsilon)."""
-        return {name: 1 / (tensor + epsilon) for name, tensor in self.rms.items()}
-
-    def decay_shape(self) -> Params:
-        """Return R over its mean (of the tensors' means): weights that training moved much are pulled back harder."""
-        mean = torch.stack([tensor.mean() for tensor in self.rms.values()]).mean()
-        return {name: tensor / mean for name, tensor in self.rms.items()}
-
-    def of(self, names: Iterable[str]) -> Statistics:
-        """Return those of the tensors ``names``."""
-        return Statistics({name: self.rms[name] for name in names})
 
 
 @dataclass(frozen=True)
@@ -256,7 +222,7 @@ class ElementwiseRule(Rule):
 
     def step(self, weights: Params, gradients: Params, anchor: Params, scales: GateScales | None = None) -> Params:
         """Return the next weights of one lane by the formula; differentiable, ``weights`` stay as they are."""
-        moved = {}
+        moved: Params = {}
         for index, (name, rates) in enumerate(self.rates.items()):
             lr, beta = rates.lr, self.beta[name]
             if scales is not None:
@@ -327,7 +293,7 @@ def uniform_rule(
     precondition: tuple[Statistics, float] | None = None,
 ) -> ElementwiseRule:
     """Return the rule with one learning rate and one decay; ``precondition``: the statistics R and epsilon of rms."""
-    rates = {tensor: Rates(lr, decay) for tensor in tensors}
+    rates = dict.fromkeys(tensors, Rates(lr, decay))
     if precondition is None:
         return ElementwiseRule(name, rates)
     statistics, epsilon = precondition

@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 
 from dynlm.adapt.gates import Gates, norm
-from dynlm.adapt.rules.elementwise import ElementwiseRule, Rates, Statistics
+from dynlm.adapt.rules.elementwise import ElementwiseRule, Rates
 from dynlm.adapt.rules.per_weight_lstm import CoordinateMeta
+from dynlm.adapt.rules.statistics import Statistics
 from dynlm.types import Params
 
 SHARES = ("flush", "consolidation", "fading")

@@ -23,8 +23,10 @@ import torch
 from torch import Tensor
 
 from dynlm.adapt.rules.base import Rule, Slot, StepEvent
-from dynlm.adapt.rules.elementwise import ElementwiseRule, Rates, Statistics, gradient_step, uniform_rule
+from dynlm.adapt.rules.elementwise import ElementwiseRule, Rates, uniform_rule
+from dynlm.adapt.rules.gradient_step import gradient_step
 from dynlm.adapt.rules.lstm_gates import GateState, gates_read, initial_gates, log_and_sign
+from dynlm.adapt.rules.statistics import Statistics
 from dynlm.types import Params
 
 _STEPS = 10.0

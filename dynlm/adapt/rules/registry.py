@@ -15,7 +15,7 @@ from dynlm.runtime.registry import Registry
 if TYPE_CHECKING:
     from dynlm.adapt.options import MemoryOptions
     from dynlm.adapt.rules.base import Rule
-    from dynlm.adapt.rules.elementwise import Statistics
+    from dynlm.adapt.rules.statistics import Statistics
 
 Builder = Callable[[tuple[str, ...], Mapping[str, Any], "Statistics | None"], "Rule"]
 _Builder = TypeVar("_Builder", bound=Builder)

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from dynlm.adapt.constants import EARLIER_CONSTANTS, constants_of
 from dynlm.adapt.loop import iter_segments
-from dynlm.adapt.memory_file import EARLIER_CONSTANTS, constants_of
 from dynlm.adapt.options import MemoryOptions
 from dynlm.adapt.reader import Reader
 from dynlm.data.article_range import article_range

@@ -9,8 +9,9 @@ from dynlm.adapt.loop import iter_segments, read_segment
 from dynlm.adapt.meta_gradient.forward import Sensitivities
 from dynlm.adapt.options import FEATURES
 from dynlm.adapt.reader import Reader
-from dynlm.adapt.rules.elementwise import Statistics, uniform_rule
+from dynlm.adapt.rules.elementwise import uniform_rule
 from dynlm.adapt.rules.learned import SHARES, Meta
+from dynlm.adapt.rules.statistics import Statistics
 from dynlm.data.stream import Stream, read_in_order
 from dynlm.models.autograd_engine import AutogradEngine
 from dynlm.models.lstm.engine import LSTMEngine

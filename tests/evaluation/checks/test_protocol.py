@@ -14,8 +14,9 @@ from torch import Tensor
 from dynlm.adapt import loop
 from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.base import StepEvent
-from dynlm.adapt.rules.elementwise import ElementwiseRule, Rates, Statistics
+from dynlm.adapt.rules.elementwise import ElementwiseRule, Rates
 from dynlm.adapt.rules.learned import Meta
+from dynlm.adapt.rules.statistics import Statistics
 from dynlm.data import text_features
 from dynlm.data.articles import load_articles
 from dynlm.data.token_store import tokenise

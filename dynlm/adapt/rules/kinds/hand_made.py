@@ -9,7 +9,8 @@ from dynlm.adapt.options import MemoryOptions
 from dynlm.adapt.rules.registry import Search, register_rule
 
 if TYPE_CHECKING:
-    from dynlm.adapt.rules.elementwise import ElementwiseRule, Statistics
+    from dynlm.adapt.rules.elementwise import ElementwiseRule
+    from dynlm.adapt.rules.statistics import Statistics
 
 
 @register_rule("none", MemoryOptions)
