@@ -141,8 +141,11 @@ def test_damage_is_found_wherever_it_is(data, path, chosen):
         load_memory(damaged, chosen, OPTIONS, MODEL)
     except UserError:
         return
-    # Only white space of the header may change unnoticed.
-    assert b" " in {whole[at : at + 1], damaged.read_bytes()[at : at + 1]}
+    # White space of the header, or the last digit of a float that is rounded to the same one.
+    (about, tensors), (found, found_tensors) = load_about(path), load_about(damaged)
+    assert found == about and {n: t.tolist() for n, t in found_tensors.items()} == {
+        n: t.tolist() for n, t in tensors.items()
+    }
 
 
 def forged(path, chosen, **changes):

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dynlm.evaluation.score_file import load_scores
+from dynlm.evaluation.score_file import read_scores
 from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parents[2]
@@ -85,7 +85,7 @@ def test_a_foreign_model_takes_part_in_every_command(commands: Commands) -> None
         commands(*words)
     for rule in ("none", "rms", "meta"):
         commands("score", "run", "--articles", "4-6", "--memory.rule", rule)
-    rows = {row["label"]: row for row in json.loads(commands("compare", "run", "--json"))["rows"]}
+    rows = {row["label"]: row for row in json.loads(commands("compare", "run", "--json"))["variants"]}
     assert len(rows) == 3
     nats = {name: row["nats_per_token"] for name, row in rows.items()}
     static = next(value for name, value in nats.items() if "level 1" in name or "none" in name)
@@ -119,5 +119,5 @@ def test_a_foreign_rule_resumes_where_it_was_killed(commands: Commands) -> None:
     commands(*words, "--out", "killed.parquet")
     commands(*words, "--out", "whole.parquet")
     assert kills
-    killed, whole = (load_scores(commands.folder / f"{name}.parquet") for name in ("killed", "whole"))
+    killed, whole = (read_scores(commands.folder / f"{name}.parquet") for name in ("killed", "whole"))
     assert (killed.nats == whole.nats).all() and len(whole.nats) > 500
