@@ -65,9 +65,10 @@ class AutogradEngine:
         nats_BT, leaves, own = scored.tape
         first = self.model.output_tensor(names)
         ordered = [first, *(name for name in leaves if name in names and name != first)]
-        loss_B = torch.where(share_BT > 0, nats_BT * share_BT, 0).sum(1)
-        # The sum's gradient by a lane's own weights is the lane's; shared ones have a gradient of each lane's loss.
-        losses = [loss_B.sum()] if own.issuperset(names) else loss_B.unbind()
+        with torch.enable_grad():
+            loss_B = torch.where(share_BT > 0, nats_BT * share_BT, 0).sum(1)
+            # The sum's gradient by a lane's own weights is the lane's; shared ones have one of each lane's loss.
+            losses = [loss_B.sum()] if own.issuperset(names) else loss_B.unbind()
         found = [
             torch.autograd.grad(loss, [leaves[name] for name in ordered], retain_graph=True, allow_unused=True)
             for loss in losses

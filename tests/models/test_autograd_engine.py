@@ -46,6 +46,15 @@ def test_shared_weights_get_the_gradient_of_each_lane(own: set[str]) -> None:
         assert not torch.equal(together[name][0], together[name][1])
 
 
+@pytest.mark.parametrize("vmap", [True, False])
+def test_gradients_are_the_same_where_autograd_is_off(vmap: bool) -> None:
+    case = Case(SHAPES[0], 3)
+    for own in (case.names, {"embedding"}):
+        expected = case.run(engine_of(case, vmap), own)
+        with torch.no_grad():
+            assert_same(case.run(engine_of(case, vmap), own), expected, rtol=0, atol=0)
+
+
 def test_batched_lanes_use_vmap(monkeypatch: pytest.MonkeyPatch) -> None:
     case, calls, vmap = Case(SHAPES[0], 3), [], torch.func.vmap
     monkeypatch.setattr(torch.func, "vmap", lambda function: calls.append(function) or vmap(function))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,6 +55,14 @@ class Commands:
         command = [sys.executable, "-m", "dynlm", *words]
         pipe = subprocess.PIPE
         return subprocess.Popen(command, env=self.environment, cwd=self.folder, text=True, stdout=pipe, stderr=pipe)
+
+    def checkpoints(self, run: str) -> set[int]:
+        """Return the times at which the run's checkpoints were written."""
+        times = set()
+        for path in (self.folder / run / "scores").rglob("*.safetensors"):
+            with contextlib.suppress(FileNotFoundError):
+                times.add(path.stat().st_mtime_ns)
+        return times
 
     def __call__(self, *words: str) -> str:
         process = self.start(*words)
@@ -105,19 +115,21 @@ def test_a_foreign_model_reads_into_a_memory_file_and_generates(commands: Comman
 
 
 def test_a_foreign_rule_resumes_where_it_was_killed(commands: Commands) -> None:
-    words = ["score", "run", "--memory.rule", "adam", "--memory.lr", "0.003", "--run.checkpoint_seconds", "0"]
-    kills = 0
-    while kills < 3:
-        process = commands.start(*words, "--out", "killed.parquet")
-        while process.poll() is None and not list(commands.folder.rglob("checkpoints/*.safetensors")):
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
+    words = "--memory.rule adam --memory.lr 0.003 --memory.segment 5 --run.checkpoint_seconds 0".split()
+    shutil.copytree(commands.folder / "run", commands.folder / "whole")
+    shutil.rmtree(commands.folder / "whole" / "scores", ignore_errors=True)
+    shutil.copytree(commands.folder / "whole", commands.folder / "killed")
+    before: set[int] = set()
+    for _ in range(2):
+        process = commands.start("score", "killed", *words)
+        while process.poll() is None and commands.checkpoints("killed") <= before:
+            time.sleep(0.005)
+        before = commands.checkpoints("killed")
+        process.kill()
         process.communicate()
-        if process.returncode != -signal.SIGKILL:
-            break
-        kills += 1
-    commands(*words, "--out", "killed.parquet")
-    commands(*words, "--out", "whole.parquet")
-    assert kills
-    killed, whole = (read_scores(commands.folder / f"{name}.parquet") for name in ("killed", "whole"))
-    assert (killed.nats == whole.nats).all() and len(whole.nats) > 500
+        assert process.returncode == -signal.SIGKILL, "it ended before it was killed"
+    for run in ("killed", "whole"):
+        commands("score", run, *words)
+    killed, whole = (read_scores(*(commands.folder / run).rglob("*.parquet")) for run in ("killed", "whole"))
+    assert (killed.nats == whole.nats).all() and len(whole) > 500
+    assert not commands.checkpoints("killed")
