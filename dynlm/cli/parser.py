@@ -173,7 +173,7 @@ def _add_section(parser: ArgumentParser, section: str, layers: Layers, shows: Li
     for item in dataclasses.fields(kind):
         name, text = item.name, SUPPRESS
         if shows == "all" or (shows == "common" and name in common):
-            text = " ".join(about[name].split()).replace("%", "%%")
+            text = " ".join(about.get(name, "").split()).replace("%", "%%")
         hidden += text is SUPPRESS
         default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
         default = layers.values[section].get(name, default)
