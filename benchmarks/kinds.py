@@ -26,8 +26,8 @@ from dynlm.adapt.options import FEATURES
 from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.base import Rule
 from dynlm.adapt.rules.elementwise import LEVEL_1, uniform_rule
-from dynlm.adapt.rules.statistics import Statistics
 from dynlm.adapt.rules.learned import Meta
+from dynlm.adapt.rules.statistics import Statistics
 from dynlm.adapt.state import Memory
 from dynlm.cli.config_files import load_config
 from dynlm.data.stream import Segment

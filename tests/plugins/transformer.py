@@ -57,12 +57,12 @@ class Transformer(SequenceModel):
         return {n: torch.randn(s, generator=generator, dtype=dtype) * scale for n, s in self.shapes().items()}
 
     def init_state(self, lanes: int, like: Tensor) -> KVCache:
-        shape = lanes, 2, self.options.context, self.options.width
-        return KVCache(like.new_zeros(shape), like.new_zeros(shape), like.new_zeros(lanes))
+        empty = like.new_zeros(lanes, 2, self.options.context, self.feature_size)
+        return KVCache(empty, empty, like.new_zeros(lanes))
 
     def forward(self, params: Params, state: KVCache, inputs_BT: Tensor) -> Output:
-        length, context, keys, values = inputs_BT.shape[1], self.options.context, [], []
-        x_BTH, position_C = F.embedding(inputs_BT, params["tokens"]), torch.arange(-context, length)
+        context, keys, values, x_BTH = self.options.context, [], [], F.embedding(inputs_BT, params["tokens"])
+        position_C = torch.arange(-context, x_BTH.shape[1], device=x_BTH.device)
         distance_TC = position_C[context:, None] - position_C
         empty_B1C = position_C < -state.read_B[:, None, None]  # before the article's first token
         hidden_BTC = empty_B1C | (distance_TC < 0) | (distance_TC > context)
@@ -76,5 +76,5 @@ class Transformer(SequenceModel):
             x_BTH = x_BTH + F.relu(x_BTH) @ params[f"{layer}.mlp"].T
         keys_BLCH, values_BLCH = (torch.stack(tensors, 1)[:, :, -context:] for tensors in (keys, values))
         features_BTH = F.normalize(x_BTH, dim=-1) * 4
-        next_state = KVCache(keys_BLCH, values_BLCH, state.read_B + length)
-        return Output(features_BTH @ params["tokens"].T, features_BTH, next_state)
+        cache = KVCache(keys_BLCH, values_BLCH, state.read_B + x_BTH.shape[1])
+        return Output(features_BTH @ params["tokens"].T, features_BTH, cache)
