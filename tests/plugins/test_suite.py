@@ -32,7 +32,7 @@ from dynlm.runtime.tree import leaves
 from dynlm.types import Params
 from tests.adapt.meta_gradient.reverse import unrolled_meta_gradient
 from tests.adapt.readings import VOCABULARY, moved_phi, stream, text
-from tests.plugins import gru, transformer
+from tests.plugins import adam, gru, transformer
 
 MODELS = {
     "lstm": LSTMOptions(embedding=6, hidden=8, layers=2),
@@ -40,8 +40,8 @@ MODELS = {
     "transformer": transformer.TransformerOptions(kind="transformer", width=8, context=9),
 }
 LEARNED = ("g", "per-weight LSTM")
-RULE_NAMES = ["none", "sgd", "sgd+decay", "rms", "adam", *LEARNED]
-CONSTANTS = {"rate": 0.005, "pull": 0.03, "epsilon": 1e-2, "lr": 0.05, "beta1": 0.8, "beta2": 0.9}
+RULE_NAMES = ["none", "sgd", "sgd+decay", "rms", adam.Adam.name, *LEARNED]
+CONSTANTS = {"lr": 0.005, "decay": 0.03, "epsilon": 1e-2, "beta1": 0.8, "beta2": 0.9}
 
 
 class Setting(NamedTuple):
@@ -52,7 +52,7 @@ class Setting(NamedTuple):
     statistics: Statistics
 
     def learned(self, name: str) -> Meta | CoordinateMeta:
-        start = self.static, CONSTANTS["rate"], CONSTANTS["pull"], CONSTANTS["epsilon"]
+        start = self.static, CONSTANTS["lr"], CONSTANTS["decay"], CONSTANTS["epsilon"]
         if name == "per-weight LSTM":
             return CoordinateMeta(self.statistics, *start, hidden=3)
         measured = self.model.output_tensor(self.static)
