@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -71,6 +72,12 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
     """
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """Reads 1e-3 as a number, as YAML 1.2 does: PyYAML's YAML 1.1 takes it for text."""
+
+    exponent = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", exponent, list("-+.0123456789"))
+
     def count(node: yaml.Node, depth: int = 1) -> int:
         """Return the number of values that ``node`` stands for."""
         if depth > _DEEPEST_YAML:
@@ -82,7 +89,7 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
         return total
 
     try:
-        loader = yaml.SafeLoader(read_bytes(path, _LARGEST_YAML).decode("utf-8-sig"))
+        loader = Loader(read_bytes(path, _LARGEST_YAML).decode("utf-8-sig"))
         if (root := loader.get_single_node()) is None:
             return None
         count(root)
