@@ -26,7 +26,7 @@ from dynlm.adapt.options import FEATURES
 from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.base import Rule
 from dynlm.adapt.rules.elementwise import LEVEL_1, uniform_rule
-from dynlm.adapt.rules.learned import Meta
+from dynlm.adapt.rules.learned import LearnedRule
 from dynlm.adapt.rules.statistics import Statistics
 from dynlm.adapt.state import Memory
 from dynlm.cli.config_files import load_config
@@ -73,15 +73,15 @@ class Setting:
         mask_BT = np.ones((lanes, self.segment), dtype=bool)
         return Segment(inputs_BT, targets_BT, mask_BT, goes_on, nothing, nothing, goes_on)
 
-    def meta(self, kind: str) -> Meta:
+    def meta(self, kind: str) -> LearnedRule:
         """Return g with rates of each tensor alone, or with all features and resets, and slow weights if asked for."""
         if not kind.endswith("gated"):
-            return Meta(self.statistics, self.static, LR, DECAY, EPSILON)
-        every = {"importance": True, "features": FEATURES, "flush": True, "slow": "slow" in kind}
+            return LearnedRule(self.statistics, self.static, LR, DECAY, EPSILON)
+        every = {"importance": True, "features": FEATURES, "boundary_reset": True, "slow": "slow" in kind}
         every["measured"] = self.model.output_tensor(self.names)
-        return Meta(self.statistics, self.static, LR, DECAY, EPSILON, **every)
+        return LearnedRule(self.statistics, self.static, LR, DECAY, EPSILON, **every)
 
-    def phi(self, meta: Meta) -> Params:
+    def phi(self, meta: LearnedRule) -> Params:
         """Return a phi without zeros."""
         return {
             key: torch.full_like(tensor, 0.1) * (1 + torch.arange(len(tensor)).view(-1, *(1,) * (tensor.dim() - 1)))

@@ -16,8 +16,8 @@ from dynlm.adapt.options import LearnedRuleOptions, MemoryOptions
 from dynlm.adapt.partners.mixture import FixedShareMixture
 from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.base import Rule
-from dynlm.adapt.rules.learned import Meta, readable
-from dynlm.adapt.rules.per_weight_lstm import CoordinateMeta
+from dynlm.adapt.rules.learned import LearnedRule, readable
+from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule
 from dynlm.adapt.rules.registry import RULES
 from dynlm.adapt.rules.statistics import Statistics
 from dynlm.adapt.state import dynamic_tensors
@@ -35,7 +35,7 @@ from dynlm.types import Params
 
 _SECONDS_TO_WAIT = 60.0
 _STATISTICS = "statistics.safetensors"
-_AnyMeta = Meta | CoordinateMeta
+_Learned = LearnedRule | LearnedLSTMRule
 
 
 def save_statistics(folder: Path, statistics: Statistics, trained: TrainedModel, tokens: int) -> None:
@@ -106,7 +106,12 @@ def carry_over(folder: Path, trained: TrainedModel, target: Path, finetuned: Tra
 
 
 def save_learned(
-    folder: Path, memory: MemoryOptions, meta: _AnyMeta, phi: Params, about: Mapping[str, Any], trained: TrainedModel
+    folder: Path,
+    memory: MemoryOptions,
+    meta: _Learned,
+    phi: Params,
+    about: Mapping[str, Any],
+    trained: TrainedModel,
 ) -> None:
     """Write phi under the name ``memory.g``, as tensors and, readable, as JSON."""
     about = {"model": trained.fingerprint, "tensors": meta.names, **about}
@@ -131,12 +136,12 @@ def _learned_path(folder: Path, name: str, reset: str) -> Path:
     return memory_path(folder, f"{name}-{reset}.safetensors")
 
 
-def meta_of(g: LearnedRuleOptions, tuned: Mapping[str, Any], statistics: Statistics, trained: TrainedModel) -> _AnyMeta:
+def meta_of(g: LearnedRuleOptions, tuned: Mapping[str, Any], statistics: Statistics, trained: TrainedModel) -> _Learned:
     """Return the learned rule g by its options, started at the ``tuned`` rms rule."""
     own = {name: trained.params[name] for name in statistics.rms}
     if g.kind == "lstm":
-        return CoordinateMeta(statistics, own, tuned["rate"], tuned["pull"], tuned["epsilon"], g.hidden)
-    return Meta(
+        return LearnedLSTMRule(statistics, own, tuned["rate"], tuned["pull"], tuned["epsilon"], g.hidden)
+    return LearnedRule(
         statistics,
         own,
         tuned["rate"],
@@ -154,7 +159,7 @@ def meta_of(g: LearnedRuleOptions, tuned: Mapping[str, Any], statistics: Statist
     )
 
 
-def _meta_learned(about: Mapping[str, Any], statistics: Statistics, trained: TrainedModel, path: Path) -> _AnyMeta:
+def _meta_learned(about: Mapping[str, Any], statistics: Statistics, trained: TrainedModel, path: Path) -> _Learned:
     """Return g as a file describes it. Raises UserError if the description is damaged."""
     names, start = about.get("tensors"), about.get("start")
     if not isinstance(names, list) or not isinstance(start, dict) or not names:
@@ -168,7 +173,7 @@ def _meta_learned(about: Mapping[str, Any], statistics: Statistics, trained: Tra
     return meta_of(g, start, _of_these(statistics, names, path), trained)
 
 
-def check_phi(phi: Params, meta: _AnyMeta, path: Path) -> None:
+def check_phi(phi: Params, meta: _Learned, path: Path) -> None:
     """Raise UserError unless ``phi`` is finite and has the shapes that g needs."""
     wanted = {name: tuple(tensor.shape) for name, tensor in meta.initial().items()}
     check_shapes({name: tuple(tensor.shape) for name, tensor in phi.items()}, wanted, path)
@@ -184,7 +189,7 @@ def _of_these(statistics: Statistics, names: Sequence[Any], where: Path) -> Stat
     return Statistics({name: statistics.rms[name] for name in names})
 
 
-def open_meta(folder: Path, trained: TrainedModel, memory: MemoryOptions) -> tuple[_AnyMeta, Params]:
+def open_meta(folder: Path, trained: TrainedModel, memory: MemoryOptions) -> tuple[_Learned, Params]:
     """Return the learned rule that ``memory`` names, and its phi. Raises UserError if it was not learned."""
     learned = load_learned(folder, memory.g, memory.reset, trained)
     statistics = load_statistics(folder, trained, trained.device)

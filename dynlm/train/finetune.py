@@ -21,8 +21,8 @@ from dynlm.adapt.meta_gradient.forward import Sensitivities
 from dynlm.adapt.meta_gradient.learner import MetaGradient, StaticGradients
 from dynlm.adapt.options import MemoryOptions
 from dynlm.adapt.reader import Reader
-from dynlm.adapt.rules.learned import Meta
-from dynlm.adapt.rules.per_weight_lstm import CoordinateMeta
+from dynlm.adapt.rules.learned import LearnedRule
+from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule
 from dynlm.data.articles import source_name
 from dynlm.data.options import CorpusOptions
 from dynlm.errors import UserError
@@ -40,7 +40,7 @@ from dynlm.train.pretrain_loop import validate
 from dynlm.train.tune import tune, tuning_stream
 from dynlm.types import Params
 
-_AnyMeta = Meta | CoordinateMeta
+_Learned = LearnedRule | LearnedLSTMRule
 
 
 class _Candidate(NamedTuple):
@@ -88,7 +88,7 @@ class _Finetuning:
         reader = run.dynamic_model(memory)
         run.dynamic_model(picked_by)  # Before anything takes long.
         meta, phi = (None, {}) if memory.rule != "meta" else rule_store.open_meta(run.path, run.trained, memory)
-        if options.phi and not isinstance(meta, Meta):
+        if options.phi and not isinstance(meta, LearnedRule):
             raise UserError("finetune.phi does not go with a g of kind lstm", do="leave it out")
         if meta is not None and set(meta.names) - set(reader.dynamic):
             raise UserError(f"g {memory.g!r} moves other tensors than memory.dynamic names", do="name those it moves")
@@ -152,7 +152,7 @@ class _Finetuning:
             raise UserError(what, do="choose --memory.rule meta, or rms to pick by")
 
     def _learn(
-        self, reader: Reader, meta: _AnyMeta | None, phi: Params, checkpoints: Checkpoints, quiet: bool
+        self, reader: Reader, meta: _Learned | None, phi: Params, checkpoints: Checkpoints, quiet: bool
     ) -> tuple[float, dict[str, _Candidate]]:
         """Return (seconds, the averages halfway and at the end)."""
         run, options, own = self.run, self.options, self.run.options
@@ -169,7 +169,7 @@ class _Finetuning:
             memory = reader.fresh_memory(stream.local_lanes)
             learners: list[MetaGradient] = [StaticGradients(moving)]
             groups = [(moving, options.lr)]
-            if options.phi and isinstance(meta, Meta):
+            if options.phi and isinstance(meta, LearnedRule):
                 learners.append(Sensitivities(meta, phi, reader, memory, self.metatrain.bound))
                 groups.append((phi, self.metatrain.lr))
             optimizer = AveragedAdam(groups, options.average)
@@ -181,7 +181,7 @@ class _Finetuning:
             for when, learned in averages.items()
         }
 
-    def _write(self, kept: _Candidate, meta: _AnyMeta | None, about: dict[str, Any], quiet: bool) -> None:
+    def _write(self, kept: _Candidate, meta: _Learned | None, about: dict[str, Any], quiet: bool) -> None:
         run, memory, target, trained = self.run, self.memory, self.target, self.run.trained
         own = dataclasses.replace(run.options, name=target.name, folder=str(target.parent))
         save_config(target, dataclasses.replace(config_of(run), run=own))
@@ -208,5 +208,5 @@ def _label(memory: MemoryOptions) -> str:
     return memory.g if memory.rule == "meta" else memory.rule
 
 
-def _with_static(meta: _AnyMeta, static: Params) -> _AnyMeta:
+def _with_static(meta: _Learned, static: Params) -> _Learned:
     return dataclasses.replace(meta, static={name: static[name] for name in meta.names})

@@ -17,8 +17,8 @@ from dynlm.adapt.meta_gradient.forward import Sensitivities
 from dynlm.adapt.meta_gradient.learner import MetaGradient
 from dynlm.adapt.meta_gradient.per_weight_lstm import Windows
 from dynlm.adapt.options import LearnedRuleOptions, MemoryOptions
-from dynlm.adapt.rules.learned import Meta, readable
-from dynlm.adapt.rules.per_weight_lstm import CoordinateMeta
+from dynlm.adapt.rules.learned import LearnedRule, readable
+from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule
 from dynlm.adapt.state import dynamic_tensors
 from dynlm.errors import UserError
 from dynlm.run import rule_store
@@ -74,7 +74,7 @@ def metatrain(
         meta = rule_store.meta_of(g, tuned, every.of(dynamic), trained)
         fingerprints = {
             "the text": aside.fingerprint,
-            "the tuned rms": [meta.rate, meta.pull, meta.epsilon],
+            "the tuned rms": [meta.lr, meta.decay, meta.epsilon],
             "the statistics R": params_fingerprint(meta.statistics.rms),
         }
         checkpoints = run.checkpoints(f"metatrain-{memory.g}-{memory.reset}", memory, g, options, **fingerprints)
@@ -107,7 +107,7 @@ def metatrain(
 def _learn(
     run: Run,
     memory: MemoryOptions,
-    meta: Meta | CoordinateMeta,
+    meta: LearnedRule | LearnedLSTMRule,
     options: MetatrainOptions,
     checkpoints: Checkpoints,
     quiet: bool,
@@ -119,7 +119,7 @@ def _learn(
         stream = shared_stream(run.split("meta"), options.lanes, memory.segment, seed, "metatrain.lanes", processes)
         state = reader.fresh_memory(stream.local_lanes)
         learner: MetaGradient
-        if isinstance(meta, CoordinateMeta):
+        if isinstance(meta, LearnedLSTMRule):
             learner = Windows(meta, phi, _SAMPLE, torch.Generator().manual_seed(seed))
         else:
             learner = Sensitivities(meta, phi, reader, state, options.bound)

@@ -8,8 +8,8 @@ import torch
 from dynlm.adapt.options import FEATURES
 from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.elementwise import LEVEL_1, ElementwiseRule, Rates
-from dynlm.adapt.rules.learned import Meta
-from dynlm.adapt.rules.per_weight_lstm import CoordinateMeta
+from dynlm.adapt.rules.learned import LearnedRule
+from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule
 from dynlm.adapt.rules.statistics import Statistics
 from dynlm.data.stream import read_in_order
 from dynlm.data.tokenised_split import TokenisedSplit, Tokens
@@ -59,10 +59,10 @@ def rule(name, rate=0.02, pull=0.05, dtype=torch.float64):
     held = statistics(dtype)
     if name == "lstm":
         own = {tensor: static_params(dtype)[tensor] for tensor in NAMES}
-        lstm = CoordinateMeta(held, own, rate, pull, 1e-2, hidden=3)
+        lstm = LearnedLSTMRule(held, own, rate, pull, 1e-2, hidden=3)
         return lstm.rule({key: tensor + 0.2 for key, tensor in lstm.initial().items()})
     if name == "g":
-        g = meta(pull, dtype, importance=True, features=FEATURES, flush=True, consolidation=0.2, momentum=0.3)
+        g = meta(pull, dtype, importance=True, features=FEATURES, boundary_reset=True, slow_rate=0.2, momentum=0.3)
         return g.rule(moved_phi(g))
     return ElementwiseRule(name, rates, held.precondition(1e-2), held.decay_shape())
 
@@ -97,7 +97,7 @@ def meta(pull=0.05, dtype=torch.float64, **options):
     """g that starts at an rms rule."""
     held = statistics(dtype)
     own = {name: static_params(dtype)[name] for name in NAMES}
-    return Meta(held, own, 0.02, pull, 1e-2, measured=MODEL.output_tensor(NAMES), **options)
+    return LearnedRule(held, own, 0.02, pull, 1e-2, measured=MODEL.output_tensor(NAMES), **options)
 
 
 def moved_phi(chosen, seed=3):

@@ -18,8 +18,8 @@ from dynlm.adapt.meta_gradient.forward import Sensitivities
 from dynlm.adapt.options import FEATURES, MemoryOptions
 from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.base import Rule
-from dynlm.adapt.rules.learned import Meta
-from dynlm.adapt.rules.per_weight_lstm import CoordinateMeta
+from dynlm.adapt.rules.learned import LearnedRule
+from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule
 from dynlm.adapt.rules.registry import RULES
 from dynlm.adapt.rules.statistics import Statistics
 from dynlm.adapt.state import Memory
@@ -51,13 +51,13 @@ class Setting(NamedTuple):
     static: Params
     statistics: Statistics
 
-    def learned(self, name: str) -> Meta | CoordinateMeta:
+    def learned(self, name: str) -> LearnedRule | LearnedLSTMRule:
         start = self.static, CONSTANTS["lr"], CONSTANTS["decay"], CONSTANTS["epsilon"]
         if name == "per-weight LSTM":
-            return CoordinateMeta(self.statistics, *start, hidden=3)
+            return LearnedLSTMRule(self.statistics, *start, hidden=3)
         measured = self.model.output_tensor(self.static)
-        extras = {"importance": True, "features": FEATURES, "flush": True, "slow": True, "momentum": 0.3}
-        return Meta(self.statistics, *start, measured=measured, **extras)
+        extras = {"importance": True, "features": FEATURES, "boundary_reset": True, "slow": True, "momentum": 0.3}
+        return LearnedRule(self.statistics, *start, measured=measured, **extras)
 
     def rule(self, name: str) -> Rule:
         if name in LEARNED:
@@ -188,7 +188,7 @@ def test_segments_of_another_length_change_no_static_loss(setting: Setting) -> N
 @pytest.mark.parametrize("reset", ["stream", "article"])
 def test_forward_meta_gradients_equal_reverse_ones(setting: Setting, reset: str) -> None:
     meta = setting.learned("g")
-    assert isinstance(meta, Meta)
+    assert isinstance(meta, LearnedRule)
     phi = moved_phi(meta)
     reader = setting.reader(meta.rule(phi), reset)
     _, expected = unrolled_meta_gradient(reader, meta, phi, stream(), segments=12)

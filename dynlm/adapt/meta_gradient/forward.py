@@ -45,7 +45,7 @@ from dynlm.adapt.meta_gradient.learner import MetaGradient
 from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.base import StepEvent
 from dynlm.adapt.rules.elementwise import ElementwiseRule
-from dynlm.adapt.rules.learned import SHARES, Meta, clamp_, each_shape
+from dynlm.adapt.rules.learned import SHARES, LearnedRule, clamp_, each_shape
 from dynlm.adapt.state import Memory
 from dynlm.data.stream import Segment
 from dynlm.models.scratch import Scratch
@@ -61,7 +61,7 @@ class Sensitivities(MetaGradient):
     ``update`` keeps log-rates and gates of phi within ``bound`` nats of the start.
     """
 
-    def __init__(self, meta: Meta, phi: Params, reader: Reader, memory: Memory, bound: float = math.inf):
+    def __init__(self, meta: LearnedRule, phi: Params, reader: Reader, memory: Memory, bound: float = math.inf):
         self.params, self._meta, self._bound = phi, meta, bound
         assert isinstance(reader.rule, ElementwiseRule)
         self._rule = reader.rule

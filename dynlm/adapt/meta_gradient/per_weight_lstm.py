@@ -21,7 +21,7 @@ from dynlm.adapt.meta_gradient.learner import MetaGradient
 from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.base import StepEvent
 from dynlm.adapt.rules.lstm_gates import GateState
-from dynlm.adapt.rules.per_weight_lstm import CoordinateMeta, per_weight_step
+from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule, per_weight_step
 from dynlm.adapt.state import Memory
 from dynlm.data.stream import Segment
 from dynlm.types import Params
@@ -33,7 +33,7 @@ class Windows(MetaGradient):
     A window begins with the first segment after ``gradients`` were taken.
     """
 
-    def __init__(self, meta: CoordinateMeta, params: Params, sample: int, generator: torch.Generator):
+    def __init__(self, meta: LearnedLSTMRule, params: Params, sample: int, generator: torch.Generator):
         self.params, self._meta, self._sample, self._generator = params, meta, sample, generator
         self._index: dict[str, Tensor] = {}
         self._start: dict[str, tuple[Tensor, GateState]] = {}

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from dynlm.adapt.gates import Gates, norm
 from dynlm.adapt.rules.elementwise import ElementwiseRule, Rates
-from dynlm.adapt.rules.per_weight_lstm import CoordinateMeta
+from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule
 from dynlm.adapt.rules.statistics import Statistics
 from dynlm.types import Params
 
@@ -33,26 +33,26 @@ SHARES = ("flush", "consolidation", "fading")
 
 
 @dataclass(frozen=True)
-class Meta:
-    """Which parts phi has, and the tuned rms rule that it starts from.
+class LearnedRule:
+    """The learned rule g: which parts phi has, and the tuned rms rule that it starts from.
 
     ``level`` 2 has no decay: theta_0 is the start, and a boundary reset goes to the slow weights. ``sharing``: tensor,
-    row or weight. ``features``: names of ``config.FEATURES``. ``slow``: the slow rates are learned, from
-    ``consolidation``, and so are the slow decays. ``static`` holds theta_0's dynamic tensors, ``measured`` names the
+    row or weight. ``features``: names of ``options.FEATURES``. ``slow``: the slow rates are learned, from
+    ``slow_rate``, and so are the slow decays. ``static`` holds theta_0's dynamic tensors, ``measured`` names the
     one whose gradient the gates measure.
     """
 
     statistics: Statistics
     static: Params
-    rate: float
-    pull: float
+    lr: float
+    decay: float
     epsilon: float
     level: int = 3
     sharing: str = "tensor"
     importance: bool = False
     features: tuple[str, ...] = ()
-    flush: bool = False
-    consolidation: float = 0.0
+    boundary_reset: bool = False
+    slow_rate: float = 0.0
     momentum: float = 0.0
     slow: bool = False
     measured: str = ""
@@ -75,10 +75,10 @@ class Meta:
             if self.sharing != "tensor":
                 for name, tensor in self.statistics.rms.items():
                     phi[f"{kind}.each/{name}"] = torch.zeros(each_shape(tensor, self.sharing))
-        if self.flush:
+        if self.boundary_reset:
             phi["flush"] = torch.zeros(count)
         if self.slow:
-            phi["consolidation"] = torch.full((count,), self.consolidation, dtype=torch.float64)
+            phi["consolidation"] = torch.full((count,), self.slow_rate, dtype=torch.float64)
             if self.level == 3:
                 phi["fading"] = torch.zeros(count)
         return {key: tensor.to(some.device, torch.float64) for key, tensor in phi.items()}
@@ -96,15 +96,15 @@ class Meta:
         learned = any(tensor.requires_grad for tensor in phi.values())
         scale, shape = self.statistics.precondition(self.epsilon), self.statistics.decay_shape()
         limits = None
-        if self.slow or self.consolidation:
+        if self.slow or self.slow_rate:
             # The more depends on a weight, the less of it is for good what one article taught.
             limits = {name: 1 / (1 + tensor) for name, tensor in shape.items()}
         rates: dict[str, Rates] = {}
         shares: dict[str, dict[str, float | Tensor]] = {kind: {} for kind in SHARES}
-        if self.consolidation and not self.slow:
-            shares["consolidation"] = dict.fromkeys(self.names, self.consolidation)
+        if self.slow_rate and not self.slow:
+            shares["consolidation"] = dict.fromkeys(self.names, self.slow_rate)
         for number, name in enumerate(self.names):
-            made = [self.rate * phi["rate"][number].exp()]
+            made = [self.lr * phi["rate"][number].exp()]
             made.append(self.pull_of(phi, number))
             rates[name] = Rates(*(made if learned else map(float, made)))
             for kind, table in (("rate", scale), ("pull", shape)):
@@ -145,7 +145,7 @@ class Meta:
         """lambda of tensor ``number``; a tuned pull of 0 stays 0, whatever phi says."""
         if self.level == 2:
             return torch.zeros((), dtype=torch.float64)
-        return self.pull * phi["pull"][number].exp()
+        return self.decay * phi["pull"][number].exp()
 
 
 def each_shape(tensor: Tensor, sharing: str) -> tuple[int, ...]:
@@ -159,10 +159,10 @@ def clamp_(phi: Params, bound: float) -> None:
         tensor.clamp_(0 if key in SHARES else -bound, 1 if key in SHARES else bound)
 
 
-def readable(phi: Params, meta: Meta | CoordinateMeta) -> Mapping[str, object]:
+def readable(phi: Params, meta: LearnedRule | LearnedLSTMRule) -> Mapping[str, object]:
     """phi's small parts by tensor, for JSON and tables; of the LSTM meta-learner what it starts from."""
-    if isinstance(meta, CoordinateMeta):
-        return {name: {"alpha": meta.rate, "lambda": meta.pull} for name in meta.names}
+    if isinstance(meta, LearnedLSTMRule):
+        return {name: {"alpha": meta.lr, "lambda": meta.decay} for name in meta.names}
     told: dict[str, dict[str, object]] = {name: {} for name in meta.names}
     for key, tensor in phi.items():
         if "/" in key:
@@ -170,6 +170,6 @@ def readable(phi: Params, meta: Meta | CoordinateMeta) -> Mapping[str, object]:
         for name, row in zip(meta.names, tensor.tolist(), strict=True):
             told[name][key] = dict(zip(meta.features, row, strict=True)) if key.endswith("gates") else row
     for number, name in enumerate(meta.names):
-        told[name]["alpha"] = meta.rate * math.exp(float(phi["rate"][number]))
+        told[name]["alpha"] = meta.lr * math.exp(float(phi["rate"][number]))
         told[name]["lambda"] = float(meta.pull_of(phi, number))
     return told

@@ -171,13 +171,13 @@ def per_weight_step(
 
 
 @dataclass(frozen=True)
-class CoordinateMeta:
-    """The meta-learned part of the rule: phi are its gates, which start at the tuned rms rule."""
+class LearnedLSTMRule:
+    """The LSTM meta-learner: phi holds the gates of a ``PerWeightLSTMRule``, which starts at the tuned rms rule."""
 
     statistics: Statistics
     static: Params
-    rate: float
-    pull: float
+    lr: float
+    decay: float
     epsilon: float
     hidden: int = 4
 
@@ -194,7 +194,7 @@ class CoordinateMeta:
 
     def rule(self, phi: Params, label: str = "meta") -> PerWeightLSTMRule:
         """Return the rule with these gates."""
-        made = uniform_rule(label, self.names, self.rate, self.pull, (self.statistics, self.epsilon))
+        made = uniform_rule(label, self.names, self.lr, self.decay, (self.statistics, self.epsilon))
         return PerWeightLSTMRule(made, phi)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from dynlm.adapt.gates import Gates, GateScales, SegmentStats
 from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.elementwise import ElementwiseRule
-from dynlm.adapt.rules.learned import Meta
+from dynlm.adapt.rules.learned import LearnedRule
 from dynlm.adapt.segment import shares
 from dynlm.data.batch import to_batch
 from dynlm.data.stream import Stream, StreamPosition
@@ -26,7 +26,7 @@ from dynlm.types import Params
 
 def unrolled_meta_gradient(
     reader: Reader,
-    meta: Meta,
+    meta: LearnedRule,
     phi: Params,
     stream: Stream,
     segments: int,

@@ -10,7 +10,7 @@ from dynlm.adapt.meta_gradient.forward import Sensitivities
 from dynlm.adapt.options import FEATURES
 from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.elementwise import uniform_rule
-from dynlm.adapt.rules.learned import SHARES, Meta
+from dynlm.adapt.rules.learned import SHARES, LearnedRule
 from dynlm.adapt.rules.statistics import Statistics
 from dynlm.data.stream import Stream, read_in_order
 from dynlm.models.autograd_engine import AutogradEngine
@@ -32,17 +32,23 @@ from tests.adapt.readings import (
 from tests.adapt.readings import meta as g
 
 ORDER = ["output.bias", "output.weight", "lstm.0.recurrent", "lstm.0.bias", "lstm.0.input", "embedding"]
-EVERYTHING = {"importance": True, "features": FEATURES, "flush": True, "sharing": "row", "slow": True}
+EVERYTHING = {"importance": True, "features": FEATURES, "boundary_reset": True, "sharing": "row", "slow": True}
 KINDS = {
     "rates": {},
     "level 2": {"level": 2, "features": FEATURES, "importance": True},
     "importance": {"importance": True},
     "gates": {"features": FEATURES},
-    "flush": {"flush": True},
-    "given slow weights": {"flush": True, "features": FEATURES, "importance": True, "consolidation": 0.3},
+    "flush": {"boundary_reset": True},
+    "given slow weights": {"boundary_reset": True, "features": FEATURES, "importance": True, "slow_rate": 0.3},
     "slow": {"slow": True},
-    "slow, level 2": {"level": 2, "slow": True, "flush": True, "consolidation": 0.1, "features": ("weight_distance",)},
-    "slow, momentum": {"slow": True, "flush": True, "momentum": 0.4},
+    "slow, level 2": {
+        "level": 2,
+        "slow": True,
+        "boundary_reset": True,
+        "slow_rate": 0.1,
+        "features": ("weight_distance",),
+    },
+    "slow, momentum": {"slow": True, "boundary_reset": True, "momentum": 0.4},
     "rows": {"sharing": "row"},
     "weights": {"sharing": "weight"},
     "momentum": {"momentum": 0.5, "features": ("doc_age_20",)},
@@ -111,7 +117,7 @@ def test_steepness_is_of_the_output_tensor_whichever_tensors_move(left_out, tied
     order = sorted(static, key=ORDER.index)[left_out:]
     names = tuple(name for name in static if name in order)
     held, own = Statistics({name: static[name].abs() * 0.1 for name in names}), {name: static[name] for name in names}
-    meta = Meta(held, own, 0.02, 0.05, 1e-2, features=("grad_rms", "weight_distance"), measured=order[0])
+    meta = LearnedRule(held, own, 0.02, 0.05, 1e-2, features=("grad_rms", "weight_distance"), measured=order[0])
     phi = moved_phi(meta)
     engines = LSTMEngine(model), AutogradEngine(model.twice_differentiable())
     by_hand, by_autograd = (Reader(each, static, meta.rule(phi), names) for each in engines)
@@ -184,8 +190,8 @@ def test_phi_of_zero_is_the_rms_rule():
 
 
 def test_slow_weights_of_rate_zero_change_no_bit():
-    slow, plain = g(slow=True, flush=True), g()
+    slow, plain = g(slow=True, boundary_reset=True), g()
     assert forward_mode(slow, slow.initial(), 11)[0] == forward_mode(plain, plain.initial(), 11)[0]
-    given = g(slow=True, consolidation=0.2)
-    fixed = g(consolidation=0.2)
+    given = g(slow=True, slow_rate=0.2)
+    fixed = g(slow_rate=0.2)
     assert forward_mode(given, given.initial(), 11)[0] == forward_mode(fixed, fixed.initial(), 11)[0]

@@ -14,7 +14,7 @@ from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules import per_weight_lstm as module
 from dynlm.adapt.rules.base import StepEvent
 from dynlm.adapt.rules.elementwise import uniform_rule
-from dynlm.adapt.rules.per_weight_lstm import CoordinateMeta, lane_state, per_weight_step
+from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule, lane_state, per_weight_step
 from dynlm.data.stream import Stream
 from dynlm.models.protocol import Gradient, reset_state, token_nats
 from dynlm.models.scratch import Scratch
@@ -23,11 +23,11 @@ from dynlm.types import Params
 from tests.adapt.readings import MODEL, NAMES, engine, static_params, statistics, stream, text
 
 
-def meta(pull: float = 0.05) -> CoordinateMeta:
-    return CoordinateMeta(statistics(), static_params(), 0.02, pull, 1e-2, hidden=3)
+def meta(pull: float = 0.05) -> LearnedLSTMRule:
+    return LearnedLSTMRule(statistics(), static_params(), 0.02, pull, 1e-2, hidden=3)
 
 
-def moved_gates(chosen: CoordinateMeta) -> Params:
+def moved_gates(chosen: LearnedLSTMRule) -> Params:
     generator = torch.Generator().manual_seed(2)
     return {
         name: tensor + 0.3 * torch.randn(tensor.shape, generator=generator, dtype=torch.float64)

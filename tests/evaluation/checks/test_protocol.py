@@ -15,7 +15,7 @@ from dynlm.adapt import loop
 from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.base import StepEvent
 from dynlm.adapt.rules.elementwise import ElementwiseRule, Rates
-from dynlm.adapt.rules.learned import Meta
+from dynlm.adapt.rules.learned import LearnedRule
 from dynlm.adapt.rules.statistics import Statistics
 from dynlm.data import text_features
 from dynlm.data.articles import load_articles
@@ -210,7 +210,7 @@ def test_headings_flagged_where_they_begin_are_caught(
     assert statistics is not None
     reader = honest(tuned_run)
     held = Statistics({name: statistics.rms[name] for name in reader.dynamic})
-    g = Meta(held, trained.params, 0.02, 0.01, 1e-2, features=("section_age",))
+    g = LearnedRule(held, trained.params, 0.02, 0.01, 1e-2, features=("section_age",))
     reader = dataclasses.replace(reader, rule=g.rule({key: tensor + 0.5 for key, tensor in g.initial().items()}))
 
     def where_lines_begin(text: bytes, lengths: np.ndarray) -> np.ndarray:
