@@ -234,7 +234,8 @@ def test_a_memory_written_by_an_earlier_version_is_read_on_from(capsys, tmp_path
     path = FOLDER / "me.safetensors"
     run = Run.open(FOLDER / "run", options_of(path, MemoryOptions()), device="cpu")
     session = Session.open(run, path)
-    (warning,) = capsys.readouterr().err.splitlines()
+    # Old names of options are warned of once a process, and another test may have been the first.
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if " is now " not in line]
     assert "format 1" in warning and str(path) in warning
     assert (session.saved.tokens, session.saved.articles, session.saved.unfinished) == (90, 1, None)
     figures = written("reading")["read"]["again"]
