@@ -2,13 +2,13 @@
 
 Legend: B lanes, K dynamic tensors, J features.
 
-Each feature is known by the time that a segment is learned from (``config.FEATURES`` has the names):
+Each feature is known by the time that a segment is learned from (``options.FEATURES`` has the names):
 
-    fresh, settling    exp(-k / 20) and exp(-k / 100), k the segments since the article began
-    heading            exp(-k / 10), k the segments since one that completed a heading's line
-    surprise           the segment's mean nats minus their running mean
-    steepness          log of the root mean square of the gradient nearest the loss, divided by its statistics
-    distance           |theta - theta_0| / |theta_0|, in tenths
+    doc_age_20, doc_age_100    exp(-k / 20) and exp(-k / 100), k the segments since the article began
+    section_age                exp(-k / 10), k the segments since one that completed a heading's line
+    loss_delta                 the segment's mean nats minus their running mean
+    grad_rms                   log of the root mean square of the gradient nearest the loss, divided by its statistics
+    weight_distance            |theta - theta_0| / |theta_0|, in tenths
 
 With weights w and v of each tensor k (``Gates``) a segment's learning rate and decay are
 

@@ -189,9 +189,9 @@ def options_of(path: Path, otherwise: MemoryOptions) -> MemoryOptions:
     return dataclasses.replace(options, **{name: getattr(otherwise, name) for name in _INDIFFERENT})
 
 
-def is_memory(told: Mapping[str, Any]) -> bool:
-    """Return whether the description ``told`` is that of a memory file, damaged or not."""
-    return {"model", "constants", "options"} <= told.keys()
+def is_memory(description: Mapping[str, Any]) -> bool:
+    """Return whether the description ``description`` is that of a memory file, damaged or not."""
+    return {"model", "constants", "options"} <= description.keys()
 
 
 def load_about(path: Path) -> tuple[About, dict[str, Tensor]]:
@@ -199,8 +199,8 @@ def load_about(path: Path) -> tuple[About, dict[str, Tensor]]:
 
     Raises UserError for a file that is missing, damaged or no memory.
     """
-    tensors, told = load_tensors(path)
-    about = _about_of(path, told)
+    tensors, description = load_tensors(path)
+    about = _about_of(path, description)
     _check_content(path, about, tensors)
     return about, {_renamed(name, about.format): tensor for name, tensor in tensors.items() if name != _TEXT}
 
@@ -234,23 +234,23 @@ def _write(path: Path, about: About, tensors: dict[str, Tensor]) -> About:
 
 
 def _content_of(about: About, tensors: Mapping[str, Tensor]) -> str:
-    told = {**dataclasses.asdict(about), "content": None}
-    del told["last"]
-    return fingerprint(json.dumps(told, sort_keys=True), params_fingerprint(tensors))
+    description = {**dataclasses.asdict(about), "content": None}
+    del description["last"]
+    return fingerprint(json.dumps(description, sort_keys=True), params_fingerprint(tensors))
 
 
-def _about_of(path: Path, told: dict[str, Any]) -> About:
-    version = told.get("format")
-    if not isinstance(version, int) or not is_memory(told):
+def _about_of(path: Path, description: dict[str, Any]) -> About:
+    version = description.get("format")
+    if not isinstance(version, int) or not is_memory(description):
         raise UserError("this is no memory", path, "name a file that `dynlm read` wrote")
     if version > FORMAT:
         raise UserError(f"a memory of format {version}, newer than this dynlm reads ({FORMAT})", path, "upgrade dynlm")
     hints = get_type_hints(About)
     kinds: dict[str, Any] = {name: dict if get_origin(hint) is dict else hint for name, hint in hints.items()}
-    for name, value in told.items():
+    for name, value in description.items():
         if name not in kinds or not isinstance(value, kinds[name]) or isinstance(value, bool):
             raise UserError(f"a damaged memory: {name!r} has a wrong type or is unknown", path, _AGAIN)
-    return About(**told)
+    return About(**description)
 
 
 def _check_content(path: Path, about: About, tensors: Mapping[str, Tensor]) -> None:

@@ -63,7 +63,7 @@ class LearnedRule:
         return list(self.statistics.rms)
 
     def initial(self) -> Params:
-        """phi of zero: the tuned rms rule (at level 2 without its pull)."""
+        """Return a phi of zero: the tuned rms rule (at level 2 without its decay)."""
         some = next(iter(self.statistics.rms.values()))
         count, kinds = len(self.names), ("rate", "pull") if self.level == 3 else ("rate",)
         phi = {kind: torch.zeros(count) for kind in kinds}
@@ -84,12 +84,12 @@ class LearnedRule:
         return {key: tensor.to(some.device, torch.float64) for key, tensor in phi.items()}
 
     def importance_of(self, name: str) -> Tensor:
-        """z: log(R + epsilon) of each weight of a tensor, its mean taken off."""
+        """Return z: log(R + epsilon) of each weight of a tensor, minus its mean."""
         logs = (self.statistics.rms[name] + self.epsilon).log()
         return logs - logs.mean()
 
     def rule(self, phi: Params, label: str = "meta", importance: Params | None = None) -> ElementwiseRule:
-        """g with these parameters, as a rule; differentiable where phi asks for gradients.
+        """Return g with these parameters, as a rule; differentiable where phi requires gradients.
 
         ``importance``: z of each tensor, where it is at hand.
         """
@@ -142,14 +142,14 @@ class LearnedRule:
         )
 
     def pull_of(self, phi: Params, number: int) -> Tensor:
-        """lambda of tensor ``number``; a tuned pull of 0 stays 0, whatever phi says."""
+        """Return the decay of tensor ``number``; a tuned decay of 0 stays 0 whatever phi is."""
         if self.level == 2:
             return torch.zeros((), dtype=torch.float64)
         return self.decay * phi["pull"][number].exp()
 
 
 def each_shape(tensor: Tensor, sharing: str) -> tuple[int, ...]:
-    """Shape of the rates of a tensor's rows, or of its weights; a vector's rows are its weights."""
+    """Return the shape of the rates of a tensor's rows, or of its weights; a vector's rows are its weights."""
     return tuple(tensor.shape) if sharing == "weight" else (len(tensor), *(1,) * (tensor.dim() - 1))
 
 
@@ -160,16 +160,16 @@ def clamp_(phi: Params, bound: float) -> None:
 
 
 def readable(phi: Params, meta: LearnedRule | LearnedLSTMRule) -> Mapping[str, object]:
-    """phi's small parts by tensor, for JSON and tables; of the LSTM meta-learner what it starts from."""
+    """Return phi's small parts by tensor, for JSON and tables; of the LSTM meta-learner its initial rates."""
     if isinstance(meta, LearnedLSTMRule):
         return {name: {"alpha": meta.lr, "lambda": meta.decay} for name in meta.names}
-    told: dict[str, dict[str, object]] = {name: {} for name in meta.names}
+    by_tensor: dict[str, dict[str, object]] = {name: {} for name in meta.names}
     for key, tensor in phi.items():
         if "/" in key:
             continue
         for name, row in zip(meta.names, tensor.tolist(), strict=True):
-            told[name][key] = dict(zip(meta.features, row, strict=True)) if key.endswith("gates") else row
+            by_tensor[name][key] = dict(zip(meta.features, row, strict=True)) if key.endswith("gates") else row
     for number, name in enumerate(meta.names):
-        told[name]["alpha"] = meta.lr * math.exp(float(phi["rate"][number]))
-        told[name]["lambda"] = float(meta.pull_of(phi, number))
-    return told
+        by_tensor[name]["alpha"] = meta.lr * math.exp(float(phi["rate"][number]))
+        by_tensor[name]["lambda"] = float(meta.pull_of(phi, number))
+    return by_tensor
