@@ -285,7 +285,7 @@ def test_a_mixture_and_its_experts_are_finite():
 
 
 def test_a_rejected_update_is_in_no_sensitivity():
-    g = dataclasses.replace(meta(), rate=1e300)
+    g = dataclasses.replace(meta(), lr=1e300)
     phi = g.initial()
     chosen = filtered(dataclasses.replace(reader("rms"), rule=g.rule(phi)))
     memory = chosen.fresh_memory()
