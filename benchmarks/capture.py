@@ -14,8 +14,8 @@ import time
 import numpy as np
 import torch
 
+from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import iter_segments
-from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.elementwise import uniform_rule
 from dynlm.adapt.rules.statistics import Statistics
 from dynlm.adapt.update_filter import UpdateFilter
@@ -45,8 +45,8 @@ def tokens_per_second(model: LSTMLanguageModel, settings: EngineSettings, stream
     rms = {name: (torch.rand(t.shape, generator=generator) * 2e-3).to(device) for name, t in static.items()}
     rule = uniform_rule("rms", static, 2.4e-3, 2e-3, (Statistics(rms), 1e-3))
     filter_ = UpdateFilter.for_model(static, static, model.vocab_size)
-    reader = Reader(engine_for(model, settings), static, rule, tuple(static), "article", filter=filter_)
-    segments = iter_segments(reader, stream)
+    dynamic_model = DynamicModel(engine_for(model, settings), static, rule, tuple(static), "article", filter=filter_)
+    segments = iter_segments(dynamic_model, stream)
     for _ in itertools.islice(segments, WARM_UP):
         pass
     torch.cuda.synchronize()

@@ -39,19 +39,19 @@ def peak_megabytes(way: str, segments: int, config: str) -> float:
     setting = Setting(config)
     meta = setting.meta("meta-gated")
     phi = setting.phi(meta)
-    reader = setting.reader(meta.rule(phi))
+    dynamic_model = setting.dynamic_model(meta.rule(phi))
     stream = read_in_order(text_of(setting, segments + 1), setting.segment, [0])
-    memory, position = reader.fresh_memory(), stream.begin()
-    sensitivities = Sensitivities(meta, phi, reader, memory)
+    memory, position = dynamic_model.fresh_memory(), stream.begin()
+    sensitivities = Sensitivities(meta, phi, dynamic_model, memory)
     assert len(meta.features) == len(FEATURES)
     begun = _held()
     if way != "forward":
-        unrolled_meta_gradient(reader, meta, phi, stream, segments, second_order=way == "second")
+        unrolled_meta_gradient(dynamic_model, meta, phi, stream, segments, second_order=way == "second")
         return _peak() - begun
     for _ in range(segments):
         segment, position = stream.next(position)
         assert segment is not None
-        memory = read_observed(reader, memory, segment, sensitivities)
+        memory = read_observed(dynamic_model, memory, segment, sensitivities)
     return _peak() - begun
 
 

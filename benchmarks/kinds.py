@@ -20,10 +20,10 @@ import torch
 
 from benchmarks.machine import median_time
 from benchmarks.straightforward import StraightforwardReader
+from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import read_segment
 from dynlm.adapt.meta_gradient.forward import Sensitivities
 from dynlm.adapt.options import FEATURES
-from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.base import Rule
 from dynlm.adapt.rules.elementwise import LEVEL_1, uniform_rule
 from dynlm.adapt.rules.learned import LearnedRule
@@ -91,16 +91,16 @@ class Setting:
     def straightforward(self) -> StraightforwardReader:
         return StraightforwardReader(self.model, self.static, self.statistics.rms, LR, DECAY, EPSILON)
 
-    def reader(self, rule: Rule, native: bool = False) -> Reader:
+    def dynamic_model(self, rule: Rule, native: bool = False) -> DynamicModel:
         engine = engine_for(self.model, EngineSettings(native=native))
-        return Reader(engine, self.static, rule, self.names if rule.learns else ())
+        return DynamicModel(engine, self.static, rule, self.names if rule.learns else ())
 
 
-def read_observed(reader: Reader, memory: Memory, text: Segment, observe: Sensitivities | None) -> Memory:
+def read_observed(dynamic_model: DynamicModel, memory: Memory, text: Segment, observe: Sensitivities | None) -> Memory:
     """Read a segment, with the meta-gradients that ``observe`` carries along, as meta-training does."""
     if observe is not None:
-        observe.begin_segment(reader, memory, text)
-    nats_BT, memory = read_segment(reader, memory, text, observe)
+        observe.begin_segment(dynamic_model, memory, text)
+    nats_BT, memory = read_segment(dynamic_model, memory, text, observe)
     if observe is not None:
         observe.end_segment(nats_BT, text, np.zeros(len(nats_BT), dtype=bool))
     return memory
@@ -121,16 +121,16 @@ def call_of(setting: Setting, kind: str, lanes: int, native: bool) -> tuple[Call
     meta = setting.meta(kind)
     phi = setting.phi(meta)
     rule = meta.rule(phi) if kind.startswith("meta") else LEVEL_1 if kind == "level-1" else setting.rms
-    reader = setting.reader(rule, native)
-    memory = [reader.fresh_memory(lanes)]
+    dynamic_model = setting.dynamic_model(rule, native)
+    memory = [dynamic_model.fresh_memory(lanes)]
     training = kind.startswith("meta-training")
-    observe = Sensitivities(meta, phi, reader, memory[0]) if training else None
+    observe = Sensitivities(meta, phi, dynamic_model, memory[0]) if training else None
 
     def call() -> None:
-        memory[0] = read_observed(reader, memory[0], next(texts), observe)
+        memory[0] = read_observed(dynamic_model, memory[0], next(texts), observe)
 
     call()
-    return call, {"held_bytes": num_bytes(memory[0]) + reader.engine.scratch.bytes()}
+    return call, {"held_bytes": num_bytes(memory[0]) + dynamic_model.engine.scratch.bytes()}
 
 
 def timed(kind: str, lanes: int = 1, native: bool = False, seconds: float = 2.0, config: str = "") -> dict[str, Any]:
@@ -166,12 +166,12 @@ def _started(
 
 def largest_difference(setting: Setting, native: bool, segments: int = 60) -> float:
     """Return the largest difference of a token's loss from the straightforward reading, over ``segments`` segments."""
-    slow, reader = setting.straightforward(), setting.reader(setting.rms, native)
-    memory, largest = reader.fresh_memory(), 0.0
+    slow, dynamic_model = setting.straightforward(), setting.dynamic_model(setting.rms, native)
+    memory, largest = dynamic_model.fresh_memory(), 0.0
     for _ in range(segments):
         text = setting.text(1)
         wanted_BT = slow.read(torch.from_numpy(text.inputs_BT), torch.from_numpy(text.targets_BT))
-        nats_BT, memory = read_segment(reader, memory, text)
+        nats_BT, memory = read_segment(dynamic_model, memory, text)
         largest = max(largest, float((nats_BT - wanted_BT).abs().max()))
     return largest
 

@@ -81,7 +81,7 @@ class DynamicLM(ModelHubMixin, library_name="dynlm"):
 
     def forget(self) -> None:
         """Forget everything that was read."""
-        self._session.saved = SavedMemory(self._session.reader.fresh_memory())
+        self._session.saved = SavedMemory(self._session.dynamic_model.fresh_memory())
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """Return the card that ``save_pretrained`` and ``push_to_hub`` write as README.md."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dynlm.adapt.reader import Reader
+from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.rules.base import Rule
 from dynlm.runtime.hashing import Hasher
 
@@ -19,10 +19,13 @@ EARLIER_CONSTANTS = re.compile("[0-9a-f]{16}")
 """Fingerprints without a version are those of an earlier dynlm, and cannot be compared."""
 
 
-def constants_of(reader: Reader) -> str:
-    """Return a fingerprint of the constants of a reader's rule, cache and mixture."""
+def constants_of(dynamic_model: DynamicModel) -> str:
+    """Return a fingerprint of the constants of a model's rule, cache and mixture."""
     hasher = Hasher()
-    _add(hasher, (type(reader.rule).__name__, reader.rule.constants(), reader.cache, reader.mixture))
+    _add(
+        hasher,
+        (type(dynamic_model.rule).__name__, dynamic_model.rule.constants(), dynamic_model.cache, dynamic_model.mixture),
+    )
     return f"{_VERSION}{hasher.hexdigest()}"
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynlm.adapt.reader import Reader, StepObserver
+from dynlm.adapt.dynamic_model import DynamicModel, StepObserver
 from dynlm.adapt.rules.base import StepEvent, reset_lane_
 from dynlm.adapt.rules.statistics import Statistics
 from dynlm.adapt.segment import score_and_learn
@@ -49,76 +49,76 @@ class SegmentResult(NamedTuple):
 
 
 def read_segment(
-    reader: Reader, memory: Memory, segment: Segment, observe: StepObserver | None = None
+    dynamic_model: DynamicModel, memory: Memory, segment: Segment, observe: StepObserver | None = None
 ) -> tuple[Tensor, Memory]:
     """Score a segment, then learn from it: return (nats_BT, the next memory).
 
     Each lane learns from the mean of its own nats. ``memory`` is used up (its weights are written over): copy it first
     to keep it. ``observe`` is shown the gradients.
     """
-    batch = to_batch(segment, reader.like)
-    memory = start_segment(reader, memory, segment.starts_B, batch)
-    return score_and_learn(reader, memory, batch, np.any(segment.mask_BT, axis=1), observe)
+    batch = to_batch(segment, dynamic_model.like)
+    memory = start_segment(dynamic_model, memory, segment.starts_B, batch)
+    return score_and_learn(dynamic_model, memory, batch, np.any(segment.mask_BT, axis=1), observe)
 
 
-def start_segment(reader: Reader, memory: Memory, starts: np.ndarray, batch: Batch) -> Memory:
+def start_segment(dynamic_model: DynamicModel, memory: Memory, starts: np.ndarray, batch: Batch) -> Memory:
     """Start the articles that ``starts`` marks (``batch.starts_B``, without waiting for a device), and the segment."""
     if starts.any():
-        memory = start_articles(reader, memory, starts, batch.starts_B)
+        memory = start_articles(dynamic_model, memory, starts, batch.starts_B)
     if memory.rule is not None and memory.rule.lanes is not None:
         # Only learning looks at it, and learning comes after scoring.
         memory = memory._replace(
-            rule=memory.rule._replace(lanes=reader.rule.start_segment(memory.rule.lanes, batch.headings_B))
+            rule=memory.rule._replace(lanes=dynamic_model.rule.start_segment(memory.rule.lanes, batch.headings_B))
         )
     return memory
 
 
-def start_articles(reader: Reader, memory: Memory, starts: np.ndarray, starts_B: Tensor) -> Memory:
+def start_articles(dynamic_model: DynamicModel, memory: Memory, starts: np.ndarray, starts_B: Tensor) -> Memory:
     """Forget what is not carried over into the articles that ``starts`` marks (``starts_B`` on the device)."""
-    fresh, rule = reader.reset == "article", memory.rule
+    fresh, rule = dynamic_model.reset == "article", memory.rule
     for lane in starts.nonzero()[0] if memory.params else ():
         if fresh:
-            reset_lane_(reader.rule, memory.params, rule, reader.static, int(lane))
+            reset_lane_(dynamic_model.rule, memory.params, rule, dynamic_model.static, int(lane))
         elif rule is not None:
             for name, tensor in memory.params.items():
                 slots = {slot: tensors[name][lane] for slot, tensors in rule.slots.items()}
-                reader.rule.carry_over_(name, tensor[lane], slots, reader.static[name])
+                dynamic_model.rule.carry_over_(name, tensor[lane], slots, dynamic_model.static[name])
     if rule is not None and rule.lanes is not None:
-        rule = rule._replace(lanes=reader.rule.start_articles(rule.lanes, starts_B, fresh, reader.like))
+        rule = rule._replace(lanes=dynamic_model.rule.start_articles(rule.lanes, starts_B, fresh, dynamic_model.like))
     cache, mixture = memory.cache, memory.mixture
-    if reader.cache is not None and cache is not None:
-        cache = reader.cache.begin_articles(cache, starts_B, empty=fresh)
+    if dynamic_model.cache is not None and cache is not None:
+        cache = dynamic_model.cache.begin_articles(cache, starts_B, empty=fresh)
     if mixture is not None:
-        static_state = reset_state(reader.model, mixture.state, starts_B, reader.like)
+        static_state = reset_state(dynamic_model.model, mixture.state, starts_B, dynamic_model.like)
         mixture = mixture.start_articles(starts_B, fresh)._replace(state=static_state)
-    state = reset_state(reader.model, memory.state, starts_B, reader.like)
+    state = reset_state(dynamic_model.model, memory.state, starts_B, dynamic_model.like)
     return memory._replace(state=state, rule=rule, cache=cache, mixture=mixture)
 
 
 def iter_segments(
-    reader: Reader,
+    dynamic_model: DynamicModel,
     stream: Stream,
     memory: Memory | None = None,
     place: StreamPosition | None = None,
     observe: StepObserver | None = None,
 ) -> Iterator[SegmentResult]:
     """Read a stream from ``place`` (its beginning) with ``memory`` (a fresh one), in the stream's lanes."""
-    memory = reader.fresh_memory(stream.local_lanes) if memory is None else memory
+    memory = dynamic_model.fresh_memory(stream.local_lanes) if memory is None else memory
     place = stream.begin() if place is None else place
-    captured = _captured(reader, memory, stream) if observe is None else None
+    captured = _captured(dynamic_model, memory, stream) if observe is None else None
     while True:
         segment, place = stream.next(place)
         if segment is None:
             return
         if captured is None:
-            nats_BT, memory = read_segment(reader, memory, segment, observe)
+            nats_BT, memory = read_segment(dynamic_model, memory, segment, observe)
         else:
             nats_BT, memory = captured(memory, segment)
         yield SegmentResult(segment, nats_BT, memory, place)
 
 
 def _captured(
-    reader: Reader, memory: Memory, stream: Stream
+    dynamic_model: DynamicModel, memory: Memory, stream: Stream
 ) -> Callable[[Memory, Segment], tuple[Tensor, Memory]] | None:
     """Return ``read_segment`` by a recording of one segment's kernels, which moves the weights of ``memory`` in place.
 
@@ -127,20 +127,20 @@ def _captured(
     has_lane_state = memory.rule is not None and (memory.rule.lanes is not None or memory.rule.slots)
     if has_lane_state or memory.cache is not None or memory.mixture is not None:
         return None
-    filter_ = reader.filter and dataclasses.replace(reader.filter, synchronises=False)
-    quiet = dataclasses.replace(reader, filter=filter_)
+    filter_ = dynamic_model.filter and dataclasses.replace(dynamic_model.filter, synchronises=False)
+    quiet = dataclasses.replace(dynamic_model, filter=filter_)
 
     def step(inputs: tuple[Batch, Memory]) -> tuple[Tensor, Memory]:
         batch, now = inputs
         nats_BT, after = score_and_learn(quiet, memory._replace(state=now), batch)
         return nats_BT, after.state
 
-    like, lanes = reader.like, stream.local_lanes
+    like, lanes = dynamic_model.like, stream.local_lanes
     tokens_BT = like.new_zeros(lanes, stream.segment, dtype=torch.int64)
     flags_B = like.new_zeros(lanes, dtype=torch.bool)
     position_B2 = like.new_zeros(lanes, 2, dtype=torch.int64)
     batch = Batch(tokens_BT, tokens_BT, like.new_zeros(lanes, stream.segment), flags_B, flags_B, position_B2)
-    recorded = reader.engine.capture(step, (batch, memory.state), (memory.params, memory.filter))
+    recorded = dynamic_model.engine.capture(step, (batch, memory.state), (memory.params, memory.filter))
     if recorded is None:
         return None
     weights = memory.params
@@ -149,33 +149,33 @@ def _captured(
         assert now.params is weights, "a recording moves the weights that it was made for"
         length = segment.mask_BT.shape[1]
         batch = to_batch(segment, like, stream.segment)
-        now = start_segment(reader, now, segment.starts_B, batch)
+        now = start_segment(dynamic_model, now, segment.starts_B, batch)
         nats_BT, state = recorded((batch, now.state))
         return nats_BT[:, :length], now._replace(state=state)
 
     return read
 
 
-def mean_nats(reader: Reader, stream: Stream) -> float:
+def mean_nats(dynamic_model: DynamicModel, stream: Stream) -> float:
     """Return nats per token of a whole stream: a sum, divided once."""
-    nats = [read.nats_BT[torch.from_numpy(read.segment.mask_BT)] for read in iter_segments(reader, stream)]
+    nats = [read.nats_BT[torch.from_numpy(read.segment.mask_BT)] for read in iter_segments(dynamic_model, stream)]
     flat = torch.cat(nats)
     return float(flat.double().sum()) / len(flat)
 
 
-def gradient_statistics(reader: Reader, stream: Stream, tokens: int) -> Statistics:
-    """Return R of the tensors ``reader.dynamic`` over ``tokens`` tokens of training text, at the static parameters.
+def gradient_statistics(dynamic_model: DynamicModel, stream: Stream, tokens: int) -> Statistics:
+    """Return R of the model's dynamic tensors over ``tokens`` tokens of training text, at the static parameters.
 
-    ``reader`` has a rule that learns nothing; the text is read in segments like those that rules learn from.
+    ``dynamic_model`` has a rule that learns nothing; the text is read in segments like those that rules learn from.
     """
-    squares = {name: torch.zeros_like(reader.static[name]) for name in reader.dynamic}
+    squares = {name: torch.zeros_like(dynamic_model.static[name]) for name in dynamic_model.dynamic}
     count = 0
 
     def observe(event: StepEvent) -> None:
         for u in event.gradient.tensor:
             squares[event.name][event.gradient.part].addcmul_(u, u)
 
-    for read in iter_segments(reader, stream, observe=observe):
+    for read in iter_segments(dynamic_model, stream, observe=observe):
         count += int(read.segment.mask_BT.any(1).sum())
         if read.place.tokens >= tokens:
             break

@@ -28,8 +28,8 @@ import torch
 from torch import Tensor
 
 from dynlm.adapt.constants import constants_of
+from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.options import MemoryOptions
-from dynlm.adapt.reader import Reader
 from dynlm.adapt.state import Memory
 from dynlm.adapt.state_tensors import as_tensors, flaw, flaw_of_shapes, from_tensors
 from dynlm.errors import UserError
@@ -115,21 +115,23 @@ class SavedMemory:
         return dataclasses.replace(self, memory=self.memory.copy())
 
 
-def save_memory(path: Path, saved: SavedMemory, reader: Reader, options: MemoryOptions, model: str) -> About:
-    """Write a memory of ``reader``, which has ``options``; ``model`` is the fingerprint of its static parameters.
+def save_memory(
+    path: Path, saved: SavedMemory, dynamic_model: DynamicModel, options: MemoryOptions, model: str
+) -> About:
+    """Write a memory of ``dynamic_model``, which has ``options``; ``model`` is the static parameters' fingerprint.
 
     The file is written atomically. Raises UserError where it cannot be written, and for a memory that is not finite.
     """
-    tensors = as_tensors(saved.memory, reader)
-    if (wrong := flaw(tensors, reader)) is not None:
+    tensors = as_tensors(saved.memory, dynamic_model)
+    if (wrong := flaw(tensors, dynamic_model)) is not None:
         raise UserError(f"this memory is not kept: {wrong}", path, "the rule diverged: lower its rate")
     if saved.unfinished is not None:
         tensors[_TEXT] = torch.from_numpy(np.frombuffer(saved.unfinished.text.encode(), dtype=np.uint8).copy())
     about = About(
         model=model,
-        constants=constants_of(reader),
+        constants=constants_of(dynamic_model),
         options=dataclasses.asdict(options),
-        rule={"name": reader.rule.name, "rates": reader.rule.describe()},
+        rule={"name": dynamic_model.rule.name, "rates": dynamic_model.rule.describe()},
         tokens=saved.tokens,
         articles=saved.articles,
         unfinished=None if saved.unfinished is None else saved.unfinished.read,
@@ -138,8 +140,8 @@ def save_memory(path: Path, saved: SavedMemory, reader: Reader, options: MemoryO
     return _write(path, about, tensors)
 
 
-def load_memory(path: Path, reader: Reader, options: MemoryOptions, model: str) -> SavedMemory:
-    """Return a memory that ``reader``, which has ``options``, can continue.
+def load_memory(path: Path, dynamic_model: DynamicModel, options: MemoryOptions, model: str) -> SavedMemory:
+    """Return a memory that ``dynamic_model``, which has ``options``, can continue.
 
     Raises UserError for a file that is missing, damaged or no memory, for a memory of another model or of other
     options, and where the rule's constants (rates, phi, statistics) have changed since.
@@ -147,22 +149,22 @@ def load_memory(path: Path, reader: Reader, options: MemoryOptions, model: str) 
 
     def check(shapes: Shapes, content: dict[str, Any]) -> None:
         about = _about_of(path, content)
-        _check_belongs(path, about, reader, options, model)
+        _check_belongs(path, about, dynamic_model, options, model)
         state = {_renamed(name, about.format): shape for name, shape in shapes.items() if name != _TEXT}
-        if state and (wrong := flaw_of_shapes(state, reader)) is not None:
+        if state and (wrong := flaw_of_shapes(state, dynamic_model)) is not None:
             raise UserError(f"not a memory of this model and rule: {wrong}", path, _AGAIN)
 
-    tensors, content = load_tensors(path, reader.device, check=check)
+    tensors, content = load_tensors(path, dynamic_model.device, check=check)
     about = _about_of(path, content)
     _check_content(path, about, tensors)
     unfinished = _unfinished_of(path, about, tensors)
     state = {_renamed(name, about.format): tensor for name, tensor in tensors.items() if name != _TEXT}
     if not state:
-        return SavedMemory(reader.fresh_memory())
-    if (wrong := flaw(state, reader)) is not None:
+        return SavedMemory(dynamic_model.fresh_memory())
+    if (wrong := flaw(state, dynamic_model)) is not None:
         raise UserError(f"a damaged memory: {wrong}", path, _AGAIN)
-    memory = from_tensors(state, reader)
-    if memory.cache is not None and not memory.cache.is_sound(reader.model.vocab_size):
+    memory = from_tensors(state, dynamic_model)
+    if memory.cache is not None and not memory.cache.is_sound(dynamic_model.model.vocab_size):
         raise UserError("a damaged memory: its cache holds impossible values", path, _AGAIN)
     if about.format < FORMAT:
         warn(f"{path}: written by an earlier dynlm (format {about.format}); its constants are not checked")
@@ -258,7 +260,7 @@ def _check_content(path: Path, about: About, tensors: Mapping[str, Tensor]) -> N
         raise UserError("a damaged memory: its content is not what was written", path, _AGAIN)
 
 
-def _check_belongs(path: Path, about: About, reader: Reader, options: MemoryOptions, model: str) -> None:
+def _check_belongs(path: Path, about: About, dynamic_model: DynamicModel, options: MemoryOptions, model: str) -> None:
     if about.model != model:
         raise UserError(
             f"a memory of another model ({printable_mark(about.model)}, not {model})",
@@ -274,7 +276,7 @@ def _check_belongs(path: Path, about: About, reader: Reader, options: MemoryOpti
                 path,
                 "leave the option out, or begin another memory",
             )
-    if about.format == FORMAT and about.constants != constants_of(reader):
+    if about.format == FORMAT and about.constants != constants_of(dynamic_model):
         raise UserError(
             "the run has other rates (or phi, or statistics) for this rule than the memory was read with",
             path,

@@ -1,7 +1,7 @@
 """A memory as named tensors and back, bit for bit: the content of memory files and checkpoints.
 
 Names are the paths of tensors in ``Memory``: ``params/NAME``, ``state/0/1``, ``rule/slots/anchor/NAME``. Only what a
-fresh memory of the same reader has is kept.
+fresh memory of the same model has is kept.
 
 Weights, and slots that start as the static parameters, are kept as their difference d = theta - theta_0 as it is
 rounded. theta_0 + d is not always theta; where it is not (a weight that crossed zero, mostly: some thousandths of all),
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from dynlm.adapt.reader import Reader
+from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.state import Memory
 from dynlm.runtime.tensors import Shapes
 from dynlm.runtime.tree import leaves, map_named
@@ -24,35 +24,35 @@ _AT, _IS = "/at", "/is"
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def as_tensors(memory: Memory, reader: Reader, lanes: int = 1) -> dict[str, Tensor]:
-    """Return ``memory``, which ``reader`` left in ``lanes`` lanes, as tensors that share nothing with it."""
+def as_tensors(memory: Memory, dynamic_model: DynamicModel, lanes: int = 1) -> dict[str, Tensor]:
+    """Return ``memory``, which ``dynamic_model`` left in ``lanes`` lanes, as tensors that share nothing with it."""
     found = dict(leaves(memory))
     tensors: dict[str, Tensor] = {}
-    for name, _ in leaves(reader.fresh_memory(lanes)):
-        theta_0 = _static_of(name, reader)
+    for name, _ in leaves(dynamic_model.fresh_memory(lanes)):
+        theta_0 = _static_of(name, dynamic_model)
         tensors |= {name: _compact(found[name])} if theta_0 is None else _difference(name, found[name], theta_0)
     return tensors
 
 
-def from_tensors(tensors: Mapping[str, Tensor], reader: Reader, lanes: int = 1) -> Memory:
-    """Return the memory of ``as_tensors``. ``tensors`` are on the reader's device and passed ``flaw``."""
+def from_tensors(tensors: Mapping[str, Tensor], dynamic_model: DynamicModel, lanes: int = 1) -> Memory:
+    """Return the memory of ``as_tensors``. ``tensors`` are on the model's device and passed ``flaw``."""
 
     def read(name: str, _: Tensor) -> Tensor:
-        theta_0 = _static_of(name, reader)
+        theta_0 = _static_of(name, dynamic_model)
         if theta_0 is None:
             return tensors[name].clone()
         theta = (theta_0 + tensors[name]).contiguous()
         theta.view(-1)[tensors[name + _AT].long()] = tensors[name + _IS]
         return theta
 
-    memory: Memory = map_named(read, reader.fresh_memory(lanes))
+    memory: Memory = map_named(read, dynamic_model.fresh_memory(lanes))
     return memory
 
 
-def flaw_of_shapes(shapes: Shapes, reader: Reader, lanes: int = 1) -> str | None:
-    """Return why tensors of these shapes cannot be a memory of this reader; None where they can."""
-    wanted = {name: tuple(tensor.shape) for name, tensor in leaves(reader.fresh_memory(lanes))}
-    lists = [name + end for name in wanted if _static_of(name, reader) is not None for end in (_AT, _IS)]
+def flaw_of_shapes(shapes: Shapes, dynamic_model: DynamicModel, lanes: int = 1) -> str | None:
+    """Return why tensors of these shapes cannot be a memory of this model; None where they can."""
+    wanted = {name: tuple(tensor.shape) for name, tensor in leaves(dynamic_model.fresh_memory(lanes))}
+    lists = [name + end for name in wanted if _static_of(name, dynamic_model) is not None for end in (_AT, _IS)]
     for name in [*wanted, *lists]:
         if name not in shapes:
             return f"it has no tensor {name}"
@@ -65,10 +65,10 @@ def flaw_of_shapes(shapes: Shapes, reader: Reader, lanes: int = 1) -> str | None
     return None
 
 
-def flaw(tensors: Mapping[str, Tensor], reader: Reader, lanes: int = 1) -> str | None:
+def flaw(tensors: Mapping[str, Tensor], dynamic_model: DynamicModel, lanes: int = 1) -> str | None:
     """Return what is wrong with the values of ``tensors``, whose shapes passed ``flaw_of_shapes``; None for nothing."""
-    for name, like in leaves(reader.fresh_memory(lanes)):
-        theta_0 = _static_of(name, reader)
+    for name, like in leaves(dynamic_model.fresh_memory(lanes)):
+        theta_0 = _static_of(name, dynamic_model)
         for part in [tensors[name]] if theta_0 is None else [tensors[name], tensors[name + _IS]]:
             if part.dtype != like.dtype:
                 return f"its tensor {name} is of {part.dtype}, and {like.dtype} is needed"
@@ -97,12 +97,12 @@ def _difference(name: str, theta: Tensor, theta_0: Tensor) -> dict[str, Tensor]:
     return {name: moved, name + _AT: at.int() if theta.numel() < 2**31 else at, name + _IS: exact}
 
 
-def _static_of(name: str, reader: Reader) -> Tensor | None:
+def _static_of(name: str, dynamic_model: DynamicModel) -> Tensor | None:
     """Return theta_0 of a tensor that is kept as its difference from it."""
     part, _, rest = name.partition("/")
     if part == "params":
-        return reader.static[rest].detach()
+        return dynamic_model.static[rest].detach()
     if name.startswith("rule/slots/"):
         _, _, slot, tensor = name.split("/", 3)
-        return reader.static[tensor].detach() if reader.rule.slots[slot].fill is None else None
+        return dynamic_model.static[tensor].detach() if dynamic_model.rule.slots[slot].fill is None else None
     return None

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import SegmentResult, iter_segments
-from dynlm.adapt.reader import Reader
 from dynlm.adapt.state import Memory, distance
 from dynlm.adapt.state_tensors import as_tensors, from_tensors
 from dynlm.adapt.update_filter import counts_of, first_of, ratios_of
@@ -40,7 +40,7 @@ class Evaluation:
     With ``track`` the distance of the dynamic weights from theta_0 and their resets are recorded beside each loss.
     """
 
-    reader: Reader
+    dynamic_model: DynamicModel
     text: TokenisedSplit
     articles: Sequence[int]
     segment: int
@@ -56,13 +56,13 @@ class _Pass:
     device until the end.
     """
 
-    def __init__(self, reader: Reader, stream: Stream, start: Memory | None, track: bool):
-        self.reader, self.lanes, self.track = reader, stream.local_lanes, track
-        self.memory = reader.fresh_memory(self.lanes) if start is None else start
+    def __init__(self, dynamic_model: DynamicModel, stream: Stream, start: Memory | None, track: bool):
+        self.dynamic_model, self.lanes, self.track = dynamic_model, stream.local_lanes, track
+        self.memory = dynamic_model.fresh_memory(self.lanes) if start is None else start
         self.position = stream.begin()
-        self.distance_B = torch.zeros(self.lanes, device=reader.device)
+        self.distance_B = torch.zeros(self.lanes, device=dynamic_model.device)
         if track and start is not None:
-            self.distance_B = distance(self.memory, reader.static)
+            self.distance_B = distance(self.memory, dynamic_model.static)
         self.rows: list[np.ndarray] = []
         self.values: list[Tensor] = []
 
@@ -72,16 +72,16 @@ class _Pass:
         self.rows.append(rows_of(read.segment, first_rows).ravel())
         columns = [read.nats_BT]
         if self.track:
-            if self.reader.reset == "article":
+            if self.dynamic_model.reset == "article":
                 starts_B = torch.from_numpy(read.segment.starts_B).to(self.distance_B.device)
                 self.distance_B = self.distance_B.masked_fill(starts_B, 0)
             columns.append(self.distance_B[:, None].expand_as(read.nats_BT))
-            self.distance_B = distance(self.memory, self.reader.static)
+            self.distance_B = distance(self.memory, self.dynamic_model.static)
         self.values.append(torch.stack(columns).flatten(1).float())
 
     def state_dict(self) -> State:
         self.rows, self.values = [np.concatenate(self.rows)], [torch.cat(self.values, 1)]
-        memory = as_tensors(self.memory, self.reader, self.lanes)
+        memory = as_tensors(self.memory, self.dynamic_model, self.lanes)
         tensors = {_MEMORY + name: tensor for name, tensor in memory.items()}
         tensors |= {"rows": torch.from_numpy(self.rows[0]), "values": self.values[0], "distance": self.distance_B}
         return State(tensors, {"position": self.position.to_dict()})
@@ -89,7 +89,7 @@ class _Pass:
     def load_state_dict(self, state: State) -> None:
         tensors = {name: tensor.to(self.distance_B.device) for name, tensor in state.tensors.items()}
         memory = {name[len(_MEMORY) :]: tensor for name, tensor in tensors.items() if name.startswith(_MEMORY)}
-        self.memory = from_tensors(memory, self.reader, self.lanes)
+        self.memory = from_tensors(memory, self.dynamic_model, self.lanes)
         self.position = StreamPosition.from_dict(state.values["position"])
         self.rows, self.values = [state.tensors["rows"].numpy()], [tensors["values"]]
         self.distance_B = tensors["distance"]
@@ -108,10 +108,10 @@ def evaluate(
     ``checkpoints``, which are saved every so many ``seconds`` (0: after each segment). The protocol of the result holds
     only what the pass itself knows.
     """
-    reader, articles, track = (
-        evaluation.reader,
+    dynamic_model, articles, track = (
+        evaluation.dynamic_model,
         sorted(evaluation.articles),
-        evaluation.track and evaluation.reader.rule.learns,
+        evaluation.track and evaluation.dynamic_model.rule.learns,
     )
     rank, world = evaluation.processes.rank, evaluation.processes.world
     lanes = min(evaluation.lanes, -(-len(articles) // world))
@@ -120,14 +120,14 @@ def evaluate(
     lengths = np.diff(evaluation.text.starts)[articles]
     first_rows = np.zeros(evaluation.text.articles, dtype=np.int64)
     first_rows[articles] = np.cumsum(lengths) - lengths
-    work = _Pass(reader, stream, start, track)
+    work = _Pass(dynamic_model, stream, start, track)
     checkpointer = None if checkpoints is None else Checkpointer(checkpoints, work, every=0, seconds=seconds)
     if checkpointer is not None:
         checkpointer.resume()
     bar = tqdm(total=len(columns["token"]), desc="score", unit="tok", unit_scale=True, disable=quiet)
     bar.update(work.position.tokens)
     with checkpointer or nullcontext(), bar:
-        for read in iter_segments(reader, stream, work.memory, work.position):
+        for read in iter_segments(dynamic_model, stream, work.memory, work.position):
             work.add(read, first_rows)
             bar.update(read.place.tokens - bar.n)
             if checkpointer is not None:
@@ -142,7 +142,7 @@ def evaluate(
     first_segment_N = np.repeat(np.cumsum(segments) - segments, lengths)
     scores = Scores(
         protocol={
-            "variant": variant_name(reader),
+            "variant": variant_name(dynamic_model),
             "lanes": lanes,
             "processes": world,
             "memory_bytes_a_lane": num_bytes(work.memory) // lanes,
@@ -156,7 +156,7 @@ def evaluate(
         return scores
     fresh_article = evaluation.articles[0] if start is None else -1
     return dataclasses.replace(
-        scores, distance=table[1], flush=_resets(reader, scores, evaluation.segment, fresh_article)
+        scores, distance=table[1], flush=_resets(dynamic_model, scores, evaluation.segment, fresh_article)
     )
 
 
@@ -205,22 +205,22 @@ def _update_filter_counts(evaluation: Evaluation, memory: Memory, track: bool) -
     return {**counts, "update_to_weight": ratios_of(state, names)} if track else counts
 
 
-def _resets(reader: Reader, scores: Scores, segment: int, fresh_article: int) -> np.ndarray:
+def _resets(dynamic_model: DynamicModel, scores: Scores, segment: int, fresh_article: int) -> np.ndarray:
     """Return the share of the way back to theta_0 that the weights went before each token's segment, as their mean.
 
     It is 1 where they are reset; at an article's start under "stream" what the boundary reset adds to a step's decay;
     else the mean decay of a step, before the gates' factors. ``fresh_article`` was read first, by a fresh memory.
     """
-    rule = reader.rule
-    sizes = {name: reader.static[name].numel() for name in rule.tensors}
+    rule = dynamic_model.rule
+    sizes = {name: dynamic_model.static[name].numel() for name in rule.tensors}
 
     def mean(of_tensor: Mapping[str, Tensor | float]) -> float:
         total = sum(float(torch.as_tensor(of_tensor.get(name, 0.0)).mean()) * size for name, size in sizes.items())
         return total / sum(sizes.values())
 
     step, boundary = mean(rule.decays()), mean(rule.boundary_resets())
-    opening = 1.0 if reader.reset == "article" else step + (1 - step) * boundary
+    opening = 1.0 if dynamic_model.reset == "article" else step + (1 - step) * boundary
     shares_N = np.where(scores.position < segment, opening, step).astype(np.float32)
-    if reader.reset == "stream":
+    if dynamic_model.reset == "stream":
         shares_N[(scores.article == fresh_article) & (scores.position < segment)] = 0
     return shares_N

@@ -57,8 +57,8 @@ def continue_text(session: Session, prompt: str, sampling: Sampling) -> str:
 
     Generated text is not learned from: it enters no cache, and a mixture keeps the weights of the prompt's end.
     """
-    reader, tokenizer = session.reader, session.tokenizer
-    generator = torch.Generator(reader.device).manual_seed(sampling.seed)
+    dynamic_model, tokenizer = session.dynamic_model, session.tokenizer
+    generator = torch.Generator(dynamic_model.device).manual_seed(sampling.seed)
     last, unfinished = tokenizer.start, session.saved.unfinished
     if prompt or unfinished is not None:
         session.read(prompt)
@@ -66,10 +66,10 @@ def continue_text(session: Session, prompt: str, sampling: Sampling) -> str:
         memory = session.saved.memory
     else:
         starts_B = torch.ones(1, dtype=torch.bool, device=generator.device)
-        memory = start_articles(reader, session.saved.memory, np.ones(1, dtype=bool), starts_B)
+        memory = start_articles(dynamic_model, session.saved.memory, np.ones(1, dtype=bool), starts_B)
     generated = []
     for _ in range(sampling.tokens):
-        logits_V, memory = predict_next(reader, memory, last)
+        logits_V, memory = predict_next(dynamic_model, memory, last)
         last = sampling.draw(logits_V, generator)
         generated.append(last)
     return tokenizer.decode(generated)

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from dynlm.adapt.constants import constants_of
+from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.memory_file import SavedMemory, load_about
 from dynlm.adapt.partners.cache_gate import Gate
-from dynlm.adapt.reader import Reader
 from dynlm.data.options import ORDERS, Order
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.runtime.hashing import fingerprint
@@ -49,29 +49,29 @@ class ArticleOrder:
         return [articles[index] for index in np.random.default_rng(self.seed).permutation(len(articles))]
 
 
-def variant_name(reader: Reader) -> str:
-    """Return what tables call a reader, such as "rms + cache"."""
-    name = reader.rule.name if reader.rule.learns else "level 1"
-    if reader.cache is not None:
-        name += " + gated cache" if isinstance(reader.cache.gate, Gate) else " + cache"
-    return name if reader.mixture is None else f"no-regret ({name})"
+def variant_name(dynamic_model: DynamicModel) -> str:
+    """Return what tables call a model, such as "rms + cache"."""
+    name = dynamic_model.rule.name if dynamic_model.rule.learns else "level 1"
+    if dynamic_model.cache is not None:
+        name += " + gated cache" if isinstance(dynamic_model.cache.gate, Gate) else " + cache"
+    return name if dynamic_model.mixture is None else f"no-regret ({name})"
 
 
-def reader_protocol(reader: Reader, segment: int, order: ArticleOrder) -> dict[str, Any]:
+def dynamic_model_protocol(dynamic_model: DynamicModel, segment: int, order: ArticleOrder) -> dict[str, Any]:
     """Describe what reads: its level, rule, cache, mixture and reset policy, in fields and as a sentence."""
-    rule, cache = reader.rule, reader.cache
+    rule, cache = dynamic_model.rule, dynamic_model.cache
     protocol: dict[str, Any] = {
-        "variant": variant_name(reader),
+        "variant": variant_name(dynamic_model),
         "level": rule.level,
         "rule": {"name": rule.name, "rates": rule.describe()},
-        "reset": reader.reset,
+        "reset": dynamic_model.reset,
         "segment": segment,
         "order": str(order),
-        "statement": _statement(reader, segment, order),
-        "reader": constants_of(reader),
+        "statement": _statement(dynamic_model, segment, order),
+        "reader": constants_of(dynamic_model),
     }
-    if reader.mixture is not None:
-        protocol["no_regret"] = {"share": reader.mixture.share}
+    if dynamic_model.mixture is not None:
+        protocol["no_regret"] = {"share": dynamic_model.mixture.share}
     if cache is not None:
         protocol["cache"] = {"kind": "learned", "window": cache.window}
         protocol["cache"]["inverse_temperature"] = list(cache.inverse_temperatures)
@@ -104,22 +104,22 @@ def text_fingerprint(text: TokenisedSplit, articles: Sequence[int]) -> str:
     return fingerprint(text.fingerprint, *(str(index) for index in articles))
 
 
-def _statement(reader: Reader, segment: int, order: ArticleOrder) -> str:
-    by_article = reader.reset == "article"
+def _statement(dynamic_model: DynamicModel, segment: int, order: ArticleOrder) -> str:
+    by_article = dynamic_model.reset == "article"
     clauses = [
         f"score, then learn: each segment of {segment} tokens is scored once, before anything is learned from it",
     ]
-    if reader.rule.learns:
+    if dynamic_model.rule.learns:
         clauses.append(
             f"dynamic weights {'start afresh with each article' if by_article else 'run through the whole text'}"
         )
-    if reader.cache is not None:
+    if dynamic_model.cache is not None:
         reach = "emptied when an article begins" if by_article else "of earlier articles too"
-        clauses.append(f"a cache of the last {reader.cache.window} tokens, {reach}")
-    if reader.mixture is not None:
+        clauses.append(f"a cache of the last {dynamic_model.cache.window} tokens, {reach}")
+    if dynamic_model.mixture is not None:
         clauses.append(
             "each token's probability is a mixture of the rule's and level 1's by fixed share (Herbster & Warmuth "
-            f"1998, share {reader.mixture.share:g}), with weights that depend on earlier tokens only and "
+            f"1998, share {dynamic_model.mixture.share:g}), with weights that depend on earlier tokens only and "
             + ("start evenly with each article" if by_article else "run through the whole text")
         )
     clauses.append("the model's state starts afresh with each article, from a start token that is not scored")

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.options import MemoryOptions
-from dynlm.adapt.reader import Reader
 from dynlm.data.article_range import article_range
 from dynlm.data.articles import source_name
 from dynlm.data.options import CorpusOptions
 from dynlm.errors import UserError
 from dynlm.evaluation.evaluate import Evaluation, evaluate, explain_out_of_memory
-from dynlm.evaluation.protocol import ArticleOrder, reader_protocol, start_protocol, text_protocol
+from dynlm.evaluation.protocol import ArticleOrder, dynamic_model_protocol, start_protocol, text_protocol
 from dynlm.evaluation.score_file import Scores, write_scores
 from dynlm.evaluation.score_path import Output, file_stem, resume_key, scoring_key
 from dynlm.evaluation.session import Session
@@ -53,7 +53,7 @@ def score(run: Run, request: ScoreRequest, quiet: bool = False) -> tuple[Path, S
     memory, processes = run.section(MemoryOptions), run.processes
     _check_processes(memory, request.memory_file, processes)
     # What is missing is reported before the text is tokenised, which may take long.
-    reader, start = run.dynamic_model(), None
+    dynamic_model, start = run.dynamic_model(), None
     if request.memory_file is not None:
         session = Session.open(run, request.memory_file)
         session.finish()
@@ -61,7 +61,7 @@ def score(run: Run, request: ScoreRequest, quiet: bool = False) -> tuple[Path, S
     with processes.main_process_first():
         text = run.split(request.split)
     articles = article_range(request.articles, text.articles)
-    protocol = _protocol(run, request, reader, articles)
+    protocol = _protocol(run, request, dynamic_model, articles)
     stem = file_stem(memory, request.split, request.articles, str(request.order))
     if request.memory_file is not None and start is not None:
         protocol |= start_protocol(request.memory_file, start, protocol)
@@ -71,7 +71,7 @@ def score(run: Run, request: ScoreRequest, quiet: bool = False) -> tuple[Path, S
     if (scores := request.output.existing(path, key)) is not None:
         return path, scores
     evaluation = Evaluation(
-        reader, text, request.order.apply(articles), memory.segment, memory.lanes, memory.track, processes
+        dynamic_model, text, request.order.apply(articles), memory.segment, memory.lanes, memory.track, processes
     )
     with exclusive(path, "this score file"):
         if processes.is_main:
@@ -88,12 +88,12 @@ def score(run: Run, request: ScoreRequest, quiet: bool = False) -> tuple[Path, S
     return path, scores
 
 
-def _protocol(run: Run, request: ScoreRequest, reader: Reader, articles: Sequence[int]) -> dict[str, Any]:
+def _protocol(run: Run, request: ScoreRequest, dynamic_model: DynamicModel, articles: Sequence[int]) -> dict[str, Any]:
     """Describe a scoring that starts with a fresh memory, as far as is known before it."""
     memory, corpus = run.section(MemoryOptions), run.section(CorpusOptions)
     return {
         "run": run.path.name,
-        **reader_protocol(reader, memory.segment, request.order),
+        **dynamic_model_protocol(dynamic_model, memory.segment, request.order),
         "split": request.split,
         "corpus": source_name(corpus),
         **text_protocol(run.split(request.split), articles),

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.memory_file import About, SavedMemory, Unfinished, changing, load_about, load_memory, save_memory
 from dynlm.adapt.options import MemoryOptions
-from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.elementwise import LEVEL_1
 from dynlm.adapt.state import distance
 from dynlm.adapt.update_filter import FilterState
@@ -27,7 +27,7 @@ from dynlm.data.stream import StreamPosition, read_in_order
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.data.tokenizers.tokenizer import Tokenizer
 from dynlm.errors import UserError
-from dynlm.run.rule_store import reader_of
+from dynlm.run.rule_store import build_dynamic_model
 from dynlm.run.run import Run
 from dynlm.runtime.hashing import fingerprint
 from dynlm.runtime.tensors import params_fingerprint
@@ -71,27 +71,27 @@ class Session:
     """
 
     run: Run
-    reader: Reader
+    dynamic_model: DynamicModel
     saved: SavedMemory
 
     @classmethod
     def open(cls, run: Run, memory_file: Path | None = None) -> Session:
         """Start with a fresh memory, or that of ``memory_file``.
 
-        Raises UserError where the options ask for several lanes, and as ``load_memory`` and ``open_reader`` do.
+        Raises UserError where the options ask for several lanes, and as ``load_memory`` and ``open_dynamic_model`` do.
         """
         options = run.section(MemoryOptions)
         if options.lanes > 1:
             what = f"memory.lanes is {options.lanes}, but a saved memory has one"
             raise UserError(what, do="choose --memory.lanes 1")
-        reader = run.dynamic_model()
+        dynamic_model = run.dynamic_model()
         if memory_file is None:
-            return cls(run, reader, SavedMemory(reader.fresh_memory()))
-        return cls(run, reader, load_memory(memory_file, reader, options, run.fingerprint))
+            return cls(run, dynamic_model, SavedMemory(dynamic_model.fresh_memory()))
+        return cls(run, dynamic_model, load_memory(memory_file, dynamic_model, options, run.fingerprint))
 
     def save(self, path: Path) -> About:
         """Write the memory to a file, atomically, and return the file's description of itself."""
-        return save_memory(path, self.saved, self.reader, self.run.section(MemoryOptions), self.run.fingerprint)
+        return save_memory(path, self.saved, self.dynamic_model, self.run.section(MemoryOptions), self.run.fingerprint)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -102,7 +102,7 @@ class Session:
     def distance(self) -> float:
         """|theta_t - theta_0| / |theta_0|."""
         memory = self.saved.memory
-        return float(distance(memory, self.reader.static)) if memory.params else 0.0
+        return float(distance(memory, self.dynamic_model.static)) if memory.params else 0.0
 
     def copy(self) -> Session:
         """Return a session that reading with this one does not change."""
@@ -136,14 +136,14 @@ class Session:
         memory, nats = self.saved.memory, [np.zeros(0, np.float32)]
         if end > done:
             position = StreamPosition(0, 1, (0,), (done,)) if done else None
-            for read in iter_segments(self.reader, stream, memory, position):
+            for read in iter_segments(self.dynamic_model, stream, memory, position):
                 memory = read.memory
                 nats.append(read.nats_T.float().cpu().numpy())
         rejected = 0
         if memory.filter is not None:
             # Counts belong to a reading; a saved memory has none.
             rejected = int(memory.filter.counts_BC.sum())
-            memory = memory._replace(filter=FilterState.initial(1, len(memory.params), self.reader.like))
+            memory = memory._replace(filter=FilterState.initial(1, len(memory.params), self.dynamic_model.like))
         result = TextResult(
             split.ids_N[done:end], split.surfaces(0)[done:end], split.words_N[done:end], np.concatenate(nats), rejected
         )
@@ -227,11 +227,11 @@ def read_files(
 
 
 def _level_1_beside(session: Session) -> Session | None:
-    """Return a session of the static parameters that reads the same from here on; None where the reader is that."""
-    run, reader, saved = session.run, session.reader, session.saved
-    if not reader.rule.learns and reader.cache is None:
+    """Return a session of the static parameters that reads the same from here on; None where the model is that."""
+    run, dynamic_model, saved = session.run, session.dynamic_model, session.saved
+    if not dynamic_model.rule.learns and dynamic_model.cache is None:
         return None
-    level_1 = reader_of(run.trained, run.section(MemoryOptions), LEVEL_1, reader.dynamic)
+    level_1 = build_dynamic_model(run.trained, run.section(MemoryOptions), LEVEL_1, dynamic_model.dynamic)
     # An unfinished article continues with the model's state in the memory; level 1's own state is not saved.
     memory = level_1.fresh_memory()._replace(state=clone(saved.memory.state))
     return Session(run, level_1, dataclasses.replace(saved, memory=memory))

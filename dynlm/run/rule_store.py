@@ -1,6 +1,7 @@
 """What a run keeps for its rules, in ``runs/NAME/memory``: gradient statistics R, tuned constants and learned phi.
 
-``open_reader`` builds the model that ``MemoryOptions`` adapt, with what is kept; ``reader_of`` with a given rule.
+``open_dynamic_model`` combines them with the trained model as ``MemoryOptions`` say; ``build_dynamic_model`` takes a
+given rule instead.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from typing import Any
 
 import torch
 
+from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.options import LearnedRuleOptions, MemoryOptions
 from dynlm.adapt.partners.mixture import FixedShareMixture
-from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.base import Rule
 from dynlm.adapt.rules.learned import LearnedRule, readable
 from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule
@@ -206,21 +207,23 @@ def open_meta(folder: Path, trained: TrainedModel, memory: MemoryOptions) -> tup
     return meta, phi
 
 
-def open_reader(folder: Path, trained: TrainedModel, memory: MemoryOptions) -> Reader:
+def open_dynamic_model(folder: Path, trained: TrainedModel, memory: MemoryOptions) -> DynamicModel:
     """Return the model that ``memory`` adapts, with tuned or learned constants for those that the options leave unset.
 
     ``memory.no_regret`` has no effect on static weights without a cache: they are level 1. Raises UserError if
     constants are neither given nor tuned, or statistics, phi or the cache are missing.
     """
     dynamic = dynamic_tensors(trained.model, memory.dynamic)
-    reader = reader_of(trained, memory, _open_rule(folder, trained, memory, dynamic), dynamic)
-    reader = dataclasses.replace(reader, cache=open_cache(folder, trained, memory))
-    if memory.no_regret and (reader.rule.learns or reader.cache is not None):
-        reader = dataclasses.replace(reader, mixture=FixedShareMixture(memory.switch_share))
-    return reader
+    dynamic_model = build_dynamic_model(trained, memory, _open_rule(folder, trained, memory, dynamic), dynamic)
+    dynamic_model = dataclasses.replace(dynamic_model, cache=open_cache(folder, trained, memory))
+    if memory.no_regret and (dynamic_model.rule.learns or dynamic_model.cache is not None):
+        dynamic_model = dataclasses.replace(dynamic_model, mixture=FixedShareMixture(memory.switch_share))
+    return dynamic_model
 
 
-def reader_of(trained: TrainedModel, memory: MemoryOptions, rule: Rule, dynamic: tuple[str, ...]) -> Reader:
+def build_dynamic_model(
+    trained: TrainedModel, memory: MemoryOptions, rule: Rule, dynamic: tuple[str, ...]
+) -> DynamicModel:
     """Return the model that ``rule`` adapts by ``memory``'s other options, without cache and mixture.
 
     Raises UserError if native kernels are requested and not available.
@@ -232,7 +235,9 @@ def reader_of(trained: TrainedModel, memory: MemoryOptions, rule: Rule, dynamic:
     filter_ = None
     if memory.update_filter and rule.learns:
         filter_ = UpdateFilter.for_model(trained.params, dynamic, trained.model.vocab_size, memory.track)
-    return Reader(engine_for(trained.model, settings), trained.params, rule, dynamic, memory.reset, filter=filter_)
+    return DynamicModel(
+        engine_for(trained.model, settings), trained.params, rule, dynamic, memory.reset, filter=filter_
+    )
 
 
 def _tune_command(folder: Path, memory: MemoryOptions) -> str:

@@ -10,15 +10,15 @@ from typing import Any, TypeVar
 
 import torch
 
+from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.options import MemoryOptions
-from dynlm.adapt.reader import Reader
 from dynlm.data.articles import iter_articles
 from dynlm.data.options import CorpusOptions
 from dynlm.data.token_store import TokenisedSplit, tokenise
 from dynlm.errors import UserError
 from dynlm.run.folder import TrainedModel, load_model, log_line, memory_path, read_options
 from dynlm.run.options import RunOptions
-from dynlm.run.rule_store import open_reader
+from dynlm.run.rule_store import open_dynamic_model
 from dynlm.run.tuned_on import record
 from dynlm.runtime.checkpoints import Checkpoints
 from dynlm.runtime.distributed import Processes
@@ -112,13 +112,13 @@ class Run:
         split: TokenisedSplit = self._loaded[key]
         return split
 
-    def dynamic_model(self, memory: MemoryOptions | None = None, trained: TrainedModel | None = None) -> Reader:
+    def dynamic_model(self, memory: MemoryOptions | None = None, trained: TrainedModel | None = None) -> DynamicModel:
         """Return the model that ``memory`` (default: the run's own options) adapts while it reads.
 
         Constants that the options leave unset are those tuned or learned for this run. ``trained`` takes the place of
         the run's own static parameters. Raises UserError for constants that are neither given nor tuned.
         """
-        return open_reader(self.path, trained or self.trained, memory or self.section(MemoryOptions))
+        return open_dynamic_model(self.path, trained or self.trained, memory or self.section(MemoryOptions))
 
     def record(self, what: str, how: str, split: str, indices: Iterable[int]) -> dict[str, Any]:
         """Return the record that ``what`` was tuned, learned or picked on these articles of ``split``."""

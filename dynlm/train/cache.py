@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.options import LARGEST_WINDOW, MAX_INVERSE, MIN_INVERSE, MemoryOptions
 from dynlm.adapt.partners.cache import Cache, CacheInput, CacheState, mixture
-from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.registry import Search
 from dynlm.data.stream import Stream
 from dynlm.errors import UserError
@@ -57,10 +57,10 @@ class _Recorder(Cache):
         return segment.nats_BT, state
 
 
-def trace_articles(reader: Reader, stream: Stream) -> list[ArticleTrace]:
+def trace_articles(dynamic_model: DynamicModel, stream: Stream) -> list[ArticleTrace]:
     """Read a stream of one lane and record what a cache would be given."""
     recorder = _Recorder(1, (1.0,), 0.0)
-    reading = iter_segments(dataclasses.replace(reader, cache=recorder), stream)
+    reading = iter_segments(dataclasses.replace(dynamic_model, cache=recorder), stream)
     starts = [bool(read.segment.starts_B[0]) for read in reading]
     begins = [index for index, starts_here in enumerate(starts) if starts_here]
     articles = [recorder.recorded[begin:end] for begin, end in zip(begins, [*begins[1:], len(starts)], strict=True)]
@@ -92,10 +92,10 @@ def tune_cache(run: Run, memory: MemoryOptions, options: TuneOptions, quiet: boo
     if memory.cache != "fixed":
         learned = memory.replace(cache="learned")
         raise UserError("a learned cache is not tuned by hand", do=f"run `{command('metatrain', run.path, learned)}`")
-    reader, stem = open_without_cache(run, memory), f"tune-cache-{rule_stem(memory)}-{memory.reset}"
+    dynamic_model, stem = open_without_cache(run, memory), f"tune-cache-{rule_stem(memory)}-{memory.reset}"
     with exclusive(run.memory_path(stem), "the search for this cache's constants"):
         stream = enough_to_tune(run, memory.replace(lanes=1), options)
-        articles = trace_articles(reader, stream)
+        articles = trace_articles(dynamic_model, stream)
         nats_N = torch.cat([article.nats_1T[0] for article in articles])
         found: dict[tuple[int, float], tuple[Tensor, Tensor, Tensor]] = {}
 
@@ -129,8 +129,8 @@ def tune_cache(run: Run, memory: MemoryOptions, options: TuneOptions, quiet: boo
     return {"rule": memory.rule, "reset": memory.reset, "cache": "fixed", **tuned}
 
 
-def open_without_cache(run: Run, memory: MemoryOptions) -> Reader:
-    """Return a reader by the rule without a cache. Raises UserError in several processes."""
+def open_without_cache(run: Run, memory: MemoryOptions) -> DynamicModel:
+    """Return a model by the rule without a cache. Raises UserError in several processes."""
     if run.processes.world > 1:
         raise UserError(f"{run.processes.world} processes cannot share a cache", do="start one process")
     return run.dynamic_model(memory.replace(cache="none"))

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import mean_nats
 from dynlm.adapt.meta_gradient.forward import Sensitivities
 from dynlm.adapt.meta_gradient.learner import MetaGradient, StaticGradients
 from dynlm.adapt.options import MemoryOptions
-from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.learned import LearnedRule
 from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule
 from dynlm.data.articles import source_name
@@ -85,12 +85,12 @@ class _Finetuning:
         stem = f"finetune-{self.target.name}"
         self._check(run.checkpoints(stem))
         picked_by = memory.replace(rule=options.pick_rule or memory.rule)
-        reader = run.dynamic_model(memory)
+        dynamic_model = run.dynamic_model(memory)
         run.dynamic_model(picked_by)  # Before anything takes long.
         meta, phi = (None, {}) if memory.rule != "meta" else rule_store.open_meta(run.path, run.trained, memory)
         if options.phi and not isinstance(meta, LearnedRule):
             raise UserError("finetune.phi does not go with a g of kind lstm", do="leave it out")
-        if meta is not None and set(meta.names) - set(reader.dynamic):
+        if meta is not None and set(meta.names) - set(dynamic_model.dynamic):
             raise UserError(f"g {memory.g!r} moves other tensors than memory.dynamic names", do="name those it moves")
         # Before training: a corpus that cannot be read is reported before hours are spent.
         with processes.main_process_first():
@@ -98,7 +98,7 @@ class _Finetuning:
             picking = tuning_stream(run, memory, self.tuning, options.pick_tokens)
         sections = (memory, options, *([self.metatrain] if options.phi else []))
         checkpoints = run.checkpoints(stem, *sections, phi=params_fingerprint(phi), **{"the text": read.fingerprint})
-        seconds, learned = self._learn(reader, meta, phi, checkpoints, quiet)
+        seconds, learned = self._learn(dynamic_model, meta, phi, checkpoints, quiet)
         candidates = {"start": _Candidate(run.trained.params, phi), **learned}
         nats = {}
         for name, (static, own_phi) in candidates.items():
@@ -152,28 +152,28 @@ class _Finetuning:
             raise UserError(what, do="choose --memory.rule meta, or rms to pick by")
 
     def _learn(
-        self, reader: Reader, meta: _Learned | None, phi: Params, checkpoints: Checkpoints, quiet: bool
+        self, dynamic_model: DynamicModel, meta: _Learned | None, phi: Params, checkpoints: Checkpoints, quiet: bool
     ) -> tuple[float, dict[str, _Candidate]]:
         """Return (seconds, the averages halfway and at the end)."""
         run, options, own = self.run, self.options, self.run.options
         start, start_phi = run.trained.params, phi
-        static, phi = ({name: t.clone() for name, t in tensors.items()} for tensors in (reader.static, phi))
-        reader = dataclasses.replace(reader, static=static)
+        static, phi = ({name: t.clone() for name, t in tensors.items()} for tensors in (dynamic_model.static, phi))
+        dynamic_model = dataclasses.replace(dynamic_model, static=static)
         if meta is not None:
             meta = _with_static(meta, static)
-            reader = dataclasses.replace(reader, rule=meta.rule(phi))
-        moving = {name: static[name] for name in reader.dynamic}
+            dynamic_model = dataclasses.replace(dynamic_model, rule=meta.rule(phi))
+        moving = {name: static[name] for name in dynamic_model.dynamic}
         with run.processes.in_step(own.patience) as processes:
             read, segment = run.split(options.split), self.memory.segment
             stream = shared_stream(read, options.lanes, segment, own.seed, "finetune.lanes", processes)
-            memory = reader.fresh_memory(stream.local_lanes)
+            memory = dynamic_model.fresh_memory(stream.local_lanes)
             learners: list[MetaGradient] = [StaticGradients(moving)]
             groups = [(moving, options.lr)]
             if options.phi and isinstance(meta, LearnedRule):
-                learners.append(Sensitivities(meta, phi, reader, memory, self.metatrain.bound))
+                learners.append(Sensitivities(meta, phi, dynamic_model, memory, self.metatrain.bound))
                 groups.append((phi, self.metatrain.lr))
             optimizer = AveragedAdam(groups, options.average)
-            loop = OuterLoop(reader, memory, stream, learners, optimizer, processes)
+            loop = OuterLoop(dynamic_model, memory, stream, learners, optimizer, processes)
             checkpointer = Checkpointer(checkpoints, loop, processes, every=0, seconds=own.checkpoint_seconds)
             averages = loop.run(options, checkpointer, Report(run, "finetune", {"run": self.target.name}, quiet))
         return loop.seconds, {

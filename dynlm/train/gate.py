@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.options import MAX_INVERSE, MIN_INVERSE, MemoryOptions
 from dynlm.adapt.partners.cache import Cache, CacheInput, CacheState, mixture
 from dynlm.adapt.partners.cache_gate import Gate, initial_gate, log_shares
-from dynlm.adapt.reader import Reader
 from dynlm.data.stream import Stream
 from dynlm.errors import UserError
 from dynlm.models.scratch import Scratch
@@ -86,7 +86,7 @@ def train_gate(
     if memory.cache != "learned" or memory.cache_share is not None:
         what = "memory.cache_share is set" if memory.cache == "learned" else "a fixed cache has nothing to meta-train"
         raise UserError(what, do=f"run `{command('tune', run.path, memory.replace(cache='fixed'))}`")
-    reader, name = open_without_cache(run, memory), f"{rule_stem(memory)}-{memory.reset}"
+    dynamic_model, name = open_without_cache(run, memory), f"{rule_stem(memory)}-{memory.reset}"
     with exclusive(run.memory_path(f"gated-cache-{name}"), "this gated cache"):
         fixed = load_fixed(run.path, memory, run.trained)
         if fixed is None:
@@ -100,9 +100,9 @@ def train_gate(
         meta, seed = run.split("meta"), run.options.seed
         # Not read a second time: in a cache that is not emptied, an article would find itself.
         stream = Stream(meta, memory.lanes, memory.segment, range(meta.articles), seed=seed)
-        learning = collect(reader, cache, stream, options.tokens, quiet)
+        learning = collect(dynamic_model, cache, stream, options.tokens, quiet)
         picked = tuning_stream(run, memory.replace(lanes=1), tune, options.pick_tokens)
-        picking = collect(reader, cache, picked, 0, quiet)
+        picking = collect(dynamic_model, cache, picked, 0, quiet)
         generator = torch.Generator().manual_seed(seed)
         shares = _first_shares(flatness, fixed["flatness"], fixed["share"])
         start = initial_gate(shares, learning.features_NK, _HIDDEN, generator)
@@ -134,14 +134,14 @@ def train_gate(
     return {**named, "window": cache.window, "flatness": list(flatness), **about}
 
 
-def collect(reader: Reader, cache: Cache, stream: Stream, tokens: int, quiet: bool = True) -> GateData:
+def collect(dynamic_model: DynamicModel, cache: Cache, stream: Stream, tokens: int, quiet: bool = True) -> GateData:
     """Read ``tokens`` tokens (0: all) and return what a gate of ``cache`` would be given.
 
     Raises UserError where there are none.
     """
     recorder = _Recorder(cache.window, cache.inverse_temperatures, 0.0)
     bar = tqdm(desc="evidence", unit="tok", unit_scale=True, disable=quiet)
-    for read in iter_segments(dataclasses.replace(reader, cache=recorder), stream):
+    for read in iter_segments(dataclasses.replace(dynamic_model, cache=recorder), stream):
         bar.update(read.place.tokens - bar.n)
         if tokens and read.place.tokens >= tokens:
             break

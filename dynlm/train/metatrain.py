@@ -80,7 +80,7 @@ def metatrain(
         checkpoints = run.checkpoints(f"metatrain-{memory.g}-{memory.reset}", memory, g, options, **fingerprints)
         candidates = {"start": meta.initial(), **_learn(run, memory, meta, options, checkpoints, quiet)}
         nats = {
-            name: mean_nats(rule_store.reader_of(trained, memory, meta.rule(phi), dynamic), picking)
+            name: mean_nats(rule_store.build_dynamic_model(trained, memory, meta.rule(phi), dynamic), picking)
             for name, phi in candidates.items()
         }
         phi = candidates[best_of(nats)]
@@ -114,17 +114,17 @@ def _learn(
 ) -> dict[str, Params]:
     """Read the articles kept for it, and return the averages of phi halfway and at the end."""
     phi, seed = meta.initial(), run.options.seed
-    reader = rule_store.reader_of(run.trained, memory, meta.rule(phi), tuple(meta.names))
+    dynamic_model = rule_store.build_dynamic_model(run.trained, memory, meta.rule(phi), tuple(meta.names))
     with run.processes.in_step(run.options.patience) as processes:
         stream = shared_stream(run.split("meta"), options.lanes, memory.segment, seed, "metatrain.lanes", processes)
-        state = reader.fresh_memory(stream.local_lanes)
+        state = dynamic_model.fresh_memory(stream.local_lanes)
         learner: MetaGradient
         if isinstance(meta, LearnedLSTMRule):
             learner = Windows(meta, phi, _SAMPLE, torch.Generator().manual_seed(seed))
         else:
-            learner = Sensitivities(meta, phi, reader, state, options.bound)
+            learner = Sensitivities(meta, phi, dynamic_model, state, options.bound)
         optimizer = AveragedAdam([(phi, options.lr)], options.average)
-        loop = OuterLoop(reader, state, stream, [learner], optimizer, processes)
+        loop = OuterLoop(dynamic_model, state, stream, [learner], optimizer, processes)
         checkpointer = Checkpointer(checkpoints, loop, processes, options.checkpoint_every)
         report = Report(run, "metatrain", {"name": memory.g, "reset": memory.reset}, quiet)
         return {when: phi for when, (phi,) in loop.run(options, checkpointer, report).items()}

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import read_segment
 from dynlm.adapt.meta_gradient.learner import MetaGradient
-from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.base import StepEvent
 from dynlm.adapt.state import Memory
 from dynlm.adapt.update_filter import counts_of
@@ -85,18 +85,18 @@ class Report(NamedTuple):
 
 
 class OuterLoop:
-    """Reads ``stream`` with ``reader`` and ``memory``, and moves what the ``learners`` learn after each window."""
+    """Read ``stream`` with ``dynamic_model`` and ``memory``, and move what the ``learners`` learn after each window."""
 
     def __init__(
         self,
-        reader: Reader,
+        dynamic_model: DynamicModel,
         memory: Memory,
         stream: Stream,
         learners: Sequence[MetaGradient],
         optimizer: AveragedAdam,
         processes: Processes,
     ):
-        self.reader, self.memory, self.stream, self.learners = reader, memory, stream, learners
+        self.dynamic_model, self.memory, self.stream, self.learners = dynamic_model, memory, stream, learners
         self.optimizer, self._processes = optimizer, processes
         self.position, self.seconds = stream.begin(), 0.0
         self._halfway: list[Params] = []
@@ -154,7 +154,7 @@ class OuterLoop:
         segment, self.position = self.stream.next(self.position)
         assert segment is not None, "a repeating stream has no end"
         for learner in self.learners:
-            learner.begin_segment(self.reader, self.memory, segment)
+            learner.begin_segment(self.dynamic_model, self.memory, segment)
 
         def observe(event: StepEvent) -> None:
             for learner in self.learners:
@@ -162,7 +162,7 @@ class OuterLoop:
 
         guarded = self.memory.filter
         restored_before = 0 if guarded is None else guarded.restored_B.clone()
-        nats_BT, self.memory = read_segment(self.reader, self.memory, segment, observe)
+        nats_BT, self.memory = read_segment(self.dynamic_model, self.memory, segment, observe)
         guarded = self.memory.filter
         restored_B = torch.zeros(len(nats_BT)) if guarded is None else guarded.restored_B - restored_before
         restored = (restored_B > 0).cpu().numpy()
@@ -173,7 +173,7 @@ class OuterLoop:
 
     def _update(self) -> None:
         for learner in self.learners:
-            self.reader = learner.update(self.reader, self.memory)
+            self.dynamic_model = learner.update(self.dynamic_model, self.memory)
 
     def state_dict(self) -> State:
         tensors, values = self.optimizer.state_dict()

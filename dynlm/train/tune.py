@@ -15,9 +15,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import gradient_statistics, mean_nats
 from dynlm.adapt.options import MemoryOptions
-from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.elementwise import LEVEL_1
 from dynlm.adapt.rules.registry import RULES, Search, tuned_rules
 from dynlm.adapt.rules.statistics import Statistics
@@ -85,8 +85,8 @@ def ensure_statistics(run: Run, memory: MemoryOptions, tokens: int) -> Statistic
         train = run.split("train")
         stream = Stream(train, 1, memory.segment, range(train.articles), seed=run.options.seed)
         dynamic = tuple(trained.model.shapes())
-        reader = Reader(engine_for(trained.model, EngineSettings()), trained.params, LEVEL_1, dynamic)
-        statistics = gradient_statistics(reader, stream, tokens)
+        dynamic_model = DynamicModel(engine_for(trained.model, EngineSettings()), trained.params, LEVEL_1, dynamic)
+        statistics = gradient_statistics(dynamic_model, stream, tokens)
         rule_store.save_statistics(run.path, statistics, trained, tokens)
     return statistics
 
@@ -115,7 +115,7 @@ def tune(run: Run, memory: MemoryOptions, options: TuneOptions, quiet: bool = Fa
 
         def measure(values: Mapping[str, float]) -> float:
             rule = build(dynamic, {**constants, **values}, statistics)
-            return mean_nats(rule_store.reader_of(trained, memory, rule, dynamic), stream)
+            return mean_nats(rule_store.build_dynamic_model(trained, memory, rule, dynamic), stream)
 
         # The name of a learned rule decides nothing here.
         sections = (memory.replace(g="meta"), options)
@@ -124,7 +124,9 @@ def tune(run: Run, memory: MemoryOptions, options: TuneOptions, quiet: bool = Fa
             fingerprints["the statistics R"] = params_fingerprint(statistics.rms)
         checkpoints = run.checkpoints(stem, *sections, **fingerprints)
         tuned = ConstantSearch(run, memory, options, stream, checkpoints).find(measure, searched, quiet) | {
-            "level_1_nats_per_token": mean_nats(rule_store.reader_of(trained, memory, LEVEL_1, dynamic), stream),
+            "level_1_nats_per_token": mean_nats(
+                rule_store.build_dynamic_model(trained, memory, LEVEL_1, dynamic), stream
+            ),
             "tuned_on": [run.record("rates", "tuned", options.split, stream.order)],
         }
         rule_store.save_tuned(run.path, memory.rule, memory.reset, tuned, trained)

@@ -1,12 +1,12 @@
-"""Small readers in float64 for the tests of ``dynlm.adapt``."""
+"""Small dynamic models in float64 for the tests of ``dynlm.adapt``."""
 
 import dataclasses
 
 import numpy as np
 import torch
 
+from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.options import FEATURES
-from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.elementwise import LEVEL_1, ElementwiseRule, Rates
 from dynlm.adapt.rules.learned import LearnedRule
 from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule
@@ -77,13 +77,13 @@ def engine(reference=False, **settings):
     return AutogradEngine(MODEL.twice_differentiable(), **settings) if reference else LSTMEngine(MODEL, **settings)
 
 
-def reader(name="rms", reset="stream", reference=False, dtype=torch.float64, **rates):
+def dynamic_model(name="rms", reset="stream", reference=False, dtype=torch.float64, **rates):
     made = rule(name, dtype=dtype, **rates)
-    return Reader(engine(reference), static_params(dtype), made, NAMES if made.learns else (), reset)
+    return DynamicModel(engine(reference), static_params(dtype), made, NAMES if made.learns else (), reset)
 
 
 def captured(chosen):
-    """Return the reader with segments captured; on a CPU they run over the capture's buffers."""
+    """Return the model with segments captured; on a CPU they run over the capture's buffers."""
     return dataclasses.replace(chosen, engine=dataclasses.replace(chosen.engine, captures=True))
 
 

@@ -12,7 +12,7 @@ from dynlm.data.batch import Batch
 from dynlm.data.stream import read_in_order
 from dynlm.runtime.tree import leaves
 from tests.adapt.partners.test_cache import gate
-from tests.adapt.readings import MODEL, RULES, captured, reader, set_lanes_at_once, stream, text
+from tests.adapt.readings import MODEL, RULES, captured, dynamic_model, set_lanes_at_once, stream, text
 from tests.adapt.test_loop import nats_of, nats_side_by_side
 
 KINDS = ("fixed", "learned")
@@ -21,7 +21,7 @@ KINDS = ("fixed", "learned")
 def cached(name, kind="learned", reset="stream", **options):
     dtype = options.get("dtype", torch.float64)
     cache = Cache(12, (2.0,), 0.3) if kind == "fixed" else Cache(12, (1.0, 4.0), gate((1.0, 4.0), dtype))
-    return dataclasses.replace(reader(name, reset, **options), cache=cache)
+    return dataclasses.replace(dynamic_model(name, reset, **options), cache=cache)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -30,14 +30,14 @@ def cached(name, kind="learned", reset="stream", **options):
 def test_losses_equal_those_by_autograd(name, reset, kind):
     by_hand, by_autograd = (nats_of(cached(name, kind, reset, reference=reference)) for reference in (False, True))
     torch.testing.assert_close(by_hand, by_autograd, rtol=1e-11, atol=1e-11)
-    assert (by_hand - nats_of(reader(name, reset))).abs().max() > 0.05  # The cache did something.
+    assert (by_hand - nats_of(dynamic_model(name, reset))).abs().max() > 0.05  # The cache did something.
 
 
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("reference", [False, True])
 def test_weights_and_state_do_not_depend_on_the_cache(name, reference):
     """Bit for bit."""
-    *_, alone = iter_segments(reader(name, reference=reference), stream())
+    *_, alone = iter_segments(dynamic_model(name, reference=reference), stream())
     *_, beside = iter_segments(cached(name, reference=reference), stream())
     pairs = zip(leaves(alone.memory), leaves(beside.memory._replace(cache=None)), strict=True)
     assert all(path == other_path and torch.equal(one, other) for (path, one), (other_path, other) in pairs)
@@ -94,9 +94,9 @@ def test_the_cache_follows_the_reset_policy():
         alone = torch.cat([read.nats_T for read in iter_segments(cached("rms", "learned", "article"), own)])
         assert torch.equal(alone, whole[split.starts[article] : split.starts[article + 1]])
         # At an article's first token the cache is empty.
-        (first, *_) = iter_segments(reader("rms", "article"), own)
+        (first, *_) = iter_segments(dynamic_model("rms", "article"), own)
         assert alone[0] == first.nats_T[0]
-    ran_on, level_1 = nats_of(cached("none"), split), nats_of(reader("none"), split)
+    ran_on, level_1 = nats_of(cached("none"), split), nats_of(dynamic_model("none"), split)
     assert ran_on[split.starts[1]] != level_1[split.starts[1]]
 
 

@@ -13,7 +13,7 @@ from dynlm.data.batch import Batch
 from dynlm.data.stream import Stream, read_side_by_side
 from dynlm.models.capture import capture
 from dynlm.runtime.tree import leaves, to_device
-from tests.adapt.readings import MODEL, RECORDED, captured, engine, reader, stream, text
+from tests.adapt.readings import MODEL, RECORDED, captured, dynamic_model, engine, stream, text
 from tests.adapt.test_loop import nats_of
 
 
@@ -37,9 +37,11 @@ def steps(monkeypatch):
 def test_losses_in_one_lane(name, reset, reference, steps):
     """Also of an article's last segment, which is shorter than the captured one."""
     split = text((23, 31, 8))
-    plain = nats_of(reader(name, reset, reference), split)
+    plain = nats_of(dynamic_model(name, reset, reference), split)
     assert not steps
-    torch.testing.assert_close(nats_of(captured(reader(name, reset, reference)), split), plain, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        nats_of(captured(dynamic_model(name, reset, reference)), split), plain, rtol=1e-12, atol=1e-12
+    )
     assert len(steps) == 5 + 7 + 2
 
 
@@ -47,7 +49,7 @@ def test_losses_in_one_lane(name, reset, reference, steps):
 def test_losses_in_lanes(name):
     split = text((23, 31, 8, 2, 17, 40, 5, 12, 9))
     side_by_side = read_side_by_side(split, 5, range(split.articles), 6)
-    chosen = reader(name, "article")
+    chosen = dynamic_model(name, "article")
     assert mean_nats(captured(chosen), side_by_side) == pytest.approx(mean_nats(chosen, side_by_side), rel=1e-12)
 
 
@@ -55,7 +57,7 @@ def test_the_last_memory_is_the_same():
     split = text((40, 40, 40))
     plain, by_capture = (
         list(iter_segments(each, Stream(split, 3, 5, range(3))))[-1].memory
-        for each in (reader("rms"), captured(reader("rms")))
+        for each in (dynamic_model("rms"), captured(dynamic_model("rms")))
     )
     for (path, one), (other_path, other) in zip(leaves(plain), leaves(by_capture), strict=True):
         assert path == other_path
@@ -63,15 +65,15 @@ def test_the_last_memory_is_the_same():
 
 
 def test_earlier_losses_are_not_overwritten():
-    reads = list(iter_segments(captured(reader("sgd")), stream()))
-    torch.testing.assert_close(torch.cat([read.nats_T for read in reads]), nats_of(reader("sgd")))
+    reads = list(iter_segments(captured(dynamic_model("sgd")), stream()))
+    torch.testing.assert_close(torch.cat([read.nats_T for read in reads]), nats_of(dynamic_model("sgd")))
 
 
 @pytest.mark.parametrize("name", ["rms", "g", "lstm"])
 def test_observers_and_rules_with_a_state_are_not_captured(name, steps):
     seen, expected = [], []
-    plain = list(iter_segments(reader(name), stream(), observe=lambda event: expected.append(event.name)))
-    chosen = captured(reader(name))
+    plain = list(iter_segments(dynamic_model(name), stream(), observe=lambda event: expected.append(event.name)))
+    chosen = captured(dynamic_model(name))
     read = list(iter_segments(chosen, stream(), observe=lambda event: seen.append(event.name)))
     assert seen == expected != []
     if name != "rms":
@@ -81,7 +83,7 @@ def test_observers_and_rules_with_a_state_are_not_captured(name, steps):
 
 
 def test_a_capture_is_of_one_memorys_weights():
-    chosen = captured(reader("rms"))
+    chosen = captured(dynamic_model("rms"))
     memory, source = chosen.fresh_memory(), stream()
     segment, _ = source.next(source.begin())
     read = loop._captured(chosen, memory, source)
@@ -103,7 +105,7 @@ def test_inputs_are_copied_and_of_any_structure():
 @pytest.mark.parametrize("name", RECORDED)
 def test_nothing_waits_for_the_value_of_a_tensor(name, precision, filtered):
     """On the meta device no tensor has one: an operation that synchronises with a GPU raises here."""
-    chosen = reader(name, dtype=torch.float32)
+    chosen = dynamic_model(name, dtype=torch.float32)
     rule, filter_ = chosen.rule, None
     if rule.learns:
         rule = dataclasses.replace(rule, precondition=to_device(rule.precondition, "meta"), decay_shape=None)
@@ -132,7 +134,7 @@ class TestOnGPU:
 
     @staticmethod
     def on_gpu(name, **settings):
-        chosen = reader(name, "article", dtype=torch.float32)
+        chosen = dynamic_model(name, "article", dtype=torch.float32)
         rule = chosen.rule
         rule = dataclasses.replace(
             rule, precondition=to_device(rule.precondition, "cuda"), decay_shape=to_device(rule.decay_shape, "cuda")

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import gradient_statistics, iter_segments, mean_nats, read_segment, start_articles
 from dynlm.adapt.partners.cache import Cache
 from dynlm.adapt.partners.mixture import FixedShareMixture
-from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.elementwise import LEVEL_1
 from dynlm.adapt.state import dynamic_tensors
 from dynlm.data.stream import Stream, read_in_order, read_side_by_side
@@ -27,8 +27,8 @@ from tests.adapt.readings import (
     MODEL,
     NAMES,
     RULES,
+    dynamic_model,
     engine,
-    reader,
     set_lanes_at_once,
     static_params,
     statistics,
@@ -121,15 +121,15 @@ def test_rms_equals_an_independent_implementation_in_numpy():
     split = text()
     factors = {name: 1 + index for index, name in enumerate(NAMES)}
     expected = numpy_rms(split, 5, eta=0.02, lam=0.05, epsilon=1e-2, scale_of_tensor=factors)
-    found = nats_of(reader("rms"), split).numpy()
+    found = nats_of(dynamic_model("rms"), split).numpy()
     np.testing.assert_allclose(found, expected, atol=1e-6, rtol=0)
-    assert np.abs(found - nats_of(reader("none"), split).numpy()).max() > 0.1  # The memory did something.
+    assert np.abs(found - nats_of(dynamic_model("none"), split).numpy()).max() > 0.1  # The memory did something.
 
 
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("reset", ["stream", "article"])
 def test_losses_equal_those_by_autograd(name, reset):
-    by_hand, by_autograd = (nats_of(reader(name, reset, reference)) for reference in (False, True))
+    by_hand, by_autograd = (nats_of(dynamic_model(name, reset, reference)) for reference in (False, True))
     torch.testing.assert_close(by_hand, by_autograd, rtol=1e-12, atol=1e-12)
 
 
@@ -140,7 +140,7 @@ def test_lanes_equal_one_lane_after_another(name, lanes, at_once, monkeypatch):
     """Articles of all lengths, more of them than lanes, and more lanes than are scored at once."""
     set_lanes_at_once(monkeypatch, at_once)
     split = text((23, 31, 8, 2, 17, 40, 5, 12, 9))
-    chosen = reader(name, "article")
+    chosen = dynamic_model(name, "article")
     found = nats_side_by_side(chosen, split, lanes)
     torch.testing.assert_close(found, nats_of(chosen, split), rtol=1e-12, atol=1e-12)
 
@@ -153,7 +153,7 @@ def test_weights_of_lanes_equal_those_by_autograd(name, reset, monkeypatch):
     last = {}
     for reference in (False, True):
         endless = Stream(split, 5, 5, range(split.articles), seed=1, repeat=True)
-        *_, last[reference] = itertools.islice(iter_segments(reader(name, reset, reference), endless), 12)
+        *_, last[reference] = itertools.islice(iter_segments(dynamic_model(name, reset, reference), endless), 12)
     by_hand, by_autograd = last[False].memory.params, last[True].memory.params
     for tensor in NAMES:
         assert by_hand[tensor].shape == (5, *MODEL.shapes()[tensor])
@@ -161,7 +161,7 @@ def test_weights_of_lanes_equal_those_by_autograd(name, reset, monkeypatch):
 
 
 def test_bfloat16_rounds_products_only():
-    exact = reader("rms", dtype=torch.float32)
+    exact = dynamic_model("rms", dtype=torch.float32)
     rough = dataclasses.replace(exact, engine=engine(precision=torch.bfloat16))
     *_, last = iter_segments(rough, stream())
     assert all(tensor.dtype == torch.float32 for tensor in last.memory.params.values())
@@ -173,15 +173,15 @@ def test_bfloat16_rounds_products_only():
 @pytest.mark.parametrize("name", RULES[1:])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_rates_of_zero_are_level_1_bit_for_bit(name, dtype):
-    chosen = reader(name, dtype=dtype)
+    chosen = dynamic_model(name, dtype=dtype)
     still = dataclasses.replace(chosen, rule=chosen.rule.standing_still())
-    assert torch.equal(nats_of(still), nats_of(reader("none", dtype=dtype)))
+    assert torch.equal(nats_of(still), nats_of(dynamic_model("none", dtype=dtype)))
 
 
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("reset", ["stream", "article"])
 def test_no_loss_depends_on_a_later_token(name, reset):
-    split, chosen = text(), reader(name, reset)
+    split, chosen = text(), dynamic_model(name, reset)
     before = nats_of(chosen, split)
     for position in range(0, len(split.ids_N), 3):
         ids = split.ids_N.copy()
@@ -194,7 +194,7 @@ def test_no_loss_depends_on_a_later_token(name, reset):
 @settings(max_examples=25, deadline=None)
 @given(name=st.sampled_from(RULES), stop=st.integers(1, 12), reset=st.sampled_from(["stream", "article"]))
 def test_reading_on_from_a_memory_equals_reading_at_once(name, stop, reset):
-    chosen = reader(name, reset)
+    chosen = dynamic_model(name, reset)
     whole = nats_of(chosen)
     sitting = iter_segments(chosen, stream())
     reads = [next(sitting) for _ in range(stop)]
@@ -203,25 +203,25 @@ def test_reading_on_from_a_memory_equals_reading_at_once(name, stop, reset):
 
 
 def test_fresh_memory_with_each_article_makes_articles_independent():
-    split, chosen = text(), reader("rms", "article")
+    split, chosen = text(), dynamic_model("rms", "article")
     whole = nats_of(chosen, split)
     for article in range(split.articles):
         alone = torch.cat([read.nats_T for read in iter_segments(chosen, read_in_order(split, 5, [article]))])
         assert torch.equal(alone, whole[split.starts[article] : split.starts[article + 1]])
-    ran_through = nats_of(reader("rms", "stream"), split)
+    ran_through = nats_of(dynamic_model("rms", "stream"), split)
     assert torch.equal(ran_through[: split.starts[1]], whole[: split.starts[1]])
     assert not torch.equal(ran_through[split.starts[1] :], whole[split.starts[1] :])
 
 
 def test_static_parameters_never_change():
-    chosen = reader("rms")
+    chosen = dynamic_model("rms")
     before = {name: tensor.clone() for name, tensor in chosen.static.items()}
     nats_of(chosen)
     assert all(torch.equal(before[name], chosen.static[name]) for name in NAMES)
 
 
 def test_only_dynamic_tensors_move():
-    chosen = reader("sgd")
+    chosen = dynamic_model("sgd")
     names = dynamic_tensors(MODEL, ["lstm.*"])
     assert names == ("lstm.0.input", "lstm.0.recurrent", "lstm.0.bias")
     *_, last = iter_segments(dataclasses.replace(chosen, rule=chosen.rule.of(names), dynamic=names), stream())
@@ -237,12 +237,12 @@ def test_a_pattern_that_fits_no_tensor_is_refused():
 def test_learning_helps_on_a_text_that_repeats_itself():
     split = text((120,))
     split.ids_N[:] = np.tile(split.ids_N[:6], 20)
-    level_1, sgd = (mean_nats(reader(name, rate=0.2, pull=0.0), stream(split)) for name in ("none", "sgd"))
+    level_1, sgd = (mean_nats(dynamic_model(name, rate=0.2, pull=0.0), stream(split)) for name in ("none", "sgd"))
     assert sgd < level_1 - 0.3
 
 
 def test_reading_on_does_not_change_a_copied_memory():
-    chosen = reader("sgd")
+    chosen = dynamic_model("sgd")
     sitting = iter_segments(chosen, stream())
     kept = next(sitting).memory.copy()
     before = {name: tensor.clone() for name, tensor in kept.params.items()}
@@ -252,7 +252,7 @@ def test_reading_on_does_not_change_a_copied_memory():
 
 def test_statistics_are_the_root_mean_square_of_segment_gradients():
     static, split = static_params(), text((20,))
-    chosen = Reader(LSTMEngine(MODEL), static, LEVEL_1, ("output.bias",))
+    chosen = DynamicModel(LSTMEngine(MODEL), static, LEVEL_1, ("output.bias",))
     found = gradient_statistics(chosen, stream(split), tokens=20).rms["output.bias"]
     squares, state = [], MODEL.init_state(1, static["embedding"])
     for begin in range(0, 20, 5):
@@ -270,7 +270,9 @@ def test_statistics_are_the_root_mean_square_of_segment_gradients():
 @pytest.mark.parametrize("part", ["params", "state", "rule/lanes", "rule/slots", "cache", "mixture"])
 def test_values_that_are_not_finite_do_not_outlive_the_article(name, part):
     """Under reset "article" the next article is read with a fresh memory, whatever the last one left."""
-    chosen = dataclasses.replace(reader(name, "article"), cache=Cache(40, (0.5,), 0.3), mixture=FixedShareMixture(0.01))
+    chosen = dataclasses.replace(
+        dynamic_model(name, "article"), cache=Cache(40, (0.5,), 0.3), mixture=FixedShareMixture(0.01)
+    )
     split = text()
     *_, read = iter_segments(chosen, read_in_order(split, 5, [0]))
     for path, tensor in leaves(read.memory):
@@ -284,7 +286,7 @@ def test_values_that_are_not_finite_do_not_outlive_the_article(name, part):
 @pytest.mark.parametrize("reset", ["stream", "article"])
 def test_slow_weights_move_toward_the_weights_when_an_article_starts(reset):
     """anchor <- anchor + share * (theta - anchor); under reset "article" it goes back to theta_0."""
-    chosen = reader("g", reset)
+    chosen = dynamic_model("g", reset)
     *_, read = iter_segments(chosen, read_in_order(text(), 5, [0]))
     starts = np.array([True])
     started = start_articles(chosen, read.memory.copy(), starts, torch.from_numpy(starts))
@@ -297,14 +299,14 @@ def test_slow_weights_move_toward_the_weights_when_an_article_starts(reset):
 
 
 def test_a_rule_without_slow_weights_keeps_none():
-    chosen = reader("rms")
+    chosen = dynamic_model("rms")
     starts = np.array([True])
     assert not start_articles(chosen, chosen.fresh_memory(), starts, torch.from_numpy(starts)).rule.slots
 
 
 def test_lanes_without_text_are_skipped(monkeypatch):
     set_lanes_at_once(monkeypatch, 1)
-    chosen, source = reader("g", "article"), read_side_by_side(text((10, 20)), 5, range(2), 2)
+    chosen, source = dynamic_model("g", "article"), read_side_by_side(text((10, 20)), 5, range(2), 2)
     memory, place = chosen.fresh_memory(2), source.begin()
     for _ in range(2):
         segment, place = source.next(place)

@@ -11,12 +11,12 @@ from dynlm.adapt.options import FEATURES
 from dynlm.adapt.state import distance
 from dynlm.data.stream import Stream
 from dynlm.runtime.tree import num_bytes
-from tests.adapt.readings import MODEL, NAMES, RULES, meta, moved_phi, reader, text
+from tests.adapt.readings import MODEL, NAMES, RULES, dynamic_model, meta, moved_phi, text
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_each_lane_has_weights_and_a_state(name):
-    chosen = reader(name, "article")
+    chosen = dynamic_model(name, "article")
     weights = 8 * sum(chosen.static[name].numel() for name in chosen.rule.tensors)
     state = 8 * 2 * MODEL.options.hidden
     two_lanes = num_bytes(chosen.fresh_memory(2))
@@ -28,7 +28,7 @@ def test_each_lane_has_weights_and_a_state(name):
 def test_memory_does_not_grow_with_the_text(observed):
     g = meta(importance=True, features=FEATURES)
     phi = moved_phi(g)
-    chosen = dataclasses.replace(reader("rms", "stream"), rule=g.rule(phi))
+    chosen = dataclasses.replace(dynamic_model("rms", "stream"), rule=g.rule(phi))
     source = Stream(text((50, 50)), 2, 5, range(2), repeat=True)
     memory = chosen.fresh_memory(2)
     observe = Sensitivities(g, phi, chosen, memory) if observed else None
@@ -41,7 +41,7 @@ def test_memory_does_not_grow_with_the_text(observed):
 
 
 def test_distance_is_relative_to_the_static_parameters():
-    chosen = reader("rms")
+    chosen = dynamic_model("rms")
     memory = chosen.fresh_memory(2)
     for name in NAMES:
         memory.params[name][1] *= 3

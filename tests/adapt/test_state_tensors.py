@@ -9,17 +9,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.partners.cache import Cache
 from dynlm.adapt.partners.mixture import FixedShareMixture
-from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.elementwise import uniform_rule
 from dynlm.adapt.state_tensors import as_tensors, flaw, flaw_of_shapes, from_tensors
 from dynlm.adapt.update_filter import UpdateFilter
 from dynlm.data.stream import Stream
 from dynlm.runtime.tree import leaves
 from tests.adapt.partners.test_cache import gate
-from tests.adapt.readings import MODEL, RULES, engine, reader, stream, text
+from tests.adapt.readings import MODEL, RULES, dynamic_model, engine, stream, text
 
 # Any float32: zeros of both signs, subnormal numbers, and differences that do not overflow.
 BITS = st.integers(0, 2**32 - 1).map(lambda bits: struct.unpack("f", struct.pack("I", bits))[0])
@@ -29,8 +29,8 @@ NEAR = st.lists(st.tuples(WEIGHTS, st.floats(-0.5, 2)).map(lambda p: (p[0], p[0]
 
 
 def with_partners(name: str, dtype=torch.float32):
-    """Return a reader with a cache, a mixture and an update filter."""
-    chosen = reader(name, dtype=dtype)
+    """Return a model with a cache, a mixture and an update filter."""
+    chosen = dynamic_model(name, dtype=dtype)
     cache = Cache(12, (1.0, 4.0), gate((1.0, 4.0), dtype))
     filter_ = UpdateFilter.for_model(chosen.static, chosen.dynamic, MODEL.vocab_size, track=True)
     return dataclasses.replace(chosen, cache=cache, mixture=FixedShareMixture(0.01), filter=filter_)
@@ -55,7 +55,7 @@ def shapes_of(tensors):
 @given(st.one_of(PAIRS, NEAR))
 def test_weights_come_back_bit_for_bit(pairs):
     theta_0, theta = (torch.tensor(values, dtype=torch.float32) for values in zip(*pairs, strict=True))
-    chosen = Reader(engine(), {"w": theta_0}, uniform_rule("sgd", ("w",), 0.1), ("w",))
+    chosen = DynamicModel(engine(), {"w": theta_0}, uniform_rule("sgd", ("w",), 0.1), ("w",))
     memory = chosen.fresh_memory()
     memory.params["w"][0] = theta
     tensors = as_tensors(memory, chosen)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import iter_segments, read_segment
 from dynlm.adapt.meta_gradient.forward import Sensitivities
 from dynlm.adapt.partners.mixture import FixedShareMixture
-from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.base import Rule, RuleState, Slot, reset_lanes_
 from dynlm.adapt.rules.elementwise import ElementwiseRule, uniform_rule
 from dynlm.adapt.update_filter import MEMORY, UpdateFilter, UpdateSizes, counts_of, first_of, ratios_of
@@ -24,8 +24,8 @@ from tests.adapt.readings import (
     RECORDED,
     RULES,
     captured,
+    dynamic_model,
     meta,
-    reader,
     set_lanes_at_once,
     statistics,
     stream,
@@ -40,11 +40,11 @@ def filtered(chosen, **options):
 
 
 def wild(reference=False, rate=1e6, name="sgd", reset="stream"):
-    return filtered(reader(name, reset, reference, rate=rate))
+    return filtered(dynamic_model(name, reset, reference, rate=rate))
 
 
 def masked(chosen):
-    """Return the reader with a filter that decides by masks."""
+    """Return the model with a filter that decides by masks."""
     return dataclasses.replace(chosen, filter=dataclasses.replace(chosen.filter, synchronises=False))
 
 
@@ -60,8 +60,8 @@ def with_constants(chosen, **constants):
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("reset", ["stream", "article"])
 def test_without_divergence_nothing_changes_bit_for_bit(name, reset):
-    plain, _ = read_all(reader(name, reset))
-    for chosen in (filtered(reader(name, reset)), filtered(reader(name, reset), track=True)):
+    plain, _ = read_all(dynamic_model(name, reset))
+    for chosen in (filtered(dynamic_model(name, reset)), filtered(dynamic_model(name, reset), track=True)):
         nats, memory = read_all(chosen)
         assert torch.equal(nats, plain)
         if memory.filter is not None:
@@ -82,7 +82,7 @@ def test_a_rate_far_too_large_is_survived_and_autograd_agrees(name, rate, reset)
 
 
 def test_without_a_filter_the_same_rate_diverges():
-    assert not read_all(reader("sgd", rate=1e300))[0].isfinite().all()
+    assert not read_all(dynamic_model("sgd", rate=1e300))[0].isfinite().all()
 
 
 @pytest.mark.parametrize("rate", [0.02, 1e6])
@@ -90,9 +90,9 @@ def test_without_a_filter_the_same_rate_diverges():
 def test_masks_decide_as_branches_do(name, rate):
     """Also where a captured segment cannot branch."""
     branching, memory = read_all(wild(name=name, rate=rate))
-    readers = [masked(wild(name=name, rate=rate))]
-    readers += [captured(wild(name=name, rate=rate))] if name in RECORDED else []
-    for chosen in readers:
+    dynamic_models = [masked(wild(name=name, rate=rate))]
+    dynamic_models += [captured(wild(name=name, rate=rate))] if name in RECORDED else []
+    for chosen in dynamic_models:
         found, by_masks = read_all(chosen)
         torch.testing.assert_close(found, branching, rtol=1e-9, atol=1e-9)
         assert torch.equal(by_masks.filter.counts_BC, memory.filter.counts_BC)
@@ -102,7 +102,7 @@ def test_masks_decide_as_branches_do(name, rate):
 def test_diverged_weights_in_one_lane_leave_the_others_alone(monkeypatch):
     set_lanes_at_once(monkeypatch, 3)
     side_by_side = read_side_by_side(text((40, 40, 40)), 5, range(3), 3)
-    chosen = filtered(reader("rms", "article"))
+    chosen = filtered(dynamic_model("rms", "article"))
     plain = [read.nats_BT for read in iter_segments(chosen, side_by_side)]
     memory, place, found = chosen.fresh_memory(3), side_by_side.begin(), []
     for number in range(len(plain)):
@@ -119,7 +119,7 @@ def test_diverged_weights_in_one_lane_leave_the_others_alone(monkeypatch):
 @pytest.mark.parametrize("reference", [False, True])
 @pytest.mark.parametrize("tensor", NAMES)
 def test_a_segment_without_finite_losses_is_scored_by_the_static_parameters(tensor, reference):
-    chosen, source = filtered(reader("rms", reference=reference)), stream(text((40,)))
+    chosen, source = filtered(dynamic_model("rms", reference=reference)), stream(text((40,)))
     memory, place = chosen.fresh_memory(), source.begin()
     for number in range(4):
         segment, place = source.next(place)
@@ -153,7 +153,7 @@ def test_weights_and_slots_are_reset_in_the_given_lanes_only():
 
 @pytest.mark.parametrize("decide", [lambda chosen: chosen, masked])
 def test_losses_far_above_chance_are_kept_and_the_memory_is_restored(decide):
-    chosen, source = decide(filtered(reader("rms"))), stream(text((40,)))
+    chosen, source = decide(filtered(dynamic_model("rms"))), stream(text((40,)))
     memory, place = chosen.fresh_memory(), source.begin()
     memory.params["output.bias"][0, :] = 1000 * torch.arange(MODEL.vocab_size)
     segment, _ = source.next(place)
@@ -167,7 +167,7 @@ def test_losses_far_above_chance_are_kept_and_the_memory_is_restored(decide):
 def test_a_preconditioner_of_nan_stops_its_own_tensor_only(reference):
     broken = {name: tensor.clone() for name, tensor in statistics().precondition(1e-2).items()}
     broken["embedding"][3, 2] = math.nan
-    chosen = filtered(with_constants(reader("rms", reference=reference), precondition=broken))
+    chosen = filtered(with_constants(dynamic_model("rms", reference=reference), precondition=broken))
     nats, memory = read_all(chosen)
     assert nats.isfinite().all()
     assert set(counts_of(memory.filter, NAMES)["refused"]) == {"embedding"}
@@ -179,7 +179,7 @@ def test_a_preconditioner_of_nan_stops_its_own_tensor_only(reference):
 def test_a_decay_of_nan_moves_nothing():
     broken = {name: tensor.clone() for name, tensor in statistics().decay_shape().items()}
     broken["output.bias"][0] = math.nan
-    nats, memory = read_all(filtered(with_constants(reader("rms"), decay_shape=broken)))
+    nats, memory = read_all(filtered(with_constants(dynamic_model("rms"), decay_shape=broken)))
     assert nats.isfinite().all() and set(counts_of(memory.filter, NAMES)["refused"]) == {"output.bias"}
 
 
@@ -192,7 +192,7 @@ def test_a_gradient_that_an_observer_overwrites_costs_no_token():
         if len(seen) == 7:
             event.gradient.tensor.view(-1)[0] = math.nan
 
-    reads = list(iter_segments(filtered(reader("sgd")), stream(), observe=observe))
+    reads = list(iter_segments(filtered(dynamic_model("sgd")), stream(), observe=observe))
     assert all(read.nats_T.isfinite().all() for read in reads)
     assert sum(len(read.nats_T) for read in reads) == len(text().ids_N)
     assert counts_of(reads[-1].memory.filter, NAMES)["restored"] == 1
@@ -215,7 +215,7 @@ def reject(monkeypatch, rejected, name=None):
 def test_a_rejected_update_leaves_no_velocity(monkeypatch):
     """In its lane; the others go on moving."""
     g = meta(momentum=0.5)
-    chosen = filtered(dataclasses.replace(reader("rms"), rule=g.rule(g.initial())))
+    chosen = filtered(dataclasses.replace(dynamic_model("rms"), rule=g.rule(g.initial())))
     source = read_side_by_side(text((20, 20)), 5, range(2), 2)
     set_lanes_at_once(monkeypatch, 2)
     reject(monkeypatch, 0)
@@ -231,7 +231,7 @@ def test_a_rejected_update_leaves_no_velocity(monkeypatch):
 def test_an_observer_sees_only_updates_that_are_applied(monkeypatch):
     """While a lane's update is rejected the others are shown under their own numbers, with their own values."""
     set_lanes_at_once(monkeypatch, 3)
-    chosen, source = filtered(reader("rms")), read_side_by_side(text((20, 20, 20)), 5, range(3), 3)
+    chosen, source = filtered(dynamic_model("rms")), read_side_by_side(text((20, 20, 20)), 5, range(3), 3)
 
     def gradients_seen():
         found = {}
@@ -270,7 +270,7 @@ class SignRule(Rule):
 def test_updates_of_unknown_norm_are_measured(decide):
     """Rejected ones leave weights and slots as they were."""
     for lr, applied in ((0.01, True), (1e9, False)):
-        chosen = decide(filtered(dataclasses.replace(reader("sgd"), rule=SignRule(NAMES, lr))))
+        chosen = decide(filtered(dataclasses.replace(dynamic_model("sgd"), rule=SignRule(NAMES, lr))))
         nats, memory = read_all(chosen)
         assert nats.isfinite().all() and bool(memory.filter.counts_BC[:, :-1].any()) != applied
         for name in NAMES:
@@ -287,7 +287,7 @@ def test_a_mixture_and_its_experts_are_finite():
 def test_a_rejected_update_is_in_no_sensitivity():
     g = dataclasses.replace(meta(), lr=1e300)
     phi = g.initial()
-    chosen = filtered(dataclasses.replace(reader("rms"), rule=g.rule(phi)))
+    chosen = filtered(dataclasses.replace(dynamic_model("rms"), rule=g.rule(phi)))
     memory = chosen.fresh_memory()
     sensitivities = Sensitivities(g, phi, chosen, memory)
     list(iter_segments(chosen, stream(text((20,))), memory, observe=sensitivities))
@@ -305,7 +305,7 @@ def test_the_parts_of_a_tensor_are_summed_to_one_ratio():
 @pytest.mark.parametrize("reference", [False, True])
 def test_ratios_are_of_each_update_to_its_weights(reference):
     """sgd's update of the output bias, from the weights before and after it."""
-    chosen = filtered(reader("sgd", reference=reference), track=True)
+    chosen = filtered(dynamic_model("sgd", reference=reference), track=True)
     before, ratios = chosen.static["output.bias"].clone(), []
     for read in iter_segments(chosen, stream()):
         after = read.memory.params["output.bias"][0].clone()
@@ -344,7 +344,7 @@ def test_the_bound_of_update_norms_holds(kind, tied, lanes, monkeypatch):
         moved_B = torch.linalg.vector_norm((after.theta - event.theta).flatten(1), dim=1)
         torch.testing.assert_close(norm_B, moved_B, rtol=1e-3, atol=1e-6)
 
-    chosen = Reader(LSTMEngine(model), static, rule, tuple(static))
+    chosen = DynamicModel(LSTMEngine(model), static, rule, tuple(static))
     list(iter_segments(chosen, read_side_by_side(text((40,) * lanes), 5, range(lanes), lanes), observe=observe))
     assert set(seen) == set(static)
 

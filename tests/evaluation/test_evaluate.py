@@ -19,7 +19,7 @@ from dynlm.evaluation.protocol import ArticleOrder
 from dynlm.evaluation.score_file import Scores, read_scores
 from dynlm.models.protocol import token_nats
 from dynlm.run.folder import TrainedModel, load_model
-from dynlm.run.rule_store import open_reader
+from dynlm.run.rule_store import open_dynamic_model
 from dynlm.train.config import Config
 from tests.tiny import Run, readable_name, scored, with_memory
 
@@ -41,8 +41,8 @@ def rescored(run: Run, config: Config, split: str = "valid", articles: str | Non
 def test_a_segment_is_of_one_article_and_no_longer_than_asked(
     tuned_run: Run, trained: TrainedModel, valid: TokenisedSplit
 ) -> None:
-    reader = open_reader(tuned_run.folder, trained, with_memory(tuned_run.config, rule="none").memory)
-    scores = evaluate(Evaluation(reader, valid, range(valid.articles), 20))
+    dynamic_model = open_dynamic_model(tuned_run.folder, trained, with_memory(tuned_run.config, rule="none").memory)
+    scores = evaluate(Evaluation(dynamic_model, valid, range(valid.articles), 20))
     for segment in np.unique(scores.segment):
         rows = np.flatnonzero(scores.segment == segment)
         assert len(rows) <= 20
@@ -175,14 +175,14 @@ def test_under_stream_the_weights_stay_away_from_theta_0(tuned_copy: Run, traine
     tracked = rescored(tuned_copy, config)[1]
     assert tracked.distance is not None and tracked.flush is not None
     assert (tracked.distance[20:] > 0).all()
-    rule = open_reader(tuned_copy.folder, trained, config.memory).rule
+    rule = open_dynamic_model(tuned_copy.folder, trained, config.memory).rule
     betas = torch.cat([beta.flatten() for beta in rule.beta.values() if isinstance(beta, torch.Tensor)])
     assert (tracked.flush[:20] == 0).all()
     assert tracked.flush[20:] == pytest.approx(float(betas.mean()), rel=1e-4)
     # The same by hand, for the weights that the second segment is read with.
-    reader = open_reader(tuned_copy.folder, trained, config.memory)
+    dynamic_model = open_dynamic_model(tuned_copy.folder, trained, config.memory)
     text = tokenise(load_articles(tuned_copy.config.corpus, "valid"), trained.tokenizer)
-    params = next(iter_segments(reader, read_in_order(text, 20, range(text.articles)))).memory.params
+    params = next(iter_segments(dynamic_model, read_in_order(text, 20, range(text.articles)))).memory.params
     weights = {name: tensor[0] for name, tensor in params.items()}
     away, home = (
         torch.cat([tensor.flatten() for tensor in tensors])

@@ -7,7 +7,7 @@ import pytest
 from dynlm.data.articles import load_articles
 from dynlm.errors import UserError
 from dynlm.run.folder import load_model, params_fingerprint
-from dynlm.run.rule_store import open_reader
+from dynlm.run.rule_store import open_dynamic_model
 from dynlm.train.config import Config
 from tests.tiny import Run, generated, tiny_config, with_memory
 
@@ -92,7 +92,7 @@ def test_any_text_is_a_prompt(tuned_run: Run) -> None:
 def test_generating_changes_no_weights(tuned_run: Run) -> None:
     trained = load_model(tuned_run.folder)
     before = params_fingerprint(trained.params)
-    open_reader(tuned_run.folder, trained, tuned_run.config.memory)
+    open_dynamic_model(tuned_run.folder, trained, tuned_run.config.memory)
     generated(tuned_run.folder, tuned_run.config, PROMPT * 5, 10)
     assert params_fingerprint(load_model(tuned_run.folder).params) == before
     assert load_articles(tuned_run.config.corpus, "test")

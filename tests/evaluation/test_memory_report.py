@@ -11,7 +11,7 @@ from dynlm.adapt.memory_file import SavedMemory, load_about, save_memory
 from dynlm.adapt.options import MemoryOptions
 from dynlm.errors import UserError
 from dynlm.evaluation.memory_report import diff, show
-from tests.adapt.readings import NAMES, reader, stream
+from tests.adapt.readings import NAMES, dynamic_model, stream
 from tests.golden.commands import FOLDER
 
 OPTIONS = MemoryOptions(rule="rms")
@@ -19,8 +19,8 @@ OPTIONS = MemoryOptions(rule="rms")
 
 @pytest.fixture
 def files(tmp_path):
-    """Return the reader, its last memory, and files of a fresh and of the last memory."""
-    chosen = reader("rms", dtype=torch.float32)
+    """Return the model, its last memory, and files of a fresh and of the last memory."""
+    chosen = dynamic_model("rms", dtype=torch.float32)
     *_, read = iter_segments(chosen, stream())
     paths = [tmp_path / f"{name}.safetensors" for name in ("fresh", "read")]
     for path, memory in zip(paths, (chosen.fresh_memory(), read.memory), strict=True):

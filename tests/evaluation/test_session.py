@@ -12,9 +12,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.memory_file import SavedMemory, load_about
-from dynlm.adapt.reader import Reader
 from dynlm.data.articles import load_articles
 from dynlm.data.stream import read_in_order
 from dynlm.data.token_store import tokenise
@@ -23,7 +23,7 @@ from dynlm.errors import UserError
 from dynlm.evaluation.score_file import read_scores
 from dynlm.evaluation.session import Session, TextResult
 from dynlm.run.folder import TrainedModel, load_model, params_fingerprint
-from dynlm.run.rule_store import open_reader
+from dynlm.run.rule_store import open_dynamic_model
 from dynlm.train.config import Config
 from tests.adapt.test_state_tensors import assert_equal
 from tests.tiny import Run, generated, listing, opened, read_into, readable_name, scored, with_memory
@@ -44,13 +44,15 @@ def run(tuned_run: Run) -> Any:
 
 
 @pytest.fixture(scope="module")
-def reader(run: Any) -> Reader:
-    reader: Reader = run.dynamic_model()
-    return reader
+def dynamic_model(run: Any) -> DynamicModel:
+    dynamic_model: DynamicModel = run.dynamic_model()
+    return dynamic_model
 
 
-def read_all(reader: Reader, run: Any, sittings: list[tuple[str, bool]]) -> tuple[list[TextResult], SavedMemory]:
-    session = Session(run, reader, SavedMemory(reader.fresh_memory()))
+def read_all(
+    dynamic_model: DynamicModel, run: Any, sittings: list[tuple[str, bool]]
+) -> tuple[list[TextResult], SavedMemory]:
+    session = Session(run, dynamic_model, SavedMemory(dynamic_model.fresh_memory()))
     return [session.read(text, finish) for text, finish in sittings], session.saved
 
 
@@ -66,10 +68,10 @@ def assert_same_memory(one: SavedMemory, other: SavedMemory) -> None:
     assert (one.tokens, one.articles, one.unfinished) == (other.tokens, other.articles, other.unfinished)
 
 
-def test_a_text_is_read_as_the_loop_reads_it(reader: Reader, run: Any, trained: TrainedModel) -> None:
-    (read,), saved = read_all(reader, run, [(FIRST, True)])
+def test_a_text_is_read_as_the_loop_reads_it(dynamic_model: DynamicModel, run: Any, trained: TrainedModel) -> None:
+    (read,), saved = read_all(dynamic_model, run, [(FIRST, True)])
     text = TokenisedSplit.from_texts([FIRST], trained.tokenizer)
-    *_, last = whole = list(iter_segments(reader, read_in_order(text, SEGMENT, [0])))
+    *_, last = whole = list(iter_segments(dynamic_model, read_in_order(text, SEGMENT, [0])))
     assert np.array_equal(read.nats, torch.cat([each.nats_T for each in whole]).numpy())
     assert b"".join(read.surface).decode() == FIRST
     assert "".join(surface for surface, _ in read) == FIRST
@@ -81,13 +83,13 @@ def test_a_text_is_read_as_the_loop_reads_it(reader: Reader, run: Any, trained: 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(cuts=st.lists(st.integers(0, len(FIRST + ODD)), max_size=4).map(sorted))
-def test_a_text_in_pieces_equals_the_whole_text(cuts: list[int], reader: Reader, run: Any) -> None:
+def test_a_text_in_pieces_equals_the_whole_text(cuts: list[int], dynamic_model: DynamicModel, run: Any) -> None:
     """Cut anywhere, inside words, lines and segments: the same losses and the same memory, bit for bit."""
     text = FIRST + ODD
-    (whole,), at_once = read_all(reader, run, [(text, True)])
+    (whole,), at_once = read_all(dynamic_model, run, [(text, True)])
     parts = [text[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
     parts = [part for part in parts[:-1] if part] + parts[-1:]
-    reported, saved = read_all(reader, run, [(part, part is parts[-1]) for part in parts])
+    reported, saved = read_all(dynamic_model, run, [(part, part is parts[-1]) for part in parts])
     for column in ("token", "words", "nats"):
         assert np.array_equal(np.concatenate([getattr(read, column) for read in reported]), getattr(whole, column))
     assert [surface for read in reported for surface in read.surface] == whole.surface
@@ -159,7 +161,7 @@ def test_scoring_with_a_memory_file_continues_its_stream(
     assert readable_name(written) == "valid-1-2-rms-stream-after-me"
     after = read_scores(written)
     assert path.read_bytes() == kept_before
-    chosen = open_reader(tuned_copy.folder, trained, config.memory)
+    chosen = open_dynamic_model(tuned_copy.folder, trained, config.memory)
     valid = tokenise(load_articles(config.corpus, "valid"), trained.tokenizer)
     session = Session.open(opened(tuned_copy.folder, config), path)
     session.finish()

@@ -33,7 +33,7 @@ from dynlm.report.heatmap import heatmap_data, heatmap_page
 from dynlm.report.page import report_page
 from dynlm.run.cache_store import save_fixed, save_gated
 from dynlm.run.folder import TrainedModel, load_model, load_tensors
-from dynlm.run.rule_store import open_reader
+from dynlm.run.rule_store import open_dynamic_model
 from dynlm.runtime.checkpoints import Checkpoints
 from tests.fuzz.cases import altered, as_json, damaged, damaged_json, fuzz, tried
 from tests.synthetic_scores import synthetic_scores
@@ -114,10 +114,10 @@ def run(tuned_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tu
 
 
 def read_by(run: Run, trained: TrainedModel, **memory: Any) -> None:
-    """Open a reader and read a few tokens by it."""
-    reader = tried(lambda: open_reader(run.folder, trained, with_memory(run.config, **memory).memory))
-    if reader is not None:
-        nats_of(reader, TokenisedSplit.from_texts(["the town was good . \n"], trained.tokenizer), 5)
+    """Open a model and read a few tokens by it."""
+    dynamic_model = tried(lambda: open_dynamic_model(run.folder, trained, with_memory(run.config, **memory).memory))
+    if dynamic_model is not None:
+        nats_of(dynamic_model, TokenisedSplit.from_texts(["the town was good . \n"], trained.tokenizer), 5)
 
 
 @fuzz("model cards", data=st.data())

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import torch
 
+from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.meta_gradient.forward import Sensitivities
-from dynlm.adapt.reader import Reader
 from dynlm.errors import UserError
 from dynlm.models import native as module
 from dynlm.models.lstm.engine import LSTMEngine
 from dynlm.models.native import NativeKernels, native_kernels
 from dynlm.models.options import LSTMOptions
-from tests.adapt.readings import NAMES, meta, moved_phi, reader, stream
+from tests.adapt.readings import NAMES, dynamic_model, meta, moved_phi, stream
 from tests.models.cases import SHAPES, Case, assert_same
 
 
@@ -70,7 +70,7 @@ def test_float32_is_as_exact_as_torch(lanes: int, native: NativeKernels) -> None
         torch.testing.assert_close(found[1], expected[1], rtol=1e-4, atol=1e-5)
 
 
-def with_kernels(chosen: Reader, kernels: NativeKernels | None) -> Reader:
+def with_kernels(chosen: DynamicModel, kernels: NativeKernels | None) -> DynamicModel:
     return dataclasses.replace(chosen, engine=dataclasses.replace(chosen.engine, native=kernels))  # type: ignore
 
 
@@ -80,7 +80,7 @@ def test_losses_weights_and_meta_gradients_equal_torch(lanes: int, threads: int,
     for kernels in (None, native):
         g = meta(pull=0.18)
         phi = moved_phi(g)
-        chosen = dataclasses.replace(with_kernels(reader(), kernels), rule=g.rule(phi))
+        chosen = dataclasses.replace(with_kernels(dynamic_model(), kernels), rule=g.rule(phi))
         memory = chosen.fresh_memory(lanes)
         sensitivities = Sensitivities(g, phi, chosen, memory)
         source = dataclasses.replace(stream(), lanes=lanes, repeat=True)
@@ -101,7 +101,7 @@ def test_the_kernel_takes_steps_whose_decay_all_lanes_share(
     gated: bool, native: NativeKernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     g = meta(pull=0.18, features=("doc_age_20", "loss_delta") if gated else ())
-    chosen, taken, step_ = dataclasses.replace(reader(), rule=g.rule(moved_phi(g))), [], NativeKernels.step_
+    chosen, taken, step_ = dataclasses.replace(dynamic_model(), rule=g.rule(moved_phi(g))), [], NativeKernels.step_
 
     def counted(*arguments: Any) -> None:
         taken.append(arguments)
@@ -119,7 +119,7 @@ def test_the_kernel_takes_steps_whose_decay_all_lanes_share(
 
 
 def test_rates_of_zero_are_level_1_bit_for_bit(native: NativeKernels) -> None:
-    chosen = with_kernels(reader("rms", dtype=torch.float32), native)
+    chosen = with_kernels(dynamic_model("rms", dtype=torch.float32), native)
     still = dataclasses.replace(chosen, rule=chosen.rule.standing_still())
     found, level_1 = (
         torch.cat([read.nats_T for read in iter_segments(each, stream())]) for each in (still, chosen.level_1())

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import iter_segments, read_segment
 from dynlm.adapt.memory_file import SavedMemory, load_memory, save_memory
 from dynlm.adapt.meta_gradient.forward import Sensitivities
 from dynlm.adapt.options import FEATURES, MemoryOptions
-from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.base import Rule
 from dynlm.adapt.rules.learned import LearnedRule
 from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule
@@ -68,9 +68,9 @@ class Setting(NamedTuple):
         constants = {constant: CONSTANTS.get(constant, value) for constant, value in kind.constants(options).items()}
         return kind.build(tuple(self.static), constants, self.statistics)
 
-    def reader(self, rule: Rule, reset: str = "stream") -> Reader:
+    def dynamic_model(self, rule: Rule, reset: str = "stream") -> DynamicModel:
         engine = engine_for(self.model, EngineSettings())
-        return Reader(engine, self.static, rule, tuple(self.static) if rule.learns else (), reset)
+        return DynamicModel(engine, self.static, rule, tuple(self.static) if rule.learns else (), reset)
 
 
 @pytest.fixture(params=MODELS)
@@ -88,12 +88,12 @@ def rule(request: pytest.FixtureRequest, setting: Setting) -> Rule:
 
 
 @pytest.fixture(params=["stream", "article"])
-def reader(request: pytest.FixtureRequest, setting: Setting, rule: Rule) -> Reader:
-    return setting.reader(rule, request.param)
+def dynamic_model(request: pytest.FixtureRequest, setting: Setting, rule: Rule) -> DynamicModel:
+    return setting.dynamic_model(rule, request.param)
 
 
-def nats_of(reader: Reader, source: Stream) -> Tensor:
-    return torch.cat([read.nats_T for read in iter_segments(reader, source)])
+def nats_of(dynamic_model: DynamicModel, source: Stream) -> Tensor:
+    return torch.cat([read.nats_T for read in iter_segments(dynamic_model, source)])
 
 
 def assert_same_memory(found: Memory, expected: Memory) -> None:
@@ -107,33 +107,38 @@ def test_every_rule_that_is_registered_is_tested() -> None:
 
 
 def test_a_rule_changes_what_is_predicted(setting: Setting, rule: Rule) -> None:
-    found, static = nats_of(setting.reader(rule), stream()), nats_of(setting.reader(setting.rule("none")), stream())
+    found, static = (
+        nats_of(setting.dynamic_model(rule), stream()),
+        nats_of(setting.dynamic_model(setting.rule("none")), stream()),
+    )
     assert torch.equal(found, static) != rule.learns
     torch.testing.assert_close(found[:5], static[:5])  # Nothing is learned before the first segment is scored.
     assert (found[-5:] - static[-5:]).abs().max() > 1e-3 or not rule.learns
 
 
-def test_rates_of_zero_are_level_1(reader: Reader) -> None:
-    still = dataclasses.replace(reader, rule=reader.rule.standing_still())
-    torch.testing.assert_close(nats_of(still, stream()), nats_of(reader.level_1(), stream()), rtol=1e-12, atol=1e-12)
+def test_rates_of_zero_are_level_1(dynamic_model: DynamicModel) -> None:
+    still = dataclasses.replace(dynamic_model, rule=dynamic_model.rule.standing_still())
+    torch.testing.assert_close(
+        nats_of(still, stream()), nats_of(dynamic_model.level_1(), stream()), rtol=1e-12, atol=1e-12
+    )
 
 
-def test_no_later_token_changes_an_earlier_loss(reader: Reader) -> None:
+def test_no_later_token_changes_an_earlier_loss(dynamic_model: DynamicModel) -> None:
     split = text()
     changed = dataclasses.replace(split, ids_N=(split.ids_N + (np.arange(len(split.ids_N)) >= 29)) % VOCABULARY)
-    found, expected = (nats_of(reader, stream(each)) for each in (changed, split))
+    found, expected = (nats_of(dynamic_model, stream(each)) for each in (changed, split))
     assert torch.equal(found[:29], expected[:29])
     assert (found[29:] != expected[29:]).all()
 
 
-def test_pieces_equal_the_whole(reader: Reader) -> None:
-    whole = list(iter_segments(reader, stream()))
+def test_pieces_equal_the_whole(dynamic_model: DynamicModel) -> None:
+    whole = list(iter_segments(dynamic_model, stream()))
     for pieces in (1, 4, 7):
-        memory, place, found = reader.fresh_memory(), stream().begin(), []
+        memory, place, found = dynamic_model.fresh_memory(), stream().begin(), []
         while len(found) < len(whole):
             # A process that was killed knows only what it saved; everything else is built anew.
-            memory = from_tensors(as_tensors(memory, reader), reader)
-            for read in iter_segments(reader, stream(), memory, place):
+            memory = from_tensors(as_tensors(memory, dynamic_model), dynamic_model)
+            for read in iter_segments(dynamic_model, stream(), memory, place):
                 memory, place = read.memory, read.place
                 found.append(read)
                 if len(found) % pieces == 0:
@@ -144,9 +149,12 @@ def test_pieces_equal_the_whole(reader: Reader) -> None:
 
 def test_lanes_equal_one_lane(setting: Setting, rule: Rule) -> None:
     split = text((23, 31, 8, 2, 17, 12, 9))
-    reader = setting.reader(rule, "article")
-    expected, found = nats_of(reader, stream(split)), torch.full((len(split.ids_N),), torch.nan, dtype=torch.float64)
-    for read in iter_segments(reader, read_side_by_side(split, 5, range(split.articles), 3)):
+    dynamic_model = setting.dynamic_model(rule, "article")
+    expected, found = (
+        nats_of(dynamic_model, stream(split)),
+        torch.full((len(split.ids_N),), torch.nan, dtype=torch.float64),
+    )
+    for read in iter_segments(dynamic_model, read_side_by_side(split, 5, range(split.articles), 3)):
         segment = read.segment
         for nats_T, mask_T, article, position in zip(
             read.nats_BT, segment.mask_BT, segment.article_B, segment.position_B, strict=True
@@ -156,32 +164,32 @@ def test_lanes_equal_one_lane(setting: Setting, rule: Rule) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
 
 
-def test_a_memory_file_brings_back_the_memory_bit_for_bit(reader: Reader, tmp_path: Path) -> None:
-    *_, read = iter_segments(reader, stream())
-    options = MemoryOptions(rule="rms", reset=reader.reset)  # only compared with the file's
-    save_memory(tmp_path / "memory.safetensors", SavedMemory(read.memory, 62, 3), reader, options, "model")
-    loaded = load_memory(tmp_path / "memory.safetensors", reader, options, "model")
+def test_a_memory_file_brings_back_the_memory_bit_for_bit(dynamic_model: DynamicModel, tmp_path: Path) -> None:
+    *_, read = iter_segments(dynamic_model, stream())
+    options = MemoryOptions(rule="rms", reset=dynamic_model.reset)  # only compared with the file's
+    save_memory(tmp_path / "memory.safetensors", SavedMemory(read.memory, 62, 3), dynamic_model, options, "model")
+    loaded = load_memory(tmp_path / "memory.safetensors", dynamic_model, options, "model")
     assert (loaded.tokens, loaded.articles) == (62, 3)
     assert_same_memory(loaded.memory, read.memory)
 
 
 def test_lanes_are_kept_and_resumed_bit_for_bit(setting: Setting, rule: Rule) -> None:
     source = read_side_by_side(text((23, 31, 8, 17)), 5, range(4), 3)
-    reader = setting.reader(rule, "article")
-    whole = [read.nats_BT.clone() for read in iter_segments(reader, source)]
-    *_, read = itertools.islice(iter_segments(reader, source), 4)
-    tensors = as_tensors(read.memory, reader, lanes=3)
-    assert flaw_of_shapes({name: tuple(t.shape) for name, t in tensors.items()}, reader, 3) is None
-    assert flaw(tensors, reader, 3) is None
-    resumed = iter_segments(reader, source, from_tensors(tensors, reader, 3), read.place)
+    dynamic_model = setting.dynamic_model(rule, "article")
+    whole = [read.nats_BT.clone() for read in iter_segments(dynamic_model, source)]
+    *_, read = itertools.islice(iter_segments(dynamic_model, source), 4)
+    tensors = as_tensors(read.memory, dynamic_model, lanes=3)
+    assert flaw_of_shapes({name: tuple(t.shape) for name, t in tensors.items()}, dynamic_model, 3) is None
+    assert flaw(tensors, dynamic_model, 3) is None
+    resumed = iter_segments(dynamic_model, source, from_tensors(tensors, dynamic_model, 3), read.place)
     for later, expected in zip(resumed, whole[4:], strict=True):
         mask_BT = torch.from_numpy(later.segment.mask_BT)
         assert torch.equal(later.nats_BT[mask_BT], expected[mask_BT])
 
 
 def test_segments_of_another_length_change_no_static_loss(setting: Setting) -> None:
-    reader = setting.reader(setting.rule("none"))
-    found, expected = (nats_of(reader, stream(segment=length)) for length in (3, 11))
+    dynamic_model = setting.dynamic_model(setting.rule("none"))
+    found, expected = (nats_of(dynamic_model, stream(segment=length)) for length in (3, 11))
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
@@ -190,15 +198,15 @@ def test_forward_meta_gradients_equal_reverse_ones(setting: Setting, reset: str)
     meta = setting.learned("g")
     assert isinstance(meta, LearnedRule)
     phi = moved_phi(meta)
-    reader = setting.reader(meta.rule(phi), reset)
-    _, expected = unrolled_meta_gradient(reader, meta, phi, stream(), segments=12)
-    memory, place = reader.fresh_memory(), stream().begin()
-    forward = Sensitivities(meta, phi, reader, memory)
+    dynamic_model = setting.dynamic_model(meta.rule(phi), reset)
+    _, expected = unrolled_meta_gradient(dynamic_model, meta, phi, stream(), segments=12)
+    memory, place = dynamic_model.fresh_memory(), stream().begin()
+    forward = Sensitivities(meta, phi, dynamic_model, memory)
     for _ in range(12):
         segment, place = stream().next(place)
         assert segment is not None
-        forward.begin_segment(reader, memory, segment)
-        _, memory = read_segment(reader, memory, segment, forward)
+        forward.begin_segment(dynamic_model, memory, segment)
+        _, memory = read_segment(dynamic_model, memory, segment, forward)
     found = forward.gradients()
     for key, tensor in expected.items():
         # Small entries are sums of large ones.

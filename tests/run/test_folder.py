@@ -20,7 +20,7 @@ from dynlm.data.options import TokenizerOptions
 from dynlm.data.tokenizers.pieces import PieceTokenizer
 from dynlm.errors import UserError
 from dynlm.run.folder import load_model, load_tensors, log_line, save_tensors
-from dynlm.run.rule_store import load_learned, load_statistics, load_tuned, open_reader
+from dynlm.run.rule_store import load_learned, load_statistics, load_tuned, open_dynamic_model
 from dynlm.run.sharing import share_run
 from dynlm.runtime.files import atomic_write
 from dynlm.train.config import load_config
@@ -269,7 +269,7 @@ def test_one_number_that_is_none_is_refused(name: str, tuned_copy: Run) -> None:
     next(iter(tensors.values())).view(-1)[0] = float("nan")
     save_tensors(path, tensors, about)
     with pytest.raises(UserError, match=f"{path.name}"):
-        open_reader(tuned_copy.folder, load_model(tuned_copy.folder), MemoryOptions(rule="meta"))
+        open_dynamic_model(tuned_copy.folder, load_model(tuned_copy.folder), MemoryOptions(rule="meta"))
 
 
 def test_a_vanished_folder_is_no_full_disk(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from dynlm.run.rule_store import (
     load_statistics,
     load_tuned,
     meta_of,
-    open_reader,
+    open_dynamic_model,
     save_learned,
     save_statistics,
     save_tuned,
@@ -121,25 +121,27 @@ def test_tuning_another_model_forgets_the_first_ones_rates(
 def test_options_go_before_tuned_rates(tuned_run: Run, trained: TrainedModel) -> None:
     tuned = load_tuned(tuned_run.folder, "rms", "stream", trained)
     assert tuned is not None
-    as_tuned = open_reader(tuned_run.folder, trained, MemoryOptions())
+    as_tuned = open_dynamic_model(tuned_run.folder, trained, MemoryOptions())
     assert set(as_tuned.rule.rates.values()) == {Rates(tuned["rate"], tuned["pull"])}
-    given = open_reader(tuned_run.folder, trained, MemoryOptions(lr=0.25))
+    given = open_dynamic_model(tuned_run.folder, trained, MemoryOptions(lr=0.25))
     assert set(given.rule.rates.values()) == {Rates(0.25, tuned["pull"])}
-    zero = open_reader(tuned_run.folder, trained, MemoryOptions(lr=0.0, decay=0.0))
+    zero = open_dynamic_model(tuned_run.folder, trained, MemoryOptions(lr=0.0, decay=0.0))
     assert set(zero.rule.rates.values()) == {Rates(0.0, 0.0)}
 
 
 def test_only_the_tensors_named_move(tuned_run: Run, trained: TrainedModel) -> None:
     for rule in ("sgd", "rms", "meta"):
-        reader = open_reader(tuned_run.folder, trained, MemoryOptions(rule=rule, dynamic=["lstm.*", "output.bias"]))
-        assert tuple(reader.rule.rates) == NAMES[1:]
-        assert tuple(reader.fresh_memory().params) == NAMES[1:]
+        dynamic_model = open_dynamic_model(
+            tuned_run.folder, trained, MemoryOptions(rule=rule, dynamic=["lstm.*", "output.bias"])
+        )
+        assert tuple(dynamic_model.rule.rates) == NAMES[1:]
+        assert tuple(dynamic_model.fresh_memory().params) == NAMES[1:]
     with pytest.raises(UserError, match=r"memory\.dynamic has 'decoder'"):
-        open_reader(tuned_run.folder, trained, MemoryOptions(dynamic=["decoder"]))
+        open_dynamic_model(tuned_run.folder, trained, MemoryOptions(dynamic=["decoder"]))
 
 
 def test_level_1_needs_nothing(trained_run: Run, trained: TrainedModel) -> None:
-    assert open_reader(trained_run.folder, trained, MemoryOptions(rule="none")).rule == LEVEL_1
+    assert open_dynamic_model(trained_run.folder, trained, MemoryOptions(rule="none")).rule == LEVEL_1
 
 
 @pytest.mark.parametrize(
@@ -157,7 +159,7 @@ def test_what_is_missing_is_said_with_the_way_to_it(
     options: dict[str, object], said: str, trained_run: Run, trained: TrainedModel
 ) -> None:
     with pytest.raises(UserError, match=re.escape(said)):
-        open_reader(trained_run.folder, trained, MemoryOptions(**options))  # type: ignore[arg-type]
+        open_dynamic_model(trained_run.folder, trained, MemoryOptions(**options))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["statistics.safetensors", "tuned.json", "meta-stream.safetensors"])
@@ -166,4 +168,4 @@ def test_a_file_cut_short_is_named(name: str, tuned_copy: Run, trained: TrainedM
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     rule = "meta" if name.startswith("meta") else "rms"
     with pytest.raises(UserError, match=re.escape(name)):
-        open_reader(tuned_copy.folder, trained, MemoryOptions(rule=rule))
+        open_dynamic_model(tuned_copy.folder, trained, MemoryOptions(rule=rule))

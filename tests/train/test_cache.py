@@ -20,7 +20,7 @@ from dynlm.data.articles import source_name
 from dynlm.errors import UserError
 from dynlm.run.cache_store import load_fixed, load_gated, open_cache, save_fixed, save_gated
 from dynlm.run.folder import TrainedModel, load_model
-from dynlm.run.rule_store import open_reader
+from dynlm.run.rule_store import open_dynamic_model
 from dynlm.train.gate import GateData, collect, learn, stopped_improving
 from tests.tiny import Run, with_memory
 from tests.trainings import train_gate, tune_cache, tuning_stream
@@ -40,7 +40,7 @@ def cached_run(tuned_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def tuning_nats(run: Run, memory: MemoryOptions, tokens: int) -> float:
     return mean_nats(
-        open_reader(run.folder, load_model(run.folder), memory), tuning_stream(run.folder, run.config, tokens)
+        open_dynamic_model(run.folder, load_model(run.folder), memory), tuning_stream(run.folder, run.config, tokens)
     )
 
 
@@ -93,12 +93,12 @@ def test_the_search_starts_at_given_constants(tuned_copy: Run) -> None:
 def test_several_lanes_collect_the_same_features(cached_run: Run) -> None:
     config = with_memory(cached_run.config, rule="rms", reset="article")
     trained = load_model(cached_run.folder)
-    reader = open_reader(cached_run.folder, trained, config.memory)
+    dynamic_model = open_dynamic_model(cached_run.folder, trained, config.memory)
     looking = Cache(50, (0.5, 1.0), 0.0)
     found = []
     for lanes in (1, 3):
         wide = with_memory(config, lanes=lanes)
-        told = collect(reader, looking, tuning_stream(cached_run.folder, wide, 0), 0)
+        told = collect(dynamic_model, looking, tuning_stream(cached_run.folder, wide, 0), 0)
         found.append([tensor[told.nats_N.argsort()] for tensor in told])
     for one, several in zip(*found, strict=True):
         torch.testing.assert_close(one, several, rtol=1e-3, atol=1e-3)

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import torch
 
+from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import mean_nats, read_segment
 from dynlm.adapt.meta_gradient.learner import StaticGradients
 from dynlm.adapt.options import LearnedRuleOptions
-from dynlm.adapt.reader import Reader
 from dynlm.data.stream import Stream
 from dynlm.errors import UserError
 from dynlm.models.autograd_engine import AutogradEngine
 from dynlm.run.folder import load_model, load_tensors
-from dynlm.run.rule_store import load_statistics, load_tuned, open_reader
+from dynlm.run.rule_store import load_statistics, load_tuned, open_dynamic_model
 from dynlm.train.config import Config
 from dynlm.train.options import FinetuneOptions
 from tests.adapt.readings import MODEL, NAMES, rule, static_params, stream, text
@@ -27,7 +27,7 @@ from tests.tiny import Run, listing, with_memory
 from tests.trainings import finetune, metatrain, tuning_stream
 
 
-def mean_nats_of(static: dict[str, torch.Tensor], reading: Reader, shift: dict[str, torch.Tensor]) -> float:
+def mean_nats_of(static: dict[str, torch.Tensor], reading: DynamicModel, shift: dict[str, torch.Tensor]) -> float:
     """Sum of the segments' mean nats where every theta_t is ``shift`` away from where ``reading`` had it."""
     source, total = stream(), 0.0
     memory, place = reading.fresh_memory(), source.begin()
@@ -47,7 +47,7 @@ def mean_nats_of(static: dict[str, torch.Tensor], reading: Reader, shift: dict[s
 def test_the_gradient_is_that_of_shifting_theta_0_and_every_theta_t(name: str) -> None:
     static = static_params()
     made = rule(name)
-    reading = Reader(AutogradEngine(MODEL), static, made, NAMES)
+    reading = DynamicModel(AutogradEngine(MODEL), static, made, NAMES)
     gradients, source = StaticGradients(static), stream()
     memory, place = reading.fresh_memory(), source.begin()
     while True:
@@ -69,7 +69,7 @@ def test_gradients_of_lanes_add_up() -> None:
     static, split = static_params(), text((20, 20, 20))
 
     def summed(lanes: int, articles: list[int]) -> dict[str, torch.Tensor]:
-        reading, gradients = Reader(AutogradEngine(MODEL), static, rule("rms"), NAMES), StaticGradients(static)
+        reading, gradients = DynamicModel(AutogradEngine(MODEL), static, rule("rms"), NAMES), StaticGradients(static)
         source = Stream(split, lanes, 5, articles)
         memory, place = reading.fresh_memory(lanes), source.begin()
         for _ in range(4):
@@ -85,7 +85,7 @@ def test_gradients_of_lanes_add_up() -> None:
 
 def test_lane_weights_shift_with_theta_0() -> None:
     static = static_params()
-    reading = Reader(AutogradEngine(MODEL), static, rule("g"), NAMES)
+    reading = DynamicModel(AutogradEngine(MODEL), static, rule("g"), NAMES)
     memory, source = reading.fresh_memory(), stream()
     segment, _ = source.next(source.begin())
     assert segment is not None
@@ -127,7 +127,7 @@ def test_the_new_run_reads_as_the_picked_candidate(rule_name: str, tuned_copy: R
     told, origin = (json.loads((each / "provenance.json").read_text()) for each in (target, tuned_copy.folder))
     assert told["data"] == origin["data"] and len(told["sittings"]) == 1
     rms = config.memory.replace(rule="rms")
-    read = mean_nats(open_reader(target, new, rms), tuning_stream(target, config, 350))
+    read = mean_nats(open_dynamic_model(target, new, rms), tuning_stream(target, config, 350))
     assert read == pytest.approx(nats[done["kept"]], rel=1e-12)
     with pytest.raises(UserError, match="there already"):
         finetune(tuned_copy.folder, config)
@@ -168,7 +168,7 @@ def test_phi_is_learned_with_theta_0(tuned_copy: Run) -> None:
         assert done["kept"] != "start"
         assert any(not torch.equal(phi[key], start[key]) for key in start) == learns
         new = load_model(target)
-        read = mean_nats(open_reader(target, new, config.memory), tuning_stream(target, config, 350))
+        read = mean_nats(open_dynamic_model(target, new, config.memory), tuning_stream(target, config, 350))
         assert read == pytest.approx(done["tuning_nats_per_token"][done["kept"]], rel=1e-6)
 
 

@@ -15,7 +15,7 @@ from dynlm.adapt.options import LearnedRuleOptions
 from dynlm.errors import UserError
 from dynlm.models.lstm.model import Params
 from dynlm.run.folder import load_model, load_tensors
-from dynlm.run.rule_store import load_learned, open_reader
+from dynlm.run.rule_store import load_learned, open_dynamic_model
 from dynlm.train import metatrain as module
 from dynlm.train.outer_loop import OuterLoop
 from tests.tiny import Run, with_memory
@@ -85,7 +85,7 @@ def test_the_lstm_rule_learns_its_gates(reset: str, tuned_copy: Run) -> None:
     assert phi["gates.bias"].shape == (8,)
     trained = load_model(tuned_copy.folder)
     stream = tuning_stream(tuned_copy.folder, config, 350)
-    read = module.mean_nats(open_reader(tuned_copy.folder, trained, config.memory), stream)
+    read = module.mean_nats(open_dynamic_model(tuned_copy.folder, trained, config.memory), stream)
     assert read == pytest.approx(nats[done["kept"]], rel=1e-9)
 
 
@@ -111,7 +111,9 @@ def test_candidates_may_be_compared_on_more_articles_than_were_tuned_on(
     seen: list[list[int]] = []
     whole = module.mean_nats
     monkeypatch.setattr(
-        module, "mean_nats", lambda reader, stream: (seen.append(list(stream.order)), whole(reader, stream))[1]
+        module,
+        "mean_nats",
+        lambda dynamic_model, stream: (seen.append(list(stream.order)), whole(dynamic_model, stream))[1],
     )
     have_learned(-1.0, monkeypatch)
     config = with_memory(tuned_copy.config, rule="meta")

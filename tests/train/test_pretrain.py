@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import mean_nats
-from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.elementwise import LEVEL_1
 from dynlm.data.batch import to_batch
 from dynlm.data.stream import Stream, read_in_order
@@ -187,9 +187,11 @@ def test_validation_equals_reading_in_one_lane(trained_run: Run) -> None:
     trained = load_model(trained_run.folder)
     valid = load_corpus(trained_run.config).valid
     nats, tokens = validate(trained.model, trained.params, valid, 0, lanes=4, width=33)
-    reader = Reader(AutogradEngine(trained.model), trained.params, LEVEL_1, ())
+    dynamic_model = DynamicModel(AutogradEngine(trained.model), trained.params, LEVEL_1, ())
     assert tokens == len(valid.ids_N)
-    assert nats / tokens == pytest.approx(mean_nats(reader, read_in_order(valid, 50, range(valid.articles))), abs=1e-5)
+    assert nats / tokens == pytest.approx(
+        mean_nats(dynamic_model, read_in_order(valid, 50, range(valid.articles))), abs=1e-5
+    )
     assert trained.card["valid_nats_per_token"] == pytest.approx(nats / tokens, abs=1e-5)
 
 

@@ -16,7 +16,7 @@ from dynlm.data.articles import load_articles
 from dynlm.data.token_store import tokenise
 from dynlm.errors import UserError
 from dynlm.run.folder import load_model
-from dynlm.run.rule_store import open_reader
+from dynlm.run.rule_store import open_dynamic_model
 from dynlm.train.tune import coordinate_search
 from tests.tiny import Run, listing, tiny_config, with_memory
 from tests.trainings import train_gate, tune, tune_cache, tuning_stream
@@ -83,7 +83,9 @@ def test_tuned_rates_gain_over_level_1(tuned_run: Run, rule: str, reset: str) ->
         ("nats_per_token", config.memory),
         ("level_1_nats_per_token", with_memory(config, rule="none").memory),
     ):
-        assert mean_nats(open_reader(tuned_run.folder, trained, memory), stream) == pytest.approx(tuned[name], abs=1e-6)
+        assert mean_nats(open_dynamic_model(tuned_run.folder, trained, memory), stream) == pytest.approx(
+            tuned[name], abs=1e-6
+        )
 
 
 def test_tuning_starts_at_given_constants(run_copy: Run) -> None:

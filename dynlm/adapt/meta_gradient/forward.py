@@ -40,9 +40,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.gates import at_bound
 from dynlm.adapt.meta_gradient.learner import MetaGradient
-from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.base import StepEvent
 from dynlm.adapt.rules.elementwise import ElementwiseRule
 from dynlm.adapt.rules.learned import SHARES, LearnedRule, clamp_, each_shape
@@ -61,10 +61,12 @@ class Sensitivities(MetaGradient):
     ``update`` keeps log-rates and gates of phi within ``bound`` nats of the start.
     """
 
-    def __init__(self, meta: LearnedRule, phi: Params, reader: Reader, memory: Memory, bound: float = math.inf):
+    def __init__(
+        self, meta: LearnedRule, phi: Params, dynamic_model: DynamicModel, memory: Memory, bound: float = math.inf
+    ):
         self.params, self._meta, self._bound = phi, meta, bound
-        assert isinstance(reader.rule, ElementwiseRule)
-        self._rule = reader.rule
+        assert isinstance(dynamic_model.rule, ElementwiseRule)
+        self._rule = dynamic_model.rule
         self._importance = {name: meta.importance_of(name) for name in meta.names} if meta.importance else {}
         self.summed = {key: torch.zeros_like(tensor) for key, tensor in phi.items()}
         """Sum over segments and lanes of dL / d phi since ``gradients`` were taken."""
@@ -81,7 +83,9 @@ class Sensitivities(MetaGradient):
         self.slow = zeros() if "anchor" in self._rule.slots else {}
         """d anchor / d phi."""
         self._native = (
-            None if set(kinds) - {"pull"} or meta.importance or meta.sharing != "tensor" else reader.engine.native
+            None
+            if set(kinds) - {"pull"} or meta.importance or meta.sharing != "tensor"
+            else dynamic_model.engine.native
         )
         self._scratch = Scratch()
 
@@ -89,10 +93,10 @@ class Sensitivities(MetaGradient):
         found, self.summed = self.summed, {key: torch.zeros_like(tensor) for key, tensor in self.summed.items()}
         return found
 
-    def update(self, reader: Reader, memory: Memory) -> Reader:
+    def update(self, dynamic_model: DynamicModel, memory: Memory) -> DynamicModel:
         clamp_(self.params, self._bound)
         self._rule = self._meta.rule(self.params, importance=self._importance)
-        return dataclasses.replace(reader, rule=self._rule)
+        return dataclasses.replace(dynamic_model, rule=self._rule)
 
     def log_fields(self) -> dict[str, Any]:
         return {"phi": {key: tensor.tolist() for key, tensor in self.params.items() if "/" not in key}}
@@ -104,15 +108,15 @@ class Sensitivities(MetaGradient):
         for name, tensor in self.state_dict().items():
             tensor.copy_(tensors[name])
 
-    def begin_segment(self, reader: Reader, memory: Memory, segment: Segment) -> None:
+    def begin_segment(self, dynamic_model: DynamicModel, memory: Memory, segment: Segment) -> None:
         """Carry the sensitivities of lanes in which an article begins over the return to the anchor."""
         starting = segment.starts_B.nonzero()[0].tolist()
-        if reader.reset == "article":
+        if dynamic_model.reset == "article":
             self._reset(starting)
             return
         for lane in starting:
             for name, weights in memory.params.items():
-                theta, anchor = weights[lane], reader.static[name]
+                theta, anchor = weights[lane], dynamic_model.static[name]
                 if self.slow and memory.rule is not None:
                     own = memory.rule.slots["anchor"][name][lane]
                     anchor = self._move_anchor(name, lane, theta, own, anchor)

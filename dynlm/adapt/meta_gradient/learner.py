@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynlm.adapt.reader import Reader
+from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.rules.base import StepEvent
 from dynlm.adapt.state import Memory
 from dynlm.data.stream import Segment
@@ -29,7 +29,7 @@ class MetaGradient:
 
     params: Params
 
-    def begin_segment(self, reader: Reader, memory: Memory, segment: Segment) -> None:
+    def begin_segment(self, dynamic_model: DynamicModel, memory: Memory, segment: Segment) -> None:
         """Prepare for a segment that ``memory`` is about to read."""
 
     def __call__(self, event: StepEvent) -> None:
@@ -42,9 +42,9 @@ class MetaGradient:
         """Return the gradients of the sum over lanes and segments of mean nats since the last call."""
         raise NotImplementedError
 
-    def update(self, reader: Reader, memory: Memory) -> Reader:
-        """Return the reader that ``params``, which have moved or were loaded, make of ``reader``."""
-        return reader
+    def update(self, dynamic_model: DynamicModel, memory: Memory) -> DynamicModel:
+        """Return the model that ``params``, which have moved or were loaded, make of ``dynamic_model``."""
+        return dynamic_model
 
     def log_fields(self) -> dict[str, Any]:
         """Return what the log says of ``params`` after each window."""
@@ -80,7 +80,7 @@ class StaticGradients(MetaGradient):
         return found
 
     @torch.no_grad()
-    def update(self, reader: Reader, memory: Memory) -> Reader:
+    def update(self, dynamic_model: DynamicModel, memory: Memory) -> DynamicModel:
         anchors = {} if memory.rule is None else memory.rule.slots.get("anchor", {})
         for name, before in self._before.items():
             shift = self.params[name] - before
@@ -88,4 +88,4 @@ class StaticGradients(MetaGradient):
                 if name in tensors:
                     tensors[name].add_(shift)
         self._before = {}
-        return reader
+        return dynamic_model

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.meta_gradient.learner import MetaGradient
-from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.base import StepEvent
 from dynlm.adapt.rules.lstm_gates import GateState
 from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule, per_weight_step
@@ -42,11 +42,11 @@ class Windows(MetaGradient):
         self._fresh: list[np.ndarray] = []
         """Whether each segment was read from theta_0, in each lane."""
 
-    def begin_segment(self, reader: Reader, memory: Memory, segment: Segment) -> None:
+    def begin_segment(self, dynamic_model: DynamicModel, memory: Memory, segment: Segment) -> None:
         if not self._gradients:
             self._begin_window(memory)
         self._gradients.append({name: torch.zeros_like(theta_BN) for name, (theta_BN, _) in self._start.items()})
-        self._fresh.append(segment.starts_B & (reader.reset == "article"))
+        self._fresh.append(segment.starts_B & (dynamic_model.reset == "article"))
 
     def _begin_window(self, memory: Memory) -> None:
         assert memory.rule is not None
@@ -104,8 +104,8 @@ class Windows(MetaGradient):
         found = torch.autograd.grad(total, list(gates.values()), allow_unused=True, materialize_grads=True)
         return dict(zip(gates, found, strict=True))
 
-    def update(self, reader: Reader, memory: Memory) -> Reader:
-        return dataclasses.replace(reader, rule=self._meta.rule(self.params))
+    def update(self, dynamic_model: DynamicModel, memory: Memory) -> DynamicModel:
+        return dataclasses.replace(dynamic_model, rule=self._meta.rule(self.params))
 
     def state_dict(self) -> Params:
         return {"generator": self._generator.get_state()}

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.options import MemoryOptions
-from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.elementwise import LEVEL_1
 from dynlm.adapt.rules.registry import tuned_rules
 from dynlm.data.stream import StreamPosition, read_in_order
@@ -50,12 +50,14 @@ def check_protocol(run: Run, split: str, places: int = 20, tokens: int = 300) ->
     """
     if places < 1:
         raise UserError(f"places is {places}", do="choose at least 1")
-    reader, memory = run.dynamic_model(), run.section(MemoryOptions)
+    dynamic_model, memory = run.dynamic_model(), run.section(MemoryOptions)
     text = run.split(split).excerpt(articles=3, tokens=tokens)
     before = params_fingerprint(run.trained.params)
-    checks = check_reader(reader, text, memory.segment, places, run.section(RunOptions).seed, run.trained.tokenizer)
+    checks = check_dynamic_model(
+        dynamic_model, text, memory.segment, places, run.section(RunOptions).seed, run.trained.tokenizer
+    )
     if memory.lanes > 1:
-        checks.append(_lanes_are_independent(reader, text, memory.segment, memory.lanes))
+        checks.append(_lanes_are_independent(dynamic_model, text, memory.segment, memory.lanes))
     kept = params_fingerprint(run.trained.params) == before
     return [*checks, Check("reading leaves the static parameters as they are", kept, "their checksum before and after")]
 
@@ -89,43 +91,43 @@ def rules_of(run: Run, reset: str) -> list[tuple[str, str]]:
     return [("none", ""), *tuned, *(("meta", name) for name in learned_names(run.path, reset, run.trained))]
 
 
-def check_reader(
-    reader: Reader, text: TokenisedSplit, segment: int, places: int, seed: int, tokenizer: Tokenizer
+def check_dynamic_model(
+    dynamic_model: DynamicModel, text: TokenisedSplit, segment: int, places: int, seed: int, tokenizer: Tokenizer
 ) -> list[Check]:
     """Try the promises that need no files: causality, zero rates, and reading in two sittings."""
     texts = texts_of(text)
-    checks = [_is_causal(reader, texts, changes_of(texts, places, seed, segment), segment, tokenizer)]
-    nats = nats_of(reader, text, segment)
-    if reader.rule.learns:
-        still, level_1 = _at_rest(reader)
+    checks = [_is_causal(dynamic_model, texts, changes_of(texts, places, seed, segment), segment, tokenizer)]
+    nats = nats_of(dynamic_model, text, segment)
+    if dynamic_model.rule.learns:
+        still, level_1 = _at_rest(dynamic_model)
         kept = np.array_equal(nats_of(still, text, segment), nats_of(level_1, text, segment))
         checks.append(Check("with all rates zero the losses are level 1's, bit for bit", kept, f"{len(nats)} tokens"))
     stream = read_in_order(text, segment, range(text.articles))
-    count = sum(1 for _ in iter_segments(reader, stream))
-    memory, position = reader.fresh_memory(), stream.begin()
-    for read in itertools.islice(iter_segments(reader, stream), count // 2):
+    count = sum(1 for _ in iter_segments(dynamic_model, stream))
+    memory, position = dynamic_model.fresh_memory(), stream.begin()
+    for read in itertools.islice(iter_segments(dynamic_model, stream), count // 2):
         memory, position = read.memory, read.place
-    rest = iter_segments(reader, stream, memory.copy(), StreamPosition.from_dict(position.to_dict()))
+    rest = iter_segments(dynamic_model, stream, memory.copy(), StreamPosition.from_dict(position.to_dict()))
     second = np.concatenate([read.nats_T.cpu().numpy() for read in rest])
     kept = np.array_equal(second, nats[-len(second) :])
     tried = f"stopped after {count // 2} of {count} segments"
     return [*checks, Check("reading in two sittings is reading in one", kept, tried)]
 
 
-def _at_rest(reader: Reader) -> tuple[Reader, Reader]:
-    """Return the reader with all rates zero, and level 1: equal experts, whose mixture is either of them."""
-    zero = dataclasses.replace(reader, rule=reader.rule.standing_still())
-    return zero, dataclasses.replace(reader, rule=LEVEL_1, mixture=None)
+def _at_rest(dynamic_model: DynamicModel) -> tuple[DynamicModel, DynamicModel]:
+    """Return the model with all rates zero, and level 1: equal experts, whose mixture is either of them."""
+    zero = dataclasses.replace(dynamic_model, rule=dynamic_model.rule.standing_still())
+    return zero, dataclasses.replace(dynamic_model, rule=LEVEL_1, mixture=None)
 
 
-def nats_of(reader: Reader, text: TokenisedSplit, segment: int) -> np.ndarray:
+def nats_of(dynamic_model: DynamicModel, text: TokenisedSplit, segment: int) -> np.ndarray:
     """Return the nats of every token of ``text``, read in order."""
-    return np.concatenate(_segments_of(reader, text, segment))
+    return np.concatenate(_segments_of(dynamic_model, text, segment))
 
 
-def _segments_of(reader: Reader, text: TokenisedSplit, segment: int) -> list[np.ndarray]:
+def _segments_of(dynamic_model: DynamicModel, text: TokenisedSplit, segment: int) -> list[np.ndarray]:
     stream = read_in_order(text, segment, range(text.articles))
-    return [read.nats_T.cpu().numpy() for read in iter_segments(reader, stream)]
+    return [read.nats_T.cpu().numpy() for read in iter_segments(dynamic_model, stream)]
 
 
 def texts_of(split: TokenisedSplit) -> list[str]:
@@ -161,7 +163,11 @@ def changes_of(texts: Sequence[str], count: int, seed: int, segment: int) -> Ite
 
 
 def _is_causal(
-    reader: Reader, texts: Sequence[str], changes: Iterable[tuple[int, str, str]], segment: int, tokenizer: Tokenizer
+    dynamic_model: DynamicModel,
+    texts: Sequence[str],
+    changes: Iterable[tuple[int, str, str]],
+    segment: int,
+    tokenizer: Tokenizer,
 ) -> Check:
     """Check that a change of the text leaves the losses before the first changed token as they are.
 
@@ -170,7 +176,7 @@ def _is_causal(
 
     def read(article: int, text: str) -> tuple[TokenisedSplit, list[np.ndarray]]:
         split = TokenisedSplit.from_texts([*texts[:article], text, *texts[article + 1 :]], tokenizer)
-        return split, _segments_of(reader, split, segment)
+        return split, _segments_of(dynamic_model, split, segment)
 
     plain = read(0, texts[0])
     tried = leaks = felt = 0
@@ -206,14 +212,14 @@ def _same_before(first: int, one: Sequence[np.ndarray], other: Sequence[np.ndarr
     return True
 
 
-def _lanes_are_independent(reader: Reader, text: TokenisedSplit, segment: int, lanes: int) -> Check:
+def _lanes_are_independent(dynamic_model: DynamicModel, text: TokenisedSplit, segment: int, lanes: int) -> Check:
     """Change every token of one article after another, and look for changes of the others' losses."""
-    evaluation = Evaluation(reader, text, range(text.articles), segment, lanes)
+    evaluation = Evaluation(dynamic_model, text, range(text.articles), segment, lanes)
     before, leaks, felt = evaluate(evaluation).nats, 0, 0
     for article in range(text.articles):
         own_N = np.zeros(len(text.ids_N), dtype=bool)
         own_N[text.starts[article] : text.starts[article + 1]] = True
-        ids_N = np.where(own_N, (text.ids_N + 1) % reader.model.vocab_size, text.ids_N)
+        ids_N = np.where(own_N, (text.ids_N + 1) % dynamic_model.model.vocab_size, text.ids_N)
         after = evaluate(dataclasses.replace(evaluation, text=dataclasses.replace(text, ids_N=ids_N))).nats
         leaks += not np.array_equal(after[~own_N], before[~own_N])
         felt += bool((after[own_N] != before[own_N]).any())
@@ -230,9 +236,9 @@ def _addresses_do_not_matter(run: Run, memory: MemoryOptions, text: TokenisedSpl
             save_tensors(path, run.trained.params, {"padding": "x" * padding})
             params = load_tensors(path, run.processes.device)[0]
             trained = dataclasses.replace(run.trained, params={name: params[name] for name in run.trained.params})
-            reader = run.dynamic_model(memory, trained)
-            read.append(nats_of(reader, text, memory.segment))
-            static += [nats_of(each, text, memory.segment) for each in _at_rest(reader)]
+            dynamic_model = run.dynamic_model(memory, trained)
+            read.append(nats_of(dynamic_model, text, memory.segment))
+            static += [nats_of(each, text, memory.segment) for each in _at_rest(dynamic_model)]
     kept = all(np.array_equal(nats, of[0]) for of in (read, static) for nats in of)
     tried = f"headers longer by {', '.join(map(str, PADDINGS))} bytes"
     return Check("losses do not depend on the parameters' addresses in memory", kept, tried)

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.options import MemoryOptions
-from dynlm.adapt.reader import Reader
 from dynlm.data.stream import read_in_order
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.data.tokenizers.tokenizer import Tokenizer
@@ -36,7 +36,7 @@ _REPEATED = 100_000
 
 
 class Cost(NamedTuple):
-    """Nats per token of one text by each reader; not finite where a reader's weights diverged."""
+    """Nats per token of one text by each model; not finite where a model's weights diverged."""
 
     text: str
     tokens: int
@@ -117,19 +117,21 @@ def stress_test(run: Run, split: str, tokens: int | None = None, quiet: bool = F
         raise UserError("memory.rule is 'none', which is level 1 itself", do="choose a rule that learns, such as rms")
     if tokens is not None and tokens < 2:
         raise UserError(f"tokens is {tokens}", do="choose at least 2")
-    reader, costs = run.dynamic_model(memory), []
+    dynamic_model, costs = run.dynamic_model(memory), []
     texts = stress_texts(run.split(split), run.trained.tokenizer, memory.segment, run.section(RunOptions).seed)
     for name, text in texts:
-        costs.append(cost_of(reader, name, text if tokens is None else text.excerpt(1, tokens), memory.segment, quiet))
-    variant = variant_name(dataclasses.replace(reader, mixture=None))
+        costs.append(
+            cost_of(dynamic_model, name, text if tokens is None else text.excerpt(1, tokens), memory.segment, quiet)
+        )
+    variant = variant_name(dataclasses.replace(dynamic_model, mixture=None))
     return StressResult(variant, memory.reset, memory.segment, memory.switch_share, costs)
 
 
-def cost_of(reader: Reader, name: str, text: TokenisedSplit, segment: int, quiet: bool = True) -> Cost:
-    """Read ``text`` once with a reader that has a mixture; sums of nats are divided once."""
+def cost_of(dynamic_model: DynamicModel, name: str, text: TokenisedSplit, segment: int, quiet: bool = True) -> Cost:
+    """Read ``text`` once with a model that has a mixture; sums of nats are divided once."""
     sums_3 = torch.zeros(3, dtype=torch.float64)
     with tqdm(total=len(text.ids_N), desc=name, unit="tok", unit_scale=True, disable=quiet) as bar:
-        for read in iter_segments(reader, read_in_order(text, segment, range(text.articles))):
+        for read in iter_segments(dynamic_model, read_in_order(text, segment, range(text.articles))):
             nats_BT3 = torch.cat([read.experts_BT2, read.nats_BT[..., None]], 2)
             sums_3 += nats_BT3.double().sum((0, 1)).cpu()
             bar.update(read.place.tokens - bar.n)

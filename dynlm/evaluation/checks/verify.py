@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from dynlm.adapt.constants import EARLIER_CONSTANTS, constants_of
+from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.options import MemoryOptions
-from dynlm.adapt.reader import Reader
 from dynlm.data.article_range import article_range
 from dynlm.data.options import CorpusOptions
 from dynlm.data.stream import Stream, read_side_by_side
@@ -103,29 +103,29 @@ def verify(
     result = VerifyResult(path, scores.variant, len(scores), tolerance, changed=differences(scores.protocol, now))
     broken = _other_model(scores.protocol, run)
     broken = broken or _other_text(scores, text := run.split(scores.protocol["split"]))
-    broken = broken or _other_reader(scores.protocol, reader := run.dynamic_model())
+    broken = broken or _other_constants(scores.protocol, dynamic_model := run.dynamic_model())
     if broken:
         return dataclasses.replace(result, broken=[broken])
     memory, read = run.section(MemoryOptions), order.apply(scores.articles.tolist())
     if articles is not None:
-        _refuse_dependent(reader, memory.lanes)
+        _refuse_dependent(dynamic_model, memory.lanes)
         requested = set(article_range(articles, text.articles))
         if absent := requested - set(read):
             raise UserError(f"article {min(absent) + 1} is not in it", path, "choose among those that were scored")
         read = [index for index in read if index in requested]
     stream = read_side_by_side(text, memory.segment, read, min(memory.lanes, len(read)))
     with _threads_of(scores.protocol) as threads:
-        rows_N, nats_N = read_again(reader, stream, tokens)
+        rows_N, nats_N = read_again(dynamic_model, stream, tokens)
     now["platform"]["threads"] = threads
     exact = rounds_alike(scores.protocol, now) and scores.protocol.get("processes", 1) == 1
     return _compare(result, scores, text, (rows_N, nats_N), 0.0 if exact else tolerance)
 
 
-def read_again(reader: Reader, stream: Stream, tokens: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+def read_again(dynamic_model: DynamicModel, stream: Stream, tokens: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return (rows in the split, nats) of a stream's tokens, of all or until ``tokens`` were read."""
     rows: list[np.ndarray] = []
     nats: list[np.ndarray] = []
-    for read in iter_segments(reader, stream):
+    for read in iter_segments(dynamic_model, stream):
         rows_BT = rows_of(read.segment, stream.split.starts)
         rows.append(rows_BT[rows_BT >= 0])
         nats.append(read.nats_BT.float().cpu().numpy()[rows_BT >= 0])
@@ -195,20 +195,20 @@ def _other_text(scores: Scores, text: TokenisedSplit) -> str | None:
     return None
 
 
-def _other_reader(protocol: dict[str, Any], reader: Reader) -> str | None:
-    if protocol["reader"] == constants_of(reader):
+def _other_constants(protocol: dict[str, Any], dynamic_model: DynamicModel) -> str | None:
+    if protocol["reader"] == constants_of(dynamic_model):
         return None
     rule = protocol.get("rule")
-    same = isinstance(rule, dict) and rule.get("rates", {}) == reader.rule.describe()
+    same = isinstance(rule, dict) and rule.get("rates", {}) == dynamic_model.rule.describe()
     if same and EARLIER_CONSTANTS.fullmatch(protocol["reader"]):
         return None  # Written by an earlier dynlm, whose fingerprints cannot be compared.
     return f"the {'constants' if same else 'rates'} of the memory changed since then: it was tuned or learned anew"
 
 
-def _refuse_dependent(reader: Reader, lanes: int) -> None:
+def _refuse_dependent(dynamic_model: DynamicModel, lanes: int) -> None:
     """Raise UserError where an article's losses depend on those read before or beside it."""
     what = None
-    if reader.reset != "article" and (reader.rule.learns or reader.cache is not None):
+    if dynamic_model.reset != "article" and (dynamic_model.rule.learns or dynamic_model.cache is not None):
         what = "under memory.reset 'stream' an article's losses depend on those before it"
     elif lanes > 1:
         what = f"it was read in {lanes} lanes, whose products are rounded together"

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.gates import Gates, GateScales, SegmentStats
-from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.elementwise import ElementwiseRule
 from dynlm.adapt.rules.learned import LearnedRule
 from dynlm.adapt.segment import shares
@@ -25,7 +25,7 @@ from dynlm.types import Params
 
 
 def unrolled_meta_gradient(
-    reader: Reader,
+    dynamic_model: DynamicModel,
     meta: LearnedRule,
     phi: Params,
     stream: Stream,
@@ -35,12 +35,12 @@ def unrolled_meta_gradient(
 ) -> tuple[float, Params]:
     """Return (sum over segments of mean nats, its gradient by phi) of a fresh memory's reading in one lane.
 
-    ``reader``'s own rule is not used: the rule is ``meta.rule(phi)``. Seven arguments: a reference, called by tests.
+    The rule is ``meta.rule(phi)``, not the model's own. Seven arguments: a reference, called by tests.
     """
     leaves = {key: tensor.detach().clone().requires_grad_() for key, tensor in phi.items()}
     rule = meta.rule(leaves)
-    model = reader.model.twice_differentiable() if second_order else reader.model
-    like, static = reader.like, {name: tensor.detach() for name, tensor in reader.static.items()}
+    model = dynamic_model.model.twice_differentiable() if second_order else dynamic_model.model
+    like, static = dynamic_model.like, {name: tensor.detach() for name, tensor in dynamic_model.static.items()}
     theta = {name: static[name].clone().requires_grad_() for name in meta.names}
     anchor, velocity = dict(static), {name: torch.zeros_like(tensor) for name, tensor in theta.items()}
     state, stats = model.init_state(1, like), SegmentStats.initial(1, like)
@@ -52,7 +52,7 @@ def unrolled_meta_gradient(
             break
         batch = to_batch(segment, like)
         if segment.starts_B[0]:
-            fresh = reader.reset == "article"
+            fresh = dynamic_model.reset == "article"
             state = reset_state(model, state, batch.starts_B, like)
             stats = stats.start_articles(batch.starts_B, fresh)
             theta, anchor = _started(rule, theta, anchor, static, fresh)

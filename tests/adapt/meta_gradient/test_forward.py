@@ -5,10 +5,10 @@ import itertools
 import pytest
 import torch
 
+from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import iter_segments, read_segment
 from dynlm.adapt.meta_gradient.forward import Sensitivities
 from dynlm.adapt.options import FEATURES
-from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules.elementwise import uniform_rule
 from dynlm.adapt.rules.learned import SHARES, LearnedRule
 from dynlm.adapt.rules.statistics import Statistics
@@ -62,19 +62,19 @@ def test_phi_of_zero_is_the_tuned_rms_rule_bit_for_bit(pull, options):
     meta = g(pull, **options)
     made, tuned = meta.rule(meta.initial()), uniform_rule("rms", NAMES, 0.02, pull, (statistics(), 1e-2))
     read = [
-        torch.cat([r.nats_T for r in iter_segments(Reader(engine(), static_params(), rule, NAMES), stream())])
+        torch.cat([r.nats_T for r in iter_segments(DynamicModel(engine(), static_params(), rule, NAMES), stream())])
         for rule in (made, tuned)
     ]
     assert torch.equal(*read)
 
 
-def reader_of(meta, phi, reset="stream", reference=False):
-    return Reader(engine(reference), static_params(), meta.rule(phi), NAMES, reset)
+def build_dynamic_model(meta, phi, reset="stream", reference=False):
+    return DynamicModel(engine(reference), static_params(), meta.rule(phi), NAMES, reset)
 
 
 def forward_mode(meta, phi, segments, reset="stream", source=None, reference=False):
     """Return (sum of mean nats, sum over segments of dL / d phi)."""
-    return forward_by(reader_of(meta, phi, reset, reference), meta, phi, segments, source)
+    return forward_by(build_dynamic_model(meta, phi, reset, reference), meta, phi, segments, source)
 
 
 def forward_by(chosen, meta, phi, segments, source=None):
@@ -94,7 +94,7 @@ def forward_by(chosen, meta, phi, segments, source=None):
 def test_forward_equals_reverse_within_rounding(kind, reset):
     meta = g(**KINDS[kind])
     phi = moved_phi(meta)
-    nats, expected = unrolled_meta_gradient(reader_of(meta, phi, reset), meta, phi, stream(), segments=14)
+    nats, expected = unrolled_meta_gradient(build_dynamic_model(meta, phi, reset), meta, phi, stream(), segments=14)
     total, found = forward_mode(meta, phi, 14, reset)
     assert total == pytest.approx(nats, rel=1e-12)
     assert found.keys() == expected.keys()
@@ -120,7 +120,7 @@ def test_steepness_is_of_the_output_tensor_whichever_tensors_move(left_out, tied
     meta = LearnedRule(held, own, 0.02, 0.05, 1e-2, features=("grad_rms", "weight_distance"), measured=order[0])
     phi = moved_phi(meta)
     engines = LSTMEngine(model), AutogradEngine(model.twice_differentiable())
-    by_hand, by_autograd = (Reader(each, static, meta.rule(phi), names) for each in engines)
+    by_hand, by_autograd = (DynamicModel(each, static, meta.rule(phi), names) for each in engines)
     found, expected = (torch.cat([r.nats_T for r in iter_segments(each, stream())]) for each in (by_hand, by_autograd))
     torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
     _, forward = forward_by(by_hand, meta, phi, 9)
@@ -134,7 +134,7 @@ def test_steepness_is_of_the_output_tensor_whichever_tensors_move(left_out, tied
 def test_decays_are_clamped_weight_by_weight(pull):
     meta = g(pull=pull, importance=True, features=("doc_age_20",))
     phi = moved_phi(meta)
-    _, expected = unrolled_meta_gradient(reader_of(meta, phi), meta, phi, stream(), segments=9)
+    _, expected = unrolled_meta_gradient(build_dynamic_model(meta, phi), meta, phi, stream(), segments=9)
     _, found = forward_mode(meta, phi, 9)
     for key in expected:
         torch.testing.assert_close(found[key], expected[key], rtol=1e-9, atol=1e-12)
@@ -167,7 +167,7 @@ def test_readings_by_autograd_give_the_same(kind):
 def test_second_order_equals_finite_differences(kind):
     meta, step = g(**KINDS[kind]), 1e-6
     phi = moved_phi(meta)
-    chosen = reader_of(meta, phi)
+    chosen = build_dynamic_model(meta, phi)
     _, expected = unrolled_meta_gradient(chosen, meta, phi, stream(), segments=13, second_order=True)
     _, first = unrolled_meta_gradient(chosen, meta, phi, stream(), segments=13)
     assert any((expected[key] - first[key]).abs().max() > 1e-6 for key in expected)  # The orders do differ.

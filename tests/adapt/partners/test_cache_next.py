@@ -16,7 +16,7 @@ from dynlm.adapt.partners.cache_gate import Gate, gate_feature_names, initial_ga
 from dynlm.adapt.partners.cache_next import log_next
 from dynlm.evaluation.session import Session
 from dynlm.run.folder import load_model
-from dynlm.run.rule_store import open_reader
+from dynlm.run.rule_store import open_dynamic_model
 from tests.cli.test_main import Capture, answer_json
 from tests.tiny import Run, generated, opened, read_into, with_memory
 
@@ -38,17 +38,17 @@ def test_the_distribution_gives_the_scored_nats(window: int, gated: bool, tuned_
     trained = load_model(tuned_run.folder)
     cache = Cache(window, INVERSE_TEMPERATURES, gate()) if gated else Cache(window, (0.5,), 0.3)
     config = with_memory(tuned_run.config, rule="none")
-    reader = dataclasses.replace(open_reader(tuned_run.folder, trained, config.memory), cache=cache)
+    dynamic_model = dataclasses.replace(open_dynamic_model(tuned_run.folder, trained, config.memory), cache=cache)
     begun, whole = LINE * 3, LINE * 4
     ids = trained.tokenizer.encode(whole).ids
-    session = Session(opened(tuned_run.folder, config), reader, SavedMemory(reader.fresh_memory()))
+    session = Session(opened(tuned_run.folder, config), dynamic_model, SavedMemory(dynamic_model.fresh_memory()))
     scored = session.copy().read(whole)
     at = len(session.read(begun))
     memory = session.saved.memory
     assert memory.cache is not None
     token_11 = torch.tensor([[int(ids[at - 1])]])
     with torch.no_grad():
-        output = reader.model.forward(reader.static, memory.state, token_11)
+        output = dynamic_model.model.forward(dynamic_model.static, memory.state, token_11)
     before = [tensor.clone() for tensor in memory.cache]
     log_p_V = log_next(cache, memory.cache, output.features_BTH, output.logits_BTV)[0, 0]
     assert all(torch.equal(*pair) for pair in zip(before, memory.cache, strict=True))

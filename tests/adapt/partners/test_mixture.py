@@ -15,7 +15,7 @@ from dynlm.adapt.partners.mixture import FixedShareMixture, MixtureState, fixed_
 from dynlm.data.stream import read_in_order
 from dynlm.runtime.tree import leaves
 from tests.adapt.partners.mixture_reference import naive_fixed_share
-from tests.adapt.readings import MODEL, RULES, captured, reader, set_lanes_at_once, stream, text
+from tests.adapt.readings import MODEL, RULES, captured, dynamic_model, set_lanes_at_once, stream, text
 from tests.adapt.test_loop import nats_of, nats_side_by_side
 
 EVEN = math.log(0.5)
@@ -135,7 +135,7 @@ def test_every_next_token_has_the_weighted_probability():
 
 
 def with_mixture(name="rms", reset="stream", reference=False, share=0.02, **options):
-    return dataclasses.replace(reader(name, reset, reference, **options), mixture=FixedShareMixture(share))
+    return dataclasses.replace(dynamic_model(name, reset, reference, **options), mixture=FixedShareMixture(share))
 
 
 def experts_of(chosen, split=None):
@@ -147,8 +147,8 @@ def experts_of(chosen, split=None):
 @pytest.mark.parametrize("name", RULES[1:])
 def test_the_experts_are_level_1_and_the_rule_bit_for_bit(name, dtype, reset):
     experts_N2 = experts_of(with_mixture(name, reset, dtype=dtype))
-    assert torch.equal(experts_N2[:, 0], nats_of(reader("none", dtype=dtype)))
-    assert torch.equal(experts_N2[:, 1], nats_of(reader(name, reset, dtype=dtype)))
+    assert torch.equal(experts_N2[:, 0], nats_of(dynamic_model("none", dtype=dtype)))
+    assert torch.equal(experts_N2[:, 1], nats_of(dynamic_model(name, reset, dtype=dtype)))
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -203,7 +203,7 @@ def test_reading_on_from_a_copied_memory_equals_reading_at_once(stop, reset):
 
 def test_weights_and_state_do_not_depend_on_the_mixture():
     *_, beside = iter_segments(with_mixture("rms"), stream())
-    *_, alone = iter_segments(reader("rms"), stream())
+    *_, alone = iter_segments(dynamic_model("rms"), stream())
     pairs = zip(leaves(alone.memory), leaves(beside.memory._replace(mixture=None)), strict=True)
     assert all(path == other_path and torch.equal(one, other) for (path, one), (other_path, other) in pairs)
 
@@ -219,7 +219,7 @@ def test_fresh_memory_with_each_article_makes_articles_independent():
 def test_a_rule_that_diverges_costs_at_most_the_bound():
     split, wild = text((200,)), with_mixture("sgd", rate=1e308)
     assert not nats_of(dataclasses.replace(wild, mixture=None), split).isfinite().all()
-    level_1, found = nats_of(reader("none"), split), nats_of(wild, split)
+    level_1, found = nats_of(dynamic_model("none"), split), nats_of(wild, split)
     assert float(found.sum() - level_1.sum()) <= wild.mixture.allowance(200)
 
 
@@ -231,7 +231,7 @@ def test_a_reading_with_a_mixture_is_not_captured():
 def test_rates_of_zero_are_level_1_bit_for_bit(dtype):
     chosen = with_mixture("rms", dtype=dtype)
     still = dataclasses.replace(chosen, rule=chosen.rule.standing_still())
-    assert torch.equal(nats_of(still), nats_of(reader("none", dtype=dtype)))
+    assert torch.equal(nats_of(still), nats_of(dynamic_model("none", dtype=dtype)))
 
 
 def test_the_weights_start_equal_in_each_lane():

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import iter_segments, read_segment
 from dynlm.adapt.meta_gradient.per_weight_lstm import Windows
-from dynlm.adapt.reader import Reader
 from dynlm.adapt.rules import per_weight_lstm as module
 from dynlm.adapt.rules.base import StepEvent
 from dynlm.adapt.rules.elementwise import uniform_rule
@@ -35,21 +35,21 @@ def moved_gates(chosen: LearnedLSTMRule) -> Params:
     }
 
 
-def reader(gates: Params, reset: str = "stream", reference: bool = False, pull: float = 0.05) -> Reader:
-    return Reader(engine(reference), static_params(), meta(pull).rule(gates), NAMES, reset)
+def dynamic_model(gates: Params, reset: str = "stream", reference: bool = False, pull: float = 0.05) -> DynamicModel:
+    return DynamicModel(engine(reference), static_params(), meta(pull).rule(gates), NAMES, reset)
 
 
-def nats_of(chosen: Reader, source: Stream) -> torch.Tensor:
+def nats_of(chosen: DynamicModel, source: Stream) -> torch.Tensor:
     return torch.cat([read.nats_BT[torch.from_numpy(read.segment.mask_BT)] for read in iter_segments(chosen, source)])
 
 
 @pytest.mark.parametrize("pull", [0.05, 1.0])
 def test_it_starts_as_the_tuned_rms_rule(pull: float) -> None:
     rms = uniform_rule("rms", NAMES, 0.02, pull, (statistics(), 1e-2))
-    plain = Reader(engine(), static_params(), rms, NAMES)
-    found = nats_of(reader(meta().initial(), pull=pull), stream())
+    plain = DynamicModel(engine(), static_params(), rms, NAMES)
+    found = nats_of(dynamic_model(meta().initial(), pull=pull), stream())
     torch.testing.assert_close(found, nats_of(plain, stream()), rtol=1e-11, atol=1e-12)
-    moved = nats_of(reader(moved_gates(meta()), pull=pull), stream())
+    moved = nats_of(dynamic_model(moved_gates(meta()), pull=pull), stream())
     assert (moved - found).abs().max() > 1e-3
 
 
@@ -57,9 +57,9 @@ def test_it_starts_as_the_tuned_rms_rule(pull: float) -> None:
 @pytest.mark.parametrize("lanes", [1, 2])
 def test_losses_equal_those_by_autograd(lanes: int, reset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     gates, split = moved_gates(meta()), text((12, 9, 14, 6))
-    by_autograd = nats_of(reader(gates, reset, True), Stream(split, lanes, 5, range(4)))
+    by_autograd = nats_of(dynamic_model(gates, reset, True), Stream(split, lanes, 5, range(4)))
     monkeypatch.setattr(module, "_AT_ONCE", 7)
-    by_hand = nats_of(reader(gates, reset), Stream(split, lanes, 5, range(4)))
+    by_hand = nats_of(dynamic_model(gates, reset), Stream(split, lanes, 5, range(4)))
     torch.testing.assert_close(by_hand, by_autograd, rtol=1e-11, atol=1e-12)
 
 
@@ -104,13 +104,13 @@ def test_steps_in_place_equal_the_step_of_whole_tensors(has_own_anchor: bool, mo
 
 
 def test_rates_of_zero_are_level_1_bit_for_bit() -> None:
-    chosen = reader(moved_gates(meta()))
+    chosen = dynamic_model(moved_gates(meta()))
     still = dataclasses.replace(chosen, rule=chosen.rule.standing_still())
     assert torch.equal(nats_of(still, stream()), nats_of(chosen.level_1(), stream()))
 
 
 def test_reading_on_from_a_copied_memory_equals_reading_at_once() -> None:
-    chosen, source = reader(moved_gates(meta())), stream()
+    chosen, source = dynamic_model(moved_gates(meta())), stream()
     first = list(iter_segments(chosen, source))
     memory, place = chosen.fresh_memory(), source.begin()
     for _ in range(5):
@@ -128,7 +128,7 @@ def window_of(
 ) -> Params:
     """Return the gradients of a window of ``segments``, in ``more["lanes"]`` lanes."""
     lanes = more.get("lanes", 1)
-    chosen, source = reader(gates, reset), Stream(text((12, 9, 14, 6)), lanes, 5, articles)
+    chosen, source = dynamic_model(gates, reset), Stream(text((12, 9, 14, 6)), lanes, 5, articles)
     memory, place = chosen.fresh_memory(lanes), source.begin()
     window = Windows(meta(), gates, sample, torch.Generator().manual_seed(more.get("seed", 0)))
     for _ in range(segments):

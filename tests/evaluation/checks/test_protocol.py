@@ -1,4 +1,4 @@
-"""The protocol check: every rule passes, and readers that break a promise are caught."""
+"""The protocol check: every rule passes, and models that break a promise are caught."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dynlm.adapt import loop
-from dynlm.adapt.reader import Reader
+from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.rules.base import StepEvent
 from dynlm.adapt.rules.elementwise import ElementwiseRule, Rates
 from dynlm.adapt.rules.learned import LearnedRule
@@ -25,9 +25,9 @@ from dynlm.errors import UserError
 from dynlm.evaluation.checks import protocol as module
 from dynlm.evaluation.checks.protocol import (
     Check,
+    check_dynamic_model,
     check_every_rule,
     check_protocol,
-    check_reader,
     rules_of,
     to_dict,
     to_text,
@@ -35,7 +35,7 @@ from dynlm.evaluation.checks.protocol import (
 from dynlm.models.lstm.engine import LSTMEngine
 from dynlm.models.protocol import Scored
 from dynlm.run.folder import load_model
-from dynlm.run.rule_store import load_statistics, open_reader
+from dynlm.run.rule_store import load_statistics, open_dynamic_model
 from tests.tiny import Run, opened, with_memory
 
 CAUSAL = "no loss depends on a later token"
@@ -50,8 +50,10 @@ def text(tuned_run: Run) -> TokenisedSplit:
     return tokenise(load_articles(tuned_run.config.corpus, "valid"), tokenizer).excerpt(articles=2, tokens=90)
 
 
-def honest(run: Run, rule: str = "rms", reset: str = "stream") -> Reader:
-    return open_reader(run.folder, load_model(run.folder), with_memory(run.config, rule=rule, reset=reset).memory)
+def honest(run: Run, rule: str = "rms", reset: str = "stream") -> DynamicModel:
+    return open_dynamic_model(
+        run.folder, load_model(run.folder), with_memory(run.config, rule=rule, reset=reset).memory
+    )
 
 
 def broken(checks: list[Check]) -> set[str]:
@@ -88,7 +90,7 @@ def test_a_loss_that_peeks_at_the_next_target_is_caught(
     rule: str, tuned_run: Run, text: TokenisedSplit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     have_losses(peek, monkeypatch)
-    checks = check_reader(honest(tuned_run, rule), text, 20, 10, 0, load_model(tuned_run.folder).tokenizer)
+    checks = check_dynamic_model(honest(tuned_run, rule), text, 20, 10, 0, load_model(tuned_run.folder).tokenizer)
     assert CAUSAL in broken(checks)
     assert f"BROKEN  {CAUSAL}" in to_text(checks)
     assert to_dict(checks)["kept"] is False
@@ -100,20 +102,22 @@ def test_learning_before_scoring_is_caught(
     """The classic leak: the segment is learned from, then scored by what was learned."""
     whole = loop.read_segment
 
-    def adapted_first(reader, memory, segment, observe=None):  # type: ignore[no-untyped-def]
-        _, learned = whole(reader, memory.copy(), segment)
-        nats_BT, _ = whole(reader, learned.copy()._replace(state=memory.state), segment)
+    def adapted_first(dynamic_model, memory, segment, observe=None):  # type: ignore[no-untyped-def]
+        _, learned = whole(dynamic_model, memory.copy(), segment)
+        nats_BT, _ = whole(dynamic_model, learned.copy()._replace(state=memory.state), segment)
         return nats_BT, learned
 
     monkeypatch.setattr(loop, "read_segment", adapted_first)
-    assert broken(check_reader(honest(tuned_run), text, 20, 10, 0, load_model(tuned_run.folder).tokenizer)) == {CAUSAL}
+    assert broken(check_dynamic_model(honest(tuned_run), text, 20, 10, 0, load_model(tuned_run.folder).tokenizer)) == {
+        CAUSAL
+    }
 
 
 def test_a_model_that_ignores_its_input_does_not_pass_as_causal(
     tuned_run: Run, text: TokenisedSplit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     have_losses(lambda nats_BT, *_: torch.ones_like(nats_BT), monkeypatch)
-    checks = check_reader(honest(tuned_run, "none"), text, 20, 5, 0, load_model(tuned_run.folder).tokenizer)
+    checks = check_dynamic_model(honest(tuned_run, "none"), text, 20, 5, 0, load_model(tuned_run.folder).tokenizer)
     assert broken(checks) == {CAUSAL}
 
 
@@ -123,12 +127,12 @@ def test_a_rule_that_moves_at_rate_zero_is_caught(tuned_run: Run, text: Tokenise
             event.theta.add_(1e-4)
 
     rates = dict.fromkeys(honest(tuned_run).dynamic, Rates(0.1, 0.0))
-    reader = dataclasses.replace(honest(tuned_run), rule=Restless("sgd", rates))
-    assert broken(check_reader(reader, text, 20, 3, 0, load_model(tuned_run.folder).tokenizer)) == {ZERO}
+    dynamic_model = dataclasses.replace(honest(tuned_run), rule=Restless("sgd", rates))
+    assert broken(check_dynamic_model(dynamic_model, text, 20, 3, 0, load_model(tuned_run.folder).tokenizer)) == {ZERO}
 
 
 def test_state_outside_the_memory_is_caught(tuned_run: Run, text: TokenisedSplit) -> None:
-    """What a reader carries beside its memory is lost between two sittings."""
+    """What a model carries beside its memory is lost between two sittings."""
 
     class Counting(ElementwiseRule):
         seen = 0
@@ -138,16 +142,18 @@ def test_state_outside_the_memory_is_caught(tuned_run: Run, text: TokenisedSplit
             event.theta.add_(1e-4 * Counting.seen)
 
     rates = dict.fromkeys(honest(tuned_run).dynamic, Rates(0.1, 0.0))
-    reader = dataclasses.replace(honest(tuned_run), rule=Counting("sgd", rates))
-    assert SITTINGS in broken(check_reader(reader, text, 20, 1, 0, load_model(tuned_run.folder).tokenizer))
+    dynamic_model = dataclasses.replace(honest(tuned_run), rule=Counting("sgd", rates))
+    assert SITTINGS in broken(
+        check_dynamic_model(dynamic_model, text, 20, 1, 0, load_model(tuned_run.folder).tokenizer)
+    )
 
 
 def test_static_parameters_that_move_are_caught(tuned_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = module.check_reader
+    whole = module.check_dynamic_model
 
-    def careless(reader: Reader, *arguments: object) -> list[Check]:
-        checks = whole(reader, *arguments)  # type: ignore[arg-type]
-        reader.static["output.bias"][0] += 1
+    def careless(dynamic_model: DynamicModel, *arguments: object) -> list[Check]:
+        checks = whole(dynamic_model, *arguments)  # type: ignore[arg-type]
+        dynamic_model.static["output.bias"][0] += 1
         return checks
 
     monkeypatch.setattr(module, "check_reader", careless)
@@ -157,7 +163,7 @@ def test_static_parameters_that_move_are_caught(tuned_run: Run, monkeypatch: pyt
 
 def test_a_text_of_one_segment_can_be_checked(tuned_run: Run, text: TokenisedSplit) -> None:
     short = text.excerpt(articles=1, tokens=8)
-    checks = check_reader(honest(tuned_run), short, 20, 20, 0, load_model(tuned_run.folder).tokenizer)
+    checks = check_dynamic_model(honest(tuned_run), short, 20, 20, 0, load_model(tuned_run.folder).tokenizer)
     assert not broken(checks)
     assert checks[0].tried.startswith("20 changes of the text")
 
@@ -179,7 +185,7 @@ def test_changed_places_cover_the_text(tuned_run: Run, text: TokenisedSplit, mon
 
     have_losses(leak_at_one_token, monkeypatch)
     assert broken(
-        check_reader(honest(tuned_run, "none"), short, 6, 200, 0, load_model(tuned_run.folder).tokenizer)
+        check_dynamic_model(honest(tuned_run, "none"), short, 6, 200, 0, load_model(tuned_run.folder).tokenizer)
     ) == {CAUSAL}
 
 
@@ -208,18 +214,20 @@ def test_headings_flagged_where_they_begin_are_caught(
     trained = load_model(tuned_run.folder)
     statistics = load_statistics(tuned_run.folder, trained)
     assert statistics is not None
-    reader = honest(tuned_run)
-    held = Statistics({name: statistics.rms[name] for name in reader.dynamic})
+    dynamic_model = honest(tuned_run)
+    held = Statistics({name: statistics.rms[name] for name in dynamic_model.dynamic})
     g = LearnedRule(held, trained.params, 0.02, 0.01, 1e-2, features=("section_age",))
-    reader = dataclasses.replace(reader, rule=g.rule({key: tensor + 0.5 for key, tensor in g.initial().items()}))
+    dynamic_model = dataclasses.replace(
+        dynamic_model, rule=g.rule({key: tensor + 0.5 for key, tensor in g.initial().items()})
+    )
 
     def where_lines_begin(text: bytes, lengths: np.ndarray) -> np.ndarray:
         begin = [found.start() + 1 for found in text_features._HEADING.finditer(text)]
         return np.unique(np.searchsorted(np.cumsum(lengths, dtype=np.int64), begin, side="right"))
 
-    assert not broken(check_reader(reader, text, 20, 8, 0, trained.tokenizer))
+    assert not broken(check_dynamic_model(dynamic_model, text, 20, 8, 0, trained.tokenizer))
     monkeypatch.setattr("dynlm.data.tokenised_split.find_headings", where_lines_begin)
-    assert broken(check_reader(reader, text, 20, 8, 0, trained.tokenizer)) == {CAUSAL}
+    assert broken(check_dynamic_model(dynamic_model, text, 20, 8, 0, trained.tokenizer)) == {CAUSAL}
 
 
 def test_every_rule_of_a_run_is_checked_alone_cached_and_mixed(tuned_run: Run) -> None:

@@ -17,7 +17,7 @@ from dynlm.evaluation.checks import stress as module
 from dynlm.evaluation.checks.protocol import nats_of
 from dynlm.evaluation.checks.stress import Cost, StressResult, cost_of, german, stress_test, stress_texts
 from dynlm.run.folder import load_model
-from dynlm.run.rule_store import open_reader
+from dynlm.run.rule_store import open_dynamic_model
 from tests.tiny import Run, opened, with_memory
 
 SEGMENT = 20
@@ -114,12 +114,12 @@ def test_the_three_figures_are_those_of_three_readings(
 ) -> None:
     trained, text = load_model(tuned_run.folder), texts["alternating"].excerpt(1, 150)
     level_1, rule, mixture = (
-        open_reader(tuned_run.folder, trained, with_memory(tuned_run.config, reset=reset, **options).memory)
+        open_dynamic_model(tuned_run.folder, trained, with_memory(tuned_run.config, reset=reset, **options).memory)
         for options in ({"rule": "none"}, {"rule": "rms"}, {"rule": "rms", "no_regret": True})
     )
     cost = cost_of(mixture, "alternating", text, SEGMENT)
-    for found, reader in ((cost.level_1, level_1), (cost.rule, rule), (cost.no_regret, mixture)):
-        assert found == pytest.approx(float(nats_of(reader, text, SEGMENT).astype(np.float64).mean()), rel=1e-12)
+    for found, dynamic_model in ((cost.level_1, level_1), (cost.rule, rule), (cost.no_regret, mixture)):
+        assert found == pytest.approx(float(nats_of(dynamic_model, text, SEGMENT).astype(np.float64).mean()), rel=1e-12)
     assert cost.tokens == 150 and cost.level_1 != cost.rule
 
 

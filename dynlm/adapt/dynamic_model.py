@@ -26,7 +26,7 @@ StepObserver = Callable[[StepEvent], None]
 
 
 @dataclass(frozen=True)
-class Reader:
+class DynamicModel:
     """Everything about a reading that does not change while it reads.
 
     ``reset``: under "stream" the dynamic weights run through the whole text, under "article" they start afresh with
@@ -64,7 +64,7 @@ class Reader:
         """Whether it predicts as the static model does, whatever it has read."""
         return not self.rule.learns and self.cache is None
 
-    def level_1(self) -> Reader:
+    def level_1(self) -> DynamicModel:
         """Return the static model alone."""
         return dataclasses.replace(self, rule=LEVEL_1, dynamic=(), cache=None, mixture=None, filter=None)
 
