@@ -33,7 +33,7 @@ class SegmentResult(NamedTuple):
     segment: Segment
     nats_BT: Tensor
     memory: Memory
-    place: StreamPosition
+    position: StreamPosition
 
     @property
     def nats_T(self) -> Tensor:
@@ -99,22 +99,22 @@ def iter_segments(
     dynamic_model: DynamicModel,
     stream: Stream,
     memory: Memory | None = None,
-    place: StreamPosition | None = None,
+    position: StreamPosition | None = None,
     observe: StepObserver | None = None,
 ) -> Iterator[SegmentResult]:
-    """Read a stream from ``place`` (its beginning) with ``memory`` (a fresh one), in the stream's lanes."""
+    """Read a stream from ``position`` (its beginning) with ``memory`` (a fresh one), in the stream's lanes."""
     memory = dynamic_model.fresh_memory(stream.local_lanes) if memory is None else memory
-    place = stream.begin() if place is None else place
+    position = stream.begin() if position is None else position
     captured = _captured(dynamic_model, memory, stream) if observe is None else None
     while True:
-        segment, place = stream.next(place)
+        segment, position = stream.next(position)
         if segment is None:
             return
         if captured is None:
             nats_BT, memory = read_segment(dynamic_model, memory, segment, observe)
         else:
             nats_BT, memory = captured(memory, segment)
-        yield SegmentResult(segment, nats_BT, memory, place)
+        yield SegmentResult(segment, nats_BT, memory, position)
 
 
 def _captured(
@@ -177,6 +177,6 @@ def gradient_statistics(dynamic_model: DynamicModel, stream: Stream, tokens: int
 
     for read in iter_segments(dynamic_model, stream, observe=observe):
         count += int(read.segment.mask_BT.any(1).sum())
-        if read.place.tokens >= tokens:
+        if read.position.tokens >= tokens:
             break
     return Statistics({name: (square / max(1, count)).sqrt() for name, square in squares.items()})

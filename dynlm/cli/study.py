@@ -32,7 +32,7 @@ def _demo(options: Namespace, config: Config) -> int:
     files = [str(path) for path in written]
     print_answer(
         options,
-        {**comparison.to_dict(), "files": files, "audit": to_dict(checks)},
+        {**comparison.to_dict(), "files": files, "checks": to_dict(checks)},
         "\n".join(["", text_table(comparison), "", to_text(checks), "", *(f"wrote {file}" for file in files)]),
     )
     return 0 if all(check.kept for check in checks) else 1

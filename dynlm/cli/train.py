@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from dynlm.train.config import Config
 
 
-_CONSTANTS = {"rate": "lr", "pull": "decay", "epsilon": "epsilon"}
 """Name of each tuned constant by the key that it is stored with."""
 
 
@@ -78,7 +77,7 @@ def _tune(options: Namespace, config: Config) -> int:
 
     run = open_run(options, config)
     done = tune(run, config.memory, config.tune, is_quiet(options))
-    values = ", ".join(f"{name} {done[key]:g}" for key, name in _CONSTANTS.items() if key in done)
+    values = ", ".join(f"{name} {done[name]:g}" for name in ("lr", "decay", "epsilon") if name in done)
     print_answer(
         options,
         done,
@@ -97,7 +96,7 @@ def _tune_cache(options: Namespace, config: Config) -> int:
         options,
         done,
         f"{done['rule']} + cache ({done['reset']}): window {done['window']}, inverse temperature "
-        f"{done['flatness']:g}, share "
+        f"{done['inverse_temperature']:g}, share "
         f"{done['share']:g}: {done['nats_per_token']:.4f} nats per token, without it "
         f"{done['without_cache_nats_per_token']:.4f}, on {len(done['articles'])} articles of {done['split']}",
     )
@@ -126,7 +125,7 @@ def _metatrain(options: Namespace, config: Config) -> int:
     nats = done["tuning_nats_per_token"]
     rows = [f"{'tensor':20}{'lr':>12}{'decay':>12}{'reset':>8}"]
     rows += [
-        f"{name:20}{phi['alpha']:>12.3g}{phi['lambda']:>12.3g}{phi.get('flush', 0.0):>8.2f}"
+        f"{name:20}{phi['alpha']:>12.3g}{phi['lambda']:>12.3g}{phi.get('boundary_reset', 0.0):>8.2f}"
         for name, phi in done["phi"].items()
     ]
     rows.append(
@@ -172,12 +171,13 @@ def _train_gate(options: Namespace, config: Config) -> int:
 
     run = open_run(options, config)
     done = train_gate(run, config.memory, config.metatrain, config.tune, is_quiet(options))
-    nats, flatness = done["tuning_nats_per_token"], ", ".join(f"{value:g}" for value in done["flatness"])
+    nats = done["tuning_nats_per_token"]
+    inverse_temperatures = ", ".join(f"{value:g}" for value in done["inverse_temperature"])
     print_answer(
         options,
         done,
         f"{done['rule']} + gated cache ({done['reset']}): window {done['window']}, inverse temperatures "
-        f"{flatness}\n"
+        f"{inverse_temperatures}\n"
         f"on the tuning articles: {nats['none']:.4f} nats per token without a cache, {nats['start']:.4f} at the start, "
         f"{nats['learned']:.4f} as learned; kept: {done['kept']}\n{_how_it_ended(done)}",
     )

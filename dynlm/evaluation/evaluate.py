@@ -68,7 +68,7 @@ class _Pass:
 
     def add(self, read: SegmentResult, first_rows: np.ndarray) -> None:
         """Record a segment's losses, and the distance of the weights that it was read with."""
-        self.memory, self.position = read.memory, read.place
+        self.memory, self.position = read.memory, read.position
         self.rows.append(rows_of(read.segment, first_rows).ravel())
         columns = [read.nats_BT]
         if self.track:
@@ -129,9 +129,9 @@ def evaluate(
     with checkpointer or nullcontext(), bar:
         for read in iter_segments(dynamic_model, stream, work.memory, work.position):
             work.add(read, first_rows)
-            bar.update(read.place.tokens - bar.n)
+            bar.update(read.position.tokens - bar.n)
             if checkpointer is not None:
-                checkpointer.after_step(read.place.tokens)
+                checkpointer.after_step(read.position.tokens)
     table = np.full((1 + track, len(columns["token"])), np.nan, dtype=np.float32)
     own = (np.concatenate(work.rows), torch.cat(work.values, 1).cpu().numpy()) if work.rows else None
     for part in evaluation.processes.gather_object(own):
@@ -156,7 +156,7 @@ def evaluate(
         return scores
     fresh_article = evaluation.articles[0] if start is None else -1
     return dataclasses.replace(
-        scores, distance=table[1], flush=_resets(dynamic_model, scores, evaluation.segment, fresh_article)
+        scores, distance=table[1], reset_share=_resets(dynamic_model, scores, evaluation.segment, fresh_article)
     )
 
 

@@ -23,7 +23,7 @@ from dynlm.run.options import RunOptions
 from dynlm.run.rule_store import learned_names, load_learned, load_tuned
 from dynlm.run.run import Run
 from dynlm.runtime.perplexity import format_perplexity
-from dynlm.runtime.renamed import current_options, original_name
+from dynlm.runtime.renamed import current_options
 from dynlm.runtime.text import markdown
 from dynlm.runtime.validation import section_of
 
@@ -71,9 +71,7 @@ def _tuned(run: Run) -> str:
     for rule in tuned_rules():
         for reset in RESETS:
             if found := load_tuned(run.path, rule, reset, run.trained):
-                constants = ", ".join(
-                    f"{name} {_number(found.get(original_name('memory', name)))}" for name in RULES[rule].searched
-                )
+                constants = ", ".join(f"{name} {_number(found.get(name))}" for name in RULES[rule].searched)
                 losses = (_number(found.get(name)) for name in ("nats_per_token", "level_1_nats_per_token"))
                 rows.append((rule, reset, constants, *losses))
     headings = ("rule", "reset", "constants", "nats/token, tuning articles", "level 1 there")

@@ -6,10 +6,10 @@ from these files, so each row keeps the token's bytes and its count of words: an
 or bytes.
 
 Two optional columns record the memory, of the weights that scored the token, so they are constant in a segment:
-``distance`` (float32) is |theta_t - theta_0| / |theta_0| over all dynamic tensors as one vector; ``flush`` (float32, 0
-to 1) is the share of the way back to theta_0 that the weights went just before the segment: 1 where they were reset,
-else the mean decay of a step. The rates themselves are in the protocol, ``rule.rates``: ``lr`` and ``decay`` of each
-tensor.
+``distance`` (float32) is |theta_t - theta_0| / |theta_0| over all dynamic tensors as one vector; ``reset_share``
+(float32, 0 to 1) is the share of the way back to theta_0 that the weights went just before the segment: 1 where they
+were reset, else the mean decay of a step. The rates themselves are in the protocol, ``rule.rates``: ``lr`` and
+``decay`` of each tensor.
 """
 
 from __future__ import annotations
@@ -42,9 +42,11 @@ _TYPES = {
     "words": pa.int16(),
     "nats": pa.float32(),
     "distance": pa.float32(),
-    "flush": pa.float32(),
+    "reset_share": pa.float32(),
 }
-_OPTIONAL = ("distance", "flush")
+_OPTIONAL = ("distance", "reset_share")
+_OLD_NAMES = {"reset_share": "flush"}
+"""Columns that earlier versions wrote by another name."""
 _ROWS_OF_ANY_FILE, _ROWS_A_BYTE = 2**20, 8
 _TEXT_OF_ANY_FILE, _TEXT_A_BYTE = 64 * 2**20, 64
 _UNPACKED_OF_ANY_FILE, _UNPACKED_A_BYTE = 128 * 2**20, 64
@@ -60,8 +62,8 @@ class Scores:
 
     ``article`` is the index in the split from 0, ``position`` the token's place in its article from 0, ``segment`` the
     index of the segment within the file, ``surface`` the token's exact bytes (not always whole characters), ``words``
-    how many words start in it (an end of line counts as one), ``nats`` its loss. ``distance`` and ``flush`` are None
-    where they were not recorded; ``path`` is the file that this was read from, if any.
+    how many words start in it (an end of line counts as one), ``nats`` its loss. ``distance`` and ``reset_share``
+    are None where they were not recorded; ``path`` is the file that this was read from, if any.
     """
 
     protocol: dict[str, Any]
@@ -74,7 +76,7 @@ class Scores:
     surface: Sequence[bytes] = field(repr=False)
     path: Path | None = None
     distance: np.ndarray | None = None
-    flush: np.ndarray | None = None
+    reset_share: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         lengths = {name: len(column) for name, column in self.columns.items()}
@@ -158,14 +160,17 @@ def read_scores(path: Path) -> Scores:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=["surface"]) as file:
             _check_claims(file.metadata, path)
-            names = [name for name in _TYPES if name in file.schema_arrow.names]
+            stored = {name: _OLD_NAMES.get(name, name) for name in _TYPES if name not in file.schema_arrow.names}
+            stored = {name: stored.get(name, name) for name in _TYPES}
+            names = [name for name in _TYPES if stored[name] in file.schema_arrow.names]
             if missing := [name for name in _TYPES if name not in (*names, *_OPTIONAL)]:
                 raise UserError(f"the score file has no column {missing[0]!r}", path, _AGAIN)
             numbers = pa.schema([pa.field(name, _TYPES[name]) for name in names if name != "surface"])
             parts = [numbers.empty_table()]
             # A row group at a time: each may have a dictionary of its own, as large as it claims.
             for index in range(file.metadata.num_row_groups):
-                part = file.read_row_group(index, columns=names)
+                part = file.read_row_group(index, columns=[stored[name] for name in names])
+                part = part.select([stored[name] for name in names]).rename_columns(names)
                 _add_surfaces(surfaces, part.column("surface"), path)
                 parts.append(part.select(numbers.names).replace_schema_metadata().cast(numbers))
         table = pa.concat_tables(parts)

@@ -218,10 +218,10 @@ void step_(const Tensor& theta_BN, const Tensor& theta_0_N, const Tensor& u_BN, 
            double beta, const std::optional<Tensor>& scale_N, double alpha) {
   const int64_t lanes = theta_BN.size(0), N = theta_BN.numel() / lanes;
   F* const thetas = theta_BN.data_ptr<F>();
-  const F *const home = theta_0_N.data_ptr<F>(), *const us = u_BN.data_ptr<F>();
+  const F *const anchor = theta_0_N.data_ptr<F>(), *const us = u_BN.data_ptr<F>();
   const F* const betas = beta_N ? beta_N->data_ptr<F>() : nullptr;
   const F* const scales = scale_N ? scale_N->data_ptr<F>() : nullptr;
-  const F pull = beta, rate = alpha;
+  const F decay = beta, rate = alpha;
   const int64_t between_lanes = theta_BN.stride(0);
   at::parallel_for(0, N, 4096, [&](int64_t begin, int64_t end) {
     for (int64_t lane = 0; lane < lanes; ++lane) {
@@ -230,51 +230,51 @@ void step_(const Tensor& theta_BN, const Tensor& theta_0_N, const Tensor& u_BN, 
       if (betas && scales) {
 #pragma omp simd
         for (int64_t n = begin; n < end; ++n)
-          theta[n] += betas[n] * (home[n] - theta[n]) - rate * scales[n] * u[n];
+          theta[n] += betas[n] * (anchor[n] - theta[n]) - rate * scales[n] * u[n];
       } else {
 #pragma omp simd
         for (int64_t n = begin; n < end; ++n)
-          theta[n] += (betas ? betas[n] : pull) * (home[n] - theta[n]) - rate * (scales ? scales[n] : F(1)) * u[n];
+          theta[n] += (betas ? betas[n] : decay) * (anchor[n] - theta[n]) - rate * (scales ? scales[n] : F(1)) * u[n];
       }
     }
   });
 }
 
-// Sums over lanes and weights of u (theta - theta_0) and u s_pull; then s_pull is carried over the coming step.
+// Sums over lanes and weights of u (theta - theta_0) and u s_decay; then s_decay is carried over the coming step.
 template <typename F>
-std::tuple<double, double> sense_(const Tensor& s_pull_BN, const Tensor& theta_BN, const Tensor& theta_0_N,
+std::tuple<double, double> sense_(const Tensor& s_decay_BN, const Tensor& theta_BN, const Tensor& theta_0_N,
                                   const Tensor& u_BN, const std::optional<Tensor>& beta_N, double beta) {
   const int64_t lanes = theta_BN.size(0), N = theta_BN.numel() / lanes;
-  std::atomic<double> by_rate{0}, by_pull{0};
-  const F *const thetas = theta_BN.data_ptr<F>(), *const home = theta_0_N.data_ptr<F>();
+  std::atomic<double> by_lr{0}, by_decay{0};
+  const F *const thetas = theta_BN.data_ptr<F>(), *const anchor = theta_0_N.data_ptr<F>();
   const F *const us = u_BN.data_ptr<F>(), *const betas = beta_N ? beta_N->data_ptr<F>() : nullptr;
-  F* const sensitivities = s_pull_BN.data_ptr<F>();
-  const F pull = beta;
+  F* const sensitivities = s_decay_BN.data_ptr<F>();
+  const F decay = beta;
   at::parallel_for(0, N, 4096, [&](int64_t begin, int64_t end) {
-    double rates = 0, pulls = 0;
+    double rates = 0, by_decays = 0;
     for (int64_t lane = 0; lane < lanes; ++lane) {
       const F* const theta = thetas + lane * theta_BN.stride(0);
-      F* const s = sensitivities + lane * s_pull_BN.stride(0);
+      F* const s = sensitivities + lane * s_decay_BN.stride(0);
       const F* const u = us + lane * N;
       // Sums of a few thousand in the weights' own type, those of all in double.
       for (int64_t from = begin; from < end; from += 4096) {
         const int64_t to = std::min(from + 4096, end);
-        F rate_sum = 0, pull_sum = 0;
-#pragma omp simd reduction(+ : rate_sum, pull_sum)
+        F lr_sum = 0, decay_sum = 0;
+#pragma omp simd reduction(+ : lr_sum, decay_sum)
         for (int64_t n = from; n < to; ++n) {
-          const F b = betas ? betas[n] : pull, away = theta[n] - home[n];
-          rate_sum += u[n] * away;
-          pull_sum += u[n] * s[n];
+          const F b = betas ? betas[n] : decay, away = theta[n] - anchor[n];
+          lr_sum += u[n] * away;
+          decay_sum += u[n] * s[n];
           s[n] = b < F(1) ? s[n] - b * (away + s[n]) : F(0);
         }
-        rates += rate_sum;
-        pulls += pull_sum;
+        rates += lr_sum;
+        by_decays += decay_sum;
       }
     }
-    for (double seen = by_rate.load(); !by_rate.compare_exchange_weak(seen, seen + rates);) {}
-    for (double seen = by_pull.load(); !by_pull.compare_exchange_weak(seen, seen + pulls);) {}
+    for (double seen = by_lr.load(); !by_lr.compare_exchange_weak(seen, seen + rates);) {}
+    for (double seen = by_decay.load(); !by_decay.compare_exchange_weak(seen, seen + by_decays);) {}
   });
-  return {by_rate.load(), by_pull.load()};
+  return {by_lr.load(), by_decay.load()};
 }
 
 // A function's float or double form, as the type of its first tensor asks.
@@ -304,6 +304,6 @@ TORCH_LIBRARY(dynlm, library) {
       "step_(Tensor(a!) theta, Tensor theta_0, Tensor u, Tensor? betas, float beta, Tensor? scales, float alpha) -> ()",
       OF_TYPE(step_));
   library.def(
-      "sense_(Tensor(a!) s_pull, Tensor theta, Tensor theta_0, Tensor u, Tensor? betas, float beta) -> (float, float)",
+      "sense_(Tensor(a!) s_decay, Tensor theta, Tensor theta_0, Tensor u, Tensor? betas, float beta) -> (float, float)",
       OF_TYPE(sense_));
 }

@@ -21,7 +21,7 @@ _FLAGS = "-O3 -march=native -mprefer-vector-width=512 -fopenmp -fno-math-errno -
 
 
 class NativeKernels:
-    """Calls of ``native.cpp``; what each does and its arguments' shapes are told there. Made by ``native_kernels``."""
+    """Calls of ``native.cpp``, which documents each and the shapes of its arguments. Made by ``native_kernels``."""
 
     @staticmethod
     def lstm_forward(
@@ -55,15 +55,15 @@ class NativeKernels:
         theta: Tensor, theta_0: Tensor, u: Tensor, beta: Tensor | float, scale: Tensor | None, alpha: float
     ) -> None:
         """Take theta += beta (theta_0 - theta) - alpha scale u, lane by lane, in place."""
-        betas, pull = (beta, 0.0) if isinstance(beta, Tensor) else (None, beta)
-        torch.ops.dynlm.step_(theta, theta_0, u, betas, pull, scale, alpha)
+        betas, decay = (beta, 0.0) if isinstance(beta, Tensor) else (None, beta)
+        torch.ops.dynlm.step_(theta, theta_0, u, betas, decay, scale, alpha)
 
     @staticmethod
-    def sense_(s_pull: Tensor, theta: Tensor, theta_0: Tensor, u: Tensor, beta: Tensor | float) -> tuple[float, float]:
-        """Return the sums of u (theta - theta_0) and of u s_pull, and carry s_pull over the coming step in place."""
-        betas, pull = (beta, 0.0) if isinstance(beta, Tensor) else (None, beta)
-        by_rate, by_pull = torch.ops.dynlm.sense_(s_pull, theta, theta_0, u, betas, pull)
-        return by_rate, by_pull
+    def sense_(s_decay: Tensor, theta: Tensor, theta_0: Tensor, u: Tensor, beta: Tensor | float) -> tuple[float, float]:
+        """Return the sums of u (theta - theta_0) and of u s_decay, and carry s_decay over the coming step in place."""
+        betas, decay = (beta, 0.0) if isinstance(beta, Tensor) else (None, beta)
+        by_lr, by_decay = torch.ops.dynlm.sense_(s_decay, theta, theta_0, u, betas, decay)
+        return by_lr, by_decay
 
 
 @functools.cache

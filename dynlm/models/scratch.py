@@ -24,7 +24,7 @@ class Scratch:
     def take(self, name: str, shape: tuple[int, ...], like: Tensor, zeroed: bool = False) -> Tensor:
         """A tensor of ``shape``, of the device and type of ``like``, with what the last user left in it.
 
-        With ``zeroed`` it is zero when first made; whoever takes it has to leave zeros behind.
+        With ``zeroed`` it is zero when first made; every user has to leave zeros in it.
         """
         size = math.prod(shape)
         buffer = self._buffers.get(name)

@@ -59,16 +59,16 @@ def memory_records(scores: ScoreSet) -> list[MemoryRecord]:
     """Return what each variant recorded of its memory; variants without a record are left out."""
     records = []
     for index, variant in enumerate(scores.variants):
-        distance, flush = variant.distance, variant.flush
-        if distance is None and flush is None:
+        distance, reset_share = variant.distance, variant.reset_share
+        if distance is None and reset_share is None:
             continue
         row, _ = bin_equally(variant.nats, _BINS)
         mean_distance = None if distance is None else bin_equally(distance, _BINS)[1]
         largest_reset, resets = None, None
-        if flush is not None:
-            largest_reset = bin_equally(flush, _BINS, largest=True)[1]
+        if reset_share is not None:
+            largest_reset = bin_equally(reset_share, _BINS, largest=True)[1]
             segment_starts = np.flatnonzero(np.diff(variant.segment, prepend=variant.segment[0] - 1))
-            resets = int((np.asarray(flush)[segment_starts] >= RESET_SHARE).sum())
+            resets = int((np.asarray(reset_share)[segment_starts] >= RESET_SHARE).sum())
         records.append(MemoryRecord(index, row, mean_distance, largest_reset, resets))
     return records
 

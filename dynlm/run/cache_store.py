@@ -1,6 +1,6 @@
 """What a run keeps for its caches, in ``runs/NAME/memory``: one of each kind for each rule and reset policy.
 
-cache-RULE-RESET.json                          the fixed cache's tuned window, inverse temperature (flatness) and share
+cache-RULE-RESET.json                          the fixed cache's tuned window, inverse temperature and share
 gated-cache-RULE-RESET.safetensors and .json   the learned gate, as tensors and readable
 """
 
@@ -20,9 +20,9 @@ from dynlm.run.folder import TrainedModel, load_stored, memory_path, read_stored
 from dynlm.runtime.parsing import number_in, write_json
 from dynlm.runtime.tensors import check_shapes, save_tensors
 
-FIXED = {"window": "cache_window", "flatness": "cache_inverse_temperature", "share": "cache_share"}
+FIXED = {"window": "cache_window", "inverse_temperature": "cache_inverse_temperature", "share": "cache_share"}
 """Option of the memory for each constant of a fixed cache, by the name under which it is stored."""
-_MOST_FLATNESSES = 64
+_MOST_INVERSE_TEMPERATURES = 64
 
 
 def rule_stem(memory: MemoryOptions) -> str:
@@ -41,7 +41,7 @@ def load_fixed(folder: Path, memory: MemoryOptions, trained: TrainedModel) -> di
     if (content := read_stored(path, trained)) is None:
         return None
     content["window"] = int(number_in(content, "window", path, 1, LARGEST_WINDOW))
-    number_in(content, "flatness", path, MIN_INVERSE, MAX_INVERSE)
+    number_in(content, "inverse_temperature", path, MIN_INVERSE, MAX_INVERSE)
     number_in(content, "share", path, 0, 0.99)
     return content
 
@@ -54,11 +54,11 @@ def save_gated(
     about = {
         "model": trained.fingerprint,
         "window": cache.window,
-        "flatness": list(cache.inverse_temperatures),
+        "inverse_temperature": list(cache.inverse_temperatures),
         **about,
     }
     save_tensors(_path(folder, memory, "gated-cache", "safetensors"), cache.gate.params, about)
-    content = {**about, "evidence": gate_feature_names(cache.inverse_temperatures)}
+    content = {**about, "features": gate_feature_names(cache.inverse_temperatures)}
     write_json(_path(folder, memory, "gated-cache", "json"), content)
 
 
@@ -70,13 +70,13 @@ def load_gated(
     if (stored := load_stored(path, trained, device)) is None:
         return None
     tensors, about = stored
-    window, flatness = int(number_in(about, "window", path, 1, LARGEST_WINDOW)), about.get("flatness")
-    if not isinstance(flatness, list) or not 1 <= len(flatness) <= _MOST_FLATNESSES:
-        raise UserError("it does not say its flatness", path, "run metatrain again")
-    for value in flatness:
-        number_in({"flatness": value}, "flatness", path, MIN_INVERSE, MAX_INVERSE)
+    window, inverses = int(number_in(about, "window", path, 1, LARGEST_WINDOW)), about.get("inverse_temperature")
+    if not isinstance(inverses, list) or not 1 <= len(inverses) <= _MOST_INVERSE_TEMPERATURES:
+        raise UserError("it does not say its inverse temperatures", path, "run metatrain again")
+    for value in inverses:
+        number_in({"inverse_temperature": value}, "inverse_temperature", path, MIN_INVERSE, MAX_INVERSE)
     hidden = tensors["hidden.bias"].numel() if "hidden.bias" in tensors else 0
-    pieces, shares = len(gate_feature_names(flatness)), 1 + len(flatness)
+    pieces, shares = len(gate_feature_names(inverses)), 1 + len(inverses)
     wanted = {
         **{"center": (pieces,), "spread": (pieces,), "hidden.weight": (hidden, pieces), "hidden.bias": (hidden,)},
         **{"output.weight": (shares, hidden), "output.bias": (shares,)},
@@ -84,7 +84,7 @@ def load_gated(
     check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()}, wanted, path)
     if not all(tensor.dtype == torch.float32 and bool(tensor.isfinite().all()) for tensor in tensors.values()):
         raise UserError("the gate is not of finite float32 numbers", path, "run metatrain again")
-    return Cache(window, tuple(flatness), Gate(tensors)), about
+    return Cache(window, tuple(inverses), Gate(tensors)), about
 
 
 def open_cache(folder: Path, trained: TrainedModel, memory: MemoryOptions) -> Cache | None:
@@ -119,7 +119,7 @@ def open_cache(folder: Path, trained: TrainedModel, memory: MemoryOptions) -> Ca
                 f"give --memory.{option} or run `{command('tune', folder, memory)}` first",
             )
         values[name] = value
-    return Cache(values["window"], (values["flatness"],), values["share"])
+    return Cache(values["window"], (values["inverse_temperature"],), values["share"])
 
 
 def command(name: str, folder: Path, memory: MemoryOptions) -> str:

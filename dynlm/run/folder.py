@@ -40,7 +40,7 @@ from dynlm.run.options import RunOptions
 from dynlm.runtime.files import atomic_write, cannot_write
 from dynlm.runtime.parsing import LARGEST_JSON, number_in, read_bytes, read_json, read_yaml, write_json
 from dynlm.runtime.paths import check_inside
-from dynlm.runtime.renamed import rename_sections
+from dynlm.runtime.renamed import current_keys, rename_sections
 from dynlm.runtime.tensors import load_tensors, params_fingerprint, save_tensors
 from dynlm.runtime.validation import options_of, section_of
 from dynlm.types import Params
@@ -198,16 +198,16 @@ def load_stored(
         return None
     tensors, about = load_tensors(path, device)
     check_model(path, about, trained)
-    return tensors, about
+    return tensors, current_keys(about)
 
 
 def read_stored(path: Path, trained: TrainedModel) -> dict[str, Any] | None:
     """Read a JSON file made for this model; None if it does not exist. Raises UserError."""
     if not path.exists():
         return None
-    content: dict[str, Any] = read_json(path)
+    content = read_json(path)
     check_model(path, content, trained)
-    return content
+    return dict(current_keys(content))
 
 
 def log_line(folder: Path, **fields: Any) -> None:

@@ -29,7 +29,7 @@ from dynlm.run.cache_store import open_cache
 from dynlm.run.folder import TrainedModel, load_stored, memory_path, read_stored
 from dynlm.runtime.files import exclusive
 from dynlm.runtime.parsing import number_in, read_json, write_json
-from dynlm.runtime.renamed import current_options, original_name
+from dynlm.runtime.renamed import current_keys, current_options
 from dynlm.runtime.tensors import check_shapes, save_tensors
 from dynlm.runtime.validation import section_of
 from dynlm.types import Params
@@ -83,7 +83,7 @@ def save_tuned(folder: Path, rule: str, reset: str, tuned: Mapping[str, Any], tr
 
 
 def load_tuned(folder: Path, rule: str, reset: str, trained: TrainedModel) -> dict[str, Any] | None:
-    """Load a rule's tuned constants, by their stored names (``runtime.renamed``); None if it was not tuned."""
+    """Load a rule's tuned constants and how they were tuned; None if it was not tuned."""
     path = memory_path(folder, "tuned.json")
     content = read_stored(path, trained) or {}
     tuned = content.get(rule, {})
@@ -92,7 +92,7 @@ def load_tuned(folder: Path, rule: str, reset: str, trained: TrainedModel) -> di
         return None
     if not isinstance(tuned, dict):
         raise UserError(f"what was tuned for {rule} cannot be read", path, "remove it and run tune again")
-    for name in {original_name("memory", option) for option in RULES[rule].searched} & tuned.keys():
+    for name in RULES[rule].searched.keys() & tuned.keys():
         number_in(tuned, name, path, 0.0)
     return tuned
 
@@ -122,7 +122,8 @@ def save_learned(
 
 def load_learned(folder: Path, name: str, reset: str, trained: TrainedModel) -> tuple[Params, dict[str, Any]] | None:
     """Load (phi, how it was learned); None if it was not learned yet."""
-    return load_stored(_learned_path(folder, name, reset), trained, trained.device)
+    stored = load_stored(_learned_path(folder, name, reset), trained, trained.device)
+    return None if stored is None else (current_keys(stored[0]), stored[1])
 
 
 def learned_names(folder: Path, reset: str, trained: TrainedModel) -> list[str]:
@@ -141,12 +142,12 @@ def meta_of(g: LearnedRuleOptions, tuned: Mapping[str, Any], statistics: Statist
     """Return the learned rule g by its options, started at the ``tuned`` rms rule."""
     own = {name: trained.params[name] for name in statistics.rms}
     if g.kind == "lstm":
-        return LearnedLSTMRule(statistics, own, tuned["rate"], tuned["pull"], tuned["epsilon"], g.hidden)
+        return LearnedLSTMRule(statistics, own, tuned["lr"], tuned["decay"], tuned["epsilon"], g.hidden)
     return LearnedRule(
         statistics,
         own,
-        tuned["rate"],
-        tuned["pull"],
+        tuned["lr"],
+        tuned["decay"],
         tuned["epsilon"],
         g.level,
         g.sharing,
@@ -166,7 +167,7 @@ def _meta_learned(about: Mapping[str, Any], statistics: Statistics, trained: Tra
     if not isinstance(names, list) or not isinstance(start, dict) or not names:
         raise UserError("it does not say how it was learned", path, "run metatrain again")
     for name in RULES["rms"].searched:
-        number_in(start, original_name("memory", name), path, 1e-12 if name == "epsilon" else 0.0)
+        number_in(start, name, path, 1e-12 if name == "epsilon" else 0.0)
     try:
         g = section_of(LearnedRuleOptions, current_options("g", about.get("g")))
     except UserError as error:
@@ -257,7 +258,7 @@ def _open_rule(folder: Path, trained: TrainedModel, memory: MemoryOptions, dynam
     for option, given in constants.items():
         if given is not None or option not in kind.searched:
             continue
-        constants[option] = tuned.get(original_name("memory", option))
+        constants[option] = tuned.get(option)
         if constants[option] is None:
             raise UserError(
                 f"{memory.rule} has no memory.{option} and was not tuned for reset {memory.reset!r}",

@@ -34,6 +34,15 @@ FEATURES = {
     "distance": "weight_distance",
 }
 """New name of each value of ``g.features`` by its old name."""
+KEYS = {
+    "rate": "lr",
+    "pull": "decay",
+    "flush": "boundary_reset",
+    "consolidation": "slow_rate",
+    "fading": "slow_decay",
+    "flatness": "inverse_temperature",
+}
+"""New name of each key of the files in a run's ``memory/`` and of each part of phi, by its old name."""
 COMMANDS = {"audit": "check", "hostile": "stress"}
 _warned: set[str] = set()
 
@@ -58,8 +67,25 @@ def rename_options(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def current_options(section: str, values: Any) -> Any:
-    """Return options that a file of today keeps by their old names by the new ones, without a warning."""
+    """Return options of a file by their new names, without a warning."""
     return _renamed(section, values, []) if isinstance(values, Mapping) else values
+
+
+def current_keys(content: Any) -> Any:
+    """Return the content of a file, a mapping of mappings, with KEYS by their new names at every depth.
+
+    The name of a part of phi ends at a dot: ``rate.gates`` is ``lr.gates``.
+    """
+    if not isinstance(content, Mapping):
+        return content
+    return {_current_key(key): current_keys(value) for key, value in content.items()}
+
+
+def _current_key(key: Any) -> Any:
+    if not isinstance(key, str):
+        return key
+    name, dot, rest = key.partition(".")
+    return KEYS.get(name, name) + dot + rest
 
 
 def _renamed(section: str, values: Mapping[str, Any], found: list[tuple[str, str]]) -> dict[str, Any]:
@@ -100,7 +126,7 @@ def current_name(full: str) -> str:
 
 
 def original_name(section: str, option: str) -> str:
-    """Return the old name of an option, by which fingerprints and what was tuned have it."""
+    """Return the old name of an option, by which fingerprints have it."""
     return {new: old for old, new in OPTIONS.get(section, {}).items()}.get(option, option)
 
 

@@ -33,7 +33,7 @@ from dynlm.runtime.hashing import fingerprint
 from dynlm.train.options import TuneOptions
 from dynlm.train.tune import ConstantSearch, enough_to_tune
 
-_SEARCHED = {"window": Search(2000.0, 2.0), "flatness": Search(0.5, 1.4), "share": Search(0.15, 1.5)}
+_SEARCHED = {"window": Search(2000.0, 2.0), "inverse_temperature": Search(0.5, 1.4), "share": Search(0.15, 1.5)}
 _LARGEST_SHARE = 0.99
 
 
@@ -85,8 +85,8 @@ def tune_cache(run: Run, memory: MemoryOptions, options: TuneOptions, quiet: boo
     """Tune a fixed cache beside ``memory.rule``, whose constants stay as they are, and keep it in the run.
 
     Resumes with the settings that an interrupted search has measured, once the articles were read again. Returns
-    window, flatness and share, their nats per token and the rule's alone, and how many settings were tried. Raises
-    UserError where the rule cannot be opened, where another kind of cache is asked for, and for less than
+    window, inverse temperature and share, their nats per token and the rule's alone, and how many settings were tried.
+    Raises UserError where the rule cannot be opened, where another kind of cache is asked for, and for less than
     ``tune.fewest_tokens`` to read; Stopped, with a checkpoint saved, at Ctrl-C and SIGTERM.
     """
     if memory.cache != "fixed":
@@ -100,20 +100,20 @@ def tune_cache(run: Run, memory: MemoryOptions, options: TuneOptions, quiet: boo
         found: dict[tuple[int, float], tuple[Tensor, Tensor, Tensor]] = {}
 
         def measure(values: Mapping[str, float]) -> float:
-            share, window, flatness = values["share"], round(values["window"]), values["flatness"]
-            fits = 1 <= window <= LARGEST_WINDOW and MIN_INVERSE <= flatness <= MAX_INVERSE
+            share, window, inverse = values["share"], round(values["window"]), values["inverse_temperature"]
+            fits = 1 <= window <= LARGEST_WINDOW and MIN_INVERSE <= inverse <= MAX_INVERSE
             if share > _LARGEST_SHARE or not fits:
                 return math.inf
-            if (window, flatness) not in found:
+            if (window, inverse) not in found:
                 found.clear()  # Shares are searched with one lookup; others would only take memory.
-                cache = Cache(window, (flatness,), 0.0)
-                found[window, flatness] = look_up(cache, articles, memory.reset == "article")
+                cache = Cache(window, (inverse,), 0.0)
+                found[window, inverse] = look_up(cache, articles, memory.reset == "article")
             log_shares = nats_N.new_tensor([1 - share, share]).log()
-            return mean_of(mixture(log_shares, *found[window, flatness]))
+            return mean_of(mixture(log_shares, *found[window, inverse]))
 
         given: dict[str, float | None] = {
             "window": memory.cache_window,
-            "flatness": memory.cache_inverse_temperature[0] if memory.cache_inverse_temperature else None,
+            "inverse_temperature": memory.cache_inverse_temperature[0] if memory.cache_inverse_temperature else None,
             "share": memory.cache_share,
         }
         searched = {n: s if given[n] is None else s._replace(start=float(given[n] or 0)) for n, s in _SEARCHED.items()}

@@ -32,7 +32,6 @@ from dynlm.run.run import Run
 from dynlm.runtime.checkpoints import Checkpointer, Checkpoints
 from dynlm.runtime.files import exclusive
 from dynlm.runtime.perplexity import perplexity
-from dynlm.runtime.renamed import original_options
 from dynlm.train.config import config_of
 from dynlm.train.options import FinetuneOptions, MetatrainOptions, TuneOptions
 from dynlm.train.outer_loop import AveragedAdam, OuterLoop, Report, best_of, shared_stream
@@ -113,7 +112,7 @@ class _Finetuning:
             "finetuned_from": {"run": run.path.name, "model": run.fingerprint},
             "rule": _label(memory),
             "reset": memory.reset,
-            "finetune": original_options("finetune", dataclasses.asdict(options)),
+            "finetune": dataclasses.asdict(options),
             "tokens": options.tokens,
             "seconds": round(seconds, 1),
             "picked_by": _label(picked_by),

@@ -39,7 +39,7 @@ from dynlm.train.tune import tuning_stream
 from dynlm.types import Params
 
 # A gated cache has the tuned inverse temperature, a lower and a higher one.
-_FLATNESSES = (0.5, 1.0, 2.0)
+_FACTORS = (0.5, 1.0, 2.0)
 _OF_THE_TUNED = 0.9
 _HIDDEN = 16
 _BATCH = 512
@@ -92,11 +92,11 @@ def train_gate(
         if fixed is None:
             # The search has one inverse temperature; the given ones are the gate's.
             fixed = tune_cache(run, memory.replace(cache="fixed", cache_inverse_temperature=None), tune, quiet)
-        around = (fixed["flatness"] * factor for factor in _FLATNESSES)
-        flatness = tuple(
+        around = (fixed["inverse_temperature"] * factor for factor in _FACTORS)
+        inverses = tuple(
             memory.cache_inverse_temperature or (min(max(value, MIN_INVERSE), MAX_INVERSE) for value in around)
         )
-        cache = Cache(memory.cache_window or fixed["window"], flatness, 0.0)
+        cache = Cache(memory.cache_window or fixed["window"], inverses, 0.0)
         meta, seed = run.split("meta"), run.options.seed
         # Not read a second time: in a cache that is not emptied, an article would find itself.
         stream = Stream(meta, memory.lanes, memory.segment, range(meta.articles), seed=seed)
@@ -104,7 +104,7 @@ def train_gate(
         picked = tuning_stream(run, memory.replace(lanes=1), tune, options.pick_tokens)
         picking = collect(dynamic_model, cache, picked, 0, quiet)
         generator = torch.Generator().manual_seed(seed)
-        shares = _first_shares(flatness, fixed["flatness"], fixed["share"])
+        shares = _first_shares(inverses, fixed["inverse_temperature"], fixed["share"])
         start = initial_gate(shares, learning.features_NK, _HIDDEN, generator)
         fingerprints = {
             "the text": [meta.fingerprint, picked.split.fingerprint],
@@ -121,7 +121,7 @@ def train_gate(
             "still_improving": not stopped_improving(nats),
             "tuning_nats_per_token": {"none": mean_of(picking.nats_N), "start": nats[0], "learned": nats[passes]},
             "kept": "learned" if passes else "start",
-            "started_at": {name: fixed[name] for name in ("window", "flatness", "share")},
+            "started_at": {name: fixed[name] for name in ("window", "inverse_temperature", "share")},
             "tuned_on": [
                 *records_of(fixed, "cache", "tuned"),
                 run.record("gate", "learned", "meta", range(meta.articles)),
@@ -131,7 +131,7 @@ def train_gate(
         save_gated(run.path, memory, dataclasses.replace(cache, gate=Gate(best)), about, run.trained)
         checkpoints.drop()
     named = {"rule": memory.rule, "reset": memory.reset, "cache": "learned"}
-    return {**named, "window": cache.window, "flatness": list(flatness), **about}
+    return {**named, "window": cache.window, "inverse_temperature": list(inverses), **about}
 
 
 def collect(dynamic_model: DynamicModel, cache: Cache, stream: Stream, tokens: int, quiet: bool = True) -> GateData:
@@ -140,10 +140,10 @@ def collect(dynamic_model: DynamicModel, cache: Cache, stream: Stream, tokens: i
     Raises UserError where there are none.
     """
     recorder = _Recorder(cache.window, cache.inverse_temperatures, 0.0)
-    bar = tqdm(desc="evidence", unit="tok", unit_scale=True, disable=quiet)
+    bar = tqdm(desc="gate features", unit="tok", unit_scale=True, disable=quiet)
     for read in iter_segments(dataclasses.replace(dynamic_model, cache=recorder), stream):
-        bar.update(read.place.tokens - bar.n)
-        if tokens and read.place.tokens >= tokens:
+        bar.update(read.position.tokens - bar.n)
+        if tokens and read.position.tokens >= tokens:
             break
     bar.close()
     if not recorder.recorded:
@@ -222,10 +222,10 @@ def _nats_of(params: Params, data: GateData) -> float:
     return mean_of(mixture(log_shares(params, data.features_NK), data.log_p_NF, data.num_visible_N, data.nats_N))
 
 
-def _first_shares(flatness: Sequence[float], tuned: float, share: float) -> list[float]:
-    """Return the model's share and the cache's: most of it for the flatness nearest the tuned one."""
-    nearest = min(range(len(flatness)), key=lambda index: abs(math.log(flatness[index] / tuned)))
-    if len(flatness) == 1:
+def _first_shares(inverses: Sequence[float], tuned: float, share: float) -> list[float]:
+    """Return the model's share and the cache's: most of it for the inverse temperature nearest the tuned one."""
+    nearest = min(range(len(inverses)), key=lambda index: abs(math.log(inverses[index] / tuned)))
+    if len(inverses) == 1:
         return [1 - share, share]
-    rest = (1 - _OF_THE_TUNED) / (len(flatness) - 1)
-    return [1 - share, *(share * (_OF_THE_TUNED if index == nearest else rest) for index in range(len(flatness)))]
+    rest = (1 - _OF_THE_TUNED) / (len(inverses) - 1)
+    return [1 - share, *(share * (_OF_THE_TUNED if index == nearest else rest) for index in range(len(inverses)))]

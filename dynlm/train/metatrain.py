@@ -27,7 +27,6 @@ from dynlm.run.run import Run
 from dynlm.run.tuned_on import records_of
 from dynlm.runtime.checkpoints import Checkpointer, Checkpoints
 from dynlm.runtime.files import exclusive
-from dynlm.runtime.renamed import original_options
 from dynlm.train.options import MetatrainOptions, TuneOptions
 from dynlm.train.outer_loop import AveragedAdam, OuterLoop, Report, best_of, shared_stream
 from dynlm.train.tune import ensure_statistics, tune, tuning_stream
@@ -88,10 +87,10 @@ def metatrain(
             "segment": memory.segment,
             "tokens": options.tokens,
             "passes": options.tokens / len(aside.ids_N),
-            "start": {option: tuned[option] for option in ("rate", "pull", "epsilon")},
+            "start": {option: tuned[option] for option in ("lr", "decay", "epsilon")},
             "tuning_nats_per_token": nats,
             "kept": best_of(nats),
-            "g": original_options("g", dataclasses.asdict(g)),
+            "g": dataclasses.asdict(g),
             "tuned_on": [
                 *records_of(tuned, "rates", "tuned"),
                 run.record("g", "learned", "meta", range(aside.articles)),

@@ -133,7 +133,7 @@ class OuterLoop:
         for learner in self.learners:
             fields |= learner.log_fields()
         if self.memory.filter is not None:
-            fields["guard"] = counts_of(self.memory.filter, list(self.memory.params))
+            fields["update_filter"] = counts_of(self.memory.filter, list(self.memory.params))
         report.run.log(event=report.event, segments_of_window=segments, **fields)
 
     def _window(self, segments: int) -> tuple[float, float]:

@@ -33,7 +33,6 @@ from dynlm.run.folder import params_fingerprint
 from dynlm.run.run import Run
 from dynlm.runtime.checkpoints import Checkpointer, Checkpoints, State
 from dynlm.runtime.files import exclusive
-from dynlm.runtime.renamed import original_options
 from dynlm.train.options import TuneOptions
 
 _NOTICEABLE = 2e-4
@@ -156,15 +155,14 @@ class ConstantSearch:
             nats = measure(values)
             bar.update()
             bar.set_postfix({"nats": f"{nats:.4f}", **{name: f"{value:.4g}" for name, value in values.items()}})
-            found = original_options("memory", values)
-            self.run.log(event=event, rule=memory.rule, reset=memory.reset, nats=nats, **found)
+            self.run.log(event=event, rule=memory.rule, reset=memory.reset, nats=nats, **values)
             return nats
 
         checkpoints = self.checkpoints if self.run.processes.is_main else None
         best, nats, settings = coordinate_search(logged, searched, self.options.rounds, checkpoints)
         bar.close()
         return {
-            **original_options("memory", best),
+            **best,
             "nats_per_token": nats,
             "settings": settings,
             "tokens": tokens_of(self.stream),

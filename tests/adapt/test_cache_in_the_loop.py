@@ -82,7 +82,7 @@ def test_reading_on_from_a_copied_memory_equals_reading_at_once(reset):
     reads = [next(sitting) for _ in range(6)]
     memory = reads[-1].memory.copy()
     list(sitting)  # Reading on from the memory itself does not change its copy.
-    rest = [read.nats_T for read in iter_segments(chosen, stream(), memory, reads[-1].place)]
+    rest = [read.nats_T for read in iter_segments(chosen, stream(), memory, reads[-1].position)]
     assert torch.equal(torch.cat([*(read.nats_T for read in reads), *rest]), whole)
 
 

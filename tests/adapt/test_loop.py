@@ -198,7 +198,7 @@ def test_reading_on_from_a_memory_equals_reading_at_once(name, stop, reset):
     whole = nats_of(chosen)
     sitting = iter_segments(chosen, stream())
     reads = [next(sitting) for _ in range(stop)]
-    rest = [read.nats_T for read in iter_segments(chosen, stream(), reads[-1].memory, reads[-1].place)]
+    rest = [read.nats_T for read in iter_segments(chosen, stream(), reads[-1].memory, reads[-1].position)]
     assert torch.equal(torch.cat([*(read.nats_T for read in reads), *rest]), whole)
 
 

@@ -71,7 +71,7 @@ def test_a_memory_comes_back_and_reads_on_alike(name, segments):
     chosen, whole = with_partners(name), stream()
     memory, place = chosen.fresh_memory(), whole.begin()
     for read in itertools.islice(iter_segments(chosen, whole, memory, place), segments):
-        memory, place = read.memory, read.place
+        memory, place = read.memory, read.position
     tensors = as_tensors(memory, chosen)
     assert flaw_of_shapes(shapes_of(tensors), chosen) is None
     assert flaw(tensors, chosen) is None

@@ -94,7 +94,7 @@ def test_pretrain_trains(tiny_corpus: Path, tmp_path: Path, capsys: Capture) -> 
 def test_tune_and_metatrain_keep_what_they_find(run_copy: Run, capsys: Capture) -> None:
     tuned = answer_json(capsys, "tune", run_copy.folder, "--memory.rule", "sgd", "--memory.reset", "article")
     kept = json.loads((run_copy.folder / "memory" / "tuned.json").read_text())
-    assert kept["sgd"]["article"]["rate"] == tuned["rate"]
+    assert kept["sgd"]["article"]["lr"] == tuned["lr"]
     learned = answer_json(capsys, "metatrain", run_copy.folder)
     assert learned["phi"].keys() == load_tensors(run_copy.folder / "model.safetensors")[0].keys()
     assert "level 1" in answer(capsys, "tune", run_copy.folder)
@@ -315,7 +315,7 @@ def test_demo_does_the_whole_job_and_not_twice(tiny_corpus: Path, tmp_path: Path
     weights = (folder / "model.safetensors").stat().st_mtime_ns
     again = answer_json(capsys, "demo", *options)
     assert (folder / "model.safetensors").stat().st_mtime_ns == weights
-    assert again["audit"]["kept"] is True
+    assert again["checks"]["kept"] is True
     assert sorted(again["files"]) == sorted(str(path) for path in (folder / "figures").iterdir())
 
 

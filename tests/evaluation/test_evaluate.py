@@ -111,12 +111,12 @@ def test_both_policies_read_the_first_article_alike(tuned_copy: Run) -> None:
 def test_the_first_article_read_starts_at_the_static_weights(tuned_copy: Run) -> None:
     config = with_memory(tuned_copy.config, rule="rms", track=True)
     shuffled = scored(tuned_copy.folder, config, order=ArticleOrder("shuffled", 3))[1]
-    assert shuffled.distance is not None and shuffled.flush is not None
+    assert shuffled.distance is not None and shuffled.reset_share is not None
     first = ArticleOrder("shuffled", 3).apply(range(6))[0]
     assert first != 0
     home = (shuffled.article == first) & (shuffled.position < 20)
     assert (shuffled.distance[home] == 0).all() and (shuffled.distance[~home] > 0).all()
-    assert (shuffled.flush[home] == 0).all() and (shuffled.flush[~home] > 0).all()
+    assert (shuffled.reset_share[home] == 0).all() and (shuffled.reset_share[~home] > 0).all()
 
 
 @pytest.mark.parametrize(
@@ -161,24 +161,24 @@ def test_the_distance_from_theta_0_is_recorded(lanes: int, tuned_copy: Run) -> N
     path, tracked = rescored(tuned_copy, config)
     read = read_scores(path)
     plain = rescored(tuned_copy, with_memory(config, track=False))[1]
-    assert plain.distance is None and plain.flush is None
+    assert plain.distance is None and plain.reset_share is None
     assert np.array_equal(tracked.nats, plain.nats)
-    assert read.distance is not None and read.flush is not None
+    assert read.distance is not None and read.reset_share is not None
     opening = read.position < 20
     assert (read.distance[opening] == 0).all()
     assert (read.distance[~opening] > 0).all()
-    assert np.array_equal(read.flush == 1, opening)
+    assert np.array_equal(read.reset_share == 1, opening)
 
 
 def test_under_stream_the_weights_stay_away_from_theta_0(tuned_copy: Run, trained: TrainedModel) -> None:
     config = with_memory(tuned_copy.config, rule="rms", reset="stream", track=True)
     tracked = rescored(tuned_copy, config)[1]
-    assert tracked.distance is not None and tracked.flush is not None
+    assert tracked.distance is not None and tracked.reset_share is not None
     assert (tracked.distance[20:] > 0).all()
     rule = open_dynamic_model(tuned_copy.folder, trained, config.memory).rule
     betas = torch.cat([beta.flatten() for beta in rule.beta.values() if isinstance(beta, torch.Tensor)])
-    assert (tracked.flush[:20] == 0).all()
-    assert tracked.flush[20:] == pytest.approx(float(betas.mean()), rel=1e-4)
+    assert (tracked.reset_share[:20] == 0).all()
+    assert tracked.reset_share[20:] == pytest.approx(float(betas.mean()), rel=1e-4)
     # The same by hand, for the weights that the second segment is read with.
     dynamic_model = open_dynamic_model(tuned_copy.folder, trained, config.memory)
     text = tokenise(load_articles(tuned_copy.config.corpus, "valid"), trained.tokenizer)

@@ -79,19 +79,19 @@ def test_the_columns_have_the_documented_types(tmp_path, scores):
 
 
 def test_optional_columns_are_kept_where_recorded(tmp_path, scores):
-    distance, flush = np.linspace(0, 2, len(scores)), np.zeros(len(scores))
-    write_scores(tmp_path / "a.parquet", replace(scores, distance=distance, flush=flush))
+    distance, reset_share = np.linspace(0, 2, len(scores)), np.zeros(len(scores))
+    write_scores(tmp_path / "a.parquet", replace(scores, distance=distance, reset_share=reset_share))
     back = read_scores(tmp_path / "a.parquet")
     assert back.distance.dtype == np.float32 and back.distance == pytest.approx(distance)
-    assert back.flush.tolist() == flush.tolist()
-    write_scores(tmp_path / "b.parquet", replace(scores, flush=flush))
+    assert back.reset_share.tolist() == reset_share.tolist()
+    write_scores(tmp_path / "b.parquet", replace(scores, reset_share=reset_share))
     assert read_scores(tmp_path / "b.parquet").distance is None
     with pytest.raises(ValueError, match="different lengths"):
-        replace(scores, flush=flush[:-1])
+        replace(scores, reset_share=reset_share[:-1])
     with pytest.raises(UserError, match="'distance'.*finite"):
         write_scores(tmp_path / "c.parquet", replace(scores, distance=distance * np.nan))
-    rewrite(tmp_path / "a.parquet", lambda table: table.set_column(8, "flush", pa.array(flush + np.inf)))
-    with pytest.raises(UserError, match=r"a\.parquet: .*'flush'.*finite"):
+    rewrite(tmp_path / "a.parquet", lambda table: table.set_column(8, "reset_share", pa.array(reset_share + np.inf)))
+    with pytest.raises(UserError, match=r"a\.parquet: .*'reset_share'.*finite"):
         read_scores(tmp_path / "a.parquet")
 
 

@@ -25,7 +25,7 @@ from dynlm.train.config import Config
 from tests.tiny import Run, listing, scored, with_memory
 
 ROOT = Path(__file__).resolve().parents[2]
-COLUMNS = ("article", "position", "segment", "token", "words", "nats", "distance", "flush")
+COLUMNS = ("article", "position", "segment", "token", "words", "nats", "distance", "reset_share")
 CASES = [
     {"rule": "none"},
     {"rule": "rms", "no_regret": True},

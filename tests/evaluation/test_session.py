@@ -169,8 +169,8 @@ def test_scoring_with_a_memory_file_continues_its_stream(
     assert np.array_equal(after.nats, torch.cat(nats).numpy())
     fresh = scored(tuned_copy.folder, config, "1-2")[1]
     assert not np.array_equal(fresh.nats, after.nats)
-    assert after.distance is not None and after.flush is not None
-    assert after.distance[0] > 0 and after.flush[0] > 0
+    assert after.distance is not None and after.reset_share is not None
+    assert after.distance[0] > 0 and after.reset_share[0] > 0
     assert after.protocol["variant"] == "rms after me"
     assert "starting with a memory of" in after.protocol["statement"]
     assert after.protocol["memory"]["articles"] == 2

@@ -105,7 +105,7 @@ def run(tuned_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tu
     place = shutil.copytree(tuned_run.folder, tmp_path_factory.mktemp("run") / "tiny")
     own = Run(place, tuned_run.config, tuned_run.corpus)
     memory, trained = with_memory(own.config, rule="rms").memory, load_model(place)
-    save_fixed(place, memory, {"window": 50, "flatness": 0.5, "share": 0.1}, trained)
+    save_fixed(place, memory, {"window": 50, "inverse_temperature": 0.5, "share": 0.1}, trained)
     evidence_NK = torch.randn(9, len(gate_feature_names((0.5, 1.0))), generator=torch.Generator().manual_seed(0))
     gate = Gate(initial_gate((0.8, 0.1, 0.1), evidence_NK, 4, torch.Generator().manual_seed(0)))
     save_gated(place, memory, Cache(50, (0.5, 1.0), gate), {}, trained)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from dynlm.runtime.renamed import FEATURES, current_keys
 from tests.golden.commands import FOLDER, ROOT, SCORES, STUDY, Golden, copied, figures_of
 from tests.tiny import write_corpus
 
@@ -27,8 +28,22 @@ TEXT = "the bafidela of the town was seen near a bafidela .\n" * 3
 
 
 def written(name: str) -> Any:
-    """A golden JSON file."""
-    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    """A golden JSON file, with keys and values that have been renamed since by their current names."""
+    return _renamed(json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")))
+
+
+def _renamed(content: Any) -> Any:
+    if isinstance(content, list):
+        return [_renamed(value) for value in content]
+    if not isinstance(content, dict):
+        return content
+    renamed = {key: _renamed(value) for key, value in current_keys(content).items()}
+    for key, value in renamed.items():
+        if key == "features":
+            renamed[key] = [FEATURES[name] for name in value]
+        elif key.endswith(".gates") and isinstance(value, dict):
+            renamed[key] = {FEATURES[name]: number for name, number in value.items()}
+    return renamed
 
 
 def read_of(golden: Golden) -> dict[str, Any]:

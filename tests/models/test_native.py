@@ -91,9 +91,9 @@ def test_losses_weights_and_meta_gradients_equal_torch(lanes: int, threads: int,
         mask_BT = torch.from_numpy(one.segment.mask_BT)
         torch.testing.assert_close(other.nats_BT[mask_BT], one.nats_BT[mask_BT], rtol=1e-11, atol=1e-12)
     torch.testing.assert_close(fast[-1].memory.params, plain[-1].memory.params)
-    torch.testing.assert_close(fast_sensitivities.fast["pull"], plain_sensitivities.fast["pull"])
+    torch.testing.assert_close(fast_sensitivities.fast["decay"], plain_sensitivities.fast["decay"])
     torch.testing.assert_close(fast_sensitivities.summed, plain_sensitivities.summed)
-    assert all(plain_sensitivities.summed[kind].abs().min() > 0 for kind in ("rate", "pull"))
+    assert all(plain_sensitivities.summed[kind].abs().min() > 0 for kind in ("lr", "decay"))
 
 
 @pytest.mark.parametrize("gated", [False, True])

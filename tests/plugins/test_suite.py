@@ -139,7 +139,7 @@ def test_pieces_equal_the_whole(dynamic_model: DynamicModel) -> None:
             # A process that was killed knows only what it saved; everything else is built anew.
             memory = from_tensors(as_tensors(memory, dynamic_model), dynamic_model)
             for read in iter_segments(dynamic_model, stream(), memory, place):
-                memory, place = read.memory, read.place
+                memory, place = read.memory, read.position
                 found.append(read)
                 if len(found) % pieces == 0:
                     break
@@ -181,7 +181,7 @@ def test_lanes_are_kept_and_resumed_bit_for_bit(setting: Setting, rule: Rule) ->
     tensors = as_tensors(read.memory, dynamic_model, lanes=3)
     assert flaw_of_shapes({name: tuple(t.shape) for name, t in tensors.items()}, dynamic_model, 3) is None
     assert flaw(tensors, dynamic_model, 3) is None
-    resumed = iter_segments(dynamic_model, source, from_tensors(tensors, dynamic_model, 3), read.place)
+    resumed = iter_segments(dynamic_model, source, from_tensors(tensors, dynamic_model, 3), read.position)
     for later, expected in zip(resumed, whole[4:], strict=True):
         mask_BT = torch.from_numpy(later.segment.mask_BT)
         assert torch.equal(later.nats_BT[mask_BT], expected[mask_BT])

@@ -71,9 +71,13 @@ def test_user_errors_name_the_wrong_choice(tmp_path):
 
 def test_recorded_memories_are_drawn_and_others_rejected(tmp_path):
     plain, learned = synthetic_scores(3, tokens=200)
-    flush = (learned.segment % 5 == 0).astype(np.float32)
-    distance = np.linspace(0, 1, len(flush), dtype=np.float32)
-    for columns in ({"flush": flush}, {"distance": distance}, {"flush": flush, "distance": distance}):
+    reset_share = (learned.segment % 5 == 0).astype(np.float32)
+    distance = np.linspace(0, 1, len(reset_share), dtype=np.float32)
+    for columns in (
+        {"reset_share": reset_share},
+        {"distance": distance},
+        {"reset_share": reset_share, "distance": distance},
+    ):
         paths = write_files(tmp_path, [plain, replace(learned, **columns)])
         assert [path.name for path in plot_run(paths, tmp_path)][-2:] == ["memory.png", "memory.svg"]
     with pytest.raises(UserError, match="no score file has a record"):

@@ -31,10 +31,12 @@ def test_protocols_without_constants_are_skipped(rule):
 
 def test_distance_is_averaged_and_resets_are_counted_by_segment():
     plain, learned = synthetic_scores(4, tokens=2000)
-    flush = np.zeros(int(learned.segment.max()) + 1)
-    flush[[0, 7, 9]] = (1, 0.5, 0.4)
+    reset_share = np.zeros(int(learned.segment.max()) + 1)
+    reset_share[[0, 7, 9]] = (1, 0.5, 0.4)
     distance = np.linspace(0, 1, len(learned))
-    (record,) = memory_records(ScoreSet([plain, replace(learned, flush=flush[learned.segment], distance=distance)]))
+    (record,) = memory_records(
+        ScoreSet([plain, replace(learned, reset_share=reset_share[learned.segment], distance=distance)])
+    )
     assert (record.variant, record.resets) == (1, 2)
     assert len(record.row) == len(record.distance) == len(record.reset) <= 1200
     assert record.distance == pytest.approx(record.row / (len(learned) - 1), abs=1e-3)

@@ -106,9 +106,14 @@ def test_the_same_scores_give_the_same_page(variants):
 def test_memory_statistics_and_few_shot_results_are_on_the_page(variants):
     assert "hold no learning rates" in report_page(variants)
     rates = {"name": "rms", "rates": {"lstm.0.weight": {"lr": 0.0024, "decay": 0.00125}}}
-    flush = np.zeros(len(variants[1]), dtype=np.float32)
-    flush[variants[1].segment == 3] = 1
-    learned = replace(variants[1], protocol={**variants[1].protocol, "rule": rates}, flush=flush, distance=flush + 0.5)
+    reset_share = np.zeros(len(variants[1]), dtype=np.float32)
+    reset_share[variants[1].segment == 3] = 1
+    learned = replace(
+        variants[1],
+        protocol={**variants[1].protocol, "rule": rates},
+        reset_share=reset_share,
+        distance=reset_share + 0.5,
+    )
     picture = Picture("Five <steps>", "a curve", "data:image/png;base64,iVBORw0KGgo=")
     fewshot = FewShot("Omniglot", "", [Table("Accuracy", ["learner", "%"], [["MAML", "98.1"]])], [picture])
     text = report_page([variants[0], learned], [fewshot])

@@ -48,7 +48,7 @@ def statistics_of(trained: TrainedModel) -> Statistics:
     return Statistics({name: torch.rand(p.shape, generator=generator) for name, p in trained.params.items()})
 
 
-START = {"rate": 0.1, "pull": 1e-3, "epsilon": 0.25}
+START = {"lr": 0.1, "decay": 1e-3, "epsilon": 0.25}
 G = LearnedRuleOptions(features=["doc_age_20", "loss_delta"], importance=True, boundary_reset=True)
 
 
@@ -68,21 +68,21 @@ def test_all_comes_back_exactly(tmp_path: Path, trained: TrainedModel) -> None:
     assert learned[1]["start"] == START
     assert learned[1]["tensors"] == list(NAMES)
     told = json.loads((tmp_path / "memory" / "meta-article.json").read_text())["phi"]["embedding"]
-    assert told["alpha"] == pytest.approx(0.1 * math.exp(float(phi["rate"][0])))
-    assert told["rate.gates"]["loss_delta"] == float(phi["rate.gates"][0, 1])
+    assert told["alpha"] == pytest.approx(0.1 * math.exp(float(phi["lr"][0])))
+    assert told["lr.gates"]["loss_delta"] == float(phi["lr.gates"][0, 1])
     for name, reset in (("meta", "stream"), ("other", "article")):
         assert load_learned(tmp_path, name, reset, trained) is None
 
 
 def test_tuned_rates_of_rules_and_policies_stand_side_by_side(tmp_path: Path, trained: TrainedModel) -> None:
     assert load_tuned(tmp_path, "sgd", "stream", trained) is None
-    save_tuned(tmp_path, "sgd", "stream", {"rate": 1.0}, trained)
-    save_tuned(tmp_path, "sgd", "article", {"rate": 2.0}, trained)
-    save_tuned(tmp_path, "rms", "stream", {"rate": 3.0}, trained)
-    save_tuned(tmp_path, "sgd", "stream", {"rate": 4.0}, trained)
-    assert load_tuned(tmp_path, "sgd", "stream", trained) == {"rate": 4.0}
-    assert load_tuned(tmp_path, "sgd", "article", trained) == {"rate": 2.0}
-    assert load_tuned(tmp_path, "rms", "stream", trained) == {"rate": 3.0}
+    save_tuned(tmp_path, "sgd", "stream", {"lr": 1.0}, trained)
+    save_tuned(tmp_path, "sgd", "article", {"lr": 2.0}, trained)
+    save_tuned(tmp_path, "rms", "stream", {"lr": 3.0}, trained)
+    save_tuned(tmp_path, "sgd", "stream", {"lr": 4.0}, trained)
+    assert load_tuned(tmp_path, "sgd", "stream", trained) == {"lr": 4.0}
+    assert load_tuned(tmp_path, "sgd", "article", trained) == {"lr": 2.0}
+    assert load_tuned(tmp_path, "rms", "stream", trained) == {"lr": 3.0}
     assert load_tuned(tmp_path, "rms", "article", trained) is None
 
 
@@ -102,7 +102,7 @@ def test_another_models_files_are_refused_by_name(
     stranger: TrainedModel,
 ) -> None:
     save_statistics(tmp_path, statistics_of(trained), stranger, 1000)
-    save_tuned(tmp_path, "sgd", "stream", {"rate": 1.0}, stranger)
+    save_tuned(tmp_path, "sgd", "stream", {"lr": 1.0}, stranger)
     meta = meta_of(G, START, statistics_of(stranger), stranger)
     save_learned(tmp_path, MemoryOptions(rule="meta"), meta, meta.initial(), {}, stranger)
     assert load(tmp_path, stranger) is not None
@@ -113,8 +113,8 @@ def test_another_models_files_are_refused_by_name(
 def test_tuning_another_model_forgets_the_first_ones_rates(
     tmp_path: Path, trained: TrainedModel, stranger: TrainedModel
 ) -> None:
-    save_tuned(tmp_path, "sgd", "stream", {"rate": 1.0}, stranger)
-    save_tuned(tmp_path, "rms", "stream", {"rate": 2.0}, trained)
+    save_tuned(tmp_path, "sgd", "stream", {"lr": 1.0}, stranger)
+    save_tuned(tmp_path, "rms", "stream", {"lr": 2.0}, trained)
     assert load_tuned(tmp_path, "sgd", "stream", trained) is None
 
 
@@ -122,9 +122,9 @@ def test_options_go_before_tuned_rates(tuned_run: Run, trained: TrainedModel) ->
     tuned = load_tuned(tuned_run.folder, "rms", "stream", trained)
     assert tuned is not None
     as_tuned = open_dynamic_model(tuned_run.folder, trained, MemoryOptions())
-    assert set(as_tuned.rule.rates.values()) == {Rates(tuned["rate"], tuned["pull"])}
+    assert set(as_tuned.rule.rates.values()) == {Rates(tuned["lr"], tuned["decay"])}
     given = open_dynamic_model(tuned_run.folder, trained, MemoryOptions(lr=0.25))
-    assert set(given.rule.rates.values()) == {Rates(0.25, tuned["pull"])}
+    assert set(given.rule.rates.values()) == {Rates(0.25, tuned["decay"])}
     zero = open_dynamic_model(tuned_run.folder, trained, MemoryOptions(lr=0.0, decay=0.0))
     assert set(zero.rule.rates.values()) == {Rates(0.0, 0.0)}
 

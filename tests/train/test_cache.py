@@ -84,7 +84,7 @@ def test_the_search_starts_at_given_constants(tuned_copy: Run) -> None:
     )
     still = dataclasses.replace(config, tune=dataclasses.replace(config.tune, rounds=0))
     tuned = tune_cache(tuned_copy.folder, still)
-    assert (tuned["window"], tuned["flatness"], tuned["share"], tuned["settings"]) == (33, 0.25, 0.125, 1)
+    assert (tuned["window"], tuned["inverse_temperature"], tuned["share"], tuned["settings"]) == (33, 0.25, 0.125, 1)
     assert tuning_nats(tuned_copy, config.memory, config.tune.tokens) == pytest.approx(
         tuned["nats_per_token"], abs=1e-5
     )
@@ -140,34 +140,41 @@ def test_a_gate_is_trained_until_it_no_longer_improves(monkeypatch: pytest.Monke
     assert not stopped_improving(short) and short == nats[:41]
 
 
-@pytest.mark.parametrize("flatness", [1.0001e4, 1e300, float("nan"), 1e-7])
+@pytest.mark.parametrize("inverse_temperature", [1.0001e4, 1e300, float("nan"), 1e-7])
 def test_a_flatness_that_no_loss_can_be_told_by_is_refused_wherever_it_comes_from(
-    flatness: float, tmp_path: Path, trained: TrainedModel
+    inverse_temperature: float, tmp_path: Path, trained: TrainedModel
 ) -> None:
     with pytest.raises(UserError, match=r"memory\.cache_inverse_temperature is"):
-        MemoryOptions(rule="none", cache_inverse_temperature=[flatness])
+        MemoryOptions(rule="none", cache_inverse_temperature=[inverse_temperature])
     memory = MemoryOptions(rule="none")
-    save_fixed(tmp_path, memory, {"window": 7, "flatness": flatness, "share": 0.25}, trained)
-    save_gated(tmp_path, memory, Cache(77, (0.25, flatness), gate()), {}, trained)
+    save_fixed(tmp_path, memory, {"window": 7, "inverse_temperature": inverse_temperature, "share": 0.25}, trained)
+    save_gated(tmp_path, memory, Cache(77, (0.25, inverse_temperature), gate()), {}, trained)
     for kind in ("fixed", "learned"):
-        with pytest.raises(UserError, match="flatness"):
+        with pytest.raises(UserError, match="inverse_temperature"):
             open_cache(tmp_path, trained, memory.replace(cache=kind))
 
 
-@pytest.mark.parametrize("flatness", [1e-6, 1e4])
-def test_with_the_least_and_the_largest_flatness_losses_are_numbers(flatness: float, trained_run: Run) -> None:
-    options = {"cache": "fixed", "cache_window": 50, "cache_inverse_temperature": [flatness], "cache_share": 0.2}
+@pytest.mark.parametrize("inverse_temperature", [1e-6, 1e4])
+def test_with_the_least_and_the_largest_flatness_losses_are_numbers(
+    inverse_temperature: float, trained_run: Run
+) -> None:
+    options = {
+        "cache": "fixed",
+        "cache_window": 50,
+        "cache_inverse_temperature": [inverse_temperature],
+        "cache_share": 0.2,
+    }
     memory = with_memory(trained_run.config, rule="none", **options).memory
     assert math.isfinite(tuning_nats(trained_run, memory, 400))
 
 
 def test_a_gate_beside_the_largest_flatness_can_be_opened_again(tuned_copy: Run) -> None:
     config = with_memory(tuned_copy.config, rule="none", cache="learned")
-    fixed = {"window": 50, "flatness": 1e4, "share": 0.2}
+    fixed = {"window": 50, "inverse_temperature": 1e4, "share": 0.2}
     trained = load_model(tuned_copy.folder)
     save_fixed(tuned_copy.folder, config.memory, fixed, trained)
     done = train_gate(tuned_copy.folder, config)
-    assert done["flatness"] == [5e3, 1e4, 1e4] and done["passes"] <= done["passes_made"]
+    assert done["inverse_temperature"] == [5e3, 1e4, 1e4] and done["passes"] <= done["passes_made"]
     assert done["still_improving"] is False
     assert open_cache(tuned_copy.folder, trained, config.memory) is not None
 
@@ -194,7 +201,7 @@ def gate() -> Gate:
 
 def test_caches_are_loaded_exactly_by_rule_and_reset(tmp_path: Path, trained: TrainedModel) -> None:
     memory, cache = MemoryOptions(rule="sgd+decay", reset="article"), Cache(77, (0.25, 0.5), gate())
-    save_fixed(tmp_path, memory, {"window": 7, "flatness": 0.5, "share": 0.25}, trained)
+    save_fixed(tmp_path, memory, {"window": 7, "inverse_temperature": 0.5, "share": 0.25}, trained)
     save_gated(tmp_path, memory, cache, {"kept": "learned"}, trained)
     assert {path.name for path in (tmp_path / "memory").iterdir()} == {
         "cache-sgd-decay-article.json",
@@ -214,7 +221,7 @@ def test_caches_are_loaded_exactly_by_rule_and_reset(tmp_path: Path, trained: Tr
 
 def test_options_override_tuned_constants(tmp_path: Path, trained: TrainedModel) -> None:
     memory = MemoryOptions(rule="none", cache="fixed", cache_share=0.5, cache_inverse_temperature=[2.0])
-    save_fixed(tmp_path, memory, {"window": 7, "flatness": 0.5, "share": 0.25}, trained)
+    save_fixed(tmp_path, memory, {"window": 7, "inverse_temperature": 0.5, "share": 0.25}, trained)
     assert open_cache(tmp_path, trained, memory) == Cache(7, (2.0,), 0.5)
 
 
@@ -222,7 +229,7 @@ def test_options_override_tuned_constants(tmp_path: Path, trained: TrainedModel)
 def test_files_of_another_model_are_refused_by_name(name: str, tmp_path: Path, trained: TrainedModel) -> None:
     stranger = dataclasses.replace(trained, card={**trained.card, "fingerprint": "0" * 16})
     memory = MemoryOptions(cache="learned" if name.startswith("gated") else "fixed")
-    save_fixed(tmp_path, memory, {"window": 7, "flatness": 0.5, "share": 0.25}, stranger)
+    save_fixed(tmp_path, memory, {"window": 7, "inverse_temperature": 0.5, "share": 0.25}, stranger)
     save_gated(tmp_path, memory, Cache(77, (0.25, 0.5), gate()), {}, stranger)
     assert open_cache(tmp_path, stranger, memory) is not None
     with pytest.raises(UserError, match=rf"{re.escape(name)}: this belongs to another model"):

@@ -110,7 +110,7 @@ def tuned_copy_at(folder: Path, tuned_run: Run) -> None:
         shutil.copytree(tuned_run.folder, folder)
         (folder / "log.jsonl").unlink()
         tuned = json.loads((folder / "memory" / "tuned.json").read_text())
-        tuned["rms"]["stream"]["rate"] /= 4
+        tuned["rms"]["stream"]["lr"] /= 4
         (folder / "memory" / "tuned.json").write_text(json.dumps(tuned))
 
 

@@ -198,7 +198,7 @@ def test_a_reading_that_costs_no_number_is_not_kept(tuned_copy: Run, tmp_path: P
     read = ("read", tuned_copy.folder, "--memory", me, "--memory.rule", "none", *cache)
     tuned = tuned_copy.folder / "memory" / "cache-none-stream.json"
     model = json.loads((tuned_copy.folder / "model.json").read_text())["fingerprint"]
-    tuned.write_text(json.dumps({"model": model, "window": 50, "flatness": 1e300, "share": 0.1}))
+    tuned.write_text(json.dumps({"model": model, "window": 50, "inverse_temperature": 1e300, "share": 0.1}))
     assert "its flatness is 1e+300" in refused(capsys, *read, book)
     assert not me.exists()
     tuned.unlink()

@@ -35,7 +35,7 @@ def have_learned(log_rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def run(loop: OuterLoop, *_: Any) -> dict[str, list[Params]]:
         (phi,) = loop.optimizer.groups
-        return {"learned": [{**phi, "rate": torch.full_like(phi["rate"], log_rate)}]}
+        return {"learned": [{**phi, "lr": torch.full_like(phi["lr"], log_rate)}]}
 
     monkeypatch.setattr(OuterLoop, "run", run)
 
@@ -58,11 +58,11 @@ def test_phi_stays_within_its_bound(tuned_copy: Run) -> None:
     windows = [line for line in log if line["event"] == "metatrain" and line["name"] == "all"]
     assert len(windows) >= 4
     assert all(line["nats_of_window"] > 0 for line in windows)
-    parts = {"rate", "pull", "rate.importance", "pull.importance", "rate.gates", "pull.gates", "flush"}
+    parts = {"lr", "decay", "lr.importance", "decay.importance", "lr.gates", "decay.gates", "boundary_reset"}
     assert windows[-1]["phi"].keys() == parts
     for part in parts:
         values = torch.tensor([line["phi"][part] for line in windows])
-        low, high = (0.0, 1.0) if part == "flush" else (-0.5, 0.5)
+        low, high = (0.0, 1.0) if part == "boundary_reset" else (-0.5, 0.5)
         assert values.abs().max() > 0
         assert values.min() >= low
         assert values.max() <= high
@@ -98,10 +98,10 @@ def test_phi_is_saved_as_tensors_and_as_json(tuned_run: Run) -> None:
     tensors, about = load_tensors(tuned_run.folder / "memory" / "meta-stream.safetensors")
     card, start = learned_card(tuned_run, "stream"), tuned_card(tuned_run, "stream")
     assert {name: value for name, value in card.items() if name != "phi"} == about
-    assert tensors.keys() == {"rate", "pull"}
+    assert tensors.keys() == {"lr", "decay"}
     for number, told in enumerate(card["phi"].values()):
-        assert told["alpha"] == pytest.approx(start["rate"] * math.exp(float(tensors["rate"][number])))
-        assert told["lambda"] == pytest.approx(start["pull"] * math.exp(float(tensors["pull"][number])))
+        assert told["alpha"] == pytest.approx(start["lr"] * math.exp(float(tensors["lr"][number])))
+        assert told["lambda"] == pytest.approx(start["decay"] * math.exp(float(tensors["decay"][number])))
 
 
 def test_candidates_may_be_compared_on_more_articles_than_were_tuned_on(
@@ -131,7 +131,7 @@ def test_a_phi_that_reads_worse_is_not_kept(log_rate: float, tuned_copy: Run, mo
     done = metatrain(tuned_copy.folder, with_memory(tuned_copy.config, rule="meta"))
     tuned = tuned_card(tuned_copy, "stream")
     assert done["kept"] == "start"
-    assert done["phi"]["embedding"]["alpha"] == pytest.approx(tuned["rate"])
+    assert done["phi"]["embedding"]["alpha"] == pytest.approx(tuned["lr"])
     assert learned_card(tuned_copy, "stream")["phi"] == done["phi"]
 
 
@@ -139,15 +139,15 @@ def test_a_phi_that_reads_better_is_kept(tuned_copy: Run, monkeypatch: pytest.Mo
     tuned = tuned_card(tuned_copy, "stream")
     path = tuned_copy.folder / "memory" / "tuned.json"
     content = json.loads(path.read_text())
-    content["rms"]["stream"]["rate"] = 1e-9
+    content["rms"]["stream"]["lr"] = 1e-9
     path.write_text(json.dumps(content))
-    have_learned(math.log(tuned["rate"] / 1e-9), monkeypatch)
+    have_learned(math.log(tuned["lr"] / 1e-9), monkeypatch)
     done = metatrain(tuned_copy.folder, with_memory(tuned_copy.config, rule="meta"))
     assert done["kept"] == "learned"
-    assert done["phi"]["output.bias"]["alpha"] == pytest.approx(tuned["rate"])
+    assert done["phi"]["output.bias"]["alpha"] == pytest.approx(tuned["lr"])
     learned = load_learned(tuned_copy.folder, "meta", "stream", load_model(tuned_copy.folder))
     assert learned is not None
-    assert set(learned[0]["rate"].tolist()) == {math.log(tuned["rate"] / 1e-9)}
+    assert set(learned[0]["lr"].tolist()) == {math.log(tuned["lr"] / 1e-9)}
 
 
 def test_another_segment_than_tuned_is_refused(tuned_copy: Run) -> None:
@@ -165,4 +165,4 @@ def test_several_lanes_learn_from_the_same_articles(tuned_copy: Run) -> None:
     log = [json.loads(line) for line in (tuned_copy.folder / "log.jsonl").read_text().splitlines()]
     last = [line for line in log if line["event"] == "metatrain" and line["reset"] == "article"][-1]
     assert last["tokens"] >= config.metatrain.tokens
-    assert max(map(abs, last["phi"]["rate"] + last["phi"]["pull"])) > 0
+    assert max(map(abs, last["phi"]["lr"] + last["phi"]["decay"])) > 0

@@ -126,7 +126,7 @@ def test_a_checkpoint_of_other_options_is_refused_in_one_line(tuned_copy: Run, c
     # Another start gives another result.
     assert stopped_after(2, signal.SIGTERM, "metatrain", folder, *words) == 143
     tuned = json.loads((folder / "memory" / "tuned.json").read_text())
-    tuned["rms"]["stream"]["rate"] *= 2
+    tuned["rms"]["stream"]["lr"] *= 2
     (folder / "memory" / "tuned.json").write_text(json.dumps(tuned))
     capsys.readouterr()
     assert run("metatrain", folder, *words) == 2

@@ -21,7 +21,7 @@ from dynlm.train.tune import coordinate_search
 from tests.tiny import Run, listing, tiny_config, with_memory
 from tests.trainings import train_gate, tune, tune_cache, tuning_stream
 
-FACTOR = {"rate": 1.6, "pull": 3.0, "epsilon": 4.0}
+FACTOR = {"lr": 1.6, "decay": 3.0, "epsilon": 4.0}
 
 
 def searched(**start: float) -> dict[str, Search]:
@@ -32,14 +32,14 @@ def searched(**start: float) -> dict[str, Search]:
 @settings(max_examples=50, deadline=None)
 def test_search_finds_the_minimum_of_a_bowl(rate: float, pull: float, epsilon: float) -> None:
     """Where the options do not interact, one round ends within one step of the lowest point of each."""
-    bottom = {"rate": rate, "pull": pull, "epsilon": epsilon}
+    bottom = {"lr": rate, "decay": pull, "epsilon": epsilon}
     measured: list[tuple[float, ...]] = []
 
     def bowl(setting: dict[str, float]) -> float:
         measured.append(tuple(setting.values()))
         return 2.0 + sum(math.log(setting[name] / bottom[name]) ** 2 for name in bottom)
 
-    best, value, count = coordinate_search(bowl, searched(rate=0.1, pull=1e-3, epsilon=1e-3), rounds=1)
+    best, value, count = coordinate_search(bowl, searched(lr=0.1, decay=1e-3, epsilon=1e-3), rounds=1)
     for name in bottom:
         assert abs(math.log(best[name] / bottom[name])) <= 0.52 * math.log(FACTOR[name])
     assert value == bowl(best)
@@ -47,27 +47,25 @@ def test_search_finds_the_minimum_of_a_bowl(rate: float, pull: float, epsilon: f
 
 
 def test_search_without_rounds_stays_at_the_start() -> None:
-    assert coordinate_search(lambda setting: setting["rate"], searched(rate=0.3), rounds=0) == ({"rate": 0.3}, 0.3, 1)
+    assert coordinate_search(lambda setting: setting["lr"], searched(lr=0.3), rounds=0) == ({"lr": 0.3}, 0.3, 1)
 
 
 def test_search_ignores_small_differences() -> None:
-    start = {"rate": 0.3, "pull": 1e-3}
-    assert coordinate_search(lambda setting: 1e-5 * setting["rate"], searched(**start), rounds=2)[0] == start
+    start = {"lr": 0.3, "decay": 1e-3}
+    assert coordinate_search(lambda setting: 1e-5 * setting["lr"], searched(**start), rounds=2)[0] == start
 
 
 def test_search_turns_round_at_non_finite_values() -> None:
     """Too large a rate diverges; the search then turns round."""
-    best, _, _ = coordinate_search(lambda s: math.nan if s["rate"] > 0.4 else s["rate"], searched(rate=0.3), rounds=1)
-    assert best["rate"] < 0.3
+    best, _, _ = coordinate_search(lambda s: math.nan if s["lr"] > 0.4 else s["lr"], searched(lr=0.3), rounds=1)
+    assert best["lr"] < 0.3
 
 
 def test_a_non_finite_start_is_left_or_refused() -> None:
-    best, value, _ = coordinate_search(
-        lambda s: math.nan if s["rate"] > 0.25 else s["rate"], searched(rate=0.3), rounds=1
-    )
-    assert best["rate"] < 0.25 and math.isfinite(value)
-    with pytest.raises(UserError, match="no setting near rate 0.3 gives finite losses"):
-        coordinate_search(lambda s: math.nan, searched(rate=0.3), rounds=1)
+    best, value, _ = coordinate_search(lambda s: math.nan if s["lr"] > 0.25 else s["lr"], searched(lr=0.3), rounds=1)
+    assert best["lr"] < 0.25 and math.isfinite(value)
+    with pytest.raises(UserError, match="no setting near lr 0.3 gives finite losses"):
+        coordinate_search(lambda s: math.nan, searched(lr=0.3), rounds=1)
 
 
 @pytest.mark.parametrize("rule", ["sgd", "rms"])
@@ -95,8 +93,8 @@ def test_tuning_starts_at_given_constants(run_copy: Run) -> None:
         tuned = tune(run_copy.folder, config)
     finally:
         config.tune.rounds = 1
-    assert (tuned["rate"], tuned["pull"], tuned["settings"]) == (0.05, 0.25, 1)
-    assert json.loads((run_copy.folder / "memory" / "tuned.json").read_text())["sgd+decay"]["stream"]["pull"] == 0.25
+    assert (tuned["lr"], tuned["decay"], tuned["settings"]) == (0.05, 0.25, 1)
+    assert json.loads((run_copy.folder / "memory" / "tuned.json").read_text())["sgd+decay"]["stream"]["decay"] == 0.25
 
 
 @pytest.mark.parametrize("rule", ["none", "meta"])

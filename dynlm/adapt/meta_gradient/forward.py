@@ -6,16 +6,16 @@ With u_t and the features taken as constants (first order, as in Andrychowicz et
 d theta_{t+1} / d theta_t, is the diagonal 1 - beta. The sensitivities to the logarithms of a tensor's learning rate and
 decay, and to the gates' weights of feature f_j, obey, weight by weight,
 
-    s_rate  <- (1 - beta) s_rate  - alpha * scale * u_t
-    s_pull  <- (1 - beta) s_pull  + beta * (anchor - theta_t)          (0 where beta is clamped at 1)
-    s_rate,j and s_pull,j: the same with f_j times the last term
+    s_lr  <- (1 - beta) s_lr  - alpha * scale * u_t
+    s_decay  <- (1 - beta) s_decay  + beta * (anchor - theta_t)          (0 where beta is clamped at 1)
+    s_lr,j and s_decay,j: the same with f_j times the last term
 
 and dL_t / d parameter = <u_t, s>, summed over all weights that share the parameter; what is the same at every step
-(importance, rows) is a factor of that sum. theta_t - anchor obeys the first recurrence, from the same zero, so s_rate
+(importance, rows) is a factor of that sum. theta_t - anchor obeys the first recurrence, from the same zero, so s_lr
 is the distance from the anchor and need not be stored. When an article begins and weights go to the anchor by the share
 f, all of these are multiplied by 1 - f as the distance is, and
 
-    s_flush <- (1 - f) s_flush - (theta - anchor)   with s_flush <- (1 - beta) s_flush at every step.
+    s_reset <- (1 - f) s_reset - (theta - anchor)   with s_reset <- (1 - beta) s_reset at every step.
 
 With slow weights the anchor moves too, at the end of an article. Let x = s - d anchor / d phi: within an article the
 anchor is constant, and the recurrences above are those of x. When the next article begins, with c the slow rate, d the
@@ -70,10 +70,8 @@ class Sensitivities(MetaGradient):
         self._importance = {name: meta.importance_of(name) for name in meta.names} if meta.importance else {}
         self.summed = {key: torch.zeros_like(tensor) for key, tensor in phi.items()}
         """Sum over segments and lanes of dL / d phi since ``gradients`` were taken."""
-        kinds = [
-            f"{kind}.{feature}" for kind in ("rate", "pull") if f"{kind}.gates" in phi for feature in meta.features
-        ]
-        kinds += [kind for kind in ("pull", *SHARES) if kind in phi]
+        kinds = [f"{kind}.{feature}" for kind in ("lr", "decay") if f"{kind}.gates" in phi for feature in meta.features]
+        kinds += [kind for kind in ("decay", *SHARES) if kind in phi]
 
         def zeros() -> dict[str, Params]:
             return {kind: {name: torch.zeros_like(t) for name, t in memory.params.items()} for kind in kinds}
@@ -84,7 +82,7 @@ class Sensitivities(MetaGradient):
         """d anchor / d phi."""
         self._native = (
             None
-            if set(kinds) - {"pull"} or meta.importance or meta.sharing != "tensor"
+            if set(kinds) - {"decay"} or meta.importance or meta.sharing != "tensor"
             else dynamic_model.engine.native
         )
         self._scratch = Scratch()
@@ -123,8 +121,8 @@ class Sensitivities(MetaGradient):
                 if share := float(self._rule.boundary_reset.get(name, 0.0)):
                     for tensors in self.fast.values():
                         tensors[name][lane].mul_(1 - share)
-                if "flush" in self.fast:
-                    self.fast["flush"][name][lane].sub_(theta - anchor)
+                if "boundary_reset" in self.fast:
+                    self.fast["boundary_reset"][name][lane].sub_(theta - anchor)
 
     def _move_anchor(self, name: str, lane: int, theta: Tensor, anchor: Tensor, theta_0: Tensor) -> Tensor:
         """Carry d anchor / d phi over the end of an article; returns the next anchor."""
@@ -132,10 +130,10 @@ class Sensitivities(MetaGradient):
         for kind, tensors in self.fast.items():
             fast, slow = tensors[name][lane], self.slow[kind][name][lane]
             moved = rate * fast - decay * slow
-            if kind == "consolidation":
+            if kind == "slow_rate":
                 limits = self._rule.slow_limits
                 moved += (theta - anchor) * (1.0 if limits is None else limits[name])
-            elif kind == "fading":
+            elif kind == "slow_decay":
                 moved -= anchor - theta_0
             slow.add_(moved)
             fast.sub_(moved)
@@ -160,10 +158,10 @@ class Sensitivities(MetaGradient):
         theta, anchor, number = event.theta, event.anchor, self._meta.names.index(name)
         shared = event.gradient.rows_BT is None and not event.has_own_anchor
         if self._native is not None and shared and event.scales is None:
-            s_pull = self.fast["pull"][name][event.lanes, part]
-            by_rate, by_pull = self._native.sense_(s_pull, theta, anchor, event.gradient.tensor, beta)
-            self.summed["rate"][number] += by_rate
-            self.summed["pull"][number] += by_pull
+            s_decay = self.fast["decay"][name][event.lanes, part]
+            by_lr, by_decay = self._native.sense_(s_decay, theta, anchor, event.gradient.tensor, beta)
+            self.summed["lr"][number] += by_lr
+            self.summed["decay"][number] += by_decay
             return
         away = torch.sub(anchor, theta, out=self._scratch.take("away", tuple(theta.shape), theta))
         # All that the learning rate has moved: the fast weights, and the slow ones that came of them.
@@ -175,21 +173,21 @@ class Sensitivities(MetaGradient):
         self, event: StepEvent, lane: int, number: int, away: Tensor, moved: Tensor, beta: Tensor | float
     ) -> None:
         name, part, u = event.gradient.name, event.gradient.part, event.gradient.tensor[lane]
-        at, features, scales = event.lanes.start + lane, self._meta.features, {"rate": 1.0, "pull": 1.0}
+        at, features, scales = event.lanes.start + lane, self._meta.features, {"lr": 1.0, "decay": 1.0}
         if event.scales is not None:
             scales = {
-                "rate": float(event.scales.lr_BK[lane, number]),
-                "pull": float(event.scales.decay_BK[lane, number]),
+                "lr": float(event.scales.lr_BK[lane, number]),
+                "decay": float(event.scales.decay_BK[lane, number]),
             }
             values = event.scales.features_BJ[lane].tolist()
             # Where a scale is at its bound the gates' weights do not change it.
             free_gate = {kind: not at_bound(scale) for kind, scale in scales.items()}
         fast = {kind: tensors[name][at, part] for kind, tensors in self.fast.items()}
         whole = {kind: s + self.slow[kind][name][at, part] for kind, s in fast.items()} if self.slow else fast
-        self._add("rate", u, moved, number, name, part)
-        if "pull" in fast:
-            self._add("pull", u, whole["pull"], number, name, part)
-        for kind in ("rate", "pull"):
+        self._add("lr", u, moved, number, name, part)
+        if "decay" in fast:
+            self._add("decay", u, whole["decay"], number, name, part)
+        for kind in ("lr", "decay"):
             for j, feature in enumerate(features):
                 if f"{kind}.{feature}" in fast:
                     self.summed[f"{kind}.gates"][number, j] += _dot(u, whole[f"{kind}.{feature}"])
@@ -197,26 +195,26 @@ class Sensitivities(MetaGradient):
             self.summed[kind][number] += _dot(u, whole[kind])
         # Over the step every sensitivity keeps 1 - beta of itself, and where beta is clamped no parameter moves it.
         clamps, free = self._rule.clamps[name], None
-        if scales["pull"] != 1:
-            beta, clamps = torch.as_tensor(beta * scales["pull"]).clamp(max=1), True
+        if scales["decay"] != 1:
+            beta, clamps = torch.as_tensor(beta * scales["decay"]).clamp(max=1), True
         if clamps:
             free = (torch.as_tensor(beta) < 1).to(u.dtype)
-        if "pull" in fast:
-            fast["pull"].lerp_(away, torch.as_tensor(beta, dtype=u.dtype))
+        if "decay" in fast:
+            fast["decay"].lerp_(away, torch.as_tensor(beta, dtype=u.dtype))
             if free is not None:
-                fast["pull"].mul_(free)
-        others = [kind for kind in fast if kind != "pull"]
+                fast["decay"].mul_(free)
+        others = [kind for kind in fast if kind != "decay"]
         if not others:
             return
-        keep, by_pull = 1 - beta, away * beta if free is None else away * (beta * free)
+        keep, by_decay = 1 - beta, away * beta if free is None else away * (beta * free)
         update, precondition = event.update[lane], self._rule.precondition
-        by_rate = update if precondition is None else update * precondition[name][part]
-        by_rate = by_rate * (-float(self._rule.rates[name].lr) * scales["rate"])
+        by_lr = update if precondition is None else update * precondition[name][part]
+        by_lr = by_lr * (-float(self._rule.rates[name].lr) * scales["lr"])
         for kind in others:
             fast[kind].mul_(keep)
             if kind not in SHARES:
                 what, _, feature = kind.partition(".")
-                term = by_rate if what == "rate" else by_pull
+                term = by_lr if what == "lr" else by_decay
                 fast[kind].add_(term, alpha=values[features.index(feature)] * free_gate[what])
 
     def _add(self, kind: str, u: Tensor, s: Tensor, number: int, name: str, part: slice) -> None:
@@ -224,7 +222,7 @@ class Sensitivities(MetaGradient):
 
         For the rate s is minus the sensitivity.
         """
-        sign = -1 if kind == "rate" else 1
+        sign = -1 if kind == "lr" else 1
         importance, each = f"{kind}.importance" in self.summed, self.summed.get(f"{kind}.each/{name}")
         if not importance and each is None:
             self.summed[kind][number] += sign * _dot(u, s)

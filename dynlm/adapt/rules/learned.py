@@ -5,12 +5,12 @@ Legend: K dynamic tensors, J features of the gates.
 With z = log(R + epsilon) of each weight, centred in its tensor (R^2 is the diagonal of the Fisher information, the
 importance of elastic weight consolidation: Kirkpatrick et al. 2017), tensor k's weights have
 
-    lr    = lr_0 * exp(rate_k + rate.importance_k * z + rate.each),    precondition = 1 / (R + epsilon)
-    beta  = min(decay_0 * exp(pull_k + pull.importance_k * z + pull.each) * decay_shape, 1)
+    lr    = lr_0 * exp(lr_k + lr.importance_k * z + lr.each),    precondition = 1 / (R + epsilon)
+    beta  = min(decay_0 * exp(decay_k + decay.importance_k * z + decay.each) * decay_shape, 1)
 
-where lr_0, decay_0 and epsilon are the tuned rms rule's: phi of zero *is* that rule. ``rate.each`` exists where rates
-are shared by rows or by nothing. ``adapt.gates`` has the gates; each tensor's shares ``flush`` (boundary reset),
-``consolidation`` (slow rate) and ``fading`` (slow decay) are in ``rules.elementwise``. phi holds as many numbers as
+where lr_0, decay_0 and epsilon are the tuned rms rule's: phi of zero *is* that rule. ``lr.each`` exists where rates
+are shared by rows or by nothing. ``adapt.gates`` has the gates; each tensor's shares ``boundary_reset``,
+``slow_rate`` and ``slow_decay`` are in ``rules.elementwise``. phi holds as many numbers as
 there are tensors, whatever their sizes, unless rates are shared less than by tensors.
 """
 
@@ -29,7 +29,7 @@ from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule
 from dynlm.adapt.rules.statistics import Statistics
 from dynlm.types import Params
 
-SHARES = ("flush", "consolidation", "fading")
+SHARES = ("boundary_reset", "slow_rate", "slow_decay")
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class LearnedRule:
     def initial(self) -> Params:
         """Return a phi of zero: the tuned rms rule (at level 2 without its decay)."""
         some = next(iter(self.statistics.rms.values()))
-        count, kinds = len(self.names), ("rate", "pull") if self.level == 3 else ("rate",)
+        count, kinds = len(self.names), ("lr", "decay") if self.level == 3 else ("lr",)
         phi = {kind: torch.zeros(count) for kind in kinds}
         for kind in kinds:
             if self.importance:
@@ -76,11 +76,11 @@ class LearnedRule:
                 for name, tensor in self.statistics.rms.items():
                     phi[f"{kind}.each/{name}"] = torch.zeros(each_shape(tensor, self.sharing))
         if self.boundary_reset:
-            phi["flush"] = torch.zeros(count)
+            phi["boundary_reset"] = torch.zeros(count)
         if self.slow:
-            phi["consolidation"] = torch.full((count,), self.slow_rate, dtype=torch.float64)
+            phi["slow_rate"] = torch.full((count,), self.slow_rate, dtype=torch.float64)
             if self.level == 3:
-                phi["fading"] = torch.zeros(count)
+                phi["slow_decay"] = torch.zeros(count)
         return {key: tensor.to(some.device, torch.float64) for key, tensor in phi.items()}
 
     def importance_of(self, name: str) -> Tensor:
@@ -102,12 +102,12 @@ class LearnedRule:
         rates: dict[str, Rates] = {}
         shares: dict[str, dict[str, float | Tensor]] = {kind: {} for kind in SHARES}
         if self.slow_rate and not self.slow:
-            shares["consolidation"] = dict.fromkeys(self.names, self.slow_rate)
+            shares["slow_rate"] = dict.fromkeys(self.names, self.slow_rate)
         for number, name in enumerate(self.names):
-            made = [self.lr * phi["rate"][number].exp()]
-            made.append(self.pull_of(phi, number))
+            made = [self.lr * phi["lr"][number].exp()]
+            made.append(self.decay_of(phi, number))
             rates[name] = Rates(*(made if learned else map(float, made)))
-            for kind, table in (("rate", scale), ("pull", shape)):
+            for kind, table in (("lr", scale), ("decay", shape)):
                 logs: Tensor | float = 0.0
                 if f"{kind}.importance" in phi:
                     z = self.importance_of(name) if importance is None else importance[name]
@@ -123,8 +123,8 @@ class LearnedRule:
         gates = None
         if self.features:
             like = next(iter(scale.values()))
-            lr_KJ = phi["rate.gates"].to(like.dtype)
-            decay_KJ = phi["pull.gates"].to(like.dtype) if self.level == 3 else torch.zeros_like(lr_KJ)
+            lr_KJ = phi["lr.gates"].to(like.dtype)
+            decay_KJ = phi["decay.gates"].to(like.dtype) if self.level == 3 else torch.zeros_like(lr_KJ)
             gradient_scale = 1 / (self.statistics.rms[self.measured or self.names[0]] + self.epsilon)
             size = float(norm(self.static[name] for name in self.names))
             gates = Gates(self.features, lr_KJ, decay_KJ, gradient_scale, size, self.level == 3)
@@ -134,18 +134,18 @@ class LearnedRule:
             scale,
             shape,
             gates,
-            shares["flush"],
-            shares["consolidation"],
+            shares["boundary_reset"],
+            shares["slow_rate"],
             limits,
-            shares["fading"],
+            shares["slow_decay"],
             self.momentum,
         )
 
-    def pull_of(self, phi: Params, number: int) -> Tensor:
+    def decay_of(self, phi: Params, number: int) -> Tensor:
         """Return the decay of tensor ``number``; a tuned decay of 0 stays 0 whatever phi is."""
         if self.level == 2:
             return torch.zeros((), dtype=torch.float64)
-        return self.decay * phi["pull"][number].exp()
+        return self.decay * phi["decay"][number].exp()
 
 
 def each_shape(tensor: Tensor, sharing: str) -> tuple[int, ...]:
@@ -170,6 +170,6 @@ def readable(phi: Params, meta: LearnedRule | LearnedLSTMRule) -> Mapping[str, o
         for name, row in zip(meta.names, tensor.tolist(), strict=True):
             by_tensor[name][key] = dict(zip(meta.features, row, strict=True)) if key.endswith("gates") else row
     for number, name in enumerate(meta.names):
-        by_tensor[name]["alpha"] = meta.lr * math.exp(float(phi["rate"][number]))
-        by_tensor[name]["lambda"] = float(meta.pull_of(phi, number))
+        by_tensor[name]["alpha"] = meta.lr * math.exp(float(phi["lr"][number]))
+        by_tensor[name]["lambda"] = float(meta.decay_of(phi, number))
     return by_tensor

@@ -106,7 +106,7 @@ def check_dynamic_model(
     count = sum(1 for _ in iter_segments(dynamic_model, stream))
     memory, position = dynamic_model.fresh_memory(), stream.begin()
     for read in itertools.islice(iter_segments(dynamic_model, stream), count // 2):
-        memory, position = read.memory, read.place
+        memory, position = read.memory, read.position
     rest = iter_segments(dynamic_model, stream, memory.copy(), StreamPosition.from_dict(position.to_dict()))
     second = np.concatenate([read.nats_T.cpu().numpy() for read in rest])
     kept = np.array_equal(second, nats[-len(second) :])

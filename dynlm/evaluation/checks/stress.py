@@ -134,7 +134,7 @@ def cost_of(dynamic_model: DynamicModel, name: str, text: TokenisedSplit, segmen
         for read in iter_segments(dynamic_model, read_in_order(text, segment, range(text.articles))):
             nats_BT3 = torch.cat([read.experts_BT2, read.nats_BT[..., None]], 2)
             sums_3 += nats_BT3.double().sum((0, 1)).cpu()
-            bar.update(read.place.tokens - bar.n)
+            bar.update(read.position.tokens - bar.n)
     return Cost(name, len(text.ids_N), *(sums_3 / len(text.ids_N)).tolist())
 
 

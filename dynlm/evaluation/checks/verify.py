@@ -129,7 +129,7 @@ def read_again(dynamic_model: DynamicModel, stream: Stream, tokens: int | None =
         rows_BT = rows_of(read.segment, stream.split.starts)
         rows.append(rows_BT[rows_BT >= 0])
         nats.append(read.nats_BT.float().cpu().numpy()[rows_BT >= 0])
-        if tokens is not None and read.place.tokens >= tokens:
+        if tokens is not None and read.position.tokens >= tokens:
             break
     return np.concatenate(rows), np.concatenate(nats)
 

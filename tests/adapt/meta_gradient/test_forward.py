@@ -38,7 +38,7 @@ KINDS = {
     "level 2": {"level": 2, "features": FEATURES, "importance": True},
     "importance": {"importance": True},
     "gates": {"features": FEATURES},
-    "flush": {"boundary_reset": True},
+    "boundary_reset": {"boundary_reset": True},
     "given slow weights": {"boundary_reset": True, "features": FEATURES, "importance": True, "slow_rate": 0.3},
     "slow": {"slow": True},
     "slow, level 2": {
@@ -127,7 +127,7 @@ def test_steepness_is_of_the_output_tensor_whichever_tensors_move(left_out, tied
     _, reverse = unrolled_meta_gradient(by_hand, meta, phi, stream(), segments=9)
     for key, tensor in reverse.items():
         torch.testing.assert_close(forward[key], tensor, rtol=1e-9, atol=1e-12)
-    assert reverse["rate.gates"].abs().max() > 0
+    assert reverse["lr.gates"].abs().max() > 0
 
 
 @pytest.mark.parametrize("pull", [0.18, 3.0])
@@ -163,7 +163,9 @@ def test_readings_by_autograd_give_the_same(kind):
         torch.testing.assert_close(found[key], expected[key], rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["rates", "importance", "gates", "flush", "slow", "rows", "momentum", "everything"])
+@pytest.mark.parametrize(
+    "kind", ["rates", "importance", "gates", "boundary_reset", "slow", "rows", "momentum", "everything"]
+)
 def test_second_order_equals_finite_differences(kind):
     meta, step = g(**KINDS[kind]), 1e-6
     phi = moved_phi(meta)

@@ -197,7 +197,7 @@ def test_reading_on_from_a_copied_memory_equals_reading_at_once(stop, reset):
     reads = list(itertools.islice(sitting, stop))
     kept = reads[-1].memory.copy()
     list(sitting)  # Reading on does not change a copy.
-    rest = [read.nats_T for read in iter_segments(chosen, stream(), kept, reads[-1].place)]
+    rest = [read.nats_T for read in iter_segments(chosen, stream(), kept, reads[-1].position)]
     assert torch.equal(torch.cat([*(read.nats_T for read in reads), *rest]), nats_of(chosen))
 
 

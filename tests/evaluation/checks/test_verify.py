@@ -131,7 +131,7 @@ def test_another_model_text_or_memory_does_not_hold(tuned_copy: Run, tmp_path: P
     tuned = tuned_copy.folder / "memory" / "tuned.json"
     before = tuned.read_text()
     content = json.loads(before)
-    content["rms"]["stream"]["rate"] *= 2
+    content["rms"]["stream"]["lr"] *= 2
     tuned.write_text(json.dumps(content))
     (reported,) = verify(path).broken
     assert "tuned or learned anew" in reported
