@@ -121,10 +121,6 @@ class FewShotOptions:
         return source, LEARNERS.create(self.learner, source.problem)
 
 
-_MAML_DEFAULTS = {"multi_step_loss": False, "per_step_rates": False, "per_step_norm": False, "first_order_share": 0.0}
-"""Known defect: YAML and the command line give maml++ only the fixes that they set, and tests/golden holds that."""
-
-
 @functools.cache
 def parsed_options(refuse_unused: bool = True) -> type[FewShotOptions]:
     """Return ``FewShotOptions`` for parsers, where ``task`` and ``learner`` accept the options of all kinds.
@@ -132,8 +128,7 @@ def parsed_options(refuse_unused: bool = True) -> type[FewShotOptions]:
     Instances have the sections of the chosen kinds. An option that these do not have is refused, or ignored without
     ``refuse_unused``.
     """
-    learner = LEARNERS.merged_options("maml", **_MAML_DEFAULTS)
-    merged = {"task": SOURCES.merged_options("glyphs"), "learner": learner}
+    merged = {"task": SOURCES.merged_options("glyphs"), "learner": LEARNERS.merged_options("maml")}
 
     def keep_chosen(self: Any) -> None:
         self.task = SOURCES.options_of(self.task, refuse_unused)

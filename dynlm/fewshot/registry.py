@@ -49,11 +49,11 @@ class OptionsRegistry(Registry[Any]):
         """Return an instance of the class that ``options`` belong to."""
         return self[getattr(options, self.key)](options, *arguments)
 
-    def merged_options(self, default: str, **fixed: Any) -> type[Section]:
+    def merged_options(self, default: str) -> type[Section]:
         """Return a section with the options of all kinds; ``default`` is the default kind.
 
-        An option whose default depends on the kind has the default None, or that in ``fixed``. The documentation of an
-        option, which ``--help`` shows, tells which kinds have it.
+        An option whose default depends on the kind has the default None. The documentation of an option, which
+        ``--help`` shows, tells which kinds have it.
         """
         hints: dict[str, Any] = {}
         docs: dict[str, str] = {self.key: f"One of {', '.join(self.names())}."}
@@ -68,8 +68,8 @@ class OptionsRegistry(Registry[Any]):
         made: list[Any] = [(self.key, str, dataclasses.field(default=default))]
         for name, by_kind in defaults.items():
             first, *others = by_kind.values()
-            if name in fixed or all(other == first for other in others):
-                value = functools.partial(copy.copy, fixed.get(name, first))
+            if all(other == first for other in others):
+                value = functools.partial(copy.copy, first)
                 made.append((name, hints[name], dataclasses.field(default_factory=value)))
             else:
                 made.append((name, hints[name] | None, None))

@@ -226,7 +226,8 @@ def test_maml_plus_plus_has_its_fixes_by_default() -> None:
     def values(options: Maml.Options) -> list[object]:
         return [getattr(options, name) for name in fixes]
 
-    assert values(MamlPlusPlus.Options()) == [True, True, True, 0.3]
+    for options in (MamlPlusPlus.Options(), parsed({}, {"kind": "maml++"}).learner):
+        assert isinstance(options, MamlPlusPlus.Options) and values(options) == [True, True, True, 0.3]
     assert values(MamlPlusPlus.Options(first_order_share=0.0, per_step_norm=False)) == [True, True, False, 0.0]
     assert values(Maml.Options()) == [False, False, False, 0.0]
 
