@@ -21,9 +21,10 @@ from benchmarks import startup, tokenising, training_rate
 from benchmarks.bound import Cost, learning_cost, level_1_cost
 from benchmarks.kinds import timed, timed_in_processes
 from benchmarks.machine import Machine, measure_machine
-from dynlm.cli.config_files import load_config
+from dynlm.cli.config_files import load_options
 from dynlm.models.lstm.model import LSTMLanguageModel
 from dynlm.runtime.parsing import read_json, write_json
+from dynlm.train.config import Config
 
 LANES, LEVEL_1_LANES = 16, 32
 
@@ -43,7 +44,7 @@ class Readings:
     """Times of the ways to read, measured in turn, so that a slow phase of the machine affects all of them."""
 
     def __init__(self, config_path: str, rounds: int, seconds: float):
-        config = load_config(config_path)
+        config = load_options(config_path, Config)
         self.model = LSTMLanguageModel(config.model, config.tokenizer.vocab_size)
         self.segment, self.path, self.seconds = config.memory.segment, config_path, seconds
         self.rounds = rounds

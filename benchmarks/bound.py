@@ -14,8 +14,9 @@ import math
 from dataclasses import dataclass
 
 from benchmarks.machine import Machine, measure_machine
-from dynlm.cli.config_files import load_config
+from dynlm.cli.config_files import load_options
 from dynlm.models.lstm.model import LSTMLanguageModel
+from dynlm.train.config import Config
 
 _FLOAT = 4
 
@@ -66,7 +67,7 @@ def training_cost(model: LSTMLanguageModel, tokens: int) -> Cost:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/wikitext-2-small.yaml")
-    config = load_config(parser.parse_args().config)
+    config = load_options(parser.parse_args().config, Config)
     model = LSTMLanguageModel(config.model, config.tokenizer.vocab_size)
     machine, tokens = measure_machine(), config.memory.segment
     print(machine)

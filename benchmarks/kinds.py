@@ -29,11 +29,12 @@ from dynlm.adapt.rules.elementwise import LEVEL_1, uniform_rule
 from dynlm.adapt.rules.learned import LearnedRule
 from dynlm.adapt.rules.statistics import Statistics
 from dynlm.adapt.state import Memory
-from dynlm.cli.config_files import load_config
+from dynlm.cli.config_files import load_options
 from dynlm.data.stream import Segment
 from dynlm.models.lstm.model import LSTMLanguageModel
 from dynlm.models.registry import EngineSettings, engine_for
 from dynlm.runtime.tree import num_bytes
+from dynlm.train.config import Config
 from dynlm.types import Params
 
 LR, DECAY, EPSILON = 2.4e-3, 2e-3, 1e-3
@@ -55,7 +56,7 @@ class Setting:
     """A model of real shape with random weights, statistics and text."""
 
     def __init__(self, config_path: str):
-        config = load_config(config_path)
+        config = load_options(config_path, Config)
         self.segment = config.memory.segment
         self.model = LSTMLanguageModel(config.model, config.tokenizer.vocab_size)
         self.generator = torch.Generator().manual_seed(0)

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from benchmarks.bound import Cost, learning_cost, level_1_cost, training_cost, weights
 from benchmarks.machine import Machine
-from dynlm.cli.config_files import load_config
+from dynlm.cli.config_files import load_options
 from dynlm.models.lstm.model import LSTMLanguageModel
 from dynlm.runtime.parsing import read_json
+from dynlm.train.config import Config
 
 GPU = Machine(threads=0, product_rate=312e12, copy_rate=2.0e12)
 """NVIDIA A100 80 GB SXM, by its data sheet: dense bf16 products with float32 sums; HBM2e."""
@@ -63,7 +64,7 @@ def main() -> None:
     parser.add_argument("--config", default="configs/wikitext-103.yaml")
     options = parser.parse_args()
     rows = {row["name"]: row for row in read_json(options.measured)["rows"]}
-    config = load_config(options.config)
+    config = load_options(options.config, Config)
     model, segment = LSTMLanguageModel(config.model, config.tokenizer.vocab_size), config.memory.segment
     lane_bytes = 4 * weights(model)
     training, level_1, reading = (

@@ -18,18 +18,19 @@ from pathlib import Path
 
 import torch
 
-from dynlm.cli.config_files import load_config
+from dynlm.cli.config_files import load_options
 from dynlm.data.articles import iter_articles
 from dynlm.data.options import CorpusOptions
 from dynlm.data.tokenizers.pieces import PieceTokenizer
 from dynlm.models.lstm.model import LSTMLanguageModel
 from dynlm.run.folder import save_config, save_model
 from dynlm.run.options import RunOptions
+from dynlm.train.config import Config
 
 
 def measure(config_path: str = "configs/wikitext-2-small.yaml", times: int = 5) -> dict[str, float]:
     """Medians in seconds of the whole command and of torch's own import."""
-    config = load_config(config_path)
+    config = load_options(config_path, Config)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tokenizer = PieceTokenizer.train(config.tokenizer, (a.text for a in iter_articles(CorpusOptions(), "train")))

@@ -15,16 +15,17 @@ import torch
 
 from benchmarks.bound import training_cost
 from benchmarks.machine import measure_machine, median_time
-from dynlm.cli.config_files import load_config
+from dynlm.cli.config_files import load_options
 from dynlm.models.lstm.model import LSTMLanguageModel
 from dynlm.models.lstm.regularisers import Regularisers
 from dynlm.runtime.tree import detach
+from dynlm.train.config import Config
 from dynlm.train.optimizers import Optimiser
 
 
 def measure(config_path: str = "configs/wikitext-2-small.yaml", seconds: float = 20.0) -> dict[str, float]:
     """Return tokens a second and the median time of a step with optimiser and weight drop."""
-    config = load_config(config_path)
+    config = load_options(config_path, Config)
     training = config.pretrain
     generator = torch.Generator().manual_seed(0)
     model = LSTMLanguageModel(config.model, config.tokenizer.vocab_size)

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
-from dynlm.cli.config_files import load_config, load_options
+from dynlm.cli.config_files import load_options
 from dynlm.fewshot.options import parsed_options
 from dynlm.study.options import StudyOptions
 from dynlm.study.steps import check_slots, steps_of
 from dynlm.study.variants import readings_of, variants_of
+from dynlm.train.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDY_CONFIGS = sorted((ROOT / "configs").glob("study-*.yaml"))
@@ -34,7 +35,7 @@ def assert_read_as_written(written: Any, read: Any, option: str) -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_config_loads_as_written(path: Path) -> None:
-    config = load_config(path)
+    config = load_options(path, Config)
     assert_read_as_written(yaml.safe_load(path.read_text(encoding="utf-8")), config, path.name)
     assert config.run.name == path.stem
 
@@ -49,7 +50,7 @@ def test_fewshot_config_loads_as_written(path: Path) -> None:
 @pytest.mark.parametrize("path", STUDY_CONFIGS, ids=lambda path: path.stem)
 def test_study_config_loads_as_written_on_its_base(path: Path, tmp_path: Path) -> None:
     written, options = yaml.safe_load(path.read_text(encoding="utf-8")), load_options(path, StudyOptions)
-    base = load_config(path.parent / written.pop("base"))
+    base = load_options(path.parent / written.pop("base"), Config)
     assert_read_as_written(written, options, path.name)
     for section in set(vars(base)) - set(written):
         assert getattr(options, section) == getattr(base, section)

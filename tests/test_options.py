@@ -55,7 +55,7 @@ def test_numbers_out_of_bounds_are_refused_by_name(section: str, kind: Any, opti
         with pytest.raises(UserError, match=rf"^{section}\.{option} is "):
             kind(**{**values, option: value})
         with pytest.raises(UserError, match=rf"^{section}\.{option} is "):
-            section_of(kind, {**values, option: value}, section)
+            section_of(kind, {**values, option: value})
 
 
 @pytest.mark.parametrize("section, kind, option, is_list", options_with(str), ids=lambda value: str(value))
@@ -209,7 +209,7 @@ def test_a_full_disk_behind_standard_output_is_said(arguments: list[str]) -> Non
 
 
 def test_without_a_home_folder_the_cache_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dynlm.runtime.paths import cache_folder
+    from dynlm.runtime.files import cache_folder
 
     def nowhere() -> Path:
         raise RuntimeError("Could not determine home directory.")

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from dynlm.errors import UserError
 from dynlm.runtime.renamed import rename_sections
-from dynlm.runtime.validation import check_types, options_of, sections_of, select_kind, shortened
+from dynlm.runtime.text import did_you_mean
+from dynlm.runtime.validation import check_mapping, check_sections, check_types, options_of, sections_of, shortened
 
-if TYPE_CHECKING:
-    from dynlm.train.config import Config
+_Whole = TypeVar("_Whole")
+_SELECTING = ("rule", "kind")
+"""Options that select the class of their section."""
 
 
 def shipped_configs() -> dict[str, Path]:
     """Return every shipped config's file by its name: its path within ``configs/`` without ``.yaml``, sorted."""
     package = Path(__file__).resolve().parents[1]
     # A wheel holds them in the package; in a checkout they lie beside it.
-    folder = next((path for path in (package / "configs", package.parent / "configs") if path.is_dir()), None)
-    if folder is None:
-        return {}
-    files = sorted(folder.rglob("*.yaml"))
-    return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
+    for folder in (package / "configs", package.parent / "configs"):
+        if folder.is_dir():
+            files = sorted(folder.rglob("*.yaml"))
+            return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
+    return {}
 
 
 def config_path(name: str) -> str:
@@ -39,9 +40,8 @@ def config_path(name: str) -> str:
     if name in shipped:
         return str(shipped[name])
     plain = name.removeprefix("configs/").removesuffix(".yaml")
-    near = [each for each in shipped if each == plain or each.rpartition("/")[2] == plain]
-    near = near or difflib.get_close_matches(plain, shipped, n=1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
+    near = [each for each in shipped if plain in (each, each.rpartition("/")[2])]
+    hint = did_you_mean(near[0] if near else plain, shipped)
     raise UserError(f"there is no config file of this name{hint}", name, f"name a file, or one of {', '.join(shipped)}")
 
 
@@ -63,22 +63,17 @@ def _read(path: str | Path, kind: type) -> tuple[dict[str, Any], Path | None]:
     """Return the sections that a file holds, and the path of its base."""
     from dynlm.runtime.parsing import read_yaml
 
-    content = read_yaml(path)
-    if content is None:
-        content = {}
-    if not isinstance(content, dict):
-        raise UserError(f"not a config that dynlm can read: the whole is {shortened(content)}", path)
-    base = content.pop("base", None) if "base" in get_type_hints(kind) else None
+    content, base = read_yaml(path), None
+    content = {} if content is None else content
+    if isinstance(content, dict) and "base" in get_type_hints(kind):
+        base = content.pop("base", None)
     if not isinstance(base, str | None):
         raise UserError(f"base is {shortened(base)}", path, "write the name of a file")
-    for name, values in content.items():
-        if name not in sections_of(kind):
-            raise UserError(f"there is no section {shortened(name)}", path, "take it out")
-        if not isinstance(values, dict | None):
-            raise UserError(f"{name} is {shortened(values)}", path, "write options and their values")
-    # An empty section is null in YAML.
-    content = rename_sections({name: values or {} for name, values in content.items()})
-    return content, None if base is None else Path(path).parent / base
+    with _naming(path):
+        content = check_sections(sections_of(kind), content)
+        # An empty section is null in YAML.
+        content = {name: {} if values is None else check_mapping(name, values) for name, values in content.items()}
+    return rename_sections(content), None if base is None else Path(path).parent / base
 
 
 class Layers:
@@ -97,13 +92,12 @@ class Layers:
             for _, content in files:
                 given |= content.get(name, {})
             below = run.get(name, {})
-            chosen: type = select_kind(section, {**below, **given, **words.get(name, {})})
-            self.kinds[name] = chosen
+            chosen = self.kinds[name] = section.select({**below, **given, **words.get(name, {})})
             for path, content in files:
                 with _naming(path):
-                    check_types(chosen, content.get(name, {}), name)
+                    check_types(chosen, content.get(name, {}))
             own = get_type_hints(chosen)
-            self.values[name] = {**{option: value for option, value in below.items() if option in own}, **given}
+            self.values[name] = {option: value for option, value in below.items() if option in own} | given
 
     def build(self, options: Mapping[str, Mapping[str, Any]]) -> Any:
         """Return ``kind`` with ``options`` over these values. Raises UserError, naming the file that is wrong."""
@@ -112,20 +106,17 @@ class Layers:
             return options_of(self.kind, values)
         except UserError:
             for path, content in self.files:
-                selected = {
-                    name: {key: values[name][key] for key in _SELECTING & values[name].keys()} for name in content
-                }
+                alone = {}
+                for name, given in content.items():
+                    selected = {option: values[name][option] for option in _SELECTING if option in values[name]}
+                    alone[name] = selected | given
                 with _naming(path):
-                    options_of(self.kind, {name: {**selected[name], **section} for name, section in content.items()})
+                    options_of(self.kind, alone)
             raise
 
 
-_SELECTING = {"rule", "kind"}
-"""Options that select the class of their section."""
-
-
 @contextlib.contextmanager
-def _naming(path: str) -> Iterator[None]:
+def _naming(path: str | Path) -> Iterator[None]:
     """Name the file in a UserError that the block raises."""
     try:
         yield
@@ -133,14 +124,7 @@ def _naming(path: str) -> Iterator[None]:
         raise UserError(str(error), path) from error
 
 
-def load_options(path: str | Path, kind: type) -> Any:
+def load_options(path: str | Path, kind: type[_Whole]) -> _Whole:
     """Return the options of a config file, with defaults for what it leaves out. Raises UserError."""
-    return Layers(kind, read_config(path, kind), {}, {}).build({})
-
-
-def load_config(path: str | Path) -> Config:
-    """Return the options of a config file of a language model. Raises UserError."""
-    from dynlm.train.config import Config
-
-    config: Config = load_options(path, Config)
-    return config
+    options: _Whole = Layers(kind, read_config(path, kind), {}, {}).build({})
+    return options

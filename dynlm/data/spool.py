@@ -14,9 +14,8 @@ from typing import Any
 
 from dynlm.data.array_files import Strings, strings_writer
 from dynlm.data.article import Article
-from dynlm.runtime.files import staging_dir
+from dynlm.runtime.files import cache_folder, staging_dir
 from dynlm.runtime.hashing import Hasher
-from dynlm.runtime.paths import cache_folder
 
 TEXT, TITLES, WHERES = "text", "titles", "wheres"
 

@@ -28,11 +28,10 @@ from dynlm.data.spool import TEXT, TITLES, SpooledArticles, spool
 from dynlm.data.tokenised_split import TokenisedSplit, Tokens
 from dynlm.data.tokenizers.tokenizer import Tokenizer
 from dynlm.errors import UserError
-from dynlm.runtime.files import commit_dir, staging_dir
+from dynlm.runtime.files import cache_folder, commit_dir, staging_dir
 from dynlm.runtime.hashing import Hasher, fingerprint
 from dynlm.runtime.launcher import is_main_process
 from dynlm.runtime.parsing import read_json, write_json
-from dynlm.runtime.paths import cache_folder
 from dynlm.runtime.text import printable
 
 _MIN_TOKENS = 2

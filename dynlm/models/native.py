@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from dynlm.errors import UserError
+from dynlm.runtime.files import cache_folder
 from dynlm.runtime.hashing import fingerprint
-from dynlm.runtime.paths import cache_folder
 
 _SOURCE = Path(__file__).with_name("native.cpp")
 _FLAGS = "-O3 -march=native -mprefer-vector-width=512 -fopenmp -fno-math-errno -fno-trapping-math".split()

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from dynlm.errors import UserError
+from dynlm.runtime.files import check_inside
 from dynlm.runtime.parsing import read_json
-from dynlm.runtime.paths import check_inside
 from dynlm.runtime.text import printable
 
 FILE = "fewshot.json"

@@ -17,8 +17,9 @@ from dynlm.adapt.partners.cache import Cache
 from dynlm.adapt.partners.cache_gate import Gate, gate_feature_names
 from dynlm.errors import UserError
 from dynlm.run.folder import TrainedModel, load_stored, memory_path, read_stored
-from dynlm.runtime.parsing import number_in, write_json
+from dynlm.runtime.parsing import write_json
 from dynlm.runtime.tensors import check_shapes, save_tensors
+from dynlm.runtime.validation import number_in
 
 FIXED = {"window": "cache_window", "inverse_temperature": "cache_inverse_temperature", "share": "cache_share"}
 """Option of the memory for each constant of a fixed cache, by the name under which it is stored."""

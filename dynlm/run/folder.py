@@ -37,12 +37,11 @@ from dynlm.models.options import ModelOptions
 from dynlm.models.protocol import SequenceModel
 from dynlm.models.registry import build_model
 from dynlm.run.options import RunOptions
-from dynlm.runtime.files import atomic_write, cannot_write
-from dynlm.runtime.parsing import LARGEST_JSON, number_in, read_bytes, read_json, read_yaml, write_json
-from dynlm.runtime.paths import check_inside
+from dynlm.runtime.files import atomic_write, cannot_write, check_inside
+from dynlm.runtime.parsing import LARGEST_JSON, read_bytes, read_json, read_yaml, write_json
 from dynlm.runtime.renamed import current_keys, rename_sections
 from dynlm.runtime.tensors import load_tensors, params_fingerprint, save_tensors
-from dynlm.runtime.validation import options_of, section_of
+from dynlm.runtime.validation import number_in, options_of, section_of
 from dynlm.types import Params
 
 _Options = TypeVar("_Options")

@@ -28,10 +28,10 @@ from dynlm.models.registry import EngineSettings, engine_for
 from dynlm.run.cache_store import open_cache
 from dynlm.run.folder import TrainedModel, load_stored, memory_path, read_stored
 from dynlm.runtime.files import exclusive
-from dynlm.runtime.parsing import number_in, read_json, write_json
+from dynlm.runtime.parsing import read_json, write_json
 from dynlm.runtime.renamed import current_keys, current_options
 from dynlm.runtime.tensors import check_shapes, save_tensors
-from dynlm.runtime.validation import section_of
+from dynlm.runtime.validation import number_in, section_of
 from dynlm.types import Params
 
 _SECONDS_TO_WAIT = 60.0

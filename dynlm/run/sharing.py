@@ -19,9 +19,8 @@ from dynlm.data.options import CorpusOptions
 from dynlm.errors import UserError
 from dynlm.run.folder import TOKENIZER_FILES, read_options, refuse_foreign, save_config
 from dynlm.run.options import RunOptions
-from dynlm.runtime.files import atomic_write
+from dynlm.runtime.files import atomic_write, check_regular
 from dynlm.runtime.parsing import read_json, write_json
-from dynlm.runtime.paths import check_regular
 from dynlm.runtime.tensors import load_metadata, load_tensors, save_tensors
 from dynlm.runtime.validation import section_of
 

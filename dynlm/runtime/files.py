@@ -1,4 +1,4 @@
-"""Atomic writes of files and folders, and locks between processes.
+"""Checks of paths from untrusted sources, atomic writes of files and folders, and locks between processes.
 
 A file or folder is written under a temporary name beside its final path and renamed, so that no reader meets half of
 one and a killed process leaves only a hidden ``.aside-*`` folder, which the next write removes.
@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import shutil
 import stat
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import filelock
 
@@ -26,13 +27,69 @@ try:
 except ImportError:  # Windows: staging folders of killed processes are not removed.
     fcntl = None  # type: ignore[assignment]
 
+StrPath = str | os.PathLike[str]
 _STAGING = ".aside-"
 _SECONDS_TO_LOCK = 60.0
 """An empty staging folder younger than this may not be locked yet by the process that made it."""
 
 
+def cache_folder() -> Path:
+    """Return ``DYNLM_CACHE``, or else ``dynlm`` in the user's cache folder. Raises UserError if there is neither."""
+    if path := os.environ.get("DYNLM_CACHE"):
+        return Path(path)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dynlm"
+    except RuntimeError as error:  # HOME is unset and the user has no password entry.
+        raise UserError("there is no home folder for the cache", do="set DYNLM_CACHE to a folder") from error
+
+
+def check_inside(path: Path, root: Path) -> None:
+    """Raise UserError if ``path`` leads out of ``root`` by a link or ``..``; ``root`` itself may be a link."""
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+        raise UserError(f"leads out of {root}", path, "put the file itself there, or name its own folder")
+
+
+def check_regular(path: StrPath) -> None:
+    """Raise UserError if ``path`` is missing or, after following links, not a regular file. Opens nothing."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise UserError("not a regular file", path, "copy its content to a file and name that")
+    except (OSError, ValueError) as error:
+        raise cannot_read(path, error) from error
+
+
+def open_regular(path: StrPath) -> IO[bytes]:
+    """Open a regular file for reading. Raises UserError if it is another kind of file, or cannot be opened.
+
+    A pipe or a device may block, never end, or give its bytes only once.
+    """
+    check_regular(path)
+    try:
+        # Should a pipe replace the file meanwhile, O_NONBLOCK keeps open from waiting for a writer.
+        return open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
+    except OSError as error:
+        raise cannot_read(path, error) from error
+
+
+def cannot_read(path: StrPath, error: OSError | ValueError) -> UserError:
+    """Return the UserError for an error of the operating system on reading ``path``."""
+    if isinstance(error, FileNotFoundError):
+        return UserError("no such file", path)
+    return UserError(f"cannot be read: {getattr(error, 'strerror', None) or error}", path)
+
+
+def cannot_write(path: StrPath, error: OSError) -> UserError:
+    """Return the UserError for an error of the operating system on writing ``path``."""
+    do = "choose a folder that you may write to"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, None):  # NumPy reports a full disk without errno.
+        do = "free some space and start again"
+    elif error.errno == errno.ENOENT:
+        do = "the folder was removed meanwhile: make it again"
+    return UserError(f"cannot write: {error.strerror or error}", path, do)
+
+
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str], private: bool = False) -> Iterator[Path]:
+def atomic_write(path: StrPath, private: bool = False) -> Iterator[Path]:
     """Yield a temporary path to write to, and move the file to ``path`` if the block succeeds.
 
     An existing file keeps its permissions; a new one gets those of the umask, or with ``private`` none for group and
@@ -60,11 +117,8 @@ def staging_dir(parent: Path, target: Path | None = None) -> Iterator[Path]:
     try:
         parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(parent)
-        folder = Path(tempfile.mkdtemp(prefix=_STAGING, dir=parent))
-        # mkdtemp makes private folders; take the permissions that mkdir gives under the umask.
-        (inner := folder / "umask").mkdir()
-        os.chmod(folder, stat.S_IMODE(inner.stat().st_mode))
-        inner.rmdir()
+        folder = parent / f"{_STAGING}{secrets.token_hex(8)}"
+        folder.mkdir()  # tempfile.mkdtemp would not take the permissions of the umask
         lock = _lock(folder)
         try:
             yield folder
@@ -122,7 +176,7 @@ def _lock(folder: Path) -> int | None:
 
 
 @contextlib.contextmanager
-def exclusive(path: str | os.PathLike[str], what: str, seconds: float = 0.0) -> Iterator[None]:
+def exclusive(path: StrPath, what: str, seconds: float = 0.0) -> Iterator[None]:
     """Hold the lock of ``path``, a file or folder to be written, against other processes.
 
     The lock is re-entrant. Of the processes of one launch (RANK) the first holds it for all. Its file, hidden beside
@@ -153,13 +207,3 @@ def exclusive(path: str | os.PathLike[str], what: str, seconds: float = 0.0) -> 
         if is_new:
             with contextlib.suppress(OSError):  # Not empty any more.
                 path.parent.rmdir()
-
-
-def cannot_write(path: str | os.PathLike[str], error: OSError) -> UserError:
-    """Return the UserError for an error of the operating system on writing ``path``."""
-    do = "choose a folder that you may write to"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, None):  # NumPy reports a full disk without errno.
-        do = "free some space and start again"
-    elif error.errno == errno.ENOENT:
-        do = "the folder was removed meanwhile: make it again"
-    return UserError(f"cannot write: {error.strerror or error}", path, do)

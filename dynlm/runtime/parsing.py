@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import os
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from dynlm.errors import UserError
-from dynlm.runtime.files import atomic_write
-from dynlm.runtime.paths import cannot_read, open_regular
+from dynlm.runtime.files import StrPath, atomic_write, cannot_read, open_regular
 
 LARGEST_JSON = 256 * 2**20
 """Bytes: more than the largest vocabulary takes."""
@@ -24,7 +21,7 @@ _DEEPEST_YAML = 20
 _MOST_YAML_VALUES = 20_000
 
 
-def read_bytes(path: str | os.PathLike[str], largest: int) -> bytes:
+def read_bytes(path: StrPath, largest: int) -> bytes:
     """Return the content of a regular file.
 
     Raises UserError if it is missing, not a regular file, or over ``largest`` bytes.
@@ -40,7 +37,7 @@ def read_bytes(path: str | os.PathLike[str], largest: int) -> bytes:
     return data
 
 
-def write_json(path: str | os.PathLike[str], content: Any) -> None:
+def write_json(path: StrPath, content: Any) -> None:
     """Write ``content`` as indented JSON, atomically. Raises UserError if ``path`` cannot be written."""
     with atomic_write(path) as staged:
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
@@ -48,7 +45,7 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
         staged.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
+def read_json(path: StrPath) -> Any:
     """Parse a JSON file. Raises UserError if it is missing, not valid JSON, or over 256 MiB."""
     try:
         return parse_json(read_bytes(path, LARGEST_JSON).decode("utf-8"))
@@ -64,7 +61,7 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("nested too deep") from error
 
 
-def read_yaml(path: str | os.PathLike[str]) -> Any:
+def read_yaml(path: StrPath) -> Any:
     """Parse a YAML file of options with the safe loader.
 
     Raises UserError if it is missing, invalid, over 1 MiB, nested over 20 levels deep, or has over 20,000 values with
@@ -98,19 +95,3 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
         raise UserError("not a valid config (nested too deep)", path, "write every option out") from error
     except (ValueError, LookupError, AttributeError, TypeError, OverflowError, yaml.YAMLError) as error:
         raise UserError(f"not a valid config ({error})", path) from error
-
-
-def number_in(
-    content: Mapping[str, Any], name: str, where: object, low: float = -math.inf, high: float = math.inf
-) -> float:
-    """Return the number ``content[name]``. Raises UserError unless it is finite and from ``low`` to ``high``."""
-    value = content.get(name)
-    if (
-        not isinstance(value, int | float)
-        or isinstance(value, bool)
-        or not low <= value <= high
-        or not abs(value) < 2.0**1023
-    ):
-        shown = repr(value) if len(repr(value)) <= 40 else type(value).__name__
-        raise UserError(f"its {name} is {shown}", where, "create it again")
-    return value

@@ -5,11 +5,11 @@ Fingerprints of work under way and of scorings keep the old names: what an earli
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from dynlm.runtime.text import warn
 
 OPTIONS: dict[str, dict[str, str]] = {
     "memory": {
@@ -47,55 +47,38 @@ COMMANDS = {"audit": "check", "hostile": "stress"}
 _warned: set[str] = set()
 
 
-def rename_sections(content: Mapping[str, Any]) -> dict[str, Any]:
+def rename_sections(content: Mapping[Any, Any]) -> dict[Any, Any]:
     """Return the sections of a file with their options by new names, with one warning for all old ones."""
     found: list[tuple[str, str]] = []
-    renamed = {
-        name: _renamed(name, values, found) if isinstance(name, str) and isinstance(values, Mapping) else values
-        for name, values in content.items()
-    }
+    renamed = {section: current_options(section, values, found) for section, values in content.items()}
     warn_renamed(found)
     return renamed
 
 
-def rename_options(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of one section in a file by their new names, with one warning for the old ones."""
-    found: list[tuple[str, str]] = []
-    renamed = _renamed(section, values, found)
-    warn_renamed(found)
-    return renamed
-
-
-def current_options(section: str, values: Any) -> Any:
-    """Return options of a file by their new names, without a warning."""
-    return _renamed(section, values, []) if isinstance(values, Mapping) else values
-
-
-def current_keys(content: Any) -> Any:
-    """Return the content of a file, a mapping of mappings, with KEYS by their new names at every depth.
-
-    The name of a part of phi ends at a dot: ``rate.gates`` is ``lr.gates``.
-    """
-    if not isinstance(content, Mapping):
-        return content
-    return {_current_key(key): current_keys(value) for key, value in content.items()}
-
-
-def _current_key(key: Any) -> Any:
-    if not isinstance(key, str):
-        return key
-    name, dot, rest = key.partition(".")
-    return KEYS.get(name, name) + dot + rest
-
-
-def _renamed(section: str, values: Mapping[str, Any], found: list[tuple[str, str]]) -> dict[str, Any]:
-    """Return options by their new names, and add each (old, new) to ``found``."""
-    names = OPTIONS.get(section, {})
+def current_options(section: str, values: Any, found: list[tuple[str, str]] | None = None) -> Any:
+    """Return options of a file by their new names, without a warning; (old, new) of each is added to ``found``."""
+    if not isinstance(values, Mapping):
+        return values
+    names, found = OPTIONS.get(section, {}), [] if found is None else found
     found += [(f"{section}.{old}", f"{section}.{names[old]}") for old in values if old in names]
     renamed = {names.get(old, old): value for old, value in values.items()}
     if section == "g" and isinstance(features := renamed.get("features"), list):
         found += [(f"g.features {old}", new) for old, new in FEATURES.items() if old in features]
         renamed["features"] = [FEATURES.get(each, each) if isinstance(each, str) else each for each in features]
+    return renamed
+
+
+def current_keys(content: Any) -> Any:
+    """Return the content of a JSON file with KEYS by their new names in mappings at every depth.
+
+    The name of a part of phi ends at a dot: ``rate.gates`` is ``lr.gates``.
+    """
+    if not isinstance(content, Mapping):
+        return content
+    renamed = {}
+    for key, value in content.items():
+        name, dot, rest = key.partition(".")
+        renamed[KEYS.get(name, name) + dot + rest] = current_keys(value)
     return renamed
 
 
@@ -120,19 +103,14 @@ def rename_words(argv: list[str]) -> list[str]:
 
 def current_name(full: str) -> str:
     """Return the new name of SECTION.OPTION, which fingerprints have by its old one."""
-    section, _, option = full.partition(".")
-    new = OPTIONS.get(section, {}).get(option)
-    return full if new is None else f"{section}.{new}"
-
-
-def original_name(section: str, option: str) -> str:
-    """Return the old name of an option, by which fingerprints have it."""
-    return {new: old for old, new in OPTIONS.get(section, {}).items()}.get(option, option)
+    section, dot, option = full.partition(".")
+    return section + dot + OPTIONS.get(section, {}).get(option, option)
 
 
 def original_options(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options by their old names, and old names of values."""
-    original = {original_name(section, name): value for name, value in values.items()}
+    """Return options and their values by the old names, which fingerprints have."""
+    names = {new: old for old, new in OPTIONS.get(section, {}).items()}
+    original = {names.get(name, name): value for name, value in values.items()}
     if section == "g" and "features" in original:
         features = {new: old for old, new in FEATURES.items()}
         original["features"] = [features.get(each, each) for each in original["features"]]
@@ -140,8 +118,7 @@ def original_options(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def warn_renamed(names: Sequence[tuple[str, str]]) -> None:
-    """Print (old, new) names in one line, each once in a process, by the main process alone."""
-    new = [f"{old} is now {new}" for old, new in names if old not in _warned]
+    """Print (old, new) names in one line, each once in a process."""
+    if new := [f"{old} is now {new}" for old, new in names if old not in _warned]:
+        warn(", ".join(new))
     _warned.update(old for old, _ in names)
-    if new and os.environ.get("RANK", "0") == "0":
-        print(f"dynlm: warning: {', '.join(new)}", file=sys.stderr)

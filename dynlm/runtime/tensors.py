@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 from dynlm.errors import UserError
-from dynlm.runtime.files import atomic_write, cannot_write
+from dynlm.runtime.files import atomic_write, cannot_write, check_regular
 from dynlm.runtime.hashing import fingerprint
 from dynlm.runtime.parsing import parse_json
-from dynlm.runtime.paths import check_regular
 
 Shapes = Mapping[str, tuple[int, ...]]
 Check = Callable[[Shapes, dict[str, Any]], None]

@@ -8,13 +8,16 @@ HTML pages escape in their templates, and pass names through ``printable`` first
 from __future__ import annotations
 
 import codecs
+import difflib
 import json
-import os
 import re
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from dynlm.errors import UserError
+from dynlm.runtime.files import StrPath
+from dynlm.runtime.launcher import is_main_process
 from dynlm.runtime.parsing import read_bytes
 
 LARGEST_TEXT = 64 * 2**20
@@ -22,8 +25,6 @@ LARGEST_TEXT = 64 * 2**20
 # Joiners select letter forms in some scripts, and combine emoji.
 _JOINERS = "\u200c\u200d"
 _MARKDOWN = re.compile(r"([\\`*_|<>\[\]&@~])")
-_FORMULA = ("=", "+", "-", "@")
-"""First characters of a CSV field that spreadsheets evaluate as a formula."""
 
 
 def decode_text(data: bytes, where: object, offset: int = 0) -> str:
@@ -41,7 +42,7 @@ def decode_text(data: bytes, where: object, offset: int = 0) -> str:
     return text if offset else text.removeprefix(codecs.BOM_UTF8.decode())
 
 
-def read_text(path: str | os.PathLike[str], largest: int = LARGEST_TEXT) -> str:
+def read_text(path: StrPath, largest: int = LARGEST_TEXT) -> str:
     """Return the text of a file, or of standard input for ``-``; both are UTF-8 in any locale.
 
     Raises UserError for invalid UTF-8, over ``largest`` bytes, and a file that is not regular.
@@ -83,7 +84,7 @@ def markdown_code(text: str) -> str:
 def csv_field(text: str) -> str:
     """Return ``text`` on one line as a CSV field that no spreadsheet evaluates as a formula."""
     text = printable(text)
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def json_text(content: Any, indent: int | None = 2) -> str:
@@ -97,6 +98,12 @@ def json_text(content: Any, indent: int | None = 2) -> str:
     )
 
 
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """Return a hint at the nearest of ``names``; empty if none is near."""
+    near = difflib.get_close_matches(word, list(names), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
 def escape_for_streams() -> None:
     """Make standard output and error escape characters that their encoding lacks, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
@@ -106,5 +113,5 @@ def escape_for_streams() -> None:
 
 def warn(message: str) -> None:
     """Print a one-line warning to standard error; of several processes, the first does."""
-    if os.environ.get("RANK", "0") == "0":
+    if is_main_process():
         print(printable(f"dynlm: warning: {message}"), file=sys.stderr)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from dynlm.errors import UserError
-from dynlm.runtime.renamed import original_options, rename_options, rename_sections
+from dynlm.runtime.renamed import original_options, rename_sections
 
 LARGEST = 10**12
 """Upper bound of every number among the options; most have a smaller one of their own."""
@@ -23,7 +24,7 @@ LARGEST_SEGMENT = 100_000
 LARGEST_SEED = 2**32 - 1
 LARGEST_WIDTH = 65_536
 
-_Kind = TypeVar("_Kind")
+_Whole = TypeVar("_Whole")
 _Section = TypeVar("_Section", bound="Section")
 
 
@@ -31,7 +32,8 @@ _Section = TypeVar("_Section", bound="Section")
 class Section:
     """Base class of the sections of options; ``SECTION`` is the name in YAML files and on the command line.
 
-    Raises UserError, naming the option, where a value is out of bounds, not finite or none of its choices.
+    Raises UserError, naming the option as SECTION.NAME, where a value is out of bounds, not finite, none of its
+    ``Literal`` choices, or text that UTF-8 cannot encode.
     """
 
     SECTION = ""
@@ -39,7 +41,15 @@ class Section:
     """Names of the options that ``--help`` shows; empty: all. ``--help all`` shows every one."""
 
     def __post_init__(self) -> None:
-        check_values(self.SECTION, self)
+        choices = _choices_of(type(self))  # type: ignore[arg-type]  # a class is hashable
+        for field in dataclasses.fields(self):
+            value, option = getattr(self, field.name), f"{self.SECTION}.{field.name}"
+            _check_choices(option, value, choices[field.name])
+            for item in value if isinstance(value, list) else [value]:
+                if isinstance(item, int | float):
+                    within(option, item, *field.metadata.get("bounds", ()))
+                elif isinstance(item, str) and not is_utf8(item):
+                    raise UserError(f"{option} is {shortened(item)}", do="write text that UTF-8 can encode")
 
     @classmethod
     def select(cls, values: Mapping[str, Any]) -> type[Section]:
@@ -64,43 +74,6 @@ def bounded(default: Any, low: float = 0, high: float = LARGEST, affects_result:
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def check_values(section: str, options: object) -> None:
-    """Raise UserError where a field of the dataclass ``options`` is out of bounds, not finite, none of its ``Literal``
-    choices, or text that UTF-8 cannot encode. The message names the option as SECTION.NAME.
-    """
-    for name, (bounds, choices, optional) in _constraints(type(options)).items():  # type: ignore[arg-type]
-        value, option = getattr(options, name), f"{section}.{name}"
-        for item in value if isinstance(value, list) else [value]:
-            if choices and not (optional and item is None):
-                one_of(option, item, choices)
-            elif isinstance(item, int | float):
-                within(option, item, *bounds)
-            elif isinstance(item, str) and not is_utf8(item):
-                raise UserError(f"{option} is {shortened(item)}", do="write text that UTF-8 can encode")
-
-
-@functools.cache
-def _constraints(kind: type) -> dict[str, tuple[tuple[float, float], tuple[Any, ...], bool]]:
-    """(bounds, choices, whether None is allowed) of each field of a dataclass."""
-    hints = get_type_hints(kind)
-    return {
-        item.name: (
-            item.metadata.get("bounds", (0, LARGEST)),
-            tuple(_choices(hints[item.name])),
-            type(None) in get_args(hints[item.name]),
-        )
-        for item in dataclasses.fields(kind)  # type: ignore[arg-type]  # a class of dataclass instances
-    }
-
-
-def _choices(hint: Any) -> Iterator[Any]:
-    for argument in get_args(hint):
-        if get_origin(hint) is Literal:
-            yield argument
-        else:
-            yield from _choices(argument)
-
-
 def fingerprint_options(*sections: Section) -> dict[str, Any]:
     """Return the options that affect a result, by their full names (``memory.segment``), old ones if they changed."""
     options: dict[str, Any] = {}
@@ -114,7 +87,8 @@ def fingerprint_options(*sections: Section) -> dict[str, Any]:
 def one_of(option: str, value: object, choices: tuple[Any, ...]) -> None:
     """Raise UserError unless the value of ``option`` is one of ``choices``."""
     if value not in choices:
-        raise UserError(f"{option} is {shortened(value)}", do=f"choose one of {', '.join(map(str, choices))}")
+        known = ", ".join(str(choice) for choice in choices if choice is not None)
+        raise UserError(f"{option} is {shortened(value)}", do=f"choose one of {known}")
 
 
 def within(option: str, value: float, low: float = 0, high: float = LARGEST) -> None:
@@ -122,6 +96,16 @@ def within(option: str, value: float, low: float = 0, high: float = LARGEST) -> 
     if not low <= value <= min(high, LARGEST):
         bounds = f"at least {low:g}" if high >= LARGEST and value < low else f"from {low:g} to {high:g}"
         raise UserError(f"{option} is {shortened(value)}", do=f"choose a value {bounds}")
+
+
+def number_in(
+    content: Mapping[str, Any], name: str, where: object, low: float, high: float = sys.float_info.max
+) -> float:
+    """Return the number ``content[name]`` of a file. Raises UserError unless it is finite and in [low, high]."""
+    value = content.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise UserError(f"its {name} is {shortened(value)}", where, "create it again")
+    return value
 
 
 def is_utf8(text: str) -> bool:
@@ -135,57 +119,77 @@ def plain_name(option: str, value: str) -> None:
         raise UserError(f"{option} is {value!r}", do="choose a plain name without slashes")
 
 
-def sections_of(kind: type) -> dict[str, type]:
+def sections_of(kind: type) -> dict[str, type[Section]]:
     """Return the sections of a dataclass of sections, by name: its fields that are dataclasses."""
     return {name: hint for name, hint in get_type_hints(kind).items() if dataclasses.is_dataclass(hint)}  # type: ignore[misc]
 
 
-def options_of(kind: type[_Kind], content: object) -> _Kind:
+def options_of(kind: type[_Whole], content: object) -> _Whole:
     """Return ``kind``, a dataclass of sections, with the values of a file. Raises UserError as ``section_of`` does."""
     sections = sections_of(kind)
+    values = check_sections(sections, content)
+    return kind(**{name: section_of(sections[name], values[name]) for name in values})
+
+
+def check_sections(sections: Mapping[str, Any], content: object) -> Mapping[str, Any]:
+    """Return ``content``, of a file. Raises UserError unless it is a mapping of some of ``sections``."""
     if not isinstance(content, Mapping):
         raise UserError(f"the whole is {shortened(content)}", do="write sections of options")
-    if unknown := [name for name in content if name not in sections]:
-        raise UserError(f"there is no section {shortened(unknown[0])}", do="take it out")
-    content = rename_sections(content)
-    return kind(**{name: section_of(sections[name], values, name) for name, values in content.items()})
+    for name in content:
+        if name not in sections:
+            raise UserError(f"there is no section {shortened(name)}", do="take it out")
+    return content
 
 
-def section_of(kind: type[_Kind], values: object, name: str | None = None) -> _Kind:
-    """Return ``kind(**values)``, with the values of a file; ``name`` is the section's, by default ``kind.SECTION``.
+def section_of(kind: type[_Section], values: object) -> _Section:
+    """Return ``kind(**values)``, with the values of a file, or its subclass that a value selects for a plug-in.
 
-    Where a value selects a plug-in, its subclass takes the place of ``kind``. Raises UserError, naming the option,
-    where one is unknown, has the wrong type, or is refused by the section.
+    Raises UserError, naming the option, where one is unknown, has the wrong type, or is refused by the section.
     """
-    section = name or str(getattr(kind, "SECTION", kind.__name__))
-    if isinstance(values, Mapping):
-        values = rename_options(section, values)
-        kind = select_kind(kind, values)
-    check_types(kind, values, section)
-    return kind(**values)  # type: ignore[arg-type]  # a mapping, or it is refused
+    options = rename_sections({kind.SECTION: check_mapping(kind.SECTION, values)})[kind.SECTION]
+    chosen = kind.select(options)
+    check_types(chosen, options)
+    return chosen(**options)  # type: ignore[return-value]  # ``select`` gives a subclass
 
 
-def select_kind(kind: type[_Kind], values: Mapping[str, Any]) -> type[_Kind]:
-    """Return the class of a section: the subclass of ``kind`` that ``values`` select, where one selects a plug-in."""
-    return kind.select(values) if issubclass(kind, Section) else kind  # type: ignore[return-value]
-
-
-def check_types(kind: type, values: object, section: str) -> None:
-    """Raise UserError unless ``values``, of a section in a file, are options of ``kind`` with the right types."""
+def check_mapping(section: str, values: object) -> Mapping[str, Any]:
+    """Return ``values``, of a section in a file. Raises UserError unless they are options and their values."""
     if not isinstance(values, Mapping):
         raise UserError(f"{section} is {shortened(values)}", do="write options and their values")
-    hints = get_type_hints(kind)
-    for option, value in values.items():
-        if option not in hints:
-            raise UserError(f"{section} has no option {shortened(option)}", do="take it out")
-        hint = hints[option]
-        if choices := tuple(_choices(hint)):
-            for item in value if isinstance(value, list) else [value]:
-                if not (item is None and type(None) in get_args(hint)):
-                    one_of(f"{section}.{option}", item, choices)
+    return values
+
+
+def check_types(kind: type[Section], values: Mapping[str, Any]) -> None:
+    """Raise UserError unless ``values``, of a section in a file, are options of ``kind`` with the right types."""
+    choices, hints = _choices_of(kind), get_type_hints(kind)  # type: ignore[arg-type]
+    for name, value in values.items():
+        if name not in hints:
+            raise UserError(f"{kind.SECTION} has no option {shortened(name)}", do="take it out")
+        option, hint = f"{kind.SECTION}.{name}", hints[name]
+        _check_choices(option, value, choices[name])
         if not is_of(value, hint):
-            wanted = getattr(hint, "__name__", str(hint))
-            raise UserError(f"{section}.{option} is {shortened(value)}", do=f"write {wanted}")
+            raise UserError(f"{option} is {shortened(value)}", do=f"write {getattr(hint, '__name__', str(hint))}")
+
+
+@functools.cache
+def _choices_of(kind: type) -> dict[str, tuple[Any, ...]]:
+    """Return the choices of each field of a dataclass; none for a field without a ``Literal``."""
+    return {name: _choices(hint) for name, hint in get_type_hints(kind).items()}
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    """Return the choices of all ``Literal`` types in a type, with None where that is allowed too."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    found = tuple(choice for part in get_args(hint) for choice in _choices(part))
+    return (*found, None) if found and type(None) in get_args(hint) else found
+
+
+def _check_choices(option: str, value: object, choices: tuple[Any, ...]) -> None:
+    """Raise UserError unless ``value``, or each item of a list, is one of ``choices``, where there are any."""
+    for item in value if isinstance(value, list) else [value]:
+        if choices:
+            one_of(option, item, choices)
 
 
 def is_of(value: object, hint: Any) -> bool:
@@ -199,13 +203,11 @@ def is_of(value: object, hint: Any) -> bool:
         return any(is_of(value, each) for each in arguments)
     if kind is list:
         return isinstance(value, list) and all(is_of(item, arguments[0]) for item in value)
-    if kind is dict:
-        return isinstance(value, dict)
     if isinstance(value, bool):
         return kind is bool
     if kind is float and isinstance(value, int):
         return abs(value) < 2**1023
-    return isinstance(value, kind) and (not isinstance(value, str) or is_utf8(value))
+    return isinstance(value, kind)
 
 
 def shortened(value: object, limit: int = 60) -> str:

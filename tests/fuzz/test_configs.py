@@ -11,7 +11,7 @@ import pytest
 import yaml
 from hypothesis import strategies as st
 
-from dynlm.cli.config_files import load_config
+from dynlm.cli.config_files import load_options
 from dynlm.cli.main import COMMANDS
 from dynlm.cli.parser import parse
 from dynlm.train.config import Config
@@ -75,7 +75,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @fuzz("yaml configs", content=files)
 def test_config_files(folder: Path, content: bytes) -> None:
     (folder / "options.yaml").write_bytes(content)
-    config = tried(lambda: load_config(folder / "options.yaml"))
+    config = tried(lambda: load_options(folder / "options.yaml", Config))
     assert config is None or yaml.safe_dump(dataclasses.asdict(config))
 
 

@@ -20,7 +20,7 @@ from typing import IO, Any
 import pyarrow as pa
 
 from dynlm.errors import UserError
-from dynlm.runtime.paths import cannot_read, open_regular
+from dynlm.runtime.files import cannot_read, open_regular
 from dynlm.runtime.text import decode_text
 
 LONGEST_LINE = 16 * 2**20

@@ -15,7 +15,7 @@ from dynlm.data.sources.records import json_records, parquet_records, record_art
 from dynlm.data.sources.source import SPLIT_NAMES, Articles, Source
 from dynlm.data.sources.wikitext import wikitext_articles
 from dynlm.errors import UserError
-from dynlm.runtime.paths import check_inside, check_regular
+from dynlm.runtime.files import check_inside, check_regular
 
 _FORMATS = {
     **dict.fromkeys((".txt", ".md", ".tokens", ".raw"), "text"),

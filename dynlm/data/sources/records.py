@@ -17,7 +17,7 @@ from dynlm.data.sources.lines import text_lines
 from dynlm.data.sources.wikitext import wikitext_articles
 from dynlm.errors import UserError
 from dynlm.runtime import text as texts
-from dynlm.runtime.paths import open_regular
+from dynlm.runtime.files import open_regular
 
 _BATCH_ROWS = 32
 _BUFFER_BYTES = 1 << 20

@@ -13,9 +13,9 @@ from dynlm.data.tokenizers.pieces import PieceTokenizer
 from dynlm.data.tokenizers.tokenizer import Tokenizer
 from dynlm.data.tokenizers.words import WordTokenizer
 from dynlm.errors import UserError
+from dynlm.runtime.files import cache_folder
 from dynlm.runtime.hashing import fingerprint
 from dynlm.runtime.parsing import read_json
-from dynlm.runtime.paths import cache_folder
 from dynlm.runtime.validation import section_of
 
 

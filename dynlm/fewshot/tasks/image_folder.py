@@ -21,7 +21,7 @@ from dynlm.errors import UserError
 from dynlm.fewshot.tasks.image_tasks import ImageTasks, PathOptions, refuse_overlap
 from dynlm.fewshot.tasks.images import MID_GREY, ImageClasses, border_median, class_folders, load_classes
 from dynlm.fewshot.tasks.source import SOURCES
-from dynlm.runtime.paths import check_inside
+from dynlm.runtime.files import check_inside
 from dynlm.runtime.text import read_text
 
 _SPLIT_NAMES = {"train": ("train",), "valid": ("val", "valid"), "test": ("test",)}

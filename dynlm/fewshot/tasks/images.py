@@ -14,10 +14,9 @@ from PIL import Image
 
 from dynlm.data.array_files import array_writer, map_array
 from dynlm.errors import UserError
-from dynlm.runtime.files import commit_dir, staging_dir
+from dynlm.runtime.files import cache_folder, check_inside, commit_dir, staging_dir
 from dynlm.runtime.hashing import fingerprint
 from dynlm.runtime.parsing import read_json, write_json
-from dynlm.runtime.paths import cache_folder, check_inside
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
