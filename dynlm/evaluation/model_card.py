@@ -20,7 +20,6 @@ from dynlm.evaluation.score_file import Scores, read_scores, scores_of_run
 from dynlm.evaluation.tables import markdown_rows, markdown_table
 from dynlm.models.options import ModelOptions
 from dynlm.run.options import RunOptions
-from dynlm.run.rule_store import learned_names, load_learned, load_tuned
 from dynlm.run.run import Run
 from dynlm.runtime.perplexity import format_perplexity
 from dynlm.runtime.renamed import current_options
@@ -70,7 +69,7 @@ def _tuned(run: Run) -> str:
     rows: list[tuple[str, ...]] = []
     for rule in tuned_rules():
         for reset in RESETS:
-            if found := load_tuned(run.path, rule, reset, run.trained):
+            if found := run.store.load_tuned(rule, reset):
                 constants = ", ".join(f"{name} {_number(found.get(name))}" for name in RULES[rule].searched)
                 losses = (_number(found.get(name)) for name in ("nats_per_token", "level_1_nats_per_token"))
                 rows.append((rule, reset, constants, *losses))
@@ -81,13 +80,13 @@ def _tuned(run: Run) -> str:
 def _learned(run: Run, reset: str) -> list[dict[str, str]]:
     """Return name, gate features and kept candidate of each learned rule."""
     found = []
-    for name in learned_names(run.path, reset, run.trained):
-        learned = load_learned(run.path, name, reset, run.trained)
+    for name in run.store.learned_names(reset):
+        learned = run.store.load_learned(name, reset)
         assert learned is not None
         try:
             g = section_of(LearnedRuleOptions, current_options("g", learned[1]["g"]))
         except UserError as error:
-            path = run.memory_path(f"{name}-{reset}.safetensors")
+            path = run.store.path(f"{name}-{reset}.safetensors")
             raise UserError(f"its options are not understood ({error})", path, "run metatrain again") from error
         found.append(
             {

@@ -22,7 +22,6 @@ from dynlm.evaluation.session import Session
 from dynlm.run.options import RunOptions
 from dynlm.run.provenance import made_with
 from dynlm.run.run import Run
-from dynlm.run.tuned_on import tuned_on
 from dynlm.runtime.checkpoints import Checkpoints
 from dynlm.runtime.distributed import Processes
 from dynlm.runtime.files import exclusive, staging_dir
@@ -97,7 +96,7 @@ def _protocol(run: Run, request: ScoreRequest, dynamic_model: DynamicModel, arti
         "split": request.split,
         "corpus": source_name(corpus),
         **text_protocol(run.split(request.split), articles),
-        "tuned_on": tuned_on(run.path, run.trained, memory),
+        "tuned_on": run.store.tuned_on(memory),
         "tokenizer": run.trained.tokenizer.fingerprint,
         "model": run.fingerprint,
         "seed": run.section(RunOptions).seed,

@@ -15,7 +15,7 @@ from typing import Any
 from dynlm.adapt.options import MemoryOptions
 from dynlm.errors import UserError
 from dynlm.evaluation.score_file import FOLDER, Scores, read_scores
-from dynlm.run.cache_store import rule_stem
+from dynlm.run.memory_store import rule_stem
 from dynlm.runtime.hashing import fingerprint
 from dynlm.runtime.renamed import original_options
 from dynlm.runtime.validation import plain_name

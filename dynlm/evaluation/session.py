@@ -27,7 +27,7 @@ from dynlm.data.stream import StreamPosition, read_in_order
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.data.tokenizers.tokenizer import Tokenizer
 from dynlm.errors import UserError
-from dynlm.run.rule_store import build_dynamic_model
+from dynlm.run.opening import build_dynamic_model
 from dynlm.run.run import Run
 from dynlm.runtime.hashing import fingerprint
 from dynlm.runtime.tensors import params_fingerprint
@@ -231,7 +231,7 @@ def _level_1_beside(session: Session) -> Session | None:
     run, dynamic_model, saved = session.run, session.dynamic_model, session.saved
     if not dynamic_model.rule.learns and dynamic_model.cache is None:
         return None
-    level_1 = build_dynamic_model(run.trained, run.section(MemoryOptions), LEVEL_1, dynamic_model.dynamic)
+    level_1 = build_dynamic_model(run.trained, run.section(MemoryOptions), LEVEL_1)
     # An unfinished article continues with the model's state in the memory; level 1's own state is not saved.
     memory = level_1.fresh_memory()._replace(state=clone(saved.memory.state))
     return Session(run, level_1, dataclasses.replace(saved, memory=memory))

@@ -39,7 +39,7 @@ from dynlm.models.registry import build_model
 from dynlm.run.options import RunOptions
 from dynlm.runtime.files import atomic_write, cannot_write, check_inside
 from dynlm.runtime.parsing import LARGEST_JSON, read_bytes, read_json, read_yaml, write_json
-from dynlm.runtime.renamed import current_keys, rename_sections
+from dynlm.runtime.renamed import rename_sections
 from dynlm.runtime.tensors import load_tensors, params_fingerprint, save_tensors
 from dynlm.runtime.validation import number_in, options_of, section_of
 from dynlm.types import Params
@@ -158,55 +158,12 @@ def refuse_leaving_run(path: Path, folder: Path) -> None:
 
     In the cache of a model hub, files are links to the same model's ``blobs``.
     """
-    check_inside(path, folder.parent.parent if _of_hub(folder) else folder)
+    check_inside(path, folder.parent.parent if is_hub_cache(folder) else folder)
 
 
-def memory_path(folder: Path, name: str) -> Path:
-    """Return the path of a file in the run's ``memory/``. Raises UserError if a link leads out of the run."""
-    path = folder / "memory" / name
-    refuse_leaving_run(path, folder)
-    return path
-
-
-def refuse_foreign(path: Path, folder: Path) -> None:
-    """Raise UserError if ``path``, of the run in ``folder``, is a link or is reached through one below ``folder``.
-
-    The links of a model hub's cache are allowed if they stay within it.
-    """
-    if _of_hub(folder):
-        refuse_leaving_run(path, folder)
-    elif any(one.is_symlink() for one in (path, *path.parents) if one != folder and one.is_relative_to(folder)):
-        raise UserError("a link, which is not shared", path, "put the file itself there, or remove the link")
-
-
-def _of_hub(folder: Path) -> bool:
+def is_hub_cache(folder: Path) -> bool:
+    """Return whether ``folder`` is a snapshot in the cache of a model hub."""
     return folder.parent.name == "snapshots" and (folder.parent.parent / "blobs").is_dir()
-
-
-def check_model(path: Path, about: Any, trained: TrainedModel) -> None:
-    """Raise UserError unless the file ``path``, with the card ``about``, was made for this model."""
-    if not isinstance(about, dict) or about.get("model") != trained.fingerprint:
-        raise UserError("this belongs to another model", path, "remove it and run tune and metatrain again")
-
-
-def load_stored(
-    path: Path, trained: TrainedModel, device: torch.device | str = "cpu"
-) -> tuple[Params, dict[str, Any]] | None:
-    """Load (tensors, card) of a safetensors file made for this model; None if it does not exist. Raises UserError."""
-    if not path.exists():
-        return None
-    tensors, about = load_tensors(path, device)
-    check_model(path, about, trained)
-    return tensors, current_keys(about)
-
-
-def read_stored(path: Path, trained: TrainedModel) -> dict[str, Any] | None:
-    """Read a JSON file made for this model; None if it does not exist. Raises UserError."""
-    if not path.exists():
-        return None
-    content = read_json(path)
-    check_model(path, content, trained)
-    return dict(current_keys(content))
 
 
 def log_line(folder: Path, **fields: Any) -> None:

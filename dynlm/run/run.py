@@ -12,14 +12,15 @@ import torch
 
 from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.options import MemoryOptions
-from dynlm.data.articles import iter_articles
+from dynlm.data.article_range import format_ranges
+from dynlm.data.articles import iter_articles, source_name
 from dynlm.data.options import CorpusOptions
 from dynlm.data.token_store import TokenisedSplit, tokenise
 from dynlm.errors import UserError
-from dynlm.run.folder import TrainedModel, load_model, log_line, memory_path, read_options
+from dynlm.run.folder import TrainedModel, load_model, log_line, read_options
+from dynlm.run.memory_store import MemoryStore
+from dynlm.run.opening import open_dynamic_model
 from dynlm.run.options import RunOptions
-from dynlm.run.rule_store import open_dynamic_model
-from dynlm.run.tuned_on import record
 from dynlm.runtime.checkpoints import Checkpoints
 from dynlm.runtime.distributed import Processes
 from dynlm.runtime.validation import Section, fingerprint_options, section_of
@@ -120,13 +121,25 @@ class Run:
         """
         return open_dynamic_model(self.path, trained or self.trained, memory or self.section(MemoryOptions))
 
-    def record(self, what: str, how: str, split: str, indices: Iterable[int]) -> dict[str, Any]:
-        """Return the record that ``what`` was tuned, learned or picked on these articles of ``split``."""
-        return record(what, how, self.section(CorpusOptions), split, self.split(split), indices)
+    @property
+    def store(self) -> MemoryStore:
+        """What the run keeps for rules and caches."""
+        return MemoryStore(self.path, self.trained)
 
-    def memory_path(self, name: str) -> Path:
-        """Return the path of a file in the run's ``memory/``. Raises UserError if a link leads out of the run."""
-        return memory_path(self.path, name)
+    def record(self, what: str, how: str, split: str, indices: Iterable[int]) -> dict[str, Any]:
+        """Return the record that ``what`` (rates, g, cache, gate) was tuned, learned or picked on articles of a split.
+
+        It is stored with ``what`` and in score files. ``articles`` are counted from 1, such as "1-30,32";
+        ``split_text`` is the fingerprint of the whole split.
+        """
+        return {
+            "what": what,
+            "how": how,
+            "corpus": source_name(self.section(CorpusOptions)),
+            "split": split,
+            "articles": format_ranges(int(index) + 1 for index in indices),
+            "split_text": self.split(split).fingerprint,
+        }
 
     def log(self, **fields: Any) -> None:
         """Append one JSON object to the run's log."""

@@ -17,7 +17,7 @@ from dynlm.adapt.memory_file import is_memory
 from dynlm.adapt.options import RESETS
 from dynlm.data.options import CorpusOptions
 from dynlm.errors import UserError
-from dynlm.run.folder import TOKENIZER_FILES, read_options, refuse_foreign, save_config
+from dynlm.run.folder import TOKENIZER_FILES, is_hub_cache, read_options, refuse_leaving_run, save_config
 from dynlm.run.options import RunOptions
 from dynlm.runtime.files import atomic_write, check_regular
 from dynlm.runtime.parsing import read_json, write_json
@@ -65,7 +65,10 @@ def shared_files(folder: Path) -> list[Path]:
     for path in sorted({path for pattern in PATTERNS for path in folder.glob(pattern)}):
         if path.name.startswith((".", "config.")):
             continue
-        refuse_foreign(path, folder)
+        if is_hub_cache(folder):
+            refuse_leaving_run(path, folder)
+        elif any(one.is_symlink() for one in (path, *path.parents) if one != folder and one.is_relative_to(folder)):
+            raise UserError("a link, which is not shared", path, "put the file itself there, or remove the link")
         if path.is_file() and _is_run_file(path):
             found.append(path)
     return found

@@ -16,8 +16,7 @@ from typing import Any
 from dynlm.adapt.options import MemoryOptions, Reset
 from dynlm.adapt.rules.registry import RULES
 from dynlm.errors import UserError
-from dynlm.run import rule_store
-from dynlm.run.cache_store import load_fixed, load_gated, rule_stem
+from dynlm.run.memory_store import rule_stem
 from dynlm.run.run import Run
 from dynlm.runtime.hashing import fingerprint
 from dynlm.runtime.parsing import read_json, write_json
@@ -143,14 +142,14 @@ class _Finder:
         base, run = self.base, self.run
 
         def find(quiet: bool) -> None:
-            rule_store.drop_statistics(run.path)
+            run.store.drop_statistics()
             ensure_statistics(run, base.memory, base.tune.statistics_tokens)
 
         return Step(
             slot="gradient statistics R",
             options={**_text_of(base), "tokens": base.tune.statistics_tokens, "segment": base.memory.segment},
             find=find,
-            held=lambda: rule_store.statistics_card(run.path, run.trained),
+            held=lambda: _card(run.store.load_statistics()),
             budget=lambda held: Budget(),
         )
 
@@ -164,7 +163,7 @@ class _Finder:
             slot=f"the rates of {rule} under {own.reset}",
             options=_options(config, config.memory, config.tune),
             find=lambda quiet: tune(self.run, config.memory, config.tune, quiet),
-            held=lambda: rule_store.load_tuned(self.run.path, rule, own.reset, self.run.trained),
+            held=lambda: self.run.store.load_tuned(rule, own.reset),
             budget=lambda held: Budget(held["settings"], held.get("tokens", 0)),
         )
 
@@ -173,15 +172,11 @@ class _Finder:
         config = self._with_memory()
         memory = config.memory
 
-        def held() -> dict[str, Any] | None:
-            learned = rule_store.load_learned(self.run.path, memory.g, memory.reset, self.run.trained)
-            return None if learned is None else learned[1]
-
         return Step(
             slot=f"g ({memory.g}) under {memory.reset}",
             options=_options(config, memory, config.tune, config.g, config.metatrain),
             find=lambda quiet: metatrain(self.run, memory, config.g, config.metatrain, config.tune, quiet),
-            held=held,
+            held=lambda: _card(self.run.store.load_learned(memory.g, memory.reset)),
             # The candidates at the end were read on the tuning articles too.
             budget=lambda held: Budget(len(held.get("tuning_nats_per_token", ())), learned_on=held["tokens"]),
         )
@@ -195,7 +190,7 @@ class _Finder:
             slot=f"the cache beside {rule_stem(own)} under {own.reset}",
             options=_options(config, config.memory, config.tune),
             find=lambda quiet: tune_cache(self.run, config.memory, config.tune, quiet),
-            held=lambda: load_fixed(self.run.path, config.memory, self.run.trained),
+            held=lambda: self.run.store.load_fixed_cache(config.memory),
             budget=lambda held: Budget(held["settings"], held.get("tokens", 0)),
         )
 
@@ -204,15 +199,11 @@ class _Finder:
         own = self.config.memory
         config = self._with_memory(cache="learned", **{name: getattr(own, name) for name in _CACHE_OPTIONS})
 
-        def held() -> dict[str, Any] | None:
-            gated = load_gated(self.run.path, config.memory, self.run.trained)
-            return None if gated is None else gated[1]
-
         return Step(
             slot=f"the gate of the cache beside {rule_stem(own)} under {own.reset}",
             options=_options(config, config.memory, config.tune, config.metatrain),
             find=lambda quiet: train_gate(self.run, config.memory, config.metatrain, config.tune, quiet),
-            held=held,
+            held=lambda: _card(self.run.store.load_gated_cache(config.memory)),
             budget=lambda held: Budget(held["passes"], learned_on=held["tokens"]),
         )
 
@@ -228,6 +219,10 @@ class _Finder:
         constants = {name: value for name, value in constants.items() if name not in kind.searched}
         memory: MemoryOptions = self.base.memory.replace(**{**own, **constants, **changes})
         return dataclasses.replace(self.config, memory=memory)
+
+
+def _card(stored: tuple[Any, dict[str, Any]] | None) -> dict[str, Any] | None:
+    return None if stored is None else stored[1]
 
 
 def _options(config: Config, *sections: Section) -> dict[str, Any]:

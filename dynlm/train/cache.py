@@ -26,7 +26,8 @@ from dynlm.adapt.rules.registry import Search
 from dynlm.data.stream import Stream
 from dynlm.errors import UserError
 from dynlm.models.scratch import Scratch
-from dynlm.run.cache_store import command, rule_stem, save_fixed
+from dynlm.run.memory_store import rule_stem
+from dynlm.run.opening import command
 from dynlm.run.run import Run
 from dynlm.runtime.files import exclusive
 from dynlm.runtime.hashing import fingerprint
@@ -93,7 +94,7 @@ def tune_cache(run: Run, memory: MemoryOptions, options: TuneOptions, quiet: boo
         learned = memory.replace(cache="learned")
         raise UserError("a learned cache is not tuned by hand", do=f"run `{command('metatrain', run.path, learned)}`")
     dynamic_model, stem = open_without_cache(run, memory), f"tune-cache-{rule_stem(memory)}-{memory.reset}"
-    with exclusive(run.memory_path(stem), "the search for this cache's constants"):
+    with exclusive(run.store.path(stem), "the search for this cache's constants"):
         stream = enough_to_tune(run, memory.replace(lanes=1), options)
         articles = trace_articles(dynamic_model, stream)
         nats_N = torch.cat([article.nats_1T[0] for article in articles])
@@ -124,7 +125,7 @@ def tune_cache(run: Run, memory: MemoryOptions, options: TuneOptions, quiet: boo
             "tuned_on": [run.record("cache", "tuned", options.split, stream.order)],
         }
         tuned["window"] = round(tuned["window"])
-        save_fixed(run.path, memory, tuned, run.trained)
+        run.store.save_fixed_cache(memory, tuned)
         checkpoints.drop()
     return {"rule": memory.rule, "reset": memory.reset, "cache": "fixed", **tuned}
 

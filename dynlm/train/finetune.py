@@ -22,24 +22,24 @@ from dynlm.adapt.meta_gradient.forward import Sensitivities
 from dynlm.adapt.meta_gradient.learner import MetaGradient, StaticGradients
 from dynlm.adapt.options import MemoryOptions
 from dynlm.adapt.rules.learned import LearnedRule
-from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule
 from dynlm.data.articles import source_name
 from dynlm.data.options import CorpusOptions
 from dynlm.errors import UserError
-from dynlm.run import provenance, rule_store
-from dynlm.run.folder import params_fingerprint, save_config, save_model
+from dynlm.run import provenance
+from dynlm.run.folder import save_config, save_model
+from dynlm.run.memory_store import AnyLearnedRule
+from dynlm.run.opening import open_meta
 from dynlm.run.run import Run
 from dynlm.runtime.checkpoints import Checkpointer, Checkpoints
 from dynlm.runtime.files import exclusive
 from dynlm.runtime.perplexity import perplexity
+from dynlm.runtime.tensors import params_fingerprint
 from dynlm.train.config import config_of
 from dynlm.train.options import FinetuneOptions, MetatrainOptions, TuneOptions
 from dynlm.train.outer_loop import AveragedAdam, OuterLoop, Report, best_of, shared_stream
 from dynlm.train.pretrain_loop import validate
 from dynlm.train.tune import tune, tuning_stream
 from dynlm.types import Params
-
-_Learned = LearnedRule | LearnedLSTMRule
 
 
 class _Candidate(NamedTuple):
@@ -86,7 +86,7 @@ class _Finetuning:
         picked_by = memory.replace(rule=options.pick_rule or memory.rule)
         dynamic_model = run.dynamic_model(memory)
         run.dynamic_model(picked_by)  # Before anything takes long.
-        meta, phi = (None, {}) if memory.rule != "meta" else rule_store.open_meta(run.path, run.trained, memory)
+        meta, phi = (None, {}) if memory.rule != "meta" else open_meta(run.store, memory)
         if options.phi and not isinstance(meta, LearnedRule):
             raise UserError("finetune.phi does not go with a g of kind lstm", do="leave it out")
         if meta is not None and set(meta.names) - set(dynamic_model.dynamic):
@@ -151,7 +151,12 @@ class _Finetuning:
             raise UserError(what, do="choose --memory.rule meta, or rms to pick by")
 
     def _learn(
-        self, dynamic_model: DynamicModel, meta: _Learned | None, phi: Params, checkpoints: Checkpoints, quiet: bool
+        self,
+        dynamic_model: DynamicModel,
+        meta: AnyLearnedRule | None,
+        phi: Params,
+        checkpoints: Checkpoints,
+        quiet: bool,
     ) -> tuple[float, dict[str, _Candidate]]:
         """Return (seconds, the averages halfway and at the end)."""
         run, options, own = self.run, self.options, self.run.options
@@ -180,7 +185,7 @@ class _Finetuning:
             for when, learned in averages.items()
         }
 
-    def _write(self, kept: _Candidate, meta: _Learned | None, about: dict[str, Any], quiet: bool) -> None:
+    def _write(self, kept: _Candidate, meta: AnyLearnedRule | None, about: dict[str, Any], quiet: bool) -> None:
         run, memory, target, trained = self.run, self.memory, self.target, self.run.trained
         own = dataclasses.replace(run.options, name=target.name, folder=str(target.parent))
         save_config(target, dataclasses.replace(config_of(run), run=own))
@@ -190,16 +195,16 @@ class _Finetuning:
         provenance.record_sitting(target, data, provenance.made_with(run.processes.device))
         save_model(target, trained.model, kept.static, trained.tokenizer, about)
         new = Run.open(target)
-        rule_store.carry_over(run.path, trained, target, new.trained)
+        run.store.copy_to(new.store)
         if meta is not None:
-            learned_by = rule_store.load_learned(run.path, memory.g, memory.reset, trained)
+            learned_by = run.store.load_learned(memory.g, memory.reset)
             assert learned_by is not None
             card = {key: value for key, value in learned_by[1].items() if key not in ("model", "tensors")}
             own_meta = _with_static(meta, kept.static)
-            rule_store.save_learned(target, memory, own_meta, kept.phi, card, new.trained)
+            new.store.save_learned(memory, own_meta, kept.phi, card)
         new.log(event="finetuned", **about)
         if self.options.tune:
-            rule_store.drop_statistics(target)
+            new.store.drop_statistics()
             tune(new, memory.replace(rule="rms"), self.tuning, quiet)
 
 
@@ -207,5 +212,5 @@ def _label(memory: MemoryOptions) -> str:
     return memory.g if memory.rule == "meta" else memory.rule
 
 
-def _with_static(meta: _Learned, static: Params) -> _Learned:
+def _with_static(meta: AnyLearnedRule, static: Params) -> AnyLearnedRule:
     return dataclasses.replace(meta, static={name: static[name] for name in meta.names})

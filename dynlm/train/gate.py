@@ -26,12 +26,12 @@ from dynlm.adapt.partners.cache_gate import Gate, initial_gate, log_shares
 from dynlm.data.stream import Stream
 from dynlm.errors import UserError
 from dynlm.models.scratch import Scratch
-from dynlm.run.cache_store import command, load_fixed, rule_stem, save_gated
-from dynlm.run.folder import params_fingerprint
+from dynlm.run.memory_store import records_of, rule_stem
+from dynlm.run.opening import command
 from dynlm.run.run import Run
-from dynlm.run.tuned_on import records_of
 from dynlm.runtime.checkpoints import Checkpointer, Checkpoints, State
 from dynlm.runtime.files import exclusive
+from dynlm.runtime.tensors import params_fingerprint
 from dynlm.train.cache import mean_of, open_without_cache, tune_cache
 from dynlm.train.options import MetatrainOptions, TuneOptions
 from dynlm.train.outer_loop import AveragedAdam
@@ -87,8 +87,8 @@ def train_gate(
         what = "memory.cache_share is set" if memory.cache == "learned" else "a fixed cache has nothing to meta-train"
         raise UserError(what, do=f"run `{command('tune', run.path, memory.replace(cache='fixed'))}`")
     dynamic_model, name = open_without_cache(run, memory), f"{rule_stem(memory)}-{memory.reset}"
-    with exclusive(run.memory_path(f"gated-cache-{name}"), "this gated cache"):
-        fixed = load_fixed(run.path, memory, run.trained)
+    with exclusive(run.store.path(f"gated-cache-{name}"), "this gated cache"):
+        fixed = run.store.load_fixed_cache(memory)
         if fixed is None:
             # The search has one inverse temperature; the given ones are the gate's.
             fixed = tune_cache(run, memory.replace(cache="fixed", cache_inverse_temperature=None), tune, quiet)
@@ -128,7 +128,7 @@ def train_gate(
                 run.record("gate", "picked", tune.split, picked.order),
             ],
         }
-        save_gated(run.path, memory, dataclasses.replace(cache, gate=Gate(best)), about, run.trained)
+        run.store.save_gated_cache(memory, dataclasses.replace(cache, gate=Gate(best)), about)
         checkpoints.drop()
     named = {"rule": memory.rule, "reset": memory.reset, "cache": "learned"}
     return {**named, "window": cache.window, "inverse_temperature": list(inverses), **about}

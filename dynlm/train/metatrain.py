@@ -21,12 +21,12 @@ from dynlm.adapt.rules.learned import LearnedRule, readable
 from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule
 from dynlm.adapt.state import dynamic_tensors
 from dynlm.errors import UserError
-from dynlm.run import rule_store
-from dynlm.run.folder import params_fingerprint
+from dynlm.run.memory_store import records_of
+from dynlm.run.opening import build_dynamic_model, meta_of
 from dynlm.run.run import Run
-from dynlm.run.tuned_on import records_of
 from dynlm.runtime.checkpoints import Checkpointer, Checkpoints
 from dynlm.runtime.files import exclusive
+from dynlm.runtime.tensors import params_fingerprint
 from dynlm.train.options import MetatrainOptions, TuneOptions
 from dynlm.train.outer_loop import AveragedAdam, OuterLoop, Report, best_of, shared_stream
 from dynlm.train.tune import ensure_statistics, tune, tuning_stream
@@ -53,24 +53,24 @@ def metatrain(
     """
     trained, processes = run.trained, run.processes
     quiet = quiet or not processes.is_main
-    with exclusive(run.memory_path(f"{memory.g}-{memory.reset}"), f"the learned memory {memory.g!r}"):
+    with exclusive(run.store.path(f"{memory.g}-{memory.reset}"), f"the learned memory {memory.g!r}"):
         with processes.main_process_first():
-            if rule_store.load_tuned(run.path, "rms", memory.reset, trained) is None:
+            if run.store.load_tuned("rms", memory.reset) is None:
                 tune(run, memory.replace(rule="rms"), tuning, quiet)
             every = ensure_statistics(run, memory, tuning.statistics_tokens)
             aside = run.split("meta")
             # More articles than the start was tuned on, where there are more: on those the start is at its best.
             picking = tuning_stream(run, memory, tuning, options.pick_tokens)
-        tuned = rule_store.load_tuned(run.path, "rms", memory.reset, trained)
+        tuned = run.store.load_tuned("rms", memory.reset)
         assert tuned is not None
         if tuned["segment"] != memory.segment:
             raise UserError(
                 f"rms was tuned on segments of {tuned['segment']} tokens, memory.segment is {memory.segment}",
-                run.memory_path("tuned.json"),
+                run.store.path("tuned.json"),
                 "run `dynlm tune` with this segment first",
             )
         dynamic = dynamic_tensors(trained.model, memory.dynamic)
-        meta = rule_store.meta_of(g, tuned, every.of(dynamic), trained)
+        meta = meta_of(g, tuned, every.of(dynamic), trained)
         fingerprints = {
             "the text": aside.fingerprint,
             "the tuned rms": [meta.lr, meta.decay, meta.epsilon],
@@ -79,7 +79,7 @@ def metatrain(
         checkpoints = run.checkpoints(f"metatrain-{memory.g}-{memory.reset}", memory, g, options, **fingerprints)
         candidates = {"start": meta.initial(), **_learn(run, memory, meta, options, checkpoints, quiet)}
         nats = {
-            name: mean_nats(rule_store.build_dynamic_model(trained, memory, meta.rule(phi), dynamic), picking)
+            name: mean_nats(build_dynamic_model(trained, memory, meta.rule(phi)), picking)
             for name, phi in candidates.items()
         }
         phi = candidates[best_of(nats)]
@@ -98,7 +98,7 @@ def metatrain(
             ],
         }
         if processes.is_main:
-            rule_store.save_learned(run.path, memory, meta, phi, about, trained)
+            run.store.save_learned(memory, meta, phi, about)
             checkpoints.drop()
     return {"reset": memory.reset, "name": memory.g, **about, "phi": readable(phi, meta)}
 
@@ -113,7 +113,7 @@ def _learn(
 ) -> dict[str, Params]:
     """Read the articles kept for it, and return the averages of phi halfway and at the end."""
     phi, seed = meta.initial(), run.options.seed
-    dynamic_model = rule_store.build_dynamic_model(run.trained, memory, meta.rule(phi), tuple(meta.names))
+    dynamic_model = build_dynamic_model(run.trained, memory, meta.rule(phi))
     with run.processes.in_step(run.options.patience) as processes:
         stream = shared_stream(run.split("meta"), options.lanes, memory.segment, seed, "metatrain.lanes", processes)
         state = dynamic_model.fresh_memory(stream.local_lanes)

@@ -28,11 +28,11 @@ from dynlm.data.options import CorpusOptions
 from dynlm.data.stream import Stream, read_side_by_side
 from dynlm.errors import UserError
 from dynlm.models.registry import EngineSettings, engine_for
-from dynlm.run import rule_store
-from dynlm.run.folder import params_fingerprint
+from dynlm.run.opening import build_dynamic_model
 from dynlm.run.run import Run
 from dynlm.runtime.checkpoints import Checkpointer, Checkpoints, State
 from dynlm.runtime.files import exclusive
+from dynlm.runtime.tensors import params_fingerprint
 from dynlm.train.options import TuneOptions
 
 _NOTICEABLE = 2e-4
@@ -78,15 +78,14 @@ def tokens_of(stream: Stream) -> int:
 
 def ensure_statistics(run: Run, memory: MemoryOptions, tokens: int) -> Statistics:
     """Return the run's R over all its tensors, computed on ``tokens`` tokens of training articles if it was not yet."""
-    trained = run.trained
-    statistics = rule_store.load_statistics(run.path, trained, trained.device)
-    if statistics is None:
-        train = run.split("train")
-        stream = Stream(train, 1, memory.segment, range(train.articles), seed=run.options.seed)
-        dynamic = tuple(trained.model.shapes())
-        dynamic_model = DynamicModel(engine_for(trained.model, EngineSettings()), trained.params, LEVEL_1, dynamic)
-        statistics = gradient_statistics(dynamic_model, stream, tokens)
-        rule_store.save_statistics(run.path, statistics, trained, tokens)
+    if (stored := run.store.load_statistics()) is not None:
+        return stored[0]
+    trained, train = run.trained, run.split("train")
+    stream = Stream(train, 1, memory.segment, range(train.articles), seed=run.options.seed)
+    dynamic = tuple(trained.model.shapes())
+    dynamic_model = DynamicModel(engine_for(trained.model, EngineSettings()), trained.params, LEVEL_1, dynamic)
+    statistics = gradient_statistics(dynamic_model, stream, tokens)
+    run.store.save_statistics(statistics, tokens)
     return statistics
 
 
@@ -102,7 +101,7 @@ def tune(run: Run, memory: MemoryOptions, options: TuneOptions, quiet: bool = Fa
     if kind.build is None or not kind.searched:
         raise UserError(f"memory.rule {memory.rule!r} is not tuned by hand", do=f"choose {', '.join(tuned_rules())}")
     build, trained, stem = kind.build, run.trained, f"tune-{memory.rule}-{memory.reset}"
-    with exclusive(run.memory_path(stem), f"the search for rates of {memory.rule}"):
+    with exclusive(run.store.path(stem), f"the search for rates of {memory.rule}"):
         stream = enough_to_tune(run, memory, options)
         dynamic, constants, statistics = dynamic_tensors(trained.model, memory.dynamic), kind.constants(memory), None
         if kind.needs_statistics:
@@ -114,7 +113,7 @@ def tune(run: Run, memory: MemoryOptions, options: TuneOptions, quiet: bool = Fa
 
         def measure(values: Mapping[str, float]) -> float:
             rule = build(dynamic, {**constants, **values}, statistics)
-            return mean_nats(rule_store.build_dynamic_model(trained, memory, rule, dynamic), stream)
+            return mean_nats(build_dynamic_model(trained, memory, rule), stream)
 
         # The name of a learned rule decides nothing here.
         sections = (memory.replace(g="meta"), options)
@@ -123,12 +122,10 @@ def tune(run: Run, memory: MemoryOptions, options: TuneOptions, quiet: bool = Fa
             fingerprints["the statistics R"] = params_fingerprint(statistics.rms)
         checkpoints = run.checkpoints(stem, *sections, **fingerprints)
         tuned = ConstantSearch(run, memory, options, stream, checkpoints).find(measure, searched, quiet) | {
-            "level_1_nats_per_token": mean_nats(
-                rule_store.build_dynamic_model(trained, memory, LEVEL_1, dynamic), stream
-            ),
+            "level_1_nats_per_token": mean_nats(build_dynamic_model(trained, memory, LEVEL_1), stream),
             "tuned_on": [run.record("rates", "tuned", options.split, stream.order)],
         }
-        rule_store.save_tuned(run.path, memory.rule, memory.reset, tuned, trained)
+        run.store.save_tuned(memory.rule, memory.reset, tuned)
         if run.processes.is_main:
             checkpoints.drop()
     return {"rule": memory.rule, "reset": memory.reset, **tuned}

@@ -19,7 +19,7 @@ from dynlm.evaluation.protocol import ArticleOrder
 from dynlm.evaluation.score_file import Scores, read_scores
 from dynlm.models.protocol import token_nats
 from dynlm.run.folder import TrainedModel, load_model
-from dynlm.run.rule_store import open_dynamic_model
+from dynlm.run.opening import open_dynamic_model
 from dynlm.train.config import Config
 from tests.tiny import Run, readable_name, scored, with_memory
 

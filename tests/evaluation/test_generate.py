@@ -7,7 +7,7 @@ import pytest
 from dynlm.data.articles import load_articles
 from dynlm.errors import UserError
 from dynlm.run.folder import load_model, params_fingerprint
-from dynlm.run.rule_store import open_dynamic_model
+from dynlm.run.opening import open_dynamic_model
 from dynlm.train.config import Config
 from tests.tiny import Run, generated, tiny_config, with_memory
 

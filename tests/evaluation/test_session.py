@@ -23,7 +23,7 @@ from dynlm.errors import UserError
 from dynlm.evaluation.score_file import read_scores
 from dynlm.evaluation.session import Session, TextResult
 from dynlm.run.folder import TrainedModel, load_model, params_fingerprint
-from dynlm.run.rule_store import open_dynamic_model
+from dynlm.run.opening import open_dynamic_model
 from dynlm.train.config import Config
 from tests.adapt.test_state_tensors import assert_equal
 from tests.tiny import Run, generated, listing, opened, read_into, readable_name, scored, with_memory

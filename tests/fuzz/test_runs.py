@@ -31,9 +31,9 @@ from dynlm.fewshot.results import write_scores as write_fewshot
 from dynlm.fewshot.tasks.images import read_image
 from dynlm.report.heatmap import heatmap_data, heatmap_page
 from dynlm.report.page import report_page
-from dynlm.run.cache_store import save_fixed, save_gated
 from dynlm.run.folder import TrainedModel, load_model, load_tensors
-from dynlm.run.rule_store import open_dynamic_model
+from dynlm.run.memory_store import MemoryStore
+from dynlm.run.opening import open_dynamic_model
 from dynlm.runtime.checkpoints import Checkpoints
 from tests.fuzz.cases import altered, as_json, damaged, damaged_json, fuzz, tried
 from tests.synthetic_scores import synthetic_scores
@@ -105,10 +105,10 @@ def run(tuned_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tu
     place = shutil.copytree(tuned_run.folder, tmp_path_factory.mktemp("run") / "tiny")
     own = Run(place, tuned_run.config, tuned_run.corpus)
     memory, trained = with_memory(own.config, rule="rms").memory, load_model(place)
-    save_fixed(place, memory, {"window": 50, "inverse_temperature": 0.5, "share": 0.1}, trained)
+    MemoryStore(place, trained).save_fixed_cache(memory, {"window": 50, "inverse_temperature": 0.5, "share": 0.1})
     evidence_NK = torch.randn(9, len(gate_feature_names((0.5, 1.0))), generator=torch.Generator().manual_seed(0))
     gate = Gate(initial_gate((0.8, 0.1, 0.1), evidence_NK, 4, torch.Generator().manual_seed(0)))
-    save_gated(place, memory, Cache(50, (0.5, 1.0), gate), {}, trained)
+    MemoryStore(place, trained).save_gated_cache(memory, Cache(50, (0.5, 1.0), gate), {})
     with Kept(place) as kept:
         yield own, kept
 

@@ -20,7 +20,8 @@ from dynlm.data.options import TokenizerOptions
 from dynlm.data.tokenizers.pieces import PieceTokenizer
 from dynlm.errors import UserError
 from dynlm.run.folder import load_model, load_tensors, log_line, save_tensors
-from dynlm.run.rule_store import load_learned, load_statistics, load_tuned, open_dynamic_model
+from dynlm.run.memory_store import MemoryStore
+from dynlm.run.opening import open_dynamic_model
 from dynlm.run.sharing import share_run
 from dynlm.runtime.files import atomic_write
 from dynlm.train.config import load_config
@@ -192,9 +193,10 @@ MEMORY_FILES = ("memory/tuned.json", "memory/statistics.safetensors", "memory/me
 def opened(folder: Path) -> None:
     load_config(folder)
     trained = load_model(folder)
-    load_statistics(folder, trained)
-    load_tuned(folder, "rms", "stream", trained)
-    load_learned(folder, "meta", "stream", trained)
+    store = MemoryStore(folder, trained)
+    store.load_statistics()
+    store.load_tuned("rms", "stream")
+    store.load_learned("meta", "stream")
 
 
 def test_a_config_cut_anywhere_is_refused_and_one_from_before_the_marks_is_read(tuned_copy: Run) -> None:

@@ -18,9 +18,9 @@ from dynlm.adapt.partners.cache import Cache, mixture
 from dynlm.adapt.partners.cache_gate import Gate, initial_gate
 from dynlm.data.articles import source_name
 from dynlm.errors import UserError
-from dynlm.run.cache_store import load_fixed, load_gated, open_cache, save_fixed, save_gated
 from dynlm.run.folder import TrainedModel, load_model
-from dynlm.run.rule_store import open_dynamic_model
+from dynlm.run.memory_store import MemoryStore
+from dynlm.run.opening import open_cache, open_dynamic_model
 from dynlm.train.gate import GateData, collect, learn, stopped_improving
 from tests.tiny import Run, with_memory
 from tests.trainings import train_gate, tune_cache, tuning_stream
@@ -48,7 +48,7 @@ def tuning_nats(run: Run, memory: MemoryOptions, tokens: int) -> float:
 def test_the_loss_on_a_trace_is_that_of_reading_with_the_cache(cached_run: Run, rule: str) -> None:
     """The nats found by search are those of a reading with the cache in the loop, and so are the gate's."""
     memory = with_memory(cached_run.config, rule=rule, cache="fixed").memory
-    tuned = load_fixed(cached_run.folder, memory, load_model(cached_run.folder))
+    tuned = MemoryStore(cached_run.folder, load_model(cached_run.folder)).load_fixed_cache(memory)
     assert tuned is not None
     tokens = cached_run.config.tune.tokens
     assert tuning_nats(cached_run, memory, tokens) == pytest.approx(tuned["nats_per_token"], abs=1e-5)
@@ -147,11 +147,12 @@ def test_a_flatness_that_no_loss_can_be_told_by_is_refused_wherever_it_comes_fro
     with pytest.raises(UserError, match=r"memory\.cache_inverse_temperature is"):
         MemoryOptions(rule="none", cache_inverse_temperature=[inverse_temperature])
     memory = MemoryOptions(rule="none")
-    save_fixed(tmp_path, memory, {"window": 7, "inverse_temperature": inverse_temperature, "share": 0.25}, trained)
-    save_gated(tmp_path, memory, Cache(77, (0.25, inverse_temperature), gate()), {}, trained)
+    store = MemoryStore(tmp_path, trained)
+    store.save_fixed_cache(memory, {"window": 7, "inverse_temperature": inverse_temperature, "share": 0.25})
+    store.save_gated_cache(memory, Cache(77, (0.25, inverse_temperature), gate()), {})
     for kind in ("fixed", "learned"):
         with pytest.raises(UserError, match="inverse_temperature"):
-            open_cache(tmp_path, trained, memory.replace(cache=kind))
+            open_cache(store, memory.replace(cache=kind))
 
 
 @pytest.mark.parametrize("inverse_temperature", [1e-6, 1e4])
@@ -172,11 +173,11 @@ def test_a_gate_beside_the_largest_flatness_can_be_opened_again(tuned_copy: Run)
     config = with_memory(tuned_copy.config, rule="none", cache="learned")
     fixed = {"window": 50, "inverse_temperature": 1e4, "share": 0.2}
     trained = load_model(tuned_copy.folder)
-    save_fixed(tuned_copy.folder, config.memory, fixed, trained)
+    MemoryStore(tuned_copy.folder, trained).save_fixed_cache(config.memory, fixed)
     done = train_gate(tuned_copy.folder, config)
     assert done["inverse_temperature"] == [5e3, 1e4, 1e4] and done["passes"] <= done["passes_made"]
     assert done["still_improving"] is False
-    assert open_cache(tuned_copy.folder, trained, config.memory) is not None
+    assert open_cache(MemoryStore(tuned_copy.folder, trained), config.memory) is not None
 
 
 def test_an_overfitted_gate_is_not_kept() -> None:
@@ -201,39 +202,42 @@ def gate() -> Gate:
 
 def test_caches_are_loaded_exactly_by_rule_and_reset(tmp_path: Path, trained: TrainedModel) -> None:
     memory, cache = MemoryOptions(rule="sgd+decay", reset="article"), Cache(77, (0.25, 0.5), gate())
-    save_fixed(tmp_path, memory, {"window": 7, "inverse_temperature": 0.5, "share": 0.25}, trained)
-    save_gated(tmp_path, memory, cache, {"kept": "learned"}, trained)
+    store = MemoryStore(tmp_path, trained)
+    store.save_fixed_cache(memory, {"window": 7, "inverse_temperature": 0.5, "share": 0.25})
+    store.save_gated_cache(memory, cache, {"kept": "learned"})
     assert {path.name for path in (tmp_path / "memory").iterdir()} == {
         "cache-sgd-decay-article.json",
         "gated-cache-sgd-decay-article.json",
         "gated-cache-sgd-decay-article.safetensors",
     }
-    fixed = open_cache(tmp_path, trained, memory.replace(cache="fixed"))
+    fixed = open_cache(store, memory.replace(cache="fixed"))
     assert fixed == Cache(7, (0.5,), 0.25)
-    gated = open_cache(tmp_path, trained, memory.replace(cache="learned"))
+    gated = open_cache(store, memory.replace(cache="learned"))
     assert gated is not None and isinstance(gated.gate, Gate)
     assert (gated.window, gated.inverse_temperatures) == (77, (0.25, 0.5))
     assert all(torch.equal(tensor, gate().params[name]) for name, tensor in gated.gate.params.items())
     for other in (MemoryOptions(rule="sgd+decay"), MemoryOptions(rule="sgd", reset="article")):
-        assert load_fixed(tmp_path, other, trained) is None
-        assert load_gated(tmp_path, other, trained) is None
+        assert store.load_fixed_cache(other) is None
+        assert store.load_gated_cache(other) is None
 
 
 def test_options_override_tuned_constants(tmp_path: Path, trained: TrainedModel) -> None:
     memory = MemoryOptions(rule="none", cache="fixed", cache_share=0.5, cache_inverse_temperature=[2.0])
-    save_fixed(tmp_path, memory, {"window": 7, "inverse_temperature": 0.5, "share": 0.25}, trained)
-    assert open_cache(tmp_path, trained, memory) == Cache(7, (2.0,), 0.5)
+    store = MemoryStore(tmp_path, trained)
+    store.save_fixed_cache(memory, {"window": 7, "inverse_temperature": 0.5, "share": 0.25})
+    assert open_cache(store, memory) == Cache(7, (2.0,), 0.5)
 
 
 @pytest.mark.parametrize("name", ["cache-rms-stream.json", "gated-cache-rms-stream.safetensors"])
 def test_files_of_another_model_are_refused_by_name(name: str, tmp_path: Path, trained: TrainedModel) -> None:
     stranger = dataclasses.replace(trained, card={**trained.card, "fingerprint": "0" * 16})
     memory = MemoryOptions(cache="learned" if name.startswith("gated") else "fixed")
-    save_fixed(tmp_path, memory, {"window": 7, "inverse_temperature": 0.5, "share": 0.25}, stranger)
-    save_gated(tmp_path, memory, Cache(77, (0.25, 0.5), gate()), {}, stranger)
-    assert open_cache(tmp_path, stranger, memory) is not None
+    theirs = MemoryStore(tmp_path, stranger)
+    theirs.save_fixed_cache(memory, {"window": 7, "inverse_temperature": 0.5, "share": 0.25})
+    theirs.save_gated_cache(memory, Cache(77, (0.25, 0.5), gate()), {})
+    assert open_cache(theirs, memory) is not None
     with pytest.raises(UserError, match=rf"{re.escape(name)}: this belongs to another model"):
-        open_cache(tmp_path, trained, memory)
+        open_cache(MemoryStore(tmp_path, trained), memory)
 
 
 @pytest.mark.parametrize(
@@ -252,7 +256,7 @@ def test_a_missing_cache_is_reported_with_the_command_that_makes_it(
     options: dict[str, object], said: str, trained_run: Run, trained: TrainedModel
 ) -> None:
     with pytest.raises(UserError, match=re.escape(said)):
-        open_cache(trained_run.folder, trained, MemoryOptions(rule="none", **options))  # type: ignore[arg-type]
+        open_cache(MemoryStore(trained_run.folder, trained), MemoryOptions(rule="none", **options))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ from dynlm.data.stream import Stream
 from dynlm.errors import UserError
 from dynlm.models.autograd_engine import AutogradEngine
 from dynlm.run.folder import load_model, load_tensors
-from dynlm.run.rule_store import load_statistics, load_tuned, open_dynamic_model
+from dynlm.run.memory_store import MemoryStore
+from dynlm.run.opening import open_dynamic_model
 from dynlm.train.config import Config
 from dynlm.train.options import FinetuneOptions
 from tests.adapt.readings import MODEL, NAMES, rule, static_params, stream, text
@@ -123,7 +124,8 @@ def test_the_new_run_reads_as_the_picked_candidate(rule_name: str, tuned_copy: R
     assert done["kept"] != "start"
     new, old = load_model(target), load_model(tuned_copy.folder)
     assert new.fingerprint != old.fingerprint == done["finetuned_from"]["model"]
-    assert load_tuned(target, "rms", "stream", new) == load_tuned(tuned_copy.folder, "rms", "stream", old)
+    theirs = MemoryStore(tuned_copy.folder, old)
+    assert MemoryStore(target, new).load_tuned("rms", "stream") == theirs.load_tuned("rms", "stream")
     told, origin = (json.loads((each / "provenance.json").read_text()) for each in (target, tuned_copy.folder))
     assert told["data"] == origin["data"] and len(told["sittings"]) == 1
     rms = config.memory.replace(rule="rms")
@@ -148,10 +150,11 @@ def test_zero_rates_give_plain_training(tuned_copy: Run) -> None:
 def test_rms_is_tuned_again_on_request(tuned_copy: Run) -> None:
     _, done = tuned_finetune(tuned_copy, {"rule": "rms"}, tune=True)
     new, old = load_model(Path(done["run"])), load_model(tuned_copy.folder)
-    mine, theirs = load_statistics(Path(done["run"]), new), load_statistics(tuned_copy.folder, old)
-    assert mine is not None and theirs is not None
-    assert not torch.equal(mine.rms["embedding"], theirs.rms["embedding"])
-    assert load_tuned(Path(done["run"]), "rms", "stream", new) != load_tuned(tuned_copy.folder, "rms", "stream", old)
+    mine, theirs = MemoryStore(Path(done["run"]), new), MemoryStore(tuned_copy.folder, old)
+    computed, before = mine.load_statistics(), theirs.load_statistics()
+    assert computed is not None and before is not None
+    assert not torch.equal(computed[0].rms["embedding"], before[0].rms["embedding"])
+    assert mine.load_tuned("rms", "stream") != theirs.load_tuned("rms", "stream")
 
 
 def test_phi_is_learned_with_theta_0(tuned_copy: Run) -> None:

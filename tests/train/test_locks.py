@@ -37,9 +37,10 @@ with exclusive(sys.argv[1], "it"):
 TUNES = """
 import sys, types
 from pathlib import Path
-from dynlm.run.rule_store import save_tuned
+from dynlm.run.memory_store import MemoryStore
+store = MemoryStore(Path(sys.argv[1]), types.SimpleNamespace(fingerprint="m"))
 for number in range(int(sys.argv[2]), int(sys.argv[2]) + 20):
-    save_tuned(Path(sys.argv[1]), f"rule{number}", "stream", {"rate": 1.0}, types.SimpleNamespace(fingerprint="m"))
+    store.save_tuned(f"rule{number}", "stream", {"rate": 1.0})
 """
 
 
@@ -199,7 +200,7 @@ def test_a_reading_that_costs_no_number_is_not_kept(tuned_copy: Run, tmp_path: P
     tuned = tuned_copy.folder / "memory" / "cache-none-stream.json"
     model = json.loads((tuned_copy.folder / "model.json").read_text())["fingerprint"]
     tuned.write_text(json.dumps({"model": model, "window": 50, "inverse_temperature": 1e300, "share": 0.1}))
-    assert "its flatness is 1e+300" in refused(capsys, *read, book)
+    assert "its inverse_temperature is 1e+300" in refused(capsys, *read, book)
     assert not me.exists()
     tuned.unlink()
     refused(capsys, *read, "--memory.cache_inverse_temperature", "[1e300]", book)

@@ -15,7 +15,8 @@ from dynlm.adapt.options import LearnedRuleOptions
 from dynlm.errors import UserError
 from dynlm.models.lstm.model import Params
 from dynlm.run.folder import load_model, load_tensors
-from dynlm.run.rule_store import load_learned, open_dynamic_model
+from dynlm.run.memory_store import MemoryStore
+from dynlm.run.opening import open_dynamic_model
 from dynlm.train import metatrain as module
 from dynlm.train.outer_loop import OuterLoop
 from tests.tiny import Run, with_memory
@@ -145,7 +146,7 @@ def test_a_phi_that_reads_better_is_kept(tuned_copy: Run, monkeypatch: pytest.Mo
     done = metatrain(tuned_copy.folder, with_memory(tuned_copy.config, rule="meta"))
     assert done["kept"] == "learned"
     assert done["phi"]["output.bias"]["alpha"] == pytest.approx(tuned["lr"])
-    learned = load_learned(tuned_copy.folder, "meta", "stream", load_model(tuned_copy.folder))
+    learned = MemoryStore(tuned_copy.folder, load_model(tuned_copy.folder)).load_learned("meta", "stream")
     assert learned is not None
     assert set(learned[0]["lr"].tolist()) == {math.log(tuned["lr"] / 1e-9)}
 

@@ -14,9 +14,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from dynlm.cli.main import main
 from dynlm.run.folder import load_tensors
+from dynlm.run.memory_store import MemoryStore
 from dynlm.runtime.checkpoints import Checkpoints
 from dynlm.train import cache as caches
-from dynlm.train import finetune as finetuning
 from dynlm.train import pretrain as pretraining
 from dynlm.train import tune as tuning
 from tests.tiny import Run, as_yaml, listing, tiny_config
@@ -288,7 +288,7 @@ def test_a_new_run_that_was_half_written_is_written_again(
         *"--finetune.tokens 300 --finetune.name new".split(),
     )
     with monkeypatch.context() as patch:
-        patch.setattr(finetuning.rule_store, "carry_over", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        patch.setattr(MemoryStore, "copy_to", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         assert run(*words) == 143
     new = tuned_copy.folder.parent / "new"
     assert (new / "model.json").exists() and not (new / "memory").exists()

@@ -16,7 +16,7 @@ from dynlm.data.articles import load_articles
 from dynlm.data.token_store import tokenise
 from dynlm.errors import UserError
 from dynlm.run.folder import load_model
-from dynlm.run.rule_store import open_dynamic_model
+from dynlm.run.opening import open_dynamic_model
 from dynlm.train.tune import coordinate_search
 from tests.tiny import Run, listing, tiny_config, with_memory
 from tests.trainings import train_gate, tune, tune_cache, tuning_stream

@@ -22,7 +22,6 @@ from dynlm.data.tokenizers.tokenizer import Tokenizer
 from dynlm.errors import UserError
 from dynlm.evaluation.evaluate import Evaluation, evaluate
 from dynlm.run.options import RunOptions
-from dynlm.run.rule_store import learned_names, load_tuned
 from dynlm.run.run import Run
 from dynlm.runtime.tensors import load_tensors, params_fingerprint, save_tensors
 
@@ -87,8 +86,8 @@ def check_every_rule(run: Run, split: str, places: int = 20, tokens: int = 300) 
 
 def rules_of(run: Run, reset: str) -> list[tuple[str, str]]:
     """Return (rule, name of a learned g or "") of level 1 and of what is tuned or learned in a run under ``reset``."""
-    tuned = [(rule, "") for rule in tuned_rules() if load_tuned(run.path, rule, reset, run.trained)]
-    return [("none", ""), *tuned, *(("meta", name) for name in learned_names(run.path, reset, run.trained))]
+    tuned = [(rule, "") for rule in tuned_rules() if run.store.load_tuned(rule, reset)]
+    return [("none", ""), *tuned, *(("meta", name) for name in run.store.learned_names(reset))]
 
 
 def check_dynamic_model(

@@ -16,7 +16,7 @@ from dynlm.adapt.partners.cache_gate import Gate, gate_feature_names, initial_ga
 from dynlm.adapt.partners.cache_next import log_next
 from dynlm.evaluation.session import Session
 from dynlm.run.folder import load_model
-from dynlm.run.rule_store import open_dynamic_model
+from dynlm.run.opening import open_dynamic_model
 from tests.cli.test_main import Capture, answer_json
 from tests.tiny import Run, generated, opened, read_into, with_memory
 

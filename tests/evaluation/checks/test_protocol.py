@@ -16,7 +16,6 @@ from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.rules.base import StepEvent
 from dynlm.adapt.rules.elementwise import ElementwiseRule, Rates
 from dynlm.adapt.rules.learned import LearnedRule
-from dynlm.adapt.rules.statistics import Statistics
 from dynlm.data import text_features
 from dynlm.data.articles import load_articles
 from dynlm.data.token_store import tokenise
@@ -35,7 +34,8 @@ from dynlm.evaluation.checks.protocol import (
 from dynlm.models.lstm.engine import LSTMEngine
 from dynlm.models.protocol import Scored
 from dynlm.run.folder import load_model
-from dynlm.run.rule_store import load_statistics, open_dynamic_model
+from dynlm.run.memory_store import MemoryStore
+from dynlm.run.opening import open_dynamic_model
 from tests.tiny import Run, opened, with_memory
 
 CAUSAL = "no loss depends on a later token"
@@ -212,10 +212,10 @@ def test_headings_flagged_where_they_begin_are_caught(
 ) -> None:
     """A line is a heading only by its end: g must not look at that where the line begins."""
     trained = load_model(tuned_run.folder)
-    statistics = load_statistics(tuned_run.folder, trained)
-    assert statistics is not None
+    stored = MemoryStore(tuned_run.folder, trained).load_statistics()
+    assert stored is not None
     dynamic_model = honest(tuned_run)
-    held = Statistics({name: statistics.rms[name] for name in dynamic_model.dynamic})
+    held = stored[0].of(dynamic_model.dynamic)
     g = LearnedRule(held, trained.params, 0.02, 0.01, 1e-2, features=("section_age",))
     dynamic_model = dataclasses.replace(
         dynamic_model, rule=g.rule({key: tensor + 0.5 for key, tensor in g.initial().items()})

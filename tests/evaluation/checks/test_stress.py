@@ -17,7 +17,7 @@ from dynlm.evaluation.checks import stress as module
 from dynlm.evaluation.checks.protocol import nats_of
 from dynlm.evaluation.checks.stress import Cost, StressResult, cost_of, german, stress_test, stress_texts
 from dynlm.run.folder import load_model
-from dynlm.run.rule_store import open_dynamic_model
+from dynlm.run.opening import open_dynamic_model
 from tests.tiny import Run, opened, with_memory
 
 SEGMENT = 20

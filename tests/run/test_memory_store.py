@@ -17,16 +17,8 @@ from dynlm.adapt.rules.elementwise import LEVEL_1, Rates
 from dynlm.adapt.rules.statistics import Statistics
 from dynlm.errors import UserError
 from dynlm.run.folder import TrainedModel, load_model
-from dynlm.run.rule_store import (
-    load_learned,
-    load_statistics,
-    load_tuned,
-    meta_of,
-    open_dynamic_model,
-    save_learned,
-    save_statistics,
-    save_tuned,
-)
+from dynlm.run.memory_store import MemoryStore
+from dynlm.run.opening import meta_of, open_dynamic_model
 from tests.tiny import Run
 
 NAMES = ("embedding", "lstm.0.input", "lstm.0.recurrent", "lstm.0.bias", "output.bias")
@@ -54,14 +46,15 @@ G = LearnedRuleOptions(features=["doc_age_20", "loss_delta"], importance=True, b
 
 def test_all_comes_back_exactly(tmp_path: Path, trained: TrainedModel) -> None:
     statistics = statistics_of(trained)
-    save_statistics(tmp_path, statistics, trained, 1000)
-    read = load_statistics(tmp_path, trained)
+    store = MemoryStore(tmp_path, trained)
+    store.save_statistics(statistics, 1000)
+    read = store.load_statistics()
     assert read is not None
-    assert all(torch.equal(read.rms[name], tensor) for name, tensor in statistics.rms.items())
+    assert all(torch.equal(read[0].rms[name], tensor) for name, tensor in statistics.rms.items())
     meta = meta_of(G, START, statistics, trained)
     phi = {key: torch.rand(t.shape, dtype=torch.float64) for key, t in meta.initial().items()}
-    save_learned(tmp_path, MemoryOptions(rule="meta", reset="article"), meta, phi, {"start": START}, trained)
-    learned = load_learned(tmp_path, "meta", "article", trained)
+    store.save_learned(MemoryOptions(rule="meta", reset="article"), meta, phi, {"start": START})
+    learned = store.load_learned("meta", "article")
     assert learned is not None
     assert learned[0].keys() == phi.keys()
     assert all(torch.equal(learned[0][key], tensor) for key, tensor in phi.items())
@@ -71,55 +64,58 @@ def test_all_comes_back_exactly(tmp_path: Path, trained: TrainedModel) -> None:
     assert told["alpha"] == pytest.approx(0.1 * math.exp(float(phi["lr"][0])))
     assert told["lr.gates"]["loss_delta"] == float(phi["lr.gates"][0, 1])
     for name, reset in (("meta", "stream"), ("other", "article")):
-        assert load_learned(tmp_path, name, reset, trained) is None
+        assert store.load_learned(name, reset) is None
 
 
 def test_tuned_rates_of_rules_and_policies_stand_side_by_side(tmp_path: Path, trained: TrainedModel) -> None:
-    assert load_tuned(tmp_path, "sgd", "stream", trained) is None
-    save_tuned(tmp_path, "sgd", "stream", {"lr": 1.0}, trained)
-    save_tuned(tmp_path, "sgd", "article", {"lr": 2.0}, trained)
-    save_tuned(tmp_path, "rms", "stream", {"lr": 3.0}, trained)
-    save_tuned(tmp_path, "sgd", "stream", {"lr": 4.0}, trained)
-    assert load_tuned(tmp_path, "sgd", "stream", trained) == {"lr": 4.0}
-    assert load_tuned(tmp_path, "sgd", "article", trained) == {"lr": 2.0}
-    assert load_tuned(tmp_path, "rms", "stream", trained) == {"lr": 3.0}
-    assert load_tuned(tmp_path, "rms", "article", trained) is None
+    store = MemoryStore(tmp_path, trained)
+    assert store.load_tuned("sgd", "stream") is None
+    store.save_tuned("sgd", "stream", {"lr": 1.0})
+    store.save_tuned("sgd", "article", {"lr": 2.0})
+    store.save_tuned("rms", "stream", {"lr": 3.0})
+    store.save_tuned("sgd", "stream", {"lr": 4.0})
+    assert store.load_tuned("sgd", "stream") == {"lr": 4.0}
+    assert store.load_tuned("sgd", "article") == {"lr": 2.0}
+    assert store.load_tuned("rms", "stream") == {"lr": 3.0}
+    assert store.load_tuned("rms", "article") is None
 
 
 @pytest.mark.parametrize(
     "load, name",
     [
-        (lambda folder, trained: load_statistics(folder, trained), "statistics.safetensors"),
-        (lambda folder, trained: load_tuned(folder, "sgd", "stream", trained), "tuned.json"),
-        (lambda folder, trained: load_learned(folder, "meta", "stream", trained), "meta-stream.safetensors"),
+        (lambda store: store.load_statistics(), "statistics.safetensors"),
+        (lambda store: store.load_tuned("sgd", "stream"), "tuned.json"),
+        (lambda store: store.load_learned("meta", "stream"), "meta-stream.safetensors"),
     ],
 )
 def test_another_models_files_are_refused_by_name(
-    load: Callable[[Path, TrainedModel], object],
+    load: Callable[[MemoryStore], object],
     name: str,
     tmp_path: Path,
     trained: TrainedModel,
     stranger: TrainedModel,
 ) -> None:
-    save_statistics(tmp_path, statistics_of(trained), stranger, 1000)
-    save_tuned(tmp_path, "sgd", "stream", {"lr": 1.0}, stranger)
+    theirs = MemoryStore(tmp_path, stranger)
+    theirs.save_statistics(statistics_of(trained), 1000)
+    theirs.save_tuned("sgd", "stream", {"lr": 1.0})
     meta = meta_of(G, START, statistics_of(stranger), stranger)
-    save_learned(tmp_path, MemoryOptions(rule="meta"), meta, meta.initial(), {}, stranger)
-    assert load(tmp_path, stranger) is not None
+    theirs.save_learned(MemoryOptions(rule="meta"), meta, meta.initial(), {})
+    assert load(MemoryStore(tmp_path, stranger)) is not None
     with pytest.raises(UserError, match=rf"{re.escape(name)}: this belongs to another model"):
-        load(tmp_path, trained)
+        load(MemoryStore(tmp_path, trained))
 
 
 def test_tuning_another_model_forgets_the_first_ones_rates(
     tmp_path: Path, trained: TrainedModel, stranger: TrainedModel
 ) -> None:
-    save_tuned(tmp_path, "sgd", "stream", {"lr": 1.0}, stranger)
-    save_tuned(tmp_path, "rms", "stream", {"lr": 2.0}, trained)
-    assert load_tuned(tmp_path, "sgd", "stream", trained) is None
+    MemoryStore(tmp_path, stranger).save_tuned("sgd", "stream", {"lr": 1.0})
+    store = MemoryStore(tmp_path, trained)
+    store.save_tuned("rms", "stream", {"lr": 2.0})
+    assert store.load_tuned("sgd", "stream") is None
 
 
 def test_options_go_before_tuned_rates(tuned_run: Run, trained: TrainedModel) -> None:
-    tuned = load_tuned(tuned_run.folder, "rms", "stream", trained)
+    tuned = MemoryStore(tuned_run.folder, trained).load_tuned("rms", "stream")
     assert tuned is not None
     as_tuned = open_dynamic_model(tuned_run.folder, trained, MemoryOptions())
     assert set(as_tuned.rule.rates.values()) == {Rates(tuned["lr"], tuned["decay"])}

@@ -1,0 +1,247 @@
+"""What a run keeps for rules and caches, in ``runs/NAME/memory``.
+
+statistics.safetensors                          gradient statistics R
+tuned.json                                      the tuned constants of each rule and reset policy
+G-RESET.safetensors and .json                   phi of a learned rule, as tensors and readable
+cache-RULE-RESET.json                           the tuned window, inverse temperature and share of a fixed cache
+gated-cache-RULE-RESET.safetensors and .json    a cache's learned gate, as tensors and readable
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dynlm.adapt.options import LARGEST_WINDOW, MAX_INVERSE, MIN_INVERSE, MemoryOptions
+from dynlm.adapt.partners.cache import Cache
+from dynlm.adapt.partners.cache_gate import Gate, gate_feature_names
+from dynlm.adapt.rules.learned import LearnedRule, readable
+from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule
+from dynlm.adapt.rules.registry import RULES
+from dynlm.adapt.rules.statistics import Statistics
+from dynlm.data.article_range import format_ranges
+from dynlm.errors import UserError
+from dynlm.run.folder import TrainedModel, refuse_leaving_run
+from dynlm.runtime.files import exclusive
+from dynlm.runtime.parsing import read_json, write_json
+from dynlm.runtime.renamed import current_keys
+from dynlm.runtime.tensors import check_shapes, load_tensors, save_tensors
+from dynlm.runtime.validation import number_in
+from dynlm.types import Params
+
+AnyLearnedRule = LearnedRule | LearnedLSTMRule
+Card = dict[str, Any]
+"""How something was computed, tuned or learned, as its file says."""
+FIXED_CACHE = {
+    "window": ("cache_window", 1, LARGEST_WINDOW),
+    "inverse_temperature": ("cache_inverse_temperature", MIN_INVERSE, MAX_INVERSE),
+    "share": ("cache_share", 0, 0.99),
+}
+"""(option of the memory, least and largest value) of each constant of a fixed cache, by its name in files."""
+_MOST_INVERSE_TEMPERATURES = 64
+_SECONDS_TO_WAIT = 60.0
+
+
+def rule_stem(memory: MemoryOptions) -> str:
+    """Return the rule's part of file names: for a learned rule the name that it was learned under."""
+    return memory.g if memory.rule == "meta" else memory.rule.replace("+", "-")
+
+
+@dataclass(frozen=True)
+class MemoryStore:
+    """The files in ``memory/`` of the run in ``folder``, all of which belong to the model ``trained``.
+
+    ``load_*`` return None for what is not there. They raise UserError for a file that is damaged, made for another
+    model, or reached through a link that leads out of the run.
+    """
+
+    folder: Path
+    trained: TrainedModel
+
+    def path(self, name: str) -> Path:
+        """Return the path of a file. Raises UserError if a link leads out of the run."""
+        path = self.folder / "memory" / name
+        refuse_leaving_run(path, self.folder)
+        return path
+
+    def save_statistics(self, statistics: Statistics, tokens: int) -> None:
+        """Write R, computed on ``tokens`` tokens."""
+        self._save("statistics", statistics.rms, {"tokens": tokens})
+
+    def load_statistics(self) -> tuple[Statistics, Card] | None:
+        """Load R."""
+        if (stored := self._load("statistics")) is None:
+            return None
+        for name, tensor in stored[0].items():
+            own = self.trained.params.get(name)
+            fits = own is not None and (tensor.shape, tensor.dtype) == (own.shape, torch.get_default_dtype())
+            if not fits or not bool(((tensor >= 0) & (tensor < torch.inf)).all()):
+                path = self.path("statistics.safetensors")
+                raise UserError(f"tensor {name} is no statistics of the model's", path, "remove it and run tune again")
+        return Statistics(stored[0]), stored[1]
+
+    def drop_statistics(self) -> None:
+        """Remove R, so that it is computed again."""
+        self.path("statistics.safetensors").unlink(missing_ok=True)
+
+    def save_tuned(self, rule: str, reset: str, tuned: Mapping[str, Any]) -> None:
+        """Write a rule's tuned constants; other processes may write those of other rules at the same time."""
+        path = self.path("tuned.json")
+        with exclusive(path, "the file of tuned rates", _SECONDS_TO_WAIT):
+            content = read_json(path) if path.exists() else {}
+            if not isinstance(content, dict) or content.get("model") != self.trained.fingerprint:
+                content = {"model": self.trained.fingerprint}
+            before = content.get(rule)
+            content[rule] = {**(before if isinstance(before, dict) else {}), reset: dict(tuned)}
+            write_json(path, content)
+
+    def load_tuned(self, rule: str, reset: str) -> Card | None:
+        """Load a rule's tuned constants and how they were tuned."""
+        tuned = (self._read("tuned.json") or {}).get(rule, {})
+        tuned = tuned.get(reset) if isinstance(tuned, dict) else tuned
+        if tuned is None:
+            return None
+        path = self.path("tuned.json")
+        if not isinstance(tuned, dict):
+            raise UserError(f"what was tuned for {rule} cannot be read", path, "remove it and run tune again")
+        for name in RULES[rule].searched.keys() & tuned.keys():
+            number_in(tuned, name, path, 0.0)
+        return tuned
+
+    def save_learned(self, memory: MemoryOptions, meta: AnyLearnedRule, phi: Params, card: Mapping[str, Any]) -> None:
+        """Write phi under the name ``memory.g``."""
+        named = {"tensors": meta.names, **card}
+        self._save(f"{memory.g}-{memory.reset}", phi, named, {"phi": readable(phi, meta)})
+
+    def load_learned(self, name: str, reset: str) -> tuple[Params, Card] | None:
+        """Load the phi that was learned under ``name``."""
+        stored = self._load(f"{name}-{reset}")
+        return None if stored is None else (current_keys(stored[0]), stored[1])
+
+    def learned_names(self, reset: str) -> list[str]:
+        """Return the names of the rules that were learned under a reset policy."""
+        ending = f"-{reset}.safetensors"
+        names = sorted(path.name.removesuffix(ending) for path in (self.folder / "memory").glob(f"*{ending}"))
+        found = {name: self.load_learned(name, reset) for name in names}
+        return [name for name, learned in found.items() if learned is not None and "g" in learned[1]]
+
+    def copy_to(self, other: MemoryStore) -> None:
+        """Copy R and the tuned constants to the run of a fine-tuned model."""
+        if (stored := self.load_statistics()) is not None:
+            other.save_statistics(stored[0], stored[1]["tokens"])
+        if (tuned := self._read("tuned.json")) is not None:
+            write_json(other.path("tuned.json"), {**tuned, "model": other.trained.fingerprint})
+
+    def save_fixed_cache(self, memory: MemoryOptions, tuned: Mapping[str, Any]) -> None:
+        """Write the constants of a fixed cache, and how they were tuned."""
+        name = f"cache-{rule_stem(memory)}-{memory.reset}.json"
+        write_json(self.path(name), {"model": self.trained.fingerprint, **tuned})
+
+    def load_fixed_cache(self, memory: MemoryOptions) -> Card | None:
+        """Load the constants of a fixed cache, and how they were tuned."""
+        name = f"cache-{rule_stem(memory)}-{memory.reset}.json"
+        if (content := self._read(name)) is None:
+            return None
+        for constant, (_, low, high) in FIXED_CACHE.items():
+            number_in(content, constant, self.path(name), low, high)
+        return {**content, "window": int(content["window"])}
+
+    def save_gated_cache(self, memory: MemoryOptions, cache: Cache, card: Mapping[str, Any]) -> None:
+        """Write a cache with a learned gate."""
+        assert isinstance(cache.gate, Gate)
+        inverses = list(cache.inverse_temperatures)
+        card = {"window": cache.window, "inverse_temperature": inverses, **card}
+        name = f"gated-cache-{rule_stem(memory)}-{memory.reset}"
+        self._save(name, cache.gate.params, card, {"features": gate_feature_names(inverses)})
+
+    def load_gated_cache(self, memory: MemoryOptions) -> tuple[Cache, Card] | None:
+        """Load a cache with a learned gate."""
+        name = f"gated-cache-{rule_stem(memory)}-{memory.reset}"
+        if (stored := self._load(name)) is None:
+            return None
+        tensors, card = stored
+        path, inverses = self.path(f"{name}.safetensors"), card.get("inverse_temperature")
+        window = int(number_in(card, "window", path, 1, LARGEST_WINDOW))
+        if not isinstance(inverses, list) or not 1 <= len(inverses) <= _MOST_INVERSE_TEMPERATURES:
+            raise UserError("it does not say its inverse temperatures", path, "run metatrain again")
+        for value in inverses:
+            number_in({"inverse_temperature": value}, "inverse_temperature", path, MIN_INVERSE, MAX_INVERSE)
+        hidden = tensors["hidden.bias"].numel() if "hidden.bias" in tensors else 0
+        features, shares = len(gate_feature_names(inverses)), 1 + len(inverses)
+        wanted = {
+            **{"center": (features,), "spread": (features,), "hidden.weight": (hidden, features)},
+            **{"hidden.bias": (hidden,), "output.weight": (shares, hidden), "output.bias": (shares,)},
+        }
+        check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()}, wanted, path)
+        if not all(tensor.dtype == torch.float32 and bool(tensor.isfinite().all()) for tensor in tensors.values()):
+            raise UserError("the gate is not of finite float32 numbers", path, "run metatrain again")
+        return Cache(window, tuple(inverses), Gate(tensors)), card
+
+    def tuned_on(self, memory: MemoryOptions) -> list[Card] | None:
+        """Return the records (``Run.record``) of ``memory``'s rule and cache; None for level 1.
+
+        Constants given as options have the record {what, how: "given"}.
+        """
+        if (memory.rule, memory.cache) == ("none", "none"):
+            return None
+        records: list[Card] = []
+        kind = RULES[memory.rule]
+        if kind.learned:
+            learned = self.load_learned(memory.g, memory.reset)
+            records += records_of(learned[1] if learned else {}, "g", "learned")
+        elif kind.searched:
+            given = all(getattr(memory, name) is not None for name in kind.searched)
+            found = None if given else self.load_tuned(memory.rule, memory.reset)
+            records += [{"what": "rates", "how": "given"}] if given else records_of(found or {}, "rates", "tuned")
+        if memory.cache == "learned":
+            gated = self.load_gated_cache(memory)
+            records += records_of(gated[1] if gated else {}, "gate", "learned")
+        elif memory.cache == "fixed":
+            given = all(getattr(memory, option) is not None for option, _, _ in FIXED_CACHE.values())
+            found = None if given else self.load_fixed_cache(memory)
+            records += [{"what": "cache", "how": "given"}] if given else records_of(found or {}, "cache", "tuned")
+        return records
+
+    def _save(
+        self, name: str, tensors: Params, card: Mapping[str, Any], shown: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write tensors and their card; with ``shown`` also a JSON file of the card and that."""
+        card = {"model": self.trained.fingerprint, **card}
+        save_tensors(self.path(f"{name}.safetensors"), tensors, card)
+        if shown is not None:
+            write_json(self.path(f"{name}.json"), {**card, **shown})
+
+    def _load(self, name: str) -> tuple[Params, Card] | None:
+        path = self.path(f"{name}.safetensors")
+        if not path.exists():
+            return None
+        tensors, card = load_tensors(path, self.trained.device)
+        return tensors, self._own(path, card)
+
+    def _read(self, name: str) -> Card | None:
+        path = self.path(name)
+        return self._own(path, read_json(path)) if path.exists() else None
+
+    def _own(self, path: Path, card: Any) -> Card:
+        """Return a card by its current keys. Raises UserError unless it is of this model."""
+        if not isinstance(card, dict) or card.get("model") != self.trained.fingerprint:
+            raise UserError("this belongs to another model", path, "remove it and run tune and metatrain again")
+        return dict(current_keys(card))
+
+
+def records_of(card: Mapping[str, Any], what: str, how: str) -> list[Card]:
+    """Return the records (``Run.record``) in a card.
+
+    Older files have ``split`` and ``articles`` instead of records; without these the one record has no articles.
+    """
+    kept, articles = card.get("tuned_on"), card.get("articles")
+    if isinstance(kept, list) and all(isinstance(one, dict) for one in kept):
+        return [dict(one) for one in kept]
+    record: Card = {"what": what, "how": how, "articles": None}
+    if isinstance(articles, list) and all(isinstance(number, int) for number in articles):
+        record |= {"corpus": card.get("corpus"), "split": card.get("split"), "articles": format_ranges(articles)}
+    return [record]

@@ -1,0 +1,165 @@
+"""Models that adapt while they read, built from a trained model, ``MemoryOptions`` and what a run keeps for them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dynlm.adapt.dynamic_model import DynamicModel
+from dynlm.adapt.options import LearnedRuleOptions, MemoryOptions
+from dynlm.adapt.partners.cache import Cache
+from dynlm.adapt.partners.mixture import FixedShareMixture
+from dynlm.adapt.rules.base import Rule
+from dynlm.adapt.rules.learned import LearnedRule
+from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule
+from dynlm.adapt.rules.registry import RULES
+from dynlm.adapt.rules.statistics import Statistics
+from dynlm.adapt.state import dynamic_tensors
+from dynlm.adapt.update_filter import UpdateFilter
+from dynlm.errors import UserError
+from dynlm.models.registry import EngineSettings, engine_for
+from dynlm.run.folder import TrainedModel
+from dynlm.run.memory_store import FIXED_CACHE, AnyLearnedRule, MemoryStore
+from dynlm.runtime.renamed import current_options
+from dynlm.runtime.tensors import check_shapes
+from dynlm.runtime.validation import number_in, section_of
+from dynlm.types import Params
+
+
+def open_dynamic_model(folder: Path, trained: TrainedModel, memory: MemoryOptions) -> DynamicModel:
+    """Return the model that ``memory`` adapts, with tuned or learned constants for those that the options leave unset.
+
+    ``memory.no_regret`` has no effect on static weights without a cache: they are level 1. Raises UserError if
+    constants are neither given nor tuned, or statistics, phi or the cache are missing.
+    """
+    store = MemoryStore(folder, trained)
+    dynamic_model = build_dynamic_model(trained, memory, _open_rule(store, memory))
+    dynamic_model = dataclasses.replace(dynamic_model, cache=open_cache(store, memory))
+    if memory.no_regret and not dynamic_model.is_static:
+        dynamic_model = dataclasses.replace(dynamic_model, mixture=FixedShareMixture(memory.switch_share))
+    return dynamic_model
+
+
+def build_dynamic_model(trained: TrainedModel, memory: MemoryOptions, rule: Rule) -> DynamicModel:
+    """Return the model that ``rule`` adapts by ``memory``'s other options, without cache and mixture.
+
+    Raises UserError if native kernels are requested and not available.
+    """
+    precision = None if memory.precision == "float32" else getattr(torch, memory.precision)
+    settings = EngineSettings(precision, memory.kernels == "native", memory.capture and trained.device.type == "cuda")
+    if settings.native and trained.device.type != "cpu":
+        raise UserError("memory.kernels is 'native', which is for a CPU", do="choose --memory.kernels torch")
+    dynamic, engine, filter_ = dynamic_tensors(trained.model, memory.dynamic), engine_for(trained.model, settings), None
+    if memory.update_filter and rule.learns:
+        filter_ = UpdateFilter.for_model(trained.params, dynamic, trained.model.vocab_size, memory.track)
+    return DynamicModel(engine, trained.params, rule, dynamic, memory.reset, filter=filter_)
+
+
+def meta_of(
+    g: LearnedRuleOptions, tuned: Mapping[str, Any], statistics: Statistics, trained: TrainedModel
+) -> AnyLearnedRule:
+    """Return the learned rule g by its options, started at the ``tuned`` rms rule."""
+    own = {name: trained.params[name] for name in statistics.rms}
+    lr, decay, epsilon = (tuned[name] for name in ("lr", "decay", "epsilon"))
+    if g.kind == "lstm":
+        return LearnedLSTMRule(statistics, own, lr, decay, epsilon, g.hidden)
+    parts = (g.level, g.sharing, g.importance, tuple(g.features), g.boundary_reset, g.slow_rate, g.momentum, g.slow)
+    return LearnedRule(statistics, own, lr, decay, epsilon, *parts, trained.model.output_tensor(own))
+
+
+def open_meta(store: MemoryStore, memory: MemoryOptions) -> tuple[AnyLearnedRule, Params]:
+    """Return the learned rule that ``memory`` names, and its phi. Raises UserError if it was not learned."""
+    learned, statistics = store.load_learned(memory.g, memory.reset), store.load_statistics()
+    if learned is None or statistics is None:
+        named = "" if memory.g == "meta" else f" --memory.g {memory.g}"
+        raise UserError(
+            f"no learned memory {memory.g!r} for reset {memory.reset!r}",
+            store.folder,
+            f"run `dynlm metatrain {store.folder} --memory.reset {memory.reset}{named}` first",
+        )
+    (phi, card), path = learned, store.path(f"{memory.g}-{memory.reset}.safetensors")
+    names, start = card.get("tensors"), card.get("start")
+    if not isinstance(names, list) or not isinstance(start, dict) or not names:
+        raise UserError("it does not say how it was learned", path, "run metatrain again")
+    for name in RULES["rms"].searched:
+        number_in(start, name, path, 1e-12 if name == "epsilon" else 0.0)
+    try:
+        g = section_of(LearnedRuleOptions, current_options("g", card.get("g")))
+    except UserError as error:
+        raise UserError(f"it does not say how it was learned ({error})", path, "run metatrain again") from error
+    meta = meta_of(g, start, _of_these(statistics[0], names, path), store.trained)
+    wanted = {name: tuple(tensor.shape) for name, tensor in meta.initial().items()}
+    check_shapes({name: tuple(tensor.shape) for name, tensor in phi.items()}, wanted, path)
+    for name, tensor in phi.items():
+        if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
+            raise UserError(f"{name} of phi is not finite", path, "run metatrain again")
+    return meta, phi
+
+
+def _of_these(statistics: Statistics, names: Sequence[Any], where: Path) -> Statistics:
+    for name in names:
+        if not isinstance(name, str) or name not in statistics.rms:
+            raise UserError(f"there are no gradient statistics of tensor {name!r}", where, "run tune again")
+    return statistics.of(names)
+
+
+def _open_rule(store: MemoryStore, memory: MemoryOptions) -> Rule:
+    kind, dynamic = RULES[memory.rule], dynamic_tensors(store.trained.model, memory.dynamic)
+    if kind.build is None:
+        for option in RULES[str(kind.starts_from)].searched:
+            if getattr(memory, option, None) is not None:
+                raise UserError(f"memory.{option} does not go with memory.rule {memory.rule}, whose rates are learned")
+        meta, phi = open_meta(store, memory)
+        return meta.rule(phi, memory.g).of(dynamic)
+    tuned, constants = store.load_tuned(memory.rule, memory.reset) or {}, kind.constants(memory)
+    do = f"run `{command('tune', store.folder, memory.replace(cache='none'))}` first"
+    for option in kind.searched:
+        if constants[option] is None:
+            constants[option] = tuned.get(option)
+        if constants[option] is None:
+            what = f"{memory.rule} has no memory.{option} and was not tuned for reset {memory.reset!r}"
+            raise UserError(what, store.folder, f"give --memory.{option} or {do}")
+    statistics = None
+    if kind.needs_statistics:
+        if (stored := store.load_statistics()) is None:
+            raise UserError("no gradient statistics yet", store.folder, do)
+        statistics = _of_these(stored[0], dynamic, store.path("statistics.safetensors"))
+    return kind.build(dynamic, constants, statistics)
+
+
+def open_cache(store: MemoryStore, memory: MemoryOptions) -> Cache | None:
+    """Return the cache of ``memory``'s options, with tuned or learned constants for those that they leave unset.
+
+    Raises UserError if constants are neither given nor tuned, or the gate was not learned.
+    """
+    if memory.cache == "none":
+        return None
+    beside = f"for rule {memory.rule!r} and reset {memory.reset!r}"
+    if memory.cache == "learned":
+        for option, _, _ in FIXED_CACHE.values():
+            if getattr(memory, option) is not None:
+                raise UserError(f"memory.{option} does not go with memory.cache learned, which keeps its own")
+        if (gated := store.load_gated_cache(memory)) is None:
+            do = f"run `{command('metatrain', store.folder, memory)}` first"
+            raise UserError(f"no gated cache {beside}", store.folder, do)
+        return gated[0]
+    tuned = store.load_fixed_cache(memory) or {}
+    values: dict[str, Any] = {}
+    for name, (option, _, _) in FIXED_CACHE.items():
+        given = getattr(memory, option)
+        values[name] = tuned.get(name) if given is None else given[0] if isinstance(given, list) else given
+        if values[name] is None:
+            do = f"give --memory.{option} or run `{command('tune', store.folder, memory)}` first"
+            raise UserError(f"no memory.{option}, and no cache tuned {beside}", store.folder, do)
+    return Cache(values["window"], (values["inverse_temperature"],), values["share"])
+
+
+def command(name: str, folder: Path, memory: MemoryOptions) -> str:
+    """Return the command line that tunes or learns the rule of ``memory``, or its cache if it has one."""
+    named = f" --memory.g {memory.g}" if memory.rule == "meta" and memory.g != "meta" else ""
+    cache = "" if memory.cache == "none" else f" --memory.cache {memory.cache}"
+    return f"dynlm {name} {folder} --memory.rule {memory.rule}{named} --memory.reset {memory.reset}{cache}"
