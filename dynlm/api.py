@@ -16,11 +16,14 @@ from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 from dynlm.adapt.memory_file import SavedMemory, options_of
 from dynlm.adapt.options import MemoryOptions
 from dynlm.errors import UserError
-from dynlm.evaluation.generate import Sampling, continue_text
+from dynlm.evaluation.generate import Sampling, generate
 from dynlm.evaluation.model_card import model_card
 from dynlm.evaluation.session import Session, TextResult
 from dynlm.run.run import Run
 from dynlm.run.sharing import PATTERNS, share_run
+
+_OF_DOWNLOADS = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+"""What ``ModelHubMixin.from_pretrained`` passes on beside the options of the memory."""
 
 
 class DynamicLM(ModelHubMixin, library_name="dynlm"):
@@ -65,7 +68,7 @@ class DynamicLM(ModelHubMixin, library_name="dynlm"):
         The prompt continues an unfinished article; the memory stays as it is. Raises UserError for options out of their
         range.
         """
-        return continue_text(self._session.copy(), prompt, Sampling(tokens, temperature, top, seed))
+        return generate(self._session.copy(), prompt, Sampling(tokens, temperature, top, seed))
 
     def save_memory(self, path: str | os.PathLike[str]) -> None:
         """Save the memory atomically, for ``load_memory`` and the commands' ``--memory``."""
@@ -91,27 +94,10 @@ class DynamicLM(ModelHubMixin, library_name="dynlm"):
         share_run(self._session.run.path, save_directory)
 
     @classmethod
-    def _from_pretrained(  # the signature is the mixin's
-        cls,
-        *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
-        **options: Any,
-    ) -> DynamicLM:
+    def _from_pretrained(cls, *, model_id: str, **options: Any) -> DynamicLM:
+        download = {name: options.pop(name) for name in _OF_DOWNLOADS}
         if not Path(model_id).is_dir():
-            model_id = snapshot_download(
-                model_id,
-                revision=revision,
-                cache_dir=cache_dir,
-                force_download=force_download,
-                local_files_only=local_files_only,
-                token=token,
-                allow_patterns=list(PATTERNS),
-            )
+            model_id = snapshot_download(model_id, allow_patterns=list(PATTERNS), **download)
         return load(model_id, **options)
 
 

@@ -110,14 +110,17 @@ def listing(folder: Path) -> dict[str, bytes]:
 def scored(
     folder: Path, config: Config, articles: str | None = None, split: str = "valid", order: Any = None, **output: Any
 ) -> tuple[Path, Any]:
-    """Score ``articles`` without a progress bar; ``output`` has ``memory_file`` and the options of ``Output``."""
+    """Score ``articles`` without a progress bar; ``output`` has other fields of ``ScoreRequest``."""
     from dynlm.evaluation.protocol import ArticleOrder
     from dynlm.evaluation.score import ScoreRequest, score
-    from dynlm.evaluation.score_path import Output
 
-    memory_file = output.pop("memory_file", None)
-    request = ScoreRequest(split, articles, order or ArticleOrder(), memory_file, Output(**output))
+    request = ScoreRequest(split, articles, order or ArticleOrder(), **output)
     return score(opened(folder, config), request, quiet=True)
+
+
+def rescored(run: Run, config: Config, split: str = "valid", articles: str | None = None) -> tuple[Path, Any]:
+    """Score ``articles`` anew, whether or not their file is there."""
+    return scored(run.folder, config, articles, split=split, force=True)
 
 
 def opened(folder: Path, config: Config) -> Any:
@@ -132,8 +135,10 @@ def generated(
 ) -> str:
     """Generate text with the seed of ``config``."""
     from dynlm.evaluation.generate import Sampling, generate
+    from dynlm.evaluation.session import Session
 
-    return generate(opened(folder, config), prompt, Sampling(tokens, seed=config.run.seed, **sampling), memory_file)
+    session = Session.open(opened(folder, config), memory_file)
+    return generate(session, prompt, Sampling(tokens, seed=config.run.seed, **sampling))
 
 
 def read_into(

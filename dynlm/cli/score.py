@@ -38,11 +38,10 @@ def _score(options: Namespace, config: Config) -> int:
     from dynlm.evaluation.compare import compare
     from dynlm.evaluation.protocol import ArticleOrder
     from dynlm.evaluation.score import ScoreRequest, score
-    from dynlm.evaluation.score_path import Output
     from dynlm.evaluation.tables import text_table
 
-    order, output = ArticleOrder(options.order, options.order_seed), Output(name=options.name, force=options.force)
-    request = ScoreRequest(options.split, options.articles, order, _memory_file(options), output)
+    order, file = ArticleOrder(options.order, options.order_seed), _memory_file(options)
+    request = ScoreRequest(options.split, options.articles, order, file, name=options.name, force=options.force)
     path, scores = score(open_run(options, config), request, is_quiet(options))
     comparison, before = compare([scores]), scores.path is not None
     done = f"was scored before: {path} (--force scores it anew)" if before else f"wrote {path}"
@@ -68,6 +67,7 @@ def _generate(options: Namespace, config: Config) -> int:
     dynlm generate runs/demo --memory.rule meta --prompt - < notes.txt
     """
     from dynlm.evaluation.generate import Sampling, generate
+    from dynlm.evaluation.session import Session
 
     if options.temperature:
         within("--temperature (where it is not 0)", options.temperature, 1e-3, 1e3)
@@ -75,7 +75,7 @@ def _generate(options: Namespace, config: Config) -> int:
     if not is_utf8(prompt):
         raise UserError("the prompt is not UTF-8", "--prompt", "convert it")
     sampling = Sampling(options.tokens, options.temperature, options.top, config.run.seed)
-    text = generate(open_run(options, config), prompt, sampling, _memory_file(options))
+    text = generate(Session.open(open_run(options, config), _memory_file(options)), prompt, sampling)
     print_answer(options, {"prompt": prompt, "generated": text}, prompt + text)
     return 0
 

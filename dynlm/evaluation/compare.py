@@ -5,26 +5,77 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
 from dynlm.errors import UserError
-from dynlm.evaluation.overlap import overlaps
-from dynlm.evaluation.results import Comparison, Gain, VariantFigures
+from dynlm.evaluation.overlap import Overlap, overlaps
 from dynlm.evaluation.score_file import Scores
 from dynlm.runtime.perplexity import perplexity
 from dynlm.runtime.text import printable
 
 _SHOWN_OF_PROTOCOL = ("level", "rule", "cache", "reset", "segment", "statement", "run", "model", "update_filter")
+_COLUMNS = {"article": "articles", "position": "positions", "token": "tokens", "words": "words"}
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Nats per token below the baseline, and the 95 % interval where there is one."""
+
+    nats: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class VariantFigures:
+    """One variant's figures. Each average is the sum of nats divided once; None where its denominator is zero."""
+
+    label: str
+    nats: float
+    nats_per_token: float
+    perplexity_per_token: float | None
+    perplexity_per_word: float | None
+    bits_per_byte: float | None
+    gain: Gain | None
+    """None for the baseline."""
+    overlap: list[Overlap]
+    """Articles of the text that the variant was tuned, trained or selected on."""
+    protocol: dict[str, Any]
+    """Level, rule, reset, segment and the statement of the protocol, where the score file has them."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Figures of all variants on one text."""
+
+    variants: list[VariantFigures]
+    baseline: int
+    """Index into ``variants``."""
+    tokens: int
+    words: int
+    """Words that start in the text; an end of line counts as one."""
+    bytes: int
+    split: str | None
+    corpus: Any
+    articles: list[dict[str, Any]]
+    """Index in the split (from 0) and title of each article read."""
+    resamples: int
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything, ready for JSON."""
+        return asdict(self)
 
 
 def compare(scores: Sequence[Scores], baseline: int | None = None, resamples: int = 2000, seed: int = 0) -> Comparison:
     """Compare variants that read the same tokens.
 
-    ``baseline`` is an index into ``scores``, by default the level-1 variant, else the first. A gain's interval is the
-    95 % percentile interval of a paired bootstrap: articles are drawn with replacement, the same for both variants, and
-    their sums divided; there is none for fewer than two articles. Raises UserError, naming both files, where two are of
-    different texts or tokenizers.
+    ``baseline`` is an index into ``scores``, by default ``baseline_of`` them. A gain's interval is the 95 % percentile
+    interval of a paired bootstrap: articles are drawn with replacement, the same for both variants, and their sums
+    divided; there is none for fewer than two articles. Raises UserError as ``check_same_text`` does.
     """
     if not scores:
         raise UserError("nothing to compare", do="name at least one score file")
@@ -50,29 +101,17 @@ def compare(scores: Sequence[Scores], baseline: int | None = None, resamples: in
                 protocol={key: each.protocol[key] for key in _SHOWN_OF_PROTOCOL if key in each.protocol},
             )
         )
-    return Comparison(
-        variants=variants,
-        baseline=base,
-        tokens=tokens,
-        words=words,
-        bytes=size,
-        split=first.protocol.get("split"),
-        corpus=first.protocol.get("corpus"),
-        articles=[{"index": int(index), "title": first.title(int(index))} for index in first.articles],
-        resamples=resamples,
-        seed=seed,
-    )
+    articles = [{"index": int(index), "title": first.title(int(index))} for index in first.articles]
+    split, corpus = first.protocol.get("split"), first.protocol.get("corpus")
+    return Comparison(variants, base, tokens, words, size, split, corpus, articles, resamples, seed)
 
 
 def check_same_text(scores: Sequence[Scores]) -> None:
     """Raise UserError, naming both files, unless all ``scores`` are of the same tokens of the same text."""
-    first = scores[0]
     for other in scores[1:]:
-        if difference := _difference(first, other):
-            raise UserError(
-                f"{first.name} and {other.name} cannot be compared: {difference}",
-                do="score the same articles with both variants, and the same tokenizer",
-            )
+        if difference := _difference(scores[0], other):
+            what = f"{scores[0].name} and {other.name} cannot be compared: {difference}"
+            raise UserError(what, do="score the same articles with both variants, and the same tokenizer")
 
 
 def baseline_of(scores: Sequence[Scores]) -> int:
@@ -90,16 +129,12 @@ def baseline_of(scores: Sequence[Scores]) -> int:
 def unique_labels(scores: Sequence[Scores]) -> list[str]:
     """Return the variants' labels, to equal ones of which reset policy, order, run and at last a number are added."""
     labels = [printable(each.variant) for each in scores]
-    for key, template, default in (
-        ("reset", "{label}, {value}", None),
-        ("order", "{label}, {value}", "in order"),
-        ("run", "{value}: {label}", None),
-    ):
-        values = [each.protocol.get(key) or default for each in scores]
-        marked = [
-            label if value is None else template.format(label=label, value=printable(str(value)))
-            for label, value in zip(labels, values, strict=True)
-        ]
+    templates = {"reset": "{label}, {value}", "order": "{label}, {value}", "run": "{value}: {label}"}
+    for key, template in templates.items():
+        marked = []
+        for label, each in zip(labels, scores, strict=True):
+            value = each.protocol.get(key) or ("in order" if key == "order" else None)
+            marked.append(label if value is None else template.format(label=label, value=printable(str(value))))
         # A mark that all equal labels share tells none of them apart.
         marks = {label: {m for m, other in zip(marked, labels, strict=True) if other == label} for label in labels}
         labels = [m if len(marks[label]) > 1 else label for m, label in zip(marked, labels, strict=True)]
@@ -125,7 +160,7 @@ def gain_of(saved_A: np.ndarray, tokens_A: np.ndarray, counts: np.ndarray | None
     """
     nats = float(saved_A.sum() / tokens_A.sum())
     if counts is None or not (counts @ tokens_A).all():
-        return Gain(nats, None, None)
+        return Gain(nats)
     low, high = np.percentile((counts @ saved_A) / (counts @ tokens_A), [2.5, 97.5])
     return Gain(nats, float(low), float(high))
 
@@ -136,7 +171,7 @@ def _difference(first: Scores, other: Scores) -> str | None:
             return f"their {key}s differ"
     if len(first) != len(other):
         return f"they hold {len(first)} and {len(other)} tokens"
-    for column, name in (("article", "articles"), ("position", "positions"), ("token", "tokens"), ("words", "words")):
+    for column, name in _COLUMNS.items():
         rows = np.flatnonzero(getattr(first, column) != getattr(other, column))
         if len(rows):
             return f"their {name} differ from row {rows[0]} on"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,60 +104,45 @@ def evaluate(
 ) -> Scores:
     """Read the articles once and return the loss of each token, with rows in the split's own order.
 
-    The reading starts with the memory ``start`` (a fresh one), which is overwritten, or resumes at the newest of
+    The reading starts with the memory ``start`` (None: a fresh one), which is overwritten, or resumes at the newest of
     ``checkpoints``, which are saved every so many ``seconds`` (0: after each segment). The protocol of the result holds
     only what the pass itself knows.
     """
-    dynamic_model, articles, track = (
-        evaluation.dynamic_model,
-        sorted(evaluation.articles),
-        evaluation.track and evaluation.dynamic_model.rule.learns,
-    )
+    dynamic_model, text, segment = evaluation.dynamic_model, evaluation.text, evaluation.segment
+    articles, track = sorted(evaluation.articles), evaluation.track and dynamic_model.rule.learns
     rank, world = evaluation.processes.rank, evaluation.processes.world
     lanes = min(evaluation.lanes, -(-len(articles) // world))
-    stream = read_side_by_side(evaluation.text, evaluation.segment, evaluation.articles, lanes, rank, world)
-    columns = text_columns(evaluation.text, articles)
-    lengths = np.diff(evaluation.text.starts)[articles]
-    first_rows = np.zeros(evaluation.text.articles, dtype=np.int64)
+    stream = read_side_by_side(text, segment, evaluation.articles, lanes, rank, world)
+    columns = text_columns(text, articles)
+    lengths = np.diff(text.starts)[articles]
+    first_rows = np.zeros(text.articles, dtype=np.int64)
     first_rows[articles] = np.cumsum(lengths) - lengths
     work = _Pass(dynamic_model, stream, start, track)
-    checkpointer = None if checkpoints is None else Checkpointer(checkpoints, work, every=0, seconds=seconds)
-    if checkpointer is not None:
-        checkpointer.resume()
+    checkpointer = Checkpointer(checkpoints, work, every=0, seconds=seconds)
+    checkpointer.resume()
     bar = tqdm(total=len(columns["token"]), desc="score", unit="tok", unit_scale=True, disable=quiet)
     bar.update(work.position.tokens)
-    with checkpointer or nullcontext(), bar:
+    with checkpointer, bar:
         for read in iter_segments(dynamic_model, stream, work.memory, work.position):
             work.add(read, first_rows)
             bar.update(read.position.tokens - bar.n)
-            if checkpointer is not None:
-                checkpointer.after_step(read.position.tokens)
+            checkpointer.after_step(read.position.tokens)
     table = np.full((1 + track, len(columns["token"])), np.nan, dtype=np.float32)
     own = (np.concatenate(work.rows), torch.cat(work.values, 1).cpu().numpy()) if work.rows else None
     for part in evaluation.processes.gather_object(own):
         if part is not None:
             rows_N, values_CN = part
             table[:, rows_N[rows_N >= 0]] = values_CN[:, rows_N >= 0]
-    segments = -(-lengths // evaluation.segment)
+    segments = -(-lengths // segment)
     first_segment_N = np.repeat(np.cumsum(segments) - segments, lengths)
-    scores = Scores(
-        protocol={
-            "variant": variant_name(dynamic_model),
-            "lanes": lanes,
-            "processes": world,
-            "memory_bytes_a_lane": num_bytes(work.memory) // lanes,
-            **_update_filter_counts(evaluation, work.memory, track),
-        },
-        **columns,
-        segment=(first_segment_N + columns["position"] // evaluation.segment).astype(np.int32),
-        nats=table[0],
-    )
+    columns["segment"] = (first_segment_N + columns["position"] // segment).astype(np.int32)
+    protocol = {"variant": variant_name(dynamic_model), "lanes": lanes, "processes": world}
+    protocol["memory_bytes_a_lane"] = num_bytes(work.memory) // lanes
+    scores = Scores({**protocol, **_update_filter_counts(evaluation, work.memory, track)}, **columns, nats=table[0])
     if not track:
         return scores
-    fresh_article = evaluation.articles[0] if start is None else -1
-    return dataclasses.replace(
-        scores, distance=table[1], reset_share=_resets(dynamic_model, scores, evaluation.segment, fresh_article)
-    )
+    resets_N = _resets(dynamic_model, scores, segment, evaluation.articles[0] if start is None else -1)
+    return dataclasses.replace(scores, distance=table[1], reset_share=resets_N)
 
 
 def text_columns(text: TokenisedSplit, articles: Sequence[int]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +12,6 @@ from dynlm.adapt.loop import start_articles
 from dynlm.adapt.next_token import predict_next
 from dynlm.errors import UserError
 from dynlm.evaluation.session import Session
-from dynlm.run.run import Run
 
 
 @dataclass(frozen=True)
@@ -42,22 +40,14 @@ class Sampling:
         return int(torch.multinomial((logits_V / self.temperature).softmax(-1), 1, generator=generator))
 
 
-def generate(run: Run, prompt: str, sampling: Sampling, memory_file: Path | None = None) -> str:
-    """Read ``prompt`` as the start of an article and return the text sampled after it.
-
-    With ``memory_file`` it starts with the memory in it, and the prompt continues an unfinished article; the file stays
-    as it is. Raises UserError as ``Session.open`` does.
-    """
-    return continue_text(Session.open(run, memory_file), prompt, sampling)
-
-
 @torch.no_grad()
-def continue_text(session: Session, prompt: str, sampling: Sampling) -> str:
+def generate(session: Session, prompt: str, sampling: Sampling) -> str:
     """Read ``prompt`` in ``session`` (copy it to keep it) and return the text sampled after it.
 
-    Generated text is not learned from: it enters no cache, and a mixture keeps the weights of the prompt's end.
+    The prompt starts an article, or continues the unfinished one. Generated text is not learned from: it enters no
+    cache, and a mixture keeps the weights of the prompt's end.
     """
-    dynamic_model, tokenizer = session.dynamic_model, session.tokenizer
+    dynamic_model, tokenizer = session.dynamic_model, session.run.trained.tokenizer
     generator = torch.Generator(dynamic_model.device).manual_seed(sampling.seed)
     last, unfinished = tokenizer.start, session.saved.unfinished
     if prompt or unfinished is not None:

@@ -15,9 +15,8 @@ from dynlm.adapt.rules.registry import RULES, tuned_rules
 from dynlm.data.options import TokenizerOptions
 from dynlm.errors import UserError
 from dynlm.evaluation.compare import compare
-from dynlm.evaluation.render import render_markdown
 from dynlm.evaluation.score_file import Scores, read_scores, scores_of_run
-from dynlm.evaluation.tables import markdown_rows, markdown_table
+from dynlm.evaluation.tables import markdown_rows, markdown_table, render_markdown
 from dynlm.models.options import ModelOptions
 from dynlm.run.options import RunOptions
 from dynlm.run.run import Run

@@ -34,19 +34,24 @@ def tuned_records(protocol: Mapping[str, Any]) -> list[dict[str, Any]]:
         records = [{"what": "rates", "how": "tuned", **records, "articles": "all" if articles is None else articles}]
     if not isinstance(records, list):
         return []
-    return [
-        one for one in records if isinstance(one, dict) and all(isinstance(one.get(k), str) for k in ("what", "how"))
-    ]
+    records = [one for one in records if isinstance(one, dict)]
+    return [one for one in records if isinstance(one.get("what"), str) and isinstance(one.get("how"), str)]
 
 
 def overlaps(protocol: Mapping[str, Any]) -> list[Overlap]:
-    """Return, for each record of the same text, how many of the articles read are in it, if any."""
+    """Return, for each record of the same split, how many of the articles read are in it, if any.
+
+    A split is the same by its content, or at least by the names of corpus and split.
+    """
     read = {entry["index"] + 1 for entry in protocol["articles"]}
     found: list[Overlap] = []
     for one in tuned_records(protocol):
-        inside = len(_among(read, one.get("articles"))) if _same_text(one, protocol) else 0
+        by_text, by_corpus, by_split = (
+            isinstance(one.get(key), str) and one[key] == protocol.get(key) for key in ("split_text", "corpus", "split")
+        )
+        inside = _among(read, one.get("articles")) if by_text or (by_corpus and by_split) else ()
         if inside:
-            found.append({"what": one["what"], "how": one["how"], "articles": inside, "of": len(read)})
+            found.append({"what": one["what"], "how": one["how"], "articles": len(inside), "of": len(read)})
     return found
 
 
@@ -67,31 +72,21 @@ def tuned_notes(protocol: Mapping[str, Any], with_corpus: bool = False) -> list[
     """
     notes = []
     for one in tuned_records(protocol):
-        note = f"{one['what']} {one['how']}"
-        if one["how"] != "given":
-            split, articles = one.get("split"), one.get("articles")
-            corpus = f"{one.get('corpus')}, " if with_corpus else ""
-            if isinstance(split, str) and isinstance(articles, str):
-                note += f" on {corpus}{split}, articles {articles.replace(',', ', ')}"
-            else:
-                note += " on unknown articles"
-        notes.append(printable(note))
+        split, articles, where = one.get("split"), one.get("articles"), ""
+        corpus = f"{one.get('corpus')}, " if with_corpus else ""
+        if isinstance(split, str) and isinstance(articles, str):
+            where = f" on {corpus}{split}, articles {articles.replace(',', ', ')}"
+        elif one["how"] != "given":
+            where = " on unknown articles"
+        notes.append(printable(f"{one['what']} {one['how']}{where}"))
     return notes
-
-
-def _same_text(record: Mapping[str, Any], protocol: Mapping[str, Any]) -> bool:
-    """Return whether both are of one split, by its content or at least by the names of corpus and split."""
-    same = [isinstance(record.get(k), str) and record[k] == protocol.get(k) for k in ("split_text", "corpus", "split")]
-    return same[0] or (same[1] and same[2])
 
 
 def _among(read: set[int], articles: object) -> set[int]:
     """Return those of ``read`` that a list such as "1-30,32" names."""
     if articles == "all":
         return read
-    found: set[int] = set()
-    for part in articles.split(",") if isinstance(articles, str) else ():
-        if (match := _RANGE.fullmatch(part.strip())) is not None:
-            low, high = int(match[1]), int(match[2] or match[1])
-            found |= {number for number in read if low <= number <= high}
-    return found
+    parts = articles.split(",") if isinstance(articles, str) else ()
+    matches = [match for part in parts if (match := _RANGE.fullmatch(part.strip()))]
+    ranges = [(int(match[1]), int(match[2] or match[1])) for match in matches]
+    return {number for number in read if any(low <= number <= high for low, high in ranges)}

@@ -1,7 +1,8 @@
-"""The protocol of a reading: the model, memory, text and order, as a score file keeps them beside the losses."""
+"""The protocol of a scoring: the model, memory, text and order, as a score file keeps them beside the losses."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +14,19 @@ import numpy as np
 from dynlm.adapt.constants import constants_of
 from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.memory_file import SavedMemory, load_about
+from dynlm.adapt.options import MemoryOptions
 from dynlm.adapt.partners.cache_gate import Gate
-from dynlm.data.options import ORDERS, Order
+from dynlm.data.articles import source_name
+from dynlm.data.options import ORDERS, CorpusOptions, Order
 from dynlm.data.tokenised_split import TokenisedSplit
+from dynlm.run.provenance import made_with
+from dynlm.run.run import Run
 from dynlm.runtime.hashing import fingerprint
+from dynlm.runtime.renamed import original_options
 from dynlm.runtime.validation import one_of
 
 _ORDER = re.compile(r"in order|shuffled, seed (\d{1,19})", re.ASCII)
+_DECISIVE = ("model", "tokenizer", "text", "split", "order", "reset", "segment", "reader", "memory")
 
 
 @dataclass(frozen=True)
@@ -57,35 +64,42 @@ def variant_name(dynamic_model: DynamicModel) -> str:
     return name if dynamic_model.mixture is None else f"no-regret ({name})"
 
 
-def dynamic_model_protocol(dynamic_model: DynamicModel, segment: int, order: ArticleOrder) -> dict[str, Any]:
-    """Describe what reads: its level, rule, cache, mixture and reset policy, in fields and as a sentence."""
-    rule, cache = dynamic_model.rule, dynamic_model.cache
+def scoring_protocol(
+    run: Run, dynamic_model: DynamicModel, split: str, articles: Sequence[int], order: ArticleOrder
+) -> dict[str, Any]:
+    """Describe a scoring of ``articles`` (indices from 0) with a fresh memory, as far as it is known before."""
+    memory, corpus, text = run.section(MemoryOptions), run.section(CorpusOptions), run.split(split)
+    rule, cache, mixture = dynamic_model.rule, dynamic_model.cache, dynamic_model.mixture
     protocol: dict[str, Any] = {
+        "run": run.path.name,
         "variant": variant_name(dynamic_model),
         "level": rule.level,
         "rule": {"name": rule.name, "rates": rule.describe()},
         "reset": dynamic_model.reset,
-        "segment": segment,
+        "segment": memory.segment,
         "order": str(order),
-        "statement": _statement(dynamic_model, segment, order),
+        "statement": _statement(dynamic_model, memory.segment, order),
         "reader": constants_of(dynamic_model),
     }
-    if dynamic_model.mixture is not None:
-        protocol["no_regret"] = {"share": dynamic_model.mixture.share}
+    if mixture is not None:
+        protocol["no_regret"] = {"share": mixture.share}
     if cache is not None:
-        protocol["cache"] = {"kind": "learned", "window": cache.window}
-        protocol["cache"]["inverse_temperature"] = list(cache.inverse_temperatures)
-        if not isinstance(cache.gate, Gate):
-            protocol["cache"] |= {"kind": "fixed", "share": cache.gate}
-    return protocol
-
-
-def text_protocol(text: TokenisedSplit, articles: Sequence[int]) -> dict[str, Any]:
-    """Describe the text: its articles (indices from 0) and fingerprints."""
+        kind = {"kind": "learned"} if isinstance(cache.gate, Gate) else {"kind": "fixed", "share": cache.gate}
+        inverse_temperature = list(cache.inverse_temperatures)
+        protocol["cache"] = {**kind, "window": cache.window, "inverse_temperature": inverse_temperature}
     return {
+        **protocol,
+        "split": split,
+        "corpus": source_name(corpus),
         "articles": [{"index": int(index), "title": text.titles[index]} for index in articles],
         "text": text_fingerprint(text, articles),
         "split_text": text.fingerprint,
+        "tuned_on": run.store.tuned_on(memory),
+        "tokenizer": run.trained.tokenizer.fingerprint,
+        "model": run.fingerprint,
+        "seed": run.options.seed,
+        "options": {"corpus": vars(corpus), "memory": vars(memory)},
+        **made_with(run.processes.device),
     }
 
 
@@ -104,25 +118,38 @@ def text_fingerprint(text: TokenisedSplit, articles: Sequence[int]) -> str:
     return fingerprint(text.fingerprint, *(str(index) for index in articles))
 
 
+def scoring_key(protocol: Mapping[str, Any]) -> str:
+    """Return the fingerprint of what decides on the losses, up to rounding.
+
+    That is the model, the text, the order, the rule and the memory options, not versions and the date.
+    """
+    options = protocol.get("options")
+    memory = options.get("memory") if isinstance(options, dict) else None
+    memory = original_options("memory", memory) if isinstance(memory, dict) else memory
+    return fingerprint(json.dumps([{name: protocol.get(name) for name in _DECISIVE}, memory], sort_keys=True))
+
+
+def resume_key(protocol: Mapping[str, Any]) -> str:
+    """Return the fingerprint of everything but the date: what an interrupted scoring must share with its checkpoint."""
+    return fingerprint(json.dumps({k: value for k, value in protocol.items() if k != "date"}, sort_keys=True))
+
+
 def _statement(dynamic_model: DynamicModel, segment: int, order: ArticleOrder) -> str:
     by_article = dynamic_model.reset == "article"
     clauses = [
-        f"score, then learn: each segment of {segment} tokens is scored once, before anything is learned from it",
+        f"score, then learn: each segment of {segment} tokens is scored once, before anything is learned from it"
     ]
     if dynamic_model.rule.learns:
-        clauses.append(
-            f"dynamic weights {'start afresh with each article' if by_article else 'run through the whole text'}"
-        )
+        runs = "start afresh with each article" if by_article else "run through the whole text"
+        clauses.append(f"dynamic weights {runs}")
     if dynamic_model.cache is not None:
         reach = "emptied when an article begins" if by_article else "of earlier articles too"
         clauses.append(f"a cache of the last {dynamic_model.cache.window} tokens, {reach}")
     if dynamic_model.mixture is not None:
+        runs = "start evenly with each article" if by_article else "run through the whole text"
         clauses.append(
             "each token's probability is a mixture of the rule's and level 1's by fixed share (Herbster & Warmuth "
-            f"1998, share {dynamic_model.mixture.share:g}), with weights that depend on earlier tokens only and "
-            + ("start evenly with each article" if by_article else "run through the whole text")
+            f"1998, share {dynamic_model.mixture.share:g}), with weights that depend on earlier tokens only and {runs}"
         )
     clauses.append("the model's state starts afresh with each article, from a start token that is not scored")
-    if order.kind != "in order":
-        clauses.append(f"articles {order}")
-    return "; ".join(clauses)
+    return "; ".join(clauses if order.kind == "in order" else [*clauses, f"articles {order}"])

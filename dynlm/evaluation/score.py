@@ -1,44 +1,55 @@
-"""Scoring: read articles of a split with a run's model and write what every token cost."""
+"""Scoring: read articles of a split with a run's model and write what every token cost.
+
+A file is named ``SPLIT-ARTICLES-RULE-RESET-KEY.parquet``, by a key of everything that decides on its losses: two
+scorings that may differ never share a file, and the same scoring again is found.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.options import MemoryOptions
 from dynlm.data.article_range import article_range
-from dynlm.data.articles import source_name
-from dynlm.data.options import CorpusOptions
 from dynlm.errors import UserError
 from dynlm.evaluation.evaluate import Evaluation, evaluate, explain_out_of_memory
-from dynlm.evaluation.protocol import ArticleOrder, dynamic_model_protocol, start_protocol, text_protocol
-from dynlm.evaluation.score_file import Scores, write_scores
-from dynlm.evaluation.score_path import Output, file_stem, resume_key, scoring_key
+from dynlm.evaluation.protocol import ArticleOrder, resume_key, scoring_key, scoring_protocol, start_protocol
+from dynlm.evaluation.score_file import FOLDER, Scores, load_if_whole, write_scores
 from dynlm.evaluation.session import Session
-from dynlm.run.options import RunOptions
-from dynlm.run.provenance import made_with
+from dynlm.run.memory_store import rule_stem
 from dynlm.run.run import Run
 from dynlm.runtime.checkpoints import Checkpoints
 from dynlm.runtime.distributed import Processes
 from dynlm.runtime.files import exclusive, staging_dir
+from dynlm.runtime.validation import plain_name
+
+_KEY_LENGTH, _LONGEST_STEM = 8, 120
 
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """Which articles are scored (``"31-60"``, None: all of the split), in which order, and where the file goes.
-
-    With ``memory_file`` the reading starts with the memory in it; that file stays as it is.
-    """
+    """What is scored, and where the file goes. Raises UserError for a name that is no plain file name."""
 
     split: str = "valid"
     articles: str | None = None
+    """Such as ``"31-60"``; None: all of the split."""
     order: ArticleOrder = field(default_factory=ArticleOrder)
     memory_file: Path | None = None
-    output: Output = field(default_factory=Output)
+    """The memory that the reading starts with; the file stays as it is."""
+    path: Path | None = None
+    """The score file; None: ``name`` in the run's ``scores/``, by default made from what is scored."""
+    name: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    """Entries of the protocol to replace."""
+    force: bool = False
+    """Whether an existing scoring is computed again."""
+
+    def __post_init__(self) -> None:
+        if self.name is not None:
+            plain_name("--name", self.name)
 
 
 def score(run: Run, request: ScoreRequest, quiet: bool = False) -> tuple[Path, Scores]:
@@ -52,34 +63,33 @@ def score(run: Run, request: ScoreRequest, quiet: bool = False) -> tuple[Path, S
     memory, processes = run.section(MemoryOptions), run.processes
     _check_processes(memory, request.memory_file, processes)
     # What is missing is reported before the text is tokenised, which may take long.
-    dynamic_model, start = run.dynamic_model(), None
-    if request.memory_file is not None:
-        session = Session.open(run, request.memory_file)
-        session.finish()
-        start = session.saved
+    dynamic_model, begin = run.dynamic_model(), None
+    session = None if request.memory_file is None else Session.open(run, request.memory_file)
+    if session is not None and session.saved.unfinished is not None:
+        session.read("")
     with processes.main_process_first():
         text = run.split(request.split)
     articles = article_range(request.articles, text.articles)
-    protocol = _protocol(run, request, dynamic_model, articles)
+    protocol = scoring_protocol(run, dynamic_model, request.split, articles, request.order)
     stem = file_stem(memory, request.split, request.articles, str(request.order))
-    if request.memory_file is not None and start is not None:
-        protocol |= start_protocol(request.memory_file, start, protocol)
+    if request.memory_file is not None and session is not None:
+        begin = session.saved.memory
+        protocol |= start_protocol(request.memory_file, session.saved, protocol)
         stem += f"-after-{request.memory_file.stem}"
-    protocol |= request.output.overrides
-    path = request.output.path_for(run.path, stem, key := scoring_key(protocol))
-    if (scores := request.output.existing(path, key)) is not None:
-        return path, scores
-    evaluation = Evaluation(
-        dynamic_model, text, request.order.apply(articles), memory.segment, memory.lanes, memory.track, processes
-    )
+    protocol |= request.overrides
+    path, found = _file_of(request, run.path / FOLDER, stem, scoring_key(protocol))
+    if found is not None:
+        return path, found
+    order = request.order.apply(articles)
+    evaluation = Evaluation(dynamic_model, text, order, memory.segment, memory.lanes, memory.track, processes)
     with exclusive(path, "this score file"):
         if processes.is_main:
             with staging_dir(path.parent):  # fails now, not after the reading, where nothing can be written
                 pass
         checkpoints = _checkpoints(path, resume_key(protocol), processes)
         with explain_out_of_memory(memory.lanes):
-            begin, seconds = None if start is None else start.memory, run.section(RunOptions).checkpoint_seconds
-            scores = evaluate(evaluation, begin, checkpoints, seconds, quiet or not processes.is_main)
+            seconds, hides = run.options.checkpoint_seconds, quiet or not processes.is_main
+            scores = evaluate(evaluation, begin, checkpoints, seconds, hides)
         scores = dataclasses.replace(scores, protocol={**scores.protocol, **protocol})
         if processes.is_main:
             write_scores(path, scores)
@@ -87,22 +97,31 @@ def score(run: Run, request: ScoreRequest, quiet: bool = False) -> tuple[Path, S
     return path, scores
 
 
-def _protocol(run: Run, request: ScoreRequest, dynamic_model: DynamicModel, articles: Sequence[int]) -> dict[str, Any]:
-    """Describe a scoring that starts with a fresh memory, as far as is known before it."""
-    memory, corpus = run.section(MemoryOptions), run.section(CorpusOptions)
-    return {
-        "run": run.path.name,
-        **dynamic_model_protocol(dynamic_model, memory.segment, request.order),
-        "split": request.split,
-        "corpus": source_name(corpus),
-        **text_protocol(run.split(request.split), articles),
-        "tuned_on": run.store.tuned_on(memory),
-        "tokenizer": run.trained.tokenizer.fingerprint,
-        "model": run.fingerprint,
-        "seed": run.section(RunOptions).seed,
-        "options": {"corpus": vars(corpus), "memory": vars(memory)},
-        **made_with(run.processes.device),
-    }
+def file_stem(memory: MemoryOptions, split: str, articles: str | None, order: str = "in order") -> str:
+    """Return the readable part: split, articles, rule and, where it matters, reset policy, cache, mixture, order."""
+    parts = [split, *([articles] if articles else []), rule_stem(memory)]
+    if (memory.rule, memory.cache) != ("none", "none"):
+        parts += [memory.reset, *{"fixed": ["cache"], "learned": ["gated-cache"]}.get(memory.cache, [])]
+        parts += ["no-regret"] if memory.no_regret else []
+    return "-".join(parts if order == "in order" else [*parts, order.replace(", seed ", "-")])
+
+
+def _file_of(request: ScoreRequest, folder: Path, stem: str, key: str) -> tuple[Path, Scores | None]:
+    """Return the file of the scoring ``key``, and its scores unless they are to be computed.
+
+    Raises UserError where the name is that of another scoring's file.
+    """
+    named = None if request.name is None else folder / f"{request.name.removesuffix('.parquet')}.parquet"
+    given, short = request.path or named, key[:_KEY_LENGTH]
+    if given is not None and request.force:
+        return given, None
+    for path in (given,) if given else (*sorted(folder.glob(f"*-{short}.parquet")), folder / f"{stem}.parquet"):
+        found = load_if_whole(path)
+        if found is not None and scoring_key(found.protocol) == key:
+            return path, None if request.force else found
+        if found is not None and path == named:
+            raise UserError("this file holds another scoring", path, "choose another --name, or --force")
+    return given or folder / f"{stem[:_LONGEST_STEM]}-{short}.parquet", None
 
 
 def _checkpoints(path: Path, key: str, processes: Processes) -> Checkpoints:
@@ -118,14 +137,10 @@ def _checkpoints(path: Path, key: str, processes: Processes) -> Checkpoints:
 
 def _check_processes(memory: MemoryOptions, memory_file: Path | None, processes: Processes) -> None:
     if memory_file is not None and memory.reset == "article":
-        raise UserError(
-            "memory.reset is 'article', which would discard the memory file at the first article",
-            do="read and score with --memory.reset stream",
-        )
+        what = "memory.reset is 'article', which would discard the memory file at the first article"
+        raise UserError(what, do="read and score with --memory.reset stream")
     if processes.world > 1 and memory_file is not None:
         raise UserError(f"{processes.world} processes cannot continue one memory", do="start one process")
     if processes.world > 1 and (memory.rule, memory.cache) != ("none", "none") and memory.reset == "stream":
-        raise UserError(
-            f"{processes.world} processes cannot share the one stream of memory.reset 'stream'",
-            do="start one process, or choose --memory.reset article",
-        )
+        what = f"{processes.world} processes cannot share the one stream of memory.reset 'stream'"
+        raise UserError(what, do="start one process, or choose --memory.reset article")

@@ -45,8 +45,8 @@ _TYPES = {
     "reset_share": pa.float32(),
 }
 _OPTIONAL = ("distance", "reset_share")
-_OLD_NAMES = {"reset_share": "flush"}
-"""Columns that earlier versions wrote by another name."""
+_RENAMED = {"flush": "reset_share", "arm": "variant", "guard": "update_filter", "alpha": "lr", "pull": "decay"}
+"""New name of each column, and of each key of the protocol, that earlier versions wrote by another one."""
 _ROWS_OF_ANY_FILE, _ROWS_A_BYTE = 2**20, 8
 _TEXT_OF_ANY_FILE, _TEXT_A_BYTE = 64 * 2**20, 64
 _UNPACKED_OF_ANY_FILE, _UNPACKED_A_BYTE = 128 * 2**20, 64
@@ -62,8 +62,8 @@ class Scores:
 
     ``article`` is the index in the split from 0, ``position`` the token's place in its article from 0, ``segment`` the
     index of the segment within the file, ``surface`` the token's exact bytes (not always whole characters), ``words``
-    how many words start in it (an end of line counts as one), ``nats`` its loss. ``distance`` and ``reset_share``
-    are None where they were not recorded; ``path`` is the file that this was read from, if any.
+    how many words start in it (an end of line counts as one), ``nats`` its loss. ``path`` is the file that this was
+    read from, if any.
     """
 
     protocol: dict[str, Any]
@@ -139,7 +139,7 @@ def write_scores(path: Path, scores: Scores) -> None:
     """Write ``scores`` atomically. Raises UserError where ``path`` cannot be written or a value is not finite."""
     protocol = {**scores.protocol, "format": FORMAT}
     _check_protocol(protocol, scores.variant)
-    _check_columns(scores, scores.variant)
+    _check(scores, scores.variant)
     metadata = {_KEY: json.dumps(protocol, ensure_ascii=False).encode("utf-8", "surrogatepass")}
     fields = [pa.field(name, _TYPES[name], nullable=False) for name in scores.columns]
     arrays = [pa.array(column, type=_TYPES[name]) for name, column in scores.columns.items()]
@@ -160,17 +160,16 @@ def read_scores(path: Path) -> Scores:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=["surface"]) as file:
             _check_claims(file.metadata, path)
-            stored = {name: _OLD_NAMES.get(name, name) for name in _TYPES if name not in file.schema_arrow.names}
-            stored = {name: stored.get(name, name) for name in _TYPES}
-            names = [name for name in _TYPES if stored[name] in file.schema_arrow.names]
-            if missing := [name for name in _TYPES if name not in (*names, *_OPTIONAL)]:
+            stored = {_RENAMED.get(name, name): name for name in file.schema_arrow.names}
+            stored = {name: stored[name] for name in _TYPES if name in stored}
+            if missing := [name for name in _TYPES if name not in (*stored, *_OPTIONAL)]:
                 raise UserError(f"the score file has no column {missing[0]!r}", path, _AGAIN)
-            numbers = pa.schema([pa.field(name, _TYPES[name]) for name in names if name != "surface"])
+            numbers = pa.schema([pa.field(name, _TYPES[name]) for name in stored if name != "surface"])
             parts = [numbers.empty_table()]
             # A row group at a time: each may have a dictionary of its own, as large as it claims.
             for index in range(file.metadata.num_row_groups):
-                part = file.read_row_group(index, columns=[stored[name] for name in names])
-                part = part.select([stored[name] for name in names]).rename_columns(names)
+                part = file.read_row_group(index, columns=[*stored.values()])
+                part = part.select([*stored.values()]).rename_columns([*stored])
                 _add_surfaces(surfaces, part.column("surface"), path)
                 parts.append(part.select(numbers.names).replace_schema_metadata().cast(numbers))
         table = pa.concat_tables(parts)
@@ -179,9 +178,17 @@ def read_scores(path: Path) -> Scores:
     if any(column.null_count for column in table.columns):
         raise UserError("the score file has empty fields", path, _AGAIN)
     columns = {name: table.column(name).to_numpy() for name in table.column_names}
-    scores = Scores(protocol=protocol, surface=surfaces, path=Path(path), **columns)
-    _check_columns(scores, path)
+    scores = Scores(protocol=protocol, surface=surfaces, path=path, **columns)
+    _check(scores, path)
     return scores
+
+
+def load_if_whole(path: Path) -> Scores | None:
+    """Read a score file; None where there is none, or a damaged one."""
+    try:
+        return read_scores(path)
+    except UserError:
+        return None
 
 
 def read_protocol(path: Path) -> dict[str, Any]:
@@ -201,7 +208,12 @@ def read_protocol(path: Path) -> dict[str, Any]:
         raise UserError("the score file's protocol cannot be read", path, _AGAIN) from error
     if not isinstance(version, int) or version > FORMAT:
         raise UserError(f"format {version} is newer than this dynlm reads ({FORMAT})", path, "upgrade dynlm")
-    protocol = _with_current_names(protocol)
+    protocol = {_RENAMED.get(name, name): value for name, value in protocol.items()}
+    rule = protocol.get("rule")
+    if isinstance(rule, dict) and isinstance(rates := rule.get("rates"), dict):
+        of_tensors = {tensor: rate for tensor, rate in rates.items() if isinstance(rate, dict)}
+        rates = {tensor: {_RENAMED.get(k, k): v for k, v in rate.items()} for tensor, rate in of_tensors.items()}
+        protocol["rule"] = {**rule, "rates": rates}
     _check_protocol(protocol, path)
     return protocol
 
@@ -209,22 +221,6 @@ def read_protocol(path: Path) -> dict[str, Any]:
 def scores_of_run(folder: Path) -> list[Path]:
     """Return the score files in ``folder/scores``, sorted by name; none where nothing was scored yet."""
     return sorted(path for path in (Path(folder) / FOLDER).glob("*.parquet") if not path.name.startswith("."))
-
-
-def _with_current_names(protocol: dict[str, Any]) -> dict[str, Any]:
-    """Translate the keys of older files: ``arm``, ``guard``, and a rate's ``alpha`` and ``pull``."""
-    for old, new in (("arm", "variant"), ("guard", "update_filter")):
-        if old in protocol:
-            protocol = {new: protocol[old], **protocol}
-    rule, names = protocol.get("rule"), {"alpha": "lr", "pull": "decay"}
-    if isinstance(rule, dict) and isinstance(rates := rule.get("rates"), dict):
-        current = {
-            tensor: {names.get(key, key): value for key, value in of_tensor.items()}
-            for tensor, of_tensor in rates.items()
-            if isinstance(of_tensor, dict)
-        }
-        protocol = {**protocol, "rule": {**rule, "rates": current}}
-    return protocol
 
 
 def _check_claims(metadata: Any, path: Path) -> None:
@@ -267,7 +263,7 @@ def _check_protocol(protocol: dict[str, Any], where: object) -> None:
         raise UserError("the protocol's list of articles is damaged", where, _AGAIN)
 
 
-def _check_columns(scores: Scores, where: object) -> None:
+def _check(scores: Scores, where: object) -> None:
     if not len(scores):
         raise UserError("no scored tokens", where, "choose a text that is not empty")
     if len(broken := np.flatnonzero(~np.isfinite(scores.nats))):

@@ -27,7 +27,7 @@ def score_files_named(names: Sequence[str]) -> list[Path]:
 
     Raises UserError where a run has none, and for a file that cannot be read.
     """
-    return _sorted(_protocols(names))
+    return [*_protocols(names)]
 
 
 def texts_named(names: Sequence[str], text: str | None = None) -> list[list[Path]]:
@@ -36,7 +36,7 @@ def texts_named(names: Sequence[str], text: str | None = None) -> list[list[Path
     ``text`` selects one by the beginning of its fingerprint. Raises UserError as ``score_files_named`` does, and where
     no text, or several, begin with ``text``.
     """
-    return [_sorted(protocols) for protocols in _texts(names, text)]
+    return [[*protocols] for protocols in _texts(names, text)]
 
 
 def one_text_named(names: Sequence[str], text: str | None = None) -> list[Path]:
@@ -45,24 +45,24 @@ def one_text_named(names: Sequence[str], text: str | None = None) -> list[Path]:
     Raises UserError as ``texts_named`` does, and for files of several texts that are named one by one.
     """
     own, *others = _texts(names, text)
-    chosen = _sorted(own)
     if others and not any(Path(name).is_dir() for name in names):
-        raise UserError("the score files are of several texts", chosen[0], "name files of one text, or choose --text")
+        what = "the score files are of several texts"
+        raise UserError(what, next(iter(own)), "name files of one text, or choose --text")
     if others:
-        more = "; ".join(map(_describe, others))
-        what = f"scores of several texts: these are of {_describe(own)}; --text chooses another: {more}"
-        print(f"dynlm: {what}", file=sys.stderr)
-    return chosen
+        what = f"scores of several texts: these are of {_describe(own)}; --text chooses another"
+        print(f"dynlm: {what}: {'; '.join(map(_describe, others))}", file=sys.stderr)
+    return [*own]
 
 
 def _protocols(names: Sequence[str]) -> _Protocols:
+    """Return the protocol of each file, in the order of tables."""
     paths: list[Path] = []
     for path in map(Path, names):
         found = scores_of_run(path) if path.is_dir() else [path]
         if not found:
             raise UserError("no score files in this run", path, f"run `dynlm score {path}` first")
         paths += found
-    return {path: read_protocol(path) for path in paths}
+    return dict(sorted(((path, read_protocol(path)) for path in paths), key=lambda item: _rank(item[1])))
 
 
 def _texts(names: Sequence[str], text: str | None) -> list[_Protocols]:
@@ -75,8 +75,8 @@ def _texts(names: Sequence[str], text: str | None) -> list[_Protocols]:
             what = f"{len(fitting)} texts begin with {text!r}" if fitting else f"no text begins with {text!r}"
             raise UserError(what, "--text", f"choose among {'; '.join(map(_describe, texts.values()))}")
         return [texts[fitting[0]]]
-    dates = {key: max(str(each.get("date", "")) for each in protocols.values()) for key, protocols in texts.items()}
-    return [texts[key] for key in reversed(sorted(texts, key=lambda key: dates[key]))]
+    newest = {key: max(str(each.get("date", "")) for each in protocols.values()) for key, protocols in texts.items()}
+    return [texts[key] for key in reversed(sorted(texts, key=newest.__getitem__))]
 
 
 def _describe(protocols: _Protocols) -> str:
@@ -84,10 +84,6 @@ def _describe(protocols: _Protocols) -> str:
     protocol = next(iter(protocols.values()))
     split, count = printable(str(protocol.get("split", "a text"))), len(protocol["articles"])
     return f"{printable(protocol['text'][:_KEY_LENGTH])} ({split}, {count} article{'s' * (count != 1)})"
-
-
-def _sorted(protocols: _Protocols) -> list[Path]:
-    return sorted(protocols, key=lambda path: _rank(protocols[path]))
 
 
 def _rank(protocol: Mapping[str, Any]) -> tuple[int, int, int, bool]:

@@ -25,7 +25,6 @@ from dynlm.adapt.state import distance
 from dynlm.adapt.update_filter import FilterState
 from dynlm.data.stream import StreamPosition, read_in_order
 from dynlm.data.tokenised_split import TokenisedSplit
-from dynlm.data.tokenizers.tokenizer import Tokenizer
 from dynlm.errors import UserError
 from dynlm.run.opening import build_dynamic_model
 from dynlm.run.run import Run
@@ -85,18 +84,15 @@ class Session:
             what = f"memory.lanes is {options.lanes}, but a saved memory has one"
             raise UserError(what, do="choose --memory.lanes 1")
         dynamic_model = run.dynamic_model()
-        if memory_file is None:
-            return cls(run, dynamic_model, SavedMemory(dynamic_model.fresh_memory()))
-        return cls(run, dynamic_model, load_memory(memory_file, dynamic_model, options, run.fingerprint))
+        if memory_file is not None:
+            saved = load_memory(memory_file, dynamic_model, options, run.fingerprint)
+        else:
+            saved = SavedMemory(dynamic_model.fresh_memory())
+        return cls(run, dynamic_model, saved)
 
     def save(self, path: Path) -> About:
         """Write the memory to a file, atomically, and return the file's description of itself."""
         return save_memory(path, self.saved, self.dynamic_model, self.run.section(MemoryOptions), self.run.fingerprint)
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The tokenizer of the run."""
-        return self.run.trained.tokenizer
 
     @property
     def distance(self) -> float:
@@ -107,11 +103,6 @@ class Session:
     def copy(self) -> Session:
         """Return a session that reading with this one does not change."""
         return dataclasses.replace(self, saved=self.saved.copy())
-
-    def finish(self) -> None:
-        """Read what is left of an unfinished article."""
-        if self.saved.unfinished is not None:
-            self.read("")
 
     def read(self, text: str, finish: bool = True) -> TextResult:
         """Read an article, or more of the unfinished one, and learn from it; ``finish=False`` leaves it unfinished.
@@ -126,8 +117,8 @@ class Session:
             text.encode()
         except UnicodeEncodeError as error:
             raise UserError("the text holds half a character (a lone surrogate)", do="remove it") from error
-        done = 0 if before is None else before.read
-        split = TokenisedSplit.from_texts([text if before is None else before.text + text], self.tokenizer)
+        whole, done = (text, 0) if before is None else (before.text + text, before.read)
+        split = TokenisedSplit.from_texts([whole], self.run.trained.tokenizer)
         if done > len(split.ids_N):
             raise UserError("a damaged memory: more of its unfinished article was read than there is")
         segment = self.run.section(MemoryOptions).segment
@@ -144,16 +135,12 @@ class Session:
             # Counts belong to a reading; a saved memory has none.
             rejected = int(memory.filter.counts_BC.sum())
             memory = memory._replace(filter=FilterState.initial(1, len(memory.params), self.dynamic_model.like))
-        result = TextResult(
-            split.ids_N[done:end], split.surfaces(0)[done:end], split.words_N[done:end], np.concatenate(nats), rejected
-        )
-        self.saved = SavedMemory(
-            memory,
-            self.saved.tokens + len(result),
-            self.saved.articles + (before is None),
-            None if finish else _unfinished(split, end),
-        )
-        return result
+        own = slice(done, end)
+        columns = split.ids_N[own], split.surfaces(0)[own], split.words_N[own]
+        unfinished = None if finish else _unfinished(split, end)
+        articles = self.saved.articles + (before is None)
+        self.saved = SavedMemory(memory, self.saved.tokens + end - done, articles, unfinished)
+        return TextResult(*columns, np.concatenate(nats), rejected)
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,18 @@
-"""Tables in plain text and in Markdown, and a comparison as either."""
+"""Tables in plain text and in Markdown, a comparison as either, and Markdown pages from Jinja templates."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import jinja2
+
 from dynlm.data.article_range import format_ranges
+from dynlm.evaluation.compare import Comparison, Gain, VariantFigures
 from dynlm.evaluation.overlap import overlap_notes
-from dynlm.evaluation.results import Comparison, Gain, VariantFigures
-from dynlm.runtime.text import markdown, printable
+from dynlm.runtime.text import markdown, markdown_code, printable
 
 WIDTH = 100
 HEADINGS = ("variant", "nats/token", "ppl/token", "ppl/word", "bits/byte", "gain, nats/token [95 %]")
@@ -18,13 +21,8 @@ HEADINGS = ("variant", "nats/token", "ppl/token", "ppl/word", "bits/byte", "gain
 def align(rows: Sequence[Sequence[str]], left: int = 1) -> list[list[str]]:
     """Pad the cells of each column to one width; the first ``left`` columns are aligned to the left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        [
-            cell.ljust(width) if n < left else cell.rjust(width)
-            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        for row in rows
-    ]
+    pads = [str.ljust if n < left else str.rjust for n in range(len(widths))]
+    return [[pad(cell, width) for pad, cell, width in zip(pads, row, widths, strict=True)] for row in rows]
 
 
 def text_rows(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
@@ -37,6 +35,19 @@ def markdown_rows(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
     headings, *cells = align(rows, left)
     rule = ["-" * len(cell) if n < left else "-" * (len(cell) - 1) + ":" for n, cell in enumerate(headings)]
     return [f"| {' | '.join(row)} |" for row in (headings, rule, *cells)]
+
+
+def render_markdown(template: Path, **values: Any) -> str:
+    """Render a template; its filters ``markdown`` and ``code`` escape text, and make it a code span."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(template.parent),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"markdown": markdown, "code": markdown_code}
+    return environment.get_template(template.name).render(values)
 
 
 def text_table(comparison: Comparison) -> str:
@@ -66,17 +77,10 @@ def markdown_table(comparison: Comparison) -> str:
 
 def figures_of(variant: VariantFigures) -> tuple[str, ...]:
     """Return one variant's row without its label, as every table prints it."""
-    return (
-        f"{variant.nats_per_token:.4f}",
-        _perplexity(variant.perplexity_per_token),
-        _perplexity(variant.perplexity_per_word),
-        "-" if variant.bits_per_byte is None else f"{variant.bits_per_byte:.4f}",
-        gain_cell(variant.gain),
-    )
-
-
-def _perplexity(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}" if value < 1e7 else f"{value:.1e}"
+    perplexities = (variant.perplexity_per_token, variant.perplexity_per_word)
+    shown = ["-" if value is None else f"{value:.1f}" if value < 1e7 else f"{value:.1e}" for value in perplexities]
+    bits = "-" if variant.bits_per_byte is None else f"{variant.bits_per_byte:.4f}"
+    return (f"{variant.nats_per_token:.4f}", *shown, bits, gain_cell(variant.gain))
 
 
 def gain_cell(gain: Gain | None) -> str:
@@ -92,8 +96,10 @@ def notes_of(comparison: Comparison) -> list[str]:
     """Describe the text, the gain, and each variant's protocol, overlap with tuning articles and rejected updates."""
     count = len(comparison.articles)
     split = f"{printable(str(comparison.split))}, " if comparison.split else ""
+    ranges = format_ranges(article["index"] + 1 for article in comparison.articles).split(",")
+    ranges = ranges if len(ranges) <= 6 else [*ranges[:5], "...", ranges[-1]]
     notes = [
-        f"Text: {split}{count} article{'s' * (count != 1)} ({_ranges(comparison.articles)}), "
+        f"Text: {split}{count} article{'s' * (count != 1)} ({', '.join(ranges)}), "
         f"{comparison.tokens:,} tokens, {comparison.words:,} words with ends of line, {comparison.bytes:,} bytes."
     ]
     if len(comparison.variants) > 1:
@@ -103,7 +109,10 @@ def notes_of(comparison: Comparison) -> list[str]:
         notes.append(f"Gain: nats per token below {comparison.variants[comparison.baseline].label}{interval}.")
     readings: dict[str, list[str]] = {}
     for each in comparison.variants:
-        readings.setdefault(_reading(each.protocol), []).append(each.label)
+        given = {key: each.protocol[key] for key in ("reset", "segment") if each.protocol.get(key) is not None}
+        facts = ", ".join(f"{key} {value}" for key, value in given.items()).capitalize()
+        reading = f"{facts}{'. ' if facts else ''}{each.protocol.get('statement') or ''}"
+        readings.setdefault(printable(reading), []).append(each.label)
     for reading, labels in readings.items():
         if reading:
             notes.append(reading if len(readings) == 1 else f"{', '.join(labels)}: {reading}")
@@ -136,15 +145,3 @@ def update_filter_note(protocol: dict[str, Any], titles: dict[int, str]) -> str:
     if rescored := counts.get("rescored_tokens"):
         events.append(f"{rescored:,} tokens scored by level 1, to which the dynamic weights gave no probability")
     return f"update filter: {'; '.join(events)}. No token is lost." if events else ""
-
-
-def _reading(protocol: dict[str, Any]) -> str:
-    facts = [printable(f"{key} {protocol[key]}") for key in ("reset", "segment") if protocol.get(key) is not None]
-    statement = printable(str(protocol.get("statement") or ""))
-    return " ".join(part for part in (", ".join(facts).capitalize() + "." if facts else "", statement) if part)
-
-
-def _ranges(articles: list[dict[str, Any]]) -> str:
-    """Return articles counted from 1, as ``31-60, 62``; many ranges are shortened."""
-    shown = format_ranges(article["index"] + 1 for article in articles).split(",")
-    return ", ".join(shown if len(shown) <= 6 else [*shown[:5], "...", shown[-1]])

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dynlm.evaluation.compare import bootstrap_counts, gain_of
-from dynlm.evaluation.results import Gain
+from dynlm.evaluation.compare import Gain, bootstrap_counts, gain_of
 from dynlm.evaluation.score_file import Scores
 from dynlm.report.words import Words, find_words
 

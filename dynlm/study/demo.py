@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dynlm.evaluation.compare import compare
-from dynlm.evaluation.results import Comparison
+from dynlm.evaluation.compare import Comparison, compare
 from dynlm.evaluation.score import ScoreRequest, score
 from dynlm.report.curves import plot_run
 from dynlm.report.heatmap import heatmap_run

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dynlm.evaluation.overlap import tuned_notes
-from dynlm.evaluation.render import render_markdown
-from dynlm.evaluation.tables import gain_cell, notes_of
+from dynlm.evaluation.tables import gain_cell, notes_of, render_markdown
 from dynlm.report.curves import TITLES, plot_run
 from dynlm.runtime.files import atomic_write
 from dynlm.runtime.parsing import write_json

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dynlm.data.options import Order
-from dynlm.evaluation.compare import compare
-from dynlm.evaluation.results import Comparison, Gain, VariantFigures
+from dynlm.evaluation.compare import Comparison, Gain, VariantFigures, compare
 from dynlm.evaluation.score_file import Scores
 from dynlm.study.options import StudyConfig
 from dynlm.study.steps import Prepared

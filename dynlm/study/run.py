@@ -13,8 +13,7 @@ from dynlm.data.articles import iter_articles, source_name
 from dynlm.errors import UserError
 from dynlm.evaluation.protocol import ArticleOrder, text_fingerprint
 from dynlm.evaluation.score import ScoreRequest, score
-from dynlm.evaluation.score_file import FOLDER, Scores, read_scores, scores_of_run
-from dynlm.evaluation.score_path import Output, load_if_whole
+from dynlm.evaluation.score_file import FOLDER, Scores, load_if_whole, read_scores, scores_of_run
 from dynlm.run.folder import run_path, save_config
 from dynlm.run.run import Run
 from dynlm.runtime.hashing import fingerprint
@@ -121,7 +120,7 @@ def _read(
         say(f"reused: the reading of {reading.label}")
         return found
     say(f"reading {chosen.split} {chosen.articles}: {reading.label}")
-    output = Output(path, overrides={"variant": reading.variant.name, "made_by": key}, force=True)
-    request = ScoreRequest(chosen.split, chosen.articles, order, output=output)
+    overrides = {"variant": reading.variant.name, "made_by": key}
+    request = ScoreRequest(chosen.split, chosen.articles, order, path=path, overrides=overrides, force=True)
     score(run.with_sections(config.memory), request, quiet)
     return read_scores(path)

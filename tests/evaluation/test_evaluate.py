@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,26 +15,11 @@ from dynlm.data.token_store import tokenise
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.evaluation.evaluate import Evaluation, evaluate, explain_out_of_memory
 from dynlm.evaluation.protocol import ArticleOrder
-from dynlm.evaluation.score_file import Scores, read_scores
+from dynlm.evaluation.score_file import read_scores
 from dynlm.models.protocol import token_nats
-from dynlm.run.folder import TrainedModel, load_model
+from dynlm.run.folder import TrainedModel
 from dynlm.run.opening import open_dynamic_model
-from dynlm.train.config import Config
-from tests.tiny import Run, readable_name, scored, with_memory
-
-
-@pytest.fixture(scope="module")
-def trained(tuned_run: Run) -> TrainedModel:
-    return load_model(tuned_run.folder)
-
-
-@pytest.fixture(scope="module")
-def valid(tuned_run: Run, trained: TrainedModel) -> TokenisedSplit:
-    return tokenise(load_articles(tuned_run.config.corpus, "valid"), trained.tokenizer)
-
-
-def rescored(run: Run, config: Config, split: str = "valid", articles: str | None = None) -> tuple[Path, Scores]:
-    return scored(run.folder, config, articles, split=split, force=True)
+from tests.tiny import Run, readable_name, rescored, scored, with_memory
 
 
 def test_a_segment_is_of_one_article_and_no_longer_than_asked(

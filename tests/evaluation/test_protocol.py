@@ -2,35 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from dynlm.data.articles import load_articles
-from dynlm.data.token_store import tokenise
-from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.errors import UserError
 from dynlm.evaluation.compare import check_same_text, unique_labels
-from dynlm.evaluation.protocol import ArticleOrder
-from dynlm.evaluation.score_file import Scores
-from dynlm.run.folder import TrainedModel, load_model
-from dynlm.train.config import Config
-from tests.tiny import Run, readable_name, scored, with_memory
-
-
-@pytest.fixture(scope="module")
-def trained(tuned_run: Run) -> TrainedModel:
-    return load_model(tuned_run.folder)
-
-
-@pytest.fixture(scope="module")
-def valid(tuned_run: Run, trained: TrainedModel) -> TokenisedSplit:
-    return tokenise(load_articles(tuned_run.config.corpus, "valid"), trained.tokenizer)
-
-
-def rescored(run: Run, config: Config, split: str = "valid", articles: str | None = None) -> tuple[Path, Scores]:
-    return scored(run.folder, config, articles, split=split, force=True)
+from dynlm.evaluation.protocol import ArticleOrder, resume_key, scoring_key
+from dynlm.run.folder import TrainedModel
+from tests.tiny import Run, readable_name, rescored, scored, with_memory
 
 
 def test_the_protocol_describes_the_reading(tuned_copy: Run, trained: TrainedModel) -> None:
@@ -81,3 +60,16 @@ def test_another_seed_is_another_order_and_an_unknown_order_is_refused() -> None
     assert ArticleOrder("in order", 1).apply(range(2, 5)) == [2, 3, 4]
     with pytest.raises(UserError, match="order is 'backwards'"):
         ArticleOrder("backwards")
+
+
+def test_keys_tell_scorings_apart_and_the_date_does_not(tuned_copy: Run) -> None:
+    protocol = scored(tuned_copy.folder, with_memory(tuned_copy.config, rule="rms"))[1].protocol
+    for name in ("model", "tokenizer", "text", "order", "reader", "reset", "segment"):
+        assert scoring_key({**protocol, name: "another"}) != scoring_key(protocol), name
+        assert resume_key({**protocol, name: "another"}) != resume_key(protocol), name
+    options = {**protocol["options"], "memory": {**protocol["options"]["memory"], "lanes": 7}}
+    assert scoring_key({**protocol, "options": options}) != scoring_key(protocol)
+    later = {**protocol, "date": "2999-01-01T00:00:00+0000"}
+    assert scoring_key(later) == scoring_key(protocol) and resume_key(later) == resume_key(protocol)
+    newer = {**protocol, "versions": {"torch": "99"}, "commit": "another"}
+    assert scoring_key(newer) == scoring_key(protocol) and resume_key(newer) != resume_key(protocol)

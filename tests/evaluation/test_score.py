@@ -1,7 +1,8 @@
-"""Scoring: one row for each token, repeatable, and refused in one line where it cannot be done."""
+"""Scoring: one row for each token in a file of its own, repeatable, and refused in one line where it fails."""
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -16,23 +17,13 @@ from dynlm.errors import UserError
 from dynlm.evaluation import score as scoring
 from dynlm.evaluation.checks.protocol import check_protocol
 from dynlm.evaluation.checks.stress import stress_test
-from dynlm.evaluation.score_file import Scores, read_scores
+from dynlm.evaluation.score import ScoreRequest, file_stem
+from dynlm.evaluation.score_file import read_scores
 from dynlm.run import run as opening
-from dynlm.train.config import Config
 from tests import trainings as gates
-from tests.tiny import Run, listing, opened, readable_name, scored, with_memory
+from tests.tiny import Run, listing, opened, readable_name, rescored, scored, with_memory
 
 VARIANTS = [("none", "stream"), ("sgd", "stream"), ("rms", "stream"), ("rms", "article"), ("meta", "article")]
-
-
-@pytest.fixture(scope="module")
-def valid(tuned_run: Run) -> TokenisedSplit:
-    split: TokenisedSplit = opened(tuned_run.folder, tuned_run.config).split("valid")
-    return split
-
-
-def rescored(run: Run, config: Config, split: str = "valid", articles: str | None = None) -> tuple[Path, Scores]:
-    return scored(run.folder, config, articles, split=split, force=True)
 
 
 @pytest.mark.parametrize("rule, reset", VARIANTS)
@@ -137,3 +128,65 @@ def test_missing_constants_are_reported_before_tokenising(
             gates.tune_cache(tuned_copy.folder, with_memory(config, cache="fixed"))
         with pytest.raises(UserError, match=message):
             gates.train_gate(tuned_copy.folder, with_memory(config, cache="learned"))
+
+
+def test_file_names_tell_readings_apart(tuned_run: Run) -> None:
+    memory = tuned_run.config.memory
+    stems = {
+        file_stem(memory.replace(rule=rule, reset=reset), split, articles)
+        for rule in ("none", "sgd", "sgd+decay", "rms", "meta")
+        for reset in ("stream", "article")
+        for split in ("valid", "test")
+        for articles in (None, "1-3")
+    }
+    assert len(stems) == (1 + 4 * 2) * 2 * 2
+    assert not any("+" in stem or "/" in stem for stem in stems)
+
+
+def test_scorings_that_differ_never_share_a_file(tuned_copy: Run, tmp_path: Path) -> None:
+    """Another rate, another text, other articles: each keeps its file, and the first stays as it was."""
+    config = with_memory(tuned_copy.config, rule="rms")
+    first, scores = scored(tuned_copy.folder, config)
+    content = first.read_bytes()
+    corpus = shutil.copytree(tuned_copy.corpus, tmp_path / "other")
+    (corpus / "valid.txt").write_text((corpus / "valid.txt").read_text().replace("the", "teh"))
+    other_text = dataclasses.replace(config, corpus=dataclasses.replace(config.corpus, path=str(corpus)))
+    others = [
+        scored(tuned_copy.folder, with_memory(config, lr=0.01))[0],
+        scored(tuned_copy.folder, other_text)[0],
+        scored(tuned_copy.folder, config, "1-2")[0],
+    ]
+    assert len({first, *others}) == 4
+    assert first.read_bytes() == content and np.array_equal(read_scores(first).nats, scores.nats)
+
+
+def test_the_same_scoring_is_not_computed_again(tuned_copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = with_memory(tuned_copy.config, rule="rms")
+    path, scores = scored(tuned_copy.folder, config)
+    assert scores.path is None
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring, "evaluate", lambda *_: pytest.fail("read again"))
+        # All of its articles by number are the same text.
+        for articles in (None, "1-6"):
+            again, there = scored(tuned_copy.folder, config, articles)
+            assert again == path == there.path and np.array_equal(there.nats, scores.nats)
+    content = path.read_bytes()
+    path.write_bytes(content[:-9])  # cut short: no scoring is there
+    assert scored(tuned_copy.folder, config)[1].path is None
+    before = path.stat().st_mtime_ns
+    forced, made = scored(tuned_copy.folder, config, force=True)
+    assert forced == path and made.path is None and path.stat().st_mtime_ns > before
+
+
+def test_a_score_file_can_be_named(tuned_copy: Run) -> None:
+    config = with_memory(tuned_copy.config, rule="rms")
+    path, _ = scored(tuned_copy.folder, config, "1", name="mine")
+    assert path == tuned_copy.folder / "scores" / "mine.parquet"
+    assert scored(tuned_copy.folder, config, "1", name="mine")[1].path == path
+    with pytest.raises(UserError, match="holds another scoring"):
+        scored(tuned_copy.folder, config, "2", name="mine")
+    scored(tuned_copy.folder, config, "2", name="mine", force=True)
+    assert read_scores(path).articles.tolist() == [1]
+    for name in ("", ".mine", "../mine", "a/b", "a\nb"):
+        with pytest.raises(UserError, match="--name is"):
+            ScoreRequest(name=name)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dynlm.evaluation import score as scoring
+from dynlm.evaluation import protocol
 from dynlm.evaluation.score_file import Scores, read_scores
 from dynlm.run.provenance import made_with
 from dynlm.runtime.checkpoints import Checkpointer, Checkpoints
@@ -75,7 +75,7 @@ def test_a_scoring_killed_after_any_segment_resumes_to_the_same_file(
 
     monkeypatch.setattr(Checkpointer, "resume", resume_and_note)
     # Each start has a date of its own.
-    monkeypatch.setattr(scoring, "made_with", lambda *_: {**made_with(), "date": str(next(dates))})
+    monkeypatch.setattr(protocol, "made_with", lambda *_: {**made_with(), "date": str(next(dates))})
 
     def save_or_die(self: Checkpoints, *state: Any) -> Path:
         if dice.random() < 0.15:

@@ -164,7 +164,7 @@ def test_scoring_with_a_memory_file_continues_its_stream(
     chosen = open_dynamic_model(tuned_copy.folder, trained, config.memory)
     valid = tokenise(load_articles(config.corpus, "valid"), trained.tokenizer)
     session = Session.open(opened(tuned_copy.folder, config), path)
-    session.finish()
+    session.read("")
     nats = [r.nats_T for r in iter_segments(chosen, read_in_order(valid, 20, [0, 1]), session.saved.memory)]
     assert np.array_equal(after.nats, torch.cat(nats).numpy())
     fresh = scored(tuned_copy.folder, config, "1-2")[1]

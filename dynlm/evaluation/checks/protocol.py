@@ -21,7 +21,6 @@ from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.data.tokenizers.tokenizer import Tokenizer
 from dynlm.errors import UserError
 from dynlm.evaluation.evaluate import Evaluation, evaluate
-from dynlm.run.options import RunOptions
 from dynlm.run.run import Run
 from dynlm.runtime.tensors import load_tensors, params_fingerprint, save_tensors
 
@@ -49,15 +48,13 @@ def check_protocol(run: Run, split: str, places: int = 20, tokens: int = 300) ->
     """
     if places < 1:
         raise UserError(f"places is {places}", do="choose at least 1")
-    dynamic_model, memory = run.dynamic_model(), run.section(MemoryOptions)
+    dynamic_model, memory, trained = run.dynamic_model(), run.section(MemoryOptions), run.trained
     text = run.split(split).excerpt(articles=3, tokens=tokens)
-    before = params_fingerprint(run.trained.params)
-    checks = check_dynamic_model(
-        dynamic_model, text, memory.segment, places, run.section(RunOptions).seed, run.trained.tokenizer
-    )
+    before = params_fingerprint(trained.params)
+    checks = check_dynamic_model(dynamic_model, text, memory.segment, places, run.options.seed, trained.tokenizer)
     if memory.lanes > 1:
         checks.append(_lanes_are_independent(dynamic_model, text, memory.segment, memory.lanes))
-    kept = params_fingerprint(run.trained.params) == before
+    kept = params_fingerprint(trained.params) == before
     return [*checks, Check("reading leaves the static parameters as they are", kept, "their checksum before and after")]
 
 
@@ -67,20 +64,21 @@ def check_every_rule(run: Run, split: str, places: int = 20, tokens: int = 300) 
     Each rule also reads with parameters that begin at several addresses in memory.
     """
     memory, checks = run.section(MemoryOptions), list[Check]()
-    alone: dict[str, Any] = {"cache": "none", "no_regret": False}
     for rule, g in rules_of(run, memory.reset):
-        name = rule if g in ("", "meta") else f"meta ({g})"
-        by_rule = memory.replace(rule=rule, g=g or memory.g, **alone)
-        partners: dict[str, dict[str, Any]] = {"": {}, " with a cache": _CACHE}
+        alone = memory.replace(rule=rule, g=g or memory.g, cache="none", no_regret=False)
+        readings = {"": alone, " with a cache": dataclasses.replace(alone, **_CACHE)}
         if rule != "none":
-            partners[" without regret"] = {"no_regret": True}
-        for partner, options in partners.items():
-            own = check_protocol(run.with_sections(dataclasses.replace(by_rule, **options)), split, places, tokens)
-            checks += [check._replace(promise=f"{name}{partner}: {check.promise}") for check in own]
+            readings[" without regret"] = dataclasses.replace(alone, no_regret=True)
+        found = [
+            (partner, check)
+            for partner, options in readings.items()
+            for check in check_protocol(run.with_sections(options), split, places, tokens)
+        ]
         if rule != "none":
             text = run.split(split).excerpt(articles=1, tokens=tokens)
-            check = _addresses_do_not_matter(run, by_rule, text)
-            checks.append(check._replace(promise=f"{name}: {check.promise}"))
+            found.append(("", _addresses_do_not_matter(run, alone, text)))
+        name = rule if g in ("", "meta") else f"meta ({g})"
+        checks += [check._replace(promise=f"{name}{partner}: {check.promise}") for partner, check in found]
     return checks
 
 
@@ -94,22 +92,23 @@ def check_dynamic_model(
     dynamic_model: DynamicModel, text: TokenisedSplit, segment: int, places: int, seed: int, tokenizer: Tokenizer
 ) -> list[Check]:
     """Try the promises that need no files: causality, zero rates, and reading in two sittings."""
-    texts = texts_of(text)
+    # Half characters may stand at the end of an excerpt.
+    bounds = itertools.pairwise(text.text_starts.tolist())
+    texts = [text.text[start:end].tobytes().decode(errors="ignore") for start, end in bounds]
     checks = [_is_causal(dynamic_model, texts, changes_of(texts, places, seed, segment), segment, tokenizer)]
-    nats = nats_of(dynamic_model, text, segment)
+    segments = _segments_of(dynamic_model, text, segment)
+    nats = np.concatenate(segments)
     if dynamic_model.rule.learns:
         still, level_1 = _at_rest(dynamic_model)
         kept = np.array_equal(nats_of(still, text, segment), nats_of(level_1, text, segment))
         checks.append(Check("with all rates zero the losses are level 1's, bit for bit", kept, f"{len(nats)} tokens"))
-    stream = read_in_order(text, segment, range(text.articles))
-    count = sum(1 for _ in iter_segments(dynamic_model, stream))
+    stream, half = read_in_order(text, segment, range(text.articles)), len(segments) // 2
     memory, position = dynamic_model.fresh_memory(), stream.begin()
-    for read in itertools.islice(iter_segments(dynamic_model, stream), count // 2):
+    for read in itertools.islice(iter_segments(dynamic_model, stream), half):
         memory, position = read.memory, read.position
     rest = iter_segments(dynamic_model, stream, memory.copy(), StreamPosition.from_dict(position.to_dict()))
     second = np.concatenate([read.nats_T.cpu().numpy() for read in rest])
-    kept = np.array_equal(second, nats[-len(second) :])
-    tried = f"stopped after {count // 2} of {count} segments"
+    kept, tried = np.array_equal(second, nats[-len(second) :]), f"stopped after {half} of {len(segments)} segments"
     return [*checks, Check("reading in two sittings is reading in one", kept, tried)]
 
 
@@ -127,12 +126,6 @@ def nats_of(dynamic_model: DynamicModel, text: TokenisedSplit, segment: int) -> 
 def _segments_of(dynamic_model: DynamicModel, text: TokenisedSplit, segment: int) -> list[np.ndarray]:
     stream = read_in_order(text, segment, range(text.articles))
     return [read.nats_T.cpu().numpy() for read in iter_segments(dynamic_model, stream)]
-
-
-def texts_of(split: TokenisedSplit) -> list[str]:
-    """Return the text of each article, without half characters at the end of an excerpt."""
-    bounds = itertools.pairwise(split.text_starts.tolist())
-    return [split.text[start:end].tobytes().decode(errors="ignore") for start, end in bounds]
 
 
 def changes_of(texts: Sequence[str], count: int, seed: int, segment: int) -> Iterator[tuple[int, str, str]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.resources
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,7 +26,6 @@ from dynlm.data.tokenizers.tokenizer import Tokenizer
 from dynlm.errors import UserError
 from dynlm.evaluation.protocol import variant_name
 from dynlm.evaluation.tables import text_rows
-from dynlm.run.options import RunOptions
 from dynlm.run.run import Run
 
 ALLOWED = 0.01
@@ -69,41 +68,28 @@ class StressResult:
         """Return everything, ready for JSON; a loss that is not finite is null."""
         texts = []
         for cost in self.costs:
-            figures = {name: getattr(cost, name) for name in ("level_1", "rule", "no_regret")}
-            finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
-            texts.append({"text": cost.text, "tokens": cost.tokens, **finite, "kept": cost.kept})
-        about = {name: getattr(self, name) for name in ("variant", "reset", "segment", "share", "kept")}
-        return {**about, "allowed": ALLOWED, "texts": texts}
+            finite = {n: v if n == "text" or math.isfinite(v) else None for n, v in cost._asdict().items()}
+            texts.append({**finite, "kept": cost.kept})
+        about = {name: value for name, value in vars(self).items() if name != "costs"}
+        return {**about, "kept": self.kept, "allowed": ALLOWED, "texts": texts}
 
     def to_text(self) -> str:
         """Return a table of nats per token, one line a text."""
-        rows: list[tuple[str, ...]] = [
-            (
-                "text",
-                "tokens",
-                "level 1",
-                self.variant,
-                "no-regret",
-                f"{self.variant} - level 1",
-                "no-regret - level 1",
-                "",
-            )
-        ]
+        name = self.variant
+        heading = ("text", "tokens", "level 1", name, "no-regret", f"{name} - level 1", "no-regret - level 1", "")
+        rows: list[tuple[str, ...]] = [heading]
         for cost in self.costs:
             figures = (cost.level_1, cost.rule, cost.no_regret)
             shown = [f"{figure:.4f}" if math.isfinite(figure) else "diverged" for figure in figures]
             worse = [f"{figure - cost.level_1:+.4f}" if math.isfinite(figure) else "-" for figure in figures[1:]]
             rows.append((cost.text, f"{cost.tokens:,}", *shown, *worse, "kept" if cost.kept else "BROKEN"))
-        return "\n".join(
-            [
-                *text_rows(rows),
-                "",
-                f"Nats per token, each text read once as one article; memory.reset {self.reset}, segments of "
-                f"{self.segment} tokens.",
-                f"No-regret: level 1 and {self.variant} mixed by fixed share, share {self.share:g}; kept: at most "
-                f"{ALLOWED:g} worse than level 1.",
-            ]
+        notes = (
+            f"Nats per token, each text read once as one article; memory.reset {self.reset}, segments of "
+            f"{self.segment} tokens.\n"
+            f"No-regret: level 1 and {name} mixed by fixed share, share {self.share:g}; kept: at most "
+            f"{ALLOWED:g} worse than level 1."
         )
+        return "\n".join([*text_rows(rows), "", notes])
 
 
 def stress_test(run: Run, split: str, tokens: int | None = None, quiet: bool = False) -> StressResult:
@@ -118,11 +104,9 @@ def stress_test(run: Run, split: str, tokens: int | None = None, quiet: bool = F
     if tokens is not None and tokens < 2:
         raise UserError(f"tokens is {tokens}", do="choose at least 2")
     dynamic_model, costs = run.dynamic_model(memory), []
-    texts = stress_texts(run.split(split), run.trained.tokenizer, memory.segment, run.section(RunOptions).seed)
-    for name, text in texts:
-        costs.append(
-            cost_of(dynamic_model, name, text if tokens is None else text.excerpt(1, tokens), memory.segment, quiet)
-        )
+    for name, text in stress_texts(run.split(split), run.trained.tokenizer, memory.segment, run.options.seed):
+        text = text if tokens is None else text.excerpt(1, tokens)
+        costs.append(cost_of(dynamic_model, name, text, memory.segment, quiet))
     variant = variant_name(dataclasses.replace(dynamic_model, mixture=None))
     return StressResult(variant, memory.reset, memory.segment, memory.switch_share, costs)
 
@@ -147,14 +131,16 @@ def stress_texts(
     """
     if split.articles < 2:
         raise UserError("stress texts are made of at least two articles", do="choose a split that has them")
-    makers: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
-        "glued": lambda generator: _glued(split, generator),
-        "repeated": lambda generator: np.full(_REPEATED, generator.integers(len(split.ids_N))),
-        "shuffled words": lambda generator: generator.permutation(split.rows(_by_length(split)[0])),
-        "alternating": lambda _: _alternating(split, segment),
+    glue, repeat, shuffle = (np.random.default_rng([seed, number]) for number in range(3))
+    longest, second = (split.rows(article) for article in np.argsort(-np.diff(split.starts), kind="stable")[:2])
+    rows = {
+        "glued": _glued(split, glue),
+        "repeated": np.full(_REPEATED, repeat.integers(len(split.ids_N))),
+        "shuffled words": shuffle.permutation(longest),
+        "alternating": _alternating(longest, second, segment),
     }
-    for number, (name, make) in enumerate(makers.items()):
-        yield name, split.take([make(np.random.default_rng([seed, number]))], [name])
+    for name, rows_N in rows.items():
+        yield name, split.take([rows_N], [name])
     yield "another language", TokenisedSplit.from_texts([german()], tokenizer, "another language")
 
 
@@ -175,15 +161,9 @@ def _glued(split: TokenisedSplit, generator: np.random.Generator) -> np.ndarray:
     return np.concatenate(snippets)
 
 
-def _alternating(split: TokenisedSplit, segment: int) -> np.ndarray:
-    """Return the two longest articles, a segment of each in turn: what was just learned is of the other one."""
-    one, other = (split.rows(article) for article in _by_length(split)[:2])
+def _alternating(one: np.ndarray, other: np.ndarray, segment: int) -> np.ndarray:
+    """Return a segment of each in turn: what was just learned is of the other one."""
     count = min(len(one), len(other)) // segment
     if not count:
         return np.concatenate([one, other])
     return np.stack([rows[: count * segment].reshape(count, segment) for rows in (one, other)], 1).ravel()
-
-
-def _by_length(split: TokenisedSplit) -> np.ndarray:
-    """Return the articles, the longest first."""
-    return np.argsort(-np.diff(split.starts), kind="stable")

@@ -98,12 +98,14 @@ def verify(
     if not tolerance >= 0:
         raise UserError(f"tolerance is {tolerance:g}", do="choose a number of nats, at least 0")
     scores = read_scores(path)
-    run, order = _open_run(scores, path, corpus_path), _order(scores)
+    protocol, (run, order) = scores.protocol, _open_run(scores.protocol, path, corpus_path)
     now = made_with(run.processes.device)
-    result = VerifyResult(path, scores.variant, len(scores), tolerance, changed=differences(scores.protocol, now))
-    broken = _other_model(scores.protocol, run)
-    broken = broken or _other_text(scores, text := run.split(scores.protocol["split"]))
-    broken = broken or _other_constants(scores.protocol, dynamic_model := run.dynamic_model())
+    result = VerifyResult(path, scores.variant, len(scores), tolerance, changed=differences(protocol, now))
+    broken = (
+        _other_model(protocol, run)
+        or _other_text(scores, text := run.split(protocol["split"]))
+        or _other_constants(protocol, dynamic_model := run.dynamic_model())
+    )
     if broken:
         return dataclasses.replace(result, broken=[broken])
     memory, read = run.section(MemoryOptions), order.apply(scores.articles.tolist())
@@ -114,11 +116,12 @@ def verify(
             raise UserError(f"article {min(absent) + 1} is not in it", path, "choose among those that were scored")
         read = [index for index in read if index in requested]
     stream = read_side_by_side(text, memory.segment, read, min(memory.lanes, len(read)))
-    with _threads_of(scores.protocol) as threads:
-        rows_N, nats_N = read_again(dynamic_model, stream, tokens)
+    with _threads_of(protocol) as threads:
+        split_rows_N, now_N = read_again(dynamic_model, stream, tokens)
     now["platform"]["threads"] = threads
-    exact = rounds_alike(scores.protocol, now) and scores.protocol.get("processes", 1) == 1
-    return _compare(result, scores, text, (rows_N, nats_N), 0.0 if exact else tolerance)
+    exact = rounds_alike(protocol, now) and protocol.get("processes", 1) == 1
+    rows_N = np.searchsorted(text.starts[scores.article] + scores.position, split_rows_N)  # in the split's own order
+    return _compare(dataclasses.replace(result, tolerance=0.0 if exact else tolerance), scores, rows_N, now_N)
 
 
 def read_again(dynamic_model: DynamicModel, stream: Stream, tokens: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -134,34 +137,28 @@ def read_again(dynamic_model: DynamicModel, stream: Stream, tokens: int | None =
     return np.concatenate(rows), np.concatenate(nats)
 
 
-def _open_run(scores: Scores, path: Path, corpus_path: str | None) -> Run:
-    """Open the run above the file, with the options that the file says it was read with."""
+def _open_run(protocol: dict[str, Any], path: Path, corpus_path: str | None) -> tuple[Run, ArticleOrder]:
+    """Open the run above the file, with the options that the file says it was read with, and return the order, too."""
     folder = next((each for each in path.resolve().parents if (each / "model.json").is_file()), None)
     if folder is None:
         raise UserError("no run around this score file", path, "put it into scores/ of the run that it was made with")
-    protocol, options = scores.protocol, scores.protocol.get("options")
     if protocol.get("memory") is not None:
         raise UserError("its reading began with a memory file", path, "verify one that began with a fresh memory")
-    missing = [name for name in ("split", "order", "model", "reader") if not isinstance(protocol.get(name), str)]
-    if missing or not isinstance(options, dict):
-        raise UserError(
-            f"the file does not tell its {[*missing, 'options'][0]}", path, "score the text anew to verify it"
-        )
+    kinds = {"split": str, "order": str, "model": str, "reader": str, "options": dict}
+    if missing := [name for name, kind in kinds.items() if not isinstance(protocol.get(name), kind)]:
+        raise UserError(f"the file does not tell its {missing[0]}", path, "score the text anew to verify it")
     try:
-        corpus = section_of(CorpusOptions, options.get("corpus"))
-        memory = section_of(MemoryOptions, options.get("memory"))
+        corpus = section_of(CorpusOptions, protocol["options"].get("corpus"))
+        memory = section_of(MemoryOptions, protocol["options"].get("memory"))
     except UserError as error:
         raise UserError(f"its options are not understood ({error})", path) from error
     if corpus_path is not None:
         corpus.path = corpus_path
-    return Run.open(folder, corpus, memory)
-
-
-def _order(scores: Scores) -> ArticleOrder:
-    text = str(scores.protocol["order"])
-    if (order := ArticleOrder.parse(text)) is None:
-        raise UserError(f"its articles were read {text[:40]!r}, which is no order", scores.path, "score the text anew")
-    return order
+    run = Run.open(folder, corpus, memory)
+    if (order := ArticleOrder.parse(protocol["order"])) is None:
+        what = f"its articles were read {protocol['order'][:40]!r}, which is no order"
+        raise UserError(what, path, "score the text anew")
+    return run, order
 
 
 def _other_model(protocol: dict[str, Any], run: Run) -> str | None:
@@ -229,35 +226,20 @@ def _threads_of(protocol: dict[str, Any]) -> Iterator[int]:
         torch.set_num_threads(before)
 
 
-def _compare(
-    result: VerifyResult,
-    scores: Scores,
-    text: TokenisedSplit,
-    read: tuple[np.ndarray, np.ndarray],
-    tolerance: float,
-) -> VerifyResult:
-    split_rows_N, now_N = read
-    file_rows = np.full(len(text.ids_N), -1, dtype=np.int64)
-    file_rows[text.starts[scores.article] + scores.position] = np.arange(len(scores))
-    rows_N = file_rows[split_rows_N]
+def _compare(result: VerifyResult, scores: Scores, rows_N: np.ndarray, now_N: np.ndarray) -> VerifyResult:
+    """Add what the losses ``now_N`` of the rows ``rows_N`` show."""
     then_N = scores.nats[rows_N]
     off_N = np.abs(then_N.astype(np.float64) - now_N)
     differs_N = then_N.view(np.int32) != now_N.view(np.int32)  # bits: -0.0 is not 0.0
-    wrong = np.flatnonzero(differs_N if tolerance == 0 else ~(off_N <= tolerance))
+    wrong = np.flatnonzero(differs_N if result.tolerance == 0 else ~(off_N <= result.tolerance))
     broken = []
     if len(wrong):
         first = wrong[np.argmin(rows_N[wrong])]
         more = f"; and {len(wrong) - 1:,} more" if len(wrong) > 1 else ""
         token = _token(scores, int(rows_N[first]))
         broken.append(f"{token}: {then_N[first]:.9g} nats then, {now_N[first]:.9g} now{more}")
-    return dataclasses.replace(
-        result,
-        compared=len(rows_N),
-        differing=int(differs_N.sum()),
-        largest=float(off_N.max(initial=0.0)),
-        tolerance=tolerance,
-        broken=broken,
-    )
+    differing, largest = int(differs_N.sum()), float(off_N.max(initial=0.0))
+    return dataclasses.replace(result, compared=len(rows_N), differing=differing, largest=largest, broken=broken)
 
 
 def _token(scores: Scores, row: int) -> str:

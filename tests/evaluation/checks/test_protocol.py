@@ -156,7 +156,7 @@ def test_static_parameters_that_move_are_caught(tuned_run: Run, monkeypatch: pyt
         dynamic_model.static["output.bias"][0] += 1
         return checks
 
-    monkeypatch.setattr(module, "check_reader", careless)
+    monkeypatch.setattr(module, "check_dynamic_model", careless)
     config = with_memory(tuned_run.config, rule="none")
     assert broken(check_protocol(opened(tuned_run.folder, config), "valid", places=2, tokens=40)) == {STATIC}
 
