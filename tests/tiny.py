@@ -145,6 +145,6 @@ def read_into(
     path: Path, folder: Path, config: Config, texts: list[str], unfinished: bool = False, again: bool = False
 ) -> Any:
     """Read ``texts`` into the memory file ``path``."""
-    from dynlm.evaluation.session import read_files
+    from dynlm.evaluation.session import read_texts
 
-    return read_files(opened(folder, config), [lambda text=text: text for text in texts], path, not unfinished, again)
+    return read_texts(opened(folder, config), texts, path, not unfinished, again)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +14,7 @@ if TYPE_CHECKING:
 
     from dynlm.train.config import Config
 
-
+_FILE = Argument("FILE", "a memory file")
 _NOTICEABLE = 0.02
 """Nats per token: a memory that is worse by less causes no warning."""
 
@@ -37,14 +35,14 @@ def _read(options: Namespace, config: Config) -> int:
     dynlm read runs/demo --memory me.safetensors book.txt
     dynlm read runs/demo --memory me.safetensors --unfinished - < notes.txt
     """
-    from dynlm.evaluation.session import read_files
+    from dynlm.evaluation.session import read_texts
 
     if options.memory_file is None:
         raise UserError("a memory to keep was not named", do="give --memory FILE, such as --memory me.safetensors")
-    path = Path(options.memory_file)
-    texts: list[Callable[[], str]] = [functools.partial(read_text, name) for name in options.texts]
-    done = read_files(open_run(options, config), texts, path, not options.unfinished, options.again)
-    report = done.to_dict()
+    run, path = open_run(options, config), Path(options.memory_file)
+    texts = [read_text(name) for name in options.texts]  # standard input may take long: no file is locked meanwhile
+    done = read_texts(run, texts, path, not options.unfinished, options.again)
+    report, cost = done.to_dict(), "nothing yet: the text goes on"
     if done.repeated:
         what = "these texts are what this memory has read last; they were not read again"
         print_warning(f"{path}: {what}; give --again to learn them once more")
@@ -52,29 +50,24 @@ def _read(options: Namespace, config: Config) -> int:
     elif done.tokens:
         cost = f"{done.tokens:,} tokens, {report['nats_per_token']:.4f} nats per token before each was learned from"
         cost += f" (level 1: {report['level_1_nats_per_token']:.4f})"
-    else:
-        cost = "nothing yet: the text goes on"
     if done.worse_by > _NOTICEABLE:
         what = f"reading with this memory cost {done.worse_by:.2f} nats per token more than without"
         do = "tune the rule on more text, or lower its rate"
-        if not config.memory.no_regret:
-            do += ", or begin a memory with --memory.no_regret true"
+        do += "" if config.memory.no_regret else ", or begin a memory with --memory.no_regret true"
         print_warning(f"{path}: {what}; {do}")
-    text = "\n".join(
-        [
-            f"read {cost}",
-            f"the memory has read {done.about.tokens:,} tokens of {done.about.articles:,} articles; its weights are "
-            f"{done.distance:.4g} |theta_0| from the static ones",
-            *([f"the update filter acted {done.rejected:,} times"] if done.rejected else []),
-            f"static parameters: checksum {done.static[0]} before, {done.static[1]} after",
-            *([] if done.repeated else [f"wrote {path}"]),
-        ]
-    )
-    print_answer(options, {"file": str(path), **report}, text)
+    lines = [
+        f"read {cost}",
+        f"the memory has read {done.about.tokens:,} tokens of {done.about.articles:,} articles; its weights are "
+        f"{done.distance:.4g} |theta_0| from the static ones",
+        f"the update filter acted {done.rejected:,} times" if done.rejected else "",
+        f"static parameters: checksum {done.static[0]} before, {done.static[1]} after",
+        "" if done.repeated else f"wrote {path}",
+    ]
+    print_answer(options, {"file": str(path), **report}, "\n".join(line for line in lines if line))
     return 0
 
 
-@command("memory show", Argument("FILE", "a memory file"), takes_config=False)
+@command("memory show", _FILE, takes_config=False)
 def _show(options: Namespace, config: None) -> int:
     """Describe a memory file: its model, its options, what it has read, how far its weights are.
 
@@ -88,7 +81,7 @@ def _show(options: Namespace, config: None) -> int:
     return 0
 
 
-@command("memory reset", Argument("FILE", "a memory file"), takes_config=False)
+@command("memory reset", _FILE, takes_config=False)
 def _reset(options: Namespace, config: None) -> int:
     """Make a memory file forget all that was read.
 
@@ -103,12 +96,7 @@ def _reset(options: Namespace, config: None) -> int:
     return 0
 
 
-@command(
-    "memory diff",
-    Argument("FILE", "a memory file"),
-    Argument("OTHER", "another of the same model"),
-    takes_config=False,
-)
+@command("memory diff", _FILE, Argument("OTHER", "another of the same model"), takes_config=False)
 def _diff(options: Namespace, config: None) -> int:
     """Show how two memories of one model differ.
 

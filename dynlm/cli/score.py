@@ -122,9 +122,9 @@ def _verify(options: Namespace, config: None) -> int:
     dynlm verify runs/demo --tokens 5000
     """
     from dynlm.evaluation.checks.verify import verify
-    from dynlm.evaluation.score_selection import score_files_named
+    from dynlm.evaluation.score_selection import texts_named
 
-    paths = score_files_named(options.files)
+    paths = [path for paths in texts_named(options.files) for path in paths]
     done = [verify(path, options.articles, options.tokens, options.path, options.tolerance) for path in paths]
     holds = all(each.holds for each in done)
     answer = {"holds": holds, "files": [each.to_dict() for each in done]}

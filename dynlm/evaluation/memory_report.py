@@ -14,7 +14,6 @@ from dynlm.errors import UserError
 from dynlm.evaluation.tables import text_rows
 from dynlm.runtime.text import printable
 
-_WEIGHTS = "params/"
 _SHOWN = ("model", "options", "rule", "tokens", "articles", "unfinished", "content")
 
 
@@ -46,17 +45,15 @@ def diff(one: Path, other: Path) -> dict[str, Any]:
     if any(weights_1[name].shape != weights_2[name].shape for name in weights_1.keys() & weights_2.keys()):
         raise UserError("these memories are of one model, but not of its shapes", f"{one}, {other}")
     equal = tensors_1.keys() == tensors_2.keys() and all(torch.equal(t, tensors_2[n]) for n, t in tensors_1.items())
-    options = {
-        name: [about_1.options.get(name), about_2.options.get(name)]
-        for name in sorted(about_1.options.keys() | about_2.options.keys())
-    }
+    options_1, options_2 = about_1.options, about_2.options
+    names = sorted(options_1.keys() | options_2.keys())
     zero = torch.zeros(())  # a memory without the tensor is at theta_0
     return {
         "files": [str(one), str(other)],
         "equal": equal and about_1.unfinished == about_2.unfinished,
         "tokens": [about_1.tokens, about_2.tokens],
         "articles": [about_1.articles, about_2.articles],
-        "options": {name: pair for name, pair in options.items() if pair[0] != pair[1]},
+        "options": {n: [options_1.get(n), options_2.get(n)] for n in names if options_1.get(n) != options_2.get(n)},
         "apart": {n: _rms(weights_1.get(n, zero) - weights_2.get(n, zero)) for n in {**weights_1, **weights_2}},
     }
 
@@ -66,13 +63,9 @@ def as_text(shown: dict[str, Any]) -> str:
     options = {name: shown["options"].get(name) for name in ("rule", "reset", "segment")}
     reading = ", ".join(printable(f"{name} {value}") for name, value in options.items() if value is not None)
     unfinished = "" if shown["unfinished"] is None else "; the last is unfinished, and its end is kept as text"
-    return "\n".join(
-        [
-            f"{printable(shown['file'])}: {reading}, of model {printable(shown['model'])}, {shown['bytes']:,} bytes",
-            f"has read {shown['tokens']:,} tokens of {shown['articles']:,} articles{unfinished}",
-            *_table("moved from the static parameters (root mean square)", shown["moved"]),
-        ]
-    )
+    about = f"{printable(shown['file'])}: {reading}, of model {printable(shown['model'])}, {shown['bytes']:,} bytes"
+    read = f"has read {shown['tokens']:,} tokens of {shown['articles']:,} articles{unfinished}"
+    return "\n".join([about, read, *_table("moved from the static parameters (root mean square)", shown["moved"])])
 
 
 def diff_as_text(found: dict[str, Any]) -> str:
@@ -80,9 +73,8 @@ def diff_as_text(found: dict[str, Any]) -> str:
     read = zip(found["files"], found["tokens"], found["articles"], strict=True)
     rows = [f"{printable(file)}: {tokens:,} tokens of {articles:,} articles" for file, tokens, articles in read]
     rows += [printable(f"memory.{name}: {one!r}, {other!r}") for name, (one, other) in found["options"].items()]
-    if found["equal"]:
-        return "\n".join([*rows, "equal to the bit"])
-    return "\n".join([*rows, *_table("apart (root mean square)", found["apart"])])
+    rows += ["equal to the bit"] if found["equal"] else _table("apart (root mean square)", found["apart"])
+    return "\n".join(rows)
 
 
 def _table(heading: str, values: dict[str, float]) -> list[str]:
@@ -92,8 +84,8 @@ def _table(heading: str, values: dict[str, float]) -> list[str]:
 
 def _weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return each dynamic tensor's difference from theta_0."""
-    ends = ("/at", "/is")
-    return {n[len(_WEIGHTS) :]: t for n, t in tensors.items() if n.startswith(_WEIGHTS) and not n.endswith(ends)}
+    names = [name for name in tensors if name.startswith("params/") and not name.endswith(("/at", "/is"))]
+    return {name.removeprefix("params/"): tensors[name] for name in names}
 
 
 def _rms(tensor: Tensor) -> float:

@@ -15,7 +15,8 @@ from dynlm.adapt.rules.registry import RULES, tuned_rules
 from dynlm.data.options import TokenizerOptions
 from dynlm.errors import UserError
 from dynlm.evaluation.compare import compare
-from dynlm.evaluation.score_file import Scores, read_scores, scores_of_run
+from dynlm.evaluation.score_file import read_scores, scores_of_run
+from dynlm.evaluation.score_selection import texts_named
 from dynlm.evaluation.tables import markdown_rows, markdown_table, render_markdown
 from dynlm.models.options import ModelOptions
 from dynlm.run.options import RunOptions
@@ -87,31 +88,20 @@ def _learned(run: Run, reset: str) -> list[dict[str, str]]:
         except UserError as error:
             path = run.store.path(f"{name}-{reset}.safetensors")
             raise UserError(f"its options are not understood ({error})", path, "run metatrain again") from error
-        found.append(
-            {
-                "name": f"{name}-{reset}",
-                "features": ", ".join(g.features) or "nothing",
-                "kept": str(learned[1].get("kept")),
-            }
-        )
+        features, kept = ", ".join(g.features) or "nothing", str(learned[1].get("kept"))
+        found.append({"name": f"{name}-{reset}", "features": features, "kept": kept})
     return found
 
 
 def _texts(folder: Path) -> list[dict[str, Any]]:
     """Return a table, and the titles of the first articles, of each text that was scored."""
-    texts: dict[str, list[Scores]] = {}
-    for path in scores_of_run(folder):
-        scores = read_scores(path)
-        texts.setdefault(str(scores.protocol["text"]), []).append(scores)
-    comparisons = [compare(scores) for scores in texts.values()]
-    return [
-        {
-            "table": markdown_table(each).rstrip(),
-            "titles": [str(article["title"]) for article in each.articles[:_TITLES_SHOWN]],
-            "more": len(each.articles) - _TITLES_SHOWN if len(each.articles) > _TITLES_SHOWN else 0,
-        }
-        for each in comparisons
-    ]
+    texts = []
+    for paths in texts_named([str(folder)]) if scores_of_run(folder) else []:
+        compared = compare([read_scores(path) for path in paths])
+        titles = [str(article["title"]) for article in compared.articles]
+        table, more = markdown_table(compared).rstrip(), max(0, len(titles) - _TITLES_SHOWN)
+        texts.append({"table": table, "titles": titles[:_TITLES_SHOWN], "more": more})
+    return texts
 
 
 def _table(rows: list[tuple[str, ...]], left: int = 2) -> str:

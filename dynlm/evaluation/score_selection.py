@@ -22,25 +22,17 @@ _KEY_LENGTH = 8
 _Protocols = dict[Path, dict[str, Any]]
 
 
-def score_files_named(names: Sequence[str]) -> list[Path]:
-    """Return score files named one by one, or all those of a run, in the order of tables.
-
-    Raises UserError where a run has none, and for a file that cannot be read.
-    """
-    return [*_protocols(names)]
-
-
 def texts_named(names: Sequence[str], text: str | None = None) -> list[list[Path]]:
-    """Return the files of ``score_files_named`` grouped by text, the newest text first.
+    """Return score files named one by one, or all those of a run, grouped by text, the newest text first.
 
-    ``text`` selects one by the beginning of its fingerprint. Raises UserError as ``score_files_named`` does, and where
-    no text, or several, begin with ``text``.
+    ``text`` selects one by the beginning of its fingerprint. Raises UserError where a run has no files, for a file that
+    cannot be read, and where no text, or several, begin with ``text``.
     """
     return [[*protocols] for protocols in _texts(names, text)]
 
 
 def one_text_named(names: Sequence[str], text: str | None = None) -> list[Path]:
-    """Return the files of the newest text, or of ``text``; a run's other texts are named on standard error.
+    """Return the files of the newest text, or of ``text``; a run's other texts are listed on standard error.
 
     Raises UserError as ``texts_named`` does, and for files of several texts that are named one by one.
     """
@@ -54,20 +46,16 @@ def one_text_named(names: Sequence[str], text: str | None = None) -> list[Path]:
     return [*own]
 
 
-def _protocols(names: Sequence[str]) -> _Protocols:
-    """Return the protocol of each file, in the order of tables."""
+def _texts(names: Sequence[str], text: str | None) -> list[_Protocols]:
+    """Return the files with their protocols, in the order of tables, of each text."""
     paths: list[Path] = []
     for path in map(Path, names):
         found = scores_of_run(path) if path.is_dir() else [path]
         if not found:
             raise UserError("no score files in this run", path, f"run `dynlm score {path}` first")
         paths += found
-    return dict(sorted(((path, read_protocol(path)) for path in paths), key=lambda item: _rank(item[1])))
-
-
-def _texts(names: Sequence[str], text: str | None) -> list[_Protocols]:
     texts: dict[str, _Protocols] = {}
-    for path, protocol in _protocols(names).items():
+    for path, protocol in sorted(((path, read_protocol(path)) for path in paths), key=lambda each: _rank(each[1])):
         texts.setdefault(protocol["text"], {})[path] = protocol
     if text is not None:
         fitting = [each for each in texts if each.startswith(text)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,17 +147,17 @@ class Session:
 class ReadSummary:
     """The outcome of reading texts into a memory file."""
 
-    tokens: int
-    nats: float
     about: About
     distance: float
     """|theta_t - theta_0| / |theta_0|."""
     static: tuple[str, str]
     """Fingerprint of the static parameters before and after."""
-    rejected: int
-    """Updates that the update filter rejected, and weights that it restored."""
+    tokens: int = 0
+    nats: float = 0.0
     level_1_nats: float = 0.0
     """Loss of the same tokens by the static parameters."""
+    rejected: int = 0
+    """Updates that the update filter rejected, and weights that it restored."""
     repeated: bool = False
     """Whether the texts are those of the sitting before, which were not read again."""
 
@@ -180,27 +180,23 @@ class ReadSummary:
         }
 
 
-def read_files(
-    run: Run, texts: list[Callable[[], str]], path: Path, finish: bool = True, again: bool = False
-) -> ReadSummary:
+def read_texts(run: Run, texts: Sequence[str], path: Path, finish: bool = True, again: bool = False) -> ReadSummary:
     """Read ``texts``, each an article, with the memory in ``path`` (a fresh one), and save it there once at the end.
 
     ``finish=False`` leaves the last text unfinished. Texts that are those of the last sitting, as after a command that
     was interrupted and repeated, are read only with ``again``. Raises UserError for a memory that does not fit, is
     locked or diverged, and for an empty text; the file then stays as it was.
     """
-    contents = [text() for text in texts]  # standard input may take long: the file is not locked meanwhile
     with changing(path) as path:
         session = Session.open(run, path if path.exists() else None)
         before = params_fingerprint(run.trained.params)
-        last = fingerprint(*(text.encode("utf-8", "replace") for text in contents), "" if finish else "unfinished")
+        last = fingerprint(*(text.encode("utf-8", "replace") for text in texts), "" if finish else "unfinished")
         if session.saved.last == last and not again:
-            about = load_about(path)[0]
-            return ReadSummary(0, 0.0, about, session.distance, (before, before), 0, repeated=True)
+            return ReadSummary(load_about(path)[0], session.distance, (before, before), repeated=True)
         level_1 = _level_1_beside(session)
         tokens, nats, level_1_nats, rejected = 0, 0.0, 0.0, 0
-        for number, text in enumerate(contents, 1):
-            ends = finish or number < len(contents)
+        for number, text in enumerate(texts, 1):
+            ends = finish or number < len(texts)
             result = session.read(text, ends)
             tokens, nats, rejected = tokens + len(result), nats + result.total, rejected + result.rejected
             level_1_nats += result.total if level_1 is None else level_1.read(text, ends).total
@@ -210,7 +206,7 @@ def read_files(
         assert after == before, "reading changed the static parameters"
         session.saved = dataclasses.replace(session.saved, last=last)
         about = session.save(path)
-        return ReadSummary(tokens, nats, about, session.distance, (before, after), rejected, level_1_nats)
+        return ReadSummary(about, session.distance, (before, after), tokens, nats, level_1_nats, rejected)
 
 
 def _level_1_beside(session: Session) -> Session | None:

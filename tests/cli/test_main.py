@@ -249,7 +249,7 @@ def test_audit_of_a_broken_promise_ends_with_1(
 ) -> None:
     from dynlm.evaluation.checks import protocol as audit
 
-    monkeypatch.setattr(audit, "check_reader", lambda *_: [audit.Check("a promise", False, "once")])
+    monkeypatch.setattr(audit, "check_dynamic_model", lambda *_: [audit.Check("a promise", False, "once")])
     assert main(["check", str(tuned_run.folder)]) == 1
     assert "BROKEN  a promise (once)" in capsys.readouterr().out
 
