@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from dynlm.cli.config_files import load_options
-from dynlm.fewshot.options import parsed_options
+from dynlm.fewshot.options import FewShotOptions
 from dynlm.study.options import StudyOptions
 from dynlm.study.steps import check_slots, steps_of
 from dynlm.study.variants import readings_of, variants_of
@@ -42,7 +42,7 @@ def test_config_loads_as_written(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FEWSHOT_CONFIGS, ids=lambda path: path.stem)
 def test_fewshot_config_loads_as_written(path: Path) -> None:
-    config = load_options(path, parsed_options())
+    config = load_options(path, FewShotOptions)
     assert_read_as_written(yaml.safe_load(path.read_text(encoding="utf-8")), config, path.name)
     assert config.run.name == path.stem
 

@@ -19,7 +19,9 @@ from dynlm.data.article_range import article_range
 from dynlm.data.articles import iter_articles
 from dynlm.data.options import CorpusOptions
 from dynlm.errors import UserError
-from dynlm.fewshot.options import parsed_options
+from dynlm.fewshot.learners.learner import LEARNERS
+from dynlm.fewshot.options import FewShotOptions
+from dynlm.fewshot.tasks.source import SOURCES
 from dynlm.runtime.validation import section_of
 from dynlm.study.options import StudyOptions
 from dynlm.train.config import Config
@@ -27,10 +29,11 @@ from dynlm.train.config import Config
 ROOT = Path(__file__).resolve().parents[1]
 SECTIONS = {
     (name, kind)
-    for whole in (Config, parsed_options(), StudyOptions)
+    for whole in (Config, FewShotOptions, StudyOptions)
     for name, kind in get_type_hints(whole).items()
     if dataclasses.is_dataclass(kind)
 }
+SECTIONS |= {(each.section, each[name].Options) for each in (LEARNERS, SOURCES) for name in each.names()}
 
 
 def options_with(wanted: type) -> list[tuple[str, Any, str, bool]]:

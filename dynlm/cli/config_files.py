@@ -14,7 +14,7 @@ from dynlm.runtime.text import did_you_mean
 from dynlm.runtime.validation import check_mapping, check_sections, check_types, options_of, sections_of, shortened
 
 _Whole = TypeVar("_Whole")
-_SELECTING = ("rule", "kind")
+_SELECTING = ("rule", "kind", "source")
 """Options that select the class of their section."""
 
 
@@ -86,6 +86,8 @@ class Layers:
     def __init__(self, kind: type, files: Files, run: Mapping[str, Any], words: Mapping[str, Mapping[str, str]]):
         self.kind, self.files = kind, files
         self.kinds: dict[str, type] = {}
+        self.ignored: dict[str, list[str]] = {}
+        """The ``words`` that the class of a section leaves out."""
         self.values: dict[str, dict[str, Any]] = {}
         for name, section in sections_of(kind).items():
             given: dict[str, Any] = {}
@@ -93,9 +95,10 @@ class Layers:
                 given |= content.get(name, {})
             below = run.get(name, {})
             chosen = self.kinds[name] = section.select({**below, **given, **words.get(name, {})})
+            self.ignored[name] = [*(words.get(name, {}).keys() - chosen.own_values(words.get(name, {})))]
             for path, content in files:
                 with _naming(path):
-                    check_types(chosen, content.get(name, {}))
+                    check_types(chosen, chosen.own_values(content.get(name, {})))
             own = get_type_hints(chosen)
             self.values[name] = {option: value for option, value in below.items() if option in own} | given
 

@@ -21,9 +21,9 @@ _INVERTED = "values inverted: the images' background is bright, and ink has to b
 
 
 def _options() -> type:
-    from dynlm.fewshot.options import parsed_options
+    from dynlm.fewshot.options import FewShotOptions
 
-    return parsed_options()
+    return FewShotOptions
 
 
 def _load_run(folder: Path) -> Any:

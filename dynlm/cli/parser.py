@@ -179,6 +179,8 @@ def _add_section(parser: ArgumentParser, section: str, layers: Layers, shows: Li
         default = layers.values[section].get(name, default)
         action = group.add_argument(f"--{section}.{name}", type=hints[name], default=default, help=text)
         action.metavar = _METAVARS.get(hints[name], action.metavar)
+    for name in layers.ignored[section]:
+        group.add_argument(f"--{section}.{name}", default=SUPPRESS, help=SUPPRESS)
     return hidden
 
 

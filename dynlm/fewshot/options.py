@@ -1,12 +1,10 @@
-"""Options of a few-shot run: sections that learners and task sources do not own, and how all of them are parsed."""
+"""Options of a few-shot run: all sections, and those that learners and task sources do not own."""
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from dynlm.errors import UserError
 from dynlm.fewshot.learners.learner import LEARNERS, Learner
@@ -117,25 +115,5 @@ class FewShotOptions:
 
     def create(self) -> tuple[TaskSource, Learner]:
         """Return the task source and a learner for its tasks. Raises UserError where data cannot be read."""
-        source: TaskSource = SOURCES.create(self.task)
-        return source, LEARNERS.create(self.learner, source.problem)
-
-
-@functools.cache
-def parsed_options(refuse_unused: bool = True) -> type[FewShotOptions]:
-    """Return ``FewShotOptions`` for parsers, where ``task`` and ``learner`` accept the options of all kinds.
-
-    Instances have the sections of the chosen kinds. An option that these do not have is refused, or ignored without
-    ``refuse_unused``.
-    """
-    merged = {"task": SOURCES.merged_options("glyphs"), "learner": LEARNERS.merged_options("maml")}
-
-    def keep_chosen(self: Any) -> None:
-        self.task = SOURCES.options_of(self.task, refuse_unused)
-        self.learner = LEARNERS.options_of(self.learner, refuse_unused)
-        FewShotOptions.__post_init__(self)
-
-    fields = [(name, section, field(default_factory=section)) for name, section in merged.items()]
-    return dataclasses.make_dataclass(
-        "ParsedFewShotOptions", fields, bases=(FewShotOptions,), namespace={"__post_init__": keep_chosen}
-    )
+        source: TaskSource = SOURCES[self.task.source](self.task)
+        return source, LEARNERS[self.learner.kind](self.learner, source.problem)

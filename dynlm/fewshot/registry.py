@@ -1,17 +1,12 @@
-"""Registries of classes with ``Options`` of their own: learners and task sources.
-
-A parser that does not know the kind yet reads the options of all kinds (``merged_options``), of which those of the
-chosen kind are kept (``options_of``).
-"""
+"""Registries of classes with ``Options`` of their own: learners and task sources."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, ClassVar
 
 from dynlm.errors import UserError
 from dynlm.runtime.registry import Registry
@@ -39,93 +34,53 @@ class OptionsRegistry(Registry[Any]):
                 (name, fields[name].type, dataclasses.field(default=value, metadata=fields[name].metadata))
                 for name, value in {self.key: kind, **defaults}.items()
             ]
-            namespace = {"__module__": cls.__module__}
-            cls.Options = dataclasses.make_dataclass("Options", replaced, bases=(cls.Options,), namespace=namespace)
+            names = {"__module__": cls.__module__, "__doc__": f"Options of {self.key} {kind}."}
+            cls.Options = dataclasses.make_dataclass("Options", replaced, bases=(cls.Options,), namespace=names)
             return self.register(kind)(cls)
 
         return decorate
 
-    def create(self, options: Any, *arguments: Any) -> Any:
-        """Return an instance of the class that ``options`` belong to."""
-        return self[getattr(options, self.key)](options, *arguments)
+    def __getitem__(self, name: str) -> Any:
+        return super().__getitem__(self.renamed.get(name, name))
 
-    def merged_options(self, default: str) -> type[Section]:
-        """Return a section with the options of all kinds; ``default`` is the default kind.
 
-        An option whose default depends on the kind has the default None. The documentation of an option, which
-        ``--help`` shows, tells which kinds have it.
+class KindOptions(Section):
+    """Base class of the options of the kinds of ``REGISTRY``, whose key selects one."""
+
+    REGISTRY: ClassVar[OptionsRegistry]
+
+    @classmethod
+    def select(cls, values: Mapping[str, Any]) -> type[KindOptions]:
+        """Return the options of the kind that ``values`` name. Raises UserError for one that is not registered."""
+        key = cls.REGISTRY.key
+        chosen: type[KindOptions] = cls.REGISTRY[str(values.get(key, getattr(cls, key)))].Options
+        return chosen
+
+    @classmethod
+    def unused(cls, values: Iterable[str]) -> list[str]:
+        """Return the options among ``values`` that other kinds have and this kind does not."""
+        kinds = [cls.REGISTRY[kind].Options for kind in cls.REGISTRY.names()]
+        others = {item.name for kind in kinds for item in dataclasses.fields(kind)}
+        return [name for name in values if name in others - {item.name for item in dataclasses.fields(cls)}]
+
+    @classmethod
+    def own_values(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return ``values`` by the kind's current name, without those of ``REGISTRY.ignored`` that it does not use.
+
+        Raises UserError for others that it does not use.
         """
-        hints: dict[str, Any] = {}
-        docs: dict[str, str] = {self.key: f"One of {', '.join(self.names())}."}
-        defaults: dict[str, dict[str, Any]] = {}
-        for kind in self.names():
-            options = self[kind].Options
-            docs = _attribute_docs(options) | docs
-            for name, hint in get_type_hints(options).items():
-                if name in (own := _defaults(options)) and name != self.key:
-                    hints[name] = _union(hints.get(name, hint), hint)
-                    defaults.setdefault(name, {})[kind] = own[name]
-        made: list[Any] = [(self.key, str, dataclasses.field(default=default))]
-        for name, by_kind in defaults.items():
-            first, *others = by_kind.values()
-            if all(other == first for other in others):
-                value = functools.partial(copy.copy, first)
-                made.append((name, hints[name], dataclasses.field(default_factory=value)))
-            else:
-                made.append((name, hints[name] | None, None))
-                docs[name] += f" Unset: {', '.join(f'{kind} {value}' for kind, value in by_kind.items())}."
-            if without := [kind for kind in self.names() if kind not in by_kind]:
-                only = len(without) > len(by_kind)
-                docs[name] += f" Only of {', '.join(by_kind)}." if only else f" Not of {', '.join(without)}."
-        namespace = {"SECTION": self.section, "COMMON": self[default].Options.COMMON}
-        merged = dataclasses.make_dataclass(f"All_{self.section}", made, bases=(Section,), namespace=namespace)
-        arguments = "\n".join(f"    {name}: {docs[name]}" for name, *_ in made)
-        merged.__doc__ = f"Options of the {self.section}.\n\nArgs:\n{arguments}"  # jsonargparse reads this format.
-        return merged
-
-    def options_of(self, merged: Any, refuse_unused: bool = True) -> Any:
-        """Return the chosen kind's options from ``merged_options``; None stands for the kind's default.
-
-        Raises UserError for an unknown kind, for values that the kind refuses and, with ``refuse_unused``, for options
-        that the kind does not have and that are not at their default.
-        """
-        values = {name: value for name, value in vars(merged).items() if value is not None}
-        option, kind = f"{self.section}.{self.key}", values[self.key]
-        if kind in self.renamed:
-            warn_once(f"{option} {kind!r} is now called {self.renamed[kind]!r}")
-            values[self.key] = kind = self.renamed[kind]
-        options = self[kind].Options
-        unused = values.keys() - _defaults(options) if refuse_unused else ()
-        defaults = [_defaults(self[name].Options) for name in self.names()] if unused else []
+        registry, option, unused = cls.REGISTRY, f"{cls.SECTION}.{cls.REGISTRY.key}", cls.unused(values)
+        kind = getattr(cls, registry.key)
         for name in unused:
-            if values[name] != next(each[name] for each in defaults if name in each):
-                what = f"{self.section}.{name} is set, but {option} {kind!r} does not use it"
-                if name not in self.ignored:
-                    raise UserError(what, do="leave it out")
-                warn_once(what)
-        return options(**{name: value for name, value in values.items() if name in _defaults(options)})
-
-
-def _defaults(options: type) -> dict[str, Any]:
-    return {
-        item.name: item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
-        for item in dataclasses.fields(options)
-    }
-
-
-def _union(one: Any, other: Any) -> Any:
-    """Return the type of values of either type; choices of both are choices of one ``Literal``."""
-    if get_origin(one) is get_origin(other) is Literal:
-        return Literal[tuple(dict.fromkeys(get_args(one) + get_args(other)))]  # type: ignore[valid-type]
-    return Union[one, other]  # noqa: UP007 - values, not annotations
-
-
-def _attribute_docs(cls: type) -> dict[str, str]:
-    """Return the strings below the fields of a dataclass and of its bases, by field."""
-    import docstring_parser  # of jsonargparse[signatures]
-
-    params = [item for base in reversed(cls.__mro__[:-1]) for item in docstring_parser.parse_from_object(base).params]
-    return {item.arg_name: " ".join((item.description or "").split()) for item in params}
+            what = f"{cls.SECTION}.{name} is set, but {option} {kind!r} does not use it"
+            if name not in registry.ignored:
+                raise UserError(what, do="leave it out")
+            warn_once(what)
+        own = {name: value for name, value in values.items() if name not in unused}
+        if (former := str(own.get(registry.key))) in registry.renamed:
+            warn_once(f"{option} {former!r} is now called {kind!r}")
+            own[registry.key] = kind
+        return own
 
 
 @functools.cache

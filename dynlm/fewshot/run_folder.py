@@ -16,11 +16,12 @@ from typing import Any
 
 from dynlm.errors import UserError
 from dynlm.fewshot.learners.learner import Learned, Learner
-from dynlm.fewshot.options import FewShotOptions, parsed_options
-from dynlm.fewshot.tasks.source import seeded
-from dynlm.run.folder import load_options
+from dynlm.fewshot.options import FewShotOptions
+from dynlm.fewshot.tasks.source import TaskSource, seeded
+from dynlm.run.folder import read_options
 from dynlm.runtime.parsing import read_json, write_json
 from dynlm.runtime.tensors import load_tensors, params_fingerprint, save_tensors
+from dynlm.runtime.validation import options_of
 from dynlm.types import Params
 
 _META, _BUFFER = "meta.", "buffer."
@@ -28,8 +29,16 @@ _META, _BUFFER = "meta.", "buffer."
 
 def load_run_options(folder: Path) -> FewShotOptions:
     """Return the options of a run. Raises UserError where they are missing or invalid."""
-    # Former versions wrote the options of all kinds.
-    return FewShotOptions(**vars(load_options(folder, parsed_options(refuse_unused=False), "dynlm fewshot train")))
+    content = read_options(folder, "dynlm fewshot train")
+    try:
+        for kind in (TaskSource.Options, Learner.Options):
+            values = content.get(kind.SECTION)
+            if isinstance(values, dict):  # Former versions wrote the options of all kinds.
+                unused = kind.select(values).unused(values)
+                content[kind.SECTION] = {name: value for name, value in values.items() if name not in unused}
+        return options_of(FewShotOptions, content)
+    except UserError as error:
+        raise UserError(f"not a config that dynlm can read ({error})", folder / "config.yaml") from error
 
 
 def save_learned(folder: Path, learned: Learned, about: dict[str, Any]) -> dict[str, Any]:

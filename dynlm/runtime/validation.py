@@ -56,6 +56,11 @@ class Section:
         """Return the class for ``values``: a subclass where one of them selects a plug-in with its own options."""
         return cls
 
+    @classmethod
+    def own_values(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return ``values``, those of a file, without those that only other classes of the section use."""
+        return dict(values)
+
     def replace(self: _Section, **changes: Any) -> _Section:
         """Return the section with ``changes``; where they select another class, with the values that it has, too."""
         kind = type(self).select({**vars(self), **changes})
@@ -148,6 +153,7 @@ def section_of(kind: type[_Section], values: object) -> _Section:
     """
     options = rename_sections({kind.SECTION: check_mapping(kind.SECTION, values)})[kind.SECTION]
     chosen = kind.select(options)
+    options = chosen.own_values(options)
     check_types(chosen, options)
     return chosen(**options)  # type: ignore[return-value]  # ``select`` gives a subclass
 

@@ -13,7 +13,6 @@ import yaml
 from dynlm.cli.main import main
 from dynlm.fewshot.demo import demo_options
 from dynlm.fewshot.learners.learner import LEARNERS
-from dynlm.fewshot.options import parsed_options
 from dynlm.fewshot.registry import warn_once
 from dynlm.report.fewshot_results import load_fewshot
 from tests.cli.test_main import Capture, answer, answer_json, process, refused
@@ -174,9 +173,7 @@ def ridge(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Registers the learner ``ridge`` for one test."""
     with monkeypatch.context() as patch:
         patch.setitem(LEARNERS._items, "ridge", Ridge)
-        parsed_options.cache_clear()
         yield
-    parsed_options.cache_clear()
 
 
 def test_a_learner_of_another_package(tmp_path: Path, capsys: Capture, ridge: None) -> None:

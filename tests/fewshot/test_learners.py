@@ -13,10 +13,11 @@ from dynlm.fewshot.learners.learner import LEARNERS, Learned, Learner
 from dynlm.fewshot.learners.maml import Maml, MamlPlusPlus
 from dynlm.fewshot.learners.prototypes import class_means, squared_distances
 from dynlm.fewshot.learners.reptile import minibatches
-from dynlm.fewshot.options import FewShotOptions, parsed_options
+from dynlm.fewshot.options import FewShotOptions
 from dynlm.fewshot.registry import warn_once
 from dynlm.fewshot.tasks.regression import Cubic
 from dynlm.fewshot.tasks.source import Episodes, EpisodeShape, Labelled, Problem, seeded
+from dynlm.runtime.validation import options_of
 
 SMALL = {"reader_hidden": 6, "inner_steps": 2, "inner_rate": 0.1, "filters": 4, "layers": 2, "hidden": [8]}
 TRAINED = [kind for kind in LEARNERS.names() if LEARNERS[kind].is_trained]
@@ -29,7 +30,7 @@ def learner_of(kind: str, problem: Problem, **options: object) -> Learner:
         options = {"statistics": "running", **options}
     own = {item.name for item in dataclasses.fields(options_type)}
     made = options_type(**{**{name: value for name, value in SMALL.items() if name in own}, **options})  # type: ignore[arg-type]
-    learner: Learner = LEARNERS.create(made, problem)
+    learner: Learner = LEARNERS[kind](made, problem)
     return learner
 
 
@@ -234,9 +235,7 @@ def test_maml_plus_plus_has_its_fixes_by_default() -> None:
 
 def parsed(task: dict[str, Any], learner: dict[str, Any]) -> FewShotOptions:
     """The options that a parser makes of these values."""
-    parsed_type = parsed_options()
-    sections = {item.name: item.default_factory for item in dataclasses.fields(parsed_type)}
-    return parsed_type(task=sections["task"](**task), learner=sections["learner"](**learner))  # type: ignore[operator, misc]
+    return options_of(FewShotOptions, {"task": task, "learner": learner})
 
 
 @pytest.mark.parametrize(

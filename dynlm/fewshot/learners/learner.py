@@ -19,9 +19,8 @@ from torch import Tensor
 
 from dynlm.errors import UserError
 from dynlm.fewshot.nets import ConvNetOptions, PerceptronOptions
-from dynlm.fewshot.registry import OptionsRegistry
+from dynlm.fewshot.registry import KindOptions, OptionsRegistry
 from dynlm.fewshot.tasks.source import Episodes, Labelled, Problem, TaskSource
-from dynlm.runtime.validation import Section
 from dynlm.types import Params
 
 LEARNERS = OptionsRegistry("learner", "kind", "dynlm.fewshot.learners", "dynlm.learners")
@@ -74,13 +73,14 @@ class Learner(ABC):
     """Which batch statistics normalise a query example: none, running, transductive or inductive."""
 
     @dataclass
-    class Options(Section):
+    class Options(KindOptions):
         """Which learner, and how it adapts."""
 
-        SECTION = "learner"
-        COMMON = "kind inner_steps inner_rate"
+        SECTION, REGISTRY = "learner", LEARNERS
 
-        kind: str = ""
+        kind: str = "maml"
+        """maml, fomaml, anil, meta-sgd, maml++, reptile, prototypes, lstm-reader, lstm-optimiser, random,
+        nearest-neighbour, or one that another package registers (entry points dynlm.learners)."""
 
     def __init__(self, options: Any, problem: Problem):
         self.options, self.problem = options, problem

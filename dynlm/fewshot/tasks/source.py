@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dynlm.fewshot.registry import OptionsRegistry
-from dynlm.runtime.validation import Section, bounded
+from dynlm.fewshot.registry import KindOptions, OptionsRegistry
+from dynlm.runtime.validation import bounded
 
 LARGEST_COUNT = 100_000
 """Largest number of classes, examples, inner steps or tasks of a batch: their arrays are allocated at once."""
@@ -99,14 +99,15 @@ class TaskSource(ABC):
     problem: Problem
 
     @dataclass
-    class Options(Section):
+    class Options(KindOptions):
         """Which tasks, and how many examples their support and query sets have."""
 
-        SECTION = "task"
-        COMMON = "source path ways shots queries"
+        SECTION, COMMON, REGISTRY = "task", "source shots queries", SOURCES
         is_regression: ClassVar[bool] = False
 
-        source: str = ""
+        source: str = "glyphs"
+        """glyphs, omniglot, imagefolder, cubic, sinusoid, or one that another package registers (entry points
+        dynlm.task_sources)."""
         shots: int = bounded(1, 1, LARGEST_COUNT)
         """Support examples of each class, or points of a curve."""
         queries: int = bounded(15, 1, LARGEST_COUNT)
