@@ -6,6 +6,7 @@ A corpus may be larger than the memory. ``numpy.load`` reads the files too.
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,11 @@ def array_writer(path: Path, dtype: type[np.generic]) -> Iterator[Callable[[Any]
 
 
 def _header(dtype: np.dtype, length: int) -> bytes:
-    """Return NumPy's header, format 1.0, padded to a fixed size so that it can be written last."""
-    about = f"{{'descr': '{dtype.str}', 'fortran_order': False, 'shape': ({length},), }}"
-    size = _HEADER - 10
-    return b"\x93NUMPY\x01\x00" + size.to_bytes(2, "little") + about.ljust(size - 1).encode("ascii") + b"\n"
+    """Return NumPy's header, which has the same size for any length, so that it can be written last."""
+    header = io.BytesIO()
+    about = {"descr": dtype.str, "fortran_order": False, "shape": (length,)}
+    np.lib.format.write_array_header_1_0(header, about)
+    return header.getvalue()
 
 
 def map_array(path: Path, dtype: type[np.generic]) -> np.ndarray:
@@ -79,52 +81,21 @@ def _chunks(path: Path) -> Iterator[bytes]:
         yield from iter(lambda: file.read(_CHUNK), b"")
 
 
-def check_offsets(offsets: np.ndarray, end: int, folder: Path) -> None:
-    """Raise UserError unless ``offsets`` begin with 0, end with ``end`` and never decrease."""
-    if not len(offsets) or offsets[0] != 0 or offsets[-1] != end or (offsets[1:] < offsets[:-1]).any():
-        raise UserError("a cached array is damaged (its offsets do not fit)", folder, "remove the folder")
-
-
-@contextlib.contextmanager
-def strings_writer(folder: Path, name: str) -> Iterator[Callable[[str], None]]:
-    """Create ``NAME.npy`` (UTF-8 bytes) and ``NAME_starts.npy`` (offsets), and yield a function that appends a string.
-
-    Lone surrogates, which file names may hold, are kept.
-    """
-    with (
-        array_writer(folder / f"{name}.npy", np.uint8) as append_data,
-        array_writer(folder / f"{name}_starts.npy", np.int64) as append_start,
-    ):
-        end = 0
-        append_start([end])
-
-        def append(string: str) -> None:
-            nonlocal end
-            data = string.encode("utf-8", "surrogatepass")
-            append_data(data)
-            append_start([end := end + len(data)])
-
-        yield append
-
-
 class Strings(Sequence[str]):
-    """Memory-mapped strings of a ``strings_writer``: string n is ``data[starts[n]:starts[n + 1]]``, decoded on access.
+    """The strings ``data[starts[n]:starts[n + 1]]`` of UTF-8 bytes, decoded on access; lone surrogates are kept.
 
-    Raises UserError if the files are damaged.
+    Raises UserError, naming ``folder``, where the bytes are not UTF-8.
     """
 
-    def __init__(self, folder: Path, name: str):
-        self._folder = folder
-        self.data = map_array(folder / f"{name}.npy", np.uint8)
-        self.starts = map_array(folder / f"{name}_starts.npy", np.int64)
-        check_offsets(self.starts, len(self.data), folder)
+    def __init__(self, data: np.ndarray, starts: np.ndarray, folder: Path):
+        self._data, self._starts, self._folder = data, starts, folder
 
     def __len__(self) -> int:
-        return len(self.starts) - 1
+        return len(self._starts) - 1
 
     def __getitem__(self, index: int) -> str:  # type: ignore[override]  # Slices are not supported.
         index = range(len(self))[index]
         try:
-            return self.data[self.starts[index] : self.starts[index + 1]].tobytes().decode("utf-8", "surrogatepass")
+            return self._data[self._starts[index] : self._starts[index + 1]].tobytes().decode("utf-8", "surrogatepass")
         except UnicodeDecodeError as error:
             raise UserError(f"a cached text is damaged ({error})", self._folder, "remove the folder") from error

@@ -6,41 +6,53 @@ last article was read.
 
 from __future__ import annotations
 
+import bisect
 import contextlib
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynlm.data.array_files import Strings, strings_writer
 from dynlm.data.article import Article
 from dynlm.runtime.files import cache_folder, staging_dir
 from dynlm.runtime.hashing import Hasher
 
-TEXT, TITLES, WHERES = "text", "titles", "wheres"
+CHUNK_CHARACTERS = 1 << 20
+"""A chunk ends with the article that reaches so many characters of text."""
+CHUNK_ARTICLES = 4096
 
 
 @dataclass(frozen=True)
 class SpooledArticles:
-    """Articles on disk, in ``folder``; ``content`` is their ``content_of``."""
+    """Articles on disk in chunks of about a MiB, each a line of JSON; ``content`` is their ``content_of``."""
 
-    folder: Path
+    path: Path
     content: dict[str, Any]
-
-    def __len__(self) -> int:
-        return int(self.content["articles"])
+    firsts: list[int]
+    """Index of each chunk's first article."""
+    offsets: list[int]
+    """Where each chunk begins in the file."""
 
     @property
     def fingerprint(self) -> str:
         return str(self.content["fingerprint"])
 
-    def texts(self) -> Strings:
-        """Return the texts. Each call maps them anew, so that pages of an earlier pass do not stay in memory."""
-        return Strings(self.folder, TEXT)
+    def __len__(self) -> int:
+        return int(self.content["articles"])
+
+    def chunk(self, index: int) -> list[Article]:
+        with self.path.open("rb") as file:
+            file.seek(self.offsets[index])
+            return [Article(*fields) for fields in json.loads(file.readline())]
+
+    def texts(self) -> Iterator[str]:
+        return (article.text for index in range(len(self.offsets)) for article in self.chunk(index))
 
     def where(self, index: int) -> str:
         """Return where article ``index`` came from."""
-        return Strings(self.folder, WHERES)[index]
+        chunk = bisect.bisect(self.firsts, index) - 1
+        return self.chunk(chunk)[index - self.firsts[chunk]].where
 
 
 def content_of(articles: Iterable[Article]) -> dict[str, Any]:
@@ -60,18 +72,34 @@ def spool(articles: Iterable[Article]) -> Iterator[SpooledArticles]:
     Raises what ``articles`` raises, and UserError if the cache cannot be written.
     """
     with staging_dir(cache_folder() / "tokens") as folder:
-        with (
-            strings_writer(folder, TEXT) as append_text,
-            strings_writer(folder, TITLES) as append_title,
-            strings_writer(folder, WHERES) as append_where,
-        ):
+        path = folder / "articles.jsonl"
+        firsts: list[int] = []
+        offsets: list[int] = []
+        with path.open("wb") as file:
 
             def written() -> Iterator[Article]:
-                for article in articles:
-                    append_text(article.text)
-                    append_title(article.title)
-                    append_where(article.where)
-                    yield article
+                count = 0
+                for chunk in _chunks(articles):
+                    firsts.append(count)
+                    offsets.append(file.tell())
+                    count += len(chunk)
+                    line = json.dumps([(a.title, a.text, a.where) for a in chunk], ensure_ascii=False)
+                    file.write(line.encode("utf-8", "surrogatepass"))  # File names may have lone surrogates.
+                    file.write(b"\n")
+                    yield from chunk
 
             content = content_of(written())
-        yield SpooledArticles(folder, content)
+        yield SpooledArticles(path, content, firsts, offsets)
+
+
+def _chunks(articles: Iterable[Article]) -> Iterator[list[Article]]:
+    chunk: list[Article] = []
+    characters = 0
+    for article in articles:
+        chunk.append(article)
+        characters += len(article.text)
+        if characters >= CHUNK_CHARACTERS or len(chunk) == CHUNK_ARTICLES:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield chunk

@@ -1,31 +1,30 @@
-"""Token arrays of articles, cached by content: the same articles under the same tokenizer are encoded once.
+"""Token arrays of articles, encoded by one process or several and cached by content.
 
-The arrays are memory-mapped. A cache entry is written to a staging folder and renamed, so that it is always complete.
+The same articles under the same tokenizer are encoded once. The arrays are memory-mapped. A cache entry is written to a
+staging folder and renamed, so that it is always complete; it does not depend on the number of processes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
 import sys
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dynlm.data.array_files import (
-    Strings,
-    array_bounds,
-    array_writer,
-    check_offsets,
-    hash_array,
-    map_array,
-    strings_writer,
-)
+from dynlm.data.array_files import Strings, array_bounds, array_writer, hash_array, map_array
 from dynlm.data.article import Article
-from dynlm.data.encoding import encode_chunks
-from dynlm.data.spool import TEXT, TITLES, SpooledArticles, spool
-from dynlm.data.tokenised_split import TokenisedSplit, Tokens
+from dynlm.data.spool import SpooledArticles, spool
+from dynlm.data.tokenised_split import TokenisedSplit, encode_texts
 from dynlm.data.tokenizers.tokenizer import Tokenizer
 from dynlm.errors import UserError
 from dynlm.runtime.files import cache_folder, commit_dir, staging_dir
@@ -38,14 +37,21 @@ _MIN_TOKENS = 2
 """Of an article: with one token there is nothing to condition on."""
 _LAYOUT = "5"
 """Version of the files of a cache entry, part of its key."""
-_DTYPES = {"ids": np.int32, "lengths": np.int32, "words": np.int16, "headings": np.int64, "starts": np.int64}
+_DTYPES: dict[str, type[np.generic]] = {
+    **{"ids": np.int32, "lengths": np.int32, "words": np.int16, "headings": np.int64},
+    **{"text": np.uint8, "starts": np.int64, "text_starts": np.int64, "titles": np.uint8, "titles_starts": np.int64},
+}
+_STARTS = {"starts": "ids", "text_starts": "text", "titles_starts": "titles"}
+"""Arrays with the first element of each article in another array, and its end."""
+_OFFSETS = {**_STARTS, "headings": "ids"}
 
 
 def tokenise(articles: Iterable[Article] | SpooledArticles, tokenizer: Tokenizer, num_proc: int = 1) -> TokenisedSplit:
     """Encode ``articles`` with up to ``num_proc`` processes, or memory-map the arrays of an earlier call.
 
-    Neither articles nor tokens are held in memory. Articles of fewer than two tokens are left out, and their number is
-    printed on standard error. Raises UserError if no article remains.
+    Neither articles nor tokens are held in memory. With several processes the tokenizer is pickled. Articles of fewer
+    than two tokens are left out, and their number is printed on standard error. Raises UserError if no article remains,
+    or if a process is killed or cannot start.
     """
     if not isinstance(articles, SpooledArticles):
         with spool(articles) as spooled:
@@ -69,62 +75,44 @@ def tokenise(articles: Iterable[Article] | SpooledArticles, tokenizer: Tokenizer
 
 def _encode(articles: SpooledArticles, tokenizer: Tokenizer, num_proc: int, folder: Path) -> None:
     """Write a cache entry to ``folder``."""
+    count, left_out, ends = 0, [], dict.fromkeys(_DTYPES, 0)
     with contextlib.ExitStack() as stack:
         append = {
             name: stack.enter_context(array_writer(folder / f"{name}.npy", kind)) for name, kind in _DTYPES.items()
         }
-        count = num_tokens = 0
-        left_out: list[int] = []
-        append["starts"]([0])
-        for chunk in encode_chunks(articles, tokenizer, num_proc):
-            left_out += (count + np.flatnonzero(chunk.sizes < _MIN_TOKENS)).tolist()
-            count += len(chunk.sizes)
-            chunk = _without_short(chunk)
-            offsets = (num_tokens + chunk.headings, num_tokens + np.cumsum(chunk.sizes))
-            for name, array in zip(_DTYPES, (*chunk[:3], *offsets), strict=True):
-                append[name](array)
-            num_tokens += len(chunk.ids_N)
+        for name in _STARTS:
+            append[name]([0])
+        for sizes, arrays in _encode_chunks(articles, tokenizer, num_proc):
+            left_out += (count + np.flatnonzero(sizes < _MIN_TOKENS)).tolist()
+            count += len(sizes)
+            for name, array in arrays.items():
+                append[name](array + ends[_OFFSETS[name]] if name in _OFFSETS else array)
+            for name, array in arrays.items():
+                ends[name] += len(array)
     if len(left_out) == count:
         raise UserError(
             f"each of its {count:,} article(s) has fewer than {_MIN_TOKENS} tokens, too few to predict anything",
             articles.where(0),
             "give longer articles, or join them",
         )
-    short = set(left_out)
-    for name in (TEXT, TITLES):
-        with strings_writer(folder, name) as append_string:
-            for index, string in enumerate(Strings(articles.folder, name)):
-                if index not in short:
-                    append_string(string)
     hasher = Hasher()
-    for name in ("ids", "starts", TEXT):
+    for name in ("ids", "starts", "text"):
         hash_array(hasher, folder / f"{name}.npy")
-    card = {"articles": count - len(left_out), "tokens": num_tokens, "fingerprint": hasher.hexdigest()}
+    card = {"articles": count - len(left_out), "tokens": ends["ids"], "fingerprint": hasher.hexdigest()}
     card |= {"left_out": len(left_out), "first_left_out": next(iter(left_out), None)}
     write_json(folder / "card.json", card)
 
 
-def _without_short(chunk: Tokens) -> Tokens:
-    """Return ``chunk`` without articles of fewer than ``_MIN_TOKENS`` tokens."""
-    kept = chunk.sizes >= _MIN_TOKENS
-    if kept.all():
-        return chunk
-    kept_N = np.repeat(kept, chunk.sizes)
-    headings = np.flatnonzero(np.isin(np.flatnonzero(kept_N), chunk.headings))
-    ids_N, lengths_N, words_N = (array[kept_N] for array in chunk[:3])
-    return Tokens(ids_N, lengths_N, words_N, headings, chunk.sizes[kept])
-
-
 def _load(folder: Path, card: Any, tokenizer: Tokenizer) -> TokenisedSplit:
     """Memory-map a cache entry. Raises UserError if it is damaged."""
-    ids, lengths, words, headings, starts = (map_array(folder / f"{name}.npy", kind) for name, kind in _DTYPES.items())
-    text, titles = Strings(folder, TEXT), Strings(folder, TITLES)
-    check_offsets(starts, len(ids), folder)
+    arrays = {name: map_array(folder / f"{name}.npy", kind) for name, kind in _DTYPES.items()}
+    ids, lengths, words, headings, text, starts, text_starts, titles, titles_starts = arrays.values()
     is_valid = (
         isinstance(card, dict)
         and isinstance(card.get("fingerprint"), str)
         and len(ids) == len(lengths) == len(words) > 0
-        and len(starts) == len(text.starts) == len(titles.starts)
+        and len(starts) == len(text_starts) == len(titles_starts)
+        and all(_fit(arrays[name], arrays[base]) for name, base in _STARTS.items())
         # One pass over the files, at the speed of the disk.
         and 0 <= (bounds := array_bounds(folder / "ids.npy", np.int32))[0] <= bounds[1] < tokenizer.size
         and array_bounds(folder / "lengths.npy", np.int32)[0] >= 0
@@ -132,5 +120,67 @@ def _load(folder: Path, card: Any, tokenizer: Tokenizer) -> TokenisedSplit:
     )
     if not is_valid:
         raise UserError("cached tokens are damaged", folder, "remove the folder")
-    arrays = (ids, lengths, words, headings, text.data, starts, text.starts)
-    return TokenisedSplit(*arrays, titles, tokenizer.start, card["fingerprint"])
+    fields = (ids, lengths, words, headings, text, starts, text_starts, Strings(titles, titles_starts, folder))
+    return TokenisedSplit(*fields, tokenizer.start, card["fingerprint"])
+
+
+def _fit(starts: np.ndarray, array: np.ndarray) -> bool:
+    """Return whether ``starts`` begin with 0, end with the length of ``array`` and never decrease."""
+    return bool(len(starts) and starts[0] == 0 and starts[-1] == len(array) and (starts[1:] >= starts[:-1]).all())
+
+
+_Chunk = tuple[np.ndarray, dict[str, np.ndarray]]
+"""Tokens of each article of a chunk, and the arrays of those that are not left out, with offsets into the chunk."""
+
+
+def _encode_chunks(articles: SpooledArticles, tokenizer: Tokenizer, num_proc: int) -> Iterator[_Chunk]:
+    """Yield the chunks of ``articles`` in order."""
+    chunks = range(len(articles.offsets))
+    if min(num_proc, len(chunks)) == 1:
+        yield from (_encode_chunk(articles.chunk(index), tokenizer) for index in chunks)
+        return
+    # Spawned, not forked: a fork copies locks that other threads (torch's, SentencePiece's) may hold.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(num_proc, len(chunks)), context, _init_worker, (articles, tokenizer))
+    try:
+        yield from pool.map(_work, chunks)
+    except BrokenProcessPool as error:
+        what = "a process that tokenised was killed or could not start"
+        raise UserError(what, "corpus.num_proc", "choose 1, or free some memory") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _encode_chunk(articles: list[Article], tokenizer: Tokenizer) -> _Chunk:
+    *tokens, sizes = encode_texts((article.text for article in articles), tokenizer, _MIN_TOKENS)
+    is_kept = sizes >= _MIN_TOKENS
+    kept = [article for article, keep in zip(articles, is_kept, strict=True) if keep]
+    arrays = {**dict(zip(_DTYPES, tokens, strict=False)), "starts": np.cumsum(sizes[is_kept])}
+    for name, strings in (("text", [a.text for a in kept]), ("titles", [a.title for a in kept])):
+        data = [string.encode("utf-8", "surrogatepass") for string in strings]
+        arrays[name] = np.frombuffer(b"".join(data), dtype=np.uint8)
+        arrays[f"{name}_starts"] = np.cumsum([len(part) for part in data], dtype=np.int64)
+    return sizes, arrays
+
+
+_worker: tuple[SpooledArticles, Tokenizer]
+"""A worker process's arguments."""
+
+
+def _init_worker(articles: SpooledArticles, tokenizer: Tokenizer) -> None:
+    global _worker
+    _worker = articles, tokenizer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The main process gets it too, and stops the workers.
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    """End this process when its parent ends: a pool's worker waits forever for a parent that was killed."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def _work(index: int) -> _Chunk:
+    articles, tokenizer = _worker
+    return _encode_chunk(articles.chunk(index), tokenizer)

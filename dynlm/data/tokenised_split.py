@@ -31,18 +31,23 @@ class Tokens(NamedTuple):
     """Tokens of each article (int64)."""
 
 
-def encode_texts(texts: Iterable[str], tokenizer: Tokenizer) -> Tokens:
-    """Return the tokens of ``texts``, each encoded by itself."""
+def encode_texts(texts: Iterable[str], tokenizer: Tokenizer, min_tokens: int = 0) -> Tokens:
+    """Return the tokens of ``texts``, each encoded by itself.
+
+    ``sizes`` has all texts, the arrays lack those of fewer than ``min_tokens`` tokens.
+    """
     empty = np.zeros(0, dtype=np.int64)
     parts = [(empty.astype(np.int32), empty.astype(np.int32), empty.astype(np.int16), empty)]
     sizes: list[int] = []
     first = 0
     for text in texts:
-        encoding, data = tokenizer.encode(text), text.encode()
-        words_N = count_word_starts(data, encoding.lengths)
-        parts.append((encoding.ids, encoding.lengths, words_N, first + find_headings(data, encoding.lengths)))
+        encoding = tokenizer.encode(text)
         sizes.append(len(encoding.ids))
-        first += sizes[-1]
+        if sizes[-1] >= min_tokens:
+            data = text.encode()
+            words_N, headings = count_word_starts(data, encoding.lengths), find_headings(data, encoding.lengths)
+            parts.append((encoding.ids, encoding.lengths, words_N, first + headings))
+            first += sizes[-1]
     ids_N, lengths_N, words_N, headings = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return Tokens(ids_N, lengths_N, words_N, headings, np.array(sizes, dtype=np.int64))
 

@@ -1,11 +1,13 @@
 """Array files are NumPy's own and can be read only if complete; strings round-trip."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynlm.data.array_files import Strings, array_bounds, array_writer, hash_array, map_array, strings_writer
+from dynlm.data.array_files import Strings, array_bounds, array_writer, hash_array, map_array
 from dynlm.errors import UserError
 from dynlm.runtime.hashing import Hasher, fingerprint
 
@@ -47,12 +49,16 @@ def test_a_truncated_file_is_rejected(tmp_path):
 
 @settings(max_examples=50, deadline=None)
 @given(strings=st.lists(st.text(st.characters())))  # Lone surrogates too: file names may hold them.
-def test_strings_round_trip(tmp_path_factory, strings):
-    folder = tmp_path_factory.mktemp("strings")
-    with strings_writer(folder, "title") as append:
-        for string in strings:
-            append(string)
-    read = Strings(folder, "title")
+def test_strings_are_decoded_on_access(strings):
+    data = [string.encode("utf-8", "surrogatepass") for string in strings]
+    read = Strings(np.frombuffer(b"".join(data), np.uint8), np.cumsum([0, *map(len, data)]), Path("folder"))
     assert list(read) == [read[index] for index in range(len(read))] == strings
     with pytest.raises(IndexError):
         read[len(strings)]
+
+
+def test_a_string_that_is_not_utf8_is_rejected():
+    read = Strings(np.array([0x61, 0xFF], np.uint8), np.array([0, 1, 2]), Path("folder"))
+    assert read[0] == "a"
+    with pytest.raises(UserError, match="^folder: a cached text is damaged"):
+        read[1]

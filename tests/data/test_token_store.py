@@ -91,7 +91,7 @@ def test_article_boundaries_are_part_of_the_fingerprint(tokenizer):
 
 @pytest.mark.parametrize("chunk", [1, 150, 1 << 20])
 def test_files_do_not_depend_on_the_number_of_processes(tokenizer, tmp_path, monkeypatch, chunk):
-    monkeypatch.setattr("dynlm.data.encoding.CHUNK_BYTES", chunk)
+    monkeypatch.setattr("dynlm.data.spool.CHUNK_CHARACTERS", chunk)
     articles = [Article(f"{n}", f"{n} {article.text}", "") for n in range(3) for article in ARTICLES]
     written = []
     for num_proc in (1, 2, 3):
@@ -105,7 +105,7 @@ def test_files_do_not_depend_on_the_number_of_processes(tokenizer, tmp_path, mon
 def test_files_do_not_depend_on_the_chunk_size(tokenizer, tmp_path, monkeypatch):
     written = []
     for articles_at_once in (1, 2, 4096):
-        monkeypatch.setattr("dynlm.data.encoding.CHUNK_ARTICLES", articles_at_once)
+        monkeypatch.setattr("dynlm.data.spool.CHUNK_ARTICLES", articles_at_once)
         monkeypatch.setenv("DYNLM_CACHE", str(tmp_path / f"{articles_at_once}"))
         tokenise(ARTICLES, tokenizer)
         written.append(listing(tmp_path / f"{articles_at_once}"))
@@ -123,7 +123,7 @@ class KillingTokenizer(PieceTokenizer):
 
 
 def test_a_killed_worker_is_a_user_error(tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr("dynlm.data.encoding.CHUNK_BYTES", 1)
+    monkeypatch.setattr("dynlm.data.spool.CHUNK_CHARACTERS", 1)
     with pytest.raises(UserError, match=r"corpus\.num_proc: a process .* was killed"):
         tokenise(ARTICLES, KillingTokenizer(tokenizer.config, tokenizer.model), num_proc=2)
     assert not list((tmp_path / "tokens").iterdir())
@@ -240,11 +240,11 @@ def test_workers_end_with_their_parent(tokenizer, tmp_path):
     code = """
 import sys
 from pathlib import Path
-from dynlm.data import encoding
+from dynlm.data import spool
 from dynlm.data import token_store as tokens
 from dynlm.data.tokenizers.store import load_tokenizer
 from tests.data.test_token_store import ARTICLES, SlowTokenizer
-encoding.CHUNK_BYTES = 1
+spool.CHUNK_CHARACTERS = 1
 made = load_tokenizer(Path(sys.argv[1]))
 tokens.tokenise(ARTICLES, SlowTokenizer(made.config, made.model), num_proc=2)
 """
@@ -279,7 +279,7 @@ print(peak() / 1024)
 
 @pytest.mark.parametrize("num_proc", [1, 2])
 def test_short_articles_are_left_out_with_a_warning(tokenizer, monkeypatch, capsys, num_proc):
-    monkeypatch.setattr("dynlm.data.encoding.CHUNK_BYTES", 1)
+    monkeypatch.setattr("dynlm.data.spool.CHUNK_CHARACTERS", 1)
     dots = [Article(f"Dot {n}", "\n", f"c:{n}") for n in range(3)]
     whole = tokenise(ARTICLES, tokenizer)
     assert capsys.readouterr().err == ""
