@@ -20,9 +20,9 @@ from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
-from dynlm.data.article import Article
 from dynlm.data.articles import WHOLE_TRAIN, load_articles
 from dynlm.data.options import CorpusOptions, TokenizerOptions
+from dynlm.data.sources.source import Article
 from dynlm.data.token_store import tokenise
 from dynlm.data.tokenizers.pieces import PieceTokenizer
 

@@ -24,14 +24,12 @@ def _corpus(options: Namespace, config: Config) -> int:
     dynlm corpus
     dynlm corpus --corpus.path wikitext-2/ --json
     """
-    from dynlm.data.articles import describe, skipped_files, source_name
+    from dynlm.data.articles import describe, open_source
     from dynlm.runtime.text import printable
 
-    counts, left = describe(config.corpus), skipped_files(config.corpus)
-    rows = [
-        printable(source_name(config.corpus)),
-        f"{'split':8}{'articles':>10}{'words':>12}{'types':>10}  longest article",
-    ]
+    source = open_source(config.corpus)
+    counts, left = describe(source), source.skipped
+    rows = [printable(source.name), f"{'split':8}{'articles':>10}{'words':>12}{'types':>10}  longest article"]
     for split, count in counts.items():
         longest = count["longest"]
         rows.append(
@@ -40,7 +38,7 @@ def _corpus(options: Namespace, config: Config) -> int:
         )
     rows.append("words and types count each end of line as one, as the literature does")
     rows += [f"not read: {printable(path)}: {why}" for path, why in left.items()]
-    print_answer(options, {**counts, "not_read": left} if left else counts, "\n".join(rows))
+    print_answer(options, {**counts, "not_read": dict(left)} if left else counts, "\n".join(rows))
     return 0
 
 

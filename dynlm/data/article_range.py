@@ -40,8 +40,8 @@ def format_ranges(numbers: Iterable[int]) -> str:
     """Return article numbers, counted from 1, as ``31-60,62``."""
     ranges: list[list[int]] = []
     for number in sorted(set(numbers)):
-        if ranges and number == ranges[-1][1] + 1:
-            ranges[-1][1] = number
+        if ranges and number == ranges[-1][-1] + 1:
+            ranges[-1].append(number)
         else:
-            ranges.append([number, number])
-    return ",".join(f"{low}-{high}" if high > low else str(low) for low, high in ranges)
+            ranges.append([number])
+    return ",".join(f"{first}-{rest[-1]}" if rest else str(first) for first, *rest in ranges)

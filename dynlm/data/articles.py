@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
 
-from dynlm.data.article import Article
 from dynlm.data.options import CorpusOptions
 from dynlm.data.sources.hub import open_hub
 from dynlm.data.sources.local import open_local
-from dynlm.data.sources.source import SOURCES, Source, with_held_out
+from dynlm.data.sources.source import SOURCES, Article, Articles, Source
 from dynlm.errors import UserError
 
-_OWN_SPLIT = {"train": "train", "meta": "train", "valid": "valid", "test": "test"}
-"""The split of the source that each split is taken from."""
 WHOLE_TRAIN = "train+meta"
-"""The source's whole training split, in its order."""
+"""The whole training split, in the source's order."""
 
 
 def open_source(corpus: CorpusOptions) -> Source:
-    """Return the source that the options name, with valid and test splits held out from train where it has none.
+    """Return the source that the options name, with the splits of ``derive_splits``.
 
     Reads no articles. Raises UserError if there is no such source, file or data set.
     """
@@ -31,7 +28,36 @@ def open_source(corpus: CorpusOptions) -> Source:
         source = open_hub(corpus)
     else:
         source = SOURCES[corpus.source](corpus)
-    return replace(source, splits=with_held_out(source.splits, corpus.hold_out_every))
+    return replace(source, splits=derive_splits(source.splits, corpus))
+
+
+def derive_splits(own: Mapping[str, Articles], corpus: CorpusOptions) -> dict[str, Articles]:
+    """Return those of train, meta, valid, test and ``train+meta`` that can be taken from a source's ``own`` splits.
+
+    Without a split valid, of each ``hold_out_every`` training articles the last goes to valid and, without a split
+    test, the last but one to test: interleaving keeps every part of a sorted source in training. Of the others, each
+    ``meta_every``-th is in meta, which the language model never sees. A split has at most ``limit`` articles.
+    """
+
+    def part(articles: Articles, every: int, remainders: Container[int]) -> Articles:
+        return lambda: (article for i, article in enumerate(articles()) if i % every in remainders)
+
+    splits = dict(own)
+    if "train" in own:
+        whole, every = own["train"], corpus.hold_out_every
+        if "valid" not in own:
+            held_out = ["valid"] if "test" in own else ["valid", "test"]
+            splits |= {split: part(whole, every, [every - 1 - n]) for n, split in enumerate(held_out)}
+            whole = part(whole, every, range(every - len(held_out)))
+        last = corpus.meta_every - 1
+        splits |= {"train": part(whole, last + 1, range(last)), "meta": part(whole, last + 1, [last])}
+        splits[WHOLE_TRAIN] = whole
+
+    def limited(articles: Articles) -> Articles:
+        return lambda: islice(articles(), corpus.limit)
+
+    names = ("train", "meta", "valid", "test", WHOLE_TRAIN)
+    return {split: limited(splits[split]) for split in names if split in splits}
 
 
 def source_name(corpus: CorpusOptions) -> str:
@@ -40,14 +66,15 @@ def source_name(corpus: CorpusOptions) -> str:
 
 
 def iter_articles(corpus: CorpusOptions, split: str) -> Iterator[Article]:
-    """Return an iterator over the articles of a split in order, at most ``corpus.limit``.
+    """Return an iterator over the articles of a split (see ``derive_splits``) in order.
 
-    ``meta`` are the training articles that the language model never sees, every ``corpus.meta_every``-th of the
-    source's training split; ``train`` are the others, and ``train+meta`` all of them. Raises UserError if the source
-    has no such split or no article in it, and for bad input when it is reached.
+    Raises UserError if the source has no such split or no article in it, and for bad input when it is reached.
     """
     source = open_source(corpus)
-    articles = _articles_of(source, corpus, split)
+    if split not in source.splits:
+        names = [name for name in source.splits if name != WHOLE_TRAIN]
+        raise UserError(f"no split {split!r}", source.name, f"choose among {', '.join(names)}")
+    articles = source.splits[split]()
     if (first := next(articles, None)) is not None:
         return chain([first], articles)
     if split == "meta":
@@ -62,52 +89,29 @@ def load_articles(corpus: CorpusOptions, split: str) -> list[Article]:
     return list(iter_articles(corpus, split))
 
 
-def describe(corpus: CorpusOptions) -> dict[str, dict[str, Any]]:
+def splits_with_articles(corpus: CorpusOptions) -> list[str]:
+    """Return those of train, meta, valid and test that have articles. Raises UserError for bad input in the first."""
+    splits = open_source(corpus).splits
+    return [name for name in splits if name != WHOLE_TRAIN and next(splits[name](), None) is not None]
+
+
+def describe(source: Source) -> dict[str, dict[str, Any]]:
     """Return, for each split with articles, the number of articles, words and types, and the longest article.
 
-    Words are separated by white space, and each end of line counts as one word (and one type), as in the literature.
-    ``train`` is the whole training split, with meta articles. Raises UserError if the source is empty.
+    Words are counted as by ``word_count``; all ends of line are one type. ``train`` is the whole training split, with
+    meta articles. Raises UserError if the source is empty.
     """
-    source = open_source(corpus)
-    counts = {
-        split: _count(_articles_of(source, corpus, WHOLE_TRAIN if split == "train" else split))
-        for split in source.splits
-    }
+    names = {"train": WHOLE_TRAIN, "valid": "valid", "test": "test"}
+    counts = {name: _count(source.splits[split]()) for name, split in names.items() if split in source.splits}
     if not any(count["articles"] for count in counts.values()):
         raise UserError("no articles in it", source.name, "check --corpus.path and --corpus.format")
     return {split: count for split, count in counts.items() if count["articles"]}
-
-
-def skipped_files(corpus: CorpusOptions) -> dict[str, str]:
-    """Return the files of the folder ``corpus.path`` that are not read, and why."""
-    return dict(open_source(corpus).skipped)
-
-
-def splits_with_articles(corpus: CorpusOptions) -> list[str]:
-    """Return those of train, meta, valid and test that have articles. Raises UserError for bad input in the first."""
-    source = open_source(corpus)
-    return [split for split in _splits_of(source) if next(_articles_of(source, corpus, split), None) is not None]
 
 
 def word_count(text: str) -> int:
     """Return the words of ``text`` plus one for each line, as in the literature; the last line may lack its end."""
     lines = text.count("\n") + (not text.endswith("\n"))
     return len(text.split()) + (lines if text else 0)
-
-
-def _splits_of(source: Source) -> list[str]:
-    return [split for split, own in _OWN_SPLIT.items() if own in source.splits]
-
-
-def _articles_of(source: Source, corpus: CorpusOptions, split: str) -> Iterator[Article]:
-    own = "train" if split == WHOLE_TRAIN else _OWN_SPLIT.get(split, "")
-    if own not in source.splits:
-        raise UserError(f"no split {split!r}", source.name, f"choose among {', '.join(_splits_of(source))}")
-    articles = source.splits[own]()
-    if split in ("train", "meta"):
-        every = corpus.meta_every
-        articles = (article for i, article in enumerate(articles) if (i % every == every - 1) == (split == "meta"))
-    return islice(articles, corpus.limit)
 
 
 def _count(articles: Iterator[Article]) -> dict[str, Any]:

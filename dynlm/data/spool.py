@@ -8,29 +8,29 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import itertools
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynlm.data.article import Article
+from dynlm.data.sources.source import Article
 from dynlm.runtime.files import cache_folder, staging_dir
 from dynlm.runtime.hashing import Hasher
 
-CHUNK_CHARACTERS = 1 << 20
-"""A chunk ends with the article that reaches so many characters of text."""
-CHUNK_ARTICLES = 4096
+CHUNK_BYTES = 1 << 20
+"""A chunk ends with the article that reaches so many bytes in the file."""
 
 
 @dataclass(frozen=True)
 class SpooledArticles:
-    """Articles on disk in chunks of about a MiB, each a line of JSON; ``content`` is their ``content_of``."""
+    """Articles on disk in chunks, each a line of JSON; ``content`` is their ``content_of``."""
 
     path: Path
     content: dict[str, Any]
     firsts: list[int]
-    """Index of each chunk's first article."""
+    """First article of each chunk."""
     offsets: list[int]
     """Where each chunk begins in the file."""
 
@@ -41,18 +41,20 @@ class SpooledArticles:
     def __len__(self) -> int:
         return int(self.content["articles"])
 
-    def chunk(self, index: int) -> list[Article]:
+    def __iter__(self) -> Iterator[Article]:
+        return itertools.chain.from_iterable(map(self.chunk, range(len(self.offsets))))
+
+    def chunk(self, index: int) -> Iterator[Article]:
+        """Yield the articles of one chunk."""
+        end = self.firsts[index + 1] if index + 1 < len(self.firsts) else len(self)
         with self.path.open("rb") as file:
             file.seek(self.offsets[index])
-            return [Article(*fields) for fields in json.loads(file.readline())]
+            for line in itertools.islice(file, end - self.firsts[index]):
+                yield Article(*json.loads(line))
 
-    def texts(self) -> Iterator[str]:
-        return (article.text for index in range(len(self.offsets)) for article in self.chunk(index))
-
-    def where(self, index: int) -> str:
-        """Return where article ``index`` came from."""
+    def __getitem__(self, index: int) -> Article:
         chunk = bisect.bisect(self.firsts, index) - 1
-        return self.chunk(chunk)[index - self.firsts[chunk]].where
+        return next(itertools.islice(self.chunk(chunk), index - self.firsts[chunk], None))
 
 
 def content_of(articles: Iterable[Article]) -> dict[str, Any]:
@@ -78,28 +80,14 @@ def spool(articles: Iterable[Article]) -> Iterator[SpooledArticles]:
         with path.open("wb") as file:
 
             def written() -> Iterator[Article]:
-                count = 0
-                for chunk in _chunks(articles):
-                    firsts.append(count)
-                    offsets.append(file.tell())
-                    count += len(chunk)
-                    line = json.dumps([(a.title, a.text, a.where) for a in chunk], ensure_ascii=False)
+                for index, article in enumerate(articles):
+                    if not offsets or file.tell() - offsets[-1] >= CHUNK_BYTES:
+                        firsts.append(index)
+                        offsets.append(file.tell())
+                    line = json.dumps((article.title, article.text, article.where), ensure_ascii=False)
                     file.write(line.encode("utf-8", "surrogatepass"))  # File names may have lone surrogates.
                     file.write(b"\n")
-                    yield from chunk
+                    yield article
 
             content = content_of(written())
         yield SpooledArticles(path, content, firsts, offsets)
-
-
-def _chunks(articles: Iterable[Article]) -> Iterator[list[Article]]:
-    chunk: list[Article] = []
-    characters = 0
-    for article in articles:
-        chunk.append(article)
-        characters += len(article.text)
-        if characters >= CHUNK_CHARACTERS or len(chunk) == CHUNK_ARTICLES:
-            yield chunk
-            chunk, characters = [], 0
-    if chunk:
-        yield chunk

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from dynlm.data.array_files import Strings, array_bounds, array_writer, hash_array, map_array
-from dynlm.data.article import Article
+from dynlm.data.sources.source import Article
 from dynlm.data.spool import SpooledArticles, spool
 from dynlm.data.tokenised_split import TokenisedSplit, encode_texts
 from dynlm.data.tokenizers.tokenizer import Tokenizer
@@ -69,7 +69,7 @@ def tokenise(articles: Iterable[Article] | SpooledArticles, tokenizer: Tokenizer
     first = card.get("first_left_out")
     if isinstance(first, int) and 0 <= first < len(articles) and is_main_process():
         what = f"left out {card.get('left_out')} article(s) of fewer than {_MIN_TOKENS} tokens, the first at "
-        print(f"dynlm: {printable(what + articles.where(first))}", file=sys.stderr)
+        print(f"dynlm: {printable(what + articles[first].where)}", file=sys.stderr)
     return split
 
 
@@ -92,7 +92,7 @@ def _encode(articles: SpooledArticles, tokenizer: Tokenizer, num_proc: int, fold
     if len(left_out) == count:
         raise UserError(
             f"each of its {count:,} article(s) has fewer than {_MIN_TOKENS} tokens, too few to predict anything",
-            articles.where(0),
+            articles[0].where,
             "give longer articles, or join them",
         )
     hasher = Hasher()
@@ -137,7 +137,7 @@ def _encode_chunks(articles: SpooledArticles, tokenizer: Tokenizer, num_proc: in
     """Yield the chunks of ``articles`` in order."""
     chunks = range(len(articles.offsets))
     if min(num_proc, len(chunks)) == 1:
-        yield from (_encode_chunk(articles.chunk(index), tokenizer) for index in chunks)
+        yield from (_encode_chunk(list(articles.chunk(index)), tokenizer) for index in chunks)
         return
     # Spawned, not forked: a fork copies locks that other threads (torch's, SentencePiece's) may hold.
     context = multiprocessing.get_context("spawn")
@@ -183,4 +183,4 @@ def _exit_with_parent() -> None:
 
 def _work(index: int) -> _Chunk:
     articles, tokenizer = _worker
-    return _encode_chunk(articles.chunk(index), tokenizer)
+    return _encode_chunk(list(articles.chunk(index)), tokenizer)

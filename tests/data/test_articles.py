@@ -5,9 +5,20 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from dynlm.data.articles import describe, iter_articles, load_articles, open_source, source_name, word_count
+from dynlm.data.articles import (
+    derive_splits,
+    describe,
+    iter_articles,
+    load_articles,
+    open_source,
+    source_name,
+    word_count,
+)
 from dynlm.data.options import CorpusOptions
+from dynlm.data.sources.source import Article
 from dynlm.errors import UserError
 
 DATA = os.environ.get("DYNLM_DATA")
@@ -32,6 +43,40 @@ def test_meta_articles_are_not_in_train(folder):
     assert numbers(config, "train+meta") == list(range(10))
 
 
+def numbered(count: int):
+    return lambda: (Article(str(i), "text", "") for i in range(count))
+
+
+def held_out(own, every: int) -> dict[str, list[int]]:
+    """Return the articles of the splits that are derived from ``own``, with those of train and meta as train."""
+    splits = derive_splits(own, CorpusOptions(hold_out_every=every))
+    splits = {
+        "train" if name == "train+meta" else name: splits[name] for name in splits if name not in ("train", "meta")
+    }
+    read, again = ({name: [int(a.title) for a in articles()] for name, articles in splits.items()} for _ in range(2))
+    assert read == again, "each call starts again"
+    return read
+
+
+def test_held_out_splits_are_interleaved():
+    assert held_out({"train": numbered(9)}, 4) == {"train": [0, 1, 4, 5, 8], "test": [2, 6], "valid": [3, 7]}
+
+
+@settings(deadline=None)
+@given(st.integers(0, 60), st.integers(3, 20))
+def test_held_out_splits_are_a_partition(count, every):
+    parts = held_out({"train": numbered(count)}, every)
+    assert sorted(i for part in parts.values() for i in part) == list(range(count))
+    assert len(parts["valid"]) == count // every
+
+
+def test_existing_splits_are_kept():
+    assert held_out({"train": numbered(9), "valid": numbered(2)}, 3) == {"train": list(range(9)), "valid": [0, 1]}
+    assert held_out({"test": numbered(3)}, 3) == {"test": [0, 1, 2]}
+    parts = held_out({"train": numbered(5), "test": numbered(1)}, 3)
+    assert parts == {"train": [0, 1, 3, 4], "test": [0], "valid": [2]}
+
+
 def test_the_limit_applies_to_the_requested_split(folder):
     config = CorpusOptions(path=str(folder), meta_every=4, limit=4)
     assert numbers(config, "train") == [0, 1, 2, 4]
@@ -42,7 +87,7 @@ def test_the_limit_applies_to_the_requested_split(folder):
 def test_describe_matches_hand_counts(folder):
     # "word 0\n" is two words and an end of line; the types are "word", the numbers and the end of line.
     config = CorpusOptions(path=str(folder))
-    assert describe(config) == {
+    assert describe(open_source(config)) == {
         "train": {"articles": 10, "words": 3 * 55, "types": 12, "longest": {"title": "train 9", "words": 30}},
         "valid": {"articles": 3, "words": 3 * 6, "types": 5, "longest": {"title": "valid 2", "words": 9}},
     }
@@ -68,7 +113,7 @@ def test_missing_and_empty_splits_are_rejected(folder):
         load_articles(config, "valid")
     (folder / "train.jsonl").write_text("")
     with pytest.raises(UserError, match="no articles in it"):
-        describe(config)
+        describe(open_source(config))
 
 
 def test_less_than_one_process_is_rejected():
@@ -88,7 +133,7 @@ def test_source_names(folder):
 
 @pytest.mark.skipif(not DATA, reason="DYNLM_DATA, the folder of real data, is not set")
 def test_wikitext_2_counts_match_the_literature():
-    counts = describe(CorpusOptions(path=str(Path(DATA or "", "wikitext-2"))))
+    counts = describe(open_source(CorpusOptions(path=str(Path(DATA or "", "wikitext-2")))))
     assert list(counts) == ["train", "valid"]
     assert [counts[split]["articles"] for split in counts] == [600, 60]
     assert [counts[split]["words"] for split in counts] == [2_088_628, 217_646]

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dynlm.data.article import Article
 from dynlm.data.options import TokenizerOptions
+from dynlm.data.sources.source import Article
 from dynlm.data.token_store import tokenise
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.data.tokenizers.pieces import PieceTokenizer
@@ -36,12 +36,6 @@ def tokenizer():
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("DYNLM_CACHE", str(tmp_path))
-
-
-def test_inputs_are_shifted_by_one_token(tokenizer):
-    split = tokenise(ARTICLES, tokenizer)
-    assert split.inputs(1)[0] == tokenizer.start
-    assert split.inputs(1)[1:].tolist() == split.article(1)[:-1].tolist()
 
 
 def test_articles_are_encoded_once(tokenizer, monkeypatch):
@@ -90,8 +84,8 @@ def test_article_boundaries_are_part_of_the_fingerprint(tokenizer):
 
 
 @pytest.mark.parametrize("chunk", [1, 150, 1 << 20])
-def test_files_do_not_depend_on_the_number_of_processes(tokenizer, tmp_path, monkeypatch, chunk):
-    monkeypatch.setattr("dynlm.data.spool.CHUNK_CHARACTERS", chunk)
+def test_files_do_not_depend_on_processes_or_chunks(tokenizer, tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr("dynlm.data.spool.CHUNK_BYTES", chunk)
     articles = [Article(f"{n}", f"{n} {article.text}", "") for n in range(3) for article in ARTICLES]
     written = []
     for num_proc in (1, 2, 3):
@@ -99,17 +93,10 @@ def test_files_do_not_depend_on_the_number_of_processes(tokenizer, tmp_path, mon
         split = tokenise(iter(articles), tokenizer, num_proc)
         assert [tokenizer.decode(split.article(a)) for a in range(split.articles)] == [a.text for a in articles]
         written.append(listing(tmp_path / f"{num_proc}"))
-    assert written[0] == written[1] == written[2]
-
-
-def test_files_do_not_depend_on_the_chunk_size(tokenizer, tmp_path, monkeypatch):
-    written = []
-    for articles_at_once in (1, 2, 4096):
-        monkeypatch.setattr("dynlm.data.spool.CHUNK_ARTICLES", articles_at_once)
-        monkeypatch.setenv("DYNLM_CACHE", str(tmp_path / f"{articles_at_once}"))
-        tokenise(ARTICLES, tokenizer)
-        written.append(listing(tmp_path / f"{articles_at_once}"))
-    assert written[0] == written[1] == written[2]
+    monkeypatch.setattr("dynlm.data.spool.CHUNK_BYTES", 1 << 20)
+    monkeypatch.setenv("DYNLM_CACHE", str(tmp_path / "one"))
+    tokenise(articles, tokenizer)
+    assert written == [listing(tmp_path / "one")] * 3
 
 
 class KillingTokenizer(PieceTokenizer):
@@ -123,7 +110,7 @@ class KillingTokenizer(PieceTokenizer):
 
 
 def test_a_killed_worker_is_a_user_error(tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr("dynlm.data.spool.CHUNK_CHARACTERS", 1)
+    monkeypatch.setattr("dynlm.data.spool.CHUNK_BYTES", 1)
     with pytest.raises(UserError, match=r"corpus\.num_proc: a process .* was killed"):
         tokenise(ARTICLES, KillingTokenizer(tokenizer.config, tokenizer.model), num_proc=2)
     assert not list((tmp_path / "tokens").iterdir())
@@ -159,7 +146,7 @@ def test_a_full_disk_is_a_user_error_and_leaves_no_files(tokenizer, tmp_path, li
     code = """
 import resource, sys
 from pathlib import Path
-from dynlm.data.article import Article
+from dynlm.data.sources.source import Article
 from dynlm.data.tokenizers.store import load_tokenizer
 from dynlm.data.token_store import tokenise
 from dynlm.errors import UserError
@@ -244,7 +231,7 @@ from dynlm.data import spool
 from dynlm.data import token_store as tokens
 from dynlm.data.tokenizers.store import load_tokenizer
 from tests.data.test_token_store import ARTICLES, SlowTokenizer
-spool.CHUNK_CHARACTERS = 1
+spool.CHUNK_BYTES = 1
 made = load_tokenizer(Path(sys.argv[1]))
 tokens.tokenise(ARTICLES, SlowTokenizer(made.config, made.model), num_proc=2)
 """
@@ -263,7 +250,7 @@ def test_memory_does_not_grow_with_the_corpus(tokenizer, tmp_path, num_proc):
     code = """
 import resource, sys
 from pathlib import Path
-from dynlm.data.article import Article
+from dynlm.data.sources.source import Article
 from dynlm.data.tokenizers.store import load_tokenizer
 from dynlm.data.token_store import tokenise
 text = "The ships come in at dawn . " * 1000
@@ -279,7 +266,7 @@ print(peak() / 1024)
 
 @pytest.mark.parametrize("num_proc", [1, 2])
 def test_short_articles_are_left_out_with_a_warning(tokenizer, monkeypatch, capsys, num_proc):
-    monkeypatch.setattr("dynlm.data.spool.CHUNK_CHARACTERS", 1)
+    monkeypatch.setattr("dynlm.data.spool.CHUNK_BYTES", 1)
     dots = [Article(f"Dot {n}", "\n", f"c:{n}") for n in range(3)]
     whole = tokenise(ARTICLES, tokenizer)
     assert capsys.readouterr().err == ""

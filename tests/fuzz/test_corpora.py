@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import strategies as st
 
-from dynlm.data.article import Article
 from dynlm.data.articles import load_articles
 from dynlm.data.options import CorpusOptions, TokenizerOptions
 from dynlm.data.sources.lines import text_lines
+from dynlm.data.sources.source import Article
 from dynlm.data.sources.wikitext import wikitext_articles
 from dynlm.data.token_store import tokenise
 from dynlm.data.tokenizers.words import WordTokenizer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import urllib.error
 import urllib.request
@@ -29,47 +30,41 @@ def open_hub(corpus: CorpusOptions, streaming: bool = True) -> Source:
 
     Raises UserError if the hub or the data set cannot be reached, or if no split is named like train, valid or test.
     """
-    name = f"{corpus.source} {corpus.subset}" if corpus.subset else corpus.source
-    found = _load(corpus, name, streaming)
-
-    def opener(split: str) -> Articles:
-        return lambda: record_articles(_records(found[split], name, split), corpus)
-
-    splits: dict[str, Articles] = {}
-    for theirs, ours in SPLIT_NAMES.items():
-        if theirs in found:
-            splits.setdefault(ours, opener(theirs))
-    if not splits and len(found) == 1:
-        splits = {"train": opener(next(iter(found)))}
-    if not splits:
-        raise UserError(f"none of its splits ({', '.join(found)}) is named train, validation or test", name)
-    return Source(name, splits)
-
-
-def _load(corpus: CorpusOptions, name: str, streaming: bool) -> dict[str, Iterable[Any]]:
-    """Load the data set's splits, by the hub's names."""
     import datasets  # Takes a second or more, and only this source needs it.
 
     if not datasets.config.HF_HUB_OFFLINE and not _answers(datasets.config.HF_ENDPOINT):
         datasets.config.HF_HUB_OFFLINE = True  # Use the local cache; the client would retry for half a minute.
-    try:
-        return dict(datasets.load_dataset(corpus.source, corpus.subset, streaming=streaming))
-    except Exception as error:  # The HTTP client, the hub's client and many readers raise anything.
-        raise _unreadable(name, error) from error
+    name = f"{corpus.source} {corpus.subset}" if corpus.subset else corpus.source
+    with _hub_errors(name):
+        found = dict(datasets.load_dataset(corpus.source, corpus.subset, streaming=streaming))
+    # Of several names for a split the first counts.
+    theirs = {ours: split for split, ours in reversed(SPLIT_NAMES.items()) if split in found}
+    if not theirs and len(found) == 1:
+        theirs = {"train": next(iter(found))}
+    if not theirs:
+        raise UserError(f"none of its splits ({', '.join(found)}) is named train, validation or test", name)
+
+    def opener(split: str) -> Articles:
+        return lambda: record_articles(_records(found[split], name, split), corpus)
+
+    return Source(name, {ours: opener(split) for ours, split in theirs.items()})
 
 
 def _records(rows: Iterable[Any], name: str, split: str) -> Iterator[Record]:
-    try:
+    with _hub_errors(name):  # A stream is fetched and decoded while it is read.
         for number, row in enumerate(rows, 1):
             yield f"{name} {split}:{number}", row
-    except Exception as error:  # As above: a stream is fetched and decoded while it is read.
-        raise _unreadable(name, error) from error
 
 
-def _unreadable(name: str, error: Exception) -> UserError:
-    first_line = (str(error).strip().splitlines() or [""])[0][:200]
-    do = "check --corpus.subset" if isinstance(error, ValueError) else _WITHOUT_HUB
-    return UserError(f"cannot be read from the hub ({type(error).__name__}: {first_line})", name, do)
+@contextlib.contextmanager
+def _hub_errors(name: str) -> Iterator[None]:
+    """Turn any error into a UserError: the HTTP client, the hub's client and many readers raise anything."""
+    try:
+        yield
+    except Exception as error:
+        first_line = (str(error).strip().splitlines() or [""])[0][:200]
+        do = "check --corpus.subset" if isinstance(error, ValueError) else _WITHOUT_HUB
+        raise UserError(f"cannot be read from the hub ({type(error).__name__}: {first_line})", name, do) from error
 
 
 def _answers(endpoint: str) -> bool:

@@ -5,11 +5,11 @@ Line ends stay as they are in the file (CRLF and a lone CR included); a byte ord
 
 from __future__ import annotations
 
-import bz2
 import contextlib
 import gzip
 import io
 import lzma
+import os
 import struct
 import zipfile
 import zlib
@@ -26,7 +26,6 @@ from dynlm.runtime.text import decode_text
 LONGEST_LINE = 16 * 2**20
 """Bytes; the most that is read at once, so that a file without line ends cannot fill the memory."""
 _READ_BYTES = 1 << 16
-_SUFFIXES = {".gz", ".bz2", ".xz", ".zip", ".zst"}
 UNPACKING_ERRORS = (
     *(EOFError, OSError, lzma.LZMAError, zlib.error, zipfile.BadZipFile, pa.ArrowException),
     # zipfile raises these for malformed headers, encryption and unknown methods; a decompressor raises MemoryError for
@@ -38,7 +37,7 @@ UNPACKING_ERRORS = (
 
 def unpacked_name(path: Path) -> str:
     """Return the file's name without the suffix of a compression: ``train.txt`` for ``train.txt.xz``."""
-    return path.stem if path.suffix.lower() in _SUFFIXES else path.name
+    return path.stem if path.suffix.lower() in (".zip", *_READERS) else path.name
 
 
 def text_lines(path: Path) -> Iterator[tuple[str, str]]:
@@ -48,7 +47,7 @@ def text_lines(path: Path) -> Iterator[tuple[str, str]]:
     NUL character or a line over 16 MiB, or is a zip archive of several files.
     """
     number = offset = 0
-    with _unpacking_errors(path), _open_unpacked(path) as file:
+    with _open_unpacked(path) as file:
         while line := file.readline(LONGEST_LINE + 1):
             number += 1
             location = f"{path}:{number}"
@@ -61,89 +60,73 @@ def text_lines(path: Path) -> Iterator[tuple[str, str]]:
 
 @contextlib.contextmanager
 def _open_unpacked(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for reading; errors of the operating system and of decompressors in the block become UserErrors."""
     suffix = path.suffix.lower()
-    with contextlib.ExitStack() as stack:
-        packed = stack.enter_context(open_regular(path))
-        if suffix == ".zip":
-            archive = stack.enter_context(zipfile.ZipFile(packed))
-            yield stack.enter_context(archive.open(_only_member(archive, path)))
-        elif suffix == ".zst":
-            # Unlike zstandard's reader, Arrow's continues with the next frame and rejects a truncated one.
-            stream = pa.CompressedInputStream(pa.PythonFile(packed, "r"), "zstd")
-            yield stack.enter_context(io.BufferedReader(stream))
-        elif suffix == ".gz":
-            yield stack.enter_context(io.BufferedReader(gzip.GzipFile(fileobj=packed)))  # type: ignore[arg-type]
-        elif suffix in _DECOMPRESSORS:
-            yield stack.enter_context(io.BufferedReader(_ConcatenatedStreams(packed, *_DECOMPRESSORS[suffix])))
-        else:
-            yield packed
-
-
-class _ConcatenatedStreams(io.RawIOBase):
-    """The concatenated bz2 or xz streams of a file, decompressed as they are read.
-
-    The standard library's readers ignore whatever follows a stream that is not a valid stream itself. Here it must be
-    padding (a multiple of ``padding`` zero bytes; 0: none) or a stream; otherwise EOFError or the decompressor's own
-    error is raised.
-    """
-
-    def __init__(self, file: IO[bytes], decompressor: Callable[[], Any], padding: int):
-        self._file, self._make, self._padding = file, decompressor, padding
-        self._decompressor, self._packed = decompressor(), b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._decompressor.eof or self._begin_next():
-            if self._decompressor.needs_input and not self._packed:
-                self._packed = self._file.read(_READ_BYTES)
-                if not self._packed:
-                    raise EOFError("it ends within a stream")
-            packed, self._packed = self._packed, b""
-            if data := self._decompressor.decompress(packed, len(buffer)):
-                buffer[: len(data)] = data
-                return len(data)
-        return 0
-
-    def _begin_next(self) -> bool:
-        """Skip padding and begin the next stream; return False at the end of the file."""
-        packed, zeros = self._decompressor.unused_data or self._file.read(_READ_BYTES), 0
-        while packed:
-            self._packed = packed.lstrip(b"\0") if self._padding else packed
-            zeros += len(packed) - len(self._packed)
-            if self._packed:
-                break
-            packed = self._file.read(_READ_BYTES)
-        if self._padding and zeros % self._padding:
-            raise EOFError(f"{zeros} zero bytes after a stream, not a multiple of {self._padding}")
-        if packed:
-            self._decompressor = self._make()
-        return bool(packed)
-
-
-_DECOMPRESSORS: dict[str, tuple[Callable[[], Any], int]] = {
-    ".bz2": (bz2.BZ2Decompressor, 0),
-    ".xz": (lzma.LZMADecompressor, 4),
-}
-"""Decompressor of one stream, and the unit of its padding in bytes."""
-
-
-def _only_member(archive: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:
-    members = [m for m in archive.infolist() if not m.is_dir() and not m.filename.startswith("__MACOSX/")]
-    if len(members) != 1:
-        raise UserError(f"an archive of {len(members)} files, not of one", path, "unpack it and name the folder")
-    return members[0]
-
-
-@contextlib.contextmanager
-def _unpacking_errors(path: Path) -> Iterator[None]:
-    """Turn errors of the operating system and of decompressors into UserErrors."""
     try:
-        yield
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(open_regular(path))
+            if suffix == ".zip":
+                archive = stack.enter_context(zipfile.ZipFile(file))
+                members = [m for m in archive.infolist() if not m.is_dir() and not m.filename.startswith("__MACOSX/")]
+                if len(members) != 1:
+                    what = f"an archive of {len(members)} files, not of one"
+                    raise UserError(what, path, "unpack it and name the folder")
+                file = stack.enter_context(archive.open(members[0]))
+            elif suffix in _READERS:
+                if not os.fstat(file.fileno()).st_size:
+                    raise EOFError("it is empty")
+                file = stack.enter_context(io.BufferedReader(_READERS[suffix](file)))
+            yield file
     except RuntimeError as error:  # An encrypted zip, or a method that zipfile does not know.
         raise UserError(f"cannot be unpacked ({error})", path, "unpack it yourself") from error
     except UNPACKING_ERRORS as error:
         if isinstance(error, OSError) and error.errno is not None:  # Not a decompressor's.
             raise cannot_read(path, error) from error
         raise UserError(f"cut short or damaged ({error})", path, "download or create the file again") from error
+
+
+class _XzStreams(io.RawIOBase):
+    """The concatenated streams of an .xz file, decompressed as they are read, each followed by padding (zero bytes).
+
+    ``lzma.open`` ignores whatever follows a stream that is not a valid stream; here it is an error.
+    """
+
+    def __init__(self, file: IO[bytes]):
+        self._file, self._stream, self._packed = file, lzma.LZMADecompressor(), b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._stream.eof or self._begin_next():
+            if self._stream.needs_input and not self._packed:
+                self._packed = self._file.read(_READ_BYTES)
+                if not self._packed:
+                    raise EOFError("it ends within a stream")
+            packed, self._packed = self._packed, b""
+            if data := self._stream.decompress(packed, len(buffer)):
+                buffer[: len(data)] = data
+                return len(data)
+        return 0
+
+    def _begin_next(self) -> bool:
+        """Skip padding and begin the next stream; return False at the end of the file."""
+        packed, zeros = self._stream.unused_data or self._file.read(_READ_BYTES), 0
+        while packed.startswith(b"\0"):
+            stripped = packed.lstrip(b"\0")
+            zeros += len(packed) - len(stripped)
+            packed = stripped or self._file.read(_READ_BYTES)
+        if zeros % 4:
+            raise EOFError(f"{zeros} zero bytes after a stream, not a multiple of 4")
+        if packed:
+            self._stream, self._packed = lzma.LZMADecompressor(), packed
+        return bool(packed)
+
+
+# Unlike the standard library's reader, Arrow's rejects what follows a stream and is none.
+_READERS: dict[str, Callable[[Any], Any]] = {
+    ".gz": lambda file: gzip.GzipFile(fileobj=file),  # Skips padding, which Arrow's does not.
+    ".bz2": lambda file: pa.CompressedInputStream(pa.PythonFile(file, "r"), "bz2"),
+    ".zst": lambda file: pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd"),
+    ".xz": _XzStreams,
+}

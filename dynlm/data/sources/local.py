@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from itertools import chain, groupby, islice
 from pathlib import Path
 
-from dynlm.data.article import Article, ArticleText
 from dynlm.data.options import CorpusOptions
 from dynlm.data.sources.lines import text_lines, unpacked_name
 from dynlm.data.sources.records import json_records, parquet_records, record_articles
-from dynlm.data.sources.source import SPLIT_NAMES, Articles, Source
+from dynlm.data.sources.source import SPLIT_NAMES, Article, Articles, ArticleText, Source
 from dynlm.data.sources.wikitext import wikitext_articles
 from dynlm.errors import UserError
 from dynlm.runtime.files import check_inside, check_regular
@@ -132,12 +131,8 @@ def _find_files(root: Path, requested: str, skipped: dict[str, str]) -> list[_Fi
             if format_ == "text" and not any(line.strip() for _, line in text_lines(path)):
                 formats_[path] = "wikitext"
     for path, format_ in formats_.items():
-        if (
-            requested == "auto"
-            and format_ == "text"
-            and _split_of(path, root, "")
-            and not _split_of(path, root, "text")
-        ):
+        is_plain = requested == "auto" and format_ == "text"
+        if is_plain and _split_of(path, root, "") and not _split_of(path, root, "text"):
             do = "choose --corpus.format text if each file is an article, or write titles as ' = Title = ' lines"
             raise UserError("named like a split but without WikiText titles", path, do)
     return [_File(path, format_, _split_of(path, root, format_) or "train") for path, format_ in formats_.items()]

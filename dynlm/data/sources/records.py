@@ -11,9 +11,9 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dynlm.data.article import Article, too_long
 from dynlm.data.options import CorpusOptions
 from dynlm.data.sources.lines import text_lines
+from dynlm.data.sources.source import Article, too_long
 from dynlm.data.sources.wikitext import wikitext_articles
 from dynlm.errors import UserError
 from dynlm.runtime import text as texts
@@ -145,14 +145,14 @@ def _text_of(record: Mapping[str, Any], where: str, field: str) -> str:
     text = record[field]
     if not isinstance(text, str):
         raise UserError(f"field {field!r} holds {type(text).__name__}, not text", where, "choose --corpus.text_field")
-    if len(text) > texts.LARGEST_TEXT or len(text.encode("utf-8", "replace")) > texts.LARGEST_TEXT:
-        raise too_long(where)
     if (nul := text.find("\0")) >= 0:
         raise UserError(f"NUL character at character {nul} of field {field!r}", where, "remove it")
     try:
-        text.encode("utf-8")
+        size = len(text) if len(text) > texts.LARGEST_TEXT else len(text.encode())
     except UnicodeEncodeError as error:  # JSON can escape a lone surrogate.
         raise UserError(f"lone surrogate at character {error.start} of field {field!r}", where) from error
+    if size > texts.LARGEST_TEXT:
+        raise too_long(where)
     return text
 
 

@@ -1,9 +1,8 @@
-"""Sources of articles: what a corpus source provides, and the registry that finds one by ``corpus.source``.
+"""Articles and their sources: what a corpus source provides, and the registry that finds one by ``corpus.source``.
 
 A source is a function from the options to a ``Source``. This is a complete one, in a file of its own::
 
-    from dynlm.data.article import Article
-    from dynlm.data.sources.source import SOURCES, Source
+    from dynlm.data.sources.source import SOURCES, Article, Source
 
     @SOURCES.register("haiku")
     def open_haiku(corpus: CorpusOptions) -> Source:
@@ -14,11 +13,13 @@ Other packages register theirs by an entry point of the group ``dynlm.sources``.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from dynlm.data.article import Article
 from dynlm.data.options import CorpusOptions
+from dynlm.errors import UserError
+from dynlm.runtime import text as texts
 from dynlm.runtime.registry import Registry
 
 SPLIT_NAMES = {
@@ -28,6 +29,42 @@ SPLIT_NAMES = {
 }
 """Names of splits in files, folders and hub data sets, and the split that each stands for."""
 
+
+@dataclass(frozen=True, slots=True)
+class Article:
+    """A text that is read from beginning to end; ``where`` locates it: a file and line, a row, a module."""
+
+    title: str
+    text: str
+    where: str
+
+
+class ArticleText:
+    """The text of one article, built line by line; at most ``text.LARGEST_TEXT`` bytes."""
+
+    def __init__(self) -> None:
+        self._text, self._bytes = io.StringIO(newline="\n"), 0
+        self.blank = True
+        """Whether all lines so far are white space."""
+
+    def append(self, line: str, where: str) -> None:
+        """Append a line. Raises UserError, naming ``where``, if the article gets too long."""
+        self._bytes += len(line) if line.isascii() else len(line.encode())
+        if self._bytes > texts.LARGEST_TEXT:
+            raise too_long(where)
+        self.blank = self.blank and not line.strip()
+        self._text.write(line)
+
+    def __str__(self) -> str:
+        return self._text.getvalue()
+
+
+def too_long(where: str) -> UserError:
+    """Return the UserError for an article over ``text.LARGEST_TEXT``."""
+    limit = f"longer than {texts.LARGEST_TEXT / 2**20:,.0f} MiB, the most that an article may have"
+    return UserError(limit, where, "break it into articles")
+
+
 Articles = Callable[[], Iterator[Article]]
 """Starts an iterator over a split from its first article."""
 
@@ -36,7 +73,7 @@ Articles = Callable[[], Iterator[Article]]
 class Source:
     """A corpus: the articles of its splits (train, valid and test, or some of them).
 
-    Where there is no valid or test split, ``open_source`` holds articles of train out for them.
+    ``data.articles`` holds articles of train out where there is no valid or test split.
     """
 
     name: str
@@ -49,21 +86,3 @@ class Source:
 SOURCES = Registry[Callable[[CorpusOptions], Source]](
     "corpus.source", "dynlm.data.sources", "dynlm.sources", ", or owner/name of a hub data set"
 )
-
-
-def with_held_out(splits: Mapping[str, Articles], every: int) -> dict[str, Articles]:
-    """Add missing valid and test splits, held out from train: of each ``every`` articles the last goes to valid.
-
-    The last but one goes to test, unless there is a test split. Interleaving keeps every part of a sorted source in
-    training. Splits that have valid, or have no train, are returned unchanged.
-    """
-    if "train" not in splits or "valid" in splits:
-        return dict(splits)
-    whole = splits["train"]
-    held_out = {"valid": every - 1} if "test" in splits else {"valid": every - 1, "test": every - 2}
-
-    def part(keeps: Callable[[int], bool]) -> Articles:
-        return lambda: (article for i, article in enumerate(whole()) if keeps(i % every))
-
-    train = part(lambda remainder: remainder not in held_out.values())
-    return {**splits, "train": train, **{split: part(own.__eq__) for split, own in held_out.items()}}

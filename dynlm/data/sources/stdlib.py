@@ -15,9 +15,8 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from dynlm.data.article import Article
 from dynlm.data.options import CorpusOptions
-from dynlm.data.sources.source import SOURCES, Source
+from dynlm.data.sources.source import SOURCES, Article, Source
 from dynlm.errors import UserError
 
 _MIN_WORDS = 50
@@ -37,13 +36,8 @@ def open_stdlib(corpus: CorpusOptions, folder: Path | None = None) -> Source:
     folder = folder or Path(sysconfig.get_paths()["stdlib"])
     if not (folder / "abc.py").is_file():
         raise UserError("holds no source of the standard library", folder, "give your own text with --corpus.path")
-    return Source(f"standard library of Python {platform.python_version()}", {"train": lambda: iter(_load(folder))})
-
-
-@functools.cache
-def _load(folder: Path) -> tuple[Article, ...]:
-    """Parse all modules, which takes seconds: once a process, for all splits."""
-    return tuple(stdlib_articles(folder))
+    name = f"standard library of Python {platform.python_version()}"
+    return Source(name, {"train": lambda: iter(_cached_articles(folder))})
 
 
 def stdlib_articles(folder: Path) -> Iterator[Article]:
@@ -56,8 +50,17 @@ def stdlib_articles(folder: Path) -> Iterator[Article]:
             text = module_text(title, tree)
             if len(text.split()) >= _MIN_WORDS:
                 yield Article(title, text, path.relative_to(folder).as_posix())
-    for topic, text in sorted(_help_topics(folder / _HELP_TOPICS)):
-        yield Article(f"help: {topic}", _escape(inspect.cleandoc(text)) + "\n", _HELP_TOPICS)
+    tree = _parse(folder / _HELP_TOPICS)
+    for node in tree.body if tree else []:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):  # All topics are one literal.
+            for topic, text in sorted(ast.literal_eval(node.value).items()):
+                yield Article(f"help: {topic}", _escape(inspect.cleandoc(text)) + "\n", _HELP_TOPICS)
+
+
+@functools.cache
+def _cached_articles(folder: Path) -> tuple[Article, ...]:
+    """Return all articles, which takes seconds: once a process, for all splits."""
+    return tuple(stdlib_articles(folder))
 
 
 def module_text(name: str, tree: ast.Module) -> str:
@@ -107,15 +110,6 @@ def _parse(path: Path) -> ast.Module | None:
             return ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError):
         return None
-
-
-def _help_topics(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield name and text of the topics of ``help()``, which are one dictionary literal."""
-    tree = _parse(path)
-    for node in tree.body if tree else []:
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
-            topics = ast.literal_eval(node.value)
-            yield from ((str(topic), str(text)) for topic, text in topics.items())
 
 
 def _escape(text: str) -> str:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import chain, pairwise
 
-from dynlm.data.article import Article, ArticleText
+from dynlm.data.sources.source import Article, ArticleText
 
 _TITLE_LINE = re.compile(r" = (?!=)(\S.*?)(?<!=) =\s*")
 

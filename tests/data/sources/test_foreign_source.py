@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from dynlm.data.article import Article
 from dynlm.data.articles import load_articles
 from dynlm.data.options import CorpusOptions
-from dynlm.data.sources.source import SOURCES, Source
+from dynlm.data.sources.source import SOURCES, Article, Source
 
 ROOT = Path(__file__).resolve().parents[3]
 MODULE = """
-from dynlm.data.article import Article
+from dynlm.data.sources.source import Article
 from dynlm.data.sources.source import SOURCES, Source
 
 @SOURCES.register("counting")

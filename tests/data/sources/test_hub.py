@@ -43,7 +43,7 @@ def test_wikitext_rows_are_the_lines_of_the_standard_files(hub):
     assert articles[1].where == "Salesforce/wikitext wikitext-2-raw-v1 train:6"
     assert [article.title for article in iter_articles(config, "valid")] == ["C"]
     assert hub.request == ("Salesforce/wikitext", "wikitext-2-raw-v1", False)
-    assert list(open_source(config).splits) == ["train", "valid", "test"]
+    assert set(open_source(config).splits) == {"train", "meta", "valid", "test", "train+meta"}
 
 
 def test_any_data_set_is_streamed_and_split(hub):

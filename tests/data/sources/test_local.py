@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dynlm.data.articles import iter_articles, load_articles, open_source, skipped_files
+from dynlm.data.articles import iter_articles, load_articles, open_source
 from dynlm.data.options import CorpusOptions
 from dynlm.data.sources.records import parquet_records
 from dynlm.errors import UserError
@@ -46,11 +46,8 @@ def test_splits_are_found_by_file_name(tmp_path):
     write(tmp_path / "README.md", "not read")
     (tmp_path / "wiki.test.tokens.gz").write_bytes(gzip.compress(wiki("D").encode()))
     config = corpus(tmp_path)
-    assert {split: titles(config, split) for split in open_source(config).splits} == {
-        "train": ["A", "B"],
-        "valid": ["C"],
-        "test": ["D"],
-    }
+    assert [titles(config, split) for split in ("train", "valid", "test")] == [["A", "B"], ["C"], ["D"]]
+    assert titles(config) == ["A", "B"]
     assert next(iter_articles(config, "valid")).where == f"{tmp_path / 'wiki.valid.tokens'}:2"
 
 
@@ -199,7 +196,7 @@ def test_skipped_files_are_listed_with_reasons(tmp_path):
     (tmp_path / "data" / "round").symlink_to(".")
     config = corpus(tmp_path / "data")
     assert [len(titles(config, split)) for split in ("train+meta", "valid")] == [1, 1]
-    assert {Path(path).name: why.split()[-1] for path, why in skipped_files(config).items()} == {
+    assert {Path(path).name: why.split()[-1] for path, why in open_source(config).skipped.items()} == {
         "cars.jsonl": "none",
         "README.md": "data",
         "picture.png": "file",
@@ -232,7 +229,7 @@ def test_notes_are_skipped_when_the_format_is_detected(tmp_path):
     config = corpus(tmp_path)
     read = [a.title for split in ("train+meta", "test", "valid") for a in load_articles(config, split)]
     assert sorted(read) == ["A", "B", "C", "a"]
-    assert {Path(path).name for path in skipped_files(config)} == {"README.md", "LICENSE.txt"}
+    assert {Path(path).name for path in open_source(config).skipped} == {"README.md", "LICENSE.txt"}
 
 
 def lines_of(text: str) -> list[str]:

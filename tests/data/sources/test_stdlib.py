@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dynlm.data.article import Article
 from dynlm.data.articles import load_articles
 from dynlm.data.options import CorpusOptions
+from dynlm.data.sources.source import Article
 from dynlm.data.sources.stdlib import module_text, open_stdlib, stdlib_articles
 from dynlm.errors import UserError
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynlm.data.article import Article
 from dynlm.data.sources.lines import text_lines
+from dynlm.data.sources.source import Article
 from dynlm.data.sources.wikitext import title_of, wikitext_articles
 
 EMPTY = " \n"
