@@ -70,9 +70,9 @@ class Setting:
     def text(self, lanes: int) -> Segment:
         shape = (2, lanes, self.segment)
         inputs_BT, targets_BT = torch.randint(self.model.vocab_size, shape, generator=self.generator).numpy()
-        goes_on, nothing = np.zeros(lanes, dtype=bool), np.zeros(lanes, dtype=np.int64)
+        goes_on, positions = np.zeros(lanes, dtype=bool), np.zeros((lanes, 2), dtype=np.int64)
         mask_BT = np.ones((lanes, self.segment), dtype=bool)
-        return Segment(inputs_BT, targets_BT, mask_BT, goes_on, nothing, nothing, goes_on)
+        return Segment(inputs_BT, targets_BT, mask_BT, goes_on, goes_on, positions)
 
     def meta(self, kind: str) -> LearnedRule:
         """Return g with rates of each tensor alone, or with all features and resets, and slow weights if asked for."""

@@ -22,8 +22,7 @@ from dynlm.adapt.rules.base import StepEvent, reset_lane_
 from dynlm.adapt.rules.statistics import Statistics
 from dynlm.adapt.segment import score_and_learn
 from dynlm.adapt.state import Memory
-from dynlm.data.batch import Batch, to_batch
-from dynlm.data.stream import Segment, Stream, StreamPosition
+from dynlm.data.stream import Batch, Segment, Stream, StreamPosition, to_batch
 from dynlm.models.protocol import reset_state
 
 

@@ -17,7 +17,7 @@ from dynlm.adapt.partners.cache import CacheInput
 from dynlm.adapt.rules.base import reset_lanes_
 from dynlm.adapt.state import Memory
 from dynlm.adapt.updates import apply_updates
-from dynlm.data.batch import Batch
+from dynlm.data.stream import Batch
 from dynlm.models.protocol import Scored, reset_state
 from dynlm.runtime.tree import concatenate_lanes, leaves, select_lanes
 from dynlm.types import State

@@ -1,4 +1,4 @@
-"""Streams of segments: articles assigned to lanes and cut into segments.
+"""Streams of segments: articles assigned to lanes, cut into segments, and converted to tensors.
 
 Legend: B lanes, T tokens of a segment.
 
@@ -13,9 +13,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from dynlm.data.tokenised_split import TokenisedSplit
 
@@ -32,22 +34,41 @@ class Segment:
     """False at padding (bool)."""
     starts_B: np.ndarray
     """Whether an article starts here (bool)."""
-    article_B: np.ndarray
-    """Index of the article; -1 in an empty lane."""
-    position_B: np.ndarray
-    """Index of the segment's first token in its article."""
     headings_B: np.ndarray
     """Whether one of the tokens completes a heading (bool)."""
+    position_B2: np.ndarray
+    """Article of each lane, -1 in an empty one, and index of the segment's first token in it (int64)."""
 
     @property
     def tokens(self) -> int:
         """Number of tokens that are scored."""
         return int(self.mask_BT.sum())
 
-    @property
-    def position_B2(self) -> np.ndarray:
-        """Article and position of each lane's first token."""
-        return np.stack([self.article_B, self.position_B], 1)
+
+class Batch(NamedTuple):
+    """A ``Segment`` as tensors; ``mask_BT`` is 1 where there is a token to score, else 0."""
+
+    inputs_BT: Tensor
+    targets_BT: Tensor
+    mask_BT: Tensor
+    starts_B: Tensor
+    headings_B: Tensor
+    position_B2: Tensor | None = None
+
+
+def to_batch(segment: Segment, like: Tensor, width: int | None = None) -> Batch:
+    """Return ``segment`` on the device of ``like``, padded to ``width`` tokens; the mask gets the dtype of ``like``."""
+
+    def move(name: str) -> Tensor:
+        array = getattr(segment, name)
+        if width is not None and name.endswith("_BT"):
+            array = np.pad(array, ((0, 0), (0, width - array.shape[1])))
+        tensor = torch.from_numpy(array)
+        # A copy from pinned memory does not wait for the device.
+        tensor = tensor.pin_memory() if like.is_cuda else tensor
+        return tensor.to(like.device, like.dtype if name == "mask_BT" else None, non_blocking=True)
+
+    return Batch(*(move(name) for name in Batch._fields))
 
 
 @dataclass(frozen=True)
@@ -150,10 +171,11 @@ class Stream:
             mask_BT[row, :length] = True
             first, last = np.searchsorted(self.split.headings, (begin, begin + length))
             headings_B[row] = first < last
-        article_B = np.array([now.article[lane] for lane in local], dtype=np.int64)
-        position_B = np.array([now.position[lane] for lane in local], dtype=np.int64)
-        starts_B = (position_B == 0) & (article_B >= 0)
-        return Segment(inputs_BT, targets_BT, mask_BT, starts_B, article_B, position_B, headings_B)
+        position_B2 = np.array([(now.article[lane], now.position[lane]) for lane in local], dtype=np.int64).reshape(
+            -1, 2
+        )
+        starts_B = (position_B2[:, 0] >= 0) & (position_B2[:, 1] == 0)
+        return Segment(inputs_BT, targets_BT, mask_BT, starts_B, headings_B, position_B2)
 
 
 @lru_cache(maxsize=2)

@@ -159,7 +159,8 @@ def text_columns(text: TokenisedSplit, articles: Sequence[int]) -> dict[str, Any
 
 def rows_of(segment: Segment, first_rows: np.ndarray) -> np.ndarray:
     """Return each token's row (B, T), -1 where there is none; ``first_rows`` has the first row of each article."""
-    begins_B = first_rows[np.maximum(segment.article_B, 0)] + segment.position_B
+    article_B, position_B = segment.position_B2.T
+    begins_B = first_rows[np.maximum(article_B, 0)] + position_B
     return np.where(segment.mask_BT, begins_B[:, None] + np.arange(segment.mask_BT.shape[1]), -1)
 
 

@@ -18,8 +18,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from dynlm.data.batch import to_batch
-from dynlm.data.stream import Stream, StreamPosition
+from dynlm.data.stream import Stream, StreamPosition, to_batch
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.errors import UserError
 from dynlm.models.lstm.regularisers import Regularisers

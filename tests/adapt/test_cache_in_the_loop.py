@@ -8,8 +8,7 @@ import torch
 from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.partners.cache import Cache
 from dynlm.adapt.segment import score_and_learn
-from dynlm.data.batch import Batch
-from dynlm.data.stream import read_in_order
+from dynlm.data.stream import Batch, read_in_order
 from dynlm.runtime.tree import leaves
 from tests.adapt.partners.test_cache import gate
 from tests.adapt.readings import MODEL, RULES, captured, dynamic_model, set_lanes_at_once, stream, text

@@ -9,8 +9,7 @@ from dynlm.adapt import loop
 from dynlm.adapt.loop import iter_segments, mean_nats, read_segment
 from dynlm.adapt.segment import score_and_learn
 from dynlm.adapt.update_filter import UpdateFilter
-from dynlm.data.batch import Batch
-from dynlm.data.stream import Stream, read_side_by_side
+from dynlm.data.stream import Batch, Stream, read_side_by_side
 from dynlm.models.capture import capture
 from dynlm.runtime.tree import leaves, to_device
 from tests.adapt.readings import MODEL, RECORDED, captured, dynamic_model, engine, stream, text

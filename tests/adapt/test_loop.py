@@ -47,7 +47,7 @@ def nats_side_by_side(chosen, split, lanes):
     for read in iter_segments(chosen, read_side_by_side(split, 5, range(split.articles), lanes)):
         segment = read.segment
         for nats_T, mask_T, article, position in zip(
-            read.nats_BT, segment.mask_BT, segment.article_B, segment.position_B, strict=True
+            read.nats_BT, segment.mask_BT, *segment.position_B2.T, strict=True
         ):
             at = int(split.starts[article] + position)
             found[at : at + mask_T.sum()] = nats_T[torch.from_numpy(mask_T)]

@@ -44,8 +44,8 @@ def test_one_pass_reads_every_token_once_with_its_predecessor_as_input(lengths, 
             inputs = read.inputs_BT[row][read.mask_BT[row]]
             if not len(targets):
                 continue
-            article = read.article_B[row]
-            assert read.position_B[row] == targets[0] - split.starts[article]
+            article = read.position_B2[row, 0]
+            assert read.position_B2[row, 1] == targets[0] - split.starts[article]
             assert read.starts_B[row] == (targets[0] == split.starts[article])
             assert inputs[0] == (START if read.starts_B[row] else targets[0] - 1)
             assert (inputs[1:] == targets[:-1]).all()
@@ -77,7 +77,7 @@ def test_a_saved_position_resumes_exactly(lengths, lanes, stop):
 
 def test_each_epoch_is_a_new_permutation():
     stream = Stream(split_of([3] * 12), 1, 3, range(12), seed=0, repeat=True)
-    order = [int(read.article_B[0]) for read, _ in all_segments(stream, limit=24)]
+    order = [int(read.position_B2[0, 0]) for read, _ in all_segments(stream, limit=24)]
     assert sorted(order[:12]) == sorted(order[12:]) == list(range(12))
     assert order[:12] != order[12:]
 
@@ -98,7 +98,7 @@ def test_all_ranks_together_read_what_one_process_reads():
 def test_empty_lanes_are_masked():
     reads = [read for read, _ in all_segments(Stream(split_of([2, 9]), 3, 4, range(2)))]
     assert reads[0].mask_BT.sum(axis=1).tolist() == [2, 4, 0]
-    assert reads[0].article_B.tolist() == [0, 1, -1]
+    assert reads[0].position_B2[:, 0].tolist() == [0, 1, -1]
     assert not reads[0].starts_B[2]
 
 
@@ -112,17 +112,17 @@ def test_a_position_counts_the_tokens_of_all_lanes(lanes):
 def test_the_order_of_an_epoch_is_drawn_once(monkeypatch):
     split = split_of([3] * 20)
     stream = Stream(split, 2, 4, range(20), seed=11, repeat=True)
-    drawn = [segment.article_B.tolist() for segment, _ in all_segments(stream, limit=15)]
+    drawn = [segment.position_B2[:, 0].tolist() for segment, _ in all_segments(stream, limit=15)]
     expected = np.concatenate([np.random.default_rng([11, epoch]).permutation(np.arange(20)) for epoch in (0, 1)])
     assert np.concatenate(drawn).tolist() == expected[:30].tolist()
     seen = []
     monkeypatch.setattr(np.random, "default_rng", lambda seed: seen.append(seed))
-    assert [segment.article_B.tolist() for segment, _ in all_segments(stream, limit=15)] == drawn
+    assert [segment.position_B2[:, 0].tolist() for segment, _ in all_segments(stream, limit=15)] == drawn
     assert not seen
 
 
 def test_segments_flag_completed_headings():
     stream = read_in_order(split_of([7, 6], headings=[0, 5, 7, 12]), 3, range(2))
-    found = [(int(s.position_B[0]), bool(s.headings_B[0])) for s, _ in all_segments(stream)]
+    found = [(int(s.position_B2[0, 1]), bool(s.headings_B[0])) for s, _ in all_segments(stream)]
     # Segments begin at 0, 3, 6 and 0, 3 of the two articles: tokens 0-2, 3-5, 6, 7-9 and 10-12 of the split.
     assert found == [(0, True), (3, True), (6, False), (0, True), (3, True)]

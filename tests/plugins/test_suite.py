@@ -157,7 +157,7 @@ def test_lanes_equal_one_lane(setting: Setting, rule: Rule) -> None:
     for read in iter_segments(dynamic_model, read_side_by_side(split, 5, range(split.articles), 3)):
         segment = read.segment
         for nats_T, mask_T, article, position in zip(
-            read.nats_BT, segment.mask_BT, segment.article_B, segment.position_B, strict=True
+            read.nats_BT, segment.mask_BT, *segment.position_B2.T, strict=True
         ):
             at = int(split.starts[article] + position)
             found[at : at + mask_T.sum()] = nats_T[torch.from_numpy(mask_T)]

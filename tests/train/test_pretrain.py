@@ -14,8 +14,7 @@ import torch
 from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import mean_nats
 from dynlm.adapt.rules.elementwise import LEVEL_1
-from dynlm.data.batch import to_batch
-from dynlm.data.stream import Stream, read_in_order
+from dynlm.data.stream import Stream, read_in_order, to_batch
 from dynlm.errors import UserError
 from dynlm.models.autograd_engine import AutogradEngine
 from dynlm.models.lstm.model import LSTMLanguageModel

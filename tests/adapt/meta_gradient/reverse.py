@@ -17,8 +17,7 @@ from dynlm.adapt.gates import Gates, GateScales, SegmentStats
 from dynlm.adapt.rules.elementwise import ElementwiseRule
 from dynlm.adapt.rules.learned import LearnedRule
 from dynlm.adapt.segment import shares
-from dynlm.data.batch import to_batch
-from dynlm.data.stream import Stream, StreamPosition
+from dynlm.data.stream import Stream, StreamPosition, to_batch
 from dynlm.models.protocol import reset_state, token_nats
 from dynlm.runtime.tree import detach
 from dynlm.types import Params
