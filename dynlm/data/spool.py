@@ -34,10 +34,6 @@ class SpooledArticles:
     offsets: list[int]
     """Where each chunk begins in the file."""
 
-    @property
-    def fingerprint(self) -> str:
-        return str(self.content["fingerprint"])
-
     def __len__(self) -> int:
         return int(self.content["articles"])
 

@@ -58,7 +58,7 @@ def tokenise(articles: Iterable[Article] | SpooledArticles, tokenizer: Tokenizer
             return tokenise(spooled, tokenizer, num_proc)
     if not len(articles):
         raise UserError("no articles to encode", do="see what `dynlm corpus` prints of the source")
-    key = fingerprint(articles.fingerprint, tokenizer.fingerprint, str(tokenizer.start), _LAYOUT)
+    key = fingerprint(articles.content["fingerprint"], tokenizer.fingerprint, str(tokenizer.start), _LAYOUT)
     folder = cache_folder() / "tokens" / key
     if not (folder / "card.json").exists():
         with staging_dir(folder.parent) as staged:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, groupby, islice
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 
 from dynlm.data.options import CorpusOptions
 from dynlm.data.sources.lines import text_lines, unpacked_name
 from dynlm.data.sources.records import json_records, parquet_records, record_articles
-from dynlm.data.sources.source import SPLIT_NAMES, Article, Articles, ArticleText, Source
+from dynlm.data.sources.source import SPLIT_NAMES, Article, ArticleText, Source
 from dynlm.data.sources.wikitext import wikitext_articles
 from dynlm.errors import UserError
 from dynlm.runtime.files import check_inside, check_regular
@@ -54,32 +55,30 @@ def open_local(corpus: CorpusOptions) -> Source:
     else:
         raise UserError("no such file or folder", root, "check --corpus.path")
     _check_unique(files)
-
-    def opener(split: str) -> Articles:
-        return lambda: _articles([file for file in files if file.split == split], top, corpus)
-
-    return Source(str(root), {split: opener(split) for split in dict.fromkeys(file.split for file in files)}, skipped)
+    by_split: dict[str, list[_File]] = {}
+    for file in files:
+        by_split.setdefault(file.split, []).append(file)
+    return Source(str(root), {split: partial(_articles, by_split[split], top, corpus) for split in by_split}, skipped)
 
 
 def _articles(files: list[_File], top: Path, corpus: CorpusOptions) -> Iterator[Article]:
-    for format_, group in groupby(files, lambda file: file.format):
-        if format_ in ("jsonl", "parquet"):
-            # All files as one sequence: WikiText may continue in the next shard.
-            records = (json_records(f.path) if format_ == "jsonl" else parquet_records(f.path, corpus) for f in group)
-            yield from record_articles(chain.from_iterable(records), corpus)
-        else:
-            for file in group:
-                lines = text_lines(file.path)
-                yield from wikitext_articles(lines) if format_ == "wikitext" else _text_article(file.path, lines, top)
-
-
-def _text_article(path: Path, lines: Iterator[tuple[str, str]], top: Path) -> Iterator[Article]:
-    text = ArticleText()
-    for _, line in lines:
-        text.append(line, str(path))
-    if not text.blank:
-        relative = path.relative_to(top)
-        yield Article(relative.with_name(Path(unpacked_name(relative)).stem).as_posix(), str(text), str(path))
+    """Yield the articles of files, which are all records or all text; the name below ``top`` is a text file's title."""
+    if files[0].format in ("jsonl", "parquet"):
+        # All files as one sequence: WikiText may continue in the next shard.
+        records = (json_records(f.path) if f.format == "jsonl" else parquet_records(f.path, corpus) for f in files)
+        yield from record_articles(chain.from_iterable(records), corpus)
+        return
+    for file in files:
+        if file.format == "wikitext":
+            yield from wikitext_articles(text_lines(file.path))
+            continue
+        text = ArticleText()
+        for _, line in text_lines(file.path):
+            text.append(line, str(file.path))
+        if not text.blank:
+            relative = file.path.relative_to(top)
+            title = relative.with_name(Path(unpacked_name(relative)).stem).as_posix()
+            yield Article(title, str(text), str(file.path))
 
 
 def _format_by_name(path: Path) -> str | None:

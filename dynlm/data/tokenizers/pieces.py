@@ -44,19 +44,18 @@ class PieceTokenizer:
     """
 
     def __init__(self, config: TokenizerOptions, model: bytes):
-        self.config = config
-        self.model = model
+        self.config, self.model, self.fingerprint = config, model, fingerprint(model)
         if not model:  # SentencePiece accepts an empty model.
             raise ValueError("the model is empty")
         check_identity(model)
         self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
         self.start = self._pieces.bos_id()
-        size = self._pieces.get_piece_size()
-        if not 0 <= self.start < size:
+        self.size = self._pieces.get_piece_size()
+        if not 0 <= self.start < self.size:
             raise ValueError("the model has no start token")
         self._byte_ids = np.full(256, -1, dtype=np.int32)
         self._surfaces: list[bytes] = []
-        for index in range(size):
+        for index in range(self.size):
             piece = self._pieces.id_to_piece(index)
             if self._pieces.is_byte(index):  # Such as "<0x0A>".
                 self._byte_ids[int(piece[3:5], 16)] = index
@@ -116,14 +115,6 @@ class PieceTokenizer:
         if tokenizer.decode(tokenizer.encode(_PROBE).ids.tolist()) != _PROBE:
             raise ValueError("decoding does not return the encoded text")
         return tokenizer
-
-    @property
-    def size(self) -> int:
-        return len(self._surfaces)
-
-    @property
-    def fingerprint(self) -> str:
-        return fingerprint(self.model)
 
     def encode(self, text: str) -> Encoding:
         """Return the tokens of ``text``, as SentencePiece finds them in each line: no piece crosses an end of line."""

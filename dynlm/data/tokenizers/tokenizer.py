@@ -29,30 +29,21 @@ class Tokenizer(Protocol):
     """A mapping between texts and sequences of token ids in ``range(size)``."""
 
     config: TokenizerOptions
+    size: int
+    """Number of tokens."""
     start: int
     """Id fed to the model before an article's first token; it is never scored."""
-
-    @property
-    def size(self) -> int:
-        """The number of tokens."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """A fingerprint of everything that decides on the tokens of a text."""
-        ...
+    fingerprint: str
+    """Of everything that decides on the tokens of a text."""
 
     def encode(self, text: str) -> Encoding:
         """Return the tokens of a text."""
-        ...
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of tokens."""
-        ...
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer's files into ``folder``, for ``load_tokenizer``."""
-        ...
 
 
 def write_card(tokenizer: Tokenizer, folder: Path) -> None:

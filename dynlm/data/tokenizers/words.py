@@ -30,8 +30,8 @@ class WordTokenizer:
     def __init__(self, config: TokenizerOptions, types: list[str]):
         if len(set(types)) != len(types) or not {UNKNOWN, END_OF_LINE} <= set(types):
             raise ValueError(f"the vocabulary has a word twice, or no {UNKNOWN} or {END_OF_LINE}")
-        self.config = config
-        self.types = types
+        self.config, self.types = config, types
+        self.size, self.fingerprint = len(types), fingerprint(*types)
         self._ids = {word: index for index, word in enumerate(types)}
         self._unknown = self._ids[UNKNOWN]
         self.start = self._ids[END_OF_LINE]
@@ -56,14 +56,6 @@ class WordTokenizer:
         if not isinstance(types, list) or not all(isinstance(word, str) for word in types):
             raise ValueError("words.json is not a list of words")
         return cls(config, types)
-
-    @property
-    def size(self) -> int:
-        return len(self.types)
-
-    @property
-    def fingerprint(self) -> str:
-        return fingerprint(*self.types)
 
     def encode(self, text: str) -> Encoding:
         """Return the tokens of ``text``; white space at its end that is not an end of line becomes ``<unk>``."""
