@@ -25,10 +25,11 @@ CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class SpooledArticles:
-    """Articles on disk in chunks, each a line of JSON; ``content`` is their ``content_of``."""
+    """Articles in a file: for each, a line with title, location and bytes of its text as JSON, then the text."""
 
     path: Path
     content: dict[str, Any]
+    """Result of ``content_of``."""
     firsts: list[int]
     """First article of each chunk."""
     offsets: list[int]
@@ -45,8 +46,9 @@ class SpooledArticles:
         end = self.firsts[index + 1] if index + 1 < len(self.firsts) else len(self)
         with self.path.open("rb") as file:
             file.seek(self.offsets[index])
-            for line in itertools.islice(file, end - self.firsts[index]):
-                yield Article(*json.loads(line))
+            for _ in range(self.firsts[index], end):
+                title, where, size = json.loads(file.readline())
+                yield Article(title, file.read(size).decode("utf-8", "surrogatepass"), where)
 
     def __getitem__(self, index: int) -> Article:
         chunk = bisect.bisect(self.firsts, index) - 1
@@ -70,7 +72,7 @@ def spool(articles: Iterable[Article]) -> Iterator[SpooledArticles]:
     Raises what ``articles`` raises, and UserError if the cache cannot be written.
     """
     with staging_dir(cache_folder() / "tokens") as folder:
-        path = folder / "articles.jsonl"
+        path = folder / "articles"
         firsts: list[int] = []
         offsets: list[int] = []
         with path.open("wb") as file:
@@ -80,9 +82,9 @@ def spool(articles: Iterable[Article]) -> Iterator[SpooledArticles]:
                     if not offsets or file.tell() - offsets[-1] >= CHUNK_BYTES:
                         firsts.append(index)
                         offsets.append(file.tell())
-                    line = json.dumps((article.title, article.text, article.where), ensure_ascii=False)
-                    file.write(line.encode("utf-8", "surrogatepass"))  # File names may have lone surrogates.
-                    file.write(b"\n")
+                    text = article.text.encode("utf-8", "surrogatepass")
+                    file.write(f"{json.dumps((article.title, article.where, len(text)))}\n".encode())
+                    file.write(text)
                     yield article
 
             content = content_of(written())

@@ -171,9 +171,7 @@ class Stream:
             mask_BT[row, :length] = True
             first, last = np.searchsorted(self.split.headings, (begin, begin + length))
             headings_B[row] = first < last
-        position_B2 = np.array([(now.article[lane], now.position[lane]) for lane in local], dtype=np.int64).reshape(
-            -1, 2
-        )
+        position_B2 = np.array([now.article, now.position], dtype=np.int64).T[self.rank :: self.world]
         starts_B = (position_B2[:, 0] >= 0) & (position_B2[:, 1] == 0)
         return Segment(inputs_BT, targets_BT, mask_BT, starts_B, headings_B, position_B2)
 
