@@ -16,7 +16,6 @@ import numpy as np
 import sentencepiece
 
 from dynlm.data.options import TokenizerOptions
-from dynlm.data.tokenizers.piece_model import check_identity
 from dynlm.data.tokenizers.tokenizer import Encoding, write_card
 from dynlm.errors import UserError
 from dynlm.runtime.files import atomic_write
@@ -35,6 +34,9 @@ _TRAINING_LINE = 1 << 18
 _TRAINING_BYTES = 4 * _TRAINING_LINE
 _MEMO_CHARACTERS = 4_000_000
 """Most characters of the units whose tokens are cached."""
+# Numbers of fields of sentencepiece_model.proto.
+_NORMALIZER, _DENORMALIZER = 3, 5
+_CHARACTER_MAP, _DUMMY_PREFIX, _REMOVE_SPACES, _ESCAPE_SPACES, _RULES = 2, 3, 4, 5, 6
 
 
 class PieceTokenizer:
@@ -47,7 +49,7 @@ class PieceTokenizer:
         self.config, self.model, self.fingerprint = config, model, fingerprint(model)
         if not model:  # SentencePiece accepts an empty model.
             raise ValueError("the model is empty")
-        check_identity(model)
+        _check_identity(model)
         self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
         self.start = self._pieces.bos_id()
         self.size = self._pieces.get_piece_size()
@@ -179,3 +181,54 @@ def _training_lines(texts: Iterable[str], characters: int) -> Iterator[str]:
         seen += len(text)
         if seen > characters:
             return
+
+
+def _check_identity(model: bytes) -> None:
+    """Raise ValueError unless ``model`` leaves texts unchanged, before SentencePiece reads any of its tables.
+
+    SentencePiece's own parser of model files needs the protobuf package.
+    """
+    specs: dict[int, dict[int, int | bytes]] = {
+        number: {_CHARACTER_MAP: b"", _DUMMY_PREFIX: 1, _REMOVE_SPACES: 1, _ESCAPE_SPACES: 1, _RULES: b""}
+        for number in (_NORMALIZER, _DENORMALIZER)
+    }  # Defaults of the format; of a repeated field the last value counts.
+    for number, value in _fields(model):
+        if number in specs and isinstance(value, bytes):
+            specs[number].update(_fields(value))
+    if any(spec[field] for spec in specs.values() for field in (_CHARACTER_MAP, _RULES)):
+        raise ValueError("the model changes characters (its normalisation is not identity)")
+    spec = specs[_NORMALIZER]
+    if spec[_DUMMY_PREFIX] or spec[_REMOVE_SPACES] or not spec[_ESCAPE_SPACES]:
+        raise ValueError("the model adds or removes spaces")
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Yield number and value of each field of a message. Raises ValueError if it is truncated or malformed."""
+    offset = 0
+    while offset < len(message):
+        key, offset = _varint(message, offset)
+        number, kind = key >> 3, key & 7
+        if kind == 0:
+            value, offset = _varint(message, offset)
+            yield number, value
+            continue
+        if kind not in (1, 2, 5):
+            raise ValueError(f"a field of kind {kind} in the model")
+        size, offset = _varint(message, offset) if kind == 2 else (8 if kind == 1 else 4, offset)
+        if offset + size > len(message):
+            raise ValueError("the model is cut short")
+        yield number, message[offset : offset + size]
+        offset += size
+
+
+def _varint(message: bytes, offset: int) -> tuple[int, int]:
+    """Return the variable-length integer at ``offset``, and the offset after it."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if offset >= len(message):
+            raise ValueError("the model is cut short")
+        value |= (message[offset] & 127) << shift
+        offset += 1
+        if message[offset - 1] < 128:
+            return value, offset
+    raise ValueError("a number in the model is too long")

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynlm.data.options import TokenizerOptions
-from dynlm.data.text_features import count_word_starts
+from dynlm.data.tokenised_split import count_word_starts
 from dynlm.data.tokenizers.pieces import PieceTokenizer
 from dynlm.data.tokenizers.store import load_tokenizer
 from dynlm.errors import UserError

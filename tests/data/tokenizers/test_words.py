@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynlm.data.options import TokenizerOptions
-from dynlm.data.text_features import count_word_starts
+from dynlm.data.tokenised_split import count_word_starts
 from dynlm.data.tokenizers.words import WordTokenizer
 from tests.data.tokenizers.texts import ANY_TEXT, SPECIAL, TEXT
 

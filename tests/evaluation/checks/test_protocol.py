@@ -16,7 +16,7 @@ from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.rules.base import StepEvent
 from dynlm.adapt.rules.elementwise import ElementwiseRule, Rates
 from dynlm.adapt.rules.learned import LearnedRule
-from dynlm.data import text_features
+from dynlm.data import tokenised_split
 from dynlm.data.articles import load_articles
 from dynlm.data.token_store import tokenise
 from dynlm.data.tokenised_split import TokenisedSplit
@@ -222,7 +222,7 @@ def test_headings_flagged_where_they_begin_are_caught(
     )
 
     def where_lines_begin(text: bytes, lengths: np.ndarray) -> np.ndarray:
-        begin = [found.start() + 1 for found in text_features._HEADING.finditer(text)]
+        begin = [found.start() + 1 for found in tokenised_split._HEADING.finditer(text)]
         return np.unique(np.searchsorted(np.cumsum(lengths, dtype=np.int64), begin, side="right"))
 
     assert not broken(check_dynamic_model(dynamic_model, text, 20, 8, 0, trained.tokenizer))
