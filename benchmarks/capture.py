@@ -33,8 +33,8 @@ def text(model: LSTMLanguageModel, lanes: int, segments: int) -> Stream:
     count = lanes * segments * SEGMENT
     ids = np.random.default_rng(0).integers(0, model.vocab_size, count).astype(np.int32)
     ones, lengths = np.ones(count, dtype=np.int32), np.full(lanes, segments * SEGMENT)
-    tokens = Tokens(ids, ones, ones.astype(np.int16), np.zeros(0, dtype=np.int64), lengths)
-    split = TokenisedSplit.from_tokens(tokens, bytes(count), [str(n) for n in range(lanes)], 0)
+    tokens = Tokens(ids, ones, ones.astype(np.int16), np.zeros(0, dtype=np.int64), np.zeros(count, np.uint8), lengths)
+    split = TokenisedSplit.from_tokens(tokens, [str(n) for n in range(lanes)], 0)
     return read_side_by_side(split, SEGMENT, range(lanes), lanes)
 
 

@@ -29,9 +29,9 @@ HORIZONS = (1, 2, 4, 8, 16, 32)
 def text_of(setting: Setting, segments: int) -> TokenisedSplit:
     count = segments * setting.segment
     ids = np.random.default_rng(0).integers(0, setting.model.vocab_size, count).astype(np.int32)
-    ones = np.ones(count, dtype=np.int32)
-    tokens = Tokens(ids, ones, ones.astype(np.int16), np.zeros(0, dtype=np.int64), np.array([count]))
-    return TokenisedSplit.from_tokens(tokens, bytes(count), ["made up"], 0)
+    ones, text = np.ones(count, dtype=np.int32), np.zeros(count, dtype=np.uint8)
+    tokens = Tokens(ids, ones, ones.astype(np.int16), np.zeros(0, dtype=np.int64), text, np.array([count]))
+    return TokenisedSplit.from_tokens(tokens, ["made up"], 0)
 
 
 def peak_megabytes(way: str, segments: int, config: str) -> float:

@@ -153,14 +153,13 @@ def _encode_chunks(articles: SpooledArticles, tokenizer: Tokenizer, num_proc: in
 
 def _encode_chunk(articles: list[Article], tokenizer: Tokenizer) -> _Chunk:
     *tokens, sizes = encode_texts((article.text for article in articles), tokenizer, _MIN_TOKENS)
-    is_kept = sizes >= _MIN_TOKENS
-    kept = [article for article, keep in zip(articles, is_kept, strict=True) if keep]
-    arrays = {**dict(zip(_DTYPES, tokens, strict=False)), "starts": np.cumsum(sizes[is_kept])}
-    for name, strings in (("text", [a.text for a in kept]), ("titles", [a.title for a in kept])):
-        data = [string.encode("utf-8", "surrogatepass") for string in strings]
-        arrays[name] = np.frombuffer(b"".join(data), dtype=np.uint8)
-        arrays[f"{name}_starts"] = np.cumsum([len(part) for part in data], dtype=np.int64)
-    return sizes, arrays
+    kept = sizes >= _MIN_TOKENS
+    titles = [a.title.encode("utf-8", "surrogatepass") for a, keep in zip(articles, kept, strict=True) if keep]
+    starts = np.cumsum(sizes[kept])
+    text_starts = np.cumsum(tokens[1], dtype=np.int64)[starts - 1]
+    titles_starts = np.cumsum([len(title) for title in titles], dtype=np.int64)
+    arrays = (*tokens, starts, text_starts, np.frombuffer(b"".join(titles), dtype=np.uint8), titles_starts)
+    return sizes, dict(zip(_DTYPES, arrays, strict=True))
 
 
 _worker: tuple[SpooledArticles, Tokenizer]

@@ -33,6 +33,8 @@ class Tokens(NamedTuple):
     """Words that start in each token (int16)."""
     headings: np.ndarray
     """Tokens that complete a heading's line, ascending (int64)."""
+    text: np.ndarray
+    """Bytes of all texts (uint8): the surfaces of all tokens, joined."""
     sizes: np.ndarray
     """Tokens of each article (int64)."""
 
@@ -72,8 +74,8 @@ def encode_texts(texts: Iterable[str], tokenizer: Tokenizer, min_tokens: int = 0
 
     ``sizes`` has all texts, the arrays lack those of fewer than ``min_tokens`` tokens.
     """
-    empty = np.zeros(0, dtype=np.int64)
-    parts = [(empty.astype(np.int32), empty.astype(np.int32), empty.astype(np.int16), empty)]
+    dtypes = (np.int32, np.int32, np.int16, np.int64, np.uint8)
+    parts: list[tuple[np.ndarray, ...]] = [tuple(np.zeros(0, dtype=dtype) for dtype in dtypes)]
     sizes: list[int] = []
     first = 0
     for text in texts:
@@ -82,10 +84,11 @@ def encode_texts(texts: Iterable[str], tokenizer: Tokenizer, min_tokens: int = 0
         if sizes[-1] >= min_tokens:
             data = text.encode()
             words_N, headings = count_word_starts(data, encoding.lengths), find_headings(data, encoding.lengths)
-            parts.append((encoding.ids, encoding.lengths, words_N, first + headings))
+            surfaces = np.frombuffer(data, dtype=np.uint8)
+            parts.append((encoding.ids, encoding.lengths, words_N, first + headings, surfaces))
             first += sizes[-1]
-    ids_N, lengths_N, words_N, headings = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return Tokens(ids_N, lengths_N, words_N, headings, np.array(sizes, dtype=np.int64))
+    ids_N, lengths_N, words_N, headings, surfaces = map(np.concatenate, zip(*parts, strict=True))
+    return Tokens(ids_N, lengths_N, words_N, headings, surfaces, np.array(sizes, dtype=np.int64))
 
 
 @dataclass(frozen=True)
@@ -96,9 +99,8 @@ class TokenisedSplit:
     lengths_N: np.ndarray
     words_N: np.ndarray
     headings: np.ndarray
-    """This and the fields above are as in ``Tokens``."""
     text: np.ndarray
-    """Bytes of all texts (uint8): the surfaces of all tokens, joined."""
+    """This and the fields above are as in ``Tokens``."""
     starts: np.ndarray
     """First token of each article, and the end (int64)."""
     text_starts: np.ndarray
@@ -110,19 +112,17 @@ class TokenisedSplit:
     """Of ids, texts and article boundaries."""
 
     @classmethod
-    def from_tokens(cls, tokens: Tokens, text: bytes, titles: Sequence[str], start_token: int) -> TokenisedSplit:
-        """Build a split in memory from its tokens and the bytes of its texts."""
+    def from_tokens(cls, tokens: Tokens, titles: Sequence[str], start_token: int) -> TokenisedSplit:
+        """Build a split in memory."""
         starts = np.concatenate([[0], np.cumsum(tokens.sizes)]).astype(np.int64)
         text_starts = np.concatenate([[0], np.cumsum(tokens.lengths_N, dtype=np.int64)])[starts]
-        key = fingerprint(tokens.ids_N.tobytes(), text, starts.tobytes())
-        data = np.frombuffer(text, dtype=np.uint8)
-        return cls(*tokens[:4], data, starts, text_starts, titles, start_token, key)
+        key = fingerprint(tokens.ids_N.tobytes(), tokens.text.tobytes(), starts.tobytes())
+        return cls(*tokens[:5], starts, text_starts, titles, start_token, key)
 
     @classmethod
     def from_texts(cls, texts: Sequence[str], tokenizer: Tokenizer, title: str = "") -> TokenisedSplit:
         """Encode ``texts``, an article each, all with the same title; an empty text has no tokens."""
-        tokens, data = encode_texts(texts, tokenizer), "".join(texts).encode()
-        return cls.from_tokens(tokens, data, [title] * len(texts), tokenizer.start)
+        return cls.from_tokens(encode_texts(texts, tokenizer), [title] * len(texts), tokenizer.start)
 
     def take(self, rows: Sequence[np.ndarray], titles: Sequence[str]) -> TokenisedSplit:
         """Return a split in memory whose article a consists of the tokens ``rows[a]`` of this one, in that order."""
@@ -133,8 +133,8 @@ class TokenisedSplit:
         text = b"".join(surfaces[article][n] for article, n in zip(article_N.tolist(), within_N, strict=True))
         ids_N, lengths_N, words_N = (np.array(array[rows_N]) for array in (self.ids_N, self.lengths_N, self.words_N))
         headings, sizes = np.flatnonzero(np.isin(rows_N, self.headings)), np.array([len(part) for part in rows])
-        tokens = Tokens(ids_N, lengths_N, words_N, headings, sizes)
-        return TokenisedSplit.from_tokens(tokens, text, titles, self.start_token)
+        tokens = Tokens(ids_N, lengths_N, words_N, headings, np.frombuffer(text, dtype=np.uint8), sizes)
+        return TokenisedSplit.from_tokens(tokens, titles, self.start_token)
 
     def excerpt(self, articles: int, tokens: int) -> TokenisedSplit:
         """Return the first ``tokens`` tokens of each of the first ``articles`` articles, in memory."""

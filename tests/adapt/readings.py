@@ -38,8 +38,8 @@ def statistics(dtype=torch.float64):
 def text(lengths=(23, 31, 8), seed=0):
     ids = np.random.default_rng(seed).integers(0, VOCABULARY, sum(lengths)).astype(np.int32)
     ones, titles = np.ones(len(ids), dtype=np.int32), [f"article {n}" for n in range(len(lengths))]
-    tokens = Tokens(ids, ones, ones.astype(np.int16), np.array([1, 12, 40]), np.array(lengths))
-    return TokenisedSplit.from_tokens(tokens, ids.astype(np.uint8).tobytes(), titles, 0)
+    tokens = Tokens(ids, ones, ones.astype(np.int16), np.array([1, 12, 40]), ids.astype(np.uint8), np.array(lengths))
+    return TokenisedSplit.from_tokens(tokens, titles, 0)
 
 
 def stream(split=None, segment=5):

@@ -16,9 +16,9 @@ START = 99_999
 def split_of(lengths, headings=()):
     """Return articles whose token ids count through the split: an id is the token's index."""
     ids = np.arange(sum(lengths), dtype=np.int32)
-    ones, titles = np.ones(len(ids), dtype=np.int32), [str(n) for n in lengths]
-    tokens = Tokens(ids, ones, ones.astype(np.int16), np.array(headings), np.array(lengths))
-    return TokenisedSplit.from_tokens(tokens, bytes(len(ids)), titles, START)
+    ones, text = np.ones(len(ids), dtype=np.int32), np.zeros(len(ids), dtype=np.uint8)
+    tokens = Tokens(ids, ones, ones.astype(np.int16), np.array(headings), text, np.array(lengths))
+    return TokenisedSplit.from_tokens(tokens, [str(n) for n in lengths], START)
 
 
 def all_segments(stream, position=None, limit=10_000):
