@@ -108,8 +108,7 @@ def load(path: str | os.PathLike[str], **options: Any) -> DynamicLM:
     """
     run = Run.open(Path(path))
     memory = run.section(MemoryOptions)
-    known = {item.name for item in dataclasses.fields(memory)}
-    for name in options:
-        if name not in known:
-            raise UserError(f"the memory has no option {name!r}", do=f"choose among {', '.join(sorted(known))}")
+    known = sorted(item.name for item in dataclasses.fields(memory))
+    if unknown := [name for name in options if name not in known]:
+        raise UserError(f"the memory has no option {unknown[0]!r}", do=f"choose among {', '.join(known)}")
     return DynamicLM(run.with_sections(memory.replace(**options)))

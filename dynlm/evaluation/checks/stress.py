@@ -133,11 +133,14 @@ def stress_texts(
         raise UserError("stress texts are made of at least two articles", do="choose a split that has them")
     glue, repeat, shuffle = (np.random.default_rng([seed, number]) for number in range(3))
     longest, second = (split.rows(article) for article in np.argsort(-np.diff(split.starts), kind="stable")[:2])
+    # A segment of each in turn: what was just learned is of the other one.
+    count = len(second) // segment
+    turns = [rows_N[: count * segment].reshape(count, segment) for rows_N in (longest, second)]
     rows = {
         "glued": _glued(split, glue),
         "repeated": np.full(_REPEATED, repeat.integers(len(split.ids_N))),
         "shuffled words": shuffle.permutation(longest),
-        "alternating": _alternating(longest, second, segment),
+        "alternating": np.stack(turns, 1).ravel() if count else np.concatenate([longest, second]),
     }
     for name, rows_N in rows.items():
         yield name, split.take([rows_N], [name])
@@ -159,11 +162,3 @@ def _glued(split: TokenisedSplit, generator: np.random.Generator) -> np.ndarray:
         begin = int(generator.integers(len(rows) - length, endpoint=True))
         snippets.append(rows[begin : begin + length])
     return np.concatenate(snippets)
-
-
-def _alternating(one: np.ndarray, other: np.ndarray, segment: int) -> np.ndarray:
-    """Return a segment of each in turn: what was just learned is of the other one."""
-    count = min(len(one), len(other)) // segment
-    if not count:
-        return np.concatenate([one, other])
-    return np.stack([rows[: count * segment].reshape(count, segment) for rows in (one, other)], 1).ravel()
