@@ -47,10 +47,8 @@ _TYPES = {
 _OPTIONAL = ("distance", "reset_share")
 _RENAMED = {"flush": "reset_share", "arm": "variant", "guard": "update_filter", "alpha": "lr", "pull": "decay"}
 """New name of each column, and of each key of the protocol, that earlier versions wrote by another one."""
-_ROWS_OF_ANY_FILE, _ROWS_A_BYTE = 2**20, 8
-_TEXT_OF_ANY_FILE, _TEXT_A_BYTE = 64 * 2**20, 64
-_UNPACKED_OF_ANY_FILE, _UNPACKED_A_BYTE = 128 * 2**20, 64
-"""What a file may claim by its size in bytes: losses are noise, and hardly compress."""
+_LARGEST = {"rows": (2**20, 8), "bytes": (128 * 2**20, 64), "bytes of text": (64 * 2**20, 64)}
+"""What any file may claim, and a file for each byte of its size: losses are noise, and hardly compress."""
 _UNREADABLE = (OSError, pa.ArrowException, ValueError, LookupError, MemoryError)
 _NEEDED = {"variant": str, "articles": list, "text": str, "tokenizer": str}
 _AGAIN = "score the text anew"
@@ -159,7 +157,10 @@ def read_scores(path: Path) -> Scores:
     surfaces: list[bytes] = []
     try:
         with pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=["surface"]) as file:
-            _check_claims(file.metadata, path)
+            # What the file claims is refused before anything is allocated.
+            groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
+            _check_claim(path, "bytes", sum(group.total_byte_size for group in groups))
+            _check_claim(path, "rows", max(file.metadata.num_rows, sum(group.num_rows for group in groups)))
             stored = {_RENAMED.get(name, name): name for name in file.schema_arrow.names}
             stored = {name: stored[name] for name in _TYPES if name in stored}
             if missing := [name for name in _TYPES if name not in (*stored, *_OPTIONAL)]:
@@ -167,7 +168,7 @@ def read_scores(path: Path) -> Scores:
             numbers = pa.schema([pa.field(name, _TYPES[name]) for name in stored if name != "surface"])
             parts = [numbers.empty_table()]
             # A row group at a time: each may have a dictionary of its own, as large as it claims.
-            for index in range(file.metadata.num_row_groups):
+            for index in range(len(groups)):
                 part = file.read_row_group(index, columns=[*stored.values()])
                 part = part.select([*stored.values()]).rename_columns([*stored])
                 _add_surfaces(surfaces, part.column("surface"), path)
@@ -223,20 +224,16 @@ def scores_of_run(folder: Path) -> list[Path]:
     return sorted(path for path in (Path(folder) / FOLDER).glob("*.parquet") if not path.name.startswith("."))
 
 
-def _check_claims(metadata: Any, path: Path) -> None:
-    """Refuse, before anything is allocated, more rows or bytes than a file of this size can hold."""
-    size, groups = path.stat().st_size, [metadata.row_group(index) for index in range(metadata.num_row_groups)]
-    unpacked = sum(group.total_byte_size for group in groups)
-    if unpacked > max(_UNPACKED_OF_ANY_FILE, _UNPACKED_A_BYTE * size):
-        raise UserError(f"claims {unpacked:,} bytes in {size:,}, which no reading does", path, _AGAIN)
-    rows = max(metadata.num_rows, sum(group.num_rows for group in groups))
-    if rows > max(_ROWS_OF_ANY_FILE, _ROWS_A_BYTE * size):
-        raise UserError(f"claims {rows:,} rows in {size:,} bytes, which no reading does", path, _AGAIN)
+def _check_claim(path: Path, what: str, count: int) -> None:
+    """Raise UserError where a reading in a file of this size cannot have so many bytes or rows."""
+    of_any_file, a_byte = _LARGEST[what]
+    if count > max(of_any_file, a_byte * path.stat().st_size):
+        raise UserError(f"claims {count:,} {what}, more than its size allows", path, _AGAIN)
 
 
 def _add_surfaces(surfaces: list[bytes], column: pa.ChunkedArray, path: Path) -> None:
     """Append each row's bytes; equal rows share them, so that they take no more memory than the file."""
-    total, most = sum(map(len, surfaces)), max(_TEXT_OF_ANY_FILE, _TEXT_A_BYTE * path.stat().st_size)
+    total = sum(map(len, surfaces))
     for chunk in column.chunks:
         if not isinstance(chunk, pa.DictionaryArray):
             chunk = chunk.cast(pa.binary()).dictionary_encode()
@@ -245,8 +242,7 @@ def _add_surfaces(surfaces: list[bytes], column: pa.ChunkedArray, path: Path) ->
             raise UserError("the score file has empty fields", path, _AGAIN)
         indices = chunk.indices.to_numpy()
         total += int(np.array([len(value) for value in values], dtype=np.int64)[indices].sum())
-        if total > most:
-            raise UserError(f"claims {total:,} bytes of text, more than its size allows", path, _AGAIN)
+        _check_claim(path, "bytes of text", total)
         surfaces += [values[index] for index in indices.tolist()]
 
 

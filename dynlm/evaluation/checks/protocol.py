@@ -19,10 +19,10 @@ from dynlm.adapt.rules.registry import tuned_rules
 from dynlm.data.stream import StreamPosition, read_in_order
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.data.tokenizers.tokenizer import Tokenizer
-from dynlm.errors import UserError
 from dynlm.evaluation.evaluate import Evaluation, evaluate
 from dynlm.run.run import Run
 from dynlm.runtime.tensors import load_tensors, params_fingerprint, save_tensors
+from dynlm.runtime.validation import within
 
 CHANGES = ("characters", "cuts", "headings", "newlines")
 """Changes of a text at one place: a character replaced, the rest cut off, a line that only its end makes a heading, or
@@ -46,8 +46,7 @@ def check_protocol(run: Run, split: str, places: int = 20, tokens: int = 300) ->
 
     ``places`` is the number of changes of the text. Raises UserError if it is below 1.
     """
-    if places < 1:
-        raise UserError(f"places is {places}", do="choose at least 1")
+    within("places", places, 1)
     dynamic_model, memory, trained = run.dynamic_model(), run.section(MemoryOptions), run.trained
     text = run.split(split).excerpt(articles=3, tokens=tokens)
     before = params_fingerprint(trained.params)

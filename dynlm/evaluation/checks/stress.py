@@ -27,6 +27,7 @@ from dynlm.errors import UserError
 from dynlm.evaluation.protocol import variant_name
 from dynlm.evaluation.tables import text_rows
 from dynlm.run.run import Run
+from dynlm.runtime.validation import within
 
 ALLOWED = 0.01
 """Nats per token that the mixture may lose more than level 1."""
@@ -101,8 +102,7 @@ def stress_test(run: Run, split: str, tokens: int | None = None, quiet: bool = F
     memory = dataclasses.replace(run.section(MemoryOptions), no_regret=True)
     if memory.rule == "none":
         raise UserError("memory.rule is 'none', which is level 1 itself", do="choose a rule that learns, such as rms")
-    if tokens is not None and tokens < 2:
-        raise UserError(f"tokens is {tokens}", do="choose at least 2")
+    within("tokens", 2 if tokens is None else tokens, 2)
     dynamic_model, costs = run.dynamic_model(memory), []
     for name, text in stress_texts(run.split(split), run.trained.tokenizer, memory.segment, run.options.seed):
         text = text if tokens is None else text.excerpt(1, tokens)

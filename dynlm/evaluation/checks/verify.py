@@ -32,7 +32,7 @@ from dynlm.evaluation.score_file import Scores, read_scores
 from dynlm.run.provenance import differences, made_with, rounds_alike
 from dynlm.run.run import Run
 from dynlm.runtime.text import printable
-from dynlm.runtime.validation import section_of
+from dynlm.runtime.validation import section_of, within
 
 TOLERANCE = 1e-3
 """Nats by which a token may differ where sums are rounded otherwise."""
@@ -93,10 +93,8 @@ def verify(
     UserError where the run, its memory or the text is missing, where the file does not say how it was read or the
     reading began with a memory file, and for ``articles`` of a reading whose articles depend on each other.
     """
-    if tokens is not None and tokens < 1:
-        raise UserError(f"tokens is {tokens}", do="choose at least 1")
-    if not tolerance >= 0:
-        raise UserError(f"tolerance is {tolerance:g}", do="choose a number of nats, at least 0")
+    within("tokens", 1 if tokens is None else tokens, 1)
+    within("tolerance", tolerance)
     scores = read_scores(path)
     protocol, (run, order) = scores.protocol, _open_run(scores.protocol, path, corpus_path)
     now = made_with(run.processes.device)
