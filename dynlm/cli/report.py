@@ -113,22 +113,22 @@ def _heatmap(options: Namespace, config: None) -> int:
     dynlm heatmap runs/demo
     dynlm heatmap a.parquet b.parquet --article 7 --start 0 --length 300
     """
+    from rich.console import Console
+
     from dynlm.evaluation.score_selection import one_text_named
-    from dynlm.report.heatmap import heatmap_run
+    from dynlm.report.heatmap import HeatMap, heatmap_run
 
     paths = one_text_named(options.files, options.text)
     if len(paths) < 2:
         raise UserError("a heat map needs two score files", do="name the lower and the higher level's")
-    asked = (options.article, options.start, options.length)
+    lower, higher, requested = paths[0], paths[-1], (options.article, options.start, options.length)
     if options.terminal:
         if options.json or options.out:
             raise UserError("--terminal writes no files", do="leave out --json and --out")
-        from dynlm.report.terminal import print_heatmap
-
-        print_heatmap([paths[0], paths[-1]], asked)
-        return 0
-    pair = [paths[0], paths[-1]]
-    _print_written(options, heatmap_run(pair, _figures(options, paths), asked), pair)
+        Console(highlight=False).print(HeatMap.load(lower, higher, requested), soft_wrap=True)
+    else:
+        written = heatmap_run(lower, higher, _figures(options, paths), requested)
+        _print_written(options, written, [lower, higher])
     return 0
 
 

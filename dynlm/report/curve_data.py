@@ -1,4 +1,4 @@
-"""Numbers behind the curves: instant perplexity along a text, and loss against the position in an article.
+"""Numbers behind the curves: instant perplexity along a text, loss against position, and the memory's records.
 
 Legend: N tokens, A articles, K bins of positions.
 """
@@ -6,16 +6,19 @@ Legend: N tokens, A articles, K bins of positions.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from dynlm.evaluation.score_file import Scores
 
-_WINDOWS = (100, 200, 500, 1000, 2000, 5000)
 _BIN_GROWTH = 2**0.5
 _MIN_BIN = 8
 """Tokens of the first bins of positions, before they grow."""
+_PARTS = 1200
+RESET_SHARE = 0.5
+"""A step that moves the weights at least this share of the way back to theta_0 is counted as a reset."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +35,20 @@ class PositionCurve:
     """Number of articles in each bin."""
 
 
-def default_window(tokens: int) -> int:
-    """Return a smoothing window of about a hundredth of the text: 1, 2 or 5 times a power of ten, 100 to 5,000.
+@dataclass(frozen=True)
+class MemoryRecord:
+    """One variant's memory over the text, in equal parts of it; None where it was not recorded."""
 
-    A text of fewer than 100 tokens is one window.
-    """
-    hundredth = max(1.0, tokens / 100)
-    return min(tokens, min(_WINDOWS, key=lambda window: abs(math.log(window / hundredth))))
+    variant: int
+    """Index of the variant."""
+    row: np.ndarray
+    """Middle of each part."""
+    distance: np.ndarray | None
+    """Mean distance from theta_0 in each part, relative to its norm."""
+    reset: np.ndarray | None
+    """Largest share of the way back to theta_0 in each part."""
+    resets: int | None
+    """Number of segments that began with a reset."""
 
 
 def moving_mean(values_N: np.ndarray, window: int) -> np.ndarray:
@@ -69,8 +79,7 @@ def position_curve(scores: Scores, baseline: Scores | None = None) -> PositionCu
     edges = np.array(borders, dtype=np.int64)
     bin_N = np.searchsorted(edges, scores.position + 1, side="right") - 1
     shape = (len(scores.articles), len(edges) - 1)
-    article_N = np.repeat(np.arange(shape[0]), np.diff(scores.starts))
-    flat_N = article_N * shape[1] + bin_N
+    flat_N = np.repeat(np.arange(shape[0]), np.diff(scores.starts)) * shape[1] + bin_N
     counts_AK = np.bincount(flat_N, minlength=shape[0] * shape[1]).reshape(shape)
     sums_AK = np.bincount(flat_N, weights=values_N, minlength=shape[0] * shape[1]).reshape(shape)
     reached_K = (counts_AK > 0).sum(0)
@@ -88,9 +97,25 @@ def position_note(articles: int) -> str:
     """Return what the curves of loss against position are means of."""
     if articles == 1:
         return "One article, so there is no band."
-    return (
-        f"Mean over {articles} articles with equal weights; band: 95 %, normal. Bins that at least half of them reach."
-    )
+    means = f"Mean over {articles} articles with equal weights; band: 95 %, normal."
+    return f"{means} Bins that at least half of them reach."
+
+
+def memory_records(variants: Sequence[Scores]) -> list[MemoryRecord]:
+    """Return what each variant recorded of its memory; variants without a record are left out."""
+    records = []
+    for index, each in enumerate(variants):
+        if each.distance is None and each.reset_share is None:
+            continue
+        distance, reset, resets = None, None, None
+        if each.distance is not None:
+            _, distance = bin_equally(each.distance, _PARTS)
+        if each.reset_share is not None:
+            _, reset = bin_equally(each.reset_share, _PARTS, largest=True)
+            segment_starts = np.flatnonzero(np.diff(each.segment, prepend=each.segment[0] - 1))
+            resets = int((np.asarray(each.reset_share)[segment_starts] >= RESET_SHARE).sum())
+        records.append(MemoryRecord(index, bin_equally(each.nats, _PARTS)[0], distance, reset, resets))
+    return records
 
 
 def bin_equally(values_N: np.ndarray, bins: int, largest: bool = False) -> tuple[np.ndarray, np.ndarray]:

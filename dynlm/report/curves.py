@@ -13,7 +13,14 @@ from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
 from dynlm.errors import UserError
 from dynlm.evaluation.score_file import Scores
-from dynlm.report.curve_data import PositionCurve, perplexity_difference, position_curve, position_note
+from dynlm.report.curve_data import (
+    RESET_SHARE,
+    PositionCurve,
+    memory_records,
+    perplexity_difference,
+    position_curve,
+    position_note,
+)
 from dynlm.report.drawing import (
     COLOURS,
     FAINT,
@@ -26,13 +33,12 @@ from dynlm.report.drawing import (
     line_style,
     new_figure,
     save_figure,
-    short,
     size_in_points,
     warn_of_missing,
 )
-from dynlm.report.memory_stats import RESET_SHARE, memory_records
 from dynlm.report.passages import article_gains
 from dynlm.report.score_set import Pairs, ScoreSet
+from dynlm.report.token_cells import short
 
 TITLES = {
     "difference": "Difference in instant perplexity over successive articles",
@@ -59,7 +65,7 @@ def plot_run(paths: Sequence[Path], out: Path, window: int | None = None, pairs:
     if len(scores.variants) > 1 or pairs:
         written += plot_difference(scores, out / "difference", window, pairs)
     written += plot_position(scores, out / "position")
-    if memory_records(scores):
+    if memory_records(scores.variants):
         written += plot_memory(scores, out / "memory")
     warn_of_missing(scores.shown_texts(), "install one, or make the page of dynlm report, which needs none")
     return written
@@ -89,8 +95,7 @@ def plot_difference(scores: ScoreSet, path: Path, window: int | None = None, pai
                 axes.fill_between(rows + 1, line, 0, where=line >= 0, color=COLOURS[0], alpha=0.16, linewidth=0)
                 axes.fill_between(rows + 1, line, 0, where=line <= 0, color=COLOURS[1], alpha=0.22, linewidth=0)
         axes.axhline(0, color=INK, linewidth=0.8, zorder=2)
-        axes.set_xlim(1, max(2, len(text)))
-        axes.set_xlabel("tokens read")
+        axes.set(xlim=(1, max(2, len(text))), xlabel="tokens read")
         difference = f"perplexity({short(lower_name)}) \N{MINUS SIGN} perplexity({short(higher_name)})"
         axes.set_ylabel(f"{difference},\nper token", ma="center")
         below = 34.0 if one_pair else add_legend(axes, axes)
@@ -120,12 +125,9 @@ def plot_position(scores: ScoreSet, path: Path) -> list[Path]:
         for panel in panels:
             panel.set_xscale("log")
             panel.margins(x=0.01)
-        axis = panels[-1].xaxis
-        axis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
-        axis.set_major_formatter(THOUSANDS)
-        axis.set_minor_formatter(NullFormatter())
-        axis.set_minor_locator(NullLocator())
-        axis.set_label_text("position in the article, tokens")
+        panels[-1].xaxis.set(major_locator=LogLocator(base=10, subs=(1, 2, 5)), major_formatter=THOUSANDS)
+        panels[-1].xaxis.set(minor_locator=NullLocator(), minor_formatter=NullFormatter())
+        panels[-1].set_xlabel("position in the article, tokens")
         if several:
             panels[1].axhline(0, color=INK, linewidth=0.8)
             panels[1].set_ylabel(f"nats per token below\n{short(scores.labels[scores.baseline], 40)}", ma="center")
@@ -139,7 +141,7 @@ def plot_memory(scores: ScoreSet, path: Path) -> list[Path]:
 
     ``path`` is a stem for .png and .svg. Returns what was written. Raises UserError where no memory was recorded.
     """
-    records = memory_records(scores)
+    records = memory_records(scores.variants)
     if not records:
         raise UserError("no score file has a record of its memory", do="score with --memory.track true")
     with drawing(scores.shown_texts()):
@@ -154,26 +156,19 @@ def plot_memory(scores: ScoreSet, path: Path) -> list[Path]:
         above.set_ylabel("distance from θ₀,\nrelative", ma="center")
         below.yaxis.grid(False)
         below.set_yticks(range(len(records)), [short(scores.labels[record.variant]) for record in records])
-        below.set_ylim(len(records) - 0.4, -0.6)
-        below.set_ylabel("resets")
-        below.set_xlim(1, max(2, len(scores.text)))
-        below.set_xlabel("tokens read")
+        below.set(xlim=(1, max(2, len(scores.text))), ylim=(len(records) - 0.4, -0.6))
+        below.set(xlabel="tokens read", ylabel="resets")
         if above.lines:
             add_legend(above, below)
-        subtitle = (
-            f"Marks: the weights were moved at least {100 * RESET_SHARE:.0f} % of the way back to the static weights."
-        )
-        add_headings(above, TITLES["memory"], subtitle)
+        moved = f"moved at least {100 * RESET_SHARE:.0f} % of the way back to the static weights"
+        add_headings(above, TITLES["memory"], f"Marks: the weights were {moved}.")
         return save_figure(figure, path)
 
 
 def article_letters(index: int) -> str:
     """Return the label of an article: A to Z, then AA, AB, ..."""
-    letters = ""
-    while index >= 0:
-        index, letter = divmod(index, 26)
-        letters, index = string.ascii_uppercase[letter] + letters, index - 1
-    return letters
+    before = article_letters(index // 26 - 1) if index >= 26 else ""
+    return before + string.ascii_uppercase[index % 26]
 
 
 def spread(positions: np.ndarray, gap: float, limit: float) -> np.ndarray:
@@ -195,15 +190,11 @@ def _label_articles(axes: Axes, scores: Scores) -> float:
     centres = (starts[:-1] + starts[1:]) / 2 / starts[-1] * width
     if len(centres) > _MAX_TITLED:
         return _label_with_letters(axes, centres)
-    titles = [
-        f"{article_letters(index)}  {short(scores.title(int(article)), 26)}"
-        for index, article in enumerate(scores.articles)
-    ]
-    labels = [
-        annotate(axes, title, (0, 1), (x, 5), fontsize=8, ha="center") for title, x in zip(titles, centres, strict=True)
-    ]
-    scale = 72 / axes.figure.dpi
-    spans = np.diff(starts) / starts[-1] * width
+    labels = []
+    for index, (article, x) in enumerate(zip(scores.articles.tolist(), centres, strict=True)):
+        title = f"{article_letters(index)}  {short(scores.title(article), 26)}"
+        labels.append(annotate(axes, title, (0, 1), (x, 5), fontsize=8, ha="center"))
+    scale, spans = 72 / axes.figure.dpi, np.diff(starts) / starts[-1] * width
     if any(label.get_window_extent().width * scale > span - 4 for label, span in zip(labels, spans, strict=True)):
         for label, x in zip(labels, spread(centres, 15.0, width) - 3, strict=True):
             label.xyann = (x, 5)

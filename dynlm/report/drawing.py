@@ -18,6 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
+from dynlm.report.token_cells import short
 from dynlm.runtime.files import atomic_write
 from dynlm.runtime.text import printable
 
@@ -51,30 +52,18 @@ def drawing(texts: Iterable[str] = ()) -> Iterator[None]:
     ``texts`` are drawn in fonts that have their characters, where such are installed.
     Text is never parsed as TeX, since titles and tokens may hold dollar signs.
     """
-    settings: Any = {
-        "font.family": _with_fallbacks(["DejaVu Sans"], texts),
-        "font.size": 9.0,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.edgecolor": FAINT,
-        "axes.labelcolor": INK,
-        "axes.titlesize": 11.0,
-        "axes.titleweight": "bold",
-        "text.color": INK,
-        "text.parse_math": False,
-        "xtick.color": FAINT,
-        "ytick.color": FAINT,
-        "xtick.labelcolor": INK,
-        "ytick.labelcolor": INK,
-        "legend.frameon": False,
-        "svg.hashsalt": "dynlm",
-        "svg.fonttype": "path",
-    }
     logger = logging.getLogger("matplotlib.font_manager")
     level = logger.level
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(settings)
+        matplotlib.rc("font", family=_with_fallbacks(["DejaVu Sans"], texts), size=9.0)
+        matplotlib.rc("text", color=INK, parse_math=False)
+        matplotlib.rc("axes", edgecolor=FAINT, labelcolor=INK, titlesize=11.0, titleweight="bold")
+        matplotlib.rc("axes.spines", top=False, right=False)
+        matplotlib.rc("xtick", color=FAINT, labelcolor=INK)
+        matplotlib.rc("ytick", color=FAINT, labelcolor=INK)
+        matplotlib.rc("legend", frameon=False)
+        matplotlib.rc("svg", hashsalt="dynlm", fonttype="path")
         # Missing characters are drawn as boxes and reported in one line by ``warn_of_missing``.
         warnings.filterwarnings("ignore", message=".*missing from.*font")
         # A fallback font often has one weight, in which bold text is drawn too.
@@ -119,17 +108,9 @@ def add_headings(axes: Axes, title: str, subtitle: str, above: float = 0.0) -> N
 def add_legend(lines: Axes, axes: Axes, below: float = 34.0) -> float:
     """Put the legend of the lines in ``lines`` under ``axes``. Return how far down it reaches, in points."""
     handles, labels = lines.get_legend_handles_labels()
-    columns = min(4, len(labels))
-    axes.legend(
-        handles,
-        labels,
-        ncols=columns,
-        loc="upper left",
-        bbox_to_anchor=(0, -below / size_in_points(axes)[1]),
-        borderaxespad=0,
-        borderpad=0,
-        handlelength=3.4,
-    )
+    columns, corner = min(4, len(labels)), (0, -below / size_in_points(axes)[1])
+    spacing: Any = {"borderaxespad": 0, "borderpad": 0, "handlelength": 3.4}
+    axes.legend(handles, labels, ncols=columns, loc="upper left", bbox_to_anchor=corner, **spacing)
     return below + 14.0 * -(-len(labels) // columns) + 6
 
 
@@ -145,11 +126,6 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
             figure.savefig(aside, dpi=150, metadata=metadata, bbox_inches="tight", pad_inches=0.12, facecolor="white")
         paths.append(path)
     return paths
-
-
-def short(text: str, letters: int = 24) -> str:
-    """Return ``text`` cut to ``letters`` characters, with an ellipsis where something was cut."""
-    return text if len(text) <= letters else text[: letters - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def monospace(texts: Iterable[str] = ()) -> list[str]:

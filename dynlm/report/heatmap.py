@@ -1,9 +1,10 @@
-"""A passage's tokens, blue where the higher level loses less, red where it loses more: data, figure and page."""
+"""A passage's tokens, blue where the higher level loses less, red where it loses more: page, figure and terminal."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.style import Style
+from rich.text import Text
 
-from dynlm.errors import UserError
 from dynlm.evaluation.overlap import overlap_notes, overlaps
 from dynlm.evaluation.score_file import Scores
-from dynlm.report.drawing import FAINT, INK, drawing, monospace, save_figure, short, warn_of_missing
-from dynlm.report.html import render_page, write_page
+from dynlm.report.drawing import FAINT, INK, drawing, monospace, save_figure, warn_of_missing
+from dynlm.report.html import render_frame, render_page, write_page
 from dynlm.report.passages import Passage, Request, select_passages
-from dynlm.report.scale import Step, colour_map, limit_of, step_of
+from dynlm.report.scale import Step, all_steps, colour_map, limit_of, step_of
 from dynlm.report.score_set import ScoreSet
-from dynlm.report.token_cells import Cell, token_cells, wrap_cells
+from dynlm.report.token_cells import Cell, short, token_cells, wrap_cells
 from dynlm.report.words import find_words
 from dynlm.runtime.text import printable
 
+_MAX_TERMINAL_COLUMNS = 100
 _WIDTH, _COLUMNS = 648.0, 104
 """Width of the figure in points, and of a line in characters."""
 _LETTER = _WIDTH / _COLUMNS
@@ -42,18 +46,40 @@ class HeatMapPassage:
     cells: list[Cell]
 
 
-@dataclass(frozen=True)
-class HeatMapData:
-    """What the figure, the page and the terminal display: passages with both levels' losses on each token."""
+class HeatMap:
+    """Passages token by token; displays itself in a notebook and, by ``rich``, in a terminal.
 
-    lower: str
-    higher: str
-    """Labels of the two levels."""
-    limit: float
-    """End of the colour scale, in nats."""
-    passages: list[HeatMapPassage]
-    notes: list[str]
-    """How each level read the text."""
+    ``passages`` are by default the opening and the middle of the article with the largest gain.
+    Raises UserError where the scores are of different texts.
+    """
+
+    def __init__(self, lower: Scores, higher: Scores, passages: Sequence[Passage] | None = None):
+        self.lower, self.higher = labels = ScoreSet([lower, higher]).labels
+        repeated_N = find_words(lower).repeated_N
+        self.passages: list[HeatMapPassage] = []
+        for passage in select_passages(lower, higher) if passages is None else passages:
+            rows, article = passage.rows(lower), lower.rows(passage.article)
+            last, count = passage.start + passage.length - 1, article.stop - article.start
+            means = [f"{each.nats[rows].mean(dtype=np.float64):.3f}" for each in (lower, higher)]
+            losses = f"Nats per token here: {self.lower} {means[0]}, {self.higher} {means[1]}"
+            self.passages.append(
+                HeatMapPassage(
+                    heading=f"Article {passage.article + 1}: {lower.title(passage.article)}",
+                    caption=f"Tokens {passage.start:,} to {last:,} of {count:,}. {losses}",
+                    cells=token_cells(lower.surface[rows], lower.nats[rows], higher.nats[rows], repeated_N[rows]),
+                )
+            )
+        self.limit = limit_of(np.array([cell.gain for passage in self.passages for cell in passage.cells]))
+        """End of the colour scale, in nats."""
+        notes = (_notes(label, each) for label, each in zip(labels, (lower, higher), strict=True))
+        self.notes = [note for of_level in notes for note in of_level]
+        """How each level read the text."""
+
+    @classmethod
+    def load(cls, lower: Path, higher: Path, request: Request = (None, None, None)) -> HeatMap:
+        """Load two score files. Raises UserError for unreadable ones, and a requested passage outside of the text."""
+        low, high = ScoreSet.load([lower, higher]).variants
+        return cls(low, high, select_passages(low, high, request))
 
     @property
     def end(self) -> str:
@@ -69,97 +95,58 @@ class HeatMapData:
         """Return the step of the colour scale of a cell."""
         return step_of(cell.gain, self.limit)
 
+    def texts(self) -> list[str]:
+        """Return everything of the scores that the figure draws."""
+        cells = (cell.text for passage in self.passages for cell in passage.cells)
+        return [self.lower, self.higher, *(passage.heading for passage in self.passages), *cells]
 
-def heatmap_run(paths: Sequence[Path], out: Path, request: Request = (None, None, None)) -> list[Path]:
+    def page(self) -> str:
+        """Return a self-contained page that runs no script and loads nothing."""
+        return render_page("heatmap", data=self)
+
+    def save(self, stem: Path) -> list[Path]:
+        """Write ``stem``.png, .svg and .html. Returns what was written."""
+        page = write_page(Path(stem).with_name(f"{Path(stem).name}.html"), self.page())
+        return [*_draw(self, Path(stem)), page]
+
+    def _repr_html_(self) -> str:
+        return render_frame(self.page(), "heat map", 640)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the passages as text, as wide as ``console``, at most 100 columns.
+
+        A token's background shows its gain; where the console has no colours, one to three plus or minus signs after
+        the token do. Words that occurred before in the article are underlined.
+        """
+        coloured, columns = console.color_system is not None, min(_MAX_TERMINAL_COLUMNS, console.width)
+        yield Text(self.title, "bold")
+        if coloured:
+            key = [(" a", _style(step)) for step in all_steps()]
+            yield Text.assemble(f"{self.higher} worse by {self.end} ", *key, f" better by {self.end}")
+            yield Text("Underlined: the word occurred before in this article.", "dim")
+        else:
+            more = f"- to ---: more. Three: about {self.end} or more."
+            yield Text(f"+ to +++: {self.higher} loses fewer nats on the token. {more}")
+        for passage in self.passages:
+            yield from (Text(), Text(passage.heading, "bold"), Text(passage.caption, "dim"))
+            cells, styles = [], []
+            for cell in passage.cells:
+                step, underline = self.step(cell), Style(underline=cell.repeated)
+                sign = "" if coloured else ("+" if step.index > 0 else "-") * step.thickness
+                cells.append(replace(cell, text=cell.text + sign))
+                styles.append(_style(step) + underline if coloured else underline)
+            yield from wrap_cells(cells, columns, styles)
+
+
+def heatmap_run(lower: Path, higher: Path, out: Path, request: Request = (None, None, None)) -> list[Path]:
     """Draw two score files' heat map into the folder ``out``: heatmap.png, .svg and .html. Return what was written.
 
-    ``paths`` are the lower level's file and the higher level's. By default the passages are the opening and the middle
-    of the article with the largest gain.
-    Raises UserError unless there are two readable files of one text, and for a passage outside of the text.
+    Raises UserError as ``HeatMap.load`` does.
     """
-    data = load_heatmap(paths, request)
-    page = write_page(Path(out) / "heatmap.html", heatmap_page(data))
-    written = heatmap_figure(data, Path(out) / "heatmap")
-    warn_of_missing(_texts(data), f"install one, or open {page}")
-    return [*written, page]
-
-
-def load_heatmap(paths: Sequence[Path], request: Request = (None, None, None)) -> HeatMapData:
-    """Load the data of ``heatmap_run``'s arguments. Raises UserError as it does."""
-    if len(paths) != 2:
-        raise UserError(f"a heat map needs two score files, not {len(paths)}", do="name the lower level's file first")
-    lower, higher = ScoreSet.load(paths).variants
-    return heatmap_data(lower, higher, select_passages(lower, higher, request))
-
-
-def heatmap_data(lower: Scores, higher: Scores, passages: Sequence[Passage] | None = None) -> HeatMapData:
-    """Return the data of ``passages``, by default those of ``select_passages``.
-
-    Raises UserError where the scores are of different texts.
-    """
-    labels = ScoreSet([lower, higher]).labels
-    repeated_N = find_words(lower).repeated_N
-    shown = []
-    for passage in select_passages(lower, higher) if passages is None else passages:
-        rows, article = passage.rows(lower), lower.rows(passage.article)
-        last, count = passage.start + passage.length - 1, article.stop - article.start
-        means = [f"{each.nats[rows].mean(dtype=np.float64):.3f}" for each in (lower, higher)]
-        losses = f"Nats per token here: {labels[0]} {means[0]}, {labels[1]} {means[1]}"
-        shown.append(
-            HeatMapPassage(
-                heading=f"Article {passage.article + 1}: {lower.title(passage.article)}",
-                caption=f"Tokens {passage.start:,} to {last:,} of {count:,}. {losses}",
-                cells=token_cells(lower.surface[rows], lower.nats[rows], higher.nats[rows], repeated_N[rows]),
-            )
-        )
-    limit = limit_of(np.array([cell.gain for passage in shown for cell in passage.cells]))
-    notes = [note for label, scores in zip(labels, (lower, higher), strict=True) for note in _notes(label, scores)]
-    return HeatMapData(labels[0], labels[1], limit, shown, notes)
-
-
-def heatmap_page(data: HeatMapData) -> str:
-    """Return a self-contained page that runs no script and loads nothing."""
-    return render_page("heatmap", data=data)
-
-
-def heatmap_figure(data: HeatMapData, path: Path) -> list[Path]:
-    """Draw the passages below each other; ``path`` is a stem for .png and .svg. Return what was written."""
-    texts = _texts(data)
-    family = monospace(texts)
-    # The style of a cell's text is its index.
-    wrapped = [wrap_cells(each.cells, _COLUMNS, map(str, range(len(each.cells)))) for each in data.passages]
-    height = 92 + sum(56 + _LINE_HEIGHT * len(lines) for lines in wrapped)
-    explanation = (
-        f"Blue, solid line: {short(data.higher)} loses fewer nats on the token. Red, dotted line: it loses more. "
-        "Each token was scored before the weights were updated on it."
-    )
-    with drawing(texts):
-        figure = Figure(figsize=(_WIDTH / 72, height / 72))
-        axes = figure.add_axes((0, 0, 1, 1))
-        axes.set(xlim=(0, _WIDTH), ylim=(height, 0))
-        axes.set_axis_off()
-        axes.text(0, 4, short(data.title, 90), weight="bold", fontsize=12, va="top")
-        axes.text(0, 25, explanation, fontsize=8.5, va="top", color=FAINT)
-        _draw_colour_bar(figure, height, data)
-        y = 92.0
-        for passage, lines in zip(data.passages, wrapped, strict=True):
-            axes.text(0, y, short(passage.heading, 80), fontsize=10, weight="bold", va="top")
-            axes.text(0, y + 15, short(passage.caption, 120), fontsize=8.5, va="top", color=FAINT)
-            y += 34
-            for line in lines:
-                for span in line.spans:
-                    x = cell_len(line.plain[: span.start]) * _LETTER
-                    step = data.step(passage.cells[int(str(span.style))])
-                    _draw_cell(axes, (x, y), line.plain[span.start : span.end], step, family)
-                y += _LINE_HEIGHT
-            y += 22
-        return save_figure(figure, path)
-
-
-def _texts(data: HeatMapData) -> list[str]:
-    """Return everything of the scores that the figure draws."""
-    cells = (cell.text for passage in data.passages for cell in passage.cells)
-    return [data.lower, data.higher, *(passage.heading for passage in data.passages), *cells]
+    heat_map = HeatMap.load(lower, higher, request)
+    written = heat_map.save(Path(out) / "heatmap")
+    warn_of_missing(heat_map.texts(), f"install one, or open {written[-1]}")
+    return written
 
 
 def _notes(label: str, scores: Scores) -> list[str]:
@@ -170,8 +157,51 @@ def _notes(label: str, scores: Scores) -> list[str]:
     return [printable(f"{label}: {note}") for note in notes]
 
 
-def _draw_colour_bar(figure: Figure, height: float, data: HeatMapData) -> None:
-    left, width, top, limit = 8.0, 210.0, 46.0, data.limit
+def _style(step: Step) -> Style:
+    if not step.index:
+        return Style()
+    # COLORFGBG ends in 7 or 15 in a terminal with a light background; most are dark.
+    is_light = os.environ.get("COLORFGBG", "").rpartition(";")[2] in ("7", "15")
+    background, letters = step.light if is_light else step.dark
+    return Style(color=letters, bgcolor=background)
+
+
+def _draw(heat_map: HeatMap, stem: Path) -> list[Path]:
+    """Draw the passages below each other."""
+    texts = heat_map.texts()
+    family = monospace(texts)
+    # The style of a cell's text is its index.
+    wrapped = [wrap_cells(each.cells, _COLUMNS, map(str, range(len(each.cells)))) for each in heat_map.passages]
+    height = 92 + sum(56 + _LINE_HEIGHT * len(lines) for lines in wrapped)
+    explanation = (
+        f"Blue, solid line: {short(heat_map.higher)} loses fewer nats on the token. Red, dotted line: it loses more. "
+        "Each token was scored before the weights were updated on it."
+    )
+    with drawing(texts):
+        figure = Figure(figsize=(_WIDTH / 72, height / 72))
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.set(xlim=(0, _WIDTH), ylim=(height, 0))
+        axes.set_axis_off()
+        axes.text(0, 4, short(heat_map.title, 90), weight="bold", fontsize=12, va="top")
+        axes.text(0, 25, explanation, fontsize=8.5, va="top", color=FAINT)
+        _draw_colour_bar(figure, height, heat_map)
+        y = 92.0
+        for passage, lines in zip(heat_map.passages, wrapped, strict=True):
+            axes.text(0, y, short(passage.heading, 80), fontsize=10, weight="bold", va="top")
+            axes.text(0, y + 15, short(passage.caption, 120), fontsize=8.5, va="top", color=FAINT)
+            y += 34
+            for line in lines:
+                for span in line.spans:
+                    x = cell_len(line.plain[: span.start]) * _LETTER
+                    step = heat_map.step(passage.cells[int(str(span.style))])
+                    _draw_cell(axes, (x, y), line.plain[span.start : span.end], step, family)
+                y += _LINE_HEIGHT
+            y += 22
+        return save_figure(figure, stem)
+
+
+def _draw_colour_bar(figure: Figure, height: float, heat_map: HeatMap) -> None:
+    left, width, top, limit = 8.0, 210.0, 46.0, heat_map.limit
     bar = figure.add_axes((left / _WIDTH, 1 - (top + 11) / height, width / _WIDTH, 11 / height))
     bar.imshow(np.linspace(-1, 1, 256)[None], aspect="auto", cmap=colour_map(), extent=(-limit, limit, 0, 1))
     ticks = [-limit, -limit / 2, 0, limit / 2, limit]
@@ -179,7 +209,7 @@ def _draw_colour_bar(figure: Figure, height: float, data: HeatMapData) -> None:
     bar.set_yticks([])
     bar.tick_params(labelsize=8, length=2)
     bar.spines[:].set_visible(True)
-    meaning = f"nats({short(data.lower)}) \N{MINUS SIGN} nats({short(data.higher)}), per token"
+    meaning = f"nats({short(heat_map.lower)}) \N{MINUS SIGN} nats({short(heat_map.higher)}), per token"
     bar.text(1 + 14 / width, 0.5, meaning, transform=bar.transAxes, va="center", color=INK)
 
 

@@ -11,66 +11,56 @@ import base64
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
 from markupsafe import escape
-from rich.console import Console, ConsoleOptions, RenderResult
 
 from dynlm.evaluation.compare import compare
 from dynlm.evaluation.score_file import Scores
 from dynlm.evaluation.tables import notes_of, text_table
 from dynlm.report.curves import TITLES, plot_difference, plot_memory, plot_position
 from dynlm.report.fewshot_results import FewShot, Table
-from dynlm.report.heatmap import HeatMapData, heatmap_data, heatmap_figure, heatmap_page
-from dynlm.report.html import render_table, write_page
-from dynlm.report.memory_stats import constants_table
-from dynlm.report.page import levels_table, report_page
-from dynlm.report.passages import Passage
+from dynlm.report.heatmap import HeatMap as HeatMap
+from dynlm.report.html import render_frame, render_table, write_page
+from dynlm.report.page import levels_table, rates_table, report_page
 from dynlm.report.score_set import Pairs, ScoreSet
-from dynlm.report.terminal import heatmap_text
 from dynlm.report.words import find_words, most_changed
 
 
 @dataclass(frozen=True)
-class _Figure:
-    """A figure of score files that displays itself as an image with its SVG inside, so that no names can clash."""
+class PositionCurves:
+    """Loss against the position in the article, with bands."""
 
     scores: Sequence[Scores]
-    _draw: ClassVar[Callable[[ScoreSet, Path], list[Path]]]
-    _alt: ClassVar[str]
+    _draw: ClassVar[Callable[[ScoreSet, Path], list[Path]]] = plot_position
+    _title: ClassVar[str] = TITLES["position"]
 
     def save(self, stem: Path) -> list[Path]:
         """Write ``stem``.png and .svg. Returns what was written. Raises UserError as the function that draws it."""
         return type(self)._draw(ScoreSet(self.scores), Path(stem))
 
     def _repr_html_(self) -> str:
+        # Within an image, the SVG's names cannot clash with those of other figures.
         with tempfile.TemporaryDirectory() as folder:
             _, svg = self.save(Path(folder) / "figure")
             address = f"data:image/svg+xml;base64,{base64.b64encode(svg.read_bytes()).decode('ascii')}"
-        return f'<img src="{address}" alt="{escape(self._alt)}" style="max-width: 100%">'
+        return f'<img src="{address}" alt="{escape(self._title)}" style="max-width: 100%">'
 
 
-class PositionCurves(_Figure):
-    """Loss against the position in the article, with bands."""
-
-    _draw, _alt = plot_position, TITLES["position"]
-
-
-class MemoryCurves(_Figure):
+class MemoryCurves(PositionCurves):
     """Distance from the static weights and resets along the text, of the variants whose score files record them."""
 
-    _draw, _alt = plot_memory, TITLES["memory"]
+    _draw, _title = plot_memory, TITLES["memory"]
 
 
 @dataclass(frozen=True)
-class DifferenceCurve(_Figure):
+class DifferenceCurve(PositionCurves):
     """The difference in instant perplexity along the text; ``pairs`` and ``window`` as in ``curves.plot_run``."""
 
-    _alt = TITLES["difference"]
     pairs: Pairs | None = None
     window: int | None = None
+    _title = TITLES["difference"]
 
     def save(self, stem: Path) -> list[Path]:
         """Write ``stem``.png and .svg. Returns what was written. Raises UserError as ``curves.plot_difference``."""
@@ -98,36 +88,8 @@ class MemoryRates:
     scores: Sequence[Scores]
 
     def _repr_html_(self) -> str:
-        table = constants_table(ScoreSet(self.scores))
+        table = rates_table(ScoreSet(self.scores))
         return render_table(table) if table else "<p>These score files hold no learning rates.</p>"
-
-
-@dataclass(frozen=True)
-class HeatMap:
-    """Passages token by token; by default the opening and the middle of the article with the largest gain."""
-
-    lower: Scores
-    higher: Scores
-    passages: Sequence[Passage] | None = None
-
-    def __post_init__(self) -> None:
-        ScoreSet([self.lower, self.higher])
-
-    @cached_property
-    def _data(self) -> HeatMapData:
-        return heatmap_data(self.lower, self.higher, self.passages)
-
-    def save(self, stem: Path) -> list[Path]:
-        """Write ``stem``.png, .svg and .html. Returns what was written."""
-        stem = Path(stem)
-        page = write_page(stem.with_name(stem.name + ".html"), heatmap_page(self._data))
-        return [*heatmap_figure(self._data, stem), page]
-
-    def _repr_html_(self) -> str:
-        return _frame(heatmap_page(self._data), "heat map", 640)
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield heatmap_text(self._data, console)
 
 
 @dataclass(frozen=True)
@@ -160,15 +122,13 @@ class Report:
     fewshot: Sequence[FewShot] = ()
     window: int | None = None
 
+    def page(self) -> str:
+        """Return the page. Raises UserError as ``page.report_page``."""
+        return report_page(self.scores, self.fewshot, self.window)
+
     def save(self, path: Path) -> Path:
-        """Write the page. Returns ``path``. Raises UserError as ``page.report_page``, or where it cannot be written."""
-        return write_page(path, report_page(self.scores, self.fewshot, self.window))
+        """Write the page. Returns ``path``. Raises UserError as ``page``, or where it cannot be written."""
+        return write_page(path, self.page())
 
     def _repr_html_(self) -> str:
-        return _frame(report_page(self.scores, self.fewshot, self.window), "report", 900, sandbox="allow-scripts")
-
-
-def _frame(page: str, title: str, height: int, sandbox: str = "") -> str:
-    """Return a page within a frame that isolates it from the notebook."""
-    style = f"width: 100%; height: {height}px; border: 1px solid #8888"
-    return f'<iframe title="{escape(title)}" sandbox="{sandbox}" srcdoc="{escape(page)}" style="{style}"></iframe>'
+        return render_frame(self.page(), "report", 900, sandbox="allow-scripts")

@@ -1,12 +1,22 @@
-"""The report: one self-contained HTML page on which a click on the curve shows the words there."""
+"""The report: one self-contained HTML page on which a click on the curve shows the words there.
+
+The page holds every token's losses as the score files' own float32, so it shows exactly what the files hold. Columns
+are split into byte planes (all first bytes, all second bytes, ...), which gzip compresses a quarter better, and encoded
+in base64. Legend: N tokens.
+"""
 
 from __future__ import annotations
 
+import base64
+import gzip
+import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 from markupsafe import Markup
 
 from dynlm.errors import UserError
@@ -14,13 +24,26 @@ from dynlm.evaluation.compare import Comparison, compare
 from dynlm.evaluation.overlap import tuned_notes
 from dynlm.evaluation.score_file import Scores, read_scores
 from dynlm.evaluation.tables import HEADINGS, figures_of, notes_of
-from dynlm.report.curve_data import position_note
+from dynlm.report.curve_data import (
+    RESET_SHARE,
+    MemoryRecord,
+    PositionCurve,
+    memory_records,
+    position_curve,
+    position_note,
+)
 from dynlm.report.fewshot_results import FewShot, Table, load_fewshot
 from dynlm.report.html import render_page, source, write_page
-from dynlm.report.memory_stats import RESET_SHARE, constants_table, memory_records
-from dynlm.report.page_data import page_data
+from dynlm.report.passages import PASSAGE, article_passages
+from dynlm.report.scale import STEPS, limit_of
 from dynlm.report.score_set import ScoreSet
+from dynlm.report.token_cells import token_texts
+from dynlm.report.words import Words, extremes, find_words
 from dynlm.runtime.text import printable
+
+_WINDOWS = (20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
+_WORDS = 25
+_BEGINS_WORD, _REPEATED = 1, 2
 
 
 def report_run(
@@ -44,7 +67,8 @@ def report_page(
         what = f"a report compares at least two score files, and there {'is one' if variants else 'are none'}"
         raise UserError(what, do="score the same articles with another rule")
     scores = ScoreSet(variants)
-    data, columns = page_data(scores, window)
+    records = memory_records(scores.variants)
+    data, columns = _page_data(scores, records, scores.window(window))
     comparison = compare(scores.variants, resamples=resamples)
     licence, library = source("assets/uPlot.LICENSE"), source("assets/uPlot.iife.min.js")
     return render_page(
@@ -57,8 +81,8 @@ def report_page(
         notes=notes_of(comparison),
         position_note=position_note(len(scores.text.articles)),
         position_table=_position_table(data["position"], scores.labels),
-        constants=constants_table(scores),
-        records=memory_records(scores),
+        constants=rates_table(scores),
+        records=records,
         reset_share=f"{100 * RESET_SHARE:.0f} %",
         fewshot=fewshot,
         sources=[_source(label, each.protocol) for label, each in zip(scores.labels, variants, strict=True)],
@@ -72,6 +96,26 @@ def levels_table(comparison: Comparison) -> Table:
     rows = [[variant.label, *figures_of(variant)] for variant in comparison.variants]
     rows[comparison.baseline][0] += " (baseline)"
     return Table("Loss of each variant, and gain over the baseline", list(HEADINGS), rows)
+
+
+def rates_table(scores: ScoreSet) -> Table | None:
+    """Return the learning rate and decay of each tensor for all variants that have some; None where none has."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for label, variant in zip(scores.labels, scores.variants, strict=True):
+        rule = variant.protocol.get("rule")
+        rates = rule.get("rates") if isinstance(rule, dict) else None
+        for tensor, entry in rates.items() if isinstance(rates, dict) else ():
+            # Entries of another form are left out.
+            values = [entry.get(key) for key in ("lr", "decay")] if isinstance(entry, dict) else [None]
+            if all(isinstance(value, (int, float)) for value in values):
+                found.setdefault(label, {})[str(tensor)] = [f"{value:.3g}" for value in values]
+    if not found:
+        return None
+    rows = []
+    for tensor in dict.fromkeys(name for rates in found.values() for name in rates):
+        rows.append([printable(tensor), *(cell for rates in found.values() for cell in rates.get(tensor, ["-", "-"]))])
+    columns = ["tensor", *(f"{label}, {what}" for label in found for what in ("lr", "decay"))]
+    return Table("Learning rate, and decay toward the static weights, of each tensor", columns, rows)
 
 
 def _title(protocol: dict[str, Any]) -> str:
@@ -97,3 +141,81 @@ def _position_table(position: dict[str, Any], labels: Sequence[str]) -> Table:
         for row, tokens in enumerate(position["tokens"])
     ]
     return Table("Nats per token [95 %]", ["position", "articles", *labels], rows)
+
+
+def _page_data(scores: ScoreSet, records: Sequence[MemoryRecord], window: int) -> tuple[dict[str, Any], str]:
+    """Return what the page's script needs: an object for JSON, and the packed columns of the tokens."""
+    text, tokens = scores.text, len(scores.text)
+    shown, words = token_texts(text.surface, text.starts), find_words(text)
+    flags_N = np.zeros(tokens, dtype=np.uint8)
+    flags_N[words.starts_G] |= _BEGINS_WORD
+    flags_N[words.repeated_N] |= _REPEATED
+    index_N = shown.index_N.astype(np.uint16 if len(shown.texts) <= 2**16 else np.uint32)
+    columns: list[np.ndarray] = [index_N, flags_N, *(each.nats.astype(np.float32) for each in scores.variants)]
+    nats = [each.nats.astype(np.float64) for each in scores.variants]
+    data = {
+        "tokens": tokens,
+        "variants": scores.labels,
+        "lower": scores.baseline,
+        "higher": min(scores.others, key=lambda index: float(nats[index].sum())),
+        "starts": text.starts.tolist(),
+        "articles": [_article(text, index) for index in range(len(text.articles))],
+        "passage": PASSAGE,
+        "windows": sorted({*(each for each in _WINDOWS if each <= tokens), window}),
+        "window": window,
+        "limits": [[limit_of(lower - higher) for higher in nats] for lower in nats],
+        "steps": STEPS,
+        "texts": shown.texts,
+        "lineEnds": shown.line_ends,
+        "widths": [column.dtype.itemsize for column in columns],
+        "words": _words(words, scores),
+        "position": _position(scores),
+        "memory": [{name: _rounded(value) for name, value in vars(each).items()} for each in records],
+    }
+    return data, _pack(columns)
+
+
+def _article(text: Scores, index: int) -> dict[str, Any]:
+    article, first = int(text.articles[index]), int(text.position[text.starts[index]])
+    passages = [[passage.rows(text).start, passage.length] for passage in article_passages(text, article)]
+    return {"number": article + 1, "title": text.title(article), "first": first, "passages": passages}
+
+
+def _words(words: Words, scores: ScoreSet) -> list[dict[str, Any]]:
+    """Return the words that gained or lost most between any two variants, with every variant's nats."""
+    sums, counts = [words.sums(each.nats) for each in scores.variants], words.counts()
+    changes = (lower - higher for lower, higher in itertools.combinations(sums, 2))
+    changed = itertools.chain.from_iterable(order for change in changes for order in extremes(change, _WORDS))
+    return [
+        {"text": words.texts[word], "count": int(counts[word]), "nats": [float(each[word]) for each in sums]}
+        for word in dict.fromkeys(changed)
+    ]
+
+
+def _position(scores: ScoreSet) -> dict[str, Any]:
+    def band(curve: PositionCurve) -> dict[str, Any]:
+        return {name: _rounded(getattr(curve, name)) for name in ("mean", "low", "high")}
+
+    losses, baseline = [position_curve(each) for each in scores.variants], scores.variants[scores.baseline]
+    return {
+        "tokens": _rounded(losses[0].position),
+        "articles": losses[0].articles.tolist(),
+        "loss": [band(curve) for curve in losses],
+        "gain": [band(position_curve(each, baseline)) for each in scores.variants],
+    }
+
+
+def _rounded(value: Any) -> Any:
+    """Return an array as a list to seven significant digits, None for what is not finite; other values unchanged."""
+    if not isinstance(value, np.ndarray):
+        return value
+    return [float(f"{number:.7g}") if math.isfinite(number) else None for number in value.tolist()]
+
+
+def _pack(columns: Sequence[np.ndarray]) -> str:
+    planes = []
+    for column in columns:
+        little_endian = np.ascontiguousarray(column.astype(column.dtype.newbyteorder("<")))
+        planes.append(little_endian.view(np.uint8).reshape(len(column), column.dtype.itemsize).T.tobytes())
+    # Without a date, the same numbers give the same bytes.
+    return base64.b64encode(gzip.compress(b"".join(planes), compresslevel=6, mtime=0)).decode("ascii")

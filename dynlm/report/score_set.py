@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,10 +11,10 @@ from pathlib import Path
 from dynlm.errors import UserError
 from dynlm.evaluation.compare import baseline_of, check_same_text, unique_labels
 from dynlm.evaluation.score_file import Scores, read_scores
-from dynlm.report.curve_data import default_window
 
 Pairs = Sequence[tuple[str, str]]
 """Labels of the variants to compare: the lower level's first, then the higher level's."""
+_WINDOWS = (100, 200, 500, 1000, 2000, 5000)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,11 +63,9 @@ class ScoreSet:
         """
         if not labels:
             return [(self.baseline, other) for other in self.others]
-        for label in (label for pair in labels for label in pair):
-            if label not in self.labels:
-                raise UserError(
-                    f"no variant is called {label!r}", do=f"choose among {', '.join(map(repr, self.labels))}"
-                )
+        if unknown := [label for pair in labels for label in pair if label not in self.labels]:
+            do = f"choose among {', '.join(map(repr, self.labels))}"
+            raise UserError(f"no variant is called {unknown[0]!r}", do=do)
         return [(self.labels.index(lower), self.labels.index(higher)) for lower, higher in labels]
 
     def window(self, tokens: int | None = None) -> int:
@@ -84,3 +83,9 @@ class ScoreSet:
     def shown_texts(self) -> list[str]:
         """Return the labels and titles, so that fonts with their characters can be found."""
         return [*self.labels, *(self.text.title(int(article)) for article in self.text.articles)]
+
+
+def default_window(tokens: int) -> int:
+    """Return about a hundredth of the text, rounded to 100, 200, 500, ... 5,000; all of a text of fewer than 100."""
+    hundredth = max(1.0, tokens / 100)
+    return min(tokens, min(_WINDOWS, key=lambda window: abs(math.log(window / hundredth))))

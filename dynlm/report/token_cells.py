@@ -62,6 +62,11 @@ def visible(text: str) -> str:
     return shown or "\N{EMPTY SET}"
 
 
+def short(text: str, letters: int = 24) -> str:
+    """Return ``text`` cut to ``letters`` characters, with an ellipsis where something was cut."""
+    return text if len(text) <= letters else text[: letters - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
+
+
 def token_texts(surfaces: Sequence[bytes], starts: Sequence[int] | np.ndarray = ()) -> TokenTexts:
     """Return the displayed text of every token; a cell never crosses one of the articles' first rows ``starts``."""
     indices: dict[str, int] = {}
@@ -86,13 +91,12 @@ def token_cells(
     lower, higher = (np.add.reduceat(nats_N.astype(np.float64), first).tolist() for nats_N in (lower_N, higher_N))
     repeated = [False] * len(first) if repeated_N is None else repeated_N[first].tolist()
     cells: list[Cell] = []
-    for number, index in enumerate(shown.index_N[first].tolist()):
-        text, starts_line = shown.texts[index], not cells or cells[-1].ends_line
-        if text.startswith(" ") and text.strip(" "):
-            text, space = text[1:], "" if starts_line else " "
-        else:
-            space = ""
-        cells.append(Cell(text, lower[number], higher[number], space, index in shown.line_ends, repeated[number]))
+    for index, low, high, is_repeated in zip(shown.index_N[first].tolist(), lower, higher, repeated, strict=True):
+        text = shown.texts[index]
+        space = " " if text.startswith(" ") and text.strip(" ") else ""
+        starts_line = not cells or cells[-1].ends_line
+        text, space = text.removeprefix(space), "" if starts_line else space
+        cells.append(Cell(text, low, high, space, index in shown.line_ends, is_repeated))
     return cells
 
 

@@ -48,6 +48,6 @@ def demo(config: Config, quiet: bool = False, progress: bool = False) -> tuple[C
         scores.append(read)
     say("drawing")
     written = plot_run(paths, folder / "figures")
-    written += heatmap_run([paths[0], paths[-1]], folder / "figures")
+    written += heatmap_run(paths[0], paths[-1], folder / "figures")
     written.append(report_run(paths, folder / "figures" / "report.html"))
     return compare(scores), written

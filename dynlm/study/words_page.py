@@ -6,8 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from dynlm.evaluation.tables import gain_cell
-from dynlm.report.word_classes import ClassGain, class_gains
-from dynlm.report.words import WordGain, find_words, most_changed
+from dynlm.report.words import ClassGain, WordGain, class_gains, find_words, most_changed
 from dynlm.runtime.text import markdown
 from dynlm.study.results import Done, Results
 from dynlm.study.tables import table

@@ -29,7 +29,7 @@ from dynlm.fewshot.results import EpisodeScores
 from dynlm.fewshot.results import load_scores as load_fewshot
 from dynlm.fewshot.results import write_scores as write_fewshot
 from dynlm.fewshot.tasks.images import read_image
-from dynlm.report.heatmap import heatmap_data, heatmap_page
+from dynlm.report.heatmap import HeatMap
 from dynlm.report.page import report_page
 from dynlm.run.folder import TrainedModel, load_model, load_tensors
 from dynlm.run.memory_store import MemoryStore
@@ -183,7 +183,7 @@ def shown(paths: Sequence[Path]) -> None:
     variants = [scores for path in paths if (scores := tried(lambda path=path: read_scores(path))) is not None]
     if len(variants) == 2:
         tried(lambda: text_table(compare(variants, resamples=5)))
-        tried(lambda: heatmap_page(heatmap_data(*variants)))
+        tried(lambda: HeatMap(*variants).page())
         tried(lambda: report_page(variants, resamples=5))
 
 

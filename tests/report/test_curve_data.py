@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynlm.report.curve_data import bin_equally, default_window, moving_mean, perplexity_difference, position_curve
+from dynlm.report.curve_data import (
+    bin_equally,
+    memory_records,
+    moving_mean,
+    perplexity_difference,
+    position_curve,
+)
 from tests.synthetic_scores import synthetic_scores
 
 
@@ -30,10 +36,6 @@ def test_difference_is_positive_where_the_higher_level_is_better():
     assert (perplexity_difference(better, lower, 20) < 0).all()
     unsmoothed = perplexity_difference(lower, better, 1)
     assert unsmoothed == pytest.approx(np.exp(lower.nats.astype(float)) - np.exp(better.nats.astype(float)), rel=1e-6)
-
-
-def test_default_window_grows_with_the_text():
-    assert [default_window(tokens) for tokens in (7, 5_000, 20_000, 200_000, 10**8)] == [7, 100, 200, 2000, 5000]
 
 
 def test_position_means_give_each_article_the_same_weight():
@@ -69,3 +71,19 @@ def test_equal_bins_keep_the_sum_and_the_largest_value(values, bins):
     assert len(row) == min(bins, len(values)) and (np.diff(row) > 0).all()
     assert (mean * sizes).sum() == pytest.approx(array.sum(), abs=1e-9)
     assert bin_equally(array, bins, largest=True)[1].max() == array.max()
+
+
+def test_distance_is_averaged_and_resets_are_counted_by_segment():
+    plain, learned = synthetic_scores(4, tokens=2000)
+    reset_share = np.zeros(int(learned.segment.max()) + 1)
+    reset_share[[0, 7, 9]] = (1, 0.5, 0.4)
+    distance = np.linspace(0, 1, len(learned))
+    recorded = replace(learned, reset_share=reset_share[learned.segment], distance=distance)
+    (record,) = memory_records([plain, recorded])
+    assert (record.variant, record.resets) == (1, 2)
+    assert len(record.row) == len(record.distance) == len(record.reset) <= 1200
+    assert record.distance == pytest.approx(record.row / (len(learned) - 1), abs=1e-3)
+    assert record.reset.max() == 1
+    assert memory_records([plain, learned]) == []
+    (record,) = memory_records([replace(learned, distance=distance)])
+    assert record.reset is None and record.resets is None

@@ -58,7 +58,7 @@ def only_matplotlib_fonts(monkeypatch: pytest.MonkeyPatch, *more: Path) -> None:
 
 def test_characters_without_a_font_are_reported_with_the_page_that_shows_them(tmp_path, han, monkeypatch, capsys):
     only_matplotlib_fonts(monkeypatch)
-    heatmap_run(han, tmp_path, (1, 0, 5))
+    heatmap_run(*han, tmp_path, (1, 0, 5))
     warning = capsys.readouterr().err
     assert warning.count("\n") == 1
     assert HAN in warning and str(tmp_path / "heatmap.html") in warning
@@ -67,11 +67,11 @@ def test_characters_without_a_font_are_reported_with_the_page_that_shows_them(tm
 
 def test_an_installed_font_with_the_character_is_used(tmp_path, han, monkeypatch, capsys, caplog):
     only_matplotlib_fonts(monkeypatch)
-    (boxes,) = [path for path in heatmap_run(han, tmp_path / "boxes", (1, 0, 5)) if path.suffix == ".svg"]
+    (boxes,) = [path for path in heatmap_run(*han, tmp_path / "boxes", (1, 0, 5)) if path.suffix == ".svg"]
     capsys.readouterr()
     only_matplotlib_fonts(monkeypatch, font_with(HAN, tmp_path / "han.ttf"))
     assert "Made Up Han" in monospace([HAN]) and "Made Up Han" not in monospace(["a"])
-    (found,) = [path for path in heatmap_run(han, tmp_path / "found", (1, 0, 5)) if path.suffix == ".svg"]
+    (found,) = [path for path in heatmap_run(*han, tmp_path / "found", (1, 0, 5)) if path.suffix == ".svg"]
     assert not capsys.readouterr().err and not caplog.records
     text = found.read_text(encoding="utf-8")
     assert "MadeUpHan" in text and "MadeUpHan" not in boxes.read_text(encoding="utf-8")

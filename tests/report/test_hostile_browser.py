@@ -88,7 +88,7 @@ def check(opened: Opened) -> None:
 
 
 def test_the_heat_map_of_hostile_text_runs_nothing(browser: Any, paths: list[Path], tmp_path: Path) -> None:
-    written = heatmap_run(paths, tmp_path, (1, 0, 40))
+    written = heatmap_run(*paths, tmp_path, (1, 0, 40))
     (page,) = (path for path in written if path.suffix == ".html")
     opened = Opened(browser, page, ready=None)
     for index in range(len(EVIL)):
@@ -130,7 +130,7 @@ def test_the_report_of_hostile_text_runs_nothing(browser: Any, paths: list[Path]
 
 
 def test_policies_allow_nothing_else(paths: list[Path], tmp_path: Path) -> None:
-    (heat,) = (path for path in heatmap_run(paths, tmp_path, (1, 0, 40)) if path.suffix == ".html")
+    (heat,) = (path for path in heatmap_run(*paths, tmp_path, (1, 0, 40)) if path.suffix == ".html")
     for page in (heat, report_run(paths, tmp_path / "report.html", resamples=20)):
         text = page.read_text(encoding="utf-8")
         policy = html.unescape(text.partition('http-equiv="Content-Security-Policy" content="')[2].partition('"')[0])

@@ -17,7 +17,8 @@ from dynlm.cli.main import main
 from dynlm.errors import UserError
 from dynlm.report import page
 from dynlm.report.fewshot_results import FewShot, Picture, Table
-from dynlm.report.page import report_page, report_run
+from dynlm.report.page import rates_table, report_page, report_run
+from dynlm.report.score_set import ScoreSet
 from tests.report.samples import write_files
 from tests.synthetic_scores import synthetic_scores
 
@@ -158,3 +159,20 @@ def test_the_page_stays_small_at_the_size_of_wikitext_2():
     variants = [replace(each, nats=rng.gamma(1.0, 3.5, len(each)).astype(np.float32)) for each in variants]
     assert len(variants) * len(variants[0]) > 1_380_000
     assert len(report_page(variants, resamples=100).encode()) < 12_000_000
+
+
+def test_constants_of_all_variants_are_in_one_table():
+    plain, rms, meta = synthetic_scores(1, ("level 1", "rms", "meta"), tokens=50)
+    rms.protocol["rule"] = {"name": "rms", "rates": {"a": {"lr": 0.1, "decay": 0.2}, "b": {"lr": 1, "decay": 0}}}
+    meta.protocol["rule"] = {"name": "meta", "rates": {"b": {"lr": 0.5, "decay": 0.25}, "odd": "no constants"}}
+    table = rates_table(ScoreSet([plain, rms, meta]))
+    assert table.columns == ["tensor", "rms, lr", "rms, decay", "meta, lr", "meta, decay"]
+    assert table.rows == [["a", "0.1", "0.2", "-", "-"], ["b", "1", "0", "0.5", "0.25"]]
+    assert rates_table(ScoreSet([plain])) is None
+
+
+@pytest.mark.parametrize("rule", [None, "rms", {"name": "rms"}, {"name": "rms", "rates": [1]}])
+def test_protocols_without_constants_are_skipped(rule):
+    (scores,) = synthetic_scores(1, ("level 1",), tokens=50)
+    scores.protocol["rule"] = rule
+    assert rates_table(ScoreSet([scores])) is None

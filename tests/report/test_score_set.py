@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dynlm.errors import UserError
-from dynlm.report.score_set import ScoreSet
+from dynlm.report.score_set import ScoreSet, default_window
 from tests.report.samples import write_files
 from tests.synthetic_scores import synthetic_scores
 
@@ -34,3 +34,7 @@ def test_only_files_of_one_text_are_loaded(tmp_path):
     paths = write_files(tmp_path, [synthetic_scores(1, tokens=60)[0], synthetic_scores(1, tokens=90)[1]])
     with pytest.raises(UserError, match="cannot be compared"):
         ScoreSet.load(paths)
+
+
+def test_default_window_grows_with_the_text():
+    assert [default_window(tokens) for tokens in (7, 5_000, 20_000, 200_000, 10**8)] == [7, 100, 200, 2000, 5000]
