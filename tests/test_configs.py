@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ import yaml
 
 from dynlm.cli.config_files import load_options
 from dynlm.fewshot.options import FewShotOptions
+from dynlm.run.run import Run
 from dynlm.study.options import StudyOptions
 from dynlm.study.steps import check_slots, steps_of
 from dynlm.study.variants import readings_of, variants_of
@@ -57,9 +57,8 @@ def test_study_config_loads_as_written_on_its_base(path: Path, tmp_path: Path) -
     readings = [each for variant in variants_of(options) for each in readings_of(variant, options.study)]
     assert len(readings) > 1
     # Two variants that share a file of the run have to agree on its content; checked before anything is read.
-    opened: Any = SimpleNamespace(path=tmp_path, fingerprint="model")
-    run = options.run_options()
-    check_slots({r.label: steps_of(opened, run, r.variant, r.config.memory.reset) for r in readings})
+    run = Run(tmp_path, {}).with_sections(*vars(options.run_options()).values())
+    check_slots({each.label: steps_of(run, each.variant, each.memory.reset) for each in readings})
 
 
 def test_documented_configs_exist() -> None:

@@ -105,7 +105,7 @@ class WordChanges:
         columns = ["word", "times", f"{lower}, nats each", f"{higher}, nats each", "gain, nats"]
         tables = []
         changed = most_changed(find_words(self.lower), self.lower, self.higher, self.count)
-        for what, words in zip(("gained", "lost"), changed, strict=True):
+        for what, words in changed.items():
             rows = []
             for word in words:
                 means = [f"{nats / word.count:.3f}" for nats in (word.lower, word.higher)]

@@ -96,14 +96,13 @@ def find_words(scores: Scores) -> Words:
     return Words(starts_G, lengths_G, index_G, texts, repeated_G & named_W[index_G], named_W[index_G])
 
 
-def most_changed(words: Words, lower: Scores, higher: Scores, count: int) -> tuple[list[WordGain], list[WordGain]]:
-    """Return the ``count`` words that gained most over the whole text and the ``count`` that lost most, sorted."""
+def most_changed(words: Words, lower: Scores, higher: Scores, count: int) -> dict[str, list[WordGain]]:
+    """Return the ``count`` words that "gained" most over the whole text and the ``count`` that "lost" most, sorted."""
     lower_W, higher_W, counts_W = words.sums(lower.nats), words.sums(higher.nats), words.counts()
-    gained, lost = (
-        [WordGain(words.texts[w], int(counts_W[w]), float(lower_W[w]), float(higher_W[w])) for w in order]
-        for order in extremes(lower_W - higher_W, count)
-    )
-    return gained, lost
+    return {
+        what: [WordGain(words.texts[w], int(counts_W[w]), float(lower_W[w]), float(higher_W[w])) for w in order]
+        for what, order in zip(("gained", "lost"), extremes(lower_W - higher_W, count), strict=True)
+    }
 
 
 def extremes(gains_W: np.ndarray, count: int) -> tuple[list[int], list[int]]:

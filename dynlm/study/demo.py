@@ -12,7 +12,7 @@ from dynlm.report.page import report_run
 from dynlm.run.folder import run_path
 from dynlm.run.run import Run
 from dynlm.runtime.perplexity import format_perplexity
-from dynlm.study.progress import Progress
+from dynlm.study.run import Progress
 from dynlm.train.config import Config
 from dynlm.train.metatrain import metatrain
 from dynlm.train.pretrain import pretrain

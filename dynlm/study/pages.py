@@ -15,9 +15,8 @@ from dynlm.runtime.parsing import write_json
 from dynlm.runtime.text import markdown, printable
 from dynlm.study.options import StudyOptions
 from dynlm.study.results import Results, shown
-from dynlm.study.tables import as_csv, as_dict, budget_table, figures_table
+from dynlm.study.tables import as_csv, as_dict, budget_table, figures_table, words_of_pairs
 from dynlm.study.variants import pairs_of
-from dynlm.study.words_page import words_of_pairs
 
 _TEMPLATE = Path(__file__).parent / "templates" / "README.md.j2"
 

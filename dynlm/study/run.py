@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,18 +13,27 @@ from dynlm.data.articles import iter_articles, source_name
 from dynlm.errors import UserError
 from dynlm.evaluation.protocol import ArticleOrder, text_fingerprint
 from dynlm.evaluation.score import ScoreRequest, score
-from dynlm.evaluation.score_file import FOLDER, Scores, load_if_whole, read_scores, scores_of_run
+from dynlm.evaluation.score_file import FOLDER, load_if_whole, read_scores, scores_of_run
 from dynlm.run.folder import run_path, save_config
 from dynlm.run.run import Run
-from dynlm.runtime.hashing import fingerprint
+from dynlm.runtime.text import printable
 from dynlm.study.options import StudyOptions
 from dynlm.study.pages import write_pages
-from dynlm.study.progress import Progress
 from dynlm.study.results import Done, Results, results_of
-from dynlm.study.steps import Prepared, check_slots, prepare, steps_of
-from dynlm.study.variants import SHARED, Reading, readings_of, variants_of
-from dynlm.train.config import Config
+from dynlm.study.steps import Prepared, check_slots, fingerprint_of, prepare, steps_of
+from dynlm.study.variants import readings_of, variants_of
 from dynlm.train.pretrain import pretrain
+
+
+class Progress:
+    """Prints what is being done, with the seconds since this object was made; nothing when ``quiet``."""
+
+    def __init__(self, quiet: bool):
+        self._quiet, self._begin = quiet, time.monotonic()
+
+    def __call__(self, what: str) -> None:
+        if not self._quiet:
+            print(f"[{time.monotonic() - self._begin:5.0f} s] {printable(what)}", flush=True)
 
 
 def study(options: StudyOptions, quiet: bool = False, progress: bool = False) -> tuple[Results, list[Path]]:
@@ -47,10 +56,12 @@ def study(options: StudyOptions, quiet: bool = False, progress: bool = False) ->
     text = run.split(chosen.split)
     articles = article_range(chosen.articles, text.articles, "study.articles")
     key, folder = text_fingerprint(text, articles), path / chosen.name
-    _refuse_another_text(folder, key)
+    for scored in scores_of_run(folder):
+        if (found := load_if_whole(scored)) is not None and found.protocol["text"] != key:
+            raise UserError("this folder holds a study of another text", folder, "choose another --study.name")
 
     readings = [reading for variant in variants for reading in readings_of(variant, chosen)]
-    steps = {each.label: steps_of(run, config, each.variant, each.config.memory.reset) for each in readings}
+    steps = {each.label: steps_of(run, each.variant, each.memory.reset) for each in readings}
     check_slots(steps)
     filled: dict[str, Prepared] = {}
     prepared = {label: prepare(run, needed, chosen.tune, filled, say, not progress) for label, needed in steps.items()}
@@ -59,7 +70,21 @@ def study(options: StudyOptions, quiet: bool = False, progress: bool = False) ->
     save_config(folder, options)
     done: list[Done] = []
     for reading in readings:
-        scores = _read(run, options, reading, prepared[reading.label], (key, say, not progress))
+        order = ArticleOrder(reading.order or "in order", chosen.seed)
+        # What decides on the losses: model, text, order, the variant's own options, and what was found for it.
+        own = {"memory": dataclasses.asdict(reading.memory), "g": dataclasses.asdict(reading.variant.g)}
+        made_of = [[run.fingerprint, key, str(order)], own, [each.held for each in prepared[reading.label]]]
+        made_by = fingerprint_of(made_of)
+        scored = folder / FOLDER / f"{reading.stem}.parquet"
+        scores = load_if_whole(scored)
+        if scores is not None and scores.protocol.get("made_by") == made_by:
+            say(f"reused: the reading of {reading.label}")
+        else:
+            say(f"reading {chosen.split} {chosen.articles}: {reading.label}")
+            overrides = {"variant": reading.variant.name, "made_by": made_by}
+            request = ScoreRequest(chosen.split, chosen.articles, order, path=scored, overrides=overrides, force=True)
+            score(run.with_sections(reading.memory), request, not progress)
+            scores = read_scores(scored)
         if done:  # one copy of the text's bytes
             scores = dataclasses.replace(scores, surface=done[0].scores.surface)
         done.append(Done(reading, scores, prepared[reading.label]))
@@ -78,11 +103,9 @@ def _check_articles(options: StudyOptions) -> None:
         return
     searched = article_range(tuned.articles, count[tuned.split], "tune.articles")
     if chosen.split == tuned.split and (both := sorted(set(reported) & set(searched))):
-        raise UserError(
-            f"article {both[0] + 1} of {chosen.split} is in study.articles {chosen.articles!r} and, for tuning, in "
-            f"tune.articles {tuned.articles!r}",
-            do="report on other articles than rates are tuned on",
-        )
+        what = f"article {both[0] + 1} of {chosen.split} is in study.articles {chosen.articles!r} and, for tuning, in"
+        do = "report on other articles than rates are tuned on"
+        raise UserError(f"{what} tune.articles {tuned.articles!r}", do=do)
 
 
 def _refuse_tuned_on(prepared: Prepared, options: StudyOptions, articles: Sequence[int]) -> None:
@@ -91,36 +114,6 @@ def _refuse_tuned_on(prepared: Prepared, options: StudyOptions, articles: Sequen
     if held.get("corpus") != source_name(options.corpus) or held.get("split") != chosen.split:
         return
     if both := sorted({index + 1 for index in articles} & set(held["articles"])):
-        raise UserError(
-            f"{prepared.slot} were tuned on article {both[0]} of {chosen.split}, which study.articles "
-            f"{chosen.articles!r} names",
-            do="report on other articles than rates are tuned on",
-        )
-
-
-def _refuse_another_text(folder: Path, text: str) -> None:
-    for path in scores_of_run(folder):
-        if (found := load_if_whole(path)) is not None and found.protocol["text"] != text:
-            raise UserError("this folder holds a study of another text", folder, "choose another --study.name")
-
-
-def _read(
-    run: Run, options: StudyOptions, reading: Reading, prepared: Sequence[Prepared], how: tuple[str, Progress, bool]
-) -> Scores:
-    """Return the reading's scores: those that the same options gave before, else new ones."""
-    (text, say, quiet), chosen, config = how, options.study, reading.config
-    order = ArticleOrder(reading.order or "in order", chosen.seed)
-    # What decides on the losses: model, text, order, what was found for the variant, and its own options.
-    sections = [item.name for item in dataclasses.fields(Config) if item.name not in (*SHARED, "tune", "metatrain")]
-    own = {name: dataclasses.asdict(getattr(config, name)) for name in sections}
-    made_of = [[run.fingerprint, text, str(order)], own, [each.held for each in prepared]]
-    key = fingerprint(json.dumps(made_of, sort_keys=True, default=list))
-    path = run.path / chosen.name / FOLDER / f"{reading.stem}.parquet"
-    if (found := load_if_whole(path)) is not None and found.protocol.get("made_by") == key:
-        say(f"reused: the reading of {reading.label}")
-        return found
-    say(f"reading {chosen.split} {chosen.articles}: {reading.label}")
-    overrides = {"variant": reading.variant.name, "made_by": key}
-    request = ScoreRequest(chosen.split, chosen.articles, order, path=path, overrides=overrides, force=True)
-    score(run.with_sections(config.memory), request, quiet)
-    return read_scores(path)
+        what = f"{prepared.slot} were tuned on article {both[0]} of {chosen.split}, which study.articles"
+        do = "report on other articles than rates are tuned on"
+        raise UserError(f"{what} {chosen.articles!r} names", do=do)

@@ -6,7 +6,6 @@ with which each slot was filled, so that a study that was stopped resumes, and o
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 from dynlm.adapt.options import MemoryOptions, Reset
 from dynlm.adapt.rules.registry import RULES
+from dynlm.data.options import CorpusOptions
 from dynlm.errors import UserError
 from dynlm.run.memory_store import rule_stem
 from dynlm.run.run import Run
@@ -23,11 +23,13 @@ from dynlm.runtime.parsing import read_json, write_json
 from dynlm.runtime.validation import Section, fingerprint_options
 from dynlm.study.variants import Variant
 from dynlm.train.cache import tune_cache
-from dynlm.train.config import Config
 from dynlm.train.gate import train_gate
 from dynlm.train.metatrain import metatrain
+from dynlm.train.options import TuneOptions
 from dynlm.train.tune import ensure_statistics, tune
 
+_SHARED = ("rule", "g", "reset", "lanes", "segment", "dynamic")
+"""Memory options that move the weights: variants that differ in no others share what is found."""
 _CACHE_OPTIONS = ("cache_window", "cache_inverse_temperature", "cache_share")
 _LEDGER = Path("memory") / "prepared.json"
 
@@ -66,22 +68,26 @@ class Prepared:
     budget: Budget
 
 
-def steps_of(run: Run, base: Config, variant: Variant, reset: Reset) -> list[Step]:
-    """Return what ``variant`` needs under a reset policy, in order; ``base`` has the options of all variants."""
-    config = variant.under(reset)
-    memory, find = config.memory, _Finder(run, base, config)
-    steps = []
+def fingerprint_of(content: Any) -> str:
+    """Return the fingerprint of content that is ready for JSON."""
+    return fingerprint(json.dumps(content, sort_keys=True, default=list))
+
+
+def steps_of(run: Run, variant: Variant, reset: Reset) -> list[Step]:
+    """Return what ``variant`` needs under a reset policy, in order; ``run`` has the options of all variants."""
+    variant = variant.under(reset)
+    memory, steps = variant.memory, list[Step]()
     kind = RULES[memory.rule]
     if kind.needs_statistics:
-        steps.append(find.statistics())
+        steps.append(_statistics(run))
     if kind.starts_from is not None:
-        steps += [find.rates(kind.starts_from), find.learned()]
+        steps += [_rates(run, variant, kind.starts_from), _learned(run, variant)]
     elif any(getattr(memory, name) is None for name in kind.searched):
-        steps.append(find.rates(memory.rule))
+        steps.append(_rates(run, variant, memory.rule))
     if memory.cache != "none":
-        steps.append(find.fixed_cache())
+        steps.append(_fixed_cache(run, variant))
     if memory.cache == "learned":
-        steps.append(find.gate())
+        steps.append(_gate(run, variant))
     return steps
 
 
@@ -115,14 +121,14 @@ def prepare(
             held = step.held()
             if find:
                 ledger = read_json(path) if path.exists() else {}
-                key = _fingerprint([step.options, run.fingerprint, [each.held for each in prepared]])
-                if held is not None and ledger.get(step.slot) == {"options": key, "held": _fingerprint(held)}:
+                key = fingerprint_of([step.options, run.fingerprint, [each.held for each in prepared]])
+                if held is not None and ledger.get(step.slot) == {"options": key, "held": fingerprint_of(held)}:
                     say(f"reused: {step.slot}")
                 else:
                     say(f"finding {step.slot}")
                     step.find(quiet)
                     held = step.held()
-                    write_json(path, {**ledger, step.slot: {"options": key, "held": _fingerprint(held)}})
+                    write_json(path, {**ledger, step.slot: {"options": key, "held": fingerprint_of(held)}})
             if held is None:
                 raise UserError(f"it holds no {step.slot}", run.path, "leave out --study.tune false to have it found")
             filled[step.slot] = Prepared(step.slot, held, step.budget(held))
@@ -130,109 +136,94 @@ def prepare(
     return prepared
 
 
-@dataclass(frozen=True)
-class _Finder:
-    """Builds the steps of a variant with the options ``config``."""
+def _statistics(run: Run) -> Step:
+    memory, tokens = run.section(MemoryOptions), run.section(TuneOptions).statistics_tokens
 
-    run: Run
-    base: Config
-    config: Config
+    def find(quiet: bool) -> None:
+        run.store.drop_statistics()
+        ensure_statistics(run, memory, tokens)
 
-    def statistics(self) -> Step:
-        base, run = self.base, self.run
+    return Step(
+        slot="gradient statistics R",
+        options={**_options(run), "tokens": tokens, "segment": memory.segment},
+        find=find,
+        held=lambda: _card(run.store.load_statistics()),
+        budget=lambda held: Budget(),
+    )
 
-        def find(quiet: bool) -> None:
-            run.store.drop_statistics()
-            ensure_statistics(run, base.memory, base.tune.statistics_tokens)
 
-        return Step(
-            slot="gradient statistics R",
-            options={**_text_of(base), "tokens": base.tune.statistics_tokens, "segment": base.memory.segment},
-            find=find,
-            held=lambda: _card(run.store.load_statistics()),
-            budget=lambda held: Budget(),
-        )
+def _rates(run: Run, variant: Variant, rule: str) -> Step:
+    """Tuned rates of a rule; those that the variant gives are where the search starts."""
+    own = variant.memory
+    given = {name: getattr(own, name) for name in RULES[rule].searched} if own.rule == rule else {}
+    # Variants with different g share the tuned rule that g starts from.
+    memory = _memory_with(run, own, rule=rule, g=run.section(MemoryOptions).g, **given)
+    return Step(
+        slot=f"the rates of {rule} under {own.reset}",
+        options=_options(run, memory, variant.tune),
+        find=lambda quiet: tune(run, memory, variant.tune, quiet),
+        held=lambda: run.store.load_tuned(rule, own.reset),
+        budget=_of_a_search,
+    )
 
-    def rates(self, rule: str) -> Step:
-        """Tuned rates of a rule; those that the variant gives are where the search starts."""
-        own = self.config.memory
-        given = {name: getattr(own, name) for name in RULES[rule].searched} if own.rule == rule else {}
-        # Variants with different g share the tuned rule that g starts from.
-        config = self._with_memory(rule=rule, g=self.base.memory.g, **given)
-        return Step(
-            slot=f"the rates of {rule} under {own.reset}",
-            options=_options(config, config.memory, config.tune),
-            find=lambda quiet: tune(self.run, config.memory, config.tune, quiet),
-            held=lambda: self.run.store.load_tuned(rule, own.reset),
-            budget=lambda held: Budget(held["settings"], held.get("tokens", 0)),
-        )
 
-    def learned(self) -> Step:
-        """The parameters phi of the learned rule."""
-        config = self._with_memory()
-        memory = config.memory
+def _learned(run: Run, variant: Variant) -> Step:
+    """The parameters phi of the learned rule."""
+    memory, g, own = _memory_with(run, variant.memory), variant.g, variant
+    return Step(
+        slot=f"g ({memory.g}) under {memory.reset}",
+        options=_options(run, memory, own.tune, g, own.metatrain),
+        find=lambda quiet: metatrain(run, memory, g, own.metatrain, own.tune, quiet),
+        held=lambda: _card(run.store.load_learned(memory.g, memory.reset)),
+        # The candidates at the end were read on the tuning articles too.
+        budget=lambda held: Budget(len(held.get("tuning_nats_per_token", ())), learned_on=held["tokens"]),
+    )
 
-        return Step(
-            slot=f"g ({memory.g}) under {memory.reset}",
-            options=_options(config, memory, config.tune, config.g, config.metatrain),
-            find=lambda quiet: metatrain(self.run, memory, config.g, config.metatrain, config.tune, quiet),
-            held=lambda: _card(self.run.store.load_learned(memory.g, memory.reset)),
-            # The candidates at the end were read on the tuning articles too.
-            budget=lambda held: Budget(len(held.get("tuning_nats_per_token", ())), learned_on=held["tokens"]),
-        )
 
-    def fixed_cache(self) -> Step:
-        """Window, inverse temperature and share of a fixed cache; a learned gate starts there too."""
-        own = self.config.memory
-        given = {name: getattr(own, name) for name in _CACHE_OPTIONS} if own.cache == "fixed" else {}
-        config = self._with_memory(cache="fixed", **given)
-        return Step(
-            slot=f"the cache beside {rule_stem(own)} under {own.reset}",
-            options=_options(config, config.memory, config.tune),
-            find=lambda quiet: tune_cache(self.run, config.memory, config.tune, quiet),
-            held=lambda: self.run.store.load_fixed_cache(config.memory),
-            budget=lambda held: Budget(held["settings"], held.get("tokens", 0)),
-        )
+def _fixed_cache(run: Run, variant: Variant) -> Step:
+    """Window, inverse temperature and share of a fixed cache; a learned gate starts there too."""
+    own = variant.memory
+    given = {name: getattr(own, name) for name in _CACHE_OPTIONS} if own.cache == "fixed" else {}
+    memory = _memory_with(run, own, cache="fixed", **given)
+    return Step(
+        slot=f"the cache beside {rule_stem(own)} under {own.reset}",
+        options=_options(run, memory, variant.tune),
+        find=lambda quiet: tune_cache(run, memory, variant.tune, quiet),
+        held=lambda: run.store.load_fixed_cache(memory),
+        budget=_of_a_search,
+    )
 
-    def gate(self) -> Step:
-        """The learned gate of a cache."""
-        own = self.config.memory
-        config = self._with_memory(cache="learned", **{name: getattr(own, name) for name in _CACHE_OPTIONS})
 
-        return Step(
-            slot=f"the gate of the cache beside {rule_stem(own)} under {own.reset}",
-            options=_options(config, config.memory, config.tune, config.metatrain),
-            find=lambda quiet: train_gate(self.run, config.memory, config.metatrain, config.tune, quiet),
-            held=lambda: _card(self.run.store.load_gated_cache(config.memory)),
-            budget=lambda held: Budget(held["passes"], learned_on=held["tokens"]),
-        )
+def _gate(run: Run, variant: Variant) -> Step:
+    """The learned gate of a cache."""
+    own = variant.memory
+    memory = _memory_with(run, own, cache="learned", **{name: getattr(own, name) for name in _CACHE_OPTIONS})
+    return Step(
+        slot=f"the gate of the cache beside {rule_stem(own)} under {own.reset}",
+        options=_options(run, memory, variant.tune, variant.metatrain),
+        find=lambda quiet: train_gate(run, memory, variant.metatrain, variant.tune, quiet),
+        held=lambda: _card(run.store.load_gated_cache(memory)),
+        budget=lambda held: Budget(held["passes"], learned_on=held["tokens"]),
+    )
 
-    def _with_memory(self, **changes: Any) -> Config:
-        """Return the variant's options with the memory options that move its weights, and ``changes``.
 
-        Variants that differ in nothing else share what is found.
-        """
-        names = ("rule", "g", "reset", "lanes", "segment", "dynamic")
-        own = {name: getattr(self.config.memory, name) for name in names}
-        kind = RULES[self.config.memory.rule]
-        constants = kind.constants(self.config.memory) if kind.name == changes.get("rule", kind.name) else {}
-        constants = {name: value for name, value in constants.items() if name not in kind.searched}
-        memory: MemoryOptions = self.base.memory.replace(**{**own, **constants, **changes})
-        return dataclasses.replace(self.config, memory=memory)
+def _memory_with(run: Run, own: MemoryOptions, **changes: Any) -> MemoryOptions:
+    """Return the run's memory options with those of the variant's ``own`` that move its weights, and ``changes``."""
+    kind = RULES[own.rule]
+    constants = kind.constants(own) if kind.name == changes.get("rule", kind.name) else {}
+    kept = {name: getattr(own, name) for name in _SHARED}
+    kept |= {name: value for name, value in constants.items() if name not in kind.searched}
+    return run.section(MemoryOptions).replace(**{**kept, **changes})
+
+
+def _options(run: Run, *sections: Section) -> dict[str, Any]:
+    """Return the options that affect the text and its order, and those of ``sections``."""
+    return {**fingerprint_options(run.section(CorpusOptions), *sections), "seed": run.options.seed}
 
 
 def _card(stored: tuple[Any, dict[str, Any]] | None) -> dict[str, Any] | None:
     return None if stored is None else stored[1]
 
 
-def _options(config: Config, *sections: Section) -> dict[str, Any]:
-    return {**_text_of(config), **fingerprint_options(*sections)}
-
-
-def _text_of(config: Config) -> dict[str, Any]:
-    """Return the options that affect the text and its order."""
-    return {**fingerprint_options(config.corpus), "seed": config.run.seed}
-
-
-def _fingerprint(content: Any) -> str:
-    return fingerprint(json.dumps(content, sort_keys=True, default=list))
+def _of_a_search(held: dict[str, Any]) -> Budget:
+    return Budget(held["settings"], held.get("tokens", 0))

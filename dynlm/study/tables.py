@@ -1,22 +1,30 @@
-"""The figures of a study as Markdown, CSV and JSON."""
+"""The figures of a study, and the words that gained, as Markdown, CSV and JSON."""
 
 from __future__ import annotations
 
 import csv
 import io
+from dataclasses import asdict
 from typing import Any
 
 from dynlm.evaluation.tables import figures_of, gain_cell, markdown_rows
+from dynlm.report.words import class_gains, find_words, most_changed
 from dynlm.runtime.text import csv_field, markdown
-from dynlm.study.results import Results, Row
+from dynlm.study.results import Results
 from dynlm.study.steps import Budget
 from dynlm.study.variants import Reading, slug
 
 _FIGURES = ("nats", "nats_per_token", "perplexity_per_token", "perplexity_per_word", "bits_per_byte")
+_WORDS = 15
+_DIVISIONS = {
+    "mention": "By mention: did the word come before in its article?",
+    "kind": "By kind of word: names (a capital, and never without one in this text), numbers, others",
+    "frequency": "By frequency: the word's rank among all of this text's words",
+    "position": "By the token's position in its article",
+}
 
 
-def table(rows: list[list[str]], left: int = 1) -> str:
-    """Return a Markdown table; the first row holds the headings, the first ``left`` columns are aligned to the left."""
+def _table(rows: list[list[str]], left: int = 1) -> str:
     return "\n".join(markdown_rows(rows, left)) + "\n"
 
 
@@ -29,7 +37,7 @@ def figures_table(results: Results) -> str:
         reading = row.done.reading
         cells = [markdown(reading.variant.name), reading.reset or "-", reading.order or "-"]
         rows.append([*cells, *figures_of(row.figures)[:-1], *(gain_cell(over.gain) for over in row.over)])
-    return table(rows, left=3)
+    return _table(rows, left=3)
 
 
 def budget_table(results: Results) -> str:
@@ -45,7 +53,7 @@ def budget_table(results: Results) -> str:
     rows = [["variant", "reset", "settings tried", "tokens each", "tokens learned on"]]
     for (name, reset), budget in budgets.items():
         rows.append([markdown(name), reset, *(f"{number:,}" if number else "-" for number in vars(budget).values())])
-    return table(rows, left=2)
+    return _table(rows, left=2)
 
 
 def as_csv(results: Results) -> str:
@@ -53,12 +61,19 @@ def as_csv(results: Results) -> str:
 
     Names are escaped so that no spreadsheet takes them for a formula.
     """
-    records = [_record(results, row) for row in results.rows]
+    records = []
+    for row in results.rows:
+        record = _named(row.done.reading) | {name: getattr(results.text, name) for name in ("tokens", "words", "bytes")}
+        record |= {name: getattr(row.figures, name) for name in _FIGURES}
+        for over in row.over:
+            key = f"gain_over_{slug(over.baseline.reading.variant.name).replace('-', '_')}"
+            gain = vars(over.gain) if over.gain else {}
+            record |= {key: gain.get("nats"), f"{key}_low": gain.get("low"), f"{key}_high": gain.get("high")}
+        records.append({k: csv_field(value) if isinstance(value, str) else value for k, value in record.items()})
     written = io.StringIO()
     writer = csv.DictWriter(written, list(records[0]), lineterminator="\n")
     writer.writeheader()
-    for record in records:
-        writer.writerow({k: csv_field(value) if isinstance(value, str) else value for k, value in record.items()})
+    writer.writerows(records)
     return written.getvalue()
 
 
@@ -85,16 +100,42 @@ def as_dict(results: Results) -> dict[str, Any]:
     }
 
 
-def _record(results: Results, row: Row) -> dict[str, Any]:
-    record = _named(row.done.reading)
-    record |= {name: getattr(results.text, name) for name in ("tokens", "words", "bytes")}
-    record |= {name: getattr(row.figures, name) for name in _FIGURES}
-    for over in row.over:
-        key = f"gain_over_{slug(over.baseline.reading.variant.name).replace('-', '_')}"
-        gain = vars(over.gain) if over.gain else {}
-        record |= {key: gain.get("nats"), f"{key}_low": gain.get("low"), f"{key}_high": gain.get("high")}
-    return record
-
-
 def _named(reading: Reading) -> dict[str, Any]:
     return {"variant": reading.variant.name, "reset": reading.reset, "order": reading.order}
+
+
+def words_of_pairs(
+    results: Results, pairs: list[tuple[str, str]], resamples: int, seed: int
+) -> tuple[str, list[dict[str, Any]]]:
+    """Return (the page, the same ready for JSON) of the pairs' words, each variant under its better reset policy."""
+    parts = [
+        "# Which words gained\n",
+        "Sums of nats over each class of tokens, divided once by its tokens; the interval is of a paired bootstrap "
+        f"over articles ({resamples:,} resamples, seed {seed}). Each variant is read under its better reset "
+        "policy. A piece of a word counts with its word.\n",
+    ]
+    content = []
+    for low, high in ((results.best(lower), results.best(higher)) for lower, higher in pairs):
+        gains = class_gains(low.scores, high.scores, resamples, seed)
+        changed = most_changed(find_words(low.scores), low.scores, high.scores, _WORDS)
+        entry: dict[str, Any] = {"lower": low.reading.label, "higher": high.reading.label}
+        entry["classes"] = [asdict(each) for each in gains]
+        parts.append(f"## {markdown(low.reading.label)} \N{RIGHTWARDS ARROW} {markdown(high.reading.label)}\n")
+        saved = low.nats - high.nats
+        for division, heading in _DIVISIONS.items():
+            rows = [["class", "words", "tokens", "nats/token before", "after", "gain [95 %]", "share of the gain"]]
+            for each in (each for each in gains if each.division == division):
+                per_token = [f"{nats / each.tokens:.4f}" for nats in (each.lower, each.higher)]
+                share = f"{100 * each.saved / saved:.1f} %" if saved else "-"
+                counts = [f"{each.words:,}", f"{each.tokens:,}"]
+                rows.append([markdown(each.name), *counts, *per_token, gain_cell(each.gain), share])
+            parts += [f"{heading}\n", _table(rows)]
+        for what, words in changed.items():
+            entry[what] = [{**asdict(word), "gain": word.gain} for word in words]
+            rows = [["word", "times", "nats in all", "nats each time"]]
+            for word in words:
+                gain = [f"{word.gain:+.1f}", f"{word.gain / word.count:+.3f}"]
+                rows.append([markdown(word.text), f"{word.count:,}", *gain])
+            parts += [f"Words that {what} most\n", _table(rows)] if words else []
+        content.append(entry)
+    return "\n".join(parts), content

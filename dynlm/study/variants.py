@@ -7,16 +7,16 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from dynlm.adapt.options import Reset
+from dynlm.adapt.options import LearnedRuleOptions, MemoryOptions, Reset
 from dynlm.adapt.rules.registry import RULES
 from dynlm.data.options import Order
 from dynlm.errors import UserError
 from dynlm.runtime.validation import section_of
 from dynlm.study.options import StudyConfig, StudyOptions
-from dynlm.train.config import Config
+from dynlm.train.options import MetatrainOptions, TuneOptions
 
-SHARED = ("run", "corpus", "tokenizer", "model", "regularisation", "pretrain", "finetune")
-"""Sections that no variant may change: all variants read the same text with the same base model."""
+_SECTIONS = ("memory", "tune", "g", "metatrain")
+"""Sections that a variant may change; the others decide on the text and the base model, which all variants share."""
 _BASELINES = ("level 1", "rms")
 _PAIRS = (("level 1", "rms"), ("rms", "meta"))
 
@@ -26,12 +26,15 @@ class Variant:
     """A named set of options, and the reset policies (``resets``) under which it is read."""
 
     name: str
-    config: Config
     resets: tuple[Reset, ...]
+    memory: MemoryOptions
+    tune: TuneOptions
+    g: LearnedRuleOptions
+    metatrain: MetatrainOptions
 
-    def under(self, reset: Reset) -> Config:
-        """Return its options under a reset policy."""
-        return dataclasses.replace(self.config, memory=self.config.memory.replace(reset=reset))
+    def under(self, reset: Reset) -> Variant:
+        """Return it with the memory options of a reset policy."""
+        return dataclasses.replace(self, memory=self.memory.replace(reset=reset))
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,9 @@ class Reading:
     order: Order | None
 
     @property
-    def config(self) -> Config:
-        """The variant's options under the reading's reset policy."""
-        return self.variant.under(self.reset or self.variant.resets[0])
+    def memory(self) -> MemoryOptions:
+        """The variant's memory options under the reading's reset policy."""
+        return self.variant.under(self.reset or self.variant.resets[0]).memory
 
     @property
     def stem(self) -> str:
@@ -73,16 +76,15 @@ def variants_of(options: StudyOptions) -> list[Variant]:
     Raises UserError for a variant without a name of its own, an option that does not exist, is shared by all variants
     or has a wrong value, and where baselines, pairs or pictures name an unknown variant.
     """
-    variants = [_variant(options, entry) for entry in options.study.variants]
+    study, slugs = options.study, dict[str, str]()
+    variants = [_variant(options, entry) for entry in study.variants]
     names = [variant.name for variant in variants]
-    slugs: dict[str, str] = {}
     for name in names:
         if not slug(name):
             raise UserError(f"study.variants has a variant called {name!r}", do="give it a name with a letter in it")
         if (other := slugs.setdefault(slug(name), name)) is not name:
             what = f"study.variants has {other!r} and {name!r}, whose files would have one name"
             raise UserError(what, do="rename one of them")
-    study = options.study
     named = {"baselines": baselines_of(study), "drawn": study.drawn, "pairs": [n for p in pairs_of(study) for n in p]}
     for option, given in named.items():
         if unknown := [name for name in given if name not in names]:
@@ -116,13 +118,10 @@ def readings_of(variant: Variant, study: StudyConfig) -> list[Reading]:
 
     Reset policy and order do not matter to static weights, nor does the order where memory is reset at each article.
     """
-    if (variant.config.memory.rule, variant.config.memory.cache) == ("none", "none"):
+    if (variant.memory.rule, variant.memory.cache) == ("none", "none"):
         return [Reading(variant, None, None)]
-    readings: list[Reading] = []
-    for reset in variant.resets:
-        orders: list[Order | None] = [*study.orders] if reset == "stream" else [None]
-        readings += [Reading(variant, reset, order) for order in orders]
-    return readings
+    orders: dict[Reset, list[Order | None]] = {"stream": [*study.orders], "article": [None]}
+    return [Reading(variant, reset, order) for reset in variant.resets for order in orders[reset]]
 
 
 def _variant(options: StudyOptions, entry: dict[str, Any]) -> Variant:
@@ -130,24 +129,23 @@ def _variant(options: StudyOptions, entry: dict[str, Any]) -> Variant:
     name = overrides.pop("name", None)
     if not isinstance(name, str):
         raise UserError(f"study.variants has a variant without a name: {entry}", do="write name: and what it is called")
-    config = options.run_options()
-    sections = [item.name for item in dataclasses.fields(Config) if item.name not in SHARED]
+    sections: dict[str, Any] = {section: getattr(options, section) for section in _SECTIONS}
     for section, values in overrides.items():
         if section not in sections:
-            shared = " is shared by all variants" if section in SHARED else " is no section of options"
-            raise UserError(f"variant {name!r}: {section!r}{shared}", do=f"choose among {', '.join(sections)}")
+            what = "is shared by all variants" if section in vars(options) else "is no section of options"
+            raise UserError(f"variant {name!r}: {section!r} {what}", do=f"choose among {', '.join(sections)}")
         try:
             if not isinstance(values, dict):
                 raise UserError(f"{section} is {values!r}", do="write options below it, such as rule: rms")
-            old = getattr(config, section)
+            old = sections[section]
             # Another rule has other options: of the old ones only those that both have are kept.
             kind = type(old).select({**vars(old), **values})
             both = {item.name: getattr(old, item.name) for item in dataclasses.fields(kind) if hasattr(old, item.name)}
-            config = dataclasses.replace(config, **{section: section_of(kind, {**both, **values})})
+            sections[section] = section_of(kind, {**both, **values})
         except UserError as error:
             raise UserError(f"variant {name!r}: {error}") from error
-    memory = overrides.get("memory", {})
-    if RULES[config.memory.rule].learned and "g" not in memory:
+    memory, given = sections["memory"], overrides.get("memory", {})
+    if RULES[memory.rule].learned and "g" not in given:
         # Each variant learns a g of its own; variants that name one share it.
-        config = dataclasses.replace(config, memory=config.memory.replace(g=slug(name)))
-    return Variant(name, config, (config.memory.reset,) if "reset" in memory else tuple(options.study.resets))
+        sections["memory"] = memory.replace(g=slug(name))
+    return Variant(name, (memory.reset,) if "reset" in given else tuple(options.study.resets), **sections)

@@ -63,7 +63,7 @@ def test_words_repeat_in_their_article_in_any_case_and_punctuation_never_does():
 def test_words_that_changed_most_come_first_with_both_sums():
     lower, higher = synthetic_scores(articles=5, tokens=600)
     words = find_words(lower)
-    gained, lost = most_changed(words, lower, higher, 7)
+    gained, lost = most_changed(words, lower, higher, 7).values()
     naive: dict[bytes, list[float]] = {}
     for surface, low, high in zip(lower.surface, lower.nats.tolist(), higher.nats.tolist(), strict=True):
         naive.setdefault(surface.strip(b" "), []).append(low - high)
@@ -72,7 +72,7 @@ def test_words_that_changed_most_come_first_with_both_sums():
     assert [word.count for word in gained] == [count for _, count in expected[:7]]
     assert all(word.gain < 0 for word in lost)
     assert [word.gain for word in lost] == sorted(word.gain for word in lost)
-    assert most_changed(words, lower, lower, 7) == ([], [])
+    assert most_changed(words, lower, lower, 7) == {"gained": [], "lost": []}
 
 
 def test_words_are_displayed_without_control_characters():

@@ -31,16 +31,16 @@ def options(made: Run, **changes: Any) -> StudyOptions:
 
 def test_its_options_are_checked_and_kept(trained_run: Run) -> None:
     variants = variants_of(options(trained_run))
-    assert [type(each.config.memory) is AdamOptions for each in variants] == [False, True, True]
-    assert isinstance(variants[1].config.memory, AdamOptions) and variants[1].config.memory.beta2 == 0.95
+    assert [type(each.memory) is AdamOptions for each in variants] == [False, True, True]
+    assert isinstance(variants[1].memory, AdamOptions) and variants[1].memory.beta2 == 0.95
     back = options(trained_run, memory=AdamOptions(rule="adam", segment=15))
-    assert variants_of(back)[0].config.memory.segment == 15
+    assert variants_of(back)[0].memory.segment == 15
 
 
 def test_it_is_tuned_with_the_constants_that_the_variant_gives(trained_run: Run) -> None:
     chosen = options(trained_run)
     run = opened(trained_run.folder, trained_run.config)
-    given, tuned = (steps_of(run, chosen.run_options(), variants_of(chosen)[n], "article") for n in (2, 1))
+    given, tuned = (steps_of(run, variants_of(chosen)[n], "article") for n in (2, 1))
     assert given == [] and tuned[0].options["memory.beta2"] == 0.95
 
 

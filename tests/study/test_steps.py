@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from dynlm.errors import UserError
+from dynlm.run.run import Run
 from dynlm.study.options import StudyConfig, StudyOptions
 from dynlm.study.steps import Budget, Prepared, Step, check_slots, prepare, steps_of
 from dynlm.study.variants import variants_of
@@ -82,10 +83,8 @@ def test_without_find_slots_are_used_as_they_are(tmp_path: Path):
 
 def slots_of(tmp_path: Path, variants: list[dict[str, Any]]) -> dict[str, list[Step]]:
     asked = StudyOptions(study=StudyConfig(variants=variants, baselines=[], pairs=[]))
-    return {
-        variant.name: steps_of(run_in(tmp_path), asked.run_options(), variant, "stream")
-        for variant in variants_of(asked)
-    }
+    run = Run(tmp_path, {}).with_sections(*vars(asked.run_options()).values())
+    return {variant.name: steps_of(run, variant, "stream") for variant in variants_of(asked)}
 
 
 def test_each_rule_names_what_it_needs_in_order(tmp_path: Path):
