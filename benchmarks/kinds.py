@@ -24,10 +24,9 @@ from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import read_segment
 from dynlm.adapt.meta_gradient.forward import Sensitivities
 from dynlm.adapt.options import FEATURES
-from dynlm.adapt.rules.base import Rule
+from dynlm.adapt.rules.base import Rule, Statistics
 from dynlm.adapt.rules.elementwise import LEVEL_1, uniform_rule
 from dynlm.adapt.rules.learned import LearnedRule
-from dynlm.adapt.rules.statistics import Statistics
 from dynlm.adapt.state import Memory
 from dynlm.cli.config_files import load_options
 from dynlm.data.stream import Segment

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from dynlm.adapt.options import MemoryOptions
+from dynlm.adapt.options import StepOptions
 from dynlm.data.options import CorpusOptions, TokenizerOptions
 from dynlm.models.options import LSTMOptions
 from dynlm.run.options import RunOptions
@@ -76,7 +76,7 @@ def tiny_config(corpus: Path, runs: Path, **options: Any) -> Config:
             checkpoint_every=50,
             log_every=10,
         ),
-        memory=MemoryOptions(segment=20),
+        memory=StepOptions(segment=20),
         tune=TuneOptions(articles="1-3", tokens=350, statistics_tokens=1200, rounds=1, fewest_tokens=100),
         metatrain=MetatrainOptions(tokens=1200, window=10, pick_tokens=350),
     )

@@ -6,21 +6,27 @@ Legend: B lanes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dynlm.adapt.partners.cache import Cache
 from dynlm.adapt.partners.mixture import FixedShareMixture
-from dynlm.adapt.rules.base import Rule, StepEvent
+from dynlm.adapt.rules.base import Rule, RuleState, StepEvent
 from dynlm.adapt.rules.elementwise import LEVEL_1
 from dynlm.adapt.state import Memory
 from dynlm.adapt.update_filter import FilterState, UpdateFilter
 from dynlm.models.protocol import Engine, SequenceModel
+from dynlm.runtime.hashing import Hasher
 from dynlm.types import Params
 
+_VERSION = "2-"
+EARLIER_CONSTANTS = re.compile("[0-9a-f]{16}")
+"""Fingerprints without a version are those of an earlier dynlm, and cannot be compared."""
 StepObserver = Callable[[StepEvent], None]
 """Is shown each gradient of each segment between scoring and the update."""
 
@@ -46,7 +52,6 @@ class DynamicModel:
 
     @property
     def model(self) -> SequenceModel:
-        """The model that the engine runs."""
         return self.engine.model
 
     @property
@@ -56,7 +61,6 @@ class DynamicModel:
 
     @property
     def device(self) -> torch.device:
-        """The device of the static parameters."""
         return self.like.device
 
     @property
@@ -70,17 +74,48 @@ class DynamicModel:
 
     def fresh_memory(self, lanes: int = 1) -> Memory:
         """Return the memory before anything is read: every lane's dynamic weights are copies of the static ones."""
-        params = {}
-        for name in self.dynamic if self.rule.learns else ():
+        like, learns, params = self.like, self.rule.learns, Params()
+        for name in self.dynamic if learns else ():
             tensor = self.static[name].detach()
             params[name] = tensor.new_empty(lanes, *tensor.shape).copy_(tensor)
-        like = self.like
-        learns = self.rule.learns
         return Memory(
             params,
             self.model.init_state(lanes, like),
-            self.rule.init_state(params) if learns else None,
+            self.rule.init_state(params) if learns else RuleState(),
             None if self.cache is None else self.cache.fresh(lanes, self.model.feature_size, like),
             None if self.mixture is None else self.mixture.fresh(self.model.init_state(lanes, like), lanes, like),
             FilterState.initial(lanes, len(params), like) if self.filter is not None and learns else None,
         )
+
+
+def constants_of(dynamic_model: DynamicModel) -> str:
+    """Return a fingerprint of the constants of a model's rule, cache and mixture."""
+    hasher = Hasher()
+    _add(
+        hasher,
+        (type(dynamic_model.rule).__name__, dynamic_model.rule.constants(), dynamic_model.cache, dynamic_model.mixture),
+    )
+    return f"{_VERSION}{hasher.hexdigest()}"
+
+
+def _add(hasher: Hasher, value: Any) -> None:
+    if isinstance(value, Tensor):
+        hasher.add(f"{value.dtype} {tuple(value.shape)}")
+        hasher.add(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    elif isinstance(value, Rule):
+        _add(hasher, value.constants())
+    elif dataclasses.is_dataclass(value):
+        _add(hasher, {item.name: getattr(value, item.name) for item in dataclasses.fields(value)})
+    elif isinstance(value, Mapping):
+        hasher.add(f"{len(value)} named")
+        for name, item in value.items():
+            hasher.add(str(name))
+            _add(hasher, item)
+    elif isinstance(value, tuple):
+        hasher.add(f"{len(value)} in order")
+        for item in value:
+            _add(hasher, item)
+    elif value is None or isinstance(value, (bool, int, float, str)):
+        hasher.add(repr(value))
+    else:
+        raise TypeError(f"constants of a plug-in have a {type(value).__name__}, which cannot be hashed")

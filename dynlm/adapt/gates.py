@@ -31,8 +31,11 @@ from torch import Tensor
 from dynlm.models.scratch import Scratch
 from dynlm.types import Params
 
-_HORIZONS = (20.0, 100.0)
-_SECTION = 10.0
+_AGES = {
+    "doc_age_20": ("segments_B", 20.0),
+    "doc_age_100": ("segments_B", 100.0),
+    "section_age": ("since_heading_B", 10.0),
+}
 _LONG_AGO = 1e6
 # Weight of a segment in the running mean of losses.
 _RUNNING = 0.05
@@ -66,8 +69,7 @@ class SegmentStats(NamedTuple):
 
     def end_segment(self, nats_B: Tensor) -> SegmentStats:
         """Count a segment of mean loss ``nats_B``."""
-        before_B = self.running_nats_B
-        running_B = torch.where(before_B.isnan(), nats_B, before_B.lerp(nats_B, _RUNNING))
+        running_B = torch.where(self.running_nats_B.isnan(), nats_B, self.running_nats_B.lerp(nats_B, _RUNNING))
         return SegmentStats(self.segments_B + 1, running_B, self.since_heading_B + 1)
 
 
@@ -115,12 +117,9 @@ class Gates:
         """
         values = []
         for feature in self.features:
-            if feature == "doc_age_20":
-                values.append(torch.exp(-stats.segments_B / _HORIZONS[0]))
-            elif feature == "doc_age_100":
-                values.append(torch.exp(-stats.segments_B / _HORIZONS[1]))
-            elif feature == "section_age":
-                values.append(torch.exp(-stats.since_heading_B / _SECTION))
+            if feature in _AGES:
+                count, horizon = _AGES[feature]
+                values.append(torch.exp(-getattr(stats, count) / horizon))
             elif feature == "loss_delta":
                 before_B = stats.running_nats_B
                 values.append(torch.where(before_B.isnan(), 0.0, nats_B - before_B))
@@ -133,11 +132,8 @@ class Gates:
 
     def scales(self, features_BJ: Tensor) -> GateScales:
         """Return each tensor's multipliers; differentiable."""
-        return GateScales(features_BJ, *(_exp(features_BJ @ weights.T) for weights in (self.lr_KJ, self.decay_KJ)))
-
-
-def _exp(logs: Tensor) -> Tensor:
-    return logs.clamp(-_LARGEST_LOG_SCALE, _LARGEST_LOG_SCALE).exp()
+        logs = (features_BJ @ weights.T for weights in (self.lr_KJ, self.decay_KJ))
+        return GateScales(features_BJ, *(log.clamp(-_LARGEST_LOG_SCALE, _LARGEST_LOG_SCALE).exp() for log in logs))
 
 
 def at_bound(scale: float) -> bool:

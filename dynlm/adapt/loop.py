@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from dynlm.adapt.dynamic_model import DynamicModel, StepObserver
-from dynlm.adapt.rules.base import StepEvent, reset_lane_
-from dynlm.adapt.rules.statistics import Statistics
+from dynlm.adapt.rules.base import Statistics, StepEvent, reset_lane_
 from dynlm.adapt.segment import score_and_learn
 from dynlm.adapt.state import Memory
 from dynlm.data.stream import Batch, Segment, Stream, StreamPosition, to_batch
@@ -43,8 +42,7 @@ class SegmentResult(NamedTuple):
     @property
     def experts_BT2(self) -> Tensor:
         """The losses of the static model and of the rule, where ``nats_BT`` are those of their mixture."""
-        experts_BT2: Tensor = self.memory.mixture.experts_BT2
-        return experts_BT2
+        return self.memory.mixture.experts_BT2
 
 
 def read_segment(
@@ -64,11 +62,10 @@ def start_segment(dynamic_model: DynamicModel, memory: Memory, starts: np.ndarra
     """Start the articles that ``starts`` marks (``batch.starts_B``, without waiting for a device), and the segment."""
     if starts.any():
         memory = start_articles(dynamic_model, memory, starts, batch.starts_B)
-    if memory.rule is not None and memory.rule.lanes is not None:
+    if memory.rule.lanes is not None:
         # Only learning looks at it, and learning comes after scoring.
-        memory = memory._replace(
-            rule=memory.rule._replace(lanes=dynamic_model.rule.start_segment(memory.rule.lanes, batch.headings_B))
-        )
+        lanes = dynamic_model.rule.start_segment(memory.rule.lanes, batch.headings_B)
+        memory = memory._replace(rule=memory.rule._replace(lanes=lanes))
     return memory
 
 
@@ -78,11 +75,11 @@ def start_articles(dynamic_model: DynamicModel, memory: Memory, starts: np.ndarr
     for lane in starts.nonzero()[0] if memory.params else ():
         if fresh:
             reset_lane_(dynamic_model.rule, memory.params, rule, dynamic_model.static, int(lane))
-        elif rule is not None:
-            for name, tensor in memory.params.items():
-                slots = {slot: tensors[name][lane] for slot, tensors in rule.slots.items()}
-                dynamic_model.rule.carry_over_(name, tensor[lane], slots, dynamic_model.static[name])
-    if rule is not None and rule.lanes is not None:
+            continue
+        for name, tensor in memory.params.items():
+            slots = {slot: tensors[name][lane] for slot, tensors in rule.slots.items()}
+            dynamic_model.rule.carry_over_(name, tensor[lane], slots, dynamic_model.static[name])
+    if rule.lanes is not None:
         rule = rule._replace(lanes=dynamic_model.rule.start_articles(rule.lanes, starts_B, fresh, dynamic_model.like))
     cache, mixture = memory.cache, memory.mixture
     if dynamic_model.cache is not None and cache is not None:
@@ -123,8 +120,7 @@ def _captured(
 
     None where the engine records nothing, and where a plug-in's state is a new value after each segment.
     """
-    has_lane_state = memory.rule is not None and (memory.rule.lanes is not None or memory.rule.slots)
-    if has_lane_state or memory.cache is not None or memory.mixture is not None:
+    if memory.rule.lanes is not None or memory.rule.slots or memory.cache is not None or memory.mixture is not None:
         return None
     filter_ = dynamic_model.filter and dataclasses.replace(dynamic_model.filter, synchronises=False)
     quiet = dataclasses.replace(dynamic_model, filter=filter_)

@@ -21,23 +21,22 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dynlm.adapt.constants import constants_of
-from dynlm.adapt.dynamic_model import DynamicModel
+from dynlm.adapt.dynamic_model import DynamicModel, constants_of
 from dynlm.adapt.options import MemoryOptions
 from dynlm.adapt.state import Memory
 from dynlm.adapt.state_tensors import as_tensors, flaw, flaw_of_shapes, from_tensors
 from dynlm.errors import UserError
 from dynlm.runtime.files import exclusive
 from dynlm.runtime.hashing import fingerprint
-from dynlm.runtime.tensors import Shapes, load_metadata, load_tensors, params_fingerprint, save_tensors
+from dynlm.runtime.tensors import Check, Shapes, load_metadata, load_tensors, params_fingerprint, save_tensors
 from dynlm.runtime.text import warn
-from dynlm.runtime.validation import section_of
+from dynlm.runtime.validation import is_of, section_of
 
 FORMAT = 2
 _FORMAT_1 = {
@@ -154,32 +153,31 @@ def load_memory(path: Path, dynamic_model: DynamicModel, options: MemoryOptions,
         if state and (wrong := flaw_of_shapes(state, dynamic_model)) is not None:
             raise UserError(f"not a memory of this model and rule: {wrong}", path, _AGAIN)
 
-    tensors, content = load_tensors(path, dynamic_model.device, check=check)
-    about = _about_of(path, content)
-    _check_content(path, about, tensors)
-    unfinished = _unfinished_of(path, about, tensors)
-    state = {_renamed(name, about.format): tensor for name, tensor in tensors.items() if name != _TEXT}
+    about, state, text = _load(path, dynamic_model.device, check)
+    if (about.unfinished is None) != (text is None):
+        raise _damaged("half of an unfinished article is missing", path)
+    try:
+        unfinished = None if text is None else Unfinished(text.decode(), about.unfinished or 0)
+    except UnicodeDecodeError as error:
+        raise _damaged("the text of its unfinished article is not UTF-8", path) from error
     if not state:
         return SavedMemory(dynamic_model.fresh_memory())
     if (wrong := flaw(state, dynamic_model)) is not None:
-        raise UserError(f"a damaged memory: {wrong}", path, _AGAIN)
+        raise _damaged(wrong, path)
     memory = from_tensors(state, dynamic_model)
     if memory.cache is not None and not memory.cache.is_sound(dynamic_model.model.vocab_size):
-        raise UserError("a damaged memory: its cache holds impossible values", path, _AGAIN)
+        raise _damaged("its cache holds impossible values", path)
     if about.format < FORMAT:
         warn(f"{path}: written by an earlier dynlm (format {about.format}); its constants are not checked")
     return SavedMemory(memory, about.tokens, about.articles, unfinished, about.last)
 
 
-def _renamed(name: str, version: int) -> str:
-    """Return the path in ``Memory`` of a tensor of a file of format ``version``."""
-    if version >= FORMAT:
-        return name
-    if name.startswith("coordinates/"):  # coordinates/NAME/h
-        tensor, _, slot = name.removeprefix("coordinates/").rpartition("/")
-        return f"rule/slots/{slot}/{tensor}"
-    old = next((old for old in _FORMAT_1 if name.startswith(old)), "")
-    return _FORMAT_1.get(old, "") + name[len(old) :]
+def load_about(path: Path) -> tuple[About, dict[str, Tensor]]:
+    """Return a memory file's description, and its tensors by the names of the current format; needs no model.
+
+    Raises UserError for a file that is missing, damaged or no memory.
+    """
+    return _load(path)[:2]
 
 
 def options_of(path: Path, otherwise: MemoryOptions) -> MemoryOptions:
@@ -192,19 +190,8 @@ def options_of(path: Path, otherwise: MemoryOptions) -> MemoryOptions:
 
 
 def is_memory(description: Mapping[str, Any]) -> bool:
-    """Return whether the description ``description`` is that of a memory file, damaged or not."""
+    """Return whether the metadata of a file is that of a memory file, damaged or not."""
     return {"model", "constants", "options"} <= description.keys()
-
-
-def load_about(path: Path) -> tuple[About, dict[str, Tensor]]:
-    """Return a memory file's description, and its tensors by the names of the current format; needs no model.
-
-    Raises UserError for a file that is missing, damaged or no memory.
-    """
-    tensors, description = load_tensors(path)
-    about = _about_of(path, description)
-    _check_content(path, about, tensors)
-    return about, {_renamed(name, about.format): tensor for name, tensor in tensors.items() if name != _TEXT}
 
 
 def reset_memory(path: Path) -> About:
@@ -223,7 +210,6 @@ def changing(path: Path) -> Iterator[Path]:
 
     Raises UserError where another process holds the lock for longer than some seconds.
     """
-    # The target of a link is locked and replaced, not the link.
     path = Path(os.path.realpath(path))
     with exclusive(path, "this memory", _SECONDS_TO_WAIT):
         yield path
@@ -233,6 +219,29 @@ def _write(path: Path, about: About, tensors: dict[str, Tensor]) -> About:
     about = dataclasses.replace(about, content=_content_of(about, tensors))
     save_tensors(Path(os.path.realpath(path)), tensors, dataclasses.asdict(about), private=True)
     return about
+
+
+def _load(
+    path: Path, device: torch.device | str = "cpu", check: Check | None = None
+) -> tuple[About, dict[str, Tensor], bytes | None]:
+    """Load (the description, the memory's tensors by the names of the current format, the unfinished article)."""
+    tensors, description = load_tensors(path, device, check=check)
+    about = _about_of(path, description)
+    if _content_of(about, tensors) != about.content:
+        raise _damaged("its content is not what was written", path)
+    text = tensors.pop(_TEXT).cpu().numpy().tobytes() if _TEXT in tensors else None
+    return about, {_renamed(name, about.format): tensor for name, tensor in tensors.items()}, text
+
+
+def _renamed(name: str, version: int) -> str:
+    """Return the path in ``Memory`` of a tensor of a file of format ``version``."""
+    if version >= FORMAT:
+        return name
+    if name.startswith("coordinates/"):  # coordinates/NAME/h
+        tensor, _, slot = name.removeprefix("coordinates/").rpartition("/")
+        return f"rule/slots/{slot}/{tensor}"
+    old = next((old for old in _FORMAT_1 if name.startswith(old)), "")
+    return _FORMAT_1.get(old, "") + name[len(old) :]
 
 
 def _content_of(about: About, tensors: Mapping[str, Tensor]) -> str:
@@ -247,54 +256,29 @@ def _about_of(path: Path, description: dict[str, Any]) -> About:
         raise UserError("this is no memory", path, "name a file that `dynlm read` wrote")
     if version > FORMAT:
         raise UserError(f"a memory of format {version}, newer than this dynlm reads ({FORMAT})", path, "upgrade dynlm")
-    hints = get_type_hints(About)
-    kinds: dict[str, Any] = {name: dict if get_origin(hint) is dict else hint for name, hint in hints.items()}
+    kinds = get_type_hints(About)
     for name, value in description.items():
-        if name not in kinds or not isinstance(value, kinds[name]) or isinstance(value, bool):
-            raise UserError(f"a damaged memory: {name!r} has a wrong type or is unknown", path, _AGAIN)
+        if name not in kinds or not is_of(value, kinds[name]):
+            raise _damaged(f"{name!r} has a wrong type or is unknown", path)
     return About(**description)
-
-
-def _check_content(path: Path, about: About, tensors: Mapping[str, Tensor]) -> None:
-    if _content_of(about, tensors) != about.content:
-        raise UserError("a damaged memory: its content is not what was written", path, _AGAIN)
 
 
 def _check_belongs(path: Path, about: About, dynamic_model: DynamicModel, options: MemoryOptions, model: str) -> None:
     if about.model != model:
-        raise UserError(
-            f"a memory of another model ({printable_mark(about.model)}, not {model})",
-            path,
-            "read with the run that it belongs to",
-        )
+        # Without characters of the file that could affect a terminal.
+        mark = "".join(letter for letter in about.model[:16] if letter.isalnum() and letter.isascii())
+        what, do = f"a memory of another model ({mark}, not {model})", "read with the run that it belongs to"
+        raise UserError(what, path, do)
     before = about.memory_options(path)
-    for item in dataclasses.fields(MemoryOptions):
-        was, now = getattr(before, item.name), getattr(options, item.name)
+    for item in dataclasses.fields(options):
+        was, now = getattr(before, item.name, None), getattr(options, item.name)
         if was != now and item.name not in _INDIFFERENT:
-            raise UserError(
-                f"this memory was read with memory.{item.name} {was!r}, not {now!r}",
-                path,
-                "leave the option out, or begin another memory",
-            )
+            what = f"this memory was read with memory.{item.name} {was!r}, not {now!r}"
+            raise UserError(what, path, "leave the option out, or begin another memory")
     if about.format == FORMAT and about.constants != constants_of(dynamic_model):
-        raise UserError(
-            "the run has other rates (or phi, or statistics) for this rule than the memory was read with",
-            path,
-            "begin another memory, or restore the run's memory/",
-        )
+        what = "the run has other rates (or phi, or statistics) for this rule than the memory was read with"
+        raise UserError(what, path, "begin another memory, or restore the run's memory/")
 
 
-def printable_mark(mark: str) -> str:
-    """Return a fingerprint from a file without characters that could affect a terminal."""
-    return "".join(letter for letter in mark[:16] if letter.isalnum() and letter.isascii())
-
-
-def _unfinished_of(path: Path, about: About, tensors: Mapping[str, Tensor]) -> Unfinished | None:
-    if (about.unfinished is None) != (_TEXT not in tensors):
-        raise UserError("a damaged memory: half of an unfinished article is missing", path, _AGAIN)
-    if about.unfinished is None:
-        return None
-    try:
-        return Unfinished(tensors[_TEXT].cpu().numpy().tobytes().decode(), about.unfinished)
-    except UnicodeDecodeError as error:
-        raise UserError("a damaged memory: the text of its unfinished article is not UTF-8", path, _AGAIN) from error
+def _damaged(what: str, path: Path) -> UserError:
+    return UserError(f"a damaged memory: {what}", path, _AGAIN)

@@ -1,6 +1,6 @@
 """Predict the next token with a memory, without learning from it: what text is generated from.
 
-Legend: V vocabulary; one lane, one token.
+Legend: V vocabulary, C slots of a cache, H width of the features; one lane, one token.
 """
 
 from __future__ import annotations
@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from dynlm.adapt.dynamic_model import DynamicModel
-from dynlm.adapt.partners.cache_next import log_next
+from dynlm.adapt.partners.cache import Cache, CacheInput, CacheState
+from dynlm.adapt.partners.cache_gate import Gate
 from dynlm.adapt.state import Memory
+from dynlm.models.protocol import NextTokenDistribution
+from dynlm.runtime.tree import clone
 
 
 @torch.no_grad()
@@ -24,9 +27,34 @@ def predict_next(dynamic_model: DynamicModel, memory: Memory, token: int) -> tup
     logits_11V, features_11H, state = dynamic_model.model.forward(params, memory.state, token_11)
     memory = memory._replace(state=state)
     if dynamic_model.cache is not None:
-        logits_11V = log_next(dynamic_model.cache, memory.cache, features_11H, logits_11V)
+        logits_11V = log_with_cache(dynamic_model.cache, memory.cache, features_11H, logits_11V)
     if memory.mixture is not None:
         static = dynamic_model.model.forward(dynamic_model.static, memory.mixture.state, token_11)
         logits_11V = memory.mixture.log_mixture(static.logits_BTV, logits_11V)
         memory = memory._replace(mixture=memory.mixture._replace(state=static.state))
     return logits_11V[0, 0], memory
+
+
+@torch.no_grad()
+def log_with_cache(cache: Cache, state: CacheState, features_11H: Tensor, logits_11V: Tensor) -> Tensor:
+    """Return log p_11V of the mixture of ``state``'s window with a model that gives ``logits_11V``."""
+    log_p_V = logits_11V[0, 0].log_softmax(-1)
+    slots, written = state.keys_BCH.shape[1], int(state.written_B[0])
+    index_C = written - 1 - (written - 1 - torch.arange(slots, device=log_p_V.device)) % slots
+    visible_C = index_C >= max(0, written - cache.window)
+    if not bool(visible_C.any()):
+        return log_p_V[None, None]
+    like_C = state.keys_BCH[0][visible_C] @ features_11H[0, 0]
+    parts = [log_p_V]
+    for inverse_temperature in cache.inverse_temperatures:
+        weight_C = (like_C * inverse_temperature).softmax(0)
+        parts.append(torch.zeros_like(log_p_V).index_add_(0, state.tokens_BC[0][visible_C], weight_C).log())
+    gate_features_11K = None
+    if isinstance(cache.gate, Gate):
+        scaled_11V = (logits_11V - logits_11V.amax(-1, keepdim=True)).exp()
+        # A gate sees nothing of the target: any will do. The lookup writes the pair, into a copy.
+        target_11, one_11 = state.tokens_BC[:, :1], features_11H.new_ones(1, 1)
+        next_tokens = NextTokenDistribution(scaled_11V, scaled_11V.sum(-1, keepdim=True))
+        lookup, _ = cache.look(clone(state), CacheInput(features_11H, target_11, one_11, one_11, next_tokens))
+        gate_features_11K = lookup.features_BTK
+    return (torch.stack(parts, -1) + cache.log_shares(gate_features_11K, logits_11V)).logsumexp(-1).view(1, 1, -1)

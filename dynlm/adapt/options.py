@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from dynlm.adapt.rules.registry import RULES
@@ -24,10 +24,13 @@ MIN_INVERSE, MAX_INVERSE = 1e-6, 1e4
 
 @dataclass
 class MemoryOptions(Section):
-    """The medium-term memory: which weights move, by which rule, and when they are reset."""
+    """The medium-term memory: which weights move, by which rule, and when they are reset.
+
+    The options of a rule are a subclass: ``StepOptions``, or one with the options of a rule of another package.
+    """
 
     SECTION = "memory"
-    COMMON = "rule g reset segment lanes lr decay cache no_regret"
+    COMMON = "rule g reset segment lanes cache no_regret"
 
     rule: str = "rms"
     """none: level 1, static weights; sgd, sgd+decay, rms (Krause et al. 2018); meta: the learned g, started at rms; or
@@ -42,12 +45,6 @@ class MemoryOptions(Section):
     """Articles read side by side, each with weights of its own; several need reset article, or no rule and no cache."""
     dynamic: list[str] = field(default_factory=lambda: ["*"])
     """Patterns of the tensors that move; the run's model.json has their names."""
-    lr: float | None = bounded(None)
-    """Learning rate eta; unset: the tuned one of the run."""
-    decay: float | None = bounded(None)
-    """Decay lambda toward the static parameters; unset: the tuned one of the run."""
-    epsilon: float | None = bounded(None, 1e-12)
-    """rms: what is added to the root mean square of the gradients; unset: the tuned one of the run."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Type of the operands of matrix products; weights, updates and losses stay float32."""
 
@@ -81,6 +78,12 @@ class MemoryOptions(Section):
         """Return the options of the rule that ``values`` name. Raises UserError for one that is not registered."""
         return RULES[str(values.get("rule", "rms"))].options
 
+    @classmethod
+    def own_values(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return ``values`` without null for a rate that the rule lacks: earlier files have all rates for each rule."""
+        lost = {item.name for item in fields(StepOptions)} - {item.name for item in fields(cls)}
+        return {name: value for name, value in values.items() if value is not None or name not in lost}
+
     def __post_init__(self) -> None:
         super().__post_init__()
         kind = RULES[self.rule].options
@@ -105,6 +108,20 @@ class MemoryOptions(Section):
             raise UserError(
                 "memory.cache_inverse_temperature has several numbers", do="name one, or choose --memory.cache learned"
             )
+
+
+@dataclass
+class StepOptions(MemoryOptions):
+    """The memory, with the constants of the rules of this package; each rule uses some of them."""
+
+    COMMON = "rule g reset segment lanes lr decay cache no_regret"
+
+    lr: float | None = bounded(None)
+    """Learning rate eta; unset: the tuned one of the run."""
+    decay: float | None = bounded(None)
+    """Decay lambda toward the static parameters; unset: the tuned one of the run."""
+    epsilon: float | None = bounded(None, 1e-12)
+    """rms: what is added to the root mean square of the gradients; unset: the tuned one of the run."""
 
 
 @dataclass

@@ -5,8 +5,7 @@ Legend: B lanes, T tokens of a segment.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,22 +13,13 @@ from torch import Tensor
 
 from dynlm.adapt.dynamic_model import DynamicModel, StepObserver
 from dynlm.adapt.partners.cache import CacheInput
-from dynlm.adapt.rules.base import reset_lanes_
+from dynlm.adapt.rules.base import Rule, StepEvent, reset_lanes_
 from dynlm.adapt.state import Memory
-from dynlm.adapt.updates import apply_updates
+from dynlm.adapt.update_filter import UpdateFilter, add_squares_
 from dynlm.data.stream import Batch
 from dynlm.models.protocol import Scored, reset_state
-from dynlm.runtime.tree import concatenate_lanes, leaves, select_lanes
-from dynlm.types import State
-
-
-class _BlockResult(NamedTuple):
-    """Some lanes after a segment: losses with the cache, the model's own, its state, and the cache's."""
-
-    nats_BT: Tensor
-    own_nats_BT: Tensor
-    state: State
-    cache: Any
+from dynlm.runtime.tree import concatenate_lanes, expand_lanes, leaves, select_lanes
+from dynlm.types import Params, State
 
 
 def score_and_learn(
@@ -63,36 +53,40 @@ def _read_lanes(
 ) -> tuple[Tensor, Memory]:
     (lanes, length), share_BT = batch.inputs_BT.shape, shares(batch)
     at_once = dynamic_model.engine.lanes_at_once(length, dynamic_model.rule.learns, dynamic_model.like)
-    blocks = [slice(begin, min(begin + at_once, lanes)) for begin in range(0, lanes, at_once)]
-    done = [
-        _read_block(dynamic_model, memory, batch, lanes, observe)
-        if busy_B is None or busy_B[lanes].any()
-        else _skipped(select_lanes(memory._replace(mixture=None), lanes), share_BT[lanes])
-        for lanes in blocks
-    ]
-    result = _joined(memory, done)
+    done = []
+    for begin in range(0, lanes, at_once):
+        block = slice(begin, min(begin + at_once, lanes))
+        own: Memory = select_lanes(memory._replace(mixture=None), block)
+        if busy_B is None or busy_B[block].any():
+            done.append(_read_block(dynamic_model, own, select_lanes(batch, block), block, observe))
+        else:
+            nats_BT = torch.zeros_like(share_BT[block])
+            done.append((nats_BT, nats_BT, own.state, own.cache))
+    nats, own_nats, states, caches = zip(*done, strict=True)
+    # A cache's pairs are written in place: only its counts are joined.
+    cache = None if memory.cache is None else memory.cache.joined(caches)
     rule = memory.rule
-    if rule is not None:
-        rule = rule._replace(lanes=dynamic_model.rule.end_segment(rule.lanes, (result.own_nats_BT * share_BT).sum(1)))
-    return result.nats_BT, memory._replace(state=result.state, rule=rule, cache=result.cache)
+    if rule.lanes is not None:
+        nats_B = (concatenate_lanes(own_nats) * share_BT).sum(1)
+        rule = rule._replace(lanes=dynamic_model.rule.end_segment(rule.lanes, nats_B))
+    return concatenate_lanes(nats), memory._replace(state=concatenate_lanes(states), rule=rule, cache=cache)
 
 
 def _read_block(
-    dynamic_model: DynamicModel, memory: Memory, batch: Batch, lanes: slice, observe: StepObserver | None
-) -> _BlockResult:
-    own: Memory = select_lanes(memory._replace(mixture=None), lanes)
-    own_batch: Batch = select_lanes(batch, lanes)
-    share_BT = shares(own_batch)
-    scored = _score(dynamic_model, own, own_batch, own.state)
+    dynamic_model: DynamicModel, own: Memory, batch: Batch, lanes: slice, observe: StepObserver | None
+) -> tuple[Tensor, Tensor, State, Any]:
+    """Return some lanes' (losses with the cache, the model's own, its state, the cache's) after a segment."""
+    share_BT = shares(batch)
+    scored = _score(dynamic_model, own, batch, own.state)
     if dynamic_model.filter is not None and own.filter is not None:
-        scored, share_BT = _restored(dynamic_model, own, own_batch, scored, share_BT)
+        scored, share_BT = _restored(dynamic_model, dynamic_model.filter, own, batch, scored, share_BT)
     nats_BT, cache = scored.nats_BT, own.cache
     if dynamic_model.cache is not None and cache is not None:
-        seen = CacheInput(scored.features_BTH, own_batch.targets_BT, own_batch.mask_BT, nats_BT, scored.next_tokens)
+        seen = CacheInput(scored.features_BTH, batch.targets_BT, batch.mask_BT, nats_BT, scored.next_tokens)
         nats_BT, cache = dynamic_model.cache.read(cache, seen, dynamic_model.engine.scratch)
     if dynamic_model.rule.learns or observe is not None:
-        apply_updates(dynamic_model, own, scored, share_BT, lanes, observe, own_batch.position_B2)
-    return _BlockResult(nats_BT, scored.nats_BT, scored.state, cache)
+        _apply_updates(dynamic_model, own, scored, share_BT, lanes, observe, batch.position_B2)
+    return nats_BT, scored.nats_BT, scored.state, cache
 
 
 def _score(dynamic_model: DynamicModel, own: Memory, batch: Batch, state: State) -> Scored:
@@ -100,40 +94,107 @@ def _score(dynamic_model: DynamicModel, own: Memory, batch: Batch, state: State)
 
 
 def _restored(
-    dynamic_model: DynamicModel, own: Memory, batch: Batch, scored: Scored, share_BT: Tensor
+    dynamic_model: DynamicModel, filter_: UpdateFilter, own: Memory, batch: Batch, scored: Scored, share_BT: Tensor
 ) -> tuple[Scored, Tensor]:
     """Return (the segment as it counts, what is learned from of it), with diverged weights restored."""
-    filter_, counts = dynamic_model.filter, own.filter
-    assert filter_ is not None and counts is not None
+    rule, static = dynamic_model.rule, dynamic_model.static
     diverged_B = filter_.diverged(scored.nats_BT, share_BT)
     if diverged_B is None:
         return scored, share_BT
+    assert own.filter is not None
     lost_B = diverged_B & ~torch.where(share_BT > 0, scored.nats_BT, 0).isfinite().all(1)
     if filter_.synchronises and lost_B.any():
-        reset_lanes_(dynamic_model.rule, own.params, own.rule, dynamic_model.static, lost_B)
+        reset_lanes_(rule, own.params, own.rule, static, lost_B)
         # A state that these weights left may not be finite either.
         finite_B = torch.stack([tensor.flatten(1).isfinite().all(1) for _, tensor in leaves(own.state)]).all(0)
-        scored = _score(
-            dynamic_model,
-            own,
-            batch,
-            reset_state(dynamic_model.model, own.state, lost_B & ~finite_B, dynamic_model.like),
-        )
-        counts.rescored_B.add_((share_BT > 0).sum(1) * lost_B)
-    reset_lanes_(dynamic_model.rule, own.params, own.rule, dynamic_model.static, diverged_B)
-    counts.count_(-1, diverged_B, batch.position_B2)
+        state = reset_state(dynamic_model.model, own.state, lost_B & ~finite_B, dynamic_model.like)
+        scored = _score(dynamic_model, own, batch, state)
+        own.filter.rescored_B.add_((share_BT > 0).sum(1) * lost_B)
+    reset_lanes_(rule, own.params, own.rule, static, diverged_B)
+    own.filter.count_(-1, diverged_B, batch.position_B2)
     return scored, share_BT.masked_fill(diverged_B[:, None], 0)
 
 
-def _skipped(own: Memory, share_BT: Tensor) -> _BlockResult:
-    nats_BT = torch.zeros_like(share_BT)
-    return _BlockResult(nats_BT, nats_BT, own.state, own.cache)
+def _apply_updates(
+    dynamic_model: DynamicModel,
+    memory: Memory,
+    scored: Scored,
+    share_BT: Tensor,
+    lanes: slice,
+    observe: StepObserver | None,
+    position_B2: Tensor | None,
+) -> None:
+    """Update the weights of ``memory``, which is of ``lanes``, by one gradient after another.
+
+    A rejected update is not applied, nor shown to ``observe``. ``position_B2``: article and position of the segment.
+    Seven arguments: two of them are how the reading is observed.
+    """
+    engine, rule, static = dynamic_model.engine, dynamic_model.rule, dynamic_model.static
+    scratch, native = engine.scratch, engine.native
+    filter_ = dynamic_model.filter if rule.learns else None
+    names = rule.tensors if rule.learns else dynamic_model.dynamic
+    nats_B = torch.where(share_BT > 0, scored.nats_BT * share_BT, 0).sum(1)
+    scales, squares, is_first = None, Params(), True
+    lane_state, slots = memory.rule
+    for gradient in engine.gradients(scored, share_BT, names, rule.measures_gradient):
+        name, part = gradient.name, gradient.part
+        theta_0 = static[name]
+        theta = memory.params[name] if name in memory.params else theta_0.expand(len(share_BT), *theta_0.shape)
+        if is_first:
+            is_first = False
+            scales = rule.segment_scales(lane_state, nats_B, gradient, memory.params, static, scratch)
+        own = {slot: tensors[name][:, part] for slot, tensors in slots.items()}
+        u, anchor = gradient.tensor, own.get("anchor", theta_0[part])
+        event = rule.prepare_(
+            StepEvent(gradient, u, theta[:, part], anchor, own, lanes, nats_B, scratch, lane_state, scales, native)
+        )
+        if filter_ is not None and filter_.track and (norm_B := rule.update_norms(event)) is not None:
+            add_squares_(squares, name, norm_B, event.theta)
+        if filter_ is not None and not _is_within(filter_, rule, event):
+            _take_where_within(rule, filter_, memory, event, observe, position_B2)
+            continue
+        if observe is not None:
+            observe(event)
+        if rule.learns:
+            rule.step_(event)
+    if memory.filter is not None and filter_ is not None and filter_.track:
+        memory.filter.measure_(squares, list(memory.params), share_BT)
 
 
-def _joined(memory: Memory, done: Sequence[_BlockResult]) -> _BlockResult:
-    if len(done) == 1:
-        return done[0]
-    # A cache's pairs are written in place: only its counts are joined.
-    cache = None if memory.cache is None else memory.cache.joined([result.cache for result in done])
-    rest: _BlockResult = concatenate_lanes([result._replace(cache=None) for result in done])
-    return rest._replace(cache=cache)
+def _is_within(filter_: UpdateFilter, rule: Rule, event: StepEvent) -> bool:
+    """Return whether every lane's update is known to be within its limit."""
+    if not filter_.synchronises:
+        return False
+    limit = filter_.limits[event.name]
+    if rule.update_norm_bound(event) <= limit:
+        return True
+    norm_B = rule.update_norms(event)
+    return norm_B is not None and bool((norm_B <= limit).all())
+
+
+def _take_where_within(
+    rule: Rule,
+    filter_: UpdateFilter,
+    memory: Memory,
+    event: StepEvent,
+    observe: StepObserver | None,
+    position_B2: Tensor | None,
+) -> None:
+    """Take the update in the lanes where it is within its limit; count the others."""
+    limit, norm_B = filter_.limits[event.name], rule.update_norms(event)
+    allowed_B = None if norm_B is None else norm_B <= limit
+    # What the step writes to; the slots of a rule are few, and those of one without norms are copied at each step.
+    before = event.scratch.take("before", tuple(event.theta.shape), event.theta).copy_(event.theta)
+    slots_before = {slot: tensor.clone() for slot, tensor in event.slots.items()}
+    if observe is not None and allowed_B is not None:
+        for lane in allowed_B.nonzero().flatten().tolist():
+            observe(event.select_lane(lane))
+    rule.step_(event)
+    if allowed_B is None:
+        allowed_B = torch.linalg.vector_norm((event.theta - before).flatten(1), dim=1) <= limit
+    assert memory.filter is not None, "a model with an update filter reads with a memory that has its state"
+    memory.filter.count_(list(memory.params).index(event.name), ~allowed_B, position_B2)
+    event.theta.copy_(torch.where(expand_lanes(allowed_B, event.theta), event.theta, before))
+    for slot, tensor in event.slots.items():
+        tensor.copy_(torch.where(expand_lanes(allowed_B, tensor), tensor, slots_before[slot]))
+    rule.reject_(event, allowed_B)

@@ -24,20 +24,19 @@ from dynlm.types import Params, State
 class Memory(NamedTuple):
     """The state of a reading in B lanes: dynamic weights (B, ...), the model's state, and one state for each plug-in.
 
-    A plug-in's state is None where there is no such plug-in, or where it keeps nothing.
+    Where a plug-in keeps nothing, or is not there, the rule's state is empty and the others' are None.
     """
 
     params: Params
     state: State
-    rule: RuleState | None = None
+    rule: RuleState = RuleState()
     cache: Any = None
     mixture: Any = None
     filter: FilterState | None = None
 
     def copy(self) -> Memory:
         """Return a memory that further reading of this one leaves as it is."""
-        copied: Memory = clone(self)
-        return copied
+        return clone(self)
 
 
 def distance(memory: Memory, static: Params) -> Tensor:

@@ -26,11 +26,17 @@ _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 def as_tensors(memory: Memory, dynamic_model: DynamicModel, lanes: int = 1) -> dict[str, Tensor]:
     """Return ``memory``, which ``dynamic_model`` left in ``lanes`` lanes, as tensors that share nothing with it."""
-    found = dict(leaves(memory))
-    tensors: dict[str, Tensor] = {}
+    found, tensors = dict(leaves(memory)), dict[str, Tensor]()
     for name, _ in leaves(dynamic_model.fresh_memory(lanes)):
-        theta_0 = _static_of(name, dynamic_model)
-        tensors |= {name: _compact(found[name])} if theta_0 is None else _difference(name, found[name], theta_0)
+        theta, theta_0 = found[name], _static_of(name, dynamic_model)
+        if theta_0 is None:
+            # A copy without unusual strides, whose bytes can be viewed.
+            tensors[name] = theta.detach().clone(memory_format=torch.contiguous_format)
+            continue
+        moved, bits = theta - theta_0, _BITS[theta.element_size()]
+        at = ((theta_0 + moved).view(bits) != theta.view(bits)).flatten().nonzero()[:, 0]
+        exact = {_AT: at.int() if theta.numel() < 2**31 else at, _IS: theta.flatten()[at]}
+        tensors |= {name: moved, **{name + end: tensor for end, tensor in exact.items()}}
     return tensors
 
 
@@ -45,8 +51,7 @@ def from_tensors(tensors: Mapping[str, Tensor], dynamic_model: DynamicModel, lan
         theta.view(-1)[tensors[name + _AT].long()] = tensors[name + _IS]
         return theta
 
-    memory: Memory = map_named(read, dynamic_model.fresh_memory(lanes))
-    return memory
+    return map_named(read, dynamic_model.fresh_memory(lanes))
 
 
 def flaw_of_shapes(shapes: Shapes, dynamic_model: DynamicModel, lanes: int = 1) -> str | None:
@@ -68,33 +73,18 @@ def flaw_of_shapes(shapes: Shapes, dynamic_model: DynamicModel, lanes: int = 1) 
 def flaw(tensors: Mapping[str, Tensor], dynamic_model: DynamicModel, lanes: int = 1) -> str | None:
     """Return what is wrong with the values of ``tensors``, whose shapes passed ``flaw_of_shapes``; None for nothing."""
     for name, like in leaves(dynamic_model.fresh_memory(lanes)):
-        theta_0 = _static_of(name, dynamic_model)
-        for part in [tensors[name]] if theta_0 is None else [tensors[name], tensors[name + _IS]]:
+        for part in [tensors[end] for end in (name, name + _IS) if end in tensors]:
             if part.dtype != like.dtype:
                 return f"its tensor {name} is of {part.dtype}, and {like.dtype} is needed"
             # A memory that has read nothing has no running mean: NaN.
             if like.isfinite().all() and not part.isfinite().all():
                 return f"its tensor {name} holds a number that is not finite"
-        if theta_0 is not None:
-            at = tensors[name + _AT]
+        if (at := tensors.get(name + _AT)) is not None:
             if at.dtype not in (torch.int32, torch.int64):
                 return f"its tensor {name}{_AT} is of {at.dtype}, and indices are whole numbers"
             if len(at) and (int(at.min()) < 0 or int(at.max()) >= like.numel()):
                 return f"its tensor {name}{_AT} has an index out of range"
     return None
-
-
-def _compact(tensor: Tensor) -> Tensor:
-    """Return a copy without unusual strides, whose bytes can be viewed."""
-    return tensor.detach().clone(memory_format=torch.contiguous_format)
-
-
-def _difference(name: str, theta: Tensor, theta_0: Tensor) -> dict[str, Tensor]:
-    moved = theta - theta_0
-    bits = _BITS[theta.element_size()]
-    at = ((theta_0 + moved).view(bits) != theta.view(bits)).flatten().nonzero()[:, 0]
-    exact = theta.flatten()[at]
-    return {name: moved, name + _AT: at.int() if theta.numel() < 2**31 else at, name + _IS: exact}
 
 
 def _static_of(name: str, dynamic_model: DynamicModel) -> Tensor | None:

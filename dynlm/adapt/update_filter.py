@@ -74,32 +74,25 @@ class FilterState(NamedTuple):
             first_B2 = self.first_BC2[:, kind]
             first_B2.copy_(torch.where(lanes_B[:, None] & (first_B2 < 0), position_B2, first_B2))
 
-    def measure_(self, sizes: UpdateSizes, names: Sequence[str], share_BT: Tensor) -> None:
+    def measure_(self, squares: Params, names: Sequence[str], share_BT: Tensor) -> None:
         """Add a segment's updates of the tensors ``names``; one that was not finite counts as zero."""
         self.steps_B.add_(share_BT.any(1))
         for index, name in enumerate(names):
-            if name in sizes.squares:
-                ratio_B = sizes.ratio(name).nan_to_num(0, 0, 0)
+            if name in squares:
+                ratio_B = ratio(squares[name]).nan_to_num(0, 0, 0)
                 self.ratio_BK[:, index].add_(ratio_B)
                 torch.maximum(self.largest_BK[:, index], ratio_B, out=self.largest_BK[:, index])
 
 
-class UpdateSizes:
-    """|update|^2 and |theta|^2 of one segment's tensors (B,), summed over their parts."""
+def add_squares_(squares: Params, name: str, norm_B: Tensor, theta: Tensor) -> None:
+    """Add |update|^2 and |theta|^2 of a tensor's part, in each lane, to those (2, B) of the parts before it."""
+    part_2B = torch.stack([norm_B, torch.linalg.vector_norm(theta.flatten(1), dim=1)]).square()
+    squares[name] = squares[name] + part_2B if name in squares else part_2B
 
-    def __init__(self) -> None:
-        self.squares: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def add(self, name: str, norm_B: Tensor, theta: Tensor) -> None:
-        """Add a part's update and the weights that it is applied to."""
-        squares = (norm_B.square(), torch.linalg.vector_norm(theta.flatten(1), dim=1).square())
-        before = self.squares.get(name)
-        self.squares[name] = squares if before is None else (before[0] + squares[0], before[1] + squares[1])
-
-    def ratio(self, name: str) -> Tensor:
-        """Return |update| / |theta| of a tensor in each lane (B,)."""
-        update_B, theta_B = self.squares[name]
-        return (update_B / theta_B.clamp(min=1e-30)).sqrt()
+def ratio(squares_2B: Tensor) -> Tensor:
+    """Return |update| / |theta| of a tensor in each lane (B,)."""
+    return (squares_2B[0] / squares_2B[1].clamp(min=1e-30)).sqrt()
 
 
 @dataclass(frozen=True)

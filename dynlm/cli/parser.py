@@ -155,7 +155,7 @@ def _run_options(command: Command, parser: ArgumentParser, argv: list[str]) -> d
 def _add_section(parser: ArgumentParser, section: str, layers: Layers, shows: Literal["all", "common", "none"]) -> int:
     """Add the options of a section; return how many of them ``--help`` does not show.
 
-    Common ones are those that the section names, and those that a plug-in adds to it.
+    Common ones are those that the section names, and those that a plug-in adds to it which names none.
     """
     from argparse import SUPPRESS
 
@@ -169,7 +169,8 @@ def _add_section(parser: ArgumentParser, section: str, layers: Layers, shows: Li
     group = parser.add_argument_group(f"{section}: {(kind.__doc__ or '').strip().partition(chr(10))[0].rstrip('.')}")
     hints, hidden = get_type_hints(kind), 0
     common = getattr(kind, "COMMON", "").split() or list(hints)
-    common += [name for name in hints if name not in get_type_hints(base)]
+    if common == getattr(base, "COMMON", "").split():
+        common += [name for name in hints if name not in get_type_hints(base)]
     for item in dataclasses.fields(kind):
         name, text = item.name, SUPPRESS
         if shows == "all" or (shows == "common" and name in common):

@@ -204,7 +204,7 @@ def _resets(dynamic_model: DynamicModel, scores: Scores, segment: int, fresh_art
         total = sum(float(torch.as_tensor(of_tensor.get(name, 0.0)).mean()) * size for name, size in sizes.items())
         return total / sum(sizes.values())
 
-    step, boundary = mean(rule.decays()), mean(rule.boundary_resets())
+    step, boundary = mean(rule.decays()), mean(rule.boundary_reset)
     opening = 1.0 if dynamic_model.reset == "article" else step + (1 - step) * boundary
     shares_N = np.where(scores.position < segment, opening, step).astype(np.float32)
     if dynamic_model.reset == "stream":

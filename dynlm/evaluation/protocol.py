@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dynlm.adapt.constants import constants_of
-from dynlm.adapt.dynamic_model import DynamicModel
+from dynlm.adapt.dynamic_model import DynamicModel, constants_of
 from dynlm.adapt.memory_file import SavedMemory, load_about
 from dynlm.adapt.options import MemoryOptions
 from dynlm.adapt.partners.cache_gate import Gate

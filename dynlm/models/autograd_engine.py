@@ -16,11 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dynlm.models.capture import capture
 from dynlm.models.native import NativeKernels
 from dynlm.models.protocol import Gradient, NextTokenDistribution, Output, Scored, SequenceModel, token_nats
 from dynlm.models.scratch import Scratch
-from dynlm.runtime.tree import concatenate_lanes, detach, map_tensors, select_lanes
+from dynlm.runtime.tree import clone, concatenate_lanes, detach, leaves, map_tensors, select_lanes
 from dynlm.types import Params, State
 
 _LOGITS_BYTES_AT_ONCE = 1 << 28
@@ -30,7 +29,7 @@ _LOGITS_BYTES_AT_ONCE = 1 << 28
 class AutogradEngine:
     """Score segments by ``model.forward`` and differentiate them by autograd.
 
-    ``native``: compiled kernels that update rules may use. ``captures``: record a segment as a CUDA graph, on a GPU.
+    ``native``: compiled kernels, for update rules too. ``captures``: record a segment as a CUDA graph, on a GPU.
     """
 
     model: SequenceModel
@@ -104,3 +103,38 @@ class AutogradEngine:
             one = slice(lane, lane + 1)
             outputs.append(self.model.forward(params, select_lanes(state, one), inputs_BT[one]))
         return concatenate_lanes(outputs)
+
+
+def capture(step: Callable[[Any], Any], inputs: Any, modified: Any) -> Callable[[Any], Any]:
+    """Return ``step`` recorded as a CUDA graph for ``inputs``' structure and shapes; see ``Engine.capture``.
+
+    A segment of a small model is hundreds of short kernels; on a GPU, starting them one by one takes longer than
+    running them. A recording runs over buffers of its own. Without a GPU nothing is recorded: ``step`` then runs over
+    the same buffers, which is how this is tested.
+    """
+    buffers = clone(inputs)
+    graph, outputs = _record(lambda: step(buffers), modified) if next(leaves(inputs))[1].is_cuda else (None, None)
+
+    def replay(now: Any) -> Any:
+        map_tensors(lambda buffer, tensor: buffer.copy_(tensor, non_blocking=True), buffers, now)
+        if graph is None:
+            return step(buffers)
+        graph.replay()
+        return clone(outputs)
+
+    return replay
+
+
+def _record(run: Callable[[], Any], modified: Any) -> tuple[torch.cuda.CUDAGraph, Any]:
+    """Run once on a side stream, so that every buffer exists, then record; put ``modified`` back as it was."""
+    before = clone(modified)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = run()
+    map_tensors(Tensor.copy_, modified, before)
+    return graph, outputs

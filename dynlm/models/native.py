@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import platform
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,31 +25,26 @@ class NativeKernels:
     """Calls of ``native.cpp``, which documents each and the shapes of its arguments. Made by ``native_kernels``."""
 
     @staticmethod
-    def lstm_forward(
-        before_BT4H: Tensor,
-        recurrent: Tensor,
-        gates_BT4H: Tensor,
-        cells_BSH: Tensor,
-        tanh_cells_BTH: Tensor,
-        outputs_BSH: Tensor,
-    ) -> None:
-        """Run a layer forward over all steps, given the gates' input part ``before_BT4H``; writes the other tensors."""
-        torch.ops.dynlm.lstm_forward(before_BT4H, recurrent, gates_BT4H, cells_BSH, tanh_cells_BTH, outputs_BSH)
+    def lstm_forward(before_BT4H: Tensor, recurrent: Tensor, written: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+        """Run a layer forward over all steps, given the gates' input part ``before_BT4H``.
+
+        Writes the tensors ``written``: gates_BT4H, cells_BSH, tanh_cells_BTH and outputs_BSH.
+        """
+        torch.ops.dynlm.lstm_forward(before_BT4H, recurrent, *written)
 
     @staticmethod
     def lstm_backward(
         d_outputs_BTH: Tensor,
         recurrent: Tensor,
-        gates_BT4H: Tensor,
-        cells_BSH: Tensor,
-        tanh_cells_BTH: Tensor,
+        saved: tuple[Tensor, Tensor, Tensor],
         d_gates_BT4H: Tensor,
         d_cell_BH: Tensor,
     ) -> None:
-        """Write the loss's gradient by the gates before their non-linearities into ``d_gates_BT4H``."""
-        torch.ops.dynlm.lstm_backward(
-            d_outputs_BTH, recurrent, gates_BT4H, cells_BSH, tanh_cells_BTH, d_gates_BT4H, d_cell_BH
-        )
+        """Write the loss's gradient by the gates before their non-linearities into ``d_gates_BT4H``.
+
+        ``saved``: gates_BT4H, cells_BSH and tanh_cells_BTH, as ``lstm_forward`` wrote them.
+        """
+        torch.ops.dynlm.lstm_backward(d_outputs_BTH, recurrent, *saved, d_gates_BT4H, d_cell_BH)
 
     @staticmethod
     def step_(
@@ -79,21 +75,12 @@ def native_kernels() -> NativeKernels:
     folder = cache_folder() / "native" / mark
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        cpp_extension.load(
-            "dynlm_native",
-            [str(_SOURCE)],
-            extra_cflags=_FLAGS,
-            extra_ldflags=["-fopenmp"],
-            build_directory=str(folder),
-            is_python_module=False,
-        )
+        flags: dict[str, Any] = {"extra_cflags": _FLAGS, "extra_ldflags": ["-fopenmp"], "is_python_module": False}
+        cpp_extension.load("dynlm_native", [str(_SOURCE)], build_directory=str(folder), **flags)
     except (RuntimeError, OSError, ImportError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"the native kernels could not be compiled ({first_line})",
-            _SOURCE,
-            "install g++ and ninja (pip install dynlm[native]), or choose --memory.kernels torch",
-        ) from error
+        what = f"the native kernels could not be compiled ({str(error).strip().splitlines()[0]})"
+        do = "install g++ and ninja (pip install dynlm[native]), or choose --memory.kernels torch"
+        raise UserError(what, _SOURCE, do) from error
     return NativeKernels()
 
 

@@ -46,23 +46,18 @@ class SequenceModel(Protocol):
     @property
     def feature_size(self) -> int:
         """Width of ``Output.features_BTH``, which the cache compares."""
-        ...
 
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Return name and shape of every parameter, in a fixed order."""
-        ...
 
     def init_params(self, generator: torch.Generator, dtype: torch.dtype | None = None) -> Params:
         """Return initial parameters on the CPU; ``dtype`` None is torch's default."""
-        ...
 
     def init_state(self, lanes: int, like: Tensor) -> State:
         """Return the state before an article's first token, of the device and dtype of ``like``."""
-        ...
 
     def forward(self, params: Params, state: State, inputs_BT: Tensor) -> Output:
         """Run T tokens; differentiable by ``params``, which hold one set of weights for all lanes."""
-        ...
 
     def loss(
         self,
@@ -158,22 +153,18 @@ class Engine(Protocol):
 
     @property
     def model(self) -> SequenceModel:
-        """The model that is run."""
-        ...
+        """The model."""
 
     @property
     def scratch(self) -> Scratch:
         """Reused buffers, which update rules may use between segments' scores."""
-        ...
 
     @property
     def native(self) -> NativeKernels | None:
         """Compiled kernels that update rules may use; None without them."""
-        ...
 
     def score(self, params: Params, lane_params: Params, inputs_BT: Tensor, targets_BT: Tensor, state: State) -> Scored:
         """Return the losses of a segment, in nats, and what ``gradients`` needs."""
-        ...
 
     def gradients(
         self, scored: Scored, share_BT: Tensor, names: Collection[str], whole_first: bool = False
@@ -184,11 +175,9 @@ class Engine(Protocol):
         come in parts. A tensor may be written over once its gradient was given, and before in lanes whose share is 0.
         ``scored`` is used up.
         """
-        ...
 
     def lanes_at_once(self, length: int, learns: bool, like: Tensor) -> int:
         """Return how many lanes' segments of ``length`` tokens to score together."""
-        ...
 
     def capture(self, step: Callable[[Any], Any], inputs: Any, modified: Any) -> Callable[[Any], Any] | None:
         """Return ``step`` recorded for inputs of this structure and these shapes, or None where nothing is gained.
@@ -196,4 +185,3 @@ class Engine(Protocol):
         ``step`` maps a pytree of tensors to another and writes over the tensors ``modified``, which the recording
         leaves as they were.
         """
-        ...

@@ -22,7 +22,7 @@ class Scratch:
         self._built: dict[Hashable, Any] = {}
 
     def take(self, name: str, shape: tuple[int, ...], like: Tensor, zeroed: bool = False) -> Tensor:
-        """A tensor of ``shape``, of the device and type of ``like``, with what the last user left in it.
+        """Return a tensor of ``shape``, of the device and type of ``like``, with what the last user left in it.
 
         With ``zeroed`` it is zero when first made; every user has to leave zeros in it.
         """
@@ -35,7 +35,7 @@ class Scratch:
         return self.once((name, shape), lambda: buffer[:size].view(shape))
 
     def once(self, key: Hashable, build: Callable[[], Any]) -> Any:
-        """What ``build`` makes of buffers (views of them), made again only after a buffer was made anew."""
+        """Return what ``build`` makes of buffers (views of them), made again only after a buffer was made anew."""
         built = self._built.get(key)
         if built is None:
             built = self._built[key] = build()

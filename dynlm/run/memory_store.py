@@ -19,10 +19,10 @@ import torch
 from dynlm.adapt.options import LARGEST_WINDOW, MAX_INVERSE, MIN_INVERSE, MemoryOptions
 from dynlm.adapt.partners.cache import Cache
 from dynlm.adapt.partners.cache_gate import Gate, gate_feature_names
-from dynlm.adapt.rules.learned import LearnedRule, readable
+from dynlm.adapt.rules.base import Statistics
+from dynlm.adapt.rules.learned import LearnedRule
 from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule
 from dynlm.adapt.rules.registry import RULES
-from dynlm.adapt.rules.statistics import Statistics
 from dynlm.data.article_range import format_ranges
 from dynlm.errors import UserError
 from dynlm.run.folder import TrainedModel, refuse_leaving_run
@@ -115,7 +115,7 @@ class MemoryStore:
     def save_learned(self, memory: MemoryOptions, meta: AnyLearnedRule, phi: Params, card: Mapping[str, Any]) -> None:
         """Write phi under the name ``memory.g``."""
         named = {"tensors": meta.names, **card}
-        self._save(f"{memory.g}-{memory.reset}", phi, named, {"phi": readable(phi, meta)})
+        self._save(f"{memory.g}-{memory.reset}", phi, named, {"phi": meta.readable(phi)})
 
     def load_learned(self, name: str, reset: str) -> tuple[Params, Card] | None:
         """Load the phi that was learned under ``name``."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, get_type_hints
 
-from dynlm.adapt.options import LearnedRuleOptions, MemoryOptions
+from dynlm.adapt.options import LearnedRuleOptions, MemoryOptions, StepOptions
 from dynlm.data.options import CorpusOptions, TokenizerOptions
 from dynlm.models.options import LSTMOptions, RegularisationOptions
 from dynlm.run.options import RunOptions
@@ -26,7 +26,7 @@ class Config:
     model: LSTMOptions = field(default_factory=LSTMOptions)
     regularisation: RegularisationOptions = field(default_factory=RegularisationOptions)
     pretrain: PretrainOptions = field(default_factory=PretrainOptions)
-    memory: MemoryOptions = field(default_factory=MemoryOptions)
+    memory: MemoryOptions = field(default_factory=StepOptions)
     tune: TuneOptions = field(default_factory=TuneOptions)
     g: LearnedRuleOptions = field(default_factory=LearnedRuleOptions)
     metatrain: MetatrainOptions = field(default_factory=MetatrainOptions)

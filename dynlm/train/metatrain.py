@@ -17,7 +17,7 @@ from dynlm.adapt.meta_gradient.forward import Sensitivities
 from dynlm.adapt.meta_gradient.learner import MetaGradient
 from dynlm.adapt.meta_gradient.per_weight_lstm import Windows
 from dynlm.adapt.options import LearnedRuleOptions, MemoryOptions
-from dynlm.adapt.rules.learned import LearnedRule, readable
+from dynlm.adapt.rules.learned import LearnedRule
 from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule
 from dynlm.adapt.state import dynamic_tensors
 from dynlm.errors import UserError
@@ -100,7 +100,7 @@ def metatrain(
         if processes.is_main:
             run.store.save_learned(memory, meta, phi, about)
             checkpoints.drop()
-    return {"reset": memory.reset, "name": memory.g, **about, "phi": readable(phi, meta)}
+    return {"reset": memory.reset, "name": memory.g, **about, "phi": meta.readable(phi)}
 
 
 def _learn(

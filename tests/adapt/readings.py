@@ -6,11 +6,12 @@ import numpy as np
 import torch
 
 from dynlm.adapt.dynamic_model import DynamicModel
+from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.options import FEATURES
+from dynlm.adapt.rules.base import Statistics
 from dynlm.adapt.rules.elementwise import LEVEL_1, ElementwiseRule, Rates
 from dynlm.adapt.rules.learned import LearnedRule
 from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule
-from dynlm.adapt.rules.statistics import Statistics
 from dynlm.data.stream import read_in_order
 from dynlm.data.tokenised_split import TokenisedSplit, Tokens
 from dynlm.models.autograd_engine import AutogradEngine
@@ -65,6 +66,22 @@ def rule(name, rate=0.02, pull=0.05, dtype=torch.float64):
         g = meta(pull, dtype, importance=True, features=FEATURES, boundary_reset=True, slow_rate=0.2, momentum=0.3)
         return g.rule(moved_phi(g))
     return ElementwiseRule(name, rates, held.precondition(1e-2), held.decay_shape())
+
+
+def nats_of(chosen, split=None, segment=5):
+    return torch.cat([read.nats_T for read in iter_segments(chosen, stream(split, segment))])
+
+
+def assert_no_loss_depends_on_a_later_token(chosen, every):
+    """Change each of the tokens ``every`` apart: the losses before it stay, bit for bit, and its own does not."""
+    split = text()
+    before = nats_of(chosen, split)
+    for position in range(0, len(split.ids_N), every):
+        ids = split.ids_N.copy()
+        ids[position] = (ids[position] + 1) % MODEL.vocab_size
+        after = nats_of(chosen, dataclasses.replace(split, ids_N=ids))
+        assert torch.equal(after[:position], before[:position])
+        assert after[position] != before[position]
 
 
 RECORDED = ("none", "sgd", "sgd+decay", "rms", "meta")

@@ -10,10 +10,9 @@ from dynlm.adapt.loop import iter_segments, mean_nats, read_segment
 from dynlm.adapt.segment import score_and_learn
 from dynlm.adapt.update_filter import UpdateFilter
 from dynlm.data.stream import Batch, Stream, read_side_by_side
-from dynlm.models.capture import capture
+from dynlm.models.autograd_engine import capture
 from dynlm.runtime.tree import leaves, to_device
-from tests.adapt.readings import MODEL, RECORDED, captured, dynamic_model, engine, stream, text
-from tests.adapt.test_loop import nats_of
+from tests.adapt.readings import MODEL, RECORDED, captured, dynamic_model, engine, nats_of, stream, text
 
 
 @pytest.fixture
@@ -25,8 +24,7 @@ def steps(monkeypatch):
         replay = capture(step, inputs, modified)
         return lambda now: counted.append(1) or replay(now)
 
-    for module in ("autograd_engine", "lstm.engine"):
-        monkeypatch.setattr(f"dynlm.models.{module}.capture", counting)
+    monkeypatch.setattr("dynlm.models.autograd_engine.capture", counting)
     return counted
 
 

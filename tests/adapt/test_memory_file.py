@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dynlm.adapt import memory_file as module
-from dynlm.adapt.constants import constants_of
+from dynlm.adapt.dynamic_model import constants_of
 from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.memory_file import (
     SavedMemory,
@@ -19,7 +19,7 @@ from dynlm.adapt.memory_file import (
     reset_memory,
     save_memory,
 )
-from dynlm.adapt.options import MemoryOptions
+from dynlm.adapt.options import StepOptions
 from dynlm.adapt.rules.elementwise import Rates
 from dynlm.errors import UserError
 from dynlm.evaluation.session import Session
@@ -30,7 +30,7 @@ from tests.adapt.test_state_tensors import assert_equal, with_partners
 from tests.golden.commands import FOLDER
 from tests.golden.make import TEXT, written
 
-OPTIONS = MemoryOptions(rule="rms", cache="learned", no_regret=True)
+OPTIONS = StepOptions(rule="rms", cache="learned", no_regret=True)
 MODEL = "0123456789abcdef"
 
 
@@ -65,7 +65,7 @@ def test_the_round_trip_is_exact(path, chosen, saved, tmp_path):
     again = tmp_path / "again.safetensors"
     assert save_memory(again, back, chosen, OPTIONS, MODEL) == load_about(path)[0]
     assert again.read_bytes() == path.read_bytes()
-    assert options_of(path, MemoryOptions(track=True)) == dataclasses.replace(OPTIONS, track=True)
+    assert options_of(path, StepOptions(track=True)) == dataclasses.replace(OPTIONS, track=True)
 
 
 def test_another_model_other_options_and_other_rates_are_refused(path, chosen):
@@ -232,7 +232,7 @@ def old_name(name):
 def test_a_memory_written_by_an_earlier_version_is_read_on_from(capsys, tmp_path):
     """The golden memory: one warning, then the figures that the version that wrote it gave."""
     path = FOLDER / "me.safetensors"
-    run = Run.open(FOLDER / "run", options_of(path, MemoryOptions()), device="cpu")
+    run = Run.open(FOLDER / "run", options_of(path, StepOptions()), device="cpu")
     session = Session.open(run, path)
     # Old names of options are warned of once a process, and another test may have been the first.
     (warning,) = [line for line in capsys.readouterr().err.splitlines() if " is now " not in line]

@@ -13,7 +13,7 @@ from dynlm.adapt.meta_gradient.forward import Sensitivities
 from dynlm.adapt.partners.mixture import FixedShareMixture
 from dynlm.adapt.rules.base import Rule, RuleState, Slot, reset_lanes_
 from dynlm.adapt.rules.elementwise import ElementwiseRule, uniform_rule
-from dynlm.adapt.update_filter import MEMORY, UpdateFilter, UpdateSizes, counts_of, first_of, ratios_of
+from dynlm.adapt.update_filter import MEMORY, UpdateFilter, add_squares_, counts_of, first_of, ratio, ratios_of
 from dynlm.data.stream import read_side_by_side
 from dynlm.models.lstm.engine import LSTMEngine
 from dynlm.models.lstm.model import LSTMLanguageModel
@@ -296,10 +296,10 @@ def test_a_rejected_update_is_in_no_sensitivity():
 
 
 def test_the_parts_of_a_tensor_are_summed_to_one_ratio():
-    sizes, theta = UpdateSizes(), torch.tensor([[3.0, 4.0, 12.0]])
-    sizes.add("a", torch.tensor([3.0]), theta[:, :2])
-    sizes.add("a", torch.tensor([4.0]), theta[:, 2:])
-    assert sizes.ratio("a").item() == pytest.approx(5 / 13)
+    squares, theta = {}, torch.tensor([[3.0, 4.0, 12.0]])
+    add_squares_(squares, "a", torch.tensor([3.0]), theta[:, :2])
+    add_squares_(squares, "a", torch.tensor([4.0]), theta[:, 2:])
+    assert ratio(squares["a"]).item() == pytest.approx(5 / 13)
 
 
 @pytest.mark.parametrize("reference", [False, True])

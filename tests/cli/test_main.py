@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import yaml
 
-from dynlm.adapt.options import MemoryOptions
+from dynlm.adapt.options import StepOptions
 from dynlm.cli.main import COMMANDS, main
 from dynlm.data.options import TokenizerOptions
 from dynlm.evaluation.score_file import read_scores
@@ -361,7 +361,7 @@ def test_help_is_short_and_ends_with_two_examples(capsys: Capture, monkeypatch: 
 def test_help_all_lists_every_option_of_the_sections_used(capsys: Capture) -> None:
     short, full = ("\n".join(help_of(capsys, "score", *words)) for words in (["--help"], ["--help", "all"]))
     assert "`dynlm score --help all` lists" in short and "--memory.rule" in short and "--memory.epsilon" not in short
-    assert all(f"--memory.{name}" in full for name in vars(MemoryOptions())) and "more options" not in full
+    assert all(f"--memory.{name}" in full for name in vars(StepOptions())) and "more options" not in full
     assert "--pretrain.epochs" not in full
 
 

@@ -43,6 +43,7 @@ def test_the_run_chooses_a_foreign_rule_and_the_command_line_another(run_copy: R
     content = yaml.safe_load(path.read_text())
     content["memory"] |= {"rule": "adam", "beta1": 0.7, "segment": 11}
     path.write_text(yaml.safe_dump(content, explicit_start=True, explicit_end=True))
+    assert content["memory"]["decay"] is None  # written by another rule, and nothing to Adam
     assert memory_of(run_copy.folder).beta1 == 0.7
     other = memory_of(run_copy.folder, "--memory.rule", "sgd")
     assert not isinstance(other, AdamOptions) and other.segment == 11
@@ -51,6 +52,9 @@ def test_the_run_chooses_a_foreign_rule_and_the_command_line_another(run_copy: R
 def test_a_foreign_rules_options_are_in_its_help(capsys: Capture) -> None:
     assert any("--memory.beta1" in line for line in help_of(capsys, "score", "--memory.rule", "adam", "--help"))
     assert not any("--memory.beta1" in line for line in help_of(capsys, "score", "--help"))
+    everything = "\n".join(help_of(capsys, "score", "--memory.rule", "adam", "--help", "all"))
+    assert "--memory.lr" in everything and "--memory.segment" in everything
+    assert "--memory.decay" not in everything and "--memory.epsilon" not in everything
 
 
 def test_a_foreign_model_has_options_of_its_own(capsys: Capture) -> None:
@@ -65,6 +69,7 @@ def test_a_foreign_model_has_options_of_its_own(capsys: Capture) -> None:
         (["--memory.rule", "adm"], "memory.rule is 'adm'; did you mean 'adam'?"),
         (["--memory.rule", "adam", "--memory.beta1", "2"], "memory.beta1 is 2"),
         (["--memory.beta1", "0.5"], "--memory.beta1"),
+        (["--memory.rule", "adam", "--memory.decay", "0.5"], "--memory.decay"),
     ],
 )
 def test_wrong_options_of_rules_are_refused(words: list[str], said: str, trained_run: Run, capsys: Capture) -> None:

@@ -8,13 +8,13 @@ import torch
 from dynlm.adapt import memory_file
 from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.memory_file import SavedMemory, load_about, save_memory
-from dynlm.adapt.options import MemoryOptions
+from dynlm.adapt.options import StepOptions
 from dynlm.errors import UserError
 from dynlm.evaluation.memory_report import diff, show
 from tests.adapt.readings import NAMES, dynamic_model, stream
 from tests.golden.commands import FOLDER
 
-OPTIONS = MemoryOptions(rule="rms")
+OPTIONS = StepOptions(rule="rms")
 
 
 @pytest.fixture

@@ -9,9 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from dynlm.adapt.options import MemoryOptions
-from dynlm.adapt.rules.base import Rule, Slot, StepEvent
+from dynlm.adapt.rules.base import Rule, Slot, Statistics, StepEvent
 from dynlm.adapt.rules.registry import Search, register_rule
-from dynlm.adapt.rules.statistics import Statistics
 from dynlm.runtime.tree import expand_lanes
 from dynlm.runtime.validation import bounded
 

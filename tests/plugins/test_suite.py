@@ -16,12 +16,11 @@ from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import iter_segments, read_segment
 from dynlm.adapt.memory_file import SavedMemory, load_memory, save_memory
 from dynlm.adapt.meta_gradient.forward import Sensitivities
-from dynlm.adapt.options import FEATURES, MemoryOptions
-from dynlm.adapt.rules.base import Rule
+from dynlm.adapt.options import FEATURES, StepOptions
+from dynlm.adapt.rules.base import Rule, Statistics
 from dynlm.adapt.rules.learned import LearnedRule
 from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule
 from dynlm.adapt.rules.registry import RULES
-from dynlm.adapt.rules.statistics import Statistics
 from dynlm.adapt.state import Memory
 from dynlm.adapt.state_tensors import as_tensors, flaw, flaw_of_shapes, from_tensors
 from dynlm.data.stream import Stream, read_side_by_side
@@ -166,7 +165,7 @@ def test_lanes_equal_one_lane(setting: Setting, rule: Rule) -> None:
 
 def test_a_memory_file_brings_back_the_memory_bit_for_bit(dynamic_model: DynamicModel, tmp_path: Path) -> None:
     *_, read = iter_segments(dynamic_model, stream())
-    options = MemoryOptions(rule="rms", reset=dynamic_model.reset)  # only compared with the file's
+    options = StepOptions(rule="rms", reset=dynamic_model.reset)  # only compared with the file's
     save_memory(tmp_path / "memory.safetensors", SavedMemory(read.memory, 62, 3), dynamic_model, options, "model")
     loaded = load_memory(tmp_path / "memory.safetensors", dynamic_model, options, "model")
     assert (loaded.tokens, loaded.articles) == (62, 3)

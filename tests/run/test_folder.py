@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from dynlm.adapt.options import MemoryOptions
+from dynlm.adapt.options import StepOptions
 from dynlm.cli.main import main
 from dynlm.data.options import TokenizerOptions
 from dynlm.data.tokenizers.pieces import PieceTokenizer
@@ -271,7 +271,7 @@ def test_one_number_that_is_none_is_refused(name: str, tuned_copy: Run) -> None:
     next(iter(tensors.values())).view(-1)[0] = float("nan")
     save_tensors(path, tensors, about)
     with pytest.raises(UserError, match=f"{path.name}"):
-        open_dynamic_model(tuned_copy.folder, load_model(tuned_copy.folder), MemoryOptions(rule="meta"))
+        open_dynamic_model(tuned_copy.folder, load_model(tuned_copy.folder), StepOptions(rule="meta"))
 
 
 def test_a_vanished_folder_is_no_full_disk(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dynlm.adapt.options import LearnedRuleOptions, MemoryOptions
+from dynlm.adapt.options import LearnedRuleOptions, StepOptions
+from dynlm.adapt.rules.base import Statistics
 from dynlm.adapt.rules.elementwise import LEVEL_1, Rates
-from dynlm.adapt.rules.statistics import Statistics
 from dynlm.errors import UserError
 from dynlm.run.folder import TrainedModel, load_model
 from dynlm.run.memory_store import MemoryStore
@@ -53,7 +53,7 @@ def test_all_comes_back_exactly(tmp_path: Path, trained: TrainedModel) -> None:
     assert all(torch.equal(read[0].rms[name], tensor) for name, tensor in statistics.rms.items())
     meta = meta_of(G, START, statistics, trained)
     phi = {key: torch.rand(t.shape, dtype=torch.float64) for key, t in meta.initial().items()}
-    store.save_learned(MemoryOptions(rule="meta", reset="article"), meta, phi, {"start": START})
+    store.save_learned(StepOptions(rule="meta", reset="article"), meta, phi, {"start": START})
     learned = store.load_learned("meta", "article")
     assert learned is not None
     assert learned[0].keys() == phi.keys()
@@ -99,7 +99,7 @@ def test_another_models_files_are_refused_by_name(
     theirs.save_statistics(statistics_of(trained), 1000)
     theirs.save_tuned("sgd", "stream", {"lr": 1.0})
     meta = meta_of(G, START, statistics_of(stranger), stranger)
-    theirs.save_learned(MemoryOptions(rule="meta"), meta, meta.initial(), {})
+    theirs.save_learned(StepOptions(rule="meta"), meta, meta.initial(), {})
     assert load(MemoryStore(tmp_path, stranger)) is not None
     with pytest.raises(UserError, match=rf"{re.escape(name)}: this belongs to another model"):
         load(MemoryStore(tmp_path, trained))
@@ -117,27 +117,27 @@ def test_tuning_another_model_forgets_the_first_ones_rates(
 def test_options_go_before_tuned_rates(tuned_run: Run, trained: TrainedModel) -> None:
     tuned = MemoryStore(tuned_run.folder, trained).load_tuned("rms", "stream")
     assert tuned is not None
-    as_tuned = open_dynamic_model(tuned_run.folder, trained, MemoryOptions())
+    as_tuned = open_dynamic_model(tuned_run.folder, trained, StepOptions())
     assert set(as_tuned.rule.rates.values()) == {Rates(tuned["lr"], tuned["decay"])}
-    given = open_dynamic_model(tuned_run.folder, trained, MemoryOptions(lr=0.25))
+    given = open_dynamic_model(tuned_run.folder, trained, StepOptions(lr=0.25))
     assert set(given.rule.rates.values()) == {Rates(0.25, tuned["decay"])}
-    zero = open_dynamic_model(tuned_run.folder, trained, MemoryOptions(lr=0.0, decay=0.0))
+    zero = open_dynamic_model(tuned_run.folder, trained, StepOptions(lr=0.0, decay=0.0))
     assert set(zero.rule.rates.values()) == {Rates(0.0, 0.0)}
 
 
 def test_only_the_tensors_named_move(tuned_run: Run, trained: TrainedModel) -> None:
     for rule in ("sgd", "rms", "meta"):
         dynamic_model = open_dynamic_model(
-            tuned_run.folder, trained, MemoryOptions(rule=rule, dynamic=["lstm.*", "output.bias"])
+            tuned_run.folder, trained, StepOptions(rule=rule, dynamic=["lstm.*", "output.bias"])
         )
         assert tuple(dynamic_model.rule.rates) == NAMES[1:]
         assert tuple(dynamic_model.fresh_memory().params) == NAMES[1:]
     with pytest.raises(UserError, match=r"memory\.dynamic has 'decoder'"):
-        open_dynamic_model(tuned_run.folder, trained, MemoryOptions(dynamic=["decoder"]))
+        open_dynamic_model(tuned_run.folder, trained, StepOptions(dynamic=["decoder"]))
 
 
 def test_level_1_needs_nothing(trained_run: Run, trained: TrainedModel) -> None:
-    assert open_dynamic_model(trained_run.folder, trained, MemoryOptions(rule="none")).rule == LEVEL_1
+    assert open_dynamic_model(trained_run.folder, trained, StepOptions(rule="none")).rule == LEVEL_1
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_what_is_missing_is_said_with_the_way_to_it(
     options: dict[str, object], said: str, trained_run: Run, trained: TrainedModel
 ) -> None:
     with pytest.raises(UserError, match=re.escape(said)):
-        open_dynamic_model(trained_run.folder, trained, MemoryOptions(**options))  # type: ignore[arg-type]
+        open_dynamic_model(trained_run.folder, trained, StepOptions(**options))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["statistics.safetensors", "tuned.json", "meta-stream.safetensors"])
@@ -164,4 +164,4 @@ def test_a_file_cut_short_is_named(name: str, tuned_copy: Run, trained: TrainedM
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     rule = "meta" if name.startswith("meta") else "rms"
     with pytest.raises(UserError, match=re.escape(name)):
-        open_dynamic_model(tuned_copy.folder, trained, MemoryOptions(rule=rule))
+        open_dynamic_model(tuned_copy.folder, trained, StepOptions(rule=rule))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dynlm.adapt.options import MemoryOptions
+from dynlm.adapt.options import MemoryOptions, StepOptions
 from dynlm.data.options import CorpusOptions
 from dynlm.errors import UserError
 from dynlm.run.run import Run
@@ -15,7 +15,7 @@ from tests.tiny import Run as TrainedRun
 
 
 def test_sections_are_the_runs_own_or_those_given(trained_run: TrainedRun) -> None:
-    run, memory = Run.open(trained_run.folder), MemoryOptions(rule="none", segment=7)
+    run, memory = Run.open(trained_run.folder), StepOptions(rule="none", segment=7)
     assert run.section(MemoryOptions) == trained_run.config.memory
     assert run.section(CorpusOptions) == trained_run.config.corpus
     other = Run.open(trained_run.folder, memory)
@@ -26,7 +26,7 @@ def test_sections_are_the_runs_own_or_those_given(trained_run: TrainedRun) -> No
 
 def test_model_and_splits_are_loaded_once(trained_run: TrainedRun) -> None:
     run = Run.open(trained_run.folder, device="cpu")
-    other = run.with_sections(MemoryOptions(rule="none"))
+    other = run.with_sections(StepOptions(rule="none"))
     assert run.trained is other.trained and run.split("valid") is other.split("valid")
     assert run.split("valid").articles == 6 and run.split("test").articles == 4
     shorter = run.with_sections(dataclasses.replace(run.section(CorpusOptions), limit=2))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dynlm.adapt.options import LearnedRuleOptions, MemoryOptions
+from dynlm.adapt.options import LearnedRuleOptions, MemoryOptions, StepOptions
 from dynlm.cli.main import COMMANDS, main
 from dynlm.errors import UserError
 from dynlm.runtime import renamed
@@ -36,7 +36,7 @@ def printed(capsys: Capture, *words: str) -> tuple[dict[str, dict[str, object]],
 
 def test_every_new_name_is_an_option_and_no_old_one_is() -> None:
     for section, names in renamed.OPTIONS.items():
-        options = {item.name for item in dataclasses.fields(sections_of(StudyOptions)[section])}
+        options = {item.name for item in dataclasses.fields(sections_of(StudyOptions)[section].select({}))}
         assert set(names.values()) <= options and not set(names) & options
     LearnedRuleOptions(features=list(renamed.FEATURES.values()))  # type: ignore[arg-type]
     assert set(renamed.COMMANDS.values()) <= set(COMMANDS) and not set(renamed.COMMANDS) & set(COMMANDS)
@@ -46,7 +46,7 @@ def test_every_new_name_is_an_option_and_no_old_one_is() -> None:
     "section, old, new", [(s, o, n) for s, names in renamed.OPTIONS.items() for o, n in names.items()]
 )
 def test_an_old_name_in_a_file_is_read_with_a_warning(section: str, old: str, new: str, capsys: Capture) -> None:
-    kind = sections_of(StudyOptions)[section]
+    kind = sections_of(StudyOptions)[section].select({})
     value = {"cache_flatness": [0.5], "guard": False, "flush": True, "arms": [{"name": "x"}]}.get(old, 0.25)
     made = [section_of(kind, {old: value}) for _ in range(2)]
     assert made[0] == made[1] == kind(**{new: value})
@@ -92,7 +92,7 @@ def test_fingerprints_keep_the_old_names() -> None:
     options = fingerprint_options(PretrainOptions(lr=0.5), LearnedRuleOptions(features=["loss_delta"]))
     assert options["pretrain.rate"] == 0.5 and options["g.features"] == ["surprise"]
     assert "pretrain.lr" not in options and "pretrain.checkpoint_every" not in options
-    assert renamed.original_options("memory", vars(MemoryOptions()))["pull"] is None
+    assert renamed.original_options("memory", vars(StepOptions()))["pull"] is None
 
 
 def test_an_old_name_with_a_bad_value_is_refused_by_the_new_one() -> None:

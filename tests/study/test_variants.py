@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dynlm.adapt.options import MemoryOptions
+from dynlm.adapt.options import StepOptions
 from dynlm.errors import UserError
 from dynlm.study.options import StudyConfig, StudyOptions
 from dynlm.study.variants import baselines_of, pairs_of, readings_of, slug, variants_of
@@ -15,7 +15,7 @@ from dynlm.study.variants import baselines_of, pairs_of, readings_of, slug, vari
 def options(variants: list[dict[str, Any]], **study: Any) -> StudyOptions:
     names = [variant.get("name") for variant in variants]
     return StudyOptions(
-        memory=MemoryOptions(segment=15),
+        memory=StepOptions(segment=15),
         study=StudyConfig(variants=variants, **{"baselines": names[:1], "pairs": [], **study}),
     )
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from dynlm.adapt.loop import mean_nats
-from dynlm.adapt.options import MemoryOptions
+from dynlm.adapt.options import MemoryOptions, StepOptions
 from dynlm.adapt.partners.cache import Cache, mixture
-from dynlm.adapt.partners.cache_gate import Gate, initial_gate
+from dynlm.adapt.partners.cache_gate import Gate, initial_gate, log_shares
 from dynlm.data.articles import source_name
 from dynlm.errors import UserError
 from dynlm.run.folder import TrainedModel, load_model
@@ -121,7 +121,7 @@ def test_a_gate_learns_when_the_cache_knows_best() -> None:
         float(mixture(torch.tensor([1 - s, s]).log(), *picking[1:]).mean()) for s in torch.linspace(0.05, 0.95, 19)
     )
     assert nats[passes] == min(nats) < best_fixed - 0.3
-    shares = Gate(best).log_shares(picking.features_NK).exp()
+    shares = log_shares(best, picking.features_NK).exp()
     assert shares[picking.features_NK[:, 0] > 0.5, 1].mean() > 0.9
     assert shares[picking.features_NK[:, 0] < -0.5, 1].mean() < 0.1
     again, *_ = learn(start, learning, picking, torch.Generator().manual_seed(0))
@@ -145,8 +145,8 @@ def test_a_flatness_that_no_loss_can_be_told_by_is_refused_wherever_it_comes_fro
     inverse_temperature: float, tmp_path: Path, trained: TrainedModel
 ) -> None:
     with pytest.raises(UserError, match=r"memory\.cache_inverse_temperature is"):
-        MemoryOptions(rule="none", cache_inverse_temperature=[inverse_temperature])
-    memory = MemoryOptions(rule="none")
+        StepOptions(rule="none", cache_inverse_temperature=[inverse_temperature])
+    memory = StepOptions(rule="none")
     store = MemoryStore(tmp_path, trained)
     store.save_fixed_cache(memory, {"window": 7, "inverse_temperature": inverse_temperature, "share": 0.25})
     store.save_gated_cache(memory, Cache(77, (0.25, inverse_temperature), gate()), {})
@@ -201,7 +201,7 @@ def gate() -> Gate:
 
 
 def test_caches_are_loaded_exactly_by_rule_and_reset(tmp_path: Path, trained: TrainedModel) -> None:
-    memory, cache = MemoryOptions(rule="sgd+decay", reset="article"), Cache(77, (0.25, 0.5), gate())
+    memory, cache = StepOptions(rule="sgd+decay", reset="article"), Cache(77, (0.25, 0.5), gate())
     store = MemoryStore(tmp_path, trained)
     store.save_fixed_cache(memory, {"window": 7, "inverse_temperature": 0.5, "share": 0.25})
     store.save_gated_cache(memory, cache, {"kept": "learned"})
@@ -216,13 +216,13 @@ def test_caches_are_loaded_exactly_by_rule_and_reset(tmp_path: Path, trained: Tr
     assert gated is not None and isinstance(gated.gate, Gate)
     assert (gated.window, gated.inverse_temperatures) == (77, (0.25, 0.5))
     assert all(torch.equal(tensor, gate().params[name]) for name, tensor in gated.gate.params.items())
-    for other in (MemoryOptions(rule="sgd+decay"), MemoryOptions(rule="sgd", reset="article")):
+    for other in (StepOptions(rule="sgd+decay"), StepOptions(rule="sgd", reset="article")):
         assert store.load_fixed_cache(other) is None
         assert store.load_gated_cache(other) is None
 
 
 def test_options_override_tuned_constants(tmp_path: Path, trained: TrainedModel) -> None:
-    memory = MemoryOptions(rule="none", cache="fixed", cache_share=0.5, cache_inverse_temperature=[2.0])
+    memory = StepOptions(rule="none", cache="fixed", cache_share=0.5, cache_inverse_temperature=[2.0])
     store = MemoryStore(tmp_path, trained)
     store.save_fixed_cache(memory, {"window": 7, "inverse_temperature": 0.5, "share": 0.25})
     assert open_cache(store, memory) == Cache(7, (2.0,), 0.5)
@@ -231,7 +231,7 @@ def test_options_override_tuned_constants(tmp_path: Path, trained: TrainedModel)
 @pytest.mark.parametrize("name", ["cache-rms-stream.json", "gated-cache-rms-stream.safetensors"])
 def test_files_of_another_model_are_refused_by_name(name: str, tmp_path: Path, trained: TrainedModel) -> None:
     stranger = dataclasses.replace(trained, card={**trained.card, "fingerprint": "0" * 16})
-    memory = MemoryOptions(cache="learned" if name.startswith("gated") else "fixed")
+    memory = StepOptions(cache="learned" if name.startswith("gated") else "fixed")
     theirs = MemoryStore(tmp_path, stranger)
     theirs.save_fixed_cache(memory, {"window": 7, "inverse_temperature": 0.5, "share": 0.25})
     theirs.save_gated_cache(memory, Cache(77, (0.25, 0.5), gate()), {})
@@ -256,7 +256,7 @@ def test_a_missing_cache_is_reported_with_the_command_that_makes_it(
     options: dict[str, object], said: str, trained_run: Run, trained: TrainedModel
 ) -> None:
     with pytest.raises(UserError, match=re.escape(said)):
-        open_cache(MemoryStore(trained_run.folder, trained), MemoryOptions(rule="none", **options))  # type: ignore[arg-type]
+        open_cache(MemoryStore(trained_run.folder, trained), StepOptions(rule="none", **options))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_a_missing_cache_is_reported_with_the_command_that_makes_it(
 )
 def test_invalid_cache_options_are_refused(options: dict[str, object], said: str) -> None:
     with pytest.raises(UserError, match=re.escape(said)):
-        MemoryOptions(**options)  # type: ignore[arg-type]
+        StepOptions(**options)  # type: ignore[arg-type]
 
 
 def test_each_kind_of_cache_has_its_command(trained_run: Run) -> None:

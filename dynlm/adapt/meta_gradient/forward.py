@@ -49,7 +49,7 @@ from dynlm.adapt.rules.learned import SHARES, LearnedRule, clamp_, each_shape
 from dynlm.adapt.state import Memory
 from dynlm.data.stream import Segment
 from dynlm.models.scratch import Scratch
-from dynlm.runtime.tree import leaves
+from dynlm.runtime.tree import leaves, map_tensors
 from dynlm.types import Params
 
 _PREFIX = "lanes/sensitivities"
@@ -72,19 +72,13 @@ class Sensitivities(MetaGradient):
         """Sum over segments and lanes of dL / d phi since ``gradients`` were taken."""
         kinds = [f"{kind}.{feature}" for kind in ("lr", "decay") if f"{kind}.gates" in phi for feature in meta.features]
         kinds += [kind for kind in ("decay", *SHARES) if kind in phi]
-
-        def zeros() -> dict[str, Params]:
-            return {kind: {name: torch.zeros_like(t) for name, t in memory.params.items()} for kind in kinds}
-
-        self.fast = zeros()
+        like = dict.fromkeys(kinds, memory.params)
+        self.fast: dict[str, Params] = map_tensors(torch.zeros_like, like)
         """s less d anchor / d phi, of each parameter kind and tensor."""
-        self.slow = zeros() if "anchor" in self._rule.slots else {}
+        self.slow: dict[str, Params] = map_tensors(torch.zeros_like, like if "anchor" in self._rule.slots else {})
         """d anchor / d phi."""
-        self._native = (
-            None
-            if set(kinds) - {"decay"} or meta.importance or meta.sharing != "tensor"
-            else dynamic_model.engine.native
-        )
+        has_more = set(kinds) - {"decay"} or meta.importance or meta.sharing != "tensor"
+        self._native = None if has_more else dynamic_model.engine.native
         self._scratch = Scratch()
 
     def gradients(self) -> Params:
@@ -115,7 +109,7 @@ class Sensitivities(MetaGradient):
         for lane in starting:
             for name, weights in memory.params.items():
                 theta, anchor = weights[lane], dynamic_model.static[name]
-                if self.slow and memory.rule is not None:
+                if self.slow:
                     own = memory.rule.slots["anchor"][name][lane]
                     anchor = self._move_anchor(name, lane, theta, own, anchor)
                 if share := float(self._rule.boundary_reset.get(name, 0.0)):
@@ -145,9 +139,8 @@ class Sensitivities(MetaGradient):
     def _reset(self, lanes: Iterable[int]) -> None:
         """Zero the sensitivities of lanes whose weights are theta_0 again, whatever phi is."""
         for lane in lanes:
-            for tensors in (*self.fast.values(), *self.slow.values()):
-                for tensor in tensors.values():
-                    tensor[lane].zero_()
+            for _, tensor in leaves((self.fast, self.slow)):
+                tensor[lane].zero_()
 
     @torch.no_grad()
     def __call__(self, event: StepEvent) -> None:
@@ -175,10 +168,8 @@ class Sensitivities(MetaGradient):
         name, part, u = event.gradient.name, event.gradient.part, event.gradient.tensor[lane]
         at, features, scales = event.lanes.start + lane, self._meta.features, {"lr": 1.0, "decay": 1.0}
         if event.scales is not None:
-            scales = {
-                "lr": float(event.scales.lr_BK[lane, number]),
-                "decay": float(event.scales.decay_BK[lane, number]),
-            }
+            of_kinds = {"lr": event.scales.lr_BK, "decay": event.scales.decay_BK}
+            scales = {kind: float(scale_BK[lane, number]) for kind, scale_BK in of_kinds.items()}
             values = event.scales.features_BJ[lane].tolist()
             # Where a scale is at its bound the gates' weights do not change it.
             free_gate = {kind: not at_bound(scale) for kind, scale in scales.items()}

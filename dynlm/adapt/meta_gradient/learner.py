@@ -81,7 +81,7 @@ class StaticGradients(MetaGradient):
 
     @torch.no_grad()
     def update(self, dynamic_model: DynamicModel, memory: Memory) -> DynamicModel:
-        anchors = {} if memory.rule is None else memory.rule.slots.get("anchor", {})
+        anchors = memory.rule.slots.get("anchor", {})
         for name, before in self._before.items():
             shift = self.params[name] - before
             for tensors in (memory.params, anchors):

@@ -49,18 +49,14 @@ class Windows(MetaGradient):
         self._fresh.append(segment.starts_B & (dynamic_model.reset == "article"))
 
     def _begin_window(self, memory: Memory) -> None:
-        assert memory.rule is not None
         for name, tensor in memory.params.items():
             lanes, count = len(tensor), tensor[0].numel()
-            if self._sample >= count:
-                index_N = torch.arange(count)
-            else:
+            index_N = torch.arange(count)
+            if self._sample < count:
                 index_N = torch.randint(count, (self._sample,), generator=self._generator).sort().values
             self._index[name] = index_N = index_N.to(tensor.device)
-            h, c, i, f = (memory.rule.slots[kind][name] for kind in "hcif")
-            states = [each.reshape(lanes, count, -1)[:, index_N] for each in (h, c)]
-            states += [each.reshape(lanes, count)[:, index_N] for each in (i, f)]
-            self._start[name] = tensor.reshape(lanes, count)[:, index_N], GateState(*states)
+            sampled = {kind: memory.rule.slots[kind][name].flatten(1, tensor.dim() - 1)[:, index_N] for kind in "hcif"}
+            self._start[name] = tensor.reshape(lanes, count)[:, index_N], GateState(**sampled)
 
     @torch.no_grad()
     def __call__(self, event: StepEvent) -> None:
@@ -85,7 +81,7 @@ class Windows(MetaGradient):
         total = torch.zeros((), dtype=torch.float64)
         for name, index_N in self._index.items():
             home_N = self._meta.static[name].reshape(-1)[index_N]
-            constants = rule.weight_constants(name)[index_N]
+            constants = rule.weight_constants(name).select(index_N)
             represented = self._meta.static[name].numel() / len(index_N)
             theta_BN, states = self._start[name]
             for lane in range(len(theta_BN)):
@@ -101,8 +97,7 @@ class Windows(MetaGradient):
         self._gradients, self._nats, self._fresh = [], [], []
         if not total.requires_grad:  # A window of one segment has no step before its last gradient.
             return {name: torch.zeros_like(gate) for name, gate in gates.items()}
-        found = torch.autograd.grad(total, list(gates.values()), allow_unused=True, materialize_grads=True)
-        return dict(zip(gates, found, strict=True))
+        return dict(zip(gates, torch.autograd.grad(total, [*gates.values()], materialize_grads=True), strict=True))
 
     def update(self, dynamic_model: DynamicModel, memory: Memory) -> DynamicModel:
         return dataclasses.replace(dynamic_model, rule=self._meta.rule(self.params))

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dynlm.adapt.partners.cache_gate import Gate, gate_feature_names
+from dynlm.adapt.partners.cache_gate import Gate, gate_feature_names, log_shares
 from dynlm.models.protocol import NextTokenDistribution
 from dynlm.models.scratch import Scratch
 from dynlm.runtime.tree import map_tensors
@@ -63,6 +63,8 @@ class CacheState(NamedTuple):
 
     def joined(self, parts: Sequence[CacheState]) -> CacheState:
         """Return the state of all lanes after parts of this one, some lanes after others, were read in place."""
+        if len(parts) == 1:
+            return parts[0]
         rest = (torch.cat(tensors) for tensors in zip(*(part[2:] for part in parts), strict=True))
         return CacheState(self.keys_BCH, self.tokens_BC, *rest)
 
@@ -87,15 +89,10 @@ class Cache:
 
     def fresh(self, lanes: int, width: int, like: Tensor) -> CacheState:
         """Return empty caches for features of ``width``."""
-        slots = self.window + _AT_ONCE
-        none_B = like.new_zeros(lanes, dtype=torch.int64)
-        return CacheState(
-            like.new_zeros(lanes, slots, width),
-            like.new_zeros(lanes, slots, dtype=torch.int64),
-            none_B,
-            none_B,
-            like.new_zeros(lanes, len(self.inverse_temperatures)),
-        )
+        keys_BCH = like.new_zeros(lanes, self.window + _AT_ONCE, width)
+        tokens_BC = like.new_zeros(keys_BCH.shape[:2], dtype=torch.int64)
+        none_B, gain_BF = tokens_BC.new_zeros(lanes), like.new_zeros(lanes, len(self.inverse_temperatures))
+        return CacheState(keys_BCH, tokens_BC, none_B, none_B, gain_BF)
 
     def to(self, device: torch.device | str) -> Cache:
         """Return the same on ``device``."""
@@ -119,16 +116,15 @@ class Cache:
         if not isinstance(self.gate, Gate):
             segment = segment._replace(next_tokens=None)
         lookup, state = self.look(state, segment, scratch)
-        return self.mixed(lookup, segment.nats_BT), state
+        shares = self.log_shares(lookup.features_BTK, segment.nats_BT)
+        return mixture(shares, lookup.log_p_BTF, lookup.num_visible_BT, segment.nats_BT), state
 
-    def mixed(self, lookup: CacheLookup, nats_BT: Tensor) -> Tensor:
-        """Return the nats of each target under the mixture."""
-        if isinstance(self.gate, Gate):
-            assert lookup.features_BTK is not None
-            log_shares = self.gate.log_shares(lookup.features_BTK)
-        else:
-            log_shares = nats_BT.new_tensor([1 - self.gate, self.gate]).log()
-        return mixture(log_shares, lookup.log_p_BTF, lookup.num_visible_BT, nats_BT)
+    def log_shares(self, features_BTK: Tensor | None, like: Tensor) -> Tensor:
+        """Return the log share of the model and of each inverse temperature: (B, T, 1 + F) of a gate, else (2,)."""
+        if not isinstance(self.gate, Gate):
+            return like.new_tensor([1 - self.gate, self.gate]).log()
+        assert features_BTK is not None
+        return log_shares(self.gate.params, features_BTK)
 
     @torch.no_grad()
     def look(
@@ -146,8 +142,7 @@ class Cache:
             lookups.append(lookup)
         if len(lookups) == 1:
             return lookups[0], state
-        joined: CacheLookup = map_tensors(lambda *parts: torch.cat(parts, 1), lookups[0], *lookups[1:])
-        return joined, state
+        return map_tensors(lambda *parts: torch.cat(parts, 1), *lookups), state
 
     def _look(self, state: CacheState, segment: CacheInput, scratch: Scratch) -> tuple[CacheLookup, CacheState]:
         features_BTH, targets_BT, mask_BT, nats_BT, next_tokens = segment
@@ -180,13 +175,9 @@ class Cache:
             log_total_BT = weight_BTC.sum(2).log()
             log_p.append(torch.mul(weight_BTC, is_target_BTC, out=product_BTC).sum(2).log() - log_total_BT)
             if is_top_BTC is not None:
-                of_top_token_BT = torch.mul(weight_BTC, is_top_BTC, out=product_BTC).sum(2)
-                squares_BT = torch.mul(weight_BTC, weight_BTC, out=product_BTC).sum(2)
-                gate_features.append(
-                    torch.stack(
-                        [-log_total_BT, squares_BT.log() - 2 * log_total_BT, of_top_token_BT.log() - log_total_BT], -1
-                    )
-                )
+                log_top_BT = torch.mul(weight_BTC, is_top_BTC, out=product_BTC).sum(2).log() - log_total_BT
+                log_squares_BT = torch.mul(weight_BTC, weight_BTC, out=product_BTC).sum(2).log() - 2 * log_total_BT
+                gate_features.append(torch.stack([-log_total_BT, log_squares_BT, log_top_BT], -1))
         log_p_BTF = torch.where(some_BT1, torch.stack(log_p, -1), -math.inf)
         features_BTK, gain_BF = None, state.gain_BF
         if next_tokens is not None:
@@ -200,10 +191,8 @@ class Cache:
             features_BTK = torch.cat([of_model_BT3, counts_BT2, of_each], 2)
             features_BTK = torch.where(some_BT1, features_BTK, 0.0)
             assert features_BTK.shape[2] == len(gate_feature_names(self.inverse_temperatures))
-        after = state._replace(
-            written_B=state.written_B + count_B, position_B=state.position_B + count_B, gain_BF=gain_BF
-        )
-        return CacheLookup(log_p_BTF, num_visible_BT, features_BTK), after
+        counts = {"written_B": state.written_B + count_B, "position_B": state.position_B + count_B}
+        return CacheLookup(log_p_BTF, num_visible_BT, features_BTK), state._replace(**counts, gain_BF=gain_BF)
 
 
 def mixture(log_shares: Tensor, log_p_NF: Tensor, num_visible_N: Tensor, nats_N: Tensor) -> Tensor:

@@ -34,17 +34,13 @@ class Gate:
 
     params: Params
 
-    def log_shares(self, features_NK: Tensor) -> Tensor:
-        """Return the log share of the model and of each inverse temperature: (..., 1 + F)."""
-        return log_shares(self.params, features_NK)
-
     def to(self, device: torch.device | str) -> Gate:
         """Return the same on ``device``."""
         return Gate({name: tensor.to(device) for name, tensor in self.params.items()})
 
 
 def log_shares(params: Params, features_NK: Tensor) -> Tensor:
-    """Compute ``Gate.log_shares``; differentiable."""
+    """Return the log share of the model and of each inverse temperature: (..., 1 + F); differentiable."""
     z_NK = (features_NK - params["center"]) / params["spread"]
     hidden_NM = torch.tanh(z_NK @ params["hidden.weight"].T + params["hidden.bias"])
     return torch.log_softmax(hidden_NM @ params["output.weight"].T + params["output.bias"], -1)
@@ -52,10 +48,8 @@ def log_shares(params: Params, features_NK: Tensor) -> Tensor:
 
 def initial_gate(shares: Sequence[float], features_NK: Tensor, hidden: int, generator: torch.Generator) -> Params:
     """Return parameters that give the 1 + F ``shares`` for any input, normalised to the scale of ``features_NK``."""
-    count = features_NK.shape[1]
-    bound = 1 / math.sqrt(count)
-    weight_MK = (2 * torch.rand(hidden, count, generator=generator) - 1) * bound
-    like = features_NK
+    like, count = features_NK, features_NK.shape[1]
+    weight_MK = (2 * torch.rand(hidden, count, generator=generator) - 1) * (1 / math.sqrt(count))
     return {
         "center": like.mean(0),
         # A feature that never changes says nothing, and is not amplified.

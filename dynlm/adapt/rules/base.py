@@ -2,7 +2,7 @@
 
 Legend: B lanes, R rows of a part of a tensor.
 
-A rule is a plug-in. It owns its options, its constants, its state and how each is used; ``adapt.updates`` calls it. A
+A rule is a plug-in. It owns its options, its constants, its state and how each is used; ``adapt.segment`` calls it. A
 simple rule names its ``slots`` and defines ``step_``. The state is opaque to everything else: lanes, resets, copies,
 memory files and checkpoints map over its tensors.
 """
@@ -10,7 +10,7 @@ memory files and checkpoints map over its tensors.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -34,12 +34,38 @@ class Slot:
     fill: float | None = 0.0
     width: int | None = None
 
+    def initial(self, theta: Tensor) -> Tensor:
+        """Return the slot of weights that are the static parameters."""
+        if self.fill is None:
+            return theta.clone()
+        return theta.new_full(theta.shape if self.width is None else (*theta.shape, self.width), self.fill)
+
 
 class RuleState(NamedTuple):
     """A rule's state: ``lanes``, a pytree of (B, ...) tensors, and ``slots[SLOT][NAME]`` (B, *shape of the tensor)."""
 
     lanes: Any = None
     slots: Mapping[str, Params] = {}
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """R: the root mean square of each weight's gradient over training segments."""
+
+    rms: Params
+
+    def precondition(self, epsilon: float) -> Params:
+        """Return 1 / (R + epsilon)."""
+        return {name: 1 / (tensor + epsilon) for name, tensor in self.rms.items()}
+
+    def decay_shape(self) -> Params:
+        """Return R over its mean (of the tensors' means): weights that training moved much are pulled back harder."""
+        mean = torch.stack([tensor.mean() for tensor in self.rms.values()]).mean()
+        return {name: tensor / mean for name, tensor in self.rms.items()}
+
+    def of(self, names: Iterable[str]) -> Statistics:
+        """Return those of the tensors ``names``."""
+        return Statistics({name: self.rms[name] for name in names})
 
 
 class StepEvent(NamedTuple):
@@ -66,7 +92,6 @@ class StepEvent(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The tensor's name."""
         return self.gradient.name
 
     @property
@@ -77,17 +102,9 @@ class StepEvent(NamedTuple):
     def select_lane(self, lane: int) -> StepEvent:
         """Return one lane's, as an event of one lane."""
         one, index = slice(lane, lane + 1), self.lanes.start + lane
-        return self._replace(
-            gradient=self.gradient.select_lane(lane),
-            update=self.update[one],
-            theta=self.theta[one],
-            anchor=self.anchor[one] if self.has_own_anchor else self.anchor,
-            slots={slot: tensor[one] for slot, tensor in self.slots.items()},
-            lanes=slice(index, index + 1),
-            nats_B=self.nats_B[one],
-            lane_state=select_lanes(self.lane_state, one),
-            scales=select_lanes(self.scales, one),
-        )
+        of_lanes = ["update", "theta", "slots", "nats_B", "lane_state", "scales", *["anchor"] * self.has_own_anchor]
+        selected = {field: select_lanes(getattr(self, field), one) for field in of_lanes}
+        return self._replace(gradient=self.gradient.select_lane(lane), lanes=slice(index, index + 1), **selected)
 
 
 class Rule:
@@ -101,6 +118,8 @@ class Rule:
     tensors: tuple[str, ...]
     """The dynamic tensors that it moves."""
     slots: Mapping[str, Slot] = {}
+    boundary_reset: Mapping[str, Tensor | float] = {}
+    """The share of the way to the anchor that each tensor's weights go when an article begins."""
     measures_gradient = False
     """Whether ``segment_scales`` looks at the segment's first gradient, which then has to come whole."""
 
@@ -121,10 +140,8 @@ class Rule:
     def init_state(self, params: Params) -> RuleState:
         """Return the state for weights (B, ...) that are copies of the static parameters."""
         like = next(iter(params.values()))
-        return RuleState(
-            self.init_lanes(len(like), like),
-            {slot: {name: init_slot(kind, t) for name, t in params.items()} for slot, kind in self.slots.items()},
-        )
+        slots = {slot: {name: kind.initial(t) for name, t in params.items()} for slot, kind in self.slots.items()}
+        return RuleState(self.init_lanes(len(like), like), slots)
 
     def start_articles(self, lanes: Any, starts_B: Tensor, fresh: bool, like: Tensor) -> Any:
         """Return the lanes' state where articles start in ``starts_B`` (bool), with ``fresh`` weights or not."""
@@ -176,11 +193,7 @@ class Rule:
         return dataclasses.replace(self, **zeros)  # type: ignore[type-var]
 
     def decays(self) -> Mapping[str, Tensor | float]:
-        """Return the share of its way to the anchor that each weight goes in a step, before any scales."""
-        return {}
-
-    def boundary_resets(self) -> Mapping[str, Tensor | float]:
-        """Return the share of the way to the anchor that each tensor's weights go when an article begins."""
+        """Return the share of the way to the anchor that each weight goes in a step, before any scales."""
         return {}
 
     def constants(self) -> Any:
@@ -192,32 +205,26 @@ class Rule:
         return {}
 
 
-def init_slot(kind: Slot, theta: Tensor) -> Tensor:
-    """Return a slot's initial tensor beside weights that are the static parameters."""
-    if kind.fill is None:
-        return theta.clone()
-    shape = theta.shape if kind.width is None else (*theta.shape, kind.width)
-    return theta.new_full(shape, kind.fill)
-
-
-def reset_lanes_(rule: Rule, params: Params, state: RuleState | None, static: Params, lanes_B: Tensor) -> None:
+def reset_lanes_(rule: Rule, params: Params, state: RuleState, static: Params, lanes_B: Tensor) -> None:
     """Take the weights and slots of the lanes ``lanes_B`` (bool) back to where a fresh memory has them, in place."""
-    for tensors, fill in _with_fill(rule, params, state):
-        for name, tensor in tensors.items():
-            mask = expand_lanes(lanes_B, tensor)
-            if fill is None:
-                tensor.copy_(torch.where(mask, static[name], tensor))
-            else:
-                tensor.masked_fill_(mask, fill)
+    for name, tensor, fill in _with_fill(rule, params, state):
+        mask = expand_lanes(lanes_B, tensor)
+        if fill is None:
+            tensor.copy_(torch.where(mask, static[name], tensor))
+        else:
+            tensor.masked_fill_(mask, fill)
 
 
-def reset_lane_(rule: Rule, params: Params, state: RuleState | None, static: Params, lane: int) -> None:
+def reset_lane_(rule: Rule, params: Params, state: RuleState, static: Params, lane: int) -> None:
     """Take one lane back, without touching the others' tensors."""
-    for tensors, fill in _with_fill(rule, params, state):
+    for name, tensor, fill in _with_fill(rule, params, state):
+        tensor[lane].copy_(static[name]) if fill is None else tensor[lane].fill_(fill)
+
+
+def _with_fill(rule: Rule, params: Params, state: RuleState) -> Iterator[tuple[str, Tensor, float | None]]:
+    """Iterate over weights and slots, with what a fresh memory fills each with; None for the static parameters."""
+    for name, tensor in params.items():
+        yield name, tensor, None
+    for slot, tensors in state.slots.items():
         for name, tensor in tensors.items():
-            tensor[lane].copy_(static[name]) if fill is None else tensor[lane].fill_(fill)
-
-
-def _with_fill(rule: Rule, params: Params, state: RuleState | None) -> list[tuple[Params, float | None]]:
-    slots = {} if state is None else state.slots
-    return [(params, None), *((tensors, rule.slots[slot].fill) for slot, tensors in slots.items())]
+            yield name, tensor, rule.slots[slot].fill

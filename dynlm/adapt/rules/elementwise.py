@@ -21,15 +21,28 @@ import torch
 from torch import Tensor
 
 from dynlm.adapt.gates import Gates, GateScales, SegmentStats
-from dynlm.adapt.rules.base import Rule, Slot, StepEvent
-from dynlm.adapt.rules.gradient_step import gradient_step
-from dynlm.adapt.rules.statistics import Statistics
+from dynlm.adapt.rules.base import Rule, Slot, Statistics, StepEvent
 from dynlm.models.protocol import Gradient
 from dynlm.models.scratch import Scratch
 from dynlm.runtime.tree import expand_lanes
 from dynlm.types import Params
 
 _ROUNDING = 1.001  # A bound by products of norms stays one when rounded.
+
+
+def gradient_step(
+    theta: Tensor,
+    gradient: Tensor,
+    lr: Tensor | float,
+    precondition: Tensor | float = 1.0,
+    anchor: Tensor | None = None,
+    beta: Tensor | float = 0.0,
+) -> Tensor:
+    """Return the next weights of a rule or few-shot learner as a new tensor; differentiable."""
+    moved = theta if anchor is None else theta + beta * (anchor - theta)
+    if isinstance(lr, float) and isinstance(precondition, float):
+        return torch.sub(moved, gradient, alpha=lr * precondition)  # one operation, and one of each derivative
+    return moved - lr * precondition * gradient
 
 
 class Rates(NamedTuple):
@@ -73,8 +86,7 @@ class ElementwiseRule(Rule):
     def __post_init__(self) -> None:
         beta: dict[str, Tensor | float] = {}
         for name, rates in self.rates.items():
-            shape = 1.0 if self.decay_shape is None else self.decay_shape[name]
-            decay = shape * rates.decay
+            decay = rates.decay if self.decay_shape is None else self.decay_shape[name] * rates.decay
             beta[name] = decay.clamp(max=1) if isinstance(decay, Tensor) else min(decay, 1.0)
         precondition = dict.fromkeys(beta, 1.0) if self.precondition is None else self.precondition
         derived = {
@@ -88,7 +100,6 @@ class ElementwiseRule(Rule):
 
     @property
     def tensors(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The dynamic tensors that it moves."""
         return tuple(self.rates)
 
     @property
@@ -99,12 +110,10 @@ class ElementwiseRule(Rule):
 
     @property
     def measures_gradient(self) -> bool:  # type: ignore[override]
-        """Whether its gates do."""
         return self.gates is not None and self.gates.measures_gradient
 
     @property
     def level(self) -> int:
-        """1: no weights move; 2: nothing pulls them back; 3: the static parameters do."""
         if not self.learns:
             return 1
         back = any(share and not self.slow_rate.get(name) for name, share in self.boundary_reset.items())
@@ -120,19 +129,12 @@ class ElementwiseRule(Rule):
         return replace(self, rates={name: self.rates[name] for name in kept}, gates=gates)
 
     def standing_still(self) -> ElementwiseRule:
-        """Return the same rule with rates and decays of zero."""
         return replace(self, rates=dict.fromkeys(self.rates, Rates(0.0, 0.0)))
 
     def decays(self) -> Mapping[str, Tensor | float]:
-        """Return each weight's decay."""
         return self.beta
 
-    def boundary_resets(self) -> Mapping[str, Tensor | float]:
-        """Return each tensor's share."""
-        return self.boundary_reset
-
     def describe(self) -> dict[str, dict[str, float]]:
-        """Return learning rate and decay of each tensor."""
         return {name: {k: float(v) for k, v in rates._asdict().items()} for name, rates in self.rates.items()}
 
     def slow_share(self, name: str) -> float | Tensor:
@@ -145,11 +147,9 @@ class ElementwiseRule(Rule):
         return decayed + self.slow_share(name) * (theta - anchor)
 
     def init_lanes(self, lanes: int, like: Tensor) -> SegmentStats | None:
-        """Return what the gates look at, where there are gates."""
         return None if self.gates is None else SegmentStats.initial(lanes, like)
 
     def start_articles(self, lanes: Any, starts_B: Tensor, fresh: bool, like: Tensor) -> Any:
-        """Restart the counts of segments; the running mean of losses too where weights start afresh."""
         return lanes if lanes is None else lanes.start_articles(starts_B, fresh)
 
     def carry_over_(self, name: str, theta: Tensor, slots: Params, theta_0: Tensor) -> None:
@@ -163,17 +163,14 @@ class ElementwiseRule(Rule):
             slots["velocity"].zero_()
 
     def start_segment(self, lanes: Any, headings_B: Tensor) -> Any:
-        """Restart the count of segments since a heading."""
         return lanes if lanes is None else lanes.complete_headings(headings_B)
 
     def end_segment(self, lanes: Any, nats_B: Tensor) -> Any:
-        """Count the segment, and take its loss into the running mean."""
         return lanes if lanes is None else lanes.end_segment(nats_B)
 
     def segment_scales(
         self, lanes: Any, nats_B: Tensor, first: Gradient, params: Params, static: Params, scratch: Scratch
     ) -> GateScales | None:
-        """Return the gates' multipliers of learning rates and decays."""
         if self.gates is None:
             return None
         return self.gates.scales(self.gates.features_of(lanes, nats_B, first.tensor, params, static, scratch))

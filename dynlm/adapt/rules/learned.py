@@ -24,29 +24,38 @@ import torch
 from torch import Tensor
 
 from dynlm.adapt.gates import Gates, norm
+from dynlm.adapt.rules.base import Statistics
 from dynlm.adapt.rules.elementwise import ElementwiseRule, Rates
-from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule
-from dynlm.adapt.rules.statistics import Statistics
 from dynlm.types import Params
 
 SHARES = ("boundary_reset", "slow_rate", "slow_decay")
 
 
 @dataclass(frozen=True)
-class LearnedRule:
-    """The learned rule g: which parts phi has, and the tuned rms rule that it starts from.
-
-    ``level`` 2 has no decay: theta_0 is the start, and a boundary reset goes to the slow weights. ``sharing``: tensor,
-    row or weight. ``features``: names of ``options.FEATURES``. ``slow``: the slow rates are learned, from
-    ``slow_rate``, and so are the slow decays. ``static`` holds theta_0's dynamic tensors, ``measured`` names the
-    one whose gradient the gates measure.
-    """
+class TunedStart:
+    """The tuned rms rule, which learned rules start from; ``static`` holds theta_0's dynamic tensors."""
 
     statistics: Statistics
     static: Params
     lr: float
     decay: float
     epsilon: float
+
+    @property
+    def names(self) -> list[str]:
+        """The dynamic tensors: row k of phi's tables is the k-th."""
+        return list(self.statistics.rms)
+
+
+@dataclass(frozen=True)
+class LearnedRule(TunedStart):
+    """The learned rule g: which parts phi has.
+
+    ``level`` 2 has no decay: theta_0 is the start, and a boundary reset goes to the slow weights. ``sharing``: tensor,
+    row or weight. ``features``: names of ``options.FEATURES``. ``slow``: the slow rates are learned, from
+    ``slow_rate``, and so are the slow decays. ``measured`` names the tensor whose gradient the gates measure.
+    """
+
     level: int = 3
     sharing: str = "tensor"
     importance: bool = False
@@ -57,31 +66,26 @@ class LearnedRule:
     slow: bool = False
     measured: str = ""
 
-    @property
-    def names(self) -> list[str]:
-        """The dynamic tensors: row k of phi's tables is the k-th."""
-        return list(self.statistics.rms)
-
     def initial(self) -> Params:
         """Return a phi of zero: the tuned rms rule (at level 2 without its decay)."""
         some = next(iter(self.statistics.rms.values()))
-        count, kinds = len(self.names), ("lr", "decay") if self.level == 3 else ("lr",)
-        phi = {kind: torch.zeros(count) for kind in kinds}
+        zeros_K, kinds = some.new_zeros(len(self.names), dtype=torch.float64), ("lr", "decay")[: self.level - 1]
+        phi = dict.fromkeys(kinds, zeros_K)
         for kind in kinds:
             if self.importance:
-                phi[f"{kind}.importance"] = torch.zeros(count)
+                phi[f"{kind}.importance"] = zeros_K
             if self.features:
-                phi[f"{kind}.gates"] = torch.zeros(count, len(self.features))
+                phi[f"{kind}.gates"] = zeros_K.new_zeros(len(zeros_K), len(self.features))
             if self.sharing != "tensor":
                 for name, tensor in self.statistics.rms.items():
-                    phi[f"{kind}.each/{name}"] = torch.zeros(each_shape(tensor, self.sharing))
+                    phi[f"{kind}.each/{name}"] = zeros_K.new_zeros(each_shape(tensor, self.sharing))
         if self.boundary_reset:
-            phi["boundary_reset"] = torch.zeros(count)
+            phi["boundary_reset"] = zeros_K
         if self.slow:
-            phi["slow_rate"] = torch.full((count,), self.slow_rate, dtype=torch.float64)
+            phi["slow_rate"] = zeros_K + self.slow_rate
             if self.level == 3:
-                phi["slow_decay"] = torch.zeros(count)
-        return {key: tensor.to(some.device, torch.float64) for key, tensor in phi.items()}
+                phi["slow_decay"] = zeros_K
+        return {key: tensor.clone() for key, tensor in phi.items()}
 
     def importance_of(self, name: str) -> Tensor:
         """Return z: log(R + epsilon) of each weight of a tensor, minus its mean."""
@@ -104,8 +108,7 @@ class LearnedRule:
         if self.slow_rate and not self.slow:
             shares["slow_rate"] = dict.fromkeys(self.names, self.slow_rate)
         for number, name in enumerate(self.names):
-            made = [self.lr * phi["lr"][number].exp()]
-            made.append(self.decay_of(phi, number))
+            made = self.lr * phi["lr"][number].exp(), self.decay_of(phi, number)
             rates[name] = Rates(*(made if learned else map(float, made)))
             for kind, table in (("lr", scale), ("decay", shape)):
                 logs: Tensor | float = 0.0
@@ -128,24 +131,25 @@ class LearnedRule:
             gradient_scale = 1 / (self.statistics.rms[self.measured or self.names[0]] + self.epsilon)
             size = float(norm(self.static[name] for name in self.names))
             gates = Gates(self.features, lr_KJ, decay_KJ, gradient_scale, size, self.level == 3)
-        return ElementwiseRule(
-            label,
-            rates,
-            scale,
-            shape,
-            gates,
-            shares["boundary_reset"],
-            shares["slow_rate"],
-            limits,
-            shares["slow_decay"],
-            self.momentum,
-        )
+        return ElementwiseRule(label, rates, scale, shape, gates, slow_limits=limits, momentum=self.momentum, **shares)
 
     def decay_of(self, phi: Params, number: int) -> Tensor:
         """Return the decay of tensor ``number``; a tuned decay of 0 stays 0 whatever phi is."""
         if self.level == 2:
             return torch.zeros((), dtype=torch.float64)
         return self.decay * phi["decay"][number].exp()
+
+    def readable(self, phi: Params) -> Mapping[str, object]:
+        """Return phi's small parts by tensor, for JSON and tables."""
+        by_tensor: dict[str, dict[str, object]] = {name: {} for name in self.names}
+        for key, tensor in phi.items():
+            if "/" not in key:
+                for name, row in zip(self.names, tensor.tolist(), strict=True):
+                    by_tensor[name][key] = dict(zip(self.features, row, strict=True)) if key.endswith("gates") else row
+        for number, entries in enumerate(by_tensor.values()):
+            entries["alpha"] = self.lr * math.exp(float(phi["lr"][number]))
+            entries["lambda"] = float(self.decay_of(phi, number))
+        return by_tensor
 
 
 def each_shape(tensor: Tensor, sharing: str) -> tuple[int, ...]:
@@ -157,19 +161,3 @@ def clamp_(phi: Params, bound: float) -> None:
     """Keep log-rates and gates within ``bound`` nats of the start, and shares from 0 to 1, in place."""
     for key, tensor in phi.items():
         tensor.clamp_(0 if key in SHARES else -bound, 1 if key in SHARES else bound)
-
-
-def readable(phi: Params, meta: LearnedRule | LearnedLSTMRule) -> Mapping[str, object]:
-    """Return phi's small parts by tensor, for JSON and tables; of the LSTM meta-learner its initial rates."""
-    if isinstance(meta, LearnedLSTMRule):
-        return {name: {"alpha": meta.lr, "lambda": meta.decay} for name in meta.names}
-    by_tensor: dict[str, dict[str, object]] = {name: {} for name in meta.names}
-    for key, tensor in phi.items():
-        if "/" in key:
-            continue
-        for name, row in zip(meta.names, tensor.tolist(), strict=True):
-            by_tensor[name][key] = dict(zip(meta.features, row, strict=True)) if key.endswith("gates") else row
-    for number, name in enumerate(meta.names):
-        by_tensor[name]["alpha"] = meta.lr * math.exp(float(phi["lr"][number]))
-        by_tensor[name]["lambda"] = float(meta.decay_of(phi, number))
-    return by_tensor

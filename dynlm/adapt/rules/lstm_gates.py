@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dynlm.adapt.rules.gradient_step import gradient_step
+from dynlm.adapt.rules.elementwise import gradient_step
 from dynlm.models.lstm.model import fused_layer
 from dynlm.types import Params
 
@@ -37,7 +37,7 @@ class GateState(NamedTuple):
 
 
 def log_and_sign(values: Tensor, p: float = _SHARPNESS) -> Tensor:
-    """Numbers of any size as two of moderate size (Andrychowicz et al. 2016, appendix A): (..., 2).
+    """Return numbers of any size as two of moderate size (Andrychowicz et al. 2016, appendix A): (..., 2).
 
     (log|v| / p, sign v) where |v| >= e^-p, else (-1, e^p v).
     """
@@ -49,7 +49,7 @@ def log_and_sign(values: Tensor, p: float = _SHARPNESS) -> Tensor:
 
 
 def initial_gates(hidden: int, rate: float, generator: torch.Generator) -> Params:
-    """Fresh parameters; i starts about ``rate`` and f close to 1, so that the rule starts close to gradient descent."""
+    """Return initial parameters: i starts about ``rate`` and f close to 1, close to gradient descent."""
 
     def uniform(*shape: int) -> Tensor:
         return (2 * torch.rand(shape, generator=generator) - 1) * 0.01
@@ -68,7 +68,7 @@ def initial_gates(hidden: int, rate: float, generator: torch.Generator) -> Param
 
 
 def fresh_state(gates: Params, coordinates: int) -> GateState:
-    """Before the first step: nothing seen, i of 0 and f of 1."""
+    """Return the state before the first step: nothing seen, i of 0 and f of 1."""
     like = gates["gates.bias"]
     zeros_NH = like.new_zeros(coordinates, len(like) // 4)
     return GateState(zeros_NH, zeros_NH, like.new_zeros(coordinates), like.new_ones(coordinates))
@@ -77,7 +77,7 @@ def fresh_state(gates: Params, coordinates: int) -> GateState:
 def gates_read(
     gates: Params, state: GateState, features_N4: Tensor, theta_N: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What the gates i and f read before their sigmoid (N,), and the LSTM's next h and c."""
+    """Return what the gates i and f read before their sigmoid (N,), and the LSTM's next h and c."""
     weights = (gates["gates.input"], gates["gates.recurrent"], gates["gates.bias"])
     _, (h_NH, c_NH) = fused_layer(features_N4[None], (state.h, state.c), *weights)
 
@@ -91,7 +91,7 @@ def gates_read(
 def gated_step(
     gates: Params, state: GateState, theta_N: Tensor, gradient_N: Tensor, loss_N: Tensor
 ) -> tuple[Tensor, GateState]:
-    """(the next weights, the next state). ``gradient_N`` and ``loss_N`` are constants to the gates."""
+    """Return (the next weights, the next state). ``gradient_N`` and ``loss_N`` are constants to the gates."""
     features_N4 = torch.cat([log_and_sign(gradient_N.detach()), log_and_sign(loss_N.detach())], -1)
     read_i_N, read_f_N, h_NH, c_NH = gates_read(gates, state, features_N4, theta_N)
     i_N, f_N = torch.sigmoid(read_i_N), torch.sigmoid(read_f_N)

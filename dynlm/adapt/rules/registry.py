@@ -14,8 +14,7 @@ from dynlm.runtime.registry import Registry
 
 if TYPE_CHECKING:
     from dynlm.adapt.options import MemoryOptions
-    from dynlm.adapt.rules.base import Rule
-    from dynlm.adapt.rules.statistics import Statistics
+    from dynlm.adapt.rules.base import Rule, Statistics
 
 Builder = Callable[[tuple[str, ...], Mapping[str, Any], "Statistics | None"], "Rule"]
 _Builder = TypeVar("_Builder", bound=Builder)
@@ -48,9 +47,10 @@ class RuleKind:
 
     def constants(self, options: MemoryOptions) -> dict[str, Any]:
         """Return the rule's own options: those to be searched for, None where they are not given, and the others."""
-        from dynlm.adapt.options import MemoryOptions
+        from dynlm.adapt.options import MemoryOptions, StepOptions
 
-        shared = {item.name for item in fields(MemoryOptions)} - self.searched.keys()
+        base = StepOptions if issubclass(self.options, StepOptions) else MemoryOptions
+        shared = {item.name for item in fields(base)} - self.searched.keys()
         return {item.name: getattr(options, item.name) for item in fields(self.options) if item.name not in shared}
 
 

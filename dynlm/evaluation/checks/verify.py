@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dynlm.adapt.constants import EARLIER_CONSTANTS, constants_of
-from dynlm.adapt.dynamic_model import DynamicModel
+from dynlm.adapt.dynamic_model import EARLIER_CONSTANTS, DynamicModel, constants_of
 from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.options import MemoryOptions
 from dynlm.data.article_range import article_range

@@ -9,7 +9,7 @@ from dynlm.models.registry import EngineSettings, native_kernels, register_model
 def lstm_engine(model: LSTMLanguageModel, settings: EngineSettings) -> LSTMEngine:
     """Return the LSTM's own engine."""
     native = native_kernels() if settings.native else None
-    return LSTMEngine(model, settings.precision, native, settings.captures)
+    return LSTMEngine(model, native, settings.captures, precision=settings.precision)
 
 
 register_model("lstm", LSTMOptions, lstm_engine)(LSTMLanguageModel)

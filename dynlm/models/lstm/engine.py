@@ -14,17 +14,16 @@ that an update rule writes over the weights while their gradient is in the proce
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from dynlm.models.capture import capture
+from dynlm.models.autograd_engine import AutogradEngine
 from dynlm.models.lstm.layers import LayerTape, affine, product, read_layer, through_time
 from dynlm.models.lstm.model import LSTMLanguageModel, LSTMState
-from dynlm.models.native import NativeKernels
 from dynlm.models.protocol import Gradient, NextTokenDistribution, Scored
 from dynlm.models.scratch import Scratch
 from dynlm.types import Params
@@ -32,7 +31,6 @@ from dynlm.types import Params
 # For each core in use: a part of a gradient of this size stays in cache until the update. Fewer, larger parts start
 # fewer kernels.
 _PART_BYTES = 1 << 23
-_LOGITS_BYTES_AT_ONCE = 1 << 28
 
 
 class _Tape(NamedTuple):
@@ -46,24 +44,19 @@ class _Tape(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LSTMEngine:
-    """Score and differentiate an LSTM by hand-written passes over reused buffers.
+class LSTMEngine(AutogradEngine):
+    """Score and differentiate an LSTM by hand-written passes over reused buffers, in place of autograd.
 
-    ``precision``: dtype of the matrix products' operands, the weights' own where None. ``native``: compiled kernels,
-    for a CPU. ``captures``: record the kernels of a segment as a CUDA graph, on a GPU.
+    ``precision``: dtype of the matrix products' operands, the weights' own where None.
     """
 
     model: LSTMLanguageModel
     precision: torch.dtype | None = None
-    native: NativeKernels | None = None
-    captures: bool = False
-    scratch: Scratch = field(default_factory=Scratch, repr=False, compare=False)
 
     @torch.no_grad()
     def score(
         self, params: Params, lane_params: Params, inputs_BT: Tensor, targets_BT: Tensor, state: LSTMState
     ) -> Scored:
-        """See ``Engine.score``."""
         model, scratch = self.model, self.scratch
         lanes, length = inputs_BT.shape
         weights = {
@@ -81,7 +74,7 @@ class LSTMEngine:
         torch.index_select(embedding.view(-1, width), 0, rows_N, out=x_BTE.view(-1, width))
         layers, after = [], []
         for index in range(model.options.layers):
-            tape = read_layer(x_BTE, state[index], weights, index, like, scratch, self.native)
+            tape = read_layer(x_BTE, state[index], weights, index, scratch, self.native)
             layers.append(tape)
             after.append((tape.outputs_BSH[:, -1].clone(), tape.cells_BSH[:, -1].clone()))
             x_BTE = tape.outputs_BTH
@@ -99,7 +92,6 @@ class LSTMEngine:
     def gradients(
         self, scored: Scored, share_BT: Tensor, names: Collection[str], whole_first: bool = False
     ) -> Iterator[Gradient]:
-        """See ``Engine.gradients``."""
         model, scratch, native = self.model, self.scratch, self.native
         tape: _Tape = scored.tape
         weights, layers, features_BTH = tape.weights, tape.layers, scored.features_BTH
@@ -121,11 +113,8 @@ class LSTMEngine:
                 d_part_BRH = _outer(d_logits_BTV[..., part], features_BTH, output.dtype, scratch)
                 yield Gradient("output.weight", d_part_BRH, part, norm_factors=(of_output,))
         for index in reversed(range(model.options.layers)):
-            layer, recurrent, inward = (
-                layers[index],
-                weights[f"lstm.{index}.recurrent"],
-                weights[f"lstm.{index}.input"],
-            )
+            layer = layers[index]
+            recurrent, inward = (weights[f"lstm.{index}.{kind}"] for kind in ("recurrent", "input"))
             d_gates_BT4H = through_time(layer, d_x, recurrent, scratch, native)
             if (name := f"lstm.{index}.recurrent") in names:
                 before_BTH = layer.outputs_BSH[:, :-1]
@@ -156,15 +145,9 @@ class LSTMEngine:
         d_embedding_BVE.view(-1, shape[-1]).index_fill_(0, rows_N, 0)
 
     def lanes_at_once(self, length: int, learns: bool, like: Tensor) -> int:
-        """See ``Engine.lanes_at_once``: as many as there are cores where lanes have weights of their own."""
-        by_logits = _LOGITS_BYTES_AT_ONCE // (length * self.model.vocab_size * like.element_size())
-        if learns and like.device.type == "cpu":
-            by_logits = min(by_logits, torch.get_num_threads())
-        return max(1, by_logits)
-
-    def capture(self, step: Callable[[Any], Any], inputs: Any, modified: Any) -> Callable[[Any], Any] | None:
-        """See ``Engine.capture``: a CUDA graph where ``captures`` is set."""
-        return capture(step, inputs, modified) if self.captures else None
+        """See ``Engine.lanes_at_once``: as many as there are cores where lanes have weights of their own, on a CPU."""
+        by_logits = super().lanes_at_once(length, learns, like)
+        return min(by_logits, torch.get_num_threads()) if learns and like.device.type == "cpu" else by_logits
 
 
 class _ByRow:
@@ -172,16 +155,16 @@ class _ByRow:
 
     def __init__(self, rows_BT: Tensor, d_x_BTE: Tensor, rows_of_a_part: int, vocabulary: int):
         self.rows_BT, self.d_x_BTE, self.rows_of_a_part = rows_BT, d_x_BTE, rows_of_a_part
-        self.in_one_part = rows_of_a_part >= vocabulary
-        if not self.in_one_part:
+        self.ends: list[list[int]] | None = None
+        """Of each lane and part, where its tokens begin; None where there is one part."""
+        if rows_of_a_part < vocabulary:
             self.rows_BT, order_BT = rows_BT.sort(1)
             self.d_x_BTE = d_x_BTE.gather(1, order_BT[..., None].expand_as(d_x_BTE))
             edges = torch.arange(0, vocabulary + rows_of_a_part, rows_of_a_part, device=rows_BT.device)
-            ends = torch.searchsorted(self.rows_BT, edges.expand(len(rows_BT), -1).contiguous())
-            self.ends = ends.tolist()
+            self.ends = torch.searchsorted(self.rows_BT, edges.expand(len(rows_BT), -1).contiguous()).tolist()
 
     def add_to(self, part_BRE: Tensor, index: int) -> None:
-        if self.in_one_part:
+        if self.ends is None:
             rows_N = _stacked_rows(self.rows_BT, part_BRE.shape[1])
             part_BRE.view(-1, part_BRE.shape[-1]).index_add_(0, rows_N, self.d_x_BTE.view(-1, part_BRE.shape[-1]))
             return
@@ -209,9 +192,8 @@ def _rows_of_a_part(lanes: int, features_BTH: Tensor) -> int:
     return max(1, cores * _PART_BYTES // (lanes * features_BTH.shape[-1] * features_BTH.element_size()))
 
 
-def _parts(rows: int, of_a_part: int) -> Iterator[slice]:
-    for begin in range(0, rows, of_a_part):
-        yield slice(begin, min(begin + of_a_part, rows))
+def _parts(rows: int, of_a_part: int) -> list[slice]:
+    return [slice(begin, min(begin + of_a_part, rows)) for begin in range(0, rows, of_a_part)]
 
 
 def _stacked_rows(rows_BT: Tensor, height: int) -> Tensor:

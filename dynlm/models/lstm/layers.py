@@ -39,24 +39,25 @@ def read_layer(
     state: tuple[Tensor, Tensor],
     weights: Params,
     index: int,
-    like: Tensor,
     scratch: Scratch,
     native: NativeKernels | None,
 ) -> LayerTape:
-    """One LSTM layer, step by step; the gates are in torch's order: input, forget, cell, output."""
-    lanes, length, _ = x_BTE.shape
-    recurrent = weights[f"lstm.{index}.recurrent"]
-    width = recurrent.shape[-1]
-    before_BT4H = scratch.take("gates before", (lanes, length, 4 * width), like)
-    gates_BT4H = scratch.take(f"gates.{index}", (lanes, length, 4 * width), like)
-    cells_BSH = scratch.take(f"cells.{index}", (lanes, 1 + length, width), like)
-    tanh_cells_BTH = scratch.take(f"tanh_cells.{index}", (lanes, length, width), like)
-    outputs_BSH = scratch.take(f"outputs.{index}", (lanes, 1 + length, width), like)
+    """Run LSTM layer ``index``, step by step; the gates are in torch's order: input, forget, cell, output."""
+    w_input, recurrent, bias = (weights[f"lstm.{index}.{kind}"] for kind in ("input", "recurrent", "bias"))
+    (lanes, length, _), width = x_BTE.shape, recurrent.shape[-1]
+
+    def take(name: str, steps: int, width: int) -> Tensor:
+        # Like the bias: that is not rounded, and other weights may be.
+        return scratch.take(name, (lanes, steps, width), bias)
+
+    before_BT4H, gates_BT4H = take("gates before", length, 4 * width), take(f"gates.{index}", length, 4 * width)
+    cells_BSH, outputs_BSH = (take(f"{name}.{index}", 1 + length, width) for name in ("cells", "outputs"))
+    tanh_cells_BTH = take(f"tanh_cells.{index}", length, width)
     outputs_BSH[:, 0], cells_BSH[:, 0] = state
-    affine(x_BTE, weights[f"lstm.{index}.input"], weights[f"lstm.{index}.bias"], before_BT4H)
+    affine(x_BTE, w_input, bias, before_BT4H)
     steps_product = _StepProduct(recurrent.transpose(-1, -2), lanes)
     if native is not None and steps_product.one_by_one:
-        native.lstm_forward(before_BT4H, recurrent, gates_BT4H, cells_BSH, tanh_cells_BTH, outputs_BSH)
+        native.lstm_forward(before_BT4H, recurrent, (gates_BT4H, cells_BSH, tanh_cells_BTH, outputs_BSH))
         return LayerTape(x_BTE, gates_BT4H, cells_BSH, tanh_cells_BTH, outputs_BSH)
 
     def steps() -> list[tuple[Tensor, ...]]:
@@ -66,29 +67,16 @@ def read_layer(
         operands = (steps_product.sums(before_BT4H), steps_product.factors(outputs_BSH[:, :-1]))
         return list(zip(*operands, *(tensor.unbind(1) for tensor in (*parts, *cells)), strict=True))
 
-    for (
-        summed,
-        factor,
-        before_B4H,
-        before_g_BH,
-        gates_B4H,
-        i_BH,
-        f_BH,
-        g_BH,
-        o_BH,
-        c_BH,
-        next_c_BH,
-        tanh_c_BH,
-        h_BH,
-    ) in scratch.once(("steps", index, lanes, length, steps_product.key), steps):
+    key = ("steps", index, lanes, length, steps_product.key)
+    for summed, factor, before, before_g, gates, i, f, g, o, c, next_c, tanh_c, h in scratch.once(key, steps):
         steps_product.add(summed, factor)
         # The cell's part is done twice, which takes less time than one more call.
-        torch.sigmoid(before_B4H, out=gates_B4H)
-        torch.tanh(before_g_BH, out=g_BH)
-        torch.mul(f_BH, c_BH, out=next_c_BH)
-        next_c_BH.addcmul_(i_BH, g_BH)
-        torch.tanh(next_c_BH, out=tanh_c_BH)
-        torch.mul(o_BH, tanh_c_BH, out=h_BH)
+        torch.sigmoid(before, out=gates)
+        torch.tanh(before_g, out=g)
+        torch.mul(f, c, out=next_c)
+        next_c.addcmul_(i, g)
+        torch.tanh(next_c, out=tanh_c)
+        torch.mul(o, tanh_c, out=h)
     return LayerTape(x_BTE, gates_BT4H, cells_BSH, tanh_cells_BTH, outputs_BSH)
 
 
@@ -107,8 +95,8 @@ def through_time(
     d_c_B1H = scratch.take("d_cell", (lanes, 1, width), gates)
     steps_product = _StepProduct(recurrent, lanes)
     if native is not None and steps_product.one_by_one:
-        rest = (tape.gates_BT4H, tape.cells_BSH, tape.tanh_cells_BTH, d_gates_BT4H, d_c_B1H[:, 0])
-        native.lstm_backward(d_outputs_BTH, recurrent, *rest)
+        saved = (tape.gates_BT4H, tape.cells_BSH, tape.tanh_cells_BTH)
+        native.lstm_backward(d_outputs_BTH, recurrent, saved, d_gates_BT4H, d_c_B1H[:, 0])
         return d_gates_BT4H
     torch.sub(1, gates, out=d_gates).mul_(gates)
     d_gates[:, :, 0].mul_(g)
@@ -121,15 +109,13 @@ def through_time(
     d_c_BH = d_c_B1H.zero_()[:, 0]
 
     def steps() -> list[tuple[Tensor, ...]]:
-        """From the last step to the first."""
         of_each = (d_outputs_BTH, d_gates[:, :, :3], d_gates[:, :, 3], to_cell_BTH, forget_BTH)
         operands = (steps_product.sums(d_outputs_BTH), steps_product.factors(d_gates_BT4H))
         return list(zip(*operands, *(tensor.unbind(1) for tensor in of_each), strict=True))[::-1]
 
     later: Tensor | None = None
-    for summed, factor, d_h_BH, ifg_B3H, o_BH, to_cell_BH, f_BH in scratch.once(
-        ("steps back", d_outputs_BTH.data_ptr(), lanes, length, width, steps_product.key), steps
-    ):
+    key = ("steps back", d_outputs_BTH.data_ptr(), lanes, length, width, steps_product.key)
+    for summed, factor, d_h_BH, ifg_B3H, o_BH, to_cell_BH, f_BH in scratch.once(key, steps):  # from the last step on
         if later is not None:
             steps_product.add(summed, later)
         d_c_BH.addcmul_(d_h_BH, to_cell_BH)

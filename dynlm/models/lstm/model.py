@@ -71,7 +71,6 @@ class LSTMLanguageModel(SequenceModel):
 
     @property
     def feature_size(self) -> int:
-        """Width of the last layer."""
         return self.widths()[-1][1]
 
     @property
@@ -80,7 +79,6 @@ class LSTMLanguageModel(SequenceModel):
         return self.layer is naive_layer
 
     def twice_differentiable(self) -> LSTMLanguageModel:
-        """Return the same model with a layer that has second derivatives."""
         return dataclasses.replace(self, layer=naive_layer)
 
     def regularised(self, regularisers: Regularisers) -> LSTMLanguageModel:
@@ -95,7 +93,6 @@ class LSTMLanguageModel(SequenceModel):
         return list(itertools.pairwise(widths))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return name and shape of every parameter, in a fixed order."""
         shapes: dict[str, tuple[int, ...]] = {"embedding": (self.vocab_size, self.options.embedding)}
         for index, (wide_in, wide_out) in enumerate(self.widths()):
             shapes[f"lstm.{index}.input"] = (4 * wide_out, wide_in)
@@ -110,30 +107,22 @@ class LSTMLanguageModel(SequenceModel):
         """Return initial parameters: uniform as in torch's LSTM, a small normal embedding, forget biases of 1."""
         params: Params = {}
         for name, shape in self.shapes().items():
+            width = shape[0] // 4
             if name == "embedding":
-                tensor = torch.randn(shape, generator=generator, dtype=dtype) * 0.05
-            elif name == "output.bias":
-                tensor = torch.zeros(shape, dtype=dtype)
+                params[name] = torch.randn(shape, generator=generator, dtype=dtype) * 0.05
             elif name.endswith(".bias"):
-                width = shape[0] // 4
-                tensor = torch.zeros(shape, dtype=dtype)
-                tensor[width : 2 * width] = 1.0
+                params[name] = torch.zeros(shape, dtype=dtype)
+                if name != "output.bias":
+                    params[name][width : 2 * width] = 1.0
             else:
-                width = shape[1] if name == "output.weight" else shape[0] // 4
-                bound = 1 / math.sqrt(width)
-                tensor = (torch.rand(shape, generator=generator, dtype=dtype) * 2 - 1) * bound
-            params[name] = tensor
+                bound = 1 / math.sqrt(shape[1] if name == "output.weight" else width)
+                params[name] = (torch.rand(shape, generator=generator, dtype=dtype) * 2 - 1) * bound
         return params
 
     def init_state(self, lanes: int, like: Tensor) -> LSTMState:
-        """Return zeros."""
         return tuple((like.new_zeros(lanes, wide), like.new_zeros(lanes, wide)) for _, wide in self.widths())
 
     def output_tensor(self, names: Collection[str]) -> str:
-        """Return the one of ``names`` whose gradient the backward pass gives first.
-
-        Raises ValueError for no names.
-        """
         return min(names, key=_distance_from_loss)
 
     def output_weight(self, params: Params) -> Tensor:
@@ -154,9 +143,8 @@ class LSTMLanguageModel(SequenceModel):
                 recurrent = regularisers.weight_drop(recurrent)
                 if index:
                     x = regularisers.variational(x, regularisers.config.between)
-            x, layer_state = self.layer(
-                x, state[index], params[f"lstm.{index}.input"], recurrent, params[f"lstm.{index}.bias"]
-            )
+            w_input, bias = params[f"lstm.{index}.input"], params[f"lstm.{index}.bias"]
+            x, layer_state = self.layer(x, state[index], w_input, recurrent, bias)
             after.append(layer_state)
         if regularisers is None:
             return x, tuple(after), x.new_zeros(())
@@ -164,7 +152,6 @@ class LSTMLanguageModel(SequenceModel):
         return dropped, tuple(after), regularisers.penalty(dropped, x)
 
     def forward(self, params: Params, state: LSTMState, inputs_BT: Tensor) -> Output:
-        """Return logits, features and the next state."""
         features_TBH, state, _ = self.features(params, state, inputs_BT)
         logits_TBV = F.linear(features_TBH, self.output_weight(params), params["output.bias"])
         return Output(logits_TBV.transpose(0, 1), features_TBH.transpose(0, 1), state)
@@ -184,13 +171,8 @@ class LSTMLanguageModel(SequenceModel):
         where None.
         """
         features_TBH, state, penalty = self.features(params, state, inputs_BT)
-        total, nats_N = weighted_nats(
-            features_TBH.flatten(0, 1),
-            self.output_weight(params),
-            params["output.bias"],
-            targets_BT.T.reshape(-1),
-            weights_BT.T.reshape(-1),
-        )
+        weight, targets_N, weights_N = self.output_weight(params), targets_BT.T.reshape(-1), weights_BT.T.reshape(-1)
+        total, nats_N = weighted_nats(features_TBH.flatten(0, 1), weight, params["output.bias"], targets_N, weights_N)
         if self.regularisers is not None:
             total = total + penalty * (weights_BT.sum() if penalty_tokens is None else penalty_tokens)
         return total, nats_N.view(targets_BT.shape[1], -1).T, state

@@ -29,7 +29,7 @@ class Regularisers:
         """Drop the same features at every step (Gal & Ghahramani 2016)."""
         if not probability:
             return x_TBH
-        _, lanes, width = x_TBH.shape
+        lanes, width = x_TBH.shape[1:]
         mask_1BH = self._mask((1, lanes * self.world, width), probability, x_TBH)
         return x_TBH * mask_1BH[:, self.rank :: self.world]
 

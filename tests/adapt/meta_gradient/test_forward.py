@@ -9,9 +9,9 @@ from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import iter_segments, read_segment
 from dynlm.adapt.meta_gradient.forward import Sensitivities
 from dynlm.adapt.options import FEATURES
+from dynlm.adapt.rules.base import Statistics
 from dynlm.adapt.rules.elementwise import uniform_rule
 from dynlm.adapt.rules.learned import SHARES, LearnedRule
-from dynlm.adapt.rules.statistics import Statistics
 from dynlm.data.stream import Stream, read_in_order
 from dynlm.models.autograd_engine import AutogradEngine
 from dynlm.models.lstm.engine import LSTMEngine

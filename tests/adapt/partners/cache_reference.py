@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dynlm.adapt.partners.cache import GAIN_DECAY, LARGEST_GAIN, SMALLEST_P, Cache, CacheInput, CacheState
-from dynlm.adapt.partners.cache_gate import Gate
+from dynlm.adapt.partners.cache_gate import Gate, log_shares
 from dynlm.runtime.tree import clone
 
 
@@ -46,7 +46,7 @@ def naive_read(cache: Cache, state: CacheState, segment: CacheInput) -> tuple[Te
                     *_of_cache(by_token, max(pairs)[1]),
                     *state.gain_BF[lane].tolist(),
                 ]
-                shares = cache.gate.log_shares(nats_BT.new_tensor(features)).exp().tolist()
+                shares = log_shares(cache.gate.params, nats_BT.new_tensor(features)).exp().tolist()
             else:
                 shares = [1 - cache.gate, cache.gate]
             mixed_BT[lane, token] = -math.log(sum(share * each for share, each in zip(shares, p, strict=True)))

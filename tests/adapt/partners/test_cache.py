@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynlm.adapt.partners.cache import Cache, CacheInput
-from dynlm.adapt.partners.cache_gate import Gate, gate_feature_names, initial_gate
+from dynlm.adapt.partners.cache_gate import Gate, gate_feature_names, initial_gate, log_shares
 from dynlm.models.protocol import NextTokenDistribution
 from dynlm.runtime.tree import clone, map_tensors, select_lanes
 from tests.adapt.partners.cache_reference import naive_read
@@ -164,9 +164,8 @@ def test_a_share_of_zero_is_the_model_and_a_repeated_text_gains():
 def test_a_fresh_gate_has_the_given_shares():
     features = torch.randn(40, 5 + 4 * 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     made = Gate(initial_gate([0.7, 0.1, 0.2], features, 8, torch.Generator().manual_seed(0)))
-    torch.testing.assert_close(
-        made.log_shares(features).exp(), torch.tensor([0.7, 0.1, 0.2]).double().expand(40, 3), rtol=1e-6, atol=1e-6
-    )
+    expected = torch.tensor([0.7, 0.1, 0.2]).double().expand(40, 3)
+    torch.testing.assert_close(log_shares(made.params, features).exp(), expected, rtol=1e-6, atol=1e-6)
     assert dataclasses.replace(cache_of("learned"), gate=made).to("meta").gate.params["center"].is_meta
 
 

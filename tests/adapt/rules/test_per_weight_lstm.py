@@ -80,7 +80,7 @@ def test_steps_in_place_equal_the_step_of_whole_tensors(has_own_anchor: bool, mo
             own_anchor = anchor[name][lane] if has_own_anchor else anchor[name]
             weights = tuple(each.reshape(-1) for each in (theta[name][lane], u[name][lane], own_anchor))
             constants = rule.weight_constants(name)
-            expected.append(per_weight_step(rule.gates, lane_state(before, lane), weights, constants, nats_B[lane]))
+            expected.append(per_weight_step(rule.lstm, lane_state(before, lane), weights, constants, nats_B[lane]))
         rows = theta[name].shape[1]
         for part in (slice(0, rows // 2), slice(rows // 2, rows)):
             slots = {slot: tensors[name][:, part] for slot, tensors in state.slots.items()}

@@ -76,7 +76,7 @@ def test_any_number_of_threads_splits_the_recurrent_product(threads: int) -> Non
 @pytest.mark.parametrize("options", SHAPES)
 def test_bfloat16_rounds_products_and_keeps_float32_results(options: LSTMOptions, lanes: int) -> None:
     case = Case(options, lanes, torch.float32)
-    nats_BT, state, gradients = case.run(LSTMEngine(case.model, torch.bfloat16), case.names)
+    nats_BT, state, gradients = case.run(LSTMEngine(case.model, precision=torch.bfloat16), case.names)
     assert {tensor.dtype for tensor in (nats_BT, *gradients.values(), *state[0])} == {torch.float32}
     expected = case.by_autograd(case.names)
     torch.testing.assert_close(nats_BT, expected[0], rtol=0.05, atol=0.05)

@@ -11,9 +11,9 @@ import torch
 
 import dynlm
 from dynlm.adapt.memory_file import SavedMemory
+from dynlm.adapt.next_token import log_with_cache
 from dynlm.adapt.partners.cache import Cache
 from dynlm.adapt.partners.cache_gate import Gate, gate_feature_names, initial_gate
-from dynlm.adapt.partners.cache_next import log_next
 from dynlm.evaluation.session import Session
 from dynlm.run.folder import load_model
 from dynlm.run.opening import open_dynamic_model
@@ -50,7 +50,7 @@ def test_the_distribution_gives_the_scored_nats(window: int, gated: bool, tuned_
     with torch.no_grad():
         output = dynamic_model.model.forward(dynamic_model.static, memory.state, token_11)
     before = [tensor.clone() for tensor in memory.cache]
-    log_p_V = log_next(cache, memory.cache, output.features_BTH, output.logits_BTV)[0, 0]
+    log_p_V = log_with_cache(cache, memory.cache, output.features_BTH, output.logits_BTV)[0, 0]
     assert all(torch.equal(*pair) for pair in zip(before, memory.cache, strict=True))
     assert float(log_p_V.exp().sum()) == pytest.approx(1, abs=1e-4)
     assert float(-log_p_V[int(ids[at])]) == pytest.approx(float(scored.nats[at]), abs=1e-4)
