@@ -46,10 +46,9 @@ def _header(dtype: np.dtype, length: int) -> bytes:
 
 
 def map_array(path: Path, dtype: type[np.generic]) -> np.ndarray:
-    """Memory-map an array file.
+    """Memory-map an array file. Raises UserError if it is damaged.
 
-    Raises UserError if it is damaged. The header is compared, byte for byte, with that of a file of this size and type:
-    nothing in it is interpreted, so it cannot claim more than the file holds.
+    The header is not interpreted, but compared with that of a file of this size and type.
     """
     kind = np.dtype(dtype)
     try:

@@ -7,13 +7,14 @@ staging folder and renamed, so that it is always complete; it does not depend on
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import multiprocessing.connection
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -135,15 +136,15 @@ _Chunk = tuple[np.ndarray, dict[str, np.ndarray]]
 
 def _encode_chunks(articles: SpooledArticles, tokenizer: Tokenizer, num_proc: int) -> Iterator[_Chunk]:
     """Yield the chunks of ``articles`` in order."""
-    chunks = range(len(articles.offsets))
+    chunks, encode = range(len(articles.offsets)), functools.partial(_encode_chunk, articles, tokenizer)
     if min(num_proc, len(chunks)) == 1:
-        yield from (_encode_chunk(list(articles.chunk(index)), tokenizer) for index in chunks)
+        yield from map(encode, chunks)
         return
     # Spawned, not forked: a fork copies locks that other threads (torch's, SentencePiece's) may hold.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(num_proc, len(chunks)), context, _init_worker, (articles, tokenizer))
+    pool = ProcessPoolExecutor(min(num_proc, len(chunks)), context, _init_worker, (encode,))
     try:
-        yield from pool.map(_work, chunks)
+        yield from pool.map(_encode_in_worker, chunks)
     except BrokenProcessPool as error:
         what = "a process that tokenised was killed or could not start"
         raise UserError(what, "corpus.num_proc", "choose 1, or free some memory") from error
@@ -151,7 +152,8 @@ def _encode_chunks(articles: SpooledArticles, tokenizer: Tokenizer, num_proc: in
         pool.shutdown(cancel_futures=True)
 
 
-def _encode_chunk(articles: list[Article], tokenizer: Tokenizer) -> _Chunk:
+def _encode_chunk(spooled: SpooledArticles, tokenizer: Tokenizer, index: int) -> _Chunk:
+    articles = list(spooled.chunk(index))
     *tokens, sizes = encode_texts((article.text for article in articles), tokenizer, _MIN_TOKENS)
     kept = sizes >= _MIN_TOKENS
     titles = [a.title.encode("utf-8", "surrogatepass") for a, keep in zip(articles, kept, strict=True) if keep]
@@ -162,13 +164,13 @@ def _encode_chunk(articles: list[Article], tokenizer: Tokenizer) -> _Chunk:
     return sizes, dict(zip(_DTYPES, arrays, strict=True))
 
 
-_worker: tuple[SpooledArticles, Tokenizer]
-"""A worker process's arguments."""
+_encode_here: Callable[[int], _Chunk]
+"""What a worker process does with the index of a chunk; its tokenizer is pickled only once."""
 
 
-def _init_worker(articles: SpooledArticles, tokenizer: Tokenizer) -> None:
-    global _worker
-    _worker = articles, tokenizer
+def _init_worker(encode: Callable[[int], _Chunk]) -> None:
+    global _encode_here
+    _encode_here = encode
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The main process gets it too, and stops the workers.
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
@@ -180,6 +182,5 @@ def _exit_with_parent() -> None:
         os._exit(1)
 
 
-def _work(index: int) -> _Chunk:
-    articles, tokenizer = _worker
-    return _encode_chunk(list(articles.chunk(index)), tokenizer)
+def _encode_in_worker(index: int) -> _Chunk:
+    return _encode_here(index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -39,9 +40,7 @@ class WordTokenizer:
     @classmethod
     def train(cls, config: TokenizerOptions, texts: Iterable[str]) -> WordTokenizer:
         """Build the vocabulary from the ``vocab_size`` most frequent words of ``texts`` (0: from all)."""
-        counts: Counter[str] = Counter()
-        for text in texts:
-            counts.update(text.split())
+        counts = Counter(itertools.chain.from_iterable(map(str.split, texts)))
         for special in (UNKNOWN, END_OF_LINE):
             counts.pop(special, None)
         words = sorted(counts, key=lambda word: (-counts[word], word))

@@ -16,8 +16,7 @@ from dynlm.data.sources.source import SOURCES, Article, Source
 
 ROOT = Path(__file__).resolve().parents[3]
 MODULE = """
-from dynlm.data.sources.source import Article
-from dynlm.data.sources.source import SOURCES, Source
+from dynlm.data.sources.source import SOURCES, Article, Source
 
 @SOURCES.register("counting")
 def open_counting(corpus):

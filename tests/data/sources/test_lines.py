@@ -61,7 +61,7 @@ def test_every_compression_returns_the_exact_text(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz", ".zip", ".zst"])
-@pytest.mark.parametrize("share", [0.3, 0.99])
+@pytest.mark.parametrize("share", [0, 0.3, 0.99])
 def test_a_truncated_file_is_rejected(tmp_path, suffix, share):
     path = tmp_path / f"a.txt{suffix}"
     pack(TEXT.encode(), path)
