@@ -46,7 +46,7 @@ class Segment:
 
 
 class Batch(NamedTuple):
-    """A ``Segment`` as tensors; ``mask_BT`` is 1 where there is a token to score, else 0."""
+    """A ``Segment`` as tensors; ``mask_BT`` is 1 where there is a token to score, else 0. Positions may be unknown."""
 
     inputs_BT: Tensor
     targets_BT: Tensor

@@ -120,8 +120,7 @@ class PieceTokenizer:
 
     def encode(self, text: str) -> Encoding:
         """Return the tokens of ``text``, as SentencePiece finds them in each line: no piece crosses an end of line."""
-        memo = self._memo
-        if memo is None:
+        if (memo := self._memo) is None:
             return self.encode_lines(text)
         return self._encode(text, lambda part: b"".join(map(memo.__getitem__, _UNIT.findall(part))))
 
