@@ -43,7 +43,7 @@ def peak_megabytes(way: str, segments: int, config: str) -> float:
     stream = read_in_order(text_of(setting, segments + 1), setting.segment, [0])
     memory, position = dynamic_model.fresh_memory(), stream.begin()
     sensitivities = Sensitivities(meta, phi, dynamic_model, memory)
-    assert len(meta.features) == len(FEATURES)
+    assert len(meta.g.features) == len(FEATURES)
     begun = _held()
     if way != "forward":
         unrolled_meta_gradient(dynamic_model, meta, phi, stream, segments, second_order=way == "second")

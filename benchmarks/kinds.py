@@ -23,7 +23,7 @@ from benchmarks.straightforward import StraightforwardReader
 from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import read_segment
 from dynlm.adapt.meta_gradient.forward import Sensitivities
-from dynlm.adapt.options import FEATURES
+from dynlm.adapt.options import FEATURES, LearnedRuleOptions
 from dynlm.adapt.rules.base import Rule, Statistics
 from dynlm.adapt.rules.elementwise import LEVEL_1, uniform_rule
 from dynlm.adapt.rules.learned import LearnedRule
@@ -77,9 +77,8 @@ class Setting:
         """Return g with rates of each tensor alone, or with all features and resets, and slow weights if asked for."""
         if not kind.endswith("gated"):
             return LearnedRule(self.statistics, self.static, LR, DECAY, EPSILON)
-        every = {"importance": True, "features": FEATURES, "boundary_reset": True, "slow": "slow" in kind}
-        every["measured"] = self.model.output_tensor(self.names)
-        return LearnedRule(self.statistics, self.static, LR, DECAY, EPSILON, **every)
+        g = LearnedRuleOptions(features=[*FEATURES], importance=True, boundary_reset=True, slow="slow" in kind)
+        return LearnedRule(self.statistics, self.static, LR, DECAY, EPSILON, g, self.model.output_tensor(self.names))
 
     def phi(self, meta: LearnedRule) -> Params:
         """Return a phi without zeros."""

@@ -65,9 +65,8 @@ def meta_of(
     own = {name: trained.params[name] for name in statistics.rms}
     lr, decay, epsilon = (tuned[name] for name in ("lr", "decay", "epsilon"))
     if g.kind == "lstm":
-        return LearnedLSTMRule(statistics, own, lr, decay, epsilon, g.hidden)
-    parts = (g.level, g.sharing, g.importance, tuple(g.features), g.boundary_reset, g.slow_rate, g.momentum, g.slow)
-    return LearnedRule(statistics, own, lr, decay, epsilon, *parts, trained.model.output_tensor(own))
+        return LearnedLSTMRule(statistics, own, lr, decay, epsilon, g)
+    return LearnedRule(statistics, own, lr, decay, epsilon, g, trained.model.output_tensor(own))
 
 
 def open_meta(store: MemoryStore, memory: MemoryOptions) -> tuple[AnyLearnedRule, Params]:

@@ -7,7 +7,7 @@ import torch
 
 from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import iter_segments
-from dynlm.adapt.options import FEATURES
+from dynlm.adapt.options import FEATURES, LearnedRuleOptions
 from dynlm.adapt.rules.base import Statistics
 from dynlm.adapt.rules.elementwise import LEVEL_1, ElementwiseRule, Rates
 from dynlm.adapt.rules.learned import LearnedRule
@@ -60,7 +60,7 @@ def rule(name, rate=0.02, pull=0.05, dtype=torch.float64):
     held = statistics(dtype)
     if name == "lstm":
         own = {tensor: static_params(dtype)[tensor] for tensor in NAMES}
-        lstm = LearnedLSTMRule(held, own, rate, pull, 1e-2, hidden=3)
+        lstm = LearnedLSTMRule(held, own, rate, pull, 1e-2, LearnedRuleOptions("lstm", hidden=3))
         return lstm.rule({key: tensor + 0.2 for key, tensor in lstm.initial().items()})
     if name == "g":
         g = meta(pull, dtype, importance=True, features=FEATURES, boundary_reset=True, slow_rate=0.2, momentum=0.3)
@@ -114,7 +114,8 @@ def meta(pull=0.05, dtype=torch.float64, **options):
     """g that starts at an rms rule."""
     held = statistics(dtype)
     own = {name: static_params(dtype)[name] for name in NAMES}
-    return LearnedRule(held, own, 0.02, pull, 1e-2, measured=MODEL.output_tensor(NAMES), **options)
+    g = LearnedRuleOptions(features=[*options.pop("features", ())], **options)
+    return LearnedRule(held, own, 0.02, pull, 1e-2, g, MODEL.output_tensor(NAMES))
 
 
 def moved_phi(chosen, seed=3):

@@ -16,7 +16,7 @@ from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import iter_segments, read_segment
 from dynlm.adapt.memory_file import SavedMemory, load_memory, save_memory
 from dynlm.adapt.meta_gradient.forward import Sensitivities
-from dynlm.adapt.options import FEATURES, StepOptions
+from dynlm.adapt.options import FEATURES, LearnedRuleOptions, StepOptions
 from dynlm.adapt.rules.base import Rule, Statistics
 from dynlm.adapt.rules.learned import LearnedRule
 from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule
@@ -53,10 +53,9 @@ class Setting(NamedTuple):
     def learned(self, name: str) -> LearnedRule | LearnedLSTMRule:
         start = self.static, CONSTANTS["lr"], CONSTANTS["decay"], CONSTANTS["epsilon"]
         if name == "per-weight LSTM":
-            return LearnedLSTMRule(self.statistics, *start, hidden=3)
-        measured = self.model.output_tensor(self.static)
-        extras = {"importance": True, "features": FEATURES, "boundary_reset": True, "slow": True, "momentum": 0.3}
-        return LearnedRule(self.statistics, *start, measured=measured, **extras)
+            return LearnedLSTMRule(self.statistics, *start, LearnedRuleOptions("lstm", hidden=3))
+        g = LearnedRuleOptions(importance=True, features=[*FEATURES], boundary_reset=True, slow=True, momentum=0.3)
+        return LearnedRule(self.statistics, *start, g, self.model.output_tensor(self.static))
 
     def rule(self, name: str) -> Rule:
         if name in LEARNED:

@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,17 +67,18 @@ class Sensitivities(MetaGradient):
         self.params, self._meta, self._bound = phi, meta, bound
         assert isinstance(dynamic_model.rule, ElementwiseRule)
         self._rule = dynamic_model.rule
-        self._importance = {name: meta.importance_of(name) for name in meta.names} if meta.importance else {}
+        self._importance = {name: meta.importance_of(name) for name in meta.names} if meta.g.importance else {}
         self.summed = {key: torch.zeros_like(tensor) for key, tensor in phi.items()}
         """Sum over segments and lanes of dL / d phi since ``gradients`` were taken."""
-        kinds = [f"{kind}.{feature}" for kind in ("lr", "decay") if f"{kind}.gates" in phi for feature in meta.features]
+        gated = [kind for kind in ("lr", "decay") if f"{kind}.gates" in phi]
+        kinds = [f"{kind}.{feature}" for kind in gated for feature in meta.g.features]
         kinds += [kind for kind in ("decay", *SHARES) if kind in phi]
         like = dict.fromkeys(kinds, memory.params)
         self.fast: dict[str, Params] = map_tensors(torch.zeros_like, like)
         """s less d anchor / d phi, of each parameter kind and tensor."""
         self.slow: dict[str, Params] = map_tensors(torch.zeros_like, like if "anchor" in self._rule.slots else {})
         """d anchor / d phi."""
-        has_more = set(kinds) - {"decay"} or meta.importance or meta.sharing != "tensor"
+        has_more = set(kinds) - {"decay"} or meta.g.importance or meta.g.sharing != "tensor"
         self._native = None if has_more else dynamic_model.engine.native
         self._scratch = Scratch()
 
@@ -166,7 +167,8 @@ class Sensitivities(MetaGradient):
         self, event: StepEvent, lane: int, number: int, away: Tensor, moved: Tensor, beta: Tensor | float
     ) -> None:
         name, part, u = event.gradient.name, event.gradient.part, event.gradient.tensor[lane]
-        at, features, scales = event.lanes.start + lane, self._meta.features, {"lr": 1.0, "decay": 1.0}
+        at, scales = event.lanes.start + lane, {"lr": 1.0, "decay": 1.0}
+        features: Sequence[str] = self._meta.g.features
         if event.scales is not None:
             of_kinds = {"lr": event.scales.lr_BK, "decay": event.scales.decay_BK}
             scales = {kind: float(scale_BK[lane, number]) for kind, scale_BK in of_kinds.items()}
@@ -223,8 +225,8 @@ class Sensitivities(MetaGradient):
         if importance:
             self.summed[f"{kind}.importance"][number] += _dot(product, self._importance[name][part])
         if each is not None:
-            by = product if self._meta.sharing == "weight" else product.view(len(product), -1).sum(1)
-            each[part] += by.view(each_shape(u, self._meta.sharing))
+            by = product if self._meta.g.sharing == "weight" else product.view(len(product), -1).sum(1)
+            each[part] += by.view(each_shape(u, self._meta.g.sharing))
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

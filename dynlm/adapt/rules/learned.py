@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from dynlm.adapt.gates import Gates, norm
+from dynlm.adapt.options import LearnedRuleOptions
 from dynlm.adapt.rules.base import Statistics
 from dynlm.adapt.rules.elementwise import ElementwiseRule, Rates
 from dynlm.types import Params
@@ -33,13 +34,14 @@ SHARES = ("boundary_reset", "slow_rate", "slow_decay")
 
 @dataclass(frozen=True)
 class TunedStart:
-    """The tuned rms rule, which learned rules start from; ``static`` holds theta_0's dynamic tensors."""
+    """Options of what is learned, and the tuned rms rule that it starts from; ``static``: theta_0's dynamic tensors."""
 
     statistics: Statistics
     static: Params
     lr: float
     decay: float
     epsilon: float
+    g: LearnedRuleOptions = field(default_factory=LearnedRuleOptions)
 
     @property
     def names(self) -> list[str]:
@@ -49,41 +51,31 @@ class TunedStart:
 
 @dataclass(frozen=True)
 class LearnedRule(TunedStart):
-    """The learned rule g: which parts phi has.
+    """The learned rule g; ``measured`` names the tensor whose gradient its gates measure.
 
-    ``level`` 2 has no decay: theta_0 is the start, and a boundary reset goes to the slow weights. ``sharing``: tensor,
-    row or weight. ``features``: names of ``options.FEATURES``. ``slow``: the slow rates are learned, from
-    ``slow_rate``, and so are the slow decays. ``measured`` names the tensor whose gradient the gates measure.
+    At level 2 it has no decay: theta_0 is the start, and a boundary reset goes to the slow weights.
     """
 
-    level: int = 3
-    sharing: str = "tensor"
-    importance: bool = False
-    features: tuple[str, ...] = ()
-    boundary_reset: bool = False
-    slow_rate: float = 0.0
-    momentum: float = 0.0
-    slow: bool = False
     measured: str = ""
 
     def initial(self) -> Params:
         """Return a phi of zero: the tuned rms rule (at level 2 without its decay)."""
         some = next(iter(self.statistics.rms.values()))
-        zeros_K, kinds = some.new_zeros(len(self.names), dtype=torch.float64), ("lr", "decay")[: self.level - 1]
+        zeros_K, kinds = some.new_zeros(len(self.names), dtype=torch.float64), ["lr", *["decay"] * (self.g.level == 3)]
         phi = dict.fromkeys(kinds, zeros_K)
         for kind in kinds:
-            if self.importance:
+            if self.g.importance:
                 phi[f"{kind}.importance"] = zeros_K
-            if self.features:
-                phi[f"{kind}.gates"] = zeros_K.new_zeros(len(zeros_K), len(self.features))
-            if self.sharing != "tensor":
+            if self.g.features:
+                phi[f"{kind}.gates"] = zeros_K.new_zeros(len(zeros_K), len(self.g.features))
+            if self.g.sharing != "tensor":
                 for name, tensor in self.statistics.rms.items():
-                    phi[f"{kind}.each/{name}"] = zeros_K.new_zeros(each_shape(tensor, self.sharing))
-        if self.boundary_reset:
+                    phi[f"{kind}.each/{name}"] = zeros_K.new_zeros(each_shape(tensor, self.g.sharing))
+        if self.g.boundary_reset:
             phi["boundary_reset"] = zeros_K
-        if self.slow:
-            phi["slow_rate"] = zeros_K + self.slow_rate
-            if self.level == 3:
+        if self.g.slow:
+            phi["slow_rate"] = zeros_K + self.g.slow_rate
+            if self.g.level == 3:
                 phi["slow_decay"] = zeros_K
         return {key: tensor.clone() for key, tensor in phi.items()}
 
@@ -100,13 +92,13 @@ class LearnedRule(TunedStart):
         learned = any(tensor.requires_grad for tensor in phi.values())
         scale, shape = self.statistics.precondition(self.epsilon), self.statistics.decay_shape()
         limits = None
-        if self.slow or self.slow_rate:
+        if self.g.slow or self.g.slow_rate:
             # The more depends on a weight, the less of it is for good what one article taught.
             limits = {name: 1 / (1 + tensor) for name, tensor in shape.items()}
         rates: dict[str, Rates] = {}
         shares: dict[str, dict[str, float | Tensor]] = {kind: {} for kind in SHARES}
-        if self.slow_rate and not self.slow:
-            shares["slow_rate"] = dict.fromkeys(self.names, self.slow_rate)
+        if self.g.slow_rate and not self.g.slow:
+            shares["slow_rate"] = dict.fromkeys(self.names, self.g.slow_rate)
         for number, name in enumerate(self.names):
             made = self.lr * phi["lr"][number].exp(), self.decay_of(phi, number)
             rates[name] = Rates(*(made if learned else map(float, made)))
@@ -124,18 +116,19 @@ class LearnedRule(TunedStart):
                 share = phi[kind][number]
                 shares[kind][name] = share.to(scale[name].dtype) if learned else float(share)
         gates = None
-        if self.features:
+        if self.g.features:
             like = next(iter(scale.values()))
             lr_KJ = phi["lr.gates"].to(like.dtype)
-            decay_KJ = phi["decay.gates"].to(like.dtype) if self.level == 3 else torch.zeros_like(lr_KJ)
+            decay_KJ = phi["decay.gates"].to(like.dtype) if self.g.level == 3 else torch.zeros_like(lr_KJ)
             gradient_scale = 1 / (self.statistics.rms[self.measured or self.names[0]] + self.epsilon)
             size = float(norm(self.static[name] for name in self.names))
-            gates = Gates(self.features, lr_KJ, decay_KJ, gradient_scale, size, self.level == 3)
-        return ElementwiseRule(label, rates, scale, shape, gates, slow_limits=limits, momentum=self.momentum, **shares)
+            gates = Gates(tuple(self.g.features), lr_KJ, decay_KJ, gradient_scale, size, self.g.level == 3)
+        momentum = self.g.momentum
+        return ElementwiseRule(label, rates, scale, shape, gates, slow_limits=limits, momentum=momentum, **shares)
 
     def decay_of(self, phi: Params, number: int) -> Tensor:
         """Return the decay of tensor ``number``; a tuned decay of 0 stays 0 whatever phi is."""
-        if self.level == 2:
+        if self.g.level == 2:
             return torch.zeros((), dtype=torch.float64)
         return self.decay * phi["decay"][number].exp()
 
@@ -143,9 +136,10 @@ class LearnedRule(TunedStart):
         """Return phi's small parts by tensor, for JSON and tables."""
         by_tensor: dict[str, dict[str, object]] = {name: {} for name in self.names}
         for key, tensor in phi.items():
-            if "/" not in key:
-                for name, row in zip(self.names, tensor.tolist(), strict=True):
-                    by_tensor[name][key] = dict(zip(self.features, row, strict=True)) if key.endswith("gates") else row
+            if "/" in key:
+                continue
+            for name, row in zip(self.names, tensor.tolist(), strict=True):
+                by_tensor[name][key] = dict(zip(self.g.features, row, strict=True)) if key.endswith("gates") else row
         for number, entries in enumerate(by_tensor.values()):
             entries["alpha"] = self.lr * math.exp(float(phi["lr"][number]))
             entries["lambda"] = float(self.decay_of(phi, number))

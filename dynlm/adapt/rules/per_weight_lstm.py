@@ -115,12 +115,10 @@ def per_weight_step(
 class LearnedLSTMRule(TunedStart):
     """The LSTM meta-learner: phi holds the gates of a ``PerWeightLSTMRule``."""
 
-    hidden: int = 4
-
     def initial(self) -> Params:
         """Return gates that leave the rule as it is; the LSTM's own weights are drawn by a fixed seed."""
         some = next(iter(self.statistics.rms.values()))
-        gates = initial_gates(self.hidden, 0.5, torch.Generator().manual_seed(0))
+        gates = initial_gates(self.g.hidden, 0.5, torch.Generator().manual_seed(0))
         return {
             name: (torch.zeros_like(tensor) if name.startswith(("gates.i.", "gates.f.")) else tensor).to(some)
             for name, tensor in gates.items()

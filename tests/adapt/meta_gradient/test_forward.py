@@ -8,7 +8,7 @@ import torch
 from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import iter_segments, read_segment
 from dynlm.adapt.meta_gradient.forward import Sensitivities
-from dynlm.adapt.options import FEATURES
+from dynlm.adapt.options import FEATURES, LearnedRuleOptions
 from dynlm.adapt.rules.base import Statistics
 from dynlm.adapt.rules.elementwise import uniform_rule
 from dynlm.adapt.rules.learned import SHARES, LearnedRule
@@ -117,7 +117,8 @@ def test_steepness_is_of_the_output_tensor_whichever_tensors_move(left_out, tied
     order = sorted(static, key=ORDER.index)[left_out:]
     names = tuple(name for name in static if name in order)
     held, own = Statistics({name: static[name].abs() * 0.1 for name in names}), {name: static[name] for name in names}
-    meta = LearnedRule(held, own, 0.02, 0.05, 1e-2, features=("grad_rms", "weight_distance"), measured=order[0])
+    g = LearnedRuleOptions(features=["grad_rms", "weight_distance"])
+    meta = LearnedRule(held, own, 0.02, 0.05, 1e-2, g, order[0])
     phi = moved_phi(meta)
     engines = LSTMEngine(model), AutogradEngine(model.twice_differentiable())
     by_hand, by_autograd = (DynamicModel(each, static, meta.rule(phi), names) for each in engines)

@@ -11,6 +11,7 @@ import torch
 from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import iter_segments, read_segment
 from dynlm.adapt.meta_gradient.per_weight_lstm import Windows
+from dynlm.adapt.options import LearnedRuleOptions
 from dynlm.adapt.rules import per_weight_lstm as module
 from dynlm.adapt.rules.base import StepEvent
 from dynlm.adapt.rules.elementwise import uniform_rule
@@ -24,7 +25,7 @@ from tests.adapt.readings import MODEL, NAMES, engine, static_params, statistics
 
 
 def meta(pull: float = 0.05) -> LearnedLSTMRule:
-    return LearnedLSTMRule(statistics(), static_params(), 0.02, pull, 1e-2, hidden=3)
+    return LearnedLSTMRule(statistics(), static_params(), 0.02, pull, 1e-2, LearnedRuleOptions("lstm", hidden=3))
 
 
 def moved_gates(chosen: LearnedLSTMRule) -> Params:

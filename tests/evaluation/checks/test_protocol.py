@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dynlm.adapt import loop
 from dynlm.adapt.dynamic_model import DynamicModel
+from dynlm.adapt.options import LearnedRuleOptions
 from dynlm.adapt.rules.base import StepEvent
 from dynlm.adapt.rules.elementwise import ElementwiseRule, Rates
 from dynlm.adapt.rules.learned import LearnedRule
@@ -216,7 +217,7 @@ def test_headings_flagged_where_they_begin_are_caught(
     assert stored is not None
     dynamic_model = honest(tuned_run)
     held = stored[0].of(dynamic_model.dynamic)
-    g = LearnedRule(held, trained.params, 0.02, 0.01, 1e-2, features=("section_age",))
+    g = LearnedRule(held, trained.params, 0.02, 0.01, 1e-2, LearnedRuleOptions(features=["section_age"]))
     dynamic_model = dataclasses.replace(
         dynamic_model, rule=g.rule({key: tensor + 0.5 for key, tensor in g.initial().items()})
     )
