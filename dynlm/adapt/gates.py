@@ -80,6 +80,10 @@ class GateScales(NamedTuple):
     lr_BK: Tensor
     decay_BK: Tensor
 
+    def of_tensor(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return a tensor's multipliers of learning rate and decay (B,)."""
+        return self.lr_BK[:, index], self.decay_BK[:, index]
+
 
 @dataclass(frozen=True)
 class Gates:

@@ -91,23 +91,18 @@ class MemoryOptions(Section):
             raise TypeError(f"the options of rule {self.rule!r} are {kind.__name__}: use replace()")
         plain_name("memory.g", self.g)
         if self.lanes > 1 and (self.rule, self.cache) != ("none", "none") and self.reset == "stream":
-            raise UserError(
-                f"memory.lanes is {self.lanes}, but under memory.reset 'stream' each article is read after the last",
-                do="choose --memory.reset article, or --memory.lanes 1",
-            )
+            what = f"memory.lanes is {self.lanes}, but under memory.reset 'stream' each article is read after the last"
+            raise UserError(what, do="choose --memory.reset article, or --memory.lanes 1")
         if self.kernels == "native" and self.precision != "float32":
-            raise UserError(
-                f"memory.kernels is 'native', whose products are not in memory.precision {self.precision!r}",
-                do="choose --memory.precision float32, or --memory.kernels torch",
-            )
+            what = f"memory.kernels is 'native', whose products are not in memory.precision {self.precision!r}"
+            raise UserError(what, do="choose --memory.precision float32, or --memory.kernels torch")
         if not self.dynamic:
             raise UserError("memory.dynamic is empty", do="name at least one tensor, or choose --memory.rule none")
         if self.cache_inverse_temperature is not None and not self.cache_inverse_temperature:
             raise UserError("memory.cache_inverse_temperature is empty", do="name a number, or leave it out")
         if self.cache == "fixed" and len(self.cache_inverse_temperature or [1]) > 1:
-            raise UserError(
-                "memory.cache_inverse_temperature has several numbers", do="name one, or choose --memory.cache learned"
-            )
+            what = "memory.cache_inverse_temperature has several numbers"
+            raise UserError(what, do="name one, or choose --memory.cache learned")
 
 
 @dataclass
@@ -162,7 +157,5 @@ class LearnedRuleOptions(Section):
                 if name not in ("kind", "hidden") and value != plain[name]:
                     raise UserError(f"g.{name} does not go with g.kind 'lstm'", do="leave it out")
         if self.level == 2 and self.boundary_reset and not self.slow_rate:
-            raise UserError(
-                "g.level is 2, which has no decay to the static parameters, and g.boundary_reset needs an anchor",
-                do="choose g.level 3, or give it an anchor of its own with g.slow_rate",
-            )
+            what = "g.level is 2, which has no decay to the static parameters, and g.boundary_reset needs an anchor"
+            raise UserError(what, do="choose g.level 3, or give it an anchor of its own with g.slow_rate")

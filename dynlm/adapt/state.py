@@ -49,7 +49,6 @@ def dynamic_tensors(model: SequenceModel, patterns: Sequence[str]) -> tuple[str,
     names = tuple(model.shapes())
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
-            raise UserError(
-                f"memory.dynamic has {pattern!r}, which fits no tensor", do=f"the tensors are {', '.join(names)}"
-            )
+            what = f"memory.dynamic has {pattern!r}, which fits no tensor"
+            raise UserError(what, do=f"the tensors are {', '.join(names)}")
     return tuple(name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))

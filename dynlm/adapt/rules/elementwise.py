@@ -197,9 +197,8 @@ class ElementwiseRule(Rule):
         norm_B = torch.linalg.vector_norm(step.flatten(1), dim=1) * self.rates[name].lr
         decay = self.largest_beta[name]
         if event.scales is not None:
-            index = self.tensors.index(name)
-            norm_B = norm_B * event.scales.lr_BK[:, index]
-            decay = decay * event.scales.decay_BK[:, index]
+            lr_B, decay_B = event.scales.of_tensor(self.tensors.index(name))
+            norm_B, decay = norm_B * lr_B, decay * decay_B
         return norm_B + 0 * decay
 
     def update_norm_bound(self, event: StepEvent) -> float:
@@ -213,8 +212,7 @@ class ElementwiseRule(Rule):
         norm = norm * float(self.largest_precondition[name]) + 0 * float(self.largest_beta[name])
         if event.scales is None:
             return norm
-        index = self.tensors.index(name)
-        lr_B, decay_B = event.scales.lr_BK[:, index], event.scales.decay_BK[:, index]
+        lr_B, decay_B = event.scales.of_tensor(self.tensors.index(name))
         return norm * float(lr_B.amax()) + 0 * float(decay_B.amax())
 
     def step(self, weights: Params, gradients: Params, anchor: Params, scales: GateScales | None = None) -> Params:
@@ -241,13 +239,12 @@ class ElementwiseRule(Rule):
         lr = float(self.rates[event.name].lr)
         precondition = None if self.precondition is None else self.precondition[event.name][part]
         if event.scales is not None:
-            index = self.tensors.index(event.name)
-            update.mul_(expand_lanes(event.scales.lr_BK[:, index], theta))
+            lr_B, decay_B = event.scales.of_tensor(self.tensors.index(event.name))
+            update.mul_(expand_lanes(lr_B, theta))
             if self.gates is not None and self.gates.scales_decay:
                 # A tensor of this size allocated for each segment would fragment the heap.
                 out = event.scratch.take("decays", tuple(theta.shape), theta)
-                decays_B = expand_lanes(event.scales.decay_BK[:, index], theta)
-                beta = torch.mul(decays_B.expand_as(theta), beta, out=out).clamp_(max=1)
+                beta = torch.mul(expand_lanes(decay_B, theta).expand_as(theta), beta, out=out).clamp_(max=1)
         # Only these rows of the gradient can differ from zero.
         rows_BT = event.gradient.rows_BT if update is event.gradient.tensor else None
         per_lane = isinstance(beta, Tensor) and beta.dim() == theta.dim()
