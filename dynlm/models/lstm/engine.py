@@ -77,7 +77,7 @@ class LSTMEngine(AutogradEngine):
             tape = read_layer(x_BTE, state[index], weights, index, scratch, self.native)
             layers.append(tape)
             after.append((tape.outputs_BSH[:, -1].clone(), tape.cells_BSH[:, -1].clone()))
-            x_BTE = tape.outputs_BTH
+            x_BTE = tape.outputs_BSH[:, 1:]
         logits_BTV = scratch.take("logits", (lanes, length, model.vocab_size), like)
         affine(x_BTE, model.output_weight(weights), weights["output.bias"], logits_BTV)
         indices_N = _stacked_rows(targets_BT.reshape(-1, 1), model.vocab_size)

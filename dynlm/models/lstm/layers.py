@@ -29,10 +29,6 @@ class LayerTape(NamedTuple):
     tanh_cells_BTH: Tensor
     outputs_BSH: Tensor
 
-    @property
-    def outputs_BTH(self) -> Tensor:
-        return self.outputs_BSH[:, 1:]
-
 
 def read_layer(
     x_BTE: Tensor,
