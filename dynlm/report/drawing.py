@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -20,7 +19,7 @@ from matplotlib.ticker import StrMethodFormatter
 
 from dynlm.report.token_cells import short
 from dynlm.runtime.files import atomic_write
-from dynlm.runtime.text import printable
+from dynlm.runtime.text import warn
 
 # Okabe & Ito's palette, safe for colour-blind readers; dashes distinguish lines without colour.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -140,7 +139,7 @@ def warn_of_missing(texts: Iterable[str], do: str) -> None:
     if missing:
         named = f"{' '.join(missing[:_MAX_NAMED])}{' ...' if len(missing) > _MAX_NAMED else ''}"
         what = f"no installed font has {len(missing)} of the characters ({named}), which are drawn as boxes"
-        print(f"dynlm: warning: {printable(f'{what}; {do}')}", file=sys.stderr)
+        warn(f"{what}; {do}")
 
 
 def _with_fallbacks(family: list[str], texts: Iterable[str]) -> list[str]:

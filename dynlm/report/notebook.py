@@ -29,33 +29,38 @@ from dynlm.report.words import find_words, most_changed
 
 
 @dataclass(frozen=True)
-class PositionCurves:
-    """Loss against the position in the article, with bands."""
+class _Figure:
+    """A figure of score files, displayed as an image: in one, the SVG's names cannot clash with another figure's."""
 
     scores: Sequence[Scores]
-    _draw: ClassVar[Callable[[ScoreSet, Path], list[Path]]] = plot_position
-    _title: ClassVar[str] = TITLES["position"]
+    _draw: ClassVar[Callable[[ScoreSet, Path], list[Path]]]
+    _title: ClassVar[str]
 
     def save(self, stem: Path) -> list[Path]:
         """Write ``stem``.png and .svg. Returns what was written. Raises UserError as the function that draws it."""
         return type(self)._draw(ScoreSet(self.scores), Path(stem))
 
     def _repr_html_(self) -> str:
-        # Within an image, the SVG's names cannot clash with those of other figures.
         with tempfile.TemporaryDirectory() as folder:
             _, svg = self.save(Path(folder) / "figure")
             address = f"data:image/svg+xml;base64,{base64.b64encode(svg.read_bytes()).decode('ascii')}"
         return f'<img src="{address}" alt="{escape(self._title)}" style="max-width: 100%">'
 
 
-class MemoryCurves(PositionCurves):
+class PositionCurves(_Figure):
+    """Loss against the position in the article, with bands."""
+
+    _draw, _title = plot_position, TITLES["position"]
+
+
+class MemoryCurves(_Figure):
     """Distance from the static weights and resets along the text, of the variants whose score files record them."""
 
     _draw, _title = plot_memory, TITLES["memory"]
 
 
 @dataclass(frozen=True)
-class DifferenceCurve(PositionCurves):
+class DifferenceCurve(_Figure):
     """The difference in instant perplexity along the text; ``pairs`` and ``window`` as in ``curves.plot_run``."""
 
     pairs: Pairs | None = None

@@ -10,7 +10,7 @@ from typing import Any
 from dynlm.evaluation.overlap import tuned_notes
 from dynlm.evaluation.tables import gain_cell, notes_of, render_markdown
 from dynlm.report.curves import TITLES, plot_run
-from dynlm.runtime.files import atomic_write
+from dynlm.report.html import write_page
 from dynlm.runtime.parsing import write_json
 from dynlm.runtime.text import markdown, printable
 from dynlm.study.options import StudyOptions
@@ -30,14 +30,14 @@ def write_pages(folder: Path, results: Results, options: StudyOptions, card: dic
     texts = {"table.md": figures_table(results), "table.csv": as_csv(results)}
     contents: dict[str, Any] = {"table.json": {**as_dict(results), "model": card["fingerprint"]}}
     if pairs := pairs_of(study):
-        texts["words.md"], contents["words.json"] = words_of_pairs(results, pairs, study.resamples, study.seed)
+        texts["words.md"], contents["words.json"] = words_of_pairs(results, pairs)
     for name, text in texts.items():
-        _write(folder / name, text)
+        write_page(folder / name, text)
     for name, content in contents.items():
         write_json(folder / name, content)
-    _write(folder / "README.md", _readme(folder, results, options, card, []))
+    write_page(folder / "README.md", _readme(folder, results, options, card, []))
     pictures = plot_run([each.scores.path for each in shown(results, study) if each.scores.path is not None], folder)
-    _write(folder / "README.md", _readme(folder, results, options, card, pictures))
+    write_page(folder / "README.md", _readme(folder, results, options, card, pictures))
     return [*(folder / name for name in ("README.md", *texts, *contents)), *pictures]
 
 
@@ -94,8 +94,3 @@ def _readme(folder: Path, results: Results, options: StudyOptions, card: dict[st
         order=results.order,
         words=bool(pairs_of(options.study)),
     )
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_write(path) as staged:
-        staged.write_text(text, encoding="utf-8")

@@ -59,11 +59,6 @@ class Results:
         """Return the variant's reading with the lowest loss in the study's first order."""
         return best_of([row.done for row in self.rows], variant, self.order)
 
-    @property
-    def variants(self) -> list[str]:
-        """The variants' names, in the study's order."""
-        return list(dict.fromkeys(row.done.reading.variant.name for row in self.rows))
-
 
 def best_of(done: Sequence[Done], variant: str, order: Order) -> Done:
     """Return the variant's reading with the lowest loss in ``order``: under whichever reset policy is better for it."""
@@ -93,9 +88,10 @@ def results_of(done: Sequence[Done], study: StudyConfig) -> Results:
 
 def shown(results: Results, study: StudyConfig) -> list[Done]:
     """Return the readings of the pictures: one of each variant, in the study's order."""
-    names = study.drawn
-    if not names:
-        first = baselines_of(study)[:1] or results.variants[:1]
-        others = sorted((v for v in results.variants if v not in first), key=lambda name: results.best(name).nats)
-        names = [*first, *others[: SHOWN - 1]]
-    return [results.best(name) for name in results.variants if name in names]
+    best = {name: results.best(name) for name in [row.done.reading.variant.name for row in results.rows]}
+    drawn = study.drawn
+    if not drawn:
+        first = baselines_of(study)[:1] or [*best][:1]
+        others = sorted((name for name in best if name not in first), key=lambda name: best[name].nats)
+        drawn = [*first, *others[: SHOWN - 1]]
+    return [done for name, done in best.items() if name in drawn]

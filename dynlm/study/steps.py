@@ -169,11 +169,11 @@ def _rates(run: Run, variant: Variant, rule: str) -> Step:
 
 def _learned(run: Run, variant: Variant) -> Step:
     """The parameters phi of the learned rule."""
-    memory, g, own = _memory_with(run, variant.memory), variant.g, variant
+    memory = _memory_with(run, variant.memory)
     return Step(
         slot=f"g ({memory.g}) under {memory.reset}",
-        options=_options(run, memory, own.tune, g, own.metatrain),
-        find=lambda quiet: metatrain(run, memory, g, own.metatrain, own.tune, quiet),
+        options=_options(run, memory, variant.tune, variant.g, variant.metatrain),
+        find=lambda quiet: metatrain(run, memory, variant.g, variant.metatrain, variant.tune, quiet),
         held=lambda: _card(run.store.load_learned(memory.g, memory.reset)),
         # The candidates at the end were read on the tuning articles too.
         budget=lambda held: Budget(len(held.get("tuning_nats_per_token", ())), learned_on=held["tokens"]),

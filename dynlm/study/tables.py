@@ -104,10 +104,9 @@ def _named(reading: Reading) -> dict[str, Any]:
     return {"variant": reading.variant.name, "reset": reading.reset, "order": reading.order}
 
 
-def words_of_pairs(
-    results: Results, pairs: list[tuple[str, str]], resamples: int, seed: int
-) -> tuple[str, list[dict[str, Any]]]:
+def words_of_pairs(results: Results, pairs: list[tuple[str, str]]) -> tuple[str, list[dict[str, Any]]]:
     """Return (the page, the same ready for JSON) of the pairs' words, each variant under its better reset policy."""
+    resamples, seed = results.text.resamples, results.text.seed
     parts = [
         "# Which words gained\n",
         "Sums of nats over each class of tokens, divided once by its tokens; the interval is of a paired bootstrap "
