@@ -183,10 +183,7 @@ def _update_filter_counts(evaluation: Evaluation, memory: Memory, track: bool) -
         return {}
     lanes = evaluation.processes.gather_object(to_device(memory.filter, "cpu"))
     state, names = concatenate_lanes(lanes), list(memory.params)
-    first = {
-        name: {"article": article, "segment": position // evaluation.segment}
-        for name, (article, position) in first_of(state, names).items()
-    }
+    first = {n: {"article": a, "segment": p // evaluation.segment} for n, (a, p) in first_of(state, names).items()}
     counts = {"update_filter": {**counts_of(state, names), "first": first}}
     return {**counts, "update_to_weight": ratios_of(state, names)} if track else counts
 

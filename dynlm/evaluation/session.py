@@ -84,11 +84,9 @@ class Session:
             what = f"memory.lanes is {options.lanes}, but a saved memory has one"
             raise UserError(what, do="choose --memory.lanes 1")
         dynamic_model = run.dynamic_model()
-        if memory_file is not None:
-            saved = load_memory(memory_file, dynamic_model, options, run.fingerprint)
-        else:
-            saved = SavedMemory(dynamic_model.fresh_memory())
-        return cls(run, dynamic_model, saved)
+        if memory_file is None:
+            return cls(run, dynamic_model, SavedMemory(dynamic_model.fresh_memory()))
+        return cls(run, dynamic_model, load_memory(memory_file, dynamic_model, options, run.fingerprint))
 
     def save(self, path: Path) -> About:
         """Write the memory to a file, atomically, and return the file's description of itself."""

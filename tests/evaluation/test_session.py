@@ -34,11 +34,6 @@ ODD = "a\u2581b\x00 c\nStraße 東京 \U0001f600\n\n\r\n \t x\n no end of line"
 
 
 @pytest.fixture(scope="module")
-def trained(tuned_run: Run) -> TrainedModel:
-    return load_model(tuned_run.folder)
-
-
-@pytest.fixture(scope="module")
 def run(tuned_run: Run) -> Any:
     return opened(tuned_run.folder, with_memory(tuned_run.config, rule="rms", no_regret=True, segment=SEGMENT))
 
