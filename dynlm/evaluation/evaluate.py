@@ -46,7 +46,7 @@ class Evaluation:
     segment: int
     lanes: int = 1
     track: bool = False
-    processes: Processes = field(default_factory=lambda: Processes(0, 1, torch.device("cpu")))
+    processes: Processes = field(default_factory=Processes)
 
 
 class _Pass:

@@ -13,7 +13,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -27,7 +27,7 @@ from dynlm.runtime.files import remove_leftovers
 from dynlm.runtime.hashing import Hasher
 from dynlm.runtime.renamed import current_name
 from dynlm.runtime.signals import StopRequest, stop_requests
-from dynlm.runtime.tensors import load_tensors, save_tensors
+from dynlm.runtime.tensors import data_of, load_tensors, save_tensors
 from dynlm.runtime.text import printable
 
 LANES = "lanes/"
@@ -54,21 +54,12 @@ class Resumable(Protocol):
 
 
 class Checkpoint(NamedTuple):
-    """A complete checkpoint as it was read."""
+    """A complete checkpoint file."""
 
     path: Path
     number: int
     tensors: dict[str, Tensor]
     state: dict[str, Any]
-
-    @contextlib.contextmanager
-    def loading(self) -> Iterator[State]:
-        """Give the state to the block. Raise UserError where the block does not find in it what it expects."""
-        try:
-            yield State(self.tensors, self.state)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            what = f"a checkpoint of something else ({error})"
-            raise UserError(what, self.path, "remove it to begin anew") from error
 
 
 @dataclass(frozen=True)
@@ -84,14 +75,11 @@ class Checkpoints:
     kept: int = 2
     made_with: dict[str, Any] = field(default_factory=dict)
 
-    def save(self, number: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
-        """Write a checkpoint and remove all but the newest ones; returns the file.
-
-        Raises UserError where it cannot be written.
-        """
-        content = json.dumps({"made_with": dict(self.made_with), "state": dict(state)})
+    def save(self, number: int, tensors: Mapping[str, Tensor], state: dict[str, Any]) -> Path:
+        """Write a checkpoint, remove all but the newest ones, and return the file. Raises UserError on failure."""
+        content = json.dumps({"made_with": self.made_with, "state": state})
         path = self.folder / f"{self.stem}-{number:08d}.safetensors"
-        save_tensors(path, dict(tensors), {"content": content, "checksum": _checksum(tensors, content)})
+        save_tensors(path, tensors, {"content": content, "checksum": _checksum(tensors, content)})
         for old in self.paths()[: -self.kept]:
             old.unlink()
         return path
@@ -125,8 +113,8 @@ class Checkpoints:
         numbered = (path for path in self.folder.glob("*.safetensors") if _number(path, self.stem) >= 0)
         return sorted(numbered, key=lambda path: _number(path, self.stem))
 
-    def _check_options(self, path: Path, made_with: Mapping[str, Any]) -> None:
-        now = json.loads(json.dumps(dict(self.made_with)))
+    def _check_options(self, path: Path, made_with: dict[str, Any]) -> None:
+        now = json.loads(json.dumps(self.made_with))
         for name in [*now, *made_with]:
             if made_with.get(name) != now.get(name):
                 what = f"made with {current_name(name)} {made_with.get(name)!r}, not {now.get(name)!r}"
@@ -151,7 +139,7 @@ class Checkpointer:
         seconds: float = 0.0,
     ):
         self._checkpoints, self._work = checkpoints, work
-        self._processes = Processes(0, 1, torch.device("cpu")) if processes is None else processes
+        self._processes = processes or Processes()
         self._every, self._seconds, self._saved_at = every, seconds, time.monotonic()
         self._stack, self._request = contextlib.ExitStack(), StopRequest()
 
@@ -178,9 +166,16 @@ class Checkpointer:
             raise UserError(what, self._checkpoints.folder, "give all of them the same folder")
         if found is None:
             return None
-        with found.loading() as (tensors, values), torch.no_grad():
-            local = {n: processes.local_lanes(t).contiguous() if n.startswith(LANES) else t for n, t in tensors.items()}
-            self._work.load_state_dict(State(local, values))
+        tensors = dict(found.tensors)
+        try:
+            for name in tensors:
+                if name.startswith(LANES):
+                    tensors[name] = processes.local_lanes(tensors[name]).contiguous()
+            with torch.no_grad():
+                self._work.load_state_dict(State(tensors, found.state))
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+            what = f"a checkpoint of something else ({error})"
+            raise UserError(what, found.path, "remove it to begin anew") from error
         return found.path
 
     def after_step(self, number: int, last: bool = False) -> None:
@@ -231,9 +226,6 @@ def _checksum(tensors: Mapping[str, Tensor], content: str) -> str:
     hasher = Hasher()
     hasher.add(content)
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        hasher.add(f"{name} {tensor.dtype} {tuple(tensor.shape)}")
-        # A tensor of one element may have any stride and count as contiguous.
-        data = tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8).numpy().data
-        hasher.add_long(data.nbytes, [data])
+        hasher.add(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}")
+        hasher.add(data_of(tensors[name]))
     return hasher.hexdigest()

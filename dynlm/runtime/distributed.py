@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -28,9 +28,9 @@ _LONGEST_WAIT = timedelta(hours=12)
 class Processes:
     """This process's rank among ``world`` processes, its device, and the ``group`` of its collective operations."""
 
-    rank: int
-    world: int
-    device: torch.device
+    rank: int = 0
+    world: int = 1
+    device: torch.device = torch.device("cpu")
     group: Any = None
 
     @classmethod
@@ -72,16 +72,13 @@ class Processes:
 
     def wait_for_everyone(self) -> None:
         """Block until all processes have come here, however long that takes."""
-        if self.world > 1:
-            with self._collective():
-                torch.distributed.barrier()
+        self._run(torch.distributed.barrier)
 
     def reduce(self, tensor: Tensor) -> Tensor:
         """Return the sum of all processes' tensors."""
         if self.world > 1:
             tensor = tensor.clone()
-            with self._collective():
-                torch.distributed.all_reduce(tensor, group=self.group)
+            self._run(torch.distributed.all_reduce, tensor, group=self.group)
         return tensor
 
     def any(self, here: bool) -> bool:
@@ -91,9 +88,7 @@ class Processes:
     def gather_object(self, value: Any) -> list[Any]:
         """Return every process's value, by rank."""
         values: list[Any] = [value] * self.world
-        if self.world > 1:
-            with self._collective():
-                torch.distributed.all_gather_object(values, value)
+        self._run(torch.distributed.all_gather_object, values, value)
         return values
 
     def gather_lanes(self, own: Tensor) -> Tensor:
@@ -105,19 +100,19 @@ class Processes:
             return own
         own = own.contiguous()
         parts = [torch.empty_like(own) for _ in range(self.world)] if self.is_main else None
-        with self._collective():
-            torch.distributed.gather(own, parts, dst=0, group=self.group)
+        self._run(torch.distributed.gather, own, parts, dst=0, group=self.group)
         return own if parts is None else torch.stack(parts, 1).flatten(0, 1)
 
     def local_lanes(self, every: Tensor) -> Tensor:
         """Return this process's lanes of a tensor of all lanes."""
         return every[self.rank :: self.world]
 
-    @contextlib.contextmanager
-    def _collective(self) -> Iterator[None]:
-        """Raise UserError where an operation fails: torch raises plain RuntimeErrors."""
+    def _run(self, collective: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+        """Run an operation of several processes. Raise UserError where it fails: torch raises plain RuntimeErrors."""
+        if self.world == 1:
+            return
         try:
-            yield
+            collective(*arguments, **options)
         except RuntimeError as error:
             raise UserError(
                 f"process {self.rank} of {self.world} lost the others: one has died or hangs ({error})",

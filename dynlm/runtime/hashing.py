@@ -15,8 +15,8 @@ class Hasher:
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
 
-    def add(self, part: bytes | str) -> None:
-        """Add one part; a string as UTF-8."""
+    def add(self, part: bytes | memoryview | str) -> None:
+        """Add one part: bytes, or a string as UTF-8."""
         data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
         self.add_long(len(data), [data])
 
@@ -31,7 +31,7 @@ class Hasher:
         return self._digest.hexdigest()[:16]
 
 
-def fingerprint(*parts: bytes | str) -> str:
+def fingerprint(*parts: bytes | memoryview | str) -> str:
     """Return the fingerprint of ``parts``: 16 hexadecimal digits."""
     hasher = Hasher()
     for part in parts:

@@ -5,12 +5,8 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import FrameType
-from typing import Any
-
-_DEFERRED_SIGNALS = 2
-"""A launcher may repeat a Ctrl-C that its processes got already; a third signal stops at once, without a checkpoint."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -27,10 +23,13 @@ class Stopped(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Whether this process was signalled to stop; ``number`` is the last signal's number, 0 before."""
+    """Whether this process was signalled to stop; ``number`` is the last signal's number, 0 before.
 
-    def __init__(self) -> None:
-        self.number, self._count = 0, 0
+    The signal after ``deferred`` ones stops at once: a launcher may repeat a Ctrl-C that its processes got already.
+    """
+
+    def __init__(self, deferred: int = 2) -> None:
+        self.number, self._deferred = 0, deferred
 
     @property
     def requested(self) -> bool:
@@ -41,9 +40,9 @@ class StopRequest:
         raise Stopped(self.number or signal.SIGTERM, saved)
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Handle a signal: record it, or raise Stopped if it comes for the third time."""
-        self.number, self._count = number, self._count + 1
-        if self._count > _DEFERRED_SIGNALS:
+        """Handle a signal: record it, or raise Stopped if it is one too many."""
+        self.number, self._deferred = number, self._deferred - 1
+        if self._deferred < 0:
             self.stop()
 
 
@@ -54,7 +53,7 @@ def stop_requests() -> Iterator[StopRequest]:
     Raises Stopped at the end of the block if a request is pending, and at once on the third signal.
     """
     request = StopRequest()
-    with _handlers(request.handle, signal.SIGINT, signal.SIGTERM):
+    with _handler(request, signal.SIGINT, signal.SIGTERM):
         yield request
     if request.requested:
         request.stop()
@@ -63,21 +62,17 @@ def stop_requests() -> Iterator[StopRequest]:
 @contextlib.contextmanager
 def raise_on_sigterm() -> Iterator[None]:
     """Raise Stopped on SIGTERM within the block, as Ctrl-C raises KeyboardInterrupt, so that cleanup code runs."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Stopped(number)
-
-    with _handlers(stop, signal.SIGTERM):
+    with _handler(StopRequest(deferred=0), signal.SIGTERM):
         yield
 
 
 @contextlib.contextmanager
-def _handlers(handler: Callable[[int, FrameType | None], Any], *numbers: int) -> Iterator[None]:
-    """Install a signal handler within the block. Only the main thread can: others leave signals alone."""
+def _handler(request: StopRequest, *numbers: int) -> Iterator[None]:
+    """Let ``request`` handle signals within the block. Only the main thread can: others leave signals alone."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in numbers}
+    before = {number: signal.signal(number, request.handle) for number in numbers}
     try:
         yield
     finally:

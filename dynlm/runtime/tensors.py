@@ -99,7 +99,11 @@ def check_shapes(found: Shapes, expected: Shapes, where: Path) -> None:
 
 def params_fingerprint(params: Mapping[str, Tensor]) -> str:
     """Return the fingerprint of tensors with their names."""
-    parts: list[bytes | str] = []
-    for name in sorted(params):
-        parts += [name, params[name].detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()]
-    return fingerprint(*parts)
+    return fingerprint(*(part for name in sorted(params) for part in (name, data_of(params[name]))))
+
+
+def data_of(tensor: Tensor) -> memoryview:
+    """Return the bytes of a tensor's elements, in their order."""
+    tensor = tensor.detach().cpu().contiguous()
+    # A tensor of one element may have any stride and count as contiguous.
+    return tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8).numpy().data

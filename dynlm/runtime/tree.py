@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 
-def items(tree: Any) -> list[tuple[str, Any]]:
-    """Return the named children of a NamedTuple, a sequence or a dict. Raises TypeError for any other value."""
+def children(tree: Any) -> dict[str, Any]:
+    """Return the children of a NamedTuple, a sequence or a dict by name. Raises TypeError for any other value."""
     if isinstance(tree, Mapping):
-        return list(tree.items())
+        return dict(tree)
     if isinstance(tree, (tuple, list)):
-        return list(zip(getattr(tree, "_fields", map(str, range(len(tree)))), tree, strict=True))
+        return dict(zip(getattr(tree, "_fields", map(str, range(len(tree)))), tree, strict=True))
     raise TypeError(f"a pytree of tensors has no {type(tree).__name__}")
 
 
@@ -27,7 +27,7 @@ def leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
     if isinstance(tree, Tensor):
         yield name, tree
     elif tree is not None:
-        for key, child in items(tree):
+        for key, child in children(tree).items():
             yield from leaves(child, f"{name}/{key}" if name else key)
 
 
@@ -40,16 +40,16 @@ def map_named(function: Callable[..., Tensor], tree: Any, *others: Any, name: st
         return function(name, tree, *others)
     if tree is None:
         return None
-    named, *columns = (dict(items(each)) for each in (tree, *others))
+    named, *columns = map(children, (tree, *others))
     if any(column.keys() != named.keys() for column in columns):
         raise ValueError(f"pytrees of different structure: {[*map(list, (named, *columns))]}")
-    children = {
-        key: map_named(function, child, *(column[key] for column in columns), name=f"{name}/{key}" if name else key)
-        for key, child in named.items()
-    }
+    mapped = {}
+    for key, child in named.items():
+        path = f"{name}/{key}" if name else key
+        mapped[key] = map_named(function, child, *(column[key] for column in columns), name=path)
     if isinstance(tree, Mapping):
-        return children
-    return type(tree)(*children.values()) if hasattr(tree, "_fields") else type(tree)(children.values())
+        return mapped
+    return type(tree)(*mapped.values()) if hasattr(tree, "_fields") else type(tree)(mapped.values())
 
 
 def map_tensors(function: Callable[..., Tensor], tree: Any, *others: Any) -> Any:

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from dynlm.runtime.tree import (
+    children,
     clone,
     concatenate_lanes,
     detach,
     expand_lanes,
-    items,
     leaves,
     map_named,
     map_tensors,
@@ -63,7 +63,7 @@ def test_dicts_are_matched_by_key_whatever_their_order():
 @pytest.mark.parametrize("value", [{torch.ones(1)}, 1.0, "text"])
 def test_other_values_are_refused(value):
     with pytest.raises(TypeError, match=f"no {type(value).__name__}"):
-        items(value)
+        children(value)
     with pytest.raises(TypeError):
         list(leaves((value,)))
 
