@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dynlm.runtime.launcher import is_main_process
 from dynlm.runtime.text import json_text, printable
 from dynlm.runtime.validation import LARGEST
 
@@ -58,7 +58,7 @@ def _load_language_model_run(folder: Path) -> Any:
 
 @dataclass(frozen=True)
 class Command:
-    """A command: what it does, its options, and the function that it calls with them."""
+    """A command: its function, whose docstring describes it, and its options."""
 
     run: Function
     own: tuple[Option | Argument, ...] = ()
@@ -74,7 +74,7 @@ class Command:
     sections: str = ""
     """Names of those that this command uses; empty: all."""
     common: str = ""
-    """Names of those of them that ``--help`` shows; empty: all of them. ``--help all`` shows every one."""
+    """Names of those of them that ``--help`` shows; empty: all of them."""
     config: str | None = None
     """The shipped config that is the default of ``--config``."""
     resumes: bool = False
@@ -116,13 +116,8 @@ def open_run(options: Namespace, config: Config) -> Run:
 
 def print_answer(options: Namespace, content: Any, text: str) -> None:
     """Print ``text``, or ``content`` as JSON for ``--json``, with control characters escaped; the main process only."""
-    if os.environ.get("RANK", "0") == "0":
+    if is_main_process():
         print(json_text(content) if options.json else printable(text, lines=True))
-
-
-def print_warning(what: str) -> None:
-    """Print a warning on standard error."""
-    print(printable(f"dynlm: warning: {what}"), file=sys.stderr)
 
 
 def is_quiet(options: Namespace) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynlm.cli.command import Argument, Option, command, open_run, print_answer, print_warning
+from dynlm.cli.command import Argument, Option, command, open_run, print_answer
 from dynlm.errors import UserError
-from dynlm.runtime.text import LARGEST_TEXT, read_text
+from dynlm.runtime.text import LARGEST_TEXT, read_text, warn
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -45,7 +45,7 @@ def _read(options: Namespace, config: Config) -> int:
     report, cost = done.to_dict(), "nothing yet: the text goes on"
     if done.repeated:
         what = "these texts are what this memory has read last; they were not read again"
-        print_warning(f"{path}: {what}; give --again to learn them once more")
+        warn(f"{path}: {what}; give --again to learn them once more")
         cost = "nothing"
     elif done.tokens:
         cost = f"{done.tokens:,} tokens, {report['nats_per_token']:.4f} nats per token before each was learned from"
@@ -54,7 +54,7 @@ def _read(options: Namespace, config: Config) -> int:
         what = f"reading with this memory cost {done.worse_by:.2f} nats per token more than without"
         do = "tune the rule on more text, or lower its rate"
         do += "" if config.memory.no_regret else ", or begin a memory with --memory.no_regret true"
-        print_warning(f"{path}: {what}; {do}")
+        warn(f"{path}: {what}; {do}")
     lines = [
         f"read {cost}",
         f"the memory has read {done.about.tokens:,} tokens of {done.about.articles:,} articles; its weights are "

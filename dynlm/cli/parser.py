@@ -6,28 +6,52 @@ file was read with (``--memory FILE``), the options of the run (RUN), the defaul
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
-import difflib
 import itertools
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_type_hints
+from typing import Any, NoReturn, get_type_hints
+
+import jsonargparse
+import yaml
+from docstring_parser import parse_from_object
 
 from dynlm.cli.command import Argument, Command
 from dynlm.cli.config_files import Files, Layers, config_path, read_config
 from dynlm.errors import UserError
 from dynlm.runtime.renamed import rename_words
+from dynlm.runtime.text import did_you_mean
 from dynlm.runtime.validation import sections_of, within
-
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser, Namespace
 
 _LONGEST_MESSAGE = 500
 _METAVARS = {hint: name for kind, name in ((int, "N"), (float, "X"), (str, "TEXT")) for hint in (kind, kind | None)}
+Given = list[tuple[str, str]]
+"""Options with the words that follow them."""
 
 
-def parse(name: str, command: Command, argv: list[str]) -> tuple[Namespace, Any]:
+class _Parser(jsonargparse.ArgumentParser):
+    other_sections: Sequence[str] = ()
+    """Sections that config files may have and the command does not use."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
+        raise UserError(_explained(self, message), do=f"see `{self.prog} --help`") from ex
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        (file or sys.stderr).write(message)  # argparse's own ignores errors, such as a full disk
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        if action.option_strings and action.nargs != 0 and action.default not in (None, [], argparse.SUPPRESS):
+            text += f" (default: {str(action.default).replace('%', '%%')})"
+        return text
+
+
+def parse(name: str, command: Command, argv: list[str]) -> tuple[jsonargparse.Namespace, Any]:
     """Return a command's own options and the dataclass of its sections, both checked.
 
     Raises UserError for words that are no options of the command and for values that they cannot have; SystemExit for
@@ -43,35 +67,37 @@ def parse(name: str, command: Command, argv: list[str]) -> tuple[Namespace, Any]
     parser = _own_parser(name, command)
     if not command.takes_config:
         return _parse_args(parser, command, argv), None
-    kind = command.options()
+    kind, given = command.options(), _given(argv)
     words: dict[str, dict[str, str]] = {}
-    for word, after in itertools.zip_longest(argv, argv[1:], fillvalue=""):
-        option, equals, value = word.partition("=")
-        section, dot, own = option.removeprefix("--").partition(".")
-        if dot and option.startswith("--"):
-            words.setdefault(section, {})[own] = value if equals else after
-    layers = Layers(kind, _config_files(command, kind, argv), _run_options(command, parser, argv), words)
+    for option, value in given:
+        section, dot, own = option.partition(".")
+        if dot:
+            words.setdefault(section, {})[own] = value
+    folder = _first_positional(parser, argv) if command.takes_run else None
+    run = {} if folder is None else _run_options(command, Path(folder), given)
+    layers = Layers(kind, _config_files(command, kind, given), run, words)
     used = command.sections.split() or list(layers.kinds)
     parser.other_sections = [section for section in layers.kinds if section not in used]
-    hidden = 0
+    common, hidden = command.common.split() or used, 0
     for section in used:
-        is_common = section in (command.common.split() or used)
-        hidden += _add_section(parser, section, layers, "all" if full_help else "common" if is_common else "none")
+        shown = None if full_help else _common_options(section, layers) if section in common else []
+        hidden += _add_section(parser, section, layers, shown)
     if hidden:
-        parser.epilog = f"`dynlm {name} --help all` lists {hidden} more options.\n\n{parser.epilog}"
+        parser.epilog = f"`{parser.prog} --help all` lists {hidden} more options.\n\n{parser.epilog}"
     options = _parse_args(parser, command, argv)
     config = layers.build({section: options[section].as_dict() for section in used})
     if options.print_config:
-        import yaml
-
         print(yaml.safe_dump({each: vars(getattr(config, each)) for each in used}, sort_keys=False), end="")
         raise SystemExit(0)
     return options, config
 
 
-def _own_parser(name: str, command: Command) -> Any:
+def _own_parser(name: str, command: Command) -> _Parser:
     """Return the parser of a command without sections."""
-    parser = _make_parser(name, command)
+    # jsonargparse's own --print_config would print the command's own options too.
+    parser = _Parser(prog=f"dynlm {name}", formatter_class=_Help, allow_abbrev=False, print_config=None)
+    parser.description = command.about
+    parser.epilog = "\n".join(["examples:", *(f"  {example}" for example in command.examples)])
     if command.takes_config:
         about = "a YAML file with options, or a shipped config's name: demo"
         parser.add_argument("--config", type=str, metavar="FILE", help=about)
@@ -86,8 +112,8 @@ def _own_parser(name: str, command: Command) -> Any:
         parser.add_argument("--memory_file", type=str | None, default=None, metavar="FILE", help=about)
     for each in command.own:
         if isinstance(each, Argument):
-            dest, many = each.metavar.lower() + "s" * each.many, {"nargs": "+"} if each.many else {}
-            parser.add_argument(dest, type=str, metavar=each.metavar, help=each.about, **many)
+            dest, count = each.metavar.lower() + "s" * each.many, "+" if each.many else None
+            parser.add_argument(dest, type=str, nargs=count, metavar=each.metavar, help=each.about)
         elif each.type is None:
             parser.add_argument(each.name, action="store_true", help=each.about)
         else:
@@ -95,97 +121,70 @@ def _own_parser(name: str, command: Command) -> Any:
             parser.add_argument(each.name, type=kind, default=each.default, help=each.about)
     parser.add_argument("--json", action="store_true", help="print JSON, and nothing else on standard output")
     positionals = [action for action in parser._actions if not action.option_strings]
-    words = [f"{action.metavar} ..." if action.nargs == "+" else action.metavar for action in positionals]
-    parser.usage = " ".join([f"dynlm {name} [options]", *words])
+    words = [f"{action.metavar} ..." if action.nargs == "+" else str(action.metavar) for action in positionals]
+    parser.usage = " ".join([f"{parser.prog} [options]", *words])
     return parser
 
 
-def _make_parser(name: str, command: Command) -> Any:
-    import argparse
-
-    import jsonargparse
-
-    class Parser(jsonargparse.ArgumentParser):
-        other_sections: tuple[str, ...] = ()
-        """Sections that config files may have and the command does not use."""
-
-        def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
-            raise UserError(_explained(self, message), do=f"see `dynlm {name} --help`") from ex
-
-        def _print_message(self, message: str, file: Any = None) -> None:
-            (file or sys.stderr).write(message)  # argparse's own ignores errors, such as a full disk
-
-    class Help(argparse.RawDescriptionHelpFormatter):
-        def _get_help_string(self, action: argparse.Action) -> str:
-            text = action.help or ""
-            if action.option_strings and action.nargs != 0 and action.default not in (None, [], argparse.SUPPRESS):
-                text += f" (default: {str(action.default).replace('%', '%%')})"
-            return text
-
-    epilog = "examples:\n" + "\n".join(f"  {example}" for example in command.examples)
-    # jsonargparse's own --print_config would print the command's own options too.
-    parser = Parser(prog=f"dynlm {name}", formatter_class=Help, allow_abbrev=False, print_config=None)
-    parser.description, parser.epilog = command.about, epilog
-    return parser
+def _given(argv: list[str]) -> Given:
+    """Return the options in ``argv`` with their values; the word after a switch passes for its value."""
+    given = []
+    for word, after in itertools.zip_longest(argv, argv[1:]):
+        option, equals, value = word.partition("=")
+        if option.startswith("--") and (equals or after is not None):
+            given.append((option[2:], value if equals else after))
+    return given
 
 
-def _config_files(command: Command, kind: type, argv: list[str]) -> Files:
-    """Return the config files that ``argv`` names, else the command's default one."""
-    named = _values(argv, "config") or ([command.config] if command.config else [])
-    bases = _values(argv, "base") if "base" in get_type_hints(kind) else []
-    return [file for path in (*bases, *named) if path != "null" for file in read_config(config_path(path), kind)]
+def _config_files(command: Command, kind: type, given: Given) -> Files:
+    """Return the config files that are given, else the command's default one."""
+    if command.config and "config" not in dict(given):
+        given = [*given, ("config", command.config)]
+    paths = [value for wanted in ("base", "config") for option, value in given if option == wanted and value != "null"]
+    return [file for path in paths for file in read_config(config_path(path), kind)]
 
 
-def _run_options(command: Command, parser: ArgumentParser, argv: list[str]) -> dict[str, Any]:
-    """Return the options of the run that ``argv`` names, with those of a memory file."""
-    folder = _first_positional(parser, argv) if command.takes_run else None
-    if folder is None:
-        return {}
-    config = command.load_run(Path(folder))
-    for path in _values(argv, "memory_file") if command.takes_memory else ():
-        if Path(path).exists():
+def _run_options(command: Command, folder: Path, given: Given) -> dict[str, Any]:
+    """Return the options of a run, with those of a memory file that is given."""
+    config = command.load_run(folder)
+    for path in [Path(value) for option, value in given if option == "memory_file" and command.takes_memory]:
+        if path.exists():
             from dynlm.adapt.memory_file import options_of
 
-            config = dataclasses.replace(config, memory=options_of(Path(path), config.memory))
+            config = dataclasses.replace(config, memory=options_of(path, config.memory))
         elif command.mixes_new_memories:
             config = dataclasses.replace(config, memory=dataclasses.replace(config.memory, no_regret=True))
     return dataclasses.asdict(config)
 
 
-def _add_section(parser: ArgumentParser, section: str, layers: Layers, shows: Literal["all", "common", "none"]) -> int:
-    """Add the options of a section; return how many of them ``--help`` does not show.
-
-    Common ones are those that the section names, and those that a plug-in adds to it which names none.
-    """
-    from argparse import SUPPRESS
-
-    from docstring_parser import parse_from_object
-
+def _common_options(section: str, layers: Layers) -> list[str]:
+    """Return the options of a section that it names as common, and those that a plug-in adds which names none."""
     kind, base = layers.kinds[section], sections_of(layers.kind)[section]
+    common, hints = kind.COMMON.split() or list(get_type_hints(kind)), get_type_hints(base)
+    return common + [name for name in get_type_hints(kind) if kind.COMMON == base.COMMON and name not in hints]
+
+
+def _add_section(parser: _Parser, section: str, layers: Layers, shown: list[str] | None) -> int:
+    """Add the options of a section; return how many of them ``--help`` hides: all but ``shown``, or none."""
+    kind = layers.kinds[section]
     bases = [each for each in reversed(kind.__mro__) if dataclasses.is_dataclass(each)]
-    about = {
-        each.arg_name: each.description or "" for each_kind in bases for each in parse_from_object(each_kind).params
-    }
+    about = {item.arg_name: item.description or "" for each in bases for item in parse_from_object(each).params}
     group = parser.add_argument_group(f"{section}: {(kind.__doc__ or '').strip().partition(chr(10))[0].rstrip('.')}")
     hints, hidden = get_type_hints(kind), 0
-    common = getattr(kind, "COMMON", "").split() or list(hints)
-    if common == getattr(base, "COMMON", "").split():
-        common += [name for name in hints if name not in get_type_hints(base)]
     for item in dataclasses.fields(kind):
-        name, text = item.name, SUPPRESS
-        if shows == "all" or (shows == "common" and name in common):
-            text = " ".join(about.get(name, "").split()).replace("%", "%%")
-        hidden += text is SUPPRESS
+        name, is_shown = item.name, shown is None or item.name in shown
         default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
         default = layers.values[section].get(name, default)
+        text = " ".join(about.get(name, "").split()).replace("%", "%%") if is_shown else argparse.SUPPRESS
+        hidden += not is_shown
         action = group.add_argument(f"--{section}.{name}", type=hints[name], default=default, help=text)
         action.metavar = _METAVARS.get(hints[name], action.metavar)
     for name in layers.ignored[section]:
-        group.add_argument(f"--{section}.{name}", default=SUPPRESS, help=SUPPRESS)
+        group.add_argument(f"--{section}.{name}", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return hidden
 
 
-def _parse_args(parser: ArgumentParser, command: Command, argv: list[str]) -> Namespace:
+def _parse_args(parser: _Parser, command: Command, argv: list[str]) -> jsonargparse.Namespace:
     """Parse ``argv``. Raises UserError for whatever the parser raises for a value, and for numbers out of bounds."""
     try:
         options = parser.parse_args(argv)
@@ -198,13 +197,7 @@ def _parse_args(parser: ArgumentParser, command: Command, argv: list[str]) -> Na
     return options
 
 
-def _values(argv: list[str], option: str) -> list[str]:
-    """Return the values that ``argv`` gives ``--option``."""
-    values = [word.partition("=")[2] for word in argv if word.startswith(f"--{option}=")]
-    return values + [value for word, value in itertools.pairwise(argv) if word == f"--{option}"]
-
-
-def _first_positional(parser: ArgumentParser, argv: list[str]) -> str | None:
+def _first_positional(parser: _Parser, argv: list[str]) -> str | None:
     """Return the run's folder: the first word that is neither an option nor an option's value."""
     words = iter(argv)
     for word in words:
@@ -219,7 +212,7 @@ def _first_positional(parser: ArgumentParser, argv: list[str]) -> str | None:
     return None
 
 
-def _explained(parser: Any, message: str) -> str:
+def _explained(parser: _Parser, message: str) -> str:
     """Return the parser's message on one line of bearable length, with choices, the nearest option, and metavars."""
     text = " ".join(str(message).split())
     if "required" in text:
@@ -233,8 +226,7 @@ def _explained(parser: Any, message: str) -> str:
     unknown = [word for word in re.findall(r"--[\w.]+", text) if word not in names]
     if unknown and (section := unknown[0][2:].partition(".")[0]) in parser.other_sections:
         return f"{unknown[0]} is not used by this command, nor is any option of {section}"
-    near = difflib.get_close_matches(unknown[0], names, n=1) if unknown else []
-    return _cut(text) + (f" (did you mean {near[0]}?)" if near else "")
+    return _cut(text) + (did_you_mean(unknown[0], names) if unknown else "")
 
 
 def _cut(text: str) -> str:

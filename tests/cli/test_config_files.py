@@ -123,7 +123,7 @@ def test_only_what_resumes_says_that_it_goes_on(capsys: Capture, monkeypatch: py
     }
     for name in COMMANDS:
         with monkeypatch.context() as patch:
-            patch.setattr("dynlm.cli.main._call", interrupted)
+            patch.setattr("dynlm.cli.parser.parse", interrupted)
             assert main(name.split()) == 130
         said = capsys.readouterr().err
         assert said.count("\n") == 1

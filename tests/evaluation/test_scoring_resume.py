@@ -103,7 +103,7 @@ def process(run: Run, *options: str) -> subprocess.Popen[str]:
     command = [
         sys.executable,
         "-m",
-        "dynlm.cli.main",
+        "dynlm",
         "score",
         str(run.folder),
         "--memory.rule",
