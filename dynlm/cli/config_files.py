@@ -11,15 +11,7 @@ from typing import Any, TypeVar, get_type_hints
 from dynlm.errors import UserError
 from dynlm.runtime.renamed import rename_sections
 from dynlm.runtime.text import did_you_mean
-from dynlm.runtime.validation import (
-    Section,
-    check_mapping,
-    check_sections,
-    check_types,
-    options_of,
-    sections_of,
-    shortened,
-)
+from dynlm.runtime.validation import check_mapping, check_sections, check_types, options_of, sections_of, shortened
 
 _Whole = TypeVar("_Whole")
 _SELECTING = ("rule", "kind", "source")
@@ -93,11 +85,11 @@ class Layers:
 
     def __init__(self, kind: type, files: Files, run: Mapping[str, Any], words: Mapping[str, Mapping[str, str]]):
         self.kind, self.files = kind, files
-        self.kinds: dict[str, type[Section]] = {}
+        self.kinds = sections_of(kind)
         self.ignored: dict[str, list[str]] = {}
         """The ``words`` that the class of a section leaves out."""
         self.values: dict[str, dict[str, Any]] = {}
-        for name, section in sections_of(kind).items():
+        for name, section in self.kinds.items():
             given: dict[str, Any] = {}
             for _, content in files:
                 given |= content.get(name, {})

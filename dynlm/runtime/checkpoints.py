@@ -54,7 +54,7 @@ class Resumable(Protocol):
 
 
 class Checkpoint(NamedTuple):
-    """A complete checkpoint file."""
+    """The content of a complete file."""
 
     path: Path
     number: int
@@ -64,16 +64,14 @@ class Checkpoint(NamedTuple):
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoint files of one piece of work, numbered by its steps.
-
-    ``kept``: how many of the newest files stay. ``made_with``: the options and data fingerprints that decide the
-    outcome of the work, as a flat JSON object; a checkpoint that was made with others is refused.
-    """
+    """The checkpoint files of one piece of work, numbered by its steps."""
 
     folder: Path
     stem: str = "step"
     kept: int = 2
+    """How many of the newest files stay."""
     made_with: dict[str, Any] = field(default_factory=dict)
+    """The options and fingerprints that decide the outcome, as a flat JSON object; checkpoints of others are refused."""
 
     def save(self, number: int, tensors: Mapping[str, Tensor], state: dict[str, Any]) -> Path:
         """Write a checkpoint, remove all but the newest ones, and return the file. Raises UserError on failure."""
@@ -125,9 +123,8 @@ class Checkpoints:
 class Checkpointer:
     """Saves and resumes ``work``, on one or several processes, which may be another number of them after a resume.
 
-    A context manager: within its block Ctrl-C and SIGTERM make the next ``after_step`` save and stop. Without a stop
-    ``after_step`` saves at every ``every``-th step or, where ``every`` is 0, each time ``seconds`` have passed. Without
-    ``checkpoints`` nothing is saved.
+    Within its ``with`` block Ctrl-C and SIGTERM make the next ``after_step`` save and stop. Otherwise that saves every
+    ``every`` steps or, where that is 0, ``seconds`` after the last time; without ``checkpoints`` it never does.
     """
 
     def __init__(
@@ -179,7 +176,7 @@ class Checkpointer:
         return found.path
 
     def after_step(self, number: int, last: bool = False) -> None:
-        """Save after step ``number`` where that is due or it is the ``last``; raise Stopped where that was requested.
+        """Save after step ``number`` if that is due or it is the ``last``; raise Stopped if a stop was requested.
 
         All processes call it after the same step.
         """

@@ -35,10 +35,7 @@ class Processes:
 
     @classmethod
     def start(cls, cpu: bool) -> Processes:
-        """Join the other processes, where there are any; with ``cpu`` no GPU is used.
-
-        Raises UserError where the environment has only some of a launcher's variables.
-        """
+        """Join the other processes, if any; with ``cpu`` no GPU is used. Raises UserError as ``is_multi_process``."""
         state = PartialState(cpu=cpu, **({"timeout": _LONGEST_WAIT} if is_multi_process() else {}))
         # safetensors does not know numbered CPUs.
         device = torch.device("cpu") if state.device.type == "cpu" else state.device

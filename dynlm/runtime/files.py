@@ -131,10 +131,7 @@ def staging_dir(parent: Path, target: Path | None = None) -> Iterator[Path]:
 
 
 def commit_dir(staged: Path, folder: Path) -> None:
-    """Rename the folder ``staged`` to ``folder``; an existing ``folder`` that is not empty is kept instead.
-
-    Raises UserError if that fails.
-    """
+    """Rename the folder ``staged`` to ``folder``, if that is missing or empty. Raises UserError if that fails."""
     try:
         for path in staged.iterdir():
             _sync(path)

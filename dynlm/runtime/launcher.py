@@ -10,10 +10,7 @@ _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def is_multi_process() -> bool:
-    """Return whether a launcher started several processes.
-
-    Raises UserError if its variables are incomplete or malformed.
-    """
+    """Return whether a launcher started several processes. Raises UserError if its variables are malformed."""
     given = {name: os.environ[name] for name in _VARIABLES if os.environ.get(name)}
     marks = [name for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE") if name in given]
     if not marks or given == {"WORLD_SIZE": "1"}:

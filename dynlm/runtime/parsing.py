@@ -22,10 +22,7 @@ _MOST_YAML_VALUES = 20_000
 
 
 def read_bytes(path: StrPath, largest: int) -> bytes:
-    """Return the content of a regular file.
-
-    Raises UserError if it is missing, not a regular file, or over ``largest`` bytes.
-    """
+    """Return the content of a file. Raises UserError if it is missing, not regular, or over ``largest`` bytes."""
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size

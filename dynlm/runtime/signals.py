@@ -50,7 +50,7 @@ class StopRequest:
 def stop_requests() -> Iterator[StopRequest]:
     """Record SIGINT and SIGTERM within the block, which polls the request where it can save a checkpoint.
 
-    Raises Stopped at the end of the block if a request is pending, and at once on the third signal.
+    Raises Stopped after a block that leaves a request pending, and at once on the third signal.
     """
     request = StopRequest()
     with _handler(request, signal.SIGINT, signal.SIGTERM):

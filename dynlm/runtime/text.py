@@ -43,9 +43,9 @@ def decode_text(data: bytes, where: object, offset: int = 0) -> str:
 
 
 def read_text(path: StrPath, largest: int = LARGEST_TEXT) -> str:
-    """Return the text of a file, or of standard input for ``-``; both are UTF-8 in any locale.
+    """Return the text of a file, or of standard input for ``-``, which is UTF-8 in any locale.
 
-    Raises UserError for invalid UTF-8, over ``largest`` bytes, and a file that is not regular.
+    Raises UserError as ``decode_text`` and ``read_bytes`` do.
     """
     if str(path) != "-":
         return decode_text(read_bytes(path, largest), path)
