@@ -71,7 +71,7 @@ class Checkpoints:
     kept: int = 2
     """How many of the newest files stay."""
     made_with: dict[str, Any] = field(default_factory=dict)
-    """The options and fingerprints that decide the outcome, as a flat JSON object; checkpoints of others are refused."""
+    """The options and fingerprints that decide the outcome, as flat JSON; checkpoints of others are refused."""
 
     def save(self, number: int, tensors: Mapping[str, Tensor], state: dict[str, Any]) -> Path:
         """Write a checkpoint, remove all but the newest ones, and return the file. Raises UserError on failure."""

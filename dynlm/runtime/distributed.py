@@ -35,7 +35,7 @@ class Processes:
 
     @classmethod
     def start(cls, cpu: bool) -> Processes:
-        """Join the other processes, if any; with ``cpu`` no GPU is used. Raises UserError as ``is_multi_process``."""
+        """Join other processes, if any; ``cpu`` uses no GPU. Raises UserError as ``is_multi_process`` does."""
         state = PartialState(cpu=cpu, **({"timeout": _LONGEST_WAIT} if is_multi_process() else {}))
         # safetensors does not know numbered CPUs.
         device = torch.device("cpu") if state.device.type == "cpu" else state.device

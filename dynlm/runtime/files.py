@@ -131,7 +131,7 @@ def staging_dir(parent: Path, target: Path | None = None) -> Iterator[Path]:
 
 
 def commit_dir(staged: Path, folder: Path) -> None:
-    """Rename the folder ``staged`` to ``folder``, if that is missing or empty. Raises UserError if that fails."""
+    """Rename ``staged`` to ``folder``; one that holds files already is kept. Raises UserError on failure."""
     try:
         for path in staged.iterdir():
             _sync(path)
