@@ -20,14 +20,13 @@ import torch
 
 from benchmarks.machine import median_time
 from benchmarks.straightforward import StraightforwardReader
-from dynlm.adapt.dynamic_model import DynamicModel
+from dynlm.adapt.dynamic_model import DynamicModel, Memory
 from dynlm.adapt.loop import read_segment
 from dynlm.adapt.meta_gradient.forward import Sensitivities
 from dynlm.adapt.options import FEATURES, LearnedRuleOptions
 from dynlm.adapt.rules.base import Rule, Statistics
 from dynlm.adapt.rules.elementwise import LEVEL_1, uniform_rule
 from dynlm.adapt.rules.learned import LearnedRule
-from dynlm.adapt.state import Memory
 from dynlm.cli.config_files import load_options
 from dynlm.data.stream import Segment
 from dynlm.models.lstm.model import LSTMLanguageModel

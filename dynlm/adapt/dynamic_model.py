@@ -1,34 +1,56 @@
-"""A model together with how its weights change while it reads.
+"""A model together with how its weights change while it reads, and what it carries from segment to segment, as a value.
 
-Legend: B lanes.
+Legend: B lanes. Static parameters theta_0 (long-term memory), dynamic weights theta_t (medium-term) and the model's
+state (short-term) have three names here and are never mixed: only dynamic tensors have copies that move.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from dynlm.adapt.gates import displacement, norm
 from dynlm.adapt.partners.cache import Cache
 from dynlm.adapt.partners.mixture import FixedShareMixture
 from dynlm.adapt.rules.base import Rule, RuleState, StepEvent
 from dynlm.adapt.rules.elementwise import LEVEL_1
-from dynlm.adapt.state import Memory
 from dynlm.adapt.update_filter import FilterState, UpdateFilter
+from dynlm.errors import UserError
 from dynlm.models.protocol import Engine, SequenceModel
 from dynlm.runtime.hashing import Hasher
-from dynlm.types import Params
+from dynlm.runtime.tree import clone
+from dynlm.types import Params, State
 
 _VERSION = "2-"
 EARLIER_CONSTANTS = re.compile("[0-9a-f]{16}")
 """Fingerprints without a version are those of an earlier dynlm, and cannot be compared."""
 StepObserver = Callable[[StepEvent], None]
 """Is shown each gradient of each segment between scoring and the update."""
+
+
+class Memory(NamedTuple):
+    """The state of a reading in B lanes: dynamic weights (B, ...), the model's state, and one state for each plug-in.
+
+    Where a plug-in keeps nothing, or is not there, the rule's state is empty and the others' are None.
+    """
+
+    params: Params
+    state: State
+    rule: RuleState = RuleState()
+    cache: Any = None
+    mixture: Any = None
+    filter: FilterState | None = None
+
+    def copy(self) -> Memory:
+        """Return a memory that further reading of this one leaves as it is."""
+        return clone(self)
 
 
 @dataclass(frozen=True)
@@ -86,6 +108,21 @@ class DynamicModel:
             None if self.mixture is None else self.mixture.fresh(self.model.init_state(lanes, like), lanes, like),
             FilterState.initial(lanes, len(params), like) if self.filter is not None and learns else None,
         )
+
+
+def distance(memory: Memory, static: Params) -> Tensor:
+    """Return |theta_t - theta_0| / |theta_0| of each lane (B,), all dynamic tensors as one vector."""
+    return displacement(memory.params, static) / norm(static[name] for name in memory.params)
+
+
+def dynamic_tensors(model: SequenceModel, patterns: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the tensors that fit a pattern. Raises UserError for a pattern that fits none."""
+    names = tuple(model.shapes())
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            what = f"memory.dynamic has {pattern!r}, which fits no tensor"
+            raise UserError(what, do=f"the tensors are {', '.join(names)}")
+    return tuple(name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
 
 
 def constants_of(dynamic_model: DynamicModel) -> str:

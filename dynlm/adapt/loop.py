@@ -17,10 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynlm.adapt.dynamic_model import DynamicModel, StepObserver
+from dynlm.adapt.dynamic_model import DynamicModel, Memory, StepObserver
 from dynlm.adapt.rules.base import Statistics, StepEvent, reset_lane_
 from dynlm.adapt.segment import score_and_learn
-from dynlm.adapt.state import Memory
 from dynlm.data.stream import Batch, Segment, Stream, StreamPosition, to_batch
 from dynlm.models.protocol import reset_state
 

@@ -27,9 +27,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynlm.adapt.dynamic_model import DynamicModel, constants_of
+from dynlm.adapt.dynamic_model import DynamicModel, Memory, constants_of
 from dynlm.adapt.options import MemoryOptions
-from dynlm.adapt.state import Memory
 from dynlm.adapt.state_tensors import as_tensors, flaw, flaw_of_shapes, from_tensors
 from dynlm.errors import UserError
 from dynlm.runtime.files import exclusive

@@ -8,10 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dynlm.adapt.dynamic_model import DynamicModel
+from dynlm.adapt.dynamic_model import DynamicModel, Memory
 from dynlm.adapt.partners.cache import Cache, CacheInput, CacheState
 from dynlm.adapt.partners.cache_gate import Gate
-from dynlm.adapt.state import Memory
 from dynlm.models.protocol import NextTokenDistribution
 from dynlm.runtime.tree import clone
 

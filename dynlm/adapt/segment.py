@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynlm.adapt.dynamic_model import DynamicModel, StepObserver
+from dynlm.adapt.dynamic_model import DynamicModel, Memory, StepObserver
 from dynlm.adapt.partners.cache import CacheInput
 from dynlm.adapt.rules.base import Rule, StepEvent, reset_lanes_
-from dynlm.adapt.state import Memory
 from dynlm.adapt.update_filter import UpdateFilter, add_squares_
 from dynlm.data.stream import Batch
 from dynlm.models.protocol import Scored, reset_state

@@ -15,8 +15,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from dynlm.adapt.dynamic_model import DynamicModel
-from dynlm.adapt.state import Memory
+from dynlm.adapt.dynamic_model import DynamicModel, Memory
 from dynlm.runtime.tensors import Shapes
 from dynlm.runtime.tree import leaves, map_named
 

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dynlm.adapt.dynamic_model import DynamicModel
+from dynlm.adapt.dynamic_model import DynamicModel, Memory, distance
 from dynlm.adapt.loop import SegmentResult, iter_segments
-from dynlm.adapt.state import Memory, distance
 from dynlm.adapt.state_tensors import as_tensors, from_tensors
 from dynlm.adapt.update_filter import counts_of, first_of, ratios_of
 from dynlm.data.stream import Segment, Stream, StreamPosition, read_side_by_side

@@ -16,12 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from dynlm.adapt.dynamic_model import DynamicModel
+from dynlm.adapt.dynamic_model import DynamicModel, distance
 from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.memory_file import About, SavedMemory, Unfinished, changing, load_about, load_memory, save_memory
 from dynlm.adapt.options import MemoryOptions
 from dynlm.adapt.rules.elementwise import LEVEL_1
-from dynlm.adapt.state import distance
 from dynlm.adapt.update_filter import FilterState
 from dynlm.data.stream import StreamPosition, read_in_order
 from dynlm.data.tokenised_split import TokenisedSplit

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dynlm.adapt.dynamic_model import DynamicModel
+from dynlm.adapt.dynamic_model import DynamicModel, dynamic_tensors
 from dynlm.adapt.options import LearnedRuleOptions, MemoryOptions
 from dynlm.adapt.partners.cache import Cache
 from dynlm.adapt.partners.mixture import FixedShareMixture
@@ -17,7 +17,6 @@ from dynlm.adapt.rules.base import Rule, Statistics
 from dynlm.adapt.rules.learned import LearnedRule
 from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule
 from dynlm.adapt.rules.registry import RULES
-from dynlm.adapt.state import dynamic_tensors
 from dynlm.adapt.update_filter import UpdateFilter
 from dynlm.errors import UserError
 from dynlm.models.registry import EngineSettings, engine_for

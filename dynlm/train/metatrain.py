@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from dynlm.adapt.dynamic_model import dynamic_tensors
 from dynlm.adapt.loop import mean_nats
 from dynlm.adapt.meta_gradient.forward import Sensitivities
 from dynlm.adapt.meta_gradient.learner import MetaGradient
@@ -19,7 +20,6 @@ from dynlm.adapt.meta_gradient.per_weight_lstm import Windows
 from dynlm.adapt.options import LearnedRuleOptions, MemoryOptions
 from dynlm.adapt.rules.learned import LearnedRule
 from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule
-from dynlm.adapt.state import dynamic_tensors
 from dynlm.errors import UserError
 from dynlm.run.memory_store import records_of
 from dynlm.run.opening import build_dynamic_model, meta_of

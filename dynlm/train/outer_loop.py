@@ -17,11 +17,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dynlm.adapt.dynamic_model import DynamicModel
+from dynlm.adapt.dynamic_model import DynamicModel, Memory
 from dynlm.adapt.loop import read_segment
 from dynlm.adapt.meta_gradient.learner import MetaGradient
 from dynlm.adapt.rules.base import StepEvent
-from dynlm.adapt.state import Memory
 from dynlm.adapt.update_filter import counts_of
 from dynlm.data.stream import Stream, StreamPosition
 from dynlm.data.tokenised_split import TokenisedSplit

@@ -15,13 +15,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dynlm.adapt.dynamic_model import DynamicModel
+from dynlm.adapt.dynamic_model import DynamicModel, dynamic_tensors
 from dynlm.adapt.loop import gradient_statistics, mean_nats
 from dynlm.adapt.options import MemoryOptions
 from dynlm.adapt.rules.base import Statistics
 from dynlm.adapt.rules.elementwise import LEVEL_1
 from dynlm.adapt.rules.registry import RULES, Search, tuned_rules
-from dynlm.adapt.state import dynamic_tensors
 from dynlm.data.article_range import article_range
 from dynlm.data.articles import source_name
 from dynlm.data.options import CorpusOptions

@@ -10,12 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynlm.adapt.dynamic_model import DynamicModel
+from dynlm.adapt.dynamic_model import DynamicModel, dynamic_tensors
 from dynlm.adapt.loop import gradient_statistics, iter_segments, mean_nats, read_segment, start_articles
 from dynlm.adapt.partners.cache import Cache
 from dynlm.adapt.partners.mixture import FixedShareMixture
 from dynlm.adapt.rules.elementwise import LEVEL_1
-from dynlm.adapt.state import dynamic_tensors
 from dynlm.data.stream import Stream, read_in_order, read_side_by_side
 from dynlm.errors import UserError
 from dynlm.models.lstm.engine import LSTMEngine

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dynlm.adapt.dynamic_model import DynamicModel
+from dynlm.adapt.dynamic_model import DynamicModel, Memory
 from dynlm.adapt.loop import iter_segments, read_segment
 from dynlm.adapt.memory_file import SavedMemory, load_memory, save_memory
 from dynlm.adapt.meta_gradient.forward import Sensitivities
@@ -21,7 +21,6 @@ from dynlm.adapt.rules.base import Rule, Statistics
 from dynlm.adapt.rules.learned import LearnedRule
 from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule
 from dynlm.adapt.rules.registry import RULES
-from dynlm.adapt.state import Memory
 from dynlm.adapt.state_tensors import as_tensors, flaw, flaw_of_shapes, from_tensors
 from dynlm.data.stream import Stream, read_side_by_side
 from dynlm.models.options import LSTMOptions

@@ -40,13 +40,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynlm.adapt.dynamic_model import DynamicModel
+from dynlm.adapt.dynamic_model import DynamicModel, Memory
 from dynlm.adapt.gates import at_bound
 from dynlm.adapt.meta_gradient.learner import MetaGradient
 from dynlm.adapt.rules.base import StepEvent
 from dynlm.adapt.rules.elementwise import ElementwiseRule
 from dynlm.adapt.rules.learned import SHARES, LearnedRule, clamp_, each_shape
-from dynlm.adapt.state import Memory
 from dynlm.data.stream import Segment
 from dynlm.models.scratch import Scratch
 from dynlm.runtime.tree import leaves, map_tensors

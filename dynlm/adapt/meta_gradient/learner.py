@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynlm.adapt.dynamic_model import DynamicModel
+from dynlm.adapt.dynamic_model import DynamicModel, Memory
 from dynlm.adapt.rules.base import StepEvent
-from dynlm.adapt.state import Memory
 from dynlm.data.stream import Segment
 from dynlm.types import Params
 

@@ -17,12 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynlm.adapt.dynamic_model import DynamicModel
+from dynlm.adapt.dynamic_model import DynamicModel, Memory
 from dynlm.adapt.meta_gradient.learner import MetaGradient
 from dynlm.adapt.rules.base import StepEvent
 from dynlm.adapt.rules.lstm_gates import GateState
 from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule, per_weight_step
-from dynlm.adapt.state import Memory
 from dynlm.data.stream import Segment
 from dynlm.types import Params
 

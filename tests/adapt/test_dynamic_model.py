@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 import torch
 
+from dynlm.adapt.dynamic_model import distance
 from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.meta_gradient.forward import Sensitivities
 from dynlm.adapt.options import FEATURES
-from dynlm.adapt.state import distance
 from dynlm.data.stream import Stream
 from dynlm.runtime.tree import num_bytes
 from tests.adapt.readings import MODEL, NAMES, RULES, dynamic_model, meta, moved_phi, text
