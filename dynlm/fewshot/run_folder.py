@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dynlm.errors import UserError
-from dynlm.fewshot.learners.learner import Learned, Learner
+from dynlm.fewshot.learners.learner import Learned, Learner, add_prefix, strip_prefix
 from dynlm.fewshot.options import FewShotOptions
 from dynlm.fewshot.tasks.source import TaskSource, seeded
 from dynlm.run.folder import read_options
@@ -67,24 +67,16 @@ def load_learned(folder: Path, learner: Learner) -> tuple[Learned, dict[str, Any
     for name, tensor in expected.items():
         if name not in tensors or tensors[name].shape != tensor.shape:
             found = tuple(tensors[name].shape) if name in tensors else "missing"
-            raise UserError(
-                f"{name} is {found}, these options need {tuple(tensor.shape)}",
-                path,
-                "leave task and learner as trained",
-            )
+            what = f"{name} is {found}, these options need {tuple(tensor.shape)}"
+            raise UserError(what, path, "leave task and learner as trained")
     return from_tensors({name: tensors[name] for name in expected}), card
 
 
 def to_tensors(learned: Learned) -> Params:
     """Return meta-parameters and buffers in one mapping, each name with a prefix."""
-    meta = {_META + name: tensor for name, tensor in learned.meta.items()}
-    return meta | {_BUFFER + name: tensor for name, tensor in learned.buffers.items()}
+    return add_prefix(_META, learned.meta) | add_prefix(_BUFFER, learned.buffers)
 
 
 def from_tensors(tensors: Params) -> Learned:
     """Return the inverse of ``to_tensors``."""
-    meta, buffers = (
-        {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-        for prefix in (_META, _BUFFER)
-    )
-    return Learned(meta, buffers)
+    return Learned(strip_prefix(_META, tensors), strip_prefix(_BUFFER, tensors))

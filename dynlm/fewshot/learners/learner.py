@@ -28,6 +28,8 @@ LEARNERS.renamed = {"pixels": "nearest-neighbour"}
 LEARNERS.ignored = [item.name for part in (ConvNetOptions, PerceptronOptions) for item in dataclasses.fields(part)]
 LEARNERS.ignored += ["inner_rate", "inner_steps", "statistics"]
 Generators = Sequence[torch.Generator]
+RUNNING, MOMENTUM = "running.", 0.1
+"""Prefix of running statistics among the buffers, and the share of a new batch in them."""
 
 
 class Learned(NamedTuple):
@@ -52,6 +54,16 @@ class MetaStep(NamedTuple):
     score: float
     gradients: Params
     buffers: Params
+
+
+def add_prefix(prefix: str, params: Params) -> Params:
+    """Return all tensors, with ``prefix`` before their names."""
+    return {prefix + name: tensor for name, tensor in params.items()}
+
+
+def strip_prefix(prefix: str, params: Params) -> Params:
+    """Return the tensors whose names begin with ``prefix``, by the rest of their names."""
+    return {name[len(prefix) :]: tensor for name, tensor in params.items() if name.startswith(prefix)}
 
 
 class Learner(ABC):

@@ -7,6 +7,7 @@ Legend: T tasks, F filters, Q query examples, O outputs, K inner steps.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,14 +17,24 @@ from torch import Tensor
 
 from dynlm.errors import UserError
 from dynlm.fewshot.inner_loop import InnerLoop, Order, expand_tasks
-from dynlm.fewshot.learners.learner import LEARNERS, Adapted, Generators, Learned, Learner, MetaStep
-from dynlm.fewshot.nets import BatchStatistics, ConvNet, ConvNetOptions, Net, Perceptron, PerceptronOptions
+from dynlm.fewshot.learners.learner import (
+    LEARNERS,
+    MOMENTUM,
+    RUNNING,
+    Adapted,
+    Generators,
+    Learned,
+    Learner,
+    MetaStep,
+    add_prefix,
+    strip_prefix,
+)
+from dynlm.fewshot.nets import ConvNet, ConvNetOptions, Net, Perceptron, PerceptronOptions
 from dynlm.fewshot.tasks.source import LARGEST_COUNT, Episodes, Labelled, Problem, TaskSource
 from dynlm.runtime.validation import bounded
 from dynlm.types import Params
 
-_LR, _RUNNING = "rate.", "running."
-_MOMENTUM = 0.1
+_LR = "rate."
 
 
 class GradientLearner(Learner):
@@ -58,15 +69,11 @@ class GradientLearner(Learner):
         """Return the learning rate of a tensor in a step."""
         return float(self.options.inner_rate)
 
-    def outputs(self, learned: Learned, adapted: Adapted, inputs_TQ: Tensor) -> tuple[Tensor, BatchStatistics]:
-        """Return outputs (T, Q, O) and the batch statistics that they were normalised by."""
+    def predict(self, learned: Learned, adapted: Adapted, inputs_TQ: Tensor) -> Tensor:
         statistics = None
         if self.options.statistics == "inductive" and isinstance(self.net, ConvNet):
             _, statistics = self.loop.forward(adapted.state, adapted.support.inputs)
-        return self.loop.forward(adapted.state, inputs_TQ, statistics)
-
-    def predict(self, learned: Learned, adapted: Adapted, inputs_TQ: Tensor) -> Tensor:
-        return self.outputs(learned, adapted, inputs_TQ)[0]
+        return self.loop.forward(adapted.state, inputs_TQ, statistics)[0]
 
 
 class InitLearner(GradientLearner):
@@ -92,8 +99,7 @@ class InitLearner(GradientLearner):
     def initial(self, generator: torch.Generator) -> Learned:
         buffers: Params = {}
         if self.options.statistics == "running" and isinstance(self.net, ConvNet):
-            statistics = self.net.init_statistics(self.options.inner_steps + 1)
-            buffers = {_RUNNING + name: tensor for name, tensor in statistics.items()}
+            buffers = add_prefix(RUNNING, self.net.init_statistics(self.options.inner_steps + 1))
         return Learned(self.net.init_params(generator), buffers)
 
     def order(self, progress: float) -> Order:
@@ -111,24 +117,21 @@ class InitLearner(GradientLearner):
         weights = {name: meta[name] for name in self.net.shapes()}
         weights |= expand_tasks({name: meta[name] for name in self.loop.adapted}, len(support.inputs))
 
-        def lr(step: int, name: str) -> Tensor | float:
-            return self.lr(meta, step, name)
-
         def per_step(step: int) -> Params:
             return {name: meta[name][self._row(step)] for name in self.per_step}
 
+        lr = functools.partial(self.lr, meta)
         states = self.loop.steps(weights, [support] * steps, lr, order, per_step=per_step)
         yield from (Adapted(state, support, step) for step, state in enumerate(states))
 
     def _row(self, step: int) -> int:
         return min(step, int(self.options.inner_steps))
 
-    def outputs(self, learned: Learned, adapted: Adapted, inputs_TQ: Tensor) -> tuple[Tensor, BatchStatistics]:
+    def predict(self, learned: Learned, adapted: Adapted, inputs_TQ: Tensor) -> Tensor:
         if self.options.statistics != "running":
-            return super().outputs(learned, adapted, inputs_TQ)
-        row = self._row(adapted.step)
-        running = {name.removeprefix(_RUNNING): tensor[row] for name, tensor in learned.buffers.items()}
-        return self.loop.forward(adapted.state, inputs_TQ, running)
+            return super().predict(learned, adapted, inputs_TQ)
+        rows = {name: rows[self._row(adapted.step)] for name, rows in learned.buffers.items()}
+        return self.loop.forward(adapted.state, inputs_TQ, strip_prefix(RUNNING, rows))[0]
 
     def meta_step(self, learned: Learned, episodes: Episodes, progress: float, generator: torch.Generator) -> MetaStep:
         (support, query), options = episodes, self.options
@@ -139,12 +142,11 @@ class InitLearner(GradientLearner):
             if options.statistics == "running":
                 # In training each batch is normalised by its own statistics, which are averaged for evaluation.
                 outputs_TQO, used = self.loop.forward(adapted.state, query.inputs)
-                for name, value_TF in used.items():
-                    running = buffers[_RUNNING + name].clone()
-                    running[adapted.step].lerp_(value_TF.detach().mean(0), _MOMENTUM)
-                    buffers[_RUNNING + name] = running
+                for name, value_TF in add_prefix(RUNNING, used).items():
+                    buffers[name] = buffers[name].clone()
+                    buffers[name][adapted.step].lerp_(value_TF.detach().mean(0), MOMENTUM)
             else:
-                outputs_TQO, _ = self.outputs(learned, adapted, query.inputs)
+                outputs_TQO = self.predict(learned, adapted, query.inputs)
             losses.append(weights[adapted.step] * self.problem.loss(outputs_TQO, query.targets))
         total = sum(losses[1:], losses[0])
         return self.differentiate(learned, outputs_TQO, query.targets, total)._replace(buffers=buffers)
@@ -202,11 +204,7 @@ class Maml(InitLearner):
         return Order.FIRST if progress < self.options.first_order_share else Order.SECOND
 
     def loss_weights(self, progress: float) -> list[float]:
-        """Return weights that sum to 1.
-
-        With ``multi_step_loss`` those of all steps are the same, throughout where ``annealed_share`` is 0, else at
-        first: from ``progress`` = ``annealed_share`` only the last loss counts.
-        """
+        """Return weights that sum to 1, the last one alone from ``progress`` = ``annealed_share`` unless that is 0."""
         options, last = self.options, 1.0
         if options.multi_step_loss:
             last = min(1.0, progress / options.annealed_share) if options.annealed_share else 0.0

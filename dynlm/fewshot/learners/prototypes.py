@@ -15,13 +15,21 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import vmap
 
-from dynlm.fewshot.learners.learner import LEARNERS, Adapted, Generators, Learned, Learner, MetaStep
+from dynlm.fewshot.learners.learner import (
+    LEARNERS,
+    MOMENTUM,
+    RUNNING,
+    Adapted,
+    Generators,
+    Learned,
+    Learner,
+    MetaStep,
+    add_prefix,
+    strip_prefix,
+)
 from dynlm.fewshot.nets import ConvNet, ConvNetOptions
 from dynlm.fewshot.tasks.source import Episodes, Labelled, Problem
 from dynlm.types import Params
-
-_RUNNING = "running."
-_MOMENTUM = 0.1
 
 
 class EmbeddingLearner(Learner):
@@ -42,14 +50,13 @@ class EmbeddingLearner(Learner):
     def initial(self, generator: torch.Generator) -> Learned:
         if self.net is None:
             return Learned({}, {})
-        statistics = {_RUNNING + name: tensor for name, tensor in self.net.init_statistics().items()}
-        return Learned(self.net.init_params(generator), statistics)
+        return Learned(self.net.init_params(generator), add_prefix(RUNNING, self.net.init_statistics()))
 
     def features(self, learned: Learned, inputs_TN: Tensor) -> Tensor:
         """Return features (T, N, D) under running statistics: all tasks are one batch, since they share the weights."""
         if self.net is None:
             return inputs_TN
-        running = {name.removeprefix(_RUNNING): tensor for name, tensor in learned.buffers.items()}
+        running = strip_prefix(RUNNING, learned.buffers)
         features_ND, _ = self.net.forward(learned.meta, inputs_TN.flatten(0, 1), running)
         return features_ND.unflatten(0, inputs_TN.shape[:2])
 
@@ -60,8 +67,8 @@ class EmbeddingLearner(Learner):
         if self.net is not None:
             features_ND, used = self.net.forward(learned.meta, inputs_TN.flatten(0, 1))
             features_TND = features_ND.unflatten(0, inputs_TN.shape[:2])
-            averaged = {name: buffers[_RUNNING + name].lerp(value.detach(), _MOMENTUM) for name, value in used.items()}
-            buffers = {_RUNNING + name: tensor for name, tensor in averaged.items()}
+            new = add_prefix(RUNNING, used).items()
+            buffers = {name: buffers[name].lerp(value.detach(), MOMENTUM) for name, value in new}
         shots = episodes.support.inputs.shape[1]
         return features_TND[:, :shots], features_TND[:, shots:], buffers
 

@@ -8,6 +8,7 @@ or Adam's with beta1 = 0, whose second moment continues from task to task as in 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Literal
 import torch
 
 from dynlm.fewshot.inner_loop import Order, SecondMoment, expand_tasks
-from dynlm.fewshot.learners.learner import LEARNERS, Adapted, Generators, Learned, MetaStep
+from dynlm.fewshot.learners.learner import LEARNERS, Adapted, Generators, Learned, MetaStep, add_prefix, strip_prefix
 from dynlm.fewshot.learners.maml import GradientLearner
 from dynlm.fewshot.tasks.source import LARGEST_COUNT, Episodes, Labelled
 from dynlm.runtime.validation import bounded
@@ -46,16 +47,13 @@ class RandomStart(GradientLearner):
         moment = None
         if self.options.inner_optimizer == "adam":
             moment = SecondMoment({name: torch.zeros_like(tensor) for name, tensor in weights.items()}, 0)
-        yield from self._steps(weights, [support] * steps, support, moment)
+        return self._steps(weights, [support] * steps, support, moment)
 
     def _steps(
         self, weights: Params, batches: list[Labelled], support: Labelled, moment: SecondMoment | None
     ) -> Iterator[Adapted]:
-        def lr(step: int, name: str) -> float:
-            return float(self.options.inner_rate)
-
-        states = self.loop.steps(weights, batches, lr, Order.NONE, moment)
-        yield from (Adapted(state, support, step) for step, state in enumerate(states))
+        states = self.loop.steps(weights, batches, functools.partial(self.lr, {}), Order.NONE, moment)
+        return (Adapted(state, support, step) for step, state in enumerate(states))
 
 
 @LEARNERS.register_kind("reptile")
@@ -74,18 +72,17 @@ class Reptile(RandomStart):
         meta = self.net.init_params(generator)
         if self.options.inner_optimizer == "sgd":
             return Learned(meta, {})
-        squares = {_SQUARES + name: torch.zeros_like(tensor) for name, tensor in meta.items()}
-        return Learned(meta, {**squares, _COUNT: torch.zeros(())})
+        squares = {name: torch.zeros_like(tensor) for name, tensor in meta.items()}
+        return Learned(meta, {**add_prefix(_SQUARES, squares), _COUNT: torch.zeros(())})
 
     def _moment(self, learned: Learned) -> SecondMoment | None:
         if self.options.inner_optimizer == "sgd":
             return None
-        squares = {name: learned.buffers[_SQUARES + name] for name in self.loop.adapted}
-        return SecondMoment(squares, int(learned.buffers[_COUNT]))
+        return SecondMoment(strip_prefix(_SQUARES, learned.buffers), int(learned.buffers[_COUNT]))
 
     def adapt(self, learned: Learned, support: Labelled, steps: int, generators: Generators) -> Iterator[Adapted]:
         weights = expand_tasks(learned.meta, len(support.inputs))
-        yield from self._steps(weights, [support] * steps, support, self._moment(learned))
+        return self._steps(weights, [support] * steps, support, self._moment(learned))
 
     def meta_step(self, learned: Learned, episodes: Episodes, progress: float, generator: torch.Generator) -> MetaStep:
         (support, query), moment = episodes, self._moment(learned)
@@ -98,8 +95,8 @@ class Reptile(RandomStart):
             score = float(self.problem.scores(outputs_TQO, query.targets).mean())
         if moment is None:
             return MetaStep(loss, score, gradients, learned.buffers)
-        squares = {_SQUARES + name: square.mean(0) for name, square in moment.squares.items()}
-        return MetaStep(loss, score, gradients, {**squares, _COUNT: torch.tensor(float(moment.count))})
+        buffers = add_prefix(_SQUARES, {name: square.mean(0) for name, square in moment.squares.items()})
+        return MetaStep(loss, score, gradients, {**buffers, _COUNT: torch.tensor(float(moment.count))})
 
 
 def minibatches(support: Labelled, size: int, steps: int, generator: torch.Generator) -> list[Labelled]:

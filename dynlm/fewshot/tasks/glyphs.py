@@ -17,8 +17,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib.ft2font import FT2Font
 
-from dynlm.fewshot.augment import Augmentation, augment
-from dynlm.fewshot.tasks.image_tasks import CharacterTasks
+from dynlm.fewshot.tasks.image_tasks import Augmentation, CharacterTasks, augment
 from dynlm.fewshot.tasks.images import ImageClasses, cached_classes
 from dynlm.fewshot.tasks.source import SOURCES
 
@@ -41,11 +40,9 @@ class Glyphs(CharacterTasks):
     def load_splits(options: CharacterTasks.Options) -> dict[str, ImageClasses]:
         key = ["glyphs 1", matplotlib.__version__]
         classes = cached_classes(key, options.size, 1, lambda: _render(options.size), "the embedded glyphs")
-        return {
-            "train": classes.only(lambda name: name.partition("/")[0] not in VALID_SCRIPTS + TEST_SCRIPTS),
-            "valid": classes.only(lambda name: name.partition("/")[0] in VALID_SCRIPTS),
-            "test": classes.only(lambda name: name.partition("/")[0] in TEST_SCRIPTS),
-        }
+        others, test = classes.without(TEST_SCRIPTS)
+        train, valid = others.without(VALID_SCRIPTS)
+        return {"train": train, "valid": valid, "test": test}
 
 
 def _render(size: int) -> Iterator[tuple[str, np.ndarray]]:

@@ -19,15 +19,12 @@ from pathlib import Path
 
 from dynlm.errors import UserError
 from dynlm.fewshot.tasks.image_tasks import ImageTasks, PathOptions, refuse_overlap
-from dynlm.fewshot.tasks.images import MID_GREY, ImageClasses, border_median, class_folders, load_classes
+from dynlm.fewshot.tasks.images import MID_GREY, ImageClasses, Listing, border_median, class_folders, load_classes
 from dynlm.fewshot.tasks.source import SOURCES
 from dynlm.runtime.files import check_inside
 from dynlm.runtime.text import read_text
 
 _SPLIT_NAMES = {"train": ("train",), "valid": ("val", "valid"), "test": ("test",)}
-
-Listing = dict[str, list[Path]]
-"""Images of each class."""
 
 
 @SOURCES.register_kind("imagefolder")

@@ -1,6 +1,7 @@
 """n-way k-shot episodes from classes of images: what glyphs, Omniglot and image folders share.
 
-Legend: T tasks, K classes of an episode, E = shots + queries examples of each, N of all, H x W pixels, C channels.
+Legend: T tasks, K classes of an episode, E = shots + queries examples of each, N of all,
+H x W pixels, C channels, S pixels along each side of an augmented image.
 """
 
 from __future__ import annotations
@@ -8,21 +9,35 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dynlm.errors import UserError
-from dynlm.fewshot.augment import Augmentation, augment
 from dynlm.fewshot.tasks.images import MID_GREY, ImageClasses, border_median
 from dynlm.fewshot.tasks.source import LARGEST_COUNT, Episodes, EpisodeShape, Labelled, Problem, TaskSource
 from dynlm.runtime.hashing import fingerprint
 from dynlm.runtime.validation import bounded
 
-_AUGMENTATION = Augmentation(rotation=10.0, shear=0.15, scale=0.15, shift=0.06, bend=0.0)
-"""Augmentation of training images at ``task.warp`` 1."""
+
+class Augmentation(NamedTuple):
+    """Half-widths of the uniform distributions of a random transformation of an image, except ``bend``."""
+
+    rotation: float
+    """Degrees."""
+    shear: float
+    scale: float
+    """Logarithm of the factor, of height and width independently."""
+    shift: float
+    """Fraction of the side."""
+    bend: float
+    """Standard deviation of the displacement, as a fraction of the side."""
+
+
+_AT_WARP_1 = Augmentation(rotation=10.0, shear=0.15, scale=0.15, shift=0.06, bend=0.0)
 
 
 class ImageTasks(TaskSource):
@@ -98,7 +113,8 @@ class ImageTasks(TaskSource):
 
     def _augmented(self, images_TNHWC: Tensor, generator: torch.Generator) -> Tensor:
         images_NCHW = images_TNHWC.flatten(0, 1).permute(0, 3, 1, 2).contiguous()
-        moved_NCHW = augment(images_NCHW, images_NCHW.shape[-1], _AUGMENTATION.scaled(self.options.warp), generator)
+        widths = Augmentation(*(self.options.warp * width for width in _AT_WARP_1))
+        moved_NCHW = augment(images_NCHW, images_NCHW.shape[-1], widths, generator)
         return moved_NCHW.permute(0, 2, 3, 1).reshape(images_TNHWC.shape).contiguous()
 
     def check_shape(self, split: str, shape: EpisodeShape) -> None:
@@ -210,3 +226,25 @@ def rotate_and_reflect(images: np.ndarray, quarters_TK: np.ndarray, reflected_TK
     chosen = reflected_TK == 1
     rotated[chosen] = rotated[chosen][..., ::-1, :]
     return rotated
+
+
+def augment(images_NCHW: Tensor, size: int, widths: Augmentation, generator: torch.Generator) -> Tensor:
+    """Transform each image at random (N, C, S, S); pixels from outside an image are 0."""
+    count = len(images_NCHW)
+
+    def uniform(width: float) -> Tensor:
+        return width * (2 * torch.rand(count, generator=generator) - 1)
+
+    angle, shear = torch.deg2rad(uniform(widths.rotation)), uniform(widths.shear)
+    scale_x, scale_y = (torch.exp(uniform(widths.scale)) for _ in range(2))
+    cos, sin = angle.cos(), angle.sin()
+    # Rows of the affine map from an output position to the input position that it shows.
+    row_x = torch.stack([scale_x * cos, scale_x * (shear * cos - sin), 2 * uniform(widths.shift)], -1)
+    row_y = torch.stack([scale_y * sin, scale_y * (shear * sin + cos), 2 * uniform(widths.shift)], -1)
+    matrix_N23 = torch.stack([row_x, row_y], 1)
+    grid_NSS2 = F.affine_grid(matrix_N23, [count, 1, size, size], align_corners=False)
+    if widths.bend:
+        bend_N255 = 2 * widths.bend * torch.randn(count, 2, 5, 5, generator=generator)
+        bend_N2SS = F.interpolate(bend_N255, size=(size, size), mode="bicubic", align_corners=True)
+        grid_NSS2 = grid_NSS2 + bend_N2SS.permute(0, 2, 3, 1)
+    return F.grid_sample(images_NCHW, grid_NSS2, align_corners=False)

@@ -5,7 +5,7 @@ Legend: N images of all classes, n of one class, H x W pixels, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,6 +30,9 @@ MID_GREY = 127.5
 """Between a dark and a bright background."""
 _BORDER_SAMPLE = 500
 
+Listing = dict[str, list[Path]]
+"""Image files of each class."""
+
 
 @dataclass(frozen=True)
 class ImageClasses:
@@ -52,22 +55,30 @@ class ImageClasses:
         images = self.images_NHWC[indices]
         return 255 - images if self.inverted else images
 
-    def border(self) -> np.ndarray:
-        """Return all values along the borders of a sample of evenly spaced images."""
-        images = self.take(np.unique(np.linspace(0, len(self.images_NHWC) - 1, _BORDER_SAMPLE).astype(np.int64)))
-        sides = (images[:, 0], images[:, -1], images[:, 1:-1, 0], images[:, 1:-1, -1])
-        return np.concatenate([side.reshape(-1) for side in sides])
-
     def only(self, wanted: Callable[[str], bool]) -> ImageClasses:
         """Return the classes whose names are wanted, without copying images."""
         keep = [index for index, name in enumerate(self.names) if wanted(name)]
         names = [self.names[index] for index in keep]
         return replace(self, names=names, starts=self.starts[keep], sizes=self.sizes[keep])
 
+    def without(self, groups: Collection[str]) -> tuple[ImageClasses, ImageClasses]:
+        """Return the classes of all other groups, and those of ``groups``."""
+        return self.only(lambda name: group_of(name) not in groups), self.only(lambda name: group_of(name) in groups)
+
+
+def group_of(name: str) -> str:
+    """Return the alphabet or script of a class, GROUP/NAME."""
+    return name.partition("/")[0]
+
 
 def border_median(parts: Iterable[ImageClasses]) -> float:
-    """Return the median value along the borders of images of all ``parts``, 0 (dark) to 255."""
-    return float(np.median(np.concatenate([part.border() for part in parts])))
+    """Return the median value along the borders of evenly spaced images of all ``parts``, 0 (dark) to 255."""
+    sides: list[np.ndarray] = []
+    for part in parts:
+        spaced = np.linspace(0, len(part.images_NHWC) - 1, _BORDER_SAMPLE).astype(np.int64)
+        images = part.take(np.unique(spaced))
+        sides += images[:, 0], images[:, -1], images[:, 1:-1, 0], images[:, 1:-1, -1]
+    return float(np.median(np.concatenate([side.reshape(-1) for side in sides])))
 
 
 def cached_classes(
@@ -82,16 +93,15 @@ def cached_classes(
     folder = parent / fingerprint("images 1", str(size), str(channels), *key)
     if not folder.is_dir():
         with staging_dir(parent) as staged:
-            names: list[str] = []
-            counts: list[int] = []
+            counts: dict[str, int] = {}
             with array_writer(staged / "images.npy", np.uint8) as append:
                 for name, images in make():
                     append(images.tobytes())
-                    names.append(name)
-                    counts.append(len(images))
-            if not names:
+                    counts[name] = len(images)
+            if not counts:
                 raise UserError("there are no images", where, "name a folder with one folder of images for each class")
-            write_json(staged / "classes.json", {"names": names, "sizes": counts, "size": size, "channels": channels})
+            about = {"names": [*counts], "sizes": [*counts.values()], "size": size, "channels": channels}
+            write_json(staged / "classes.json", about)
             commit_dir(staged, folder)
     card = read_json(folder / "classes.json")
     flat = map_array(folder / "images.npy", np.uint8)
@@ -170,12 +180,7 @@ def file_stamps(files: Iterable[Path], root: Path) -> list[str]:
 
 
 def load_classes(
-    key: Sequence[str],
-    files: Mapping[str, list[Path]],
-    root: Path,
-    size: int,
-    colour: bool = False,
-    invert: bool = False,
+    key: Sequence[str], listing: Listing, root: Path, size: int, colour: bool = False, invert: bool = False
 ) -> ImageClasses:
     """Return the images below ``root`` of each class as ``cached_classes``; ``key`` identifies how they are read.
 
@@ -183,19 +188,19 @@ def load_classes(
     """
 
     def make() -> Iterator[tuple[str, np.ndarray]]:
-        for name, paths in files.items():
+        for name, paths in listing.items():
             yield name, np.stack([read_image(path, path, size, colour, invert) for path in paths])
 
-    stamps = file_stamps((path for paths in files.values() for path in paths), root)
+    stamps = file_stamps((path for paths in listing.values() for path in paths), root)
     return cached_classes([*key, *stamps], size, 3 if colour else 1, make, str(root))
 
 
-def class_folders(root: Path) -> dict[str, list[Path]]:
+def class_folders(root: Path) -> Listing:
     """Return the sorted images of each folder below ``root`` that has any, by its sorted relative path.
 
     Raises UserError for an image that is a link leading out of ``root``.
     """
-    found: dict[str, list[Path]] = {}
+    found: Listing = {}
     for path in sorted(root.rglob("*")):
         if path.suffix.lower() in IMAGE_ENDINGS and not path.name.startswith("."):
             check_inside(path, root)

@@ -26,6 +26,7 @@ from dynlm.fewshot.tasks.images import (
     cached_classes,
     class_folders,
     file_stamps,
+    group_of,
     load_classes,
     read_image,
 )
@@ -61,29 +62,22 @@ class Omniglot(CharacterTasks):
         background, evaluation = (_load_part(Path(str(options.path)), part, options.size) for part in PARTS)
         if options.split == "background":
             held_out = _held_out(background, options.held_out)
-            splits = {"train": background.only(lambda name: _alphabet(name) not in held_out), "test": evaluation}
-            return splits | ({"valid": background.only(lambda name: _alphabet(name) in held_out)} if held_out else {})
-        train = background.only(lambda name: _alphabet(name) not in _VINYALS_VALID)
+            train, valid = background.without(held_out)
+            return {"train": train, "test": evaluation} | ({"valid": valid} if held_out else {})
+        train, valid = background.without(_VINYALS_VALID)
         more = evaluation.only(lambda name: name <= _VINYALS_LAST_OF_TRAIN)
-        return {
-            "train": ImageClasses(
-                np.concatenate([train.images_NHWC, more.images_NHWC]),
-                train.names + more.names,
-                np.concatenate([train.starts, more.starts + len(train.images_NHWC)]),
-                np.concatenate([train.sizes, more.sizes]),
-                train.where,
-            ),
-            "valid": background.only(lambda name: _alphabet(name) in _VINYALS_VALID),
-            "test": evaluation.only(lambda name: name > _VINYALS_LAST_OF_TRAIN),
-        }
-
-
-def _alphabet(name: str) -> str:
-    return name.partition("/")[0]
+        both = ImageClasses(
+            np.concatenate([train.images_NHWC, more.images_NHWC]),
+            train.names + more.names,
+            np.concatenate([train.starts, more.starts + len(train.images_NHWC)]),
+            np.concatenate([train.sizes, more.sizes]),
+            train.where,
+        )
+        return {"train": both, "valid": valid, "test": evaluation.only(lambda name: name > _VINYALS_LAST_OF_TRAIN)}
 
 
 def _held_out(classes: ImageClasses, count: int) -> set[str]:
-    alphabets = sorted({_alphabet(name) for name in classes.names})
+    alphabets = sorted({group_of(name) for name in classes.names})
     if count >= len(alphabets):
         what = f"task.held_out is {count}, and there are {len(alphabets)} alphabets"
         raise UserError(what, classes.where, "lower task.held_out")
@@ -112,10 +106,7 @@ def _read_zip(archive: Path, part: str, size: int) -> Iterator[tuple[str, np.nda
                         raise ValueError(f"{name} claims {member.file_size:,} bytes")
                     members.setdefault(name.removeprefix(f"{part}/").rpartition("/")[0], []).append(name)
             for character, names in sorted(members.items()):
-                drawings = ((io.BytesIO(file.read(name)), f"{archive}: {name}") for name in names)
-                yield (
-                    character,
-                    np.stack([read_image(data, where, size, False, invert=True) for data, where in drawings]),
-                )
+                files = ((io.BytesIO(file.read(name)), f"{archive}: {name}") for name in names)
+                yield character, np.stack([read_image(data, where, size, False, True) for data, where in files])
     except UNPACKING_ERRORS as error:
         raise UserError(f"not a whole zip file ({error})", archive, "it may be cut short; get it again") from error

@@ -11,8 +11,7 @@ from PIL import Image
 
 from dynlm.errors import UserError
 from dynlm.fewshot.report.episode import unpack_images
-from dynlm.fewshot.report.published import published_accuracy, published_error
-from dynlm.fewshot.report.summary import as_markdown, as_text, summarise, tables_of
+from dynlm.fewshot.report.summary import as_markdown, as_text, published_accuracy, published_error, summarise, tables_of
 from dynlm.fewshot.results import EpisodeScores, write_scores
 from dynlm.report.fewshot_results import load_fewshot
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.func import vmap
 
-from dynlm.fewshot.im2col import _Col2Im, _Im2Col, convolve, torch_convolve
+from dynlm.fewshot.nets import _Col2Im, _Im2Col, convolve, torch_convolve
 
 
 @settings(max_examples=20, deadline=None)
