@@ -128,10 +128,8 @@ def _show(arguments: Namespace, options: None) -> int:
     for path in (path for path in paths if path not in runs):
         print(f"dynlm: skipped, no few-shot run: {printable(str(path))}", file=sys.stderr)
     tables, files = summarise(runs, Path(arguments.out or runs[0] / "figures"), arguments.title)
-    if arguments.markdown:
-        print_answer(arguments, _summary(tables, files), "\n\n".join(as_markdown(table) for table in tables))
-    else:
-        _print_summary(arguments, tables, files)
+    text = "\n\n".join(as_markdown(table) for table in tables) if arguments.markdown else _text(tables, files)
+    print_answer(arguments, _summary(tables, files), text)
     return 0
 
 
@@ -153,7 +151,8 @@ def _demo(arguments: Namespace, options: None) -> int:
 
     quiet, folder = arguments.json, Path(arguments.folder)
     progress = not quiet and sys.stderr.isatty()
-    _print_summary(arguments, *demo(folder, arguments.seed, arguments.share, quiet, progress), before="\n")
+    tables, files = demo(folder, arguments.seed, arguments.share, quiet, progress)
+    print_answer(arguments, _summary(tables, files), "\n" + _text(tables, files))
     return 0
 
 
@@ -161,9 +160,8 @@ def _summary(tables: list[Table], files: list[Path]) -> dict[str, Any]:
     return {"tables": [vars(table) for table in tables], "files": [str(path) for path in files]}
 
 
-def _print_summary(arguments: Namespace, tables: list[Table], files: list[Path], before: str = "") -> None:
+def _text(tables: list[Table], files: list[Path]) -> str:
     from dynlm.fewshot.report.summary import as_text
 
-    text = "\n\n".join(as_text(table) for table in tables)
-    written = (f"wrote {printable(str(path))}" for path in files)
-    print_answer(arguments, _summary(tables, files), "\n".join([before + text, "", *written]))
+    written = [f"wrote {printable(str(path))}" for path in files]
+    return "\n".join(["\n\n".join(as_text(table) for table in tables), "", *written])

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from dynlm.fewshot.learners.learner import Learned, Learner
-from dynlm.fewshot.malloc import keep_freed_memory
+from dynlm.fewshot.nets import keep_freed_memory
 from dynlm.fewshot.options import FewShotOptions
 from dynlm.fewshot.results import EpisodeScores, write_scores
 from dynlm.fewshot.run_folder import load_learned
@@ -58,8 +59,7 @@ def score_episodes(
     learner: Learner, learned: Learned, source: TaskSource, options: FewShotOptions, quiet: bool = True
 ) -> EpisodeScores:
     """Return the scores of ``evaluate.episodes`` episodes: of curves after each step, of images after the last."""
-    config, rows = options.evaluate, []
-    steps: list[int] = []
+    config, rows, steps = options.evaluate, list[Tensor](), list[int]()
     for first in tqdm(range(0, config.episodes, config.at_once), desc="evaluate", disable=quiet):
         indices = range(first, min(first + config.at_once, config.episodes))
         episodes = _sample(source, options, EPISODES, indices)
@@ -130,7 +130,21 @@ def examples(learner: Learner, learned: Learned, source: TaskSource, options: Fe
         *_, adapted = states
         with torch.no_grad():
             outputs_TQO = learner.predict(learned, adapted, episodes.query.inputs)
-        return about | {"tasks": _image_tasks(episodes, outputs_TQO, options)}
+        shape = options.task.episode_shape(False)
+        shown = range(min(_QUERIES_SHOWN, shape.queries))
+        first = [way * shape.queries + index for way in range(shape.ways) for index in shown]  # Of each class.
+        (images, labels), (queries, query_labels) = episodes
+        shown_tasks = [
+            {
+                "support": _packed(images[task]),
+                "support_classes": labels[task].tolist(),
+                "query": _packed(queries[task][first]),
+                "query_classes": query_labels[task][first].tolist(),
+                "answers": outputs_TQO[task].argmax(-1)[first].tolist(),
+            }
+            for task in indices
+        ]
+        return about | {"tasks": shown_tasks}
     grid_TN1 = source.grid(_GRID_POINTS).expand(len(indices), -1, -1)
     fits, errors = [], []
     with torch.no_grad():
@@ -141,7 +155,7 @@ def examples(learner: Learner, learned: Learned, source: TaskSource, options: Fe
     # A task's generator draws the curve first.
     curves = [source.draw(1, seeded(options.run.seed, EXAMPLES, index)) for index in indices]
 
-    def rounded(tensor: torch.Tensor) -> Any:
+    def rounded(tensor: Tensor) -> Any:
         return np.round(tensor.numpy().astype(float), 4).tolist()
 
     tasks = [
@@ -153,25 +167,9 @@ def examples(learner: Learner, learned: Learned, source: TaskSource, options: Fe
         }
         for task, curve in enumerate(curves)
     ]
-    return {**about, "grid": rounded(grid_TN1[0, :, 0]), "tasks": tasks}
+    return about | {"grid": rounded(grid_TN1[0, :, 0]), "tasks": tasks}
 
 
-def _image_tasks(episodes: Episodes, outputs_TQO: torch.Tensor, options: FewShotOptions) -> list[dict[str, Any]]:
-    shape = options.task.episode_shape(False)
-    shown = min(_QUERIES_SHOWN, shape.queries)
-    first = [way * shape.queries + index for way in range(shape.ways) for index in range(shown)]  # Of each class.
-    return [
-        {
-            "support": _packed(episodes.support.inputs[task]),
-            "support_classes": episodes.support.targets[task].tolist(),
-            "query": _packed(episodes.query.inputs[task][first]),
-            "query_classes": episodes.query.targets[task][first].tolist(),
-            "answers": outputs_TQO[task].argmax(-1)[first].tolist(),
-        }
-        for task in range(episodes.tasks)
-    ]
-
-
-def _packed(images_NHWC: torch.Tensor) -> dict[str, Any]:
+def _packed(images_NHWC: Tensor) -> dict[str, Any]:
     values = (images_NHWC * 255).round().to(torch.uint8).numpy()
     return {"shape": list(values.shape), "bytes": base64.b64encode(values.tobytes()).decode("ascii")}

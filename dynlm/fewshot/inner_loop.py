@@ -3,10 +3,9 @@
 Legend: T tasks, N examples, O outputs, F filters. Adapted weights have the tasks as their first axis; tasks share the
 others.
 
-A network is written for one task and mapped over tasks by ``torch.func.vmap``. A task's loss depends on its own weights
-alone, so the gradient of the sum of losses is each task's gradient: one backward pass without a loop, to any order.
-(``vmap`` over ``torch.func.grad`` gives the same and adds its overhead to every operation of the backward pass.) All
-tasks have equally many examples, so the sum is T times the mean over all examples.
+A task's loss depends on its own weights alone, so the gradient of the sum of losses is each task's gradient: one
+backward pass without a loop, to any order. (``vmap`` over ``torch.func.grad`` gives the same, slower.) All tasks have
+equally many examples, so the sum is T times the mean over all examples.
 """
 
 from __future__ import annotations
@@ -107,7 +106,5 @@ class InnerLoop:
                 grads = torch.autograd.grad(total, leaves, create_graph=order is Order.SECOND)
             gradients = dict(zip(self.adapted, grads, strict=True))
             scales: Mapping[str, Tensor | float] = moment.preconditioner(gradients) if moment else {}
-            weights = {
-                **weights,
-                **{n: gradient_step(weights[n], g, lr(step, n), scales.get(n, 1.0)) for n, g in gradients.items()},
-            }
+            moved = {n: gradient_step(weights[n], g, lr(step, n), scales.get(n, 1.0)) for n, g in gradients.items()}
+            weights = {**weights, **moved}

@@ -35,7 +35,7 @@ class EpisodeScores:
 
     @property
     def is_accuracy(self) -> bool:
-        """Whether higher is better."""
+        """Whether the scores are accuracies, of which higher is better, or errors."""
         return bool(self.protocol["metric"] == "accuracy")
 
     def at(self, step: int | None = None) -> tuple[float, float]:

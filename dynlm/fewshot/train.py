@@ -12,8 +12,8 @@ import torch
 from tqdm import tqdm
 
 from dynlm.errors import UserError
-from dynlm.fewshot.learners.learner import Learned, Learner
-from dynlm.fewshot.malloc import keep_freed_memory
+from dynlm.fewshot.learners.learner import Learned, Learner, add_prefix, strip_prefix
+from dynlm.fewshot.nets import keep_freed_memory
 from dynlm.fewshot.options import FewShotOptions, TrainOptions
 from dynlm.fewshot.run_folder import from_tensors, load_learned, load_run_options, save_learned, to_tensors
 from dynlm.fewshot.tasks.source import TaskSource, seeded
@@ -105,7 +105,7 @@ class MetaTraining:
     def state_dict(self) -> State:
         """Return all that a resumed training needs."""
         tensors = to_tensors(Learned(self.meta, self.buffers))
-        tensors |= {_MEAN + name: mean for name, mean in self.average.items()}
+        tensors |= add_prefix(_MEAN, self.average)
         for name, tensor in self.meta.items():
             state = self._optimizer.state.get(tensor, {})
             tensors |= {f"{_STATE}{key}.{name}": value for key, value in state.items()}
@@ -118,10 +118,9 @@ class MetaTraining:
         # Not in the file's order: the norm's rounding depends on the order of tensors.
         names = to_tensors(Learned(self.meta, self.buffers))
         self._start(from_tensors({name: tensors[name] for name in names}))
+        self.average |= strip_prefix(_MEAN, tensors)
         for key, tensor in tensors.items():
-            if key.startswith(_MEAN):
-                self.average[key.removeprefix(_MEAN)] = tensor
-            elif key.startswith(_STATE):
+            if key.startswith(_STATE):
                 slot, _, name = key.removeprefix(_STATE).partition(".")
                 self._optimizer.state[self.meta[name]][slot] = tensor
         loss, score = values["logged"]
@@ -137,9 +136,8 @@ def train(options: FewShotOptions, quiet: bool = False) -> dict[str, Any]:
     process, and a training that diverges; Stopped, with the checkpoint to resume from, on Ctrl-C and SIGTERM.
     """
     folder, config = options.run.path, options.train
-    check_options(folder, options)
-    if (folder / "learner.json").exists():
-        return dict(read_json(folder / "learner.json"))
+    if (done := find_card(folder, options)) is not None:
+        return done
     source, learner = options.create()
     learned = learner.initial(seeded(options.run.seed, INITIAL))
     if config.start is not None:
@@ -151,9 +149,8 @@ def train(options: FewShotOptions, quiet: bool = False) -> dict[str, Any]:
         for split, training in (("train", True), (options.evaluate.split, False)):
             source.sample(split, options.task.episode_shape(training), 1, seeded(0))
     with exclusive(folder, "this run"):
-        check_options(folder, options)
-        if (folder / "learner.json").exists():  # Another process finished it meanwhile.
-            return dict(read_json(folder / "learner.json"))
+        if (done := find_card(folder, options)) is not None:  # Another process finished it meanwhile.
+            return done
         save_config(folder, options)
         checkpoints = Checkpoints(folder / "checkpoints")
         if is_trained:
@@ -175,13 +172,16 @@ def train(options: FewShotOptions, quiet: bool = False) -> dict[str, Any]:
         return card
 
 
-def check_options(folder: Path, options: FewShotOptions) -> None:
-    """Raise UserError where the folder holds a run with other options of its tasks, learner or training."""
-    if not (folder / "config.yaml").exists():
-        return
-    found, given = (dataclasses.asdict(each) for each in (load_run_options(folder), options))
-    for section in ("task", "learner", "train"):
-        for name, value in given[section].items():
-            if (before := found[section].get(name)) != value:
-                what = f"this run was made with {section}.{name} {before!r}, not {value!r}"
-                raise UserError(what, folder, "choose another --run.name, or remove the folder")
+def find_card(folder: Path, options: FewShotOptions) -> dict[str, Any] | None:
+    """Return the card of a trained run, None before its end.
+
+    Raises UserError where the folder holds a run with other options of its tasks, learner or training.
+    """
+    if (folder / "config.yaml").exists():
+        found, given = (dataclasses.asdict(each) for each in (load_run_options(folder), options))
+        for section in ("task", "learner", "train"):
+            for name, value in given[section].items():
+                if (before := found[section].get(name)) != value:
+                    what = f"this run was made with {section}.{name} {before!r}, not {value!r}"
+                    raise UserError(what, folder, "choose another --run.name, or remove the folder")
+    return dict(read_json(folder / "learner.json")) if (folder / "learner.json").exists() else None

@@ -67,10 +67,9 @@ def strip_prefix(prefix: str, params: Params) -> Params:
 
 
 class Learner(ABC):
-    """Adapts to tasks by their support sets, acts on their query sets, and meta-learns from episodes.
+    """Adapts to tasks by their support sets, predicts their query sets, and meta-learns from episodes.
 
-    Constructed from its options and the ``Problem`` that its tasks share. It has no state: ``Learned`` and ``Adapted``
-    are passed in and returned.
+    It has no state beside its options and the ``Problem``: ``Learned`` and ``Adapted`` are passed in and returned.
     """
 
     label: ClassVar[str]

@@ -27,10 +27,9 @@ from dynlm.types import Params
 
 @LEARNERS.register_kind("lstm-reader")
 class LstmReader(EmbeddingLearner):
-    """An LSTM that reads (input, target) pairs and then answers for an input alone.
+    """An LSTM whose state after the support set's (input, target) pairs answers each query independently.
 
-    Hochreiter, Younger & Conwell 2001; Santoro et al. 2016 without their external memory. The LSTM's state after the
-    support set is what it knows of a task. Each query is answered from that state, independently of the others.
+    Hochreiter, Younger & Conwell 2001; Santoro et al. 2016 without their external memory.
     """
 
     label = "LSTM that reads"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dynlm.evaluation.tables import markdown_rows, text_rows
 from dynlm.fewshot.report.curves import animate_fits, plot_errors, plot_strip
 from dynlm.fewshot.report.episode import plot_episode
 from dynlm.fewshot.results import EpisodeScores, examples_of_runs, scores_of_runs
@@ -101,15 +102,13 @@ def published_error(protocol: dict[str, Any], step: int) -> tuple[str, str]:
 def as_text(table: Table) -> str:
     """Return a table for a terminal."""
     cells = [[printable(cell) for cell in row] for row in (table.columns, *table.rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-    return "\n".join([printable(table.title), *lines, printable(table.note)])
+    return "\n".join([printable(table.title), *text_rows(cells, len(table.columns)), printable(table.note)])
 
 
 def as_markdown(table: Table) -> str:
     """Return a Markdown table."""
-    first, *rest = ([markdown(cell) for cell in row] for row in (table.columns, *table.rows))
-    return "\n".join(f"| {' | '.join(row)} |" for row in (first, ["---"] * len(first), *rest))
+    cells = [[markdown(cell) for cell in row] for row in (table.columns, *table.rows)]
+    return "\n".join(markdown_rows(cells, len(table.columns)))
 
 
 def summarise(runs: Sequence[Path], out: Path, title: str | None = None) -> tuple[list[Table], list[Path]]:

@@ -99,8 +99,8 @@ class ImageTasks(TaskSource):
         images = classes.take((torch.from_numpy(classes.starts)[class_TK][..., None] + example_TKE).numpy())
         images = rotate_and_reflect(images, (copy_TK // reflections).numpy(), (copy_TK % reflections).numpy())
         images_TKEHWC = torch.from_numpy(images).float().div_(255)
-        support_TN = images_TKEHWC[:, :, : shape.shots].flatten(1, 2)
-        query_TN = images_TKEHWC[:, :, shape.shots :].flatten(1, 2)
+        parts = images_TKEHWC.split([shape.shots, shape.queries], dim=2)
+        support_TN, query_TN = (part.flatten(1, 2) for part in parts)
         order_TN = torch.rand(support_TN.shape[:2], generator=generator).argsort(-1)
         support_TN = support_TN[torch.arange(count)[:, None], order_TN]
         if self.options.warp and split == "train":

@@ -36,12 +36,9 @@ class Curves(TaskSource):
         """Draw ``count`` curves, as a function of inputs (T, N, 1)."""
 
     def sample(self, split: str, shape: EpisodeShape, count: int, generator: torch.Generator) -> Episodes:
-        curve = self.draw(count, generator)
-        points = shape.shots + shape.queries
-        x_TN1 = self.low + (self.high - self.low) * torch.rand(count, points, 1, generator=generator)
-        y_TN1 = curve(x_TN1)
-        support, query = slice(shape.shots), slice(shape.shots, None)
-        return Episodes(Labelled(x_TN1[:, support], y_TN1[:, support]), Labelled(x_TN1[:, query], y_TN1[:, query]))
+        curve, sizes = self.draw(count, generator), [shape.shots, shape.queries]
+        x_TN1 = self.low + (self.high - self.low) * torch.rand(count, sum(sizes), 1, generator=generator)
+        return Episodes(*map(Labelled, x_TN1.split(sizes, 1), curve(x_TN1).split(sizes, 1)))
 
     def grid(self, points: int) -> Tensor:
         """Return evenly spaced inputs (N, 1) for plotting."""
