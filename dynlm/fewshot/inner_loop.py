@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from dynlm.adapt.rules.elementwise import gradient_step
-from dynlm.fewshot.nets import BatchStatistics, Net, Perceptron
+from dynlm.fewshot.nets import BatchStatistics, Net, Outputs, Perceptron
 from dynlm.fewshot.tasks.source import Labelled, Problem
 from dynlm.types import Params
 
@@ -64,9 +64,7 @@ class InnerLoop:
     problem: Problem
     adapted: tuple[str, ...]
 
-    def forward(
-        self, weights: Params, inputs_TN: Tensor, statistics: BatchStatistics | None = None
-    ) -> tuple[Tensor, BatchStatistics]:
+    def forward(self, weights: Params, inputs_TN: Tensor, statistics: BatchStatistics | None = None) -> Outputs:
         """Return (outputs (T, N, O), statistics used (T, F)); given ``statistics`` are (F,) or (T, F)."""
         if isinstance(self.net, Perceptron) and len(self.adapted) == len(weights):
             return self.net.forward_tasks(weights, inputs_TN), {}  # Small enough for vmap's overhead to matter.

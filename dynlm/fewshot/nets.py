@@ -29,9 +29,12 @@ _ACTIVATIONS = {"relu": torch.relu, "silu": F.silu, "gelu": F.gelu, "tanh": torc
 
 BatchStatistics = Params
 """Mean and variance (F,) of each normalised layer, by name."""
+Outputs = tuple[Tensor, BatchStatistics]
+"""Outputs of a network, and the statistics that they were normalised by."""
 
 
-def _uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator) -> Tensor:
+def uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator) -> Tensor:
+    """Return numbers drawn uniformly from -bound to bound."""
     return bound * (2 * torch.rand(shape, generator=generator) - 1)
 
 
@@ -77,11 +80,9 @@ class Perceptron:
         """Return weights and biases uniform in +-gain / sqrt(inputs), as ``torch.nn.Linear`` has them for gain 1."""
         bounds = [math.sqrt(1 / width) * gain for width, gain in zip(self.widths, self.gains, strict=False)]
         shapes = self.shapes().items()
-        return {name: _uniform(shape, bounds[int(name.split(".")[1])], generator) for name, shape in shapes}
+        return {name: uniform(shape, bounds[int(name.split(".")[1])], generator) for name, shape in shapes}
 
-    def forward(
-        self, params: Params, inputs: Tensor, statistics: BatchStatistics | None = None
-    ) -> tuple[Tensor, BatchStatistics]:
+    def forward(self, params: Params, inputs: Tensor, statistics: BatchStatistics | None = None) -> Outputs:
         """Return (outputs (N, O), no statistics)."""
         for index in range(len(self.widths) - 1):
             inputs = self.activate(inputs) if index else inputs
@@ -147,7 +148,7 @@ class ConvNet:
         params: Params = {}
         for name, shape in self.shapes().items():
             if name.endswith("weight"):
-                params[name] = _uniform(shape, math.sqrt(3 / shape[0]), generator)
+                params[name] = uniform(shape, math.sqrt(3 / shape[0]), generator)
             else:
                 params[name] = torch.full(shape, float(name.endswith("scale")))
         return params
@@ -157,9 +158,7 @@ class ConvNet:
         names = [f"{norm}.{kind}" for norm in self.norms for kind in ("mean", "variance")]
         return {name: torch.full((*leading, self.options.filters), float(name.endswith("variance"))) for name in names}
 
-    def forward(
-        self, params: Params, inputs: Tensor, statistics: BatchStatistics | None = None
-    ) -> tuple[Tensor, BatchStatistics]:
+    def forward(self, params: Params, inputs: Tensor, statistics: BatchStatistics | None = None) -> Outputs:
         """Return (outputs (N, O) or features (N, D), statistics used) of images (N, H, W, C).
 
         ``statistics`` None stands for those of this batch.

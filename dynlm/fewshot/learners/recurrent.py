@@ -6,6 +6,7 @@ weights of the networks of all tasks.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from dynlm.fewshot.inner_loop import Order, expand_tasks
 from dynlm.fewshot.learners.learner import LEARNERS, Adapted, Generators, Learned, MetaStep
 from dynlm.fewshot.learners.maml import GradientLearner
 from dynlm.fewshot.learners.prototypes import EmbeddingLearner
+from dynlm.fewshot.nets import uniform
 from dynlm.fewshot.tasks.source import Episodes, Labelled
 from dynlm.models.lstm.model import fused_layer
 from dynlm.runtime.validation import LARGEST_WIDTH, bounded
@@ -40,17 +42,13 @@ class LstmReader(EmbeddingLearner):
 
     def initial(self, generator: torch.Generator) -> Learned:
         hidden, outputs = self.options.reader_hidden, self.problem.num_outputs
-        bound = 1 / math.sqrt(hidden)
-
-        def uniform(*shape: int) -> Tensor:
-            return bound * (2 * torch.rand(shape, generator=generator) - 1)
-
+        draw = functools.partial(uniform, bound=1 / math.sqrt(hidden), generator=generator)
         meta, buffers = super().initial(generator)
         meta |= {
-            "reader.input": uniform(4 * hidden, (self.net.features if self.net else 1) + outputs + 1),
-            "reader.recurrent": uniform(4 * hidden, hidden),
+            "reader.input": draw((4 * hidden, (self.net.features if self.net else 1) + outputs + 1)),
+            "reader.recurrent": draw((4 * hidden, hidden)),
             "reader.bias": torch.zeros(4 * hidden).index_fill(0, torch.arange(hidden, 2 * hidden), 1.0),
-            "reader.output.weight": uniform(hidden, outputs),
+            "reader.output.weight": draw((hidden, outputs)),
             "reader.output.bias": torch.zeros(outputs),
         }
         return Learned(meta, buffers)
