@@ -169,8 +169,7 @@ def test_pair_and_smoothing_can_be_selected(open_page, scores):
     expected = perplexity_difference(scores[1], scores[2], 500)[middle]
     difference = opened.page.locator("#curve").get_attribute("aria-valuetext").rpartition(" ")[2].replace("\u2212", "-")
     assert float(difference) == pytest.approx(expected, abs=0.0051)
-    gained, lost = most_changed(find_words(scores[0]), scores[1], scores[2], 20)
-    for table, words in (("gained", gained), ("lost", lost)):
+    for table, words in most_changed(find_words(scores[0]), scores[1], scores[2], 20).items():
         rows = opened.page.locator(f"#{table} tbody tr")
         assert rows.locator("th").all_text_contents() == [word.text for word in words]
         assert rows.nth(0).locator("td").nth(1).inner_text() == f"{words[0].lower / words[0].count:.3f}"
