@@ -6,7 +6,6 @@ import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynlm.runtime.launcher import is_main_process
@@ -44,18 +43,6 @@ class Argument:
     many: bool = False
 
 
-def _language_model_options() -> type:
-    from dynlm.train.config import Config
-
-    return Config
-
-
-def _load_language_model_run(folder: Path) -> Any:
-    from dynlm.train.config import load_config
-
-    return load_config(folder)
-
-
 @dataclass(frozen=True)
 class Command:
     """A command: its function, whose docstring describes it, and its options."""
@@ -69,8 +56,8 @@ class Command:
     """Whether ``--memory FILE`` names a memory file; the options that it was read with are then the defaults."""
     mixes_new_memories: bool = False
     """Whether ``memory.no_regret`` defaults to true for a memory file that does not exist yet."""
-    options: Callable[[], type] = _language_model_options
-    """The dataclass of all sections that a config file may have."""
+    options: str = "dynlm.train.config:Config"
+    """The dataclass of all sections that a config file may have, which is imported when the command runs."""
     sections: str = ""
     """Names of those that this command uses; empty: all."""
     common: str = ""
@@ -79,8 +66,8 @@ class Command:
     """The shipped config that is the default of ``--config``."""
     resumes: bool = False
     """Whether the same command resumes from a checkpoint; the others start from the beginning."""
-    load_run: Callable[[Path], Any] = _load_language_model_run
-    """Loads a run's own options."""
+    load_run: str = "dynlm.train.config:load_config"
+    """The function that loads them from a run's folder."""
 
     @property
     def about(self) -> str:

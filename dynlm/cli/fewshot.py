@@ -17,22 +17,11 @@ if TYPE_CHECKING:
     from dynlm.fewshot.options import FewShotOptions
     from dynlm.report.fewshot_results import Table
 
+_OPTIONS = "dynlm.fewshot.options:FewShotOptions"
 _INVERTED = "values inverted: the images' background is bright, and ink has to be"
 
 
-def _options() -> type:
-    from dynlm.fewshot.options import FewShotOptions
-
-    return FewShotOptions
-
-
-def _load_run(folder: Path) -> Any:
-    from dynlm.fewshot.run_folder import load_run_options
-
-    return load_run_options(folder)
-
-
-@command("fewshot tasks", options=_options)
+@command("fewshot tasks", options=_OPTIONS)
 def _tasks(arguments: Namespace, options: FewShotOptions) -> int:
     """Show what a task source holds: alphabets, classes and images of each split.
 
@@ -53,7 +42,7 @@ def _tasks(arguments: Namespace, options: FewShotOptions) -> int:
     return 0
 
 
-@command("fewshot train", options=_options, resumes=True)
+@command("fewshot train", options=_OPTIONS, resumes=True)
 def _train(arguments: Namespace, options: FewShotOptions) -> int:
     """Meta-train a learner: MAML and its variants, Reptile, prototypes, LSTMs.
 
@@ -72,7 +61,7 @@ def _train(arguments: Namespace, options: FewShotOptions) -> int:
     return 0
 
 
-@command("fewshot evaluate", takes_run=True, options=_options, load_run=_load_run)
+@command("fewshot evaluate", takes_run=True, options=_OPTIONS, load_run="dynlm.fewshot.run_folder:load_run_options")
 def _evaluate(arguments: Namespace, options: FewShotOptions) -> int:
     """Evaluate a trained learner on new tasks, by the published protocol.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
+import pkgutil
 import re
 import sys
 from collections.abc import Sequence
@@ -67,7 +68,7 @@ def parse(name: str, command: Command, argv: list[str]) -> tuple[jsonargparse.Na
     parser = _own_parser(name, command)
     if not command.takes_config:
         return _parse_args(parser, command, argv), None
-    kind, given = command.options(), _given(argv)
+    kind, given = pkgutil.resolve_name(command.options), _given(argv)
     words: dict[str, dict[str, str]] = {}
     for option, value in given:
         section, dot, own = option.partition(".")
@@ -101,7 +102,7 @@ def _own_parser(name: str, command: Command) -> _Parser:
     if command.takes_config:
         about = "a YAML file with options, or a shipped config's name: demo"
         parser.add_argument("--config", type=str, metavar="FILE", help=about)
-        if "base" in get_type_hints(command.options()):
+        if "base" in get_type_hints(pkgutil.resolve_name(command.options)):
             about = "a config file that the options stand on; also a line of a config file"
             parser.add_argument("--base", type=str, metavar="FILE", help=about)
         parser.add_argument("--print_config", action="store_true", help="print the options as YAML, and do nothing")
@@ -146,7 +147,7 @@ def _config_files(command: Command, kind: type, given: Given) -> Files:
 
 def _run_options(command: Command, folder: Path, given: Given) -> dict[str, Any]:
     """Return the options of a run, with those of a memory file that is given."""
-    config = command.load_run(folder)
+    config = pkgutil.resolve_name(command.load_run)(folder)
     for path in [Path(value) for option, value in given if option == "memory_file" and command.takes_memory]:
         if path.exists():
             from dynlm.adapt.memory_file import options_of

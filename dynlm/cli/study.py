@@ -38,13 +38,7 @@ def _demo(options: Namespace, config: Config) -> int:
     return 0 if all(check.kept for check in checks) else 1
 
 
-def _study_options() -> type:
-    from dynlm.study.options import StudyOptions
-
-    return StudyOptions
-
-
-@command("study", options=_study_options, common="run corpus study", resumes=True)
+@command("study", options="dynlm.study.options:StudyOptions", common="run corpus study", resumes=True)
 def _study(options: Namespace, config: StudyOptions) -> int:
     """Compare variants: tune every variant alike, score other articles with each, and tabulate.
 
