@@ -36,12 +36,12 @@ from dynlm.types import Params
 AnyLearnedRule = LearnedRule | LearnedLSTMRule
 Card = dict[str, Any]
 """How something was computed, tuned or learned, as its file says."""
-FIXED_CACHE = {
-    "window": ("cache_window", 1, LARGEST_WINDOW),
-    "inverse_temperature": ("cache_inverse_temperature", MIN_INVERSE, MAX_INVERSE),
-    "share": ("cache_share", 0, 0.99),
+CACHE_BOUNDS = {
+    "window": (1, LARGEST_WINDOW),
+    "inverse_temperature": (MIN_INVERSE, MAX_INVERSE),
+    "share": (0, 0.99),
 }
-"""(option of the memory, least and largest value) of each constant of a fixed cache, by its name in files."""
+"""Least and largest value of each constant of a fixed cache; X is the option ``memory.cache_X``."""
 _MOST_INVERSE_TEMPERATURES = 64
 _SECONDS_TO_WAIT = 60.0
 
@@ -49,6 +49,12 @@ _SECONDS_TO_WAIT = 60.0
 def rule_stem(memory: MemoryOptions) -> str:
     """Return the rule's part of file names: for a learned rule the name that it was learned under."""
     return memory.g if memory.rule == "meta" else memory.rule.replace("+", "-")
+
+
+def given_constants(memory: MemoryOptions) -> dict[str, Any]:
+    """Return the constants of a fixed cache that the options give; None for the others."""
+    given = {name: getattr(memory, f"cache_{name}") for name in CACHE_BOUNDS}
+    return {name: value[0] if isinstance(value, list) else value for name, value in given.items()}
 
 
 @dataclass(frozen=True)
@@ -146,8 +152,8 @@ class MemoryStore:
         name = f"cache-{rule_stem(memory)}-{memory.reset}.json"
         if (content := self._read(name)) is None:
             return None
-        for constant, (_, low, high) in FIXED_CACHE.items():
-            number_in(content, constant, self.path(name), low, high)
+        for constant, bounds in CACHE_BOUNDS.items():
+            number_in(content, constant, self.path(name), *bounds)
         return {**content, "window": int(content["window"])}
 
     def save_gated_cache(self, memory: MemoryOptions, cache: Cache, card: Mapping[str, Any]) -> None:
@@ -201,7 +207,7 @@ class MemoryStore:
             gated = self.load_gated_cache(memory)
             records += records_of(gated[1] if gated else {}, "gate", "learned")
         elif memory.cache == "fixed":
-            given = all(getattr(memory, option) is not None for option, _, _ in FIXED_CACHE.values())
+            given = None not in given_constants(memory).values()
             found = None if given else self.load_fixed_cache(memory)
             records += [{"what": "cache", "how": "given"}] if given else records_of(found or {}, "cache", "tuned")
         return records

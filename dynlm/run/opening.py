@@ -21,7 +21,7 @@ from dynlm.adapt.update_filter import UpdateFilter
 from dynlm.errors import UserError
 from dynlm.models.registry import EngineSettings, engine_for
 from dynlm.run.folder import TrainedModel
-from dynlm.run.memory_store import FIXED_CACHE, AnyLearnedRule, MemoryStore
+from dynlm.run.memory_store import AnyLearnedRule, MemoryStore, given_constants
 from dynlm.runtime.renamed import current_options
 from dynlm.runtime.tensors import check_shapes
 from dynlm.runtime.validation import number_in, section_of
@@ -137,21 +137,19 @@ def open_cache(store: MemoryStore, memory: MemoryOptions) -> Cache | None:
         return None
     beside = f"for rule {memory.rule!r} and reset {memory.reset!r}"
     if memory.cache == "learned":
-        for option, _, _ in FIXED_CACHE.values():
-            if getattr(memory, option) is not None:
-                raise UserError(f"memory.{option} does not go with memory.cache learned, which keeps its own")
+        for name, value in given_constants(memory).items():
+            if value is not None:
+                raise UserError(f"memory.cache_{name} does not go with memory.cache learned, which keeps its own")
         if (gated := store.load_gated_cache(memory)) is None:
             do = f"run `{command('metatrain', store.folder, memory)}` first"
             raise UserError(f"no gated cache {beside}", store.folder, do)
         return gated[0]
-    tuned = store.load_fixed_cache(memory) or {}
-    values: dict[str, Any] = {}
-    for name, (option, _, _) in FIXED_CACHE.items():
-        given = getattr(memory, option)
-        values[name] = tuned.get(name) if given is None else given[0] if isinstance(given, list) else given
+    tuned, values = store.load_fixed_cache(memory) or {}, given_constants(memory)
+    for name, given in values.items():
+        values[name] = tuned.get(name) if given is None else given
         if values[name] is None:
-            do = f"give --memory.{option} or run `{command('tune', store.folder, memory)}` first"
-            raise UserError(f"no memory.{option}, and no cache tuned {beside}", store.folder, do)
+            do = f"give --memory.cache_{name} or run `{command('tune', store.folder, memory)}` first"
+            raise UserError(f"no memory.cache_{name}, and no cache tuned {beside}", store.folder, do)
     return Cache(values["window"], (values["inverse_temperature"],), values["share"])
 
 

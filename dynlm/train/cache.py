@@ -4,7 +4,7 @@ A cache looks up features and losses of a reading that it does not change. So th
 have been given is recorded, and the cache's own code runs over that for each setting. Window, inverse temperature and
 share are found by the search of the hand-made rules, on their articles.
 
-Legend: one lane, T tokens of an article, H width of the features, N tokens of all articles, F inverse temperatures.
+Legend: N tokens of all articles, F inverse temperatures.
 """
 
 from __future__ import annotations
@@ -13,71 +13,61 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import iter_segments
-from dynlm.adapt.options import LARGEST_WINDOW, MAX_INVERSE, MIN_INVERSE, MemoryOptions
+from dynlm.adapt.options import MemoryOptions
 from dynlm.adapt.partners.cache import Cache, CacheInput, CacheState, mixture
 from dynlm.adapt.rules.registry import Search
 from dynlm.data.stream import Stream
 from dynlm.errors import UserError
 from dynlm.models.scratch import Scratch
-from dynlm.run.memory_store import rule_stem
+from dynlm.run.memory_store import CACHE_BOUNDS, given_constants, rule_stem
 from dynlm.run.opening import command
 from dynlm.run.run import Run
 from dynlm.runtime.files import exclusive
 from dynlm.runtime.hashing import fingerprint
+from dynlm.runtime.tree import map_tensors
 from dynlm.train.options import TuneOptions
 from dynlm.train.tune import ConstantSearch, enough_to_tune
 
 _SEARCHED = {"window": Search(2000.0, 2.0), "inverse_temperature": Search(0.5, 1.4), "share": Search(0.15, 1.5)}
-_LARGEST_SHARE = 0.99
-
-
-class ArticleTrace(NamedTuple):
-    """An article as a reading in one lane left it: all that a fixed cache is given of it."""
-
-    features_1TH: Tensor
-    targets_1T: Tensor
-    mask_1T: Tensor
-    nats_1T: Tensor
 
 
 @dataclass(frozen=True)
 class _Recorder(Cache):
     """In place of a cache: mixes nothing, and records what a cache would be given."""
 
-    recorded: list[ArticleTrace] = field(default_factory=list)
+    recorded: list[CacheInput] = field(default_factory=list)
 
     def read(self, state: CacheState, segment: CacheInput, scratch: Scratch | None = None) -> tuple[Tensor, CacheState]:
-        self.recorded.append(ArticleTrace(segment.features_BTH.clone(), *segment[1:4]))
+        self.recorded.append(segment._replace(features_BTH=segment.features_BTH.clone(), next_tokens=None))
         return segment.nats_BT, state
 
 
-def trace_articles(dynamic_model: DynamicModel, stream: Stream) -> list[ArticleTrace]:
-    """Read a stream of one lane and record what a cache would be given."""
-    recorder = _Recorder(1, (1.0,), 0.0)
-    reading = iter_segments(dataclasses.replace(dynamic_model, cache=recorder), stream)
-    starts = [bool(read.segment.starts_B[0]) for read in reading]
-    begins = [index for index, starts_here in enumerate(starts) if starts_here]
-    articles = [recorder.recorded[begin:end] for begin, end in zip(begins, [*begins[1:], len(starts)], strict=True)]
-    return [ArticleTrace(*(torch.cat(parts, 1) for parts in zip(*segments, strict=True))) for segments in articles]
+def trace_articles(dynamic_model: DynamicModel, stream: Stream) -> list[CacheInput]:
+    """Read a stream of one lane and record what a cache would be given of each article."""
+    recorder, begins = _Recorder(1, (1.0,), 0.0), list[int]()
+    for index, read in enumerate(iter_segments(dataclasses.replace(dynamic_model, cache=recorder), stream)):
+        begins += [index] * bool(read.segment.starts_B[0])
+    articles = [recorder.recorded[begin:end] for begin, end in zip(begins, [*begins[1:], None], strict=True)]
+    return [map_tensors(lambda *parts: torch.cat(parts, 1), *segments) for segments in articles]
 
 
-def look_up(cache: Cache, articles: Sequence[ArticleTrace], empty: bool) -> tuple[Tensor, Tensor, Tensor]:
+def look_up(cache: Cache, articles: Sequence[CacheInput], empty: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Return (log_p_NF, num_visible_N, the model's nats_N) of articles in turn; ``empty``: each with an empty cache."""
-    like, scratch = articles[0].features_1TH, Scratch()
+    like, scratch = articles[0].features_BTH, Scratch()
     state = cache.fresh(1, like.shape[2], like)
     starts_1 = torch.ones(1, dtype=torch.bool, device=like.device)
     found = []
     for article in articles:
         state = cache.begin_articles(state, starts_1, empty)
-        lookup, state = cache.look(state, CacheInput(*article), scratch)
-        found.append((lookup.log_p_BTF[0], lookup.num_visible_BT[0], article.nats_1T[0]))
+        lookup, state = cache.look(state, article, scratch)
+        found.append((lookup.log_p_BTF[0], lookup.num_visible_BT[0], article.nats_BT[0]))
     log_p_NF, num_visible_N, nats_N = (torch.cat(parts) for parts in zip(*found, strict=True))
     return log_p_NF, num_visible_N, nats_N
 
@@ -97,13 +87,13 @@ def tune_cache(run: Run, memory: MemoryOptions, options: TuneOptions, quiet: boo
     with exclusive(run.store.path(stem), "the search for this cache's constants"):
         stream = enough_to_tune(run, memory.replace(lanes=1), options)
         articles = trace_articles(dynamic_model, stream)
-        nats_N = torch.cat([article.nats_1T[0] for article in articles])
+        nats_N = torch.cat([article.nats_BT[0] for article in articles])
         found: dict[tuple[int, float], tuple[Tensor, Tensor, Tensor]] = {}
 
         def measure(values: Mapping[str, float]) -> float:
             share, window, inverse = values["share"], round(values["window"]), values["inverse_temperature"]
-            fits = 1 <= window <= LARGEST_WINDOW and MIN_INVERSE <= inverse <= MAX_INVERSE
-            if share > _LARGEST_SHARE or not fits:
+            rounded = {**values, "window": window}
+            if not all(low <= rounded[name] <= high for name, (low, high) in CACHE_BOUNDS.items()):
                 return math.inf
             if (window, inverse) not in found:
                 found.clear()  # Shares are searched with one lookup; others would only take memory.
@@ -112,19 +102,16 @@ def tune_cache(run: Run, memory: MemoryOptions, options: TuneOptions, quiet: boo
             log_shares = nats_N.new_tensor([1 - share, share]).log()
             return mean_of(mixture(log_shares, *found[window, inverse]))
 
-        given: dict[str, float | None] = {
-            "window": memory.cache_window,
-            "inverse_temperature": memory.cache_inverse_temperature[0] if memory.cache_inverse_temperature else None,
-            "share": memory.cache_share,
-        }
-        searched = {n: s if given[n] is None else s._replace(start=float(given[n] or 0)) for n, s in _SEARCHED.items()}
         losses = fingerprint(nats_N.cpu().numpy().tobytes())
         checkpoints = run.checkpoints(stem, memory, options, **{"the losses without a cache": losses})
-        tuned = ConstantSearch(run, memory, options, stream, checkpoints).find(measure, searched, quiet) | {
+        tuned = ConstantSearch(run, memory, options, stream, checkpoints).find(
+            _SEARCHED, given_constants(memory), measure, quiet
+        )
+        tuned |= {
+            "window": round(tuned["window"]),
             "without_cache_nats_per_token": mean_of(nats_N),
             "tuned_on": [run.record("cache", "tuned", options.split, stream.order)],
         }
-        tuned["window"] = round(tuned["window"])
         run.store.save_fixed_cache(memory, tuned)
         checkpoints.drop()
     return {"rule": memory.rule, "reset": memory.reset, "cache": "fixed", **tuned}

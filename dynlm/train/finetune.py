@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import mean_nats
 from dynlm.adapt.meta_gradient.forward import Sensitivities
 from dynlm.adapt.meta_gradient.learner import MetaGradient, StaticGradients
@@ -30,13 +29,14 @@ from dynlm.run.folder import save_config, save_model
 from dynlm.run.memory_store import AnyLearnedRule
 from dynlm.run.opening import open_meta
 from dynlm.run.run import Run
-from dynlm.runtime.checkpoints import Checkpointer, Checkpoints
+from dynlm.runtime.checkpoints import Checkpoints
 from dynlm.runtime.files import exclusive
 from dynlm.runtime.perplexity import perplexity
 from dynlm.runtime.tensors import params_fingerprint
+from dynlm.runtime.tree import clone
 from dynlm.train.config import config_of
 from dynlm.train.options import FinetuneOptions, MetatrainOptions, TuneOptions
-from dynlm.train.outer_loop import AveragedAdam, OuterLoop, Report, best_of, shared_stream
+from dynlm.train.outer_loop import OuterLoop, best_of
 from dynlm.train.pretrain_loop import validate
 from dynlm.train.tune import tune, tuning_stream
 from dynlm.types import Params
@@ -97,7 +97,7 @@ class _Finetuning:
             picking = tuning_stream(run, memory, self.tuning, options.pick_tokens)
         sections = (memory, options, *([self.metatrain] if options.phi else []))
         checkpoints = run.checkpoints(stem, *sections, phi=params_fingerprint(phi), **{"the text": read.fingerprint})
-        seconds, learned = self._learn(dynamic_model, meta, phi, checkpoints, quiet)
+        seconds, learned = self._learn(meta, phi, checkpoints, quiet)
         candidates = {"start": _Candidate(run.trained.params, phi), **learned}
         nats = {}
         for name, (static, own_phi) in candidates.items():
@@ -151,37 +151,25 @@ class _Finetuning:
             raise UserError(what, do="choose --memory.rule meta, or rms to pick by")
 
     def _learn(
-        self,
-        dynamic_model: DynamicModel,
-        meta: AnyLearnedRule | None,
-        phi: Params,
-        checkpoints: Checkpoints,
-        quiet: bool,
+        self, meta: AnyLearnedRule | None, phi: Params, checkpoints: Checkpoints, quiet: bool
     ) -> tuple[float, dict[str, _Candidate]]:
         """Return (seconds, the averages halfway and at the end)."""
-        run, options, own = self.run, self.options, self.run.options
-        start, start_phi = run.trained.params, phi
-        static, phi = ({name: t.clone() for name, t in tensors.items()} for tensors in (dynamic_model.static, phi))
-        dynamic_model = dataclasses.replace(dynamic_model, static=static)
+        run, options, start_phi = self.run, self.options, phi
+        dynamic_model, phi = run.dynamic_model(self.memory), clone(phi)
+        dynamic_model = dataclasses.replace(dynamic_model, static=clone(dynamic_model.static))
         if meta is not None:
-            meta = _with_static(meta, static)
+            meta = _with_static(meta, dynamic_model.static)
             dynamic_model = dataclasses.replace(dynamic_model, rule=meta.rule(phi))
-        moving = {name: static[name] for name in dynamic_model.dynamic}
-        with run.processes.in_step(own.patience) as processes:
-            read, segment = run.split(options.split), self.memory.segment
-            stream = shared_stream(read, options.lanes, segment, own.seed, "finetune.lanes", processes)
-            memory = dynamic_model.fresh_memory(stream.local_lanes)
-            learners: list[MetaGradient] = [StaticGradients(moving)]
-            groups = [(moving, options.lr)]
+        static = StaticGradients({name: dynamic_model.static[name] for name in dynamic_model.dynamic})
+        learners: dict[MetaGradient, float] = {static: options.lr}
+        with run.processes.in_step(run.options.patience) as processes:
+            loop = OuterLoop(run, dynamic_model, run.split(options.split), self.memory.segment, options, processes)
             if options.phi and isinstance(meta, LearnedRule):
-                learners.append(Sensitivities(meta, phi, dynamic_model, memory, self.metatrain.bound))
-                groups.append((phi, self.metatrain.lr))
-            optimizer = AveragedAdam(groups, options.average)
-            loop = OuterLoop(dynamic_model, memory, stream, learners, optimizer, processes)
-            checkpointer = Checkpointer(checkpoints, loop, processes, every=0, seconds=own.checkpoint_seconds)
-            averages = loop.run(options, checkpointer, Report(run, "finetune", {"run": self.target.name}, quiet))
+                bound, lr = self.metatrain.bound, self.metatrain.lr
+                learners[Sensitivities(meta, phi, dynamic_model, loop.memory, bound)] = lr
+            averages = loop.learn(learners, checkpoints, quiet, run=self.target.name)
         return loop.seconds, {
-            when: _Candidate({**start, **learned[0]}, learned[1] if options.phi else start_phi)
+            when: _Candidate({**run.trained.params, **learned[0]}, learned[1] if options.phi else start_phi)
             for when, learned in averages.items()
         }
 

@@ -18,17 +18,16 @@ from dynlm.adapt.meta_gradient.forward import Sensitivities
 from dynlm.adapt.meta_gradient.learner import MetaGradient
 from dynlm.adapt.meta_gradient.per_weight_lstm import Windows
 from dynlm.adapt.options import LearnedRuleOptions, MemoryOptions
-from dynlm.adapt.rules.learned import LearnedRule
 from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule
 from dynlm.errors import UserError
-from dynlm.run.memory_store import records_of
+from dynlm.run.memory_store import AnyLearnedRule, records_of
 from dynlm.run.opening import build_dynamic_model, meta_of
 from dynlm.run.run import Run
-from dynlm.runtime.checkpoints import Checkpointer, Checkpoints
+from dynlm.runtime.checkpoints import Checkpoints
 from dynlm.runtime.files import exclusive
 from dynlm.runtime.tensors import params_fingerprint
 from dynlm.train.options import MetatrainOptions, TuneOptions
-from dynlm.train.outer_loop import AveragedAdam, OuterLoop, Report, best_of, shared_stream
+from dynlm.train.outer_loop import OuterLoop, best_of
 from dynlm.train.tune import ensure_statistics, tune, tuning_stream
 from dynlm.types import Params
 
@@ -51,9 +50,9 @@ def metatrain(
     (reset "stream") meets articles that it has learned from. Raises Stopped, with a checkpoint saved, at Ctrl-C and
     SIGTERM, and UserError where another process learns the same.
     """
-    trained, processes = run.trained, run.processes
+    trained, processes, name = run.trained, run.processes, f"{memory.g}-{memory.reset}"
     quiet = quiet or not processes.is_main
-    with exclusive(run.store.path(f"{memory.g}-{memory.reset}"), f"the learned memory {memory.g!r}"):
+    with exclusive(run.store.path(name), f"the learned memory {memory.g!r}"):
         with processes.main_process_first():
             if run.store.load_tuned("rms", memory.reset) is None:
                 tune(run, memory.replace(rule="rms"), tuning, quiet)
@@ -69,18 +68,17 @@ def metatrain(
                 run.store.path("tuned.json"),
                 "run `dynlm tune` with this segment first",
             )
-        dynamic = dynamic_tensors(trained.model, memory.dynamic)
-        meta = meta_of(g, tuned, every.of(dynamic), trained)
+        meta = meta_of(g, tuned, every.of(dynamic_tensors(trained.model, memory.dynamic)), trained)
         fingerprints = {
             "the text": aside.fingerprint,
             "the tuned rms": [meta.lr, meta.decay, meta.epsilon],
             "the statistics R": params_fingerprint(meta.statistics.rms),
         }
-        checkpoints = run.checkpoints(f"metatrain-{memory.g}-{memory.reset}", memory, g, options, **fingerprints)
+        checkpoints = run.checkpoints(f"metatrain-{name}", memory, g, options, **fingerprints)
         candidates = {"start": meta.initial(), **_learn(run, memory, meta, options, checkpoints, quiet)}
         nats = {
-            name: mean_nats(build_dynamic_model(trained, memory, meta.rule(phi)), picking)
-            for name, phi in candidates.items()
+            when: mean_nats(build_dynamic_model(trained, memory, meta.rule(phi)), picking)
+            for when, phi in candidates.items()
         }
         phi = candidates[best_of(nats)]
         about = {
@@ -106,24 +104,20 @@ def metatrain(
 def _learn(
     run: Run,
     memory: MemoryOptions,
-    meta: LearnedRule | LearnedLSTMRule,
+    meta: AnyLearnedRule,
     options: MetatrainOptions,
     checkpoints: Checkpoints,
     quiet: bool,
 ) -> dict[str, Params]:
     """Read the articles kept for it, and return the averages of phi halfway and at the end."""
-    phi, seed = meta.initial(), run.options.seed
+    phi = meta.initial()
     dynamic_model = build_dynamic_model(run.trained, memory, meta.rule(phi))
     with run.processes.in_step(run.options.patience) as processes:
-        stream = shared_stream(run.split("meta"), options.lanes, memory.segment, seed, "metatrain.lanes", processes)
-        state = dynamic_model.fresh_memory(stream.local_lanes)
+        loop = OuterLoop(run, dynamic_model, run.split("meta"), memory.segment, options, processes)
         learner: MetaGradient
         if isinstance(meta, LearnedLSTMRule):
-            learner = Windows(meta, phi, _SAMPLE, torch.Generator().manual_seed(seed))
+            learner = Windows(meta, phi, _SAMPLE, torch.Generator().manual_seed(run.options.seed))
         else:
-            learner = Sensitivities(meta, phi, dynamic_model, state, options.bound)
-        optimizer = AveragedAdam([(phi, options.lr)], options.average)
-        loop = OuterLoop(dynamic_model, state, stream, [learner], optimizer, processes)
-        checkpointer = Checkpointer(checkpoints, loop, processes, options.checkpoint_every)
-        report = Report(run, "metatrain", {"name": memory.g, "reset": memory.reset}, quiet)
-        return {when: phi for when, (phi,) in loop.run(options, checkpointer, report).items()}
+            learner = Sensitivities(meta, phi, dynamic_model, loop.memory, options.bound)
+        averages = loop.learn({learner: options.lr}, checkpoints, quiet, name=memory.g, reset=memory.reset)
+    return {when: phi for when, (phi,) in averages.items()}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,11 +26,11 @@ from dynlm.data.stream import Stream, StreamPosition
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.errors import UserError
 from dynlm.run.run import Run
-from dynlm.runtime.checkpoints import LANES, Checkpointer, State
+from dynlm.runtime.checkpoints import LANES, Checkpointer, Checkpoints, State
 from dynlm.runtime.distributed import Processes
-from dynlm.runtime.tree import leaves
+from dynlm.runtime.tree import clone, leaves
 from dynlm.train.optimizers import load_optimizer_tensors, optimizer_tensors
-from dynlm.train.options import FinetuneOptions, MetatrainOptions
+from dynlm.train.options import FinetuneOptions, MetatrainOptions, PretrainOptions
 from dynlm.types import Params
 
 
@@ -74,44 +74,42 @@ class AveragedAdam:
         return dict(leaves(self.groups))
 
 
-class Report(NamedTuple):
-    """Where a loop logs its windows: in ``run``, as an ``event`` with more ``fields``."""
-
-    run: Run
-    event: str
-    fields: dict[str, Any]
-    quiet: bool
-
-
 class OuterLoop:
-    """Read ``stream`` with ``dynamic_model`` and ``memory``, and move what the ``learners`` learn after each window."""
+    """Reads ``split`` with ``dynamic_model`` and moves what its learners learn after each window."""
 
     def __init__(
         self,
+        run: Run,
         dynamic_model: DynamicModel,
-        memory: Memory,
-        stream: Stream,
-        learners: Sequence[MetaGradient],
-        optimizer: AveragedAdam,
+        split: TokenisedSplit,
+        segment: int,
+        options: MetatrainOptions | FinetuneOptions,
         processes: Processes,
     ):
-        self.dynamic_model, self.memory, self.stream, self.learners = dynamic_model, memory, stream, learners
-        self.optimizer, self._processes = optimizer, processes
-        self.position, self.seconds = stream.begin(), 0.0
+        self.dynamic_model, self._run, self._options, self._processes = dynamic_model, run, options, processes
+        self.stream = shared_stream(split, options, segment, run.options.seed, processes)
+        self.memory = dynamic_model.fresh_memory(self.stream.local_lanes)
+        self.position, self.seconds = self.stream.begin(), 0.0
+        self.learners: list[MetaGradient] = []
         self._halfway: list[Params] = []
 
-    def run(
-        self, options: MetatrainOptions | FinetuneOptions, checkpointer: Checkpointer, report: Report
+    def learn(
+        self, learners: Mapping[MetaGradient, float], checkpoints: Checkpoints, quiet: bool, **logged: Any
     ) -> dict[str, list[Params]]:
         """Resume, and read up to ``options.tokens`` tokens; returns the averages ``halfway`` and as ``learned``.
 
-        Each holds the parameters of every learner.
+        Each holds the parameters of every learner; a learner's value is its learning rate. The log of the run has a
+        line for each window, with the fields ``logged``.
         """
-        with checkpointer:
+        options, run, event = self._options, self._run, self._options.SECTION
+        self.learners = list(learners)
+        self.optimizer = AveragedAdam([(each.params, lr) for each, lr in learners.items()], options.average)
+        every = options.checkpoint_every if isinstance(options, MetatrainOptions) else 0
+        with Checkpointer(checkpoints, self, self._processes, every, run.options.checkpoint_seconds) as checkpointer:
             resumed = checkpointer.resume()
             if resumed is not None and self._processes.is_main:
-                report.run.log(event="resumed", checkpoint=resumed.name, tokens=self.position.tokens)
-            bar = tqdm(total=options.tokens, desc=report.event, unit="tok", unit_scale=True, disable=report.quiet)
+                run.log(event="resumed", checkpoint=resumed.name, tokens=self.position.tokens)
+            bar = tqdm(total=options.tokens, desc=event, unit="tok", unit_scale=True, disable=quiet)
             bar.update(self.position.tokens)
             while self.position.tokens < options.tokens:
                 begun = time.monotonic()
@@ -119,29 +117,27 @@ class OuterLoop:
                 self.seconds += time.monotonic() - begun
                 bar.update(self.position.tokens - bar.n)
                 if self._processes.is_main:
-                    self._log(report, nats, segments)
+                    run.log(event=event, segments_of_window=segments, **logged, nats_of_window=nats, **self._fields())
                 if not self._halfway and self.position.tokens >= options.tokens / 2:
-                    average = self.optimizer.average
-                    self._halfway = [{name: t.clone() for name, t in params.items()} for params in average]
+                    self._halfway = clone(self.optimizer.average)
                 checkpointer.after_step(self.optimizer.steps, last=self.position.tokens >= options.tokens)
             bar.close()
         return {**({"halfway": self._halfway} if self._halfway else {}), "learned": self.optimizer.average}
 
-    def _log(self, report: Report, nats: float, segments: float) -> None:
-        fields = {**report.fields, "tokens": self.position.tokens, "nats_of_window": nats}
+    def _fields(self) -> dict[str, Any]:
+        fields: dict[str, Any] = {"tokens": self.position.tokens}
         for learner in self.learners:
             fields |= learner.log_fields()
         if self.memory.filter is not None:
             fields["update_filter"] = counts_of(self.memory.filter, list(self.memory.params))
-        report.run.log(event=report.event, segments_of_window=segments, **fields)
+        return fields
 
     def _window(self, segments: int) -> tuple[float, float]:
         """Read so many segments of each lane and take a step; returns (nats, segments read) of all processes."""
-        total = torch.zeros(2, dtype=torch.float64, device=self._processes.device)
+        total, reduce = torch.zeros(2, dtype=torch.float64, device=self._processes.device), self._processes.reduce
         for _ in range(segments):
             total += self._read_segment()
-        count, nats = self._processes.reduce(total).tolist()
-        reduce = self._processes.reduce
+        count, nats = reduce(total).tolist()
         found = [{key: reduce(t) / count for key, t in learner.gradients().items()} for learner in self.learners]
         self.optimizer.step(found)
         self._update()
@@ -159,16 +155,18 @@ class OuterLoop:
             for learner in self.learners:
                 learner(event)
 
-        guarded = self.memory.filter
-        restored_before = 0 if guarded is None else guarded.restored_B.clone()
+        before_B = self._restored()
         nats_BT, self.memory = read_segment(self.dynamic_model, self.memory, segment, observe)
-        guarded = self.memory.filter
-        restored_B = torch.zeros(len(nats_BT)) if guarded is None else guarded.restored_B - restored_before
-        restored = (restored_B > 0).cpu().numpy()
+        restored_B = (self._restored() > before_B).cpu().numpy()
         for learner in self.learners:
-            learner.end_segment(nats_BT, segment, restored)
+            learner.end_segment(nats_BT, segment, restored_B)
         mask_BT = torch.from_numpy(segment.mask_BT).to(nats_BT.device, non_blocking=True)
         return torch.stack([mask_BT.any(1).sum(), (nats_BT.double() * mask_BT).sum()])
+
+    def _restored(self) -> Tensor:
+        """Return how often the update filter has restored the weights of each lane."""
+        state = self.memory.filter
+        return torch.zeros(self.stream.local_lanes) if state is None else state.restored_B.clone()
 
     def _update(self) -> None:
         for learner in self.learners:
@@ -188,26 +186,30 @@ class OuterLoop:
         for learner in self.learners:
             learner.load_state_dict(state.tensors)
         if any(name.startswith("halfway/") for name in state.tensors):
-            self._halfway = [
-                {name: state.tensors[f"halfway/{index}/{name}"].to(tensor.device) for name, tensor in params.items()}
-                for index, params in enumerate(self.optimizer.groups)
-            ]
+            self._halfway = clone(self.optimizer.groups)
+            for name, tensor in leaves({"halfway": self._halfway}):
+                tensor.copy_(state.tensors[name])
         self.position = StreamPosition.from_dict(state.values["position"])
         self.seconds = state.values["seconds"]
         self._update()
 
 
 def shared_stream(
-    split: TokenisedSplit, lanes: int, segment: int, seed: int, option: str, processes: Processes
+    split: TokenisedSplit,
+    options: PretrainOptions | MetatrainOptions | FinetuneOptions,
+    segment: int,
+    seed: int,
+    processes: Processes,
 ) -> Stream:
-    """Return the articles of a split, again and again, in lanes that all processes share.
+    """Return the articles of a split, again and again, in ``options.lanes`` lanes that all processes share.
 
-    Raises UserError where ``option``'s number of ``lanes`` cannot be shared evenly.
+    Raises UserError where the lanes cannot be shared evenly.
     """
-    if lanes % processes.world:
-        raise UserError(f"{option} is {lanes}", do=f"choose a multiple of the {processes.world} processes")
-    order = range(split.articles)
-    return Stream(split, lanes, segment, order, seed, repeat=True, rank=processes.rank, world=processes.world)
+    if options.lanes % processes.world:
+        what = f"{options.SECTION}.lanes is {options.lanes}"
+        raise UserError(what, do=f"choose a multiple of the {processes.world} processes")
+    order, rank, world = range(split.articles), processes.rank, processes.world
+    return Stream(split, options.lanes, segment, order, seed, repeat=True, rank=rank, world=world)
 
 
 def best_of(nats: Mapping[str, float]) -> str:

@@ -80,8 +80,7 @@ class PretrainLoop:
         self._generator = torch.Generator(device).manual_seed(seed + 1)
         regularisers = Regularisers(config.regularisation, self._generator, processes.rank, processes.world)
         self._regularised = model.regularised(regularisers)
-        lanes, segment = self._options.lanes, self._options.segment
-        self._stream = shared_stream(train, lanes, segment, seed, "pretrain.lanes", processes)
+        self._stream = shared_stream(train, self._options, self._options.segment, seed, processes)
         self._goal = max(1, round(self._options.epochs * len(train.ids_N)))
         self._like = next(iter(self.params.values())).detach()
         self._hidden = model.init_state(self._stream.local_lanes, self._like)

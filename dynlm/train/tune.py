@@ -34,6 +34,8 @@ from dynlm.runtime.files import exclusive
 from dynlm.runtime.tensors import params_fingerprint
 from dynlm.train.options import TuneOptions
 
+Measure = Callable[[Mapping[str, float]], float]
+"""Returns the nats per token with a setting of constants."""
 _NOTICEABLE = 2e-4
 """Nats per token: between settings that differ by less the search stays where it is."""
 
@@ -45,11 +47,10 @@ def tuning_stream(run: Run, memory: MemoryOptions, options: TuneOptions, tokens:
     """
     split = run.split(options.split)
     named = article_range(options.articles, split.articles, "tune.articles")
-    sizes = [len(split.article(index)) for index in named]
-    kept = list(named)
-    if tokens and sum(sizes) > tokens:
-        count = max(1, round(len(named) * tokens / sum(sizes)))
-        kept = [named[index * len(named) // count] for index in range(count)]
+    held, count = sum(len(split.article(index)) for index in named), len(named)
+    if tokens and held > tokens:
+        count = max(1, round(count * tokens / held))
+    kept = [named[index * len(named) // count] for index in range(count)]
     return read_side_by_side(split, memory.segment, kept, memory.lanes)
 
 
@@ -60,8 +61,7 @@ def enough_to_tune(run: Run, memory: MemoryOptions, options: TuneOptions) -> Str
     """
     for tokens in (options.tokens, 0):
         stream = tuning_stream(run, memory, options, tokens)
-        held = tokens_of(stream)
-        if held >= options.fewest_tokens:
+        if (held := _tokens_of(stream)) >= options.fewest_tokens:
             return stream
     raise UserError(
         f"the tuning articles have {held:,} tokens, and rates found on less than {options.fewest_tokens:,} "
@@ -70,8 +70,7 @@ def enough_to_tune(run: Run, memory: MemoryOptions, options: TuneOptions) -> Str
     )
 
 
-def tokens_of(stream: Stream) -> int:
-    """Return the number of tokens of a stream's articles."""
+def _tokens_of(stream: Stream) -> int:
     return sum(len(stream.split.article(index)) for index in stream.order)
 
 
@@ -79,10 +78,9 @@ def ensure_statistics(run: Run, memory: MemoryOptions, tokens: int) -> Statistic
     """Return the run's R over all its tensors, computed on ``tokens`` tokens of training articles if it was not yet."""
     if (stored := run.store.load_statistics()) is not None:
         return stored[0]
-    trained, train = run.trained, run.split("train")
+    model, params, train = run.trained.model, run.trained.params, run.split("train")
     stream = Stream(train, 1, memory.segment, range(train.articles), seed=run.options.seed)
-    dynamic = tuple(trained.model.shapes())
-    dynamic_model = DynamicModel(engine_for(trained.model, EngineSettings()), trained.params, LEVEL_1, dynamic)
+    dynamic_model = DynamicModel(engine_for(model, EngineSettings()), params, LEVEL_1, tuple(model.shapes()))
     statistics = gradient_statistics(dynamic_model, stream, tokens)
     run.store.save_statistics(statistics, tokens)
     return statistics
@@ -103,24 +101,19 @@ def tune(run: Run, memory: MemoryOptions, options: TuneOptions, quiet: bool = Fa
     with exclusive(run.store.path(stem), f"the search for rates of {memory.rule}"):
         stream = enough_to_tune(run, memory, options)
         dynamic, constants, statistics = dynamic_tensors(trained.model, memory.dynamic), kind.constants(memory), None
+        fingerprints = {"the text": stream.split.fingerprint}
         if kind.needs_statistics:
             statistics = ensure_statistics(run, memory, options.statistics_tokens).of(dynamic)
-        searched = {
-            name: each if constants[name] is None else each._replace(start=constants[name])
-            for name, each in kind.searched.items()
-        }
+            fingerprints["the statistics R"] = params_fingerprint(statistics.rms)
 
         def measure(values: Mapping[str, float]) -> float:
             rule = build(dynamic, {**constants, **values}, statistics)
             return mean_nats(build_dynamic_model(trained, memory, rule), stream)
 
         # The name of a learned rule decides nothing here.
-        sections = (memory.replace(g="meta"), options)
-        fingerprints = {"the text": stream.split.fingerprint}
-        if statistics is not None:
-            fingerprints["the statistics R"] = params_fingerprint(statistics.rms)
-        checkpoints = run.checkpoints(stem, *sections, **fingerprints)
-        tuned = ConstantSearch(run, memory, options, stream, checkpoints).find(measure, searched, quiet) | {
+        checkpoints = run.checkpoints(stem, memory.replace(g="meta"), options, **fingerprints)
+        tuned = ConstantSearch(run, memory, options, stream, checkpoints).find(kind.searched, constants, measure, quiet)
+        tuned |= {
             "level_1_nats_per_token": mean_nats(build_dynamic_model(trained, memory, LEVEL_1), stream),
             "tuned_on": [run.record("rates", "tuned", options.split, stream.order)],
         }
@@ -141,27 +134,30 @@ class ConstantSearch:
     checkpoints: Checkpoints
 
     def find(
-        self, measure: Callable[[dict[str, float]], float], searched: Mapping[str, Search], quiet: bool
+        self, searched: Mapping[str, Search], given: Mapping[str, float | None], measure: Measure, quiet: bool
     ) -> dict[str, Any]:
-        """Return the setting of the lowest ``measure`` (nats per token), and how it was found."""
+        """Return the setting of the lowest ``measure``, searched from the ``given`` constants, and how it was found."""
         memory, event = self.memory, "tune" if self.memory.cache == "none" else "tune cache"
-        bar = tqdm(desc=f"{event} {memory.rule}", unit="setting", disable=quiet)
-
-        def logged(values: dict[str, float]) -> float:
-            nats = measure(values)
-            bar.update()
-            bar.set_postfix({"nats": f"{nats:.4f}", **{name: f"{value:.4g}" for name, value in values.items()}})
-            self.run.log(event=event, rule=memory.rule, reset=memory.reset, nats=nats, **values)
-            return nats
-
+        starts = {
+            name: each if (start := given[name]) is None else each._replace(start=float(start))
+            for name, each in searched.items()
+        }
         checkpoints = self.checkpoints if self.run.processes.is_main else None
-        best, nats, settings = coordinate_search(logged, searched, self.options.rounds, checkpoints)
-        bar.close()
+        with tqdm(desc=f"{event} {memory.rule}", unit="setting", disable=quiet) as bar:
+
+            def logged(values: Mapping[str, float]) -> float:
+                nats = measure(values)
+                bar.update()
+                bar.set_postfix({"nats": f"{nats:.4f}", **{name: f"{value:.4g}" for name, value in values.items()}})
+                self.run.log(event=event, rule=memory.rule, reset=memory.reset, nats=nats, **values)
+                return nats
+
+            best, nats, settings = coordinate_search(logged, starts, self.options.rounds, checkpoints)
         return {
             **best,
             "nats_per_token": nats,
             "settings": settings,
-            "tokens": tokens_of(self.stream),
+            "tokens": _tokens_of(self.stream),
             "corpus": source_name(self.run.section(CorpusOptions)),
             "split": self.options.split,
             "articles": sorted(int(index) + 1 for index in self.stream.order),
@@ -183,10 +179,7 @@ class _Measured:
 
 
 def coordinate_search(
-    measure: Callable[[dict[str, float]], float],
-    searched: Mapping[str, Search],
-    rounds: int,
-    checkpoints: Checkpoints | None = None,
+    measure: Measure, searched: Mapping[str, Search], rounds: int, checkpoints: Checkpoints | None = None
 ) -> tuple[dict[str, float], float, int]:
     """Return (best setting, its value, settings measured): the lowest ``measure`` that steps by factors find.
 
@@ -209,15 +202,15 @@ def coordinate_search(
         lowest = value_of(best)
         for _, (name, each) in itertools.product(range(rounds), searched.items()):
             for factor in (each.factor, 1 / each.factor):
-                moved = False
+                before = lowest
                 while True:
                     # Rounding keeps a step up and one down on the same grid.
                     trial = {**best, name: float(f"{best[name] * factor:.4g}")}
                     value = value_of(trial)
                     if not value < lowest - _NOTICEABLE:
                         break
-                    best, lowest, moved = trial, value, True
-                if moved:
+                    best, lowest = trial, value
+                if lowest < before:
                     break
     if not math.isfinite(lowest):
         tried = ", ".join(f"{name} {value:g}" for name, value in best.items())
