@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dynlm.cli.command import command, is_quiet, open_run, print_answer
@@ -12,9 +12,6 @@ if TYPE_CHECKING:
     from jsonargparse import Namespace
 
     from dynlm.train.config import Config
-
-
-"""Name of each tuned constant by the key that it is stored with."""
 
 
 @command("corpus", sections="corpus")
@@ -69,34 +66,22 @@ def _tune(options: Namespace, config: Config) -> int:
     dynlm tune runs/demo
     dynlm tune runs/demo --memory.rule sgd --memory.reset article
     """
-    if config.memory.cache != "none":
-        return _tune_cache(options, config)
+    from dynlm.train.cache import tune_cache
     from dynlm.train.tune import tune
 
-    run = open_run(options, config)
-    done = tune(run, config.memory, config.tune, is_quiet(options))
-    values = ", ".join(f"{name} {done[name]:g}" for name in ("lr", "decay", "epsilon") if name in done)
+    cached = config.memory.cache != "none"
+    run, search = open_run(options, config), tune_cache if cached else tune
+    done = search(run, config.memory, config.tune, is_quiet(options))
+    names = ("window", "inverse_temperature", "share") if cached else ("lr", "decay", "epsilon")
+    values = ", ".join(f"{name.replace('_', ' ')} {done[name]:g}" for name in names if name in done)
+    rule = f"{done['rule']} + cache" if cached else done["rule"]
+    without = "without it" if cached else "level 1"
+    without_nats = done["without_cache_nats_per_token" if cached else "level_1_nats_per_token"]
     print_answer(
         options,
         done,
-        f"{done['rule']} ({done['reset']}): {values}: {done['nats_per_token']:.4f} nats per token, level 1 "
-        f"{done['level_1_nats_per_token']:.4f}, on {len(done['articles'])} articles of {done['split']}",
-    )
-    return 0
-
-
-def _tune_cache(options: Namespace, config: Config) -> int:
-    from dynlm.train.cache import tune_cache
-
-    run = open_run(options, config)
-    done = tune_cache(run, config.memory, config.tune, is_quiet(options))
-    print_answer(
-        options,
-        done,
-        f"{done['rule']} + cache ({done['reset']}): window {done['window']}, inverse temperature "
-        f"{done['inverse_temperature']:g}, share "
-        f"{done['share']:g}: {done['nats_per_token']:.4f} nats per token, without it "
-        f"{done['without_cache_nats_per_token']:.4f}, on {len(done['articles'])} articles of {done['split']}",
+        f"{rule} ({done['reset']}): {values}: {done['nats_per_token']:.4f} nats per token, {without} "
+        f"{without_nats:.4f}, on {len(done['articles'])} articles of {done['split']}",
     )
     return 0
 
@@ -114,27 +99,42 @@ def _metatrain(options: Namespace, config: Config) -> int:
     dynlm metatrain runs/demo
     dynlm metatrain runs/demo --metatrain.tokens 200000 --json
     """
-    if config.memory.cache != "none":
-        return _train_gate(options, config)
+    from dynlm.train.gate import train_gate
     from dynlm.train.metatrain import metatrain
 
-    run = open_run(options, config)
-    done = metatrain(run, config.memory, config.g, config.metatrain, config.tune, is_quiet(options))
+    run, budget, quiet = open_run(options, config), (config.metatrain, config.tune), is_quiet(options)
+    if config.memory.cache != "none":
+        done = train_gate(run, config.memory, *budget, quiet)
+        print_answer(options, done, "\n".join(_rows_of_gate(done)))
+    else:
+        done = metatrain(run, config.memory, config.g, *budget, quiet)
+        print_answer(options, done, "\n".join(_rows_of_rule(done)))
+    return 0
+
+
+def _rows_of_rule(done: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{'tensor':20}{'lr':>12}{'decay':>12}{'reset':>8}"
+    for name, phi in done["phi"].items():
+        yield f"{name:20}{phi['alpha']:>12.3g}{phi['lambda']:>12.3g}{phi.get('boundary_reset', 0.0):>8.2f}"
     nats = done["tuning_nats_per_token"]
-    rows = [f"{'tensor':20}{'lr':>12}{'decay':>12}{'reset':>8}"]
-    rows += [
-        f"{name:20}{phi['alpha']:>12.3g}{phi['lambda']:>12.3g}{phi.get('boundary_reset', 0.0):>8.2f}"
-        for name, phi in done["phi"].items()
-    ]
-    rows.append(
+    yield (
         f"on the tuning articles: {nats['start']:.4f} nats per token at the start (rms), "
         f"{nats['halfway']:.4f} halfway, {nats['learned']:.4f} as learned; kept: {done['kept']}"
     )
-    rows.append(f"learned on {done['tokens']:,} tokens: {done['passes']:.2f} passes over the articles kept for it")
+    yield f"learned on {done['tokens']:,} tokens: {done['passes']:.2f} passes over the articles kept for it"
     if done["passes"] > 1 and done["reset"] == "stream":
-        rows.append("note: after the first pass the memory met articles that it had learned from before")
-    print_answer(options, done, "\n".join(rows))
-    return 0
+        yield "note: after the first pass the memory met articles that it had learned from before"
+
+
+def _rows_of_gate(done: Mapping[str, Any]) -> Iterator[str]:
+    inverses, nats = ", ".join(f"{value:g}" for value in done["inverse_temperature"]), done["tuning_nats_per_token"]
+    yield (f"{done['rule']} + gated cache ({done['reset']}): window {done['window']}, inverse temperatures {inverses}")
+    yield (
+        f"on the tuning articles: {nats['none']:.4f} nats per token without a cache, {nats['start']:.4f} at the start, "
+        f"{nats['learned']:.4f} as learned; kept: {done['kept']}"
+    )
+    note = "; note: it was still improving at the last pass allowed" if done["still_improving"] else ""
+    yield f"{done['passes_made']} passes over {done['tokens']:,} tokens, of which {done['passes']} are kept{note}"
 
 
 @command(
@@ -162,26 +162,3 @@ def _finetune(options: Namespace, config: Config) -> int:
         f"level 1 on valid: {done['valid_nats_per_token']:.4f} nats per token\nwrote {done['run']}",
     )
     return 0
-
-
-def _train_gate(options: Namespace, config: Config) -> int:
-    from dynlm.train.gate import train_gate
-
-    run = open_run(options, config)
-    done = train_gate(run, config.memory, config.metatrain, config.tune, is_quiet(options))
-    nats = done["tuning_nats_per_token"]
-    inverse_temperatures = ", ".join(f"{value:g}" for value in done["inverse_temperature"])
-    print_answer(
-        options,
-        done,
-        f"{done['rule']} + gated cache ({done['reset']}): window {done['window']}, inverse temperatures "
-        f"{inverse_temperatures}\n"
-        f"on the tuning articles: {nats['none']:.4f} nats per token without a cache, {nats['start']:.4f} at the start, "
-        f"{nats['learned']:.4f} as learned; kept: {done['kept']}\n{_how_it_ended(done)}",
-    )
-    return 0
-
-
-def _how_it_ended(done: Mapping[str, Any]) -> str:
-    made = f"{done['passes_made']} passes over {done['tokens']:,} tokens, of which {done['passes']} are kept"
-    return f"{made}; note: it was still improving at the last pass allowed" if done["still_improving"] else made

@@ -31,13 +31,13 @@ from dynlm.run.opening import open_meta
 from dynlm.run.run import Run
 from dynlm.runtime.checkpoints import Checkpoints
 from dynlm.runtime.files import exclusive
-from dynlm.runtime.perplexity import perplexity
 from dynlm.runtime.tensors import params_fingerprint
 from dynlm.runtime.tree import clone
-from dynlm.train.config import config_of
+from dynlm.runtime.validation import sections_of
+from dynlm.train.config import Config
 from dynlm.train.options import FinetuneOptions, MetatrainOptions, TuneOptions
 from dynlm.train.outer_loop import OuterLoop, best_of
-from dynlm.train.pretrain_loop import validate
+from dynlm.train.pretrain_loop import validation_card
 from dynlm.train.tune import tune, tuning_stream
 from dynlm.types import Params
 
@@ -106,7 +106,6 @@ class _Finetuning:
                 by = dataclasses.replace(by, rule=_with_static(meta, static).rule(own_phi))
             nats[name] = mean_nats(by, picking)
         kept_name = best_of(nats)
-        total, tokens = validate(run.trained.model, candidates[kept_name].static, valid, 0)
         about: dict[str, Any] = {
             "corpus": source_name(run.section(CorpusOptions)),
             "finetuned_from": {"run": run.path.name, "model": run.fingerprint},
@@ -118,8 +117,7 @@ class _Finetuning:
             "picked_by": _label(picked_by),
             "tuning_nats_per_token": nats,
             "kept": kept_name,
-            "valid_nats_per_token": total / tokens,
-            "valid_perplexity_per_word": perplexity(total, int(valid.words_N.sum(dtype="int64"))),
+            **validation_card(run.trained.model, candidates[kept_name].static, valid),
         }
         if processes.is_main:
             self._write(candidates[kept_name], meta, about, quiet)
@@ -176,7 +174,8 @@ class _Finetuning:
     def _write(self, kept: _Candidate, meta: AnyLearnedRule | None, about: dict[str, Any], quiet: bool) -> None:
         run, memory, target, trained = self.run, self.memory, self.target, self.run.trained
         own = dataclasses.replace(run.options, name=target.name, folder=str(target.parent))
-        save_config(target, dataclasses.replace(config_of(run), run=own))
+        sections = {**{name: run.section(kind) for name, kind in sections_of(Config).items()}, "run": own}
+        save_config(target, {name: dataclasses.asdict(section) for name, section in sections.items()})
         trained.tokenizer.save(target / "tokenizer")
         # Its text is that of the run it comes from; the machine is this one.
         data = provenance.read_provenance(run.path)["data"]

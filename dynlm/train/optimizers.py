@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from dynlm.models.lstm.model import Params
 from dynlm.runtime.checkpoints import State
 from dynlm.train.options import PretrainOptions
+from dynlm.types import Params
 
 
 def lr_at(step: int, steps: int, config: PretrainOptions) -> float:
@@ -33,11 +33,9 @@ class Optimiser:
     def __init__(self, params: Params, config: PretrainOptions):
         self.params = params
         self.config = config
-        matrices = [p for p in params.values() if p.dim() > 1]
-        vectors = [p for p in params.values() if p.dim() == 1]
         groups = [
-            {"params": matrices, "weight_decay": config.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
+            {"params": [p for p in params.values() if p.dim() > 1], "weight_decay": config.weight_decay},
+            {"params": [p for p in params.values() if p.dim() == 1], "weight_decay": 0.0},
         ]
         self._torch: torch.optim.Optimizer
         if config.optimizer == "adamw":
@@ -76,8 +74,8 @@ class Optimiser:
 
     def state_dict(self) -> State:
         """Return all that a resumed training needs beside the parameters."""
-        tensors = {f"average/{name}": tensor for name, tensor in self.averaged.items()}
-        tensors |= optimizer_tensors(self._torch, self.params)
+        averaged = {f"average/{name}": tensor for name, tensor in self.averaged.items()}
+        tensors = averaged | optimizer_tensors(self._torch, self.params)
         return State(tensors, {"validations": self.validations, "averaged_steps": self.averaged_steps})
 
     def load_state_dict(self, state: State) -> None:

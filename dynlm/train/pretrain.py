@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import set_seed
 
 from dynlm.data.articles import iter_articles, source_name, splits_with_articles
+from dynlm.data.options import CorpusOptions, TokenizerOptions
 from dynlm.data.spool import content_of, spool
 from dynlm.data.token_store import tokenise
 from dynlm.data.tokenised_split import TokenisedSplit
@@ -25,29 +25,28 @@ from dynlm.runtime.checkpoints import Checkpointer, Checkpoints
 from dynlm.runtime.distributed import Processes
 from dynlm.runtime.files import exclusive
 from dynlm.runtime.parsing import read_json
-from dynlm.runtime.perplexity import perplexity
 from dynlm.runtime.renamed import current_name
 from dynlm.runtime.validation import fingerprint_options
 from dynlm.train.config import Config, load_config
-from dynlm.train.pretrain_loop import PretrainLoop, validate
+from dynlm.train.pretrain_loop import PretrainLoop, validation_card
 
 
-@dataclass(frozen=True)
-class Corpus:
-    """What level-1 training reads: the tokenizer and two splits in its tokens."""
+class Corpus(NamedTuple):
+    """What level-1 training reads: the tokenizer and two splits in its tokens.
+
+    ``content``: articles and fingerprint of each split that the source has, also of those that training does not read.
+    """
 
     tokenizer: Tokenizer
     train: TokenisedSplit
     valid: TokenisedSplit
     content: dict[str, Any]
-    """Articles and fingerprint of each split that the source has, also of those that training does not read."""
 
 
-def load_corpus(config: Config) -> Corpus:
+def load_corpus(corpus: CorpusOptions, tokenizer_options: TokenizerOptions) -> Corpus:
     """Read the training and validation articles, and train a tokenizer on the former (or take it from the cache)."""
-    corpus = config.corpus
     with spool(iter_articles(corpus, "train")) as train, spool(iter_articles(corpus, "valid")) as valid:
-        tokenizer = train_tokenizer(config.tokenizer, (article.text for article in train), train.content["fingerprint"])
+        tokenizer = train_tokenizer(tokenizer_options, (article.text for article in train), train.content["fingerprint"])
         read, held_out = (tokenise(texts, tokenizer, corpus.num_proc) for texts in (train, valid))
         content = {"train": train.content, "valid": valid.content}
     others = [split for split in splits_with_articles(corpus) if split not in content]
@@ -68,18 +67,17 @@ def pretrain(config: Config, quiet: bool = False) -> dict[str, Any]:
 
 
 def _pretrain(folder: Path, config: Config, quiet: bool) -> dict[str, Any]:
-    tracker, trackers = config.run.tracker, sorted(str(name) for name in get_available_trackers())
+    cpu, tracker, precision = config.run.cpu, config.run.tracker, config.run.precision
+    trackers = sorted(str(name) for name in get_available_trackers())
     if tracker is not None and tracker not in trackers:
         what = f"run.tracker is {tracker!r}, which is not installed"
         raise UserError(what, do=f"choose among {', '.join(trackers) or 'none'}")
-    processes = Processes.start(config.run.cpu)
-    accelerator = Accelerator(
-        cpu=config.run.cpu, mixed_precision=config.run.precision, log_with=tracker, project_dir=folder
-    )
-    if (card := _finished(config, processes)) is not None:
+    processes, checkpoints = Processes.start(cpu), checkpoints_of(config)
+    accelerator = Accelerator(cpu=cpu, mixed_precision=precision, log_with=tracker, project_dir=folder)
+    if (card := _finished(folder, checkpoints, processes)) is not None:
         return card
     with processes.main_process_first():
-        corpus = load_corpus(config)
+        corpus = load_corpus(config.corpus, config.tokenizer)
     model = build_model(config.model, corpus.tokenizer.size)
     set_seed(config.run.seed)
     if processes.is_main:
@@ -93,7 +91,6 @@ def _pretrain(folder: Path, config: Config, quiet: bool) -> dict[str, Any]:
         if tracker:
             accelerator.log(fields, step=step)
 
-    checkpoints = checkpoints_of(config)
     with processes.in_step(config.run.patience) as in_step:
         loop = PretrainLoop(config, model, corpus.train, corpus.valid, accelerator, in_step)
         with Checkpointer(checkpoints, loop, in_step, config.pretrain.checkpoint_every) as checkpointer:
@@ -107,15 +104,13 @@ def _pretrain(folder: Path, config: Config, quiet: bool) -> dict[str, Any]:
                     log_line(folder, event="resumed", step=loop.step, checkpoint=resumed.name)
             loop.run(checkpointer, log, quiet or not processes.is_main)
     params = loop.optimizer.current()
-    valid_nats, valid_tokens = validate(model, params, corpus.valid, 0)
     about = {
         "corpus": source_name(config.corpus),
         "steps": loop.step,
         "tokens": loop.position.tokens,
         "seconds": round(loop.seconds, 1),
         "processes": processes.world,
-        "valid_nats_per_token": valid_nats / valid_tokens,
-        "valid_perplexity_per_word": perplexity(valid_nats, int(corpus.valid.words_N.sum(dtype="int64"))),
+        **validation_card(model, params, corpus.valid),
     }
     if processes.is_main:
         save_model(folder, model, params, corpus.tokenizer, about)
@@ -127,41 +122,31 @@ def _pretrain(folder: Path, config: Config, quiet: bool) -> dict[str, Any]:
 
 def checkpoints_of(config: Config) -> Checkpoints:
     """Return the checkpoints of a run's level-1 training; that the text is the same, the run's provenance checks."""
-    return Checkpoints(run_path(config.run) / "checkpoints", "step", config.run.checkpoints_kept, _fingerprint(config))
+    run, sections = config.run, (config.corpus, config.tokenizer, config.model, config.regularisation, config.pretrain)
+    made_with = {"run.seed": run.seed, "run.precision": run.precision, **fingerprint_options(*sections)}
+    return Checkpoints(run_path(run) / "checkpoints", "step", run.checkpoints_kept, made_with)
 
 
-def _finished(config: Config, processes: Processes) -> dict[str, Any] | None:
+def _finished(folder: Path, checkpoints: Checkpoints, processes: Processes) -> dict[str, Any] | None:
     """Return the card of a run that was killed when only its checkpoints were left to remove, which is done now.
 
     None where there is something to train. Raises UserError for a run folder that was begun with other options, and for
     one that is trained.
     """
-    folder, checkpoints = run_path(config.run), checkpoints_of(config)
+    do = "choose another --run.name or remove the folder"
     if (folder / "config.yaml").exists():
-        earlier = _fingerprint(load_config(folder))
-        for name, value in _fingerprint(config).items():
+        earlier = checkpoints_of(load_config(folder)).made_with
+        for name, value in checkpoints.made_with.items():
             if earlier[name] != value:
-                raise UserError(
-                    f"this run was begun with {current_name(name)} {earlier[name]!r}, not {value!r}",
-                    folder,
-                    "choose another --run.name or remove the folder",
-                )
+                what = f"this run was begun with {current_name(name)} {earlier[name]!r}, not {value!r}"
+                raise UserError(what, folder, do)
     trained = (folder / "model.json").exists()
     # As the main process sees it, before it removes any.
     left = processes.gather_object(bool(checkpoints.paths()))[0]
     if trained and not left:
-        raise UserError("this run is trained already", folder, "choose another --run.name or remove the folder")
+        raise UserError("this run is trained already", folder, do)
     if not trained:
         return None
     if processes.is_main:
         checkpoints.drop()
     return dict(read_json(folder / "model.json"))
-
-
-def _fingerprint(config: Config) -> dict[str, Any]:
-    """Return the options that decide what is trained."""
-    of_run = {"run.seed": config.run.seed, "run.precision": config.run.precision}
-    return {
-        **of_run,
-        **fingerprint_options(config.corpus, config.tokenizer, config.model, config.regularisation, config.pretrain),
-    }

@@ -25,6 +25,7 @@ from dynlm.models.lstm.regularisers import Regularisers
 from dynlm.models.protocol import SequenceModel, reset_state
 from dynlm.runtime.checkpoints import LANES, Checkpointer, State
 from dynlm.runtime.distributed import Processes
+from dynlm.runtime.perplexity import perplexity
 from dynlm.runtime.tree import detach, leaves
 from dynlm.train.config import Config
 from dynlm.train.optimizers import Optimiser, lr_at
@@ -57,6 +58,13 @@ def validate(
         if tokens and position.tokens >= tokens:
             break
     return float(nats), position.tokens
+
+
+def validation_card(model: SequenceModel, params: Params, valid: TokenisedSplit) -> dict[str, float | None]:
+    """Return what a model's card says of the loss on the whole validation split."""
+    nats, tokens = validate(model, params, valid, 0)
+    words = int(valid.words_N.sum(dtype="int64"))
+    return {"valid_nats_per_token": nats / tokens, "valid_perplexity_per_word": perplexity(nats, words)}
 
 
 class PretrainLoop:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from dynlm.adapt.meta_gradient.learner import MetaGradient
 from dynlm.adapt.options import LearnedRuleOptions
 from dynlm.errors import UserError
 from dynlm.models.lstm.model import Params
@@ -34,11 +35,11 @@ def tuned_card(run: Run, reset: str) -> dict[str, Any]:
 def have_learned(log_rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let learning end with all log-rates so far from the start."""
 
-    def run(loop: OuterLoop, *_: Any) -> dict[str, list[Params]]:
-        (phi,) = loop.optimizer.groups
+    def learn(loop: OuterLoop, learners: dict[MetaGradient, float], *_: Any, **__: Any) -> dict[str, list[Params]]:
+        (phi,) = (learner.params for learner in learners)
         return {"learned": [{**phi, "lr": torch.full_like(phi["lr"], log_rate)}]}
 
-    monkeypatch.setattr(OuterLoop, "run", run)
+    monkeypatch.setattr(OuterLoop, "learn", learn)
 
 
 @pytest.mark.parametrize("reset", ["stream", "article"])

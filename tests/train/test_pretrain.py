@@ -23,7 +23,8 @@ from dynlm.run.folder import load_model, load_tensors, run_path
 from dynlm.runtime.tree import detach
 from dynlm.train.config import Config
 from dynlm.train.optimizers import Optimiser, lr_at
-from dynlm.train.pretrain import load_corpus, pretrain, validate
+from dynlm.train.pretrain import load_corpus, pretrain
+from dynlm.train.pretrain_loop import validate
 from dynlm.types import Params
 from tests.tiny import Run, listing, tiny_config
 
@@ -135,7 +136,7 @@ def test_a_step_weights_all_tokens_alike(accumulate: int, tiny_corpus: Path, tmp
     options = {"accumulate": accumulate, "epochs": 1e-6, "lanes": 3, "segment": 300, "clip": 0.0}
     config = tiny_config(tiny_corpus, tmp_path, pretrain=options)
     assert pretrain(config, quiet=True)["steps"] == 1
-    corpus = load_corpus(config)
+    corpus = load_corpus(config.corpus, config.tokenizer)
     model = LSTMLanguageModel(config.model, corpus.tokenizer.size)
     fresh = model.init_params(torch.Generator().manual_seed(config.run.seed))
     params = {name: tensor.requires_grad_() for name, tensor in fresh.items()}
@@ -184,7 +185,7 @@ def test_the_mean_gradient_is_clipped(tiny_corpus: Path, tmp_path: Path) -> None
 
 def test_validation_equals_reading_in_one_lane(trained_run: Run) -> None:
     trained = load_model(trained_run.folder)
-    valid = load_corpus(trained_run.config).valid
+    valid = load_corpus(trained_run.config.corpus, trained_run.config.tokenizer).valid
     nats, tokens = validate(trained.model, trained.params, valid, 0, lanes=4, width=33)
     dynamic_model = DynamicModel(AutogradEngine(trained.model), trained.params, LEVEL_1, ())
     assert tokens == len(valid.ids_N)
@@ -196,7 +197,7 @@ def test_validation_equals_reading_in_one_lane(trained_run: Run) -> None:
 
 def test_validation_of_part_stops_early(trained_run: Run) -> None:
     trained = load_model(trained_run.folder)
-    valid = load_corpus(trained_run.config).valid
+    valid = load_corpus(trained_run.config.corpus, trained_run.config.tokenizer).valid
     _, tokens = validate(trained.model, trained.params, valid, 300, lanes=2, width=40)
     assert 300 <= tokens < 300 + 2 * 40
 
@@ -299,7 +300,7 @@ def test_what_fails_after_the_last_step_is_not_trained_again(
         raise MemoryError
 
     with monkeypatch.context() as patched, pytest.raises(MemoryError):
-        patched.setattr("dynlm.train.pretrain.perplexity", failing)
+        patched.setattr("dynlm.train.pretrain_loop.perplexity", failing)
         pretrain(config, quiet=True)
     steps = len(losses(config))
     pretrain(config, quiet=True)
