@@ -15,26 +15,24 @@ from tests.tiny import opened
 
 
 def tune(folder: Path, config: Config) -> dict[str, Any]:
-    return tuning.tune(opened(folder, config), config.memory, config.tune, quiet=True)
+    return tuning.tune(opened(folder, config), quiet=True)
 
 
 def tune_cache(folder: Path, config: Config) -> dict[str, Any]:
-    return cache.tune_cache(opened(folder, config), config.memory, config.tune, quiet=True)
+    return cache.tune_cache(opened(folder, config), quiet=True)
 
 
 def train_gate(folder: Path, config: Config) -> dict[str, Any]:
-    return gate.train_gate(opened(folder, config), config.memory, config.metatrain, config.tune, quiet=True)
+    return gate.train_gate(opened(folder, config), quiet=True)
 
 
 def metatrain(folder: Path, config: Config) -> dict[str, Any]:
-    run = opened(folder, config)
-    return metatraining.metatrain(run, config.memory, config.g, config.metatrain, config.tune, quiet=True)
+    return metatraining.metatrain(opened(folder, config), quiet=True)
 
 
 def finetune(folder: Path, config: Config) -> dict[str, Any]:
-    run = opened(folder, config)
-    return finetuning.finetune(run, config.memory, config.finetune, config.metatrain, config.tune, quiet=True)
+    return finetuning.finetune(opened(folder, config), quiet=True)
 
 
 def tuning_stream(folder: Path, config: Config, tokens: int) -> Stream:
-    return tuning.tuning_stream(opened(folder, config), config.memory, config.tune, tokens)
+    return tuning.tuning_stream(opened(folder, config), tokens)

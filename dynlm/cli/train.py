@@ -70,8 +70,7 @@ def _tune(options: Namespace, config: Config) -> int:
     from dynlm.train.tune import tune
 
     cached = config.memory.cache != "none"
-    run, search = open_run(options, config), tune_cache if cached else tune
-    done = search(run, config.memory, config.tune, is_quiet(options))
+    done = (tune_cache if cached else tune)(open_run(options, config), is_quiet(options))
     names = ("window", "inverse_temperature", "share") if cached else ("lr", "decay", "epsilon")
     values = ", ".join(f"{name.replace('_', ' ')} {done[name]:g}" for name in names if name in done)
     rule = f"{done['rule']} + cache" if cached else done["rule"]
@@ -102,13 +101,10 @@ def _metatrain(options: Namespace, config: Config) -> int:
     from dynlm.train.gate import train_gate
     from dynlm.train.metatrain import metatrain
 
-    run, budget, quiet = open_run(options, config), (config.metatrain, config.tune), is_quiet(options)
-    if config.memory.cache != "none":
-        done = train_gate(run, config.memory, *budget, quiet)
-        print_answer(options, done, "\n".join(_rows_of_gate(done)))
-    else:
-        done = metatrain(run, config.memory, config.g, *budget, quiet)
-        print_answer(options, done, "\n".join(_rows_of_rule(done)))
+    cached = config.memory.cache != "none"
+    learn, rows_of = (train_gate, _rows_of_gate) if cached else (metatrain, _rows_of_rule)
+    done = learn(open_run(options, config), is_quiet(options))
+    print_answer(options, done, "\n".join(rows_of(done)))
     return 0
 
 
@@ -152,8 +148,7 @@ def _finetune(options: Namespace, config: Config) -> int:
     """
     from dynlm.train.finetune import finetune
 
-    run = open_run(options, config)
-    done = finetune(run, config.memory, config.finetune, config.metatrain, config.tune, is_quiet(options))
+    done = finetune(open_run(options, config), is_quiet(options))
     nats = ", ".join(f"{value:.4f} {name}" for name, value in done["tuning_nats_per_token"].items())
     print_answer(
         options,

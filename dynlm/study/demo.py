@@ -32,13 +32,13 @@ def demo(config: Config, quiet: bool = False, progress: bool = False) -> tuple[C
         say("training the tokenizer and the model (level 1)")
         done = pretrain(config, quiet=not progress)
         say(f"level 1 on valid: perplexity {format_perplexity(done['valid_perplexity_per_word'], 0)} per word")
-    run = Run.open(folder, config.run, config.corpus)
+    run = Run.open(folder, *vars(config).values())
     if not (folder / "memory" / "tuned.json").exists():
         say("tuning dynamic evaluation (rms) on valid articles")
-        tune(run, config.memory.replace(rule="rms"), config.tune, quiet=not progress)
+        tune(run.with_sections(config.memory.replace(rule="rms")), quiet=not progress)
     if not (folder / "memory" / f"meta-{config.memory.reset}.json").exists():
         say("meta-training the memory on training articles kept aside")
-        metatrain(run, config.memory, config.g, config.metatrain, config.tune, quiet=not progress)
+        metatrain(run, quiet=not progress)
     paths, scores = [], []
     for rule in RULES:
         say(f"reading the {SPLIT} articles: {'level 1' if rule == 'none' else rule}")

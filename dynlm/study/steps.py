@@ -141,7 +141,7 @@ def _statistics(run: Run) -> Step:
 
     def find(quiet: bool) -> None:
         run.store.drop_statistics()
-        ensure_statistics(run, memory, tokens)
+        ensure_statistics(run)
 
     return Step(
         slot="gradient statistics R",
@@ -161,7 +161,7 @@ def _rates(run: Run, variant: Variant, rule: str) -> Step:
     return Step(
         slot=f"the rates of {rule} under {own.reset}",
         options=_options(run, memory, variant.tune),
-        find=lambda quiet: tune(run, memory, variant.tune, quiet),
+        find=lambda quiet: tune(run.with_sections(memory, variant.tune), quiet),
         held=lambda: run.store.load_tuned(rule, own.reset),
         budget=_of_a_search,
     )
@@ -173,7 +173,7 @@ def _learned(run: Run, variant: Variant) -> Step:
     return Step(
         slot=f"g ({memory.g}) under {memory.reset}",
         options=_options(run, memory, variant.tune, variant.g, variant.metatrain),
-        find=lambda quiet: metatrain(run, memory, variant.g, variant.metatrain, variant.tune, quiet),
+        find=lambda quiet: metatrain(run.with_sections(memory, variant.tune, variant.g, variant.metatrain), quiet),
         held=lambda: _card(run.store.load_learned(memory.g, memory.reset)),
         # The candidates at the end were read on the tuning articles too.
         budget=lambda held: Budget(len(held.get("tuning_nats_per_token", ())), learned_on=held["tokens"]),
@@ -188,7 +188,7 @@ def _fixed_cache(run: Run, variant: Variant) -> Step:
     return Step(
         slot=f"the cache beside {rule_stem(own)} under {own.reset}",
         options=_options(run, memory, variant.tune),
-        find=lambda quiet: tune_cache(run, memory, variant.tune, quiet),
+        find=lambda quiet: tune_cache(run.with_sections(memory, variant.tune), quiet),
         held=lambda: run.store.load_fixed_cache(memory),
         budget=_of_a_search,
     )
@@ -201,7 +201,7 @@ def _gate(run: Run, variant: Variant) -> Step:
     return Step(
         slot=f"the gate of the cache beside {rule_stem(own)} under {own.reset}",
         options=_options(run, memory, variant.tune, variant.metatrain),
-        find=lambda quiet: train_gate(run, memory, variant.metatrain, variant.tune, quiet),
+        find=lambda quiet: train_gate(run.with_sections(memory, variant.tune, variant.metatrain), quiet),
         held=lambda: _card(run.store.load_gated_cache(memory)),
         budget=lambda held: Budget(held["passes"], learned_on=held["tokens"]),
     )

@@ -33,7 +33,7 @@ from dynlm.runtime.files import exclusive
 from dynlm.runtime.hashing import fingerprint
 from dynlm.runtime.tree import map_tensors
 from dynlm.train.options import TuneOptions
-from dynlm.train.tune import ConstantSearch, enough_to_tune
+from dynlm.train.tune import enough_to_tune, find_constants, started
 
 _SEARCHED = {"window": Search(2000.0, 2.0), "inverse_temperature": Search(0.5, 1.4), "share": Search(0.15, 1.5)}
 
@@ -72,7 +72,7 @@ def look_up(cache: Cache, articles: Sequence[CacheInput], empty: bool) -> tuple[
     return log_p_NF, num_visible_N, nats_N
 
 
-def tune_cache(run: Run, memory: MemoryOptions, options: TuneOptions, quiet: bool = False) -> dict[str, Any]:
+def tune_cache(run: Run, quiet: bool = False) -> dict[str, Any]:
     """Tune a fixed cache beside ``memory.rule``, whose constants stay as they are, and keep it in the run.
 
     Resumes with the settings that an interrupted search has measured, once the articles were read again. Returns
@@ -80,12 +80,13 @@ def tune_cache(run: Run, memory: MemoryOptions, options: TuneOptions, quiet: boo
     Raises UserError where the rule cannot be opened, where another kind of cache is asked for, and for less than
     ``tune.fewest_tokens`` to read; Stopped, with a checkpoint saved, at Ctrl-C and SIGTERM.
     """
+    memory, options = run.section(MemoryOptions), run.section(TuneOptions)
     if memory.cache != "fixed":
         learned = memory.replace(cache="learned")
         raise UserError("a learned cache is not tuned by hand", do=f"run `{command('metatrain', run.path, learned)}`")
-    dynamic_model, stem = open_without_cache(run, memory), f"tune-cache-{rule_stem(memory)}-{memory.reset}"
+    dynamic_model, stem = open_without_cache(run), f"tune-cache-{rule_stem(memory)}-{memory.reset}"
     with exclusive(run.store.path(stem), "the search for this cache's constants"):
-        stream = enough_to_tune(run, memory.replace(lanes=1), options)
+        stream = enough_to_tune(run, lanes=1)
         articles = trace_articles(dynamic_model, stream)
         nats_N = torch.cat([article.nats_BT[0] for article in articles])
         found: dict[tuple[int, float], tuple[Tensor, Tensor, Tensor]] = {}
@@ -104,9 +105,7 @@ def tune_cache(run: Run, memory: MemoryOptions, options: TuneOptions, quiet: boo
 
         losses = fingerprint(nats_N.cpu().numpy().tobytes())
         checkpoints = run.checkpoints(stem, memory, options, **{"the losses without a cache": losses})
-        tuned = ConstantSearch(run, memory, options, stream, checkpoints).find(
-            _SEARCHED, given_constants(memory), measure, quiet
-        )
+        tuned = find_constants(run, stream, started(_SEARCHED, given_constants(memory)), measure, checkpoints, quiet)
         tuned |= {
             "window": round(tuned["window"]),
             "without_cache_nats_per_token": mean_of(nats_N),
@@ -117,11 +116,11 @@ def tune_cache(run: Run, memory: MemoryOptions, options: TuneOptions, quiet: boo
     return {"rule": memory.rule, "reset": memory.reset, "cache": "fixed", **tuned}
 
 
-def open_without_cache(run: Run, memory: MemoryOptions) -> DynamicModel:
-    """Return a model by the rule without a cache. Raises UserError in several processes."""
+def open_without_cache(run: Run) -> DynamicModel:
+    """Return the run's model without its cache. Raises UserError in several processes."""
     if run.processes.world > 1:
         raise UserError(f"{run.processes.world} processes cannot share a cache", do="start one process")
-    return run.dynamic_model(memory.replace(cache="none"))
+    return run.dynamic_model(run.section(MemoryOptions).replace(cache="none"))
 
 
 def mean_of(nats_N: Tensor) -> float:

@@ -26,7 +26,7 @@ from dynlm.adapt.partners.cache_gate import Gate, initial_gate, log_shares
 from dynlm.data.stream import Stream
 from dynlm.errors import UserError
 from dynlm.models.scratch import Scratch
-from dynlm.run.memory_store import records_of, rule_stem
+from dynlm.run.memory_store import CACHE_BOUNDS, records_of, rule_stem
 from dynlm.run.opening import command
 from dynlm.run.run import Run
 from dynlm.runtime.checkpoints import Checkpointer, Checkpoints, State
@@ -74,24 +74,23 @@ class _Recorder(Cache):
         return segment.nats_BT, state
 
 
-def train_gate(
-    run: Run, memory: MemoryOptions, options: MetatrainOptions, tune: TuneOptions, quiet: bool = False
-) -> dict[str, Any]:
+def train_gate(run: Run, quiet: bool = False) -> dict[str, Any]:
     """Learn the gate of a cache beside ``memory.rule``; tunes the fixed cache first where that was not done.
 
     Its training resumes from the newest checkpoint, once the articles were read again. Returns how it was learned and
     the nats per token of the tuning articles without a cache, at the start (shares much as the fixed cache's) and as
     learned. Raises UserError as ``tune_cache`` does, and where another process learns it.
     """
+    memory, options, tune = run.section(MemoryOptions), run.section(MetatrainOptions), run.section(TuneOptions)
     if memory.cache != "learned" or memory.cache_share is not None:
         what = "memory.cache_share is set" if memory.cache == "learned" else "a fixed cache has nothing to meta-train"
         raise UserError(what, do=f"run `{command('tune', run.path, memory.replace(cache='fixed'))}`")
-    dynamic_model, name = open_without_cache(run, memory), f"{rule_stem(memory)}-{memory.reset}"
+    dynamic_model, name = open_without_cache(run), f"{rule_stem(memory)}-{memory.reset}"
     with exclusive(run.store.path(f"gated-cache-{name}"), "this gated cache"):
         fixed = run.store.load_fixed_cache(memory)
         if fixed is None:
             # The search has one inverse temperature; the given ones are the gate's.
-            fixed = tune_cache(run, memory.replace(cache="fixed", cache_inverse_temperature=None), tune, quiet)
+            fixed = tune_cache(run.with_sections(memory.replace(cache="fixed", cache_inverse_temperature=None)), quiet)
         around = (fixed["inverse_temperature"] * factor for factor in _FACTORS)
         inverses = tuple(
             memory.cache_inverse_temperature or (min(max(value, MIN_INVERSE), MAX_INVERSE) for value in around)
@@ -101,17 +100,17 @@ def train_gate(
         # Not read a second time: in a cache that is not emptied, an article would find itself.
         stream = Stream(meta, memory.lanes, memory.segment, range(meta.articles), seed=seed)
         learning = collect(dynamic_model, cache, stream, options.tokens, quiet)
-        picked = tuning_stream(run, memory.replace(lanes=1), tune, options.pick_tokens)
+        picked = tuning_stream(run, options.pick_tokens, lanes=1)
         picking = collect(dynamic_model, cache, picked, 0, quiet)
         generator = torch.Generator().manual_seed(seed)
         shares = _first_shares(inverses, fixed["inverse_temperature"], fixed["share"])
         start = initial_gate(shares, learning.features_NK, _HIDDEN, generator)
-        fingerprints = {
-            "the text": [meta.fingerprint, picked.split.fingerprint],
-            "the start": params_fingerprint(start),
-        }
+        texts = [meta.fingerprint, picked.split.fingerprint]
+        fingerprints = {"the text": texts, "the start": params_fingerprint(start)}
         checkpoints = run.checkpoints(f"gate-{name}", memory, options, tune, **fingerprints)
-        best, nats, passes = learn(start, learning, picking, generator, checkpoints, run.options.checkpoint_seconds)
+        training = GateTraining(start, learning, picking, generator)
+        training.run(checkpoints, run.options.checkpoint_seconds)
+        nats, passes = training.nats, training.passes
         run.log(event="train gate", rule=memory.rule, reset=memory.reset, nats_of_passes=nats)
         about = {
             "segment": memory.segment,
@@ -121,14 +120,14 @@ def train_gate(
             "still_improving": not stopped_improving(nats),
             "tuning_nats_per_token": {"none": mean_of(picking.nats_N), "start": nats[0], "learned": nats[passes]},
             "kept": "learned" if passes else "start",
-            "started_at": {name: fixed[name] for name in ("window", "inverse_temperature", "share")},
+            "started_at": {name: fixed[name] for name in CACHE_BOUNDS},
             "tuned_on": [
                 *records_of(fixed, "cache", "tuned"),
                 run.record("gate", "learned", "meta", range(meta.articles)),
                 run.record("gate", "picked", tune.split, picked.order),
             ],
         }
-        run.store.save_gated_cache(memory, dataclasses.replace(cache, gate=Gate(best)), about)
+        run.store.save_gated_cache(memory, dataclasses.replace(cache, gate=Gate(training.best)), about)
         checkpoints.drop()
     named = {"rule": memory.rule, "reset": memory.reset, "cache": "learned"}
     return {**named, "window": cache.window, "inverse_temperature": list(inverses), **about}
@@ -151,8 +150,11 @@ def collect(dynamic_model: DynamicModel, cache: Cache, stream: Stream, tokens: i
     return GateData(*(torch.cat(parts) for parts in zip(*recorder.recorded, strict=True)))
 
 
-class _GateTraining:
-    """Adam on the mean nats of ``learning``; after each pass the Polyak average is measured on ``picking``."""
+class GateTraining:
+    """Adam on the mean nats of ``learning``; after each pass the Polyak average is measured on ``picking``.
+
+    ``nats`` has those of ``picking`` at the start and after each pass, ``best`` the parameters with the lowest.
+    """
 
     def __init__(self, start: Params, learning: GateData, picking: GateData, generator: torch.Generator):
         self._learning, self._picking, self._generator = learning, picking, generator
@@ -160,9 +162,24 @@ class _GateTraining:
         self._moving = {n: tensor.clone().requires_grad_() for n, tensor in start.items() if n not in self._scaling}
         self._optimizer = AveragedAdam([(self._moving, _LR)], _AVERAGE)
         self.best, self.nats = start, [_nats_of(start, picking)]
-        """``nats`` at the start and after each pass; ``best`` are the parameters with the lowest."""
 
-    def pass_over_tokens(self) -> None:
+    @property
+    def passes(self) -> int:
+        """The passes that the best parameters had."""
+        return self.nats.index(min(self.nats))
+
+    def run(self, checkpoints: Checkpoints | None = None, seconds: float = 0.0) -> None:
+        """Train until ``_PATIENCE`` passes in a row gained nothing noticeable, or for ``_MOST_PASSES`` passes.
+
+        It resumes from ``checkpoints``, which are so many ``seconds`` apart.
+        """
+        with Checkpointer(checkpoints, self, every=0, seconds=seconds) as checkpointer:
+            checkpointer.resume()
+            while len(self.nats) <= _MOST_PASSES and not stopped_improving(self.nats):
+                self._pass_over_tokens()
+                checkpointer.after_step(len(self.nats) - 1)
+
+    def _pass_over_tokens(self) -> None:
         order = torch.randperm(len(self._learning.nats_N), generator=self._generator)
         for rows in order.to(self._learning.nats_N.device).split(_BATCH):
             batch = GateData(*(tensor[rows] for tensor in self._learning))
@@ -187,28 +204,6 @@ class _GateTraining:
         self.best = {name: state.tensors[f"best/{name}"].to(tensor) for name, tensor in self.best.items()}
         self._generator.set_state(state.tensors["generator"])
         self.nats = list(state.values["nats"])
-
-
-def learn(
-    start: Params,
-    learning: GateData,
-    picking: GateData,
-    generator: torch.Generator,
-    checkpoints: Checkpoints | None = None,
-    seconds: float = 0.0,
-) -> tuple[Params, list[float], int]:
-    """Return (the best parameters, nats of ``picking`` at the start and after each pass, passes that the best had).
-
-    It ends once ``_PATIENCE`` passes in a row gained nothing noticeable, or after ``_MOST_PASSES``. Between two
-    ``checkpoints`` are so many ``seconds``.
-    """
-    training = _GateTraining(start, learning, picking, generator)
-    with Checkpointer(checkpoints, training, every=0, seconds=seconds) as checkpointer:
-        checkpointer.resume()
-        while len(training.nats) <= _MOST_PASSES and not stopped_improving(training.nats):
-            training.pass_over_tokens()
-            checkpointer.after_step(len(training.nats) - 1)
-    return training.best, training.nats, training.nats.index(min(training.nats))
 
 
 def stopped_improving(nats: Sequence[float]) -> bool:

@@ -35,31 +35,25 @@ _SAMPLE = 4096
 """Weights of each tensor from whose steps the per-weight LSTM rule learns in a window."""
 
 
-def metatrain(
-    run: Run,
-    memory: MemoryOptions,
-    g: LearnedRuleOptions,
-    options: MetatrainOptions,
-    tuning: TuneOptions,
-    quiet: bool = False,
-) -> dict[str, Any]:
-    """Learn phi of the rule ``g`` for ``memory.reset`` and keep it in the run; tunes rms first where that was not done.
+def metatrain(run: Run, quiet: bool = False) -> dict[str, Any]:
+    """Learn phi of the rule g for ``memory.reset`` and keep it in the run; tunes rms first where that was not done.
 
     Resumes from the newest checkpoint. Returns what was learned, the nats per token of the tuning articles by each
     candidate, and the number of ``passes`` over the articles: after the first one, a memory that runs through the text
     (reset "stream") meets articles that it has learned from. Raises Stopped, with a checkpoint saved, at Ctrl-C and
     SIGTERM, and UserError where another process learns the same.
     """
+    memory, g, options = run.section(MemoryOptions), run.section(LearnedRuleOptions), run.section(MetatrainOptions)
     trained, processes, name = run.trained, run.processes, f"{memory.g}-{memory.reset}"
     quiet = quiet or not processes.is_main
     with exclusive(run.store.path(name), f"the learned memory {memory.g!r}"):
         with processes.main_process_first():
             if run.store.load_tuned("rms", memory.reset) is None:
-                tune(run, memory.replace(rule="rms"), tuning, quiet)
-            every = ensure_statistics(run, memory, tuning.statistics_tokens)
+                tune(run.with_sections(memory.replace(rule="rms")), quiet)
+            every = ensure_statistics(run)
             aside = run.split("meta")
             # More articles than the start was tuned on, where there are more: on those the start is at its best.
-            picking = tuning_stream(run, memory, tuning, options.pick_tokens)
+            picking = tuning_stream(run, options.pick_tokens)
         tuned = run.store.load_tuned("rms", memory.reset)
         assert tuned is not None
         if tuned["segment"] != memory.segment:
@@ -75,7 +69,7 @@ def metatrain(
             "the statistics R": params_fingerprint(meta.statistics.rms),
         }
         checkpoints = run.checkpoints(f"metatrain-{name}", memory, g, options, **fingerprints)
-        candidates = {"start": meta.initial(), **_learn(run, memory, meta, options, checkpoints, quiet)}
+        candidates = {"start": meta.initial(), **_learn(run, meta, checkpoints, quiet)}
         nats = {
             when: mean_nats(build_dynamic_model(trained, memory, meta.rule(phi)), picking)
             for when, phi in candidates.items()
@@ -92,7 +86,7 @@ def metatrain(
             "tuned_on": [
                 *records_of(tuned, "rates", "tuned"),
                 run.record("g", "learned", "meta", range(aside.articles)),
-                run.record("g", "picked", tuning.split, picking.order),
+                run.record("g", "picked", run.section(TuneOptions).split, picking.order),
             ],
         }
         if processes.is_main:
@@ -101,19 +95,13 @@ def metatrain(
     return {"reset": memory.reset, "name": memory.g, **about, "phi": meta.readable(phi)}
 
 
-def _learn(
-    run: Run,
-    memory: MemoryOptions,
-    meta: AnyLearnedRule,
-    options: MetatrainOptions,
-    checkpoints: Checkpoints,
-    quiet: bool,
-) -> dict[str, Params]:
+def _learn(run: Run, meta: AnyLearnedRule, checkpoints: Checkpoints, quiet: bool) -> dict[str, Params]:
     """Read the articles kept for it, and return the averages of phi halfway and at the end."""
+    memory, options = run.section(MemoryOptions), run.section(MetatrainOptions)
     phi = meta.initial()
     dynamic_model = build_dynamic_model(run.trained, memory, meta.rule(phi))
     with run.processes.in_step(run.options.patience) as processes:
-        loop = OuterLoop(run, dynamic_model, run.split("meta"), memory.segment, options, processes)
+        loop = OuterLoop(run, dynamic_model, run.split("meta"), options, processes)
         learner: MetaGradient
         if isinstance(meta, LearnedLSTMRule):
             learner = Windows(meta, phi, _SAMPLE, torch.Generator().manual_seed(run.options.seed))

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from dynlm.adapt.dynamic_model import DynamicModel, Memory
 from dynlm.adapt.loop import read_segment
 from dynlm.adapt.meta_gradient.learner import MetaGradient
+from dynlm.adapt.options import MemoryOptions
 from dynlm.adapt.rules.base import StepEvent
 from dynlm.adapt.update_filter import counts_of
 from dynlm.data.stream import Stream, StreamPosition
@@ -82,12 +83,12 @@ class OuterLoop:
         run: Run,
         dynamic_model: DynamicModel,
         split: TokenisedSplit,
-        segment: int,
         options: MetatrainOptions | FinetuneOptions,
         processes: Processes,
     ):
         self.dynamic_model, self._run, self._options, self._processes = dynamic_model, run, options, processes
-        self.stream = shared_stream(split, options, segment, run.options.seed, processes)
+        segment, seed = run.section(MemoryOptions).segment, run.options.seed
+        self.stream = shared_stream(split, options, segment, seed, processes)
         self.memory = dynamic_model.fresh_memory(self.stream.local_lanes)
         self.position, self.seconds = self.stream.begin(), 0.0
         self.learners: list[MetaGradient] = []

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from tqdm import tqdm
@@ -40,27 +39,29 @@ _NOTICEABLE = 2e-4
 """Nats per token: between settings that differ by less the search stays where it is."""
 
 
-def tuning_stream(run: Run, memory: MemoryOptions, options: TuneOptions, tokens: int) -> Stream:
+def tuning_stream(run: Run, tokens: int, lanes: int | None = None) -> Stream:
     """Return the articles that ``tune.articles`` names: all (``tokens`` 0), or evenly spaced ones of about ``tokens``.
 
-    They are read side by side in the lanes of ``memory``.
+    They are read side by side in ``lanes``, by default those of the memory.
     """
+    memory, options = run.section(MemoryOptions), run.section(TuneOptions)
     split = run.split(options.split)
     named = article_range(options.articles, split.articles, "tune.articles")
     held, count = sum(len(split.article(index)) for index in named), len(named)
     if tokens and held > tokens:
         count = max(1, round(count * tokens / held))
     kept = [named[index * len(named) // count] for index in range(count)]
-    return read_side_by_side(split, memory.segment, kept, memory.lanes)
+    return read_side_by_side(split, memory.segment, kept, memory.lanes if lanes is None else lanes)
 
 
-def enough_to_tune(run: Run, memory: MemoryOptions, options: TuneOptions) -> Stream:
+def enough_to_tune(run: Run, lanes: int | None = None) -> Stream:
     """Return the articles to tune on: ``tune.tokens`` of those that are named, or all where these are too few.
 
     Raises UserError where all of them have less than ``tune.fewest_tokens``.
     """
+    options = run.section(TuneOptions)
     for tokens in (options.tokens, 0):
-        stream = tuning_stream(run, memory, options, tokens)
+        stream = tuning_stream(run, tokens, lanes)
         if (held := _tokens_of(stream)) >= options.fewest_tokens:
             return stream
     raise UserError(
@@ -74,36 +75,38 @@ def _tokens_of(stream: Stream) -> int:
     return sum(len(stream.split.article(index)) for index in stream.order)
 
 
-def ensure_statistics(run: Run, memory: MemoryOptions, tokens: int) -> Statistics:
-    """Return the run's R over all its tensors, computed on ``tokens`` tokens of training articles if it was not yet."""
+def ensure_statistics(run: Run) -> Statistics:
+    """Return the run's R over all its tensors, computed on training articles if it was not yet."""
     if (stored := run.store.load_statistics()) is not None:
         return stored[0]
+    tokens, segment = run.section(TuneOptions).statistics_tokens, run.section(MemoryOptions).segment
     model, params, train = run.trained.model, run.trained.params, run.split("train")
-    stream = Stream(train, 1, memory.segment, range(train.articles), seed=run.options.seed)
+    stream = Stream(train, 1, segment, range(train.articles), seed=run.options.seed)
     dynamic_model = DynamicModel(engine_for(model, EngineSettings()), params, LEVEL_1, tuple(model.shapes()))
     statistics = gradient_statistics(dynamic_model, stream, tokens)
     run.store.save_statistics(statistics, tokens)
     return statistics
 
 
-def tune(run: Run, memory: MemoryOptions, options: TuneOptions, quiet: bool = False) -> dict[str, Any]:
-    """Tune ``memory.rule`` for ``memory.reset`` and keep the result in the run.
+def tune(run: Run, quiet: bool = False) -> dict[str, Any]:
+    """Tune ``memory.rule`` for ``memory.reset``, by the run's options, and keep the result in the run.
 
     Resumes with the settings that an interrupted search has measured. Returns the constants, their nats per token and
     level 1's, how many settings were read and on how many tokens. Raises UserError for a rule that has nothing to tune
     by hand, for less than ``tune.fewest_tokens`` to read, and where another process tunes the same; Stopped, with a
     checkpoint saved, at Ctrl-C and SIGTERM.
     """
-    kind = RULES[memory.rule]
-    if kind.build is None or not kind.searched:
+    memory, options, trained = run.section(MemoryOptions), run.section(TuneOptions), run.trained
+    kind, stem = RULES[memory.rule], f"tune-{memory.rule}-{memory.reset}"
+    build = kind.build
+    if build is None or not kind.searched:
         raise UserError(f"memory.rule {memory.rule!r} is not tuned by hand", do=f"choose {', '.join(tuned_rules())}")
-    build, trained, stem = kind.build, run.trained, f"tune-{memory.rule}-{memory.reset}"
     with exclusive(run.store.path(stem), f"the search for rates of {memory.rule}"):
-        stream = enough_to_tune(run, memory, options)
+        stream = enough_to_tune(run)
         dynamic, constants, statistics = dynamic_tensors(trained.model, memory.dynamic), kind.constants(memory), None
         fingerprints = {"the text": stream.split.fingerprint}
         if kind.needs_statistics:
-            statistics = ensure_statistics(run, memory, options.statistics_tokens).of(dynamic)
+            statistics = ensure_statistics(run).of(dynamic)
             fingerprints["the statistics R"] = params_fingerprint(statistics.rms)
 
         def measure(values: Mapping[str, float]) -> float:
@@ -112,7 +115,7 @@ def tune(run: Run, memory: MemoryOptions, options: TuneOptions, quiet: bool = Fa
 
         # The name of a learned rule decides nothing here.
         checkpoints = run.checkpoints(stem, memory.replace(g="meta"), options, **fingerprints)
-        tuned = ConstantSearch(run, memory, options, stream, checkpoints).find(kind.searched, constants, measure, quiet)
+        tuned = find_constants(run, stream, started(kind.searched, constants), measure, checkpoints, quiet)
         tuned |= {
             "level_1_nats_per_token": mean_nats(build_dynamic_model(trained, memory, LEVEL_1), stream),
             "tuned_on": [run.record("rates", "tuned", options.split, stream.order)],
@@ -123,59 +126,49 @@ def tune(run: Run, memory: MemoryOptions, options: TuneOptions, quiet: bool = Fa
     return {"rule": memory.rule, "reset": memory.reset, **tuned}
 
 
-@dataclass(frozen=True)
-class ConstantSearch:
-    """A coordinate search on the articles of ``stream``, logged in the run and resumed from ``checkpoints``."""
-
-    run: Run
-    memory: MemoryOptions
-    options: TuneOptions
-    stream: Stream
-    checkpoints: Checkpoints
-
-    def find(
-        self, searched: Mapping[str, Search], given: Mapping[str, float | None], measure: Measure, quiet: bool
-    ) -> dict[str, Any]:
-        """Return the setting of the lowest ``measure``, searched from the ``given`` constants, and how it was found."""
-        memory, event = self.memory, "tune" if self.memory.cache == "none" else "tune cache"
-        starts = {
-            name: each if (start := given[name]) is None else each._replace(start=float(start))
-            for name, each in searched.items()
-        }
-        checkpoints = self.checkpoints if self.run.processes.is_main else None
-        with tqdm(desc=f"{event} {memory.rule}", unit="setting", disable=quiet) as bar:
-
-            def logged(values: Mapping[str, float]) -> float:
-                nats = measure(values)
-                bar.update()
-                bar.set_postfix({"nats": f"{nats:.4f}", **{name: f"{value:.4g}" for name, value in values.items()}})
-                self.run.log(event=event, rule=memory.rule, reset=memory.reset, nats=nats, **values)
-                return nats
-
-            best, nats, settings = coordinate_search(logged, starts, self.options.rounds, checkpoints)
-        return {
-            **best,
-            "nats_per_token": nats,
-            "settings": settings,
-            "tokens": _tokens_of(self.stream),
-            "corpus": source_name(self.run.section(CorpusOptions)),
-            "split": self.options.split,
-            "articles": sorted(int(index) + 1 for index in self.stream.order),
-            "segment": memory.segment,
-        }
+def started(searched: Mapping[str, Search], given: Mapping[str, Any]) -> dict[str, Search]:
+    """Return the searches, each from the value that is ``given`` where that is not None."""
+    starts = {name: each.start if given[name] is None else float(given[name]) for name, each in searched.items()}
+    return {name: each._replace(start=starts[name]) for name, each in searched.items()}
 
 
-class _Measured:
+def find_constants(
+    run: Run, stream: Stream, searched: Mapping[str, Search], measure: Measure, checkpoints: Checkpoints, quiet: bool
+) -> dict[str, Any]:
+    """Return the setting of the lowest ``measure`` on ``stream``, and how it was found; each one is logged."""
+    memory, options = run.section(MemoryOptions), run.section(TuneOptions)
+    event = "tune" if memory.cache == "none" else "tune cache"
+    with tqdm(desc=f"{event} {memory.rule}", unit="setting", disable=quiet) as bar:
+
+        def logged(values: Mapping[str, float]) -> float:
+            nats = measure(values)
+            bar.update()
+            bar.set_postfix({"nats": f"{nats:.4f}", **{name: f"{value:.4g}" for name, value in values.items()}})
+            run.log(event=event, rule=memory.rule, reset=memory.reset, nats=nats, **values)
+            return nats
+
+        saved_in = checkpoints if run.processes.is_main else None
+        best, nats, settings = coordinate_search(logged, searched, options.rounds, saved_in)
+    return {
+        **best,
+        "nats_per_token": nats,
+        "settings": settings,
+        "tokens": _tokens_of(stream),
+        "corpus": source_name(run.section(CorpusOptions)),
+        "split": options.split,
+        "articles": sorted(int(index) + 1 for index in stream.order),
+        "segment": memory.segment,
+    }
+
+
+class _Measured(dict[tuple[float, ...], float]):
     """The settings that a search has measured, with their values; infinite where that was not finite."""
 
-    def __init__(self) -> None:
-        self.values: dict[tuple[float, ...], float] = {}
-
     def state_dict(self) -> State:
-        return State({}, {"measured": list(self.values.items())})
+        return State({}, {"measured": list(self.items())})
 
     def load_state_dict(self, state: State) -> None:
-        self.values = {tuple(setting): float(value) for setting, value in state.values["measured"]}
+        self.update({tuple(setting): float(value) for setting, value in state.values["measured"]})
 
 
 def coordinate_search(
@@ -191,12 +184,12 @@ def coordinate_search(
         checkpointer.resume()
 
         def value_of(setting: dict[str, float]) -> float:
-            key, known = tuple(setting.values()), measured.values
-            if key not in known:
+            key = tuple(setting.values())
+            if key not in measured:
                 value = measure(setting)
-                known[key] = value if math.isfinite(value) else math.inf
-                checkpointer.after_step(len(known))
-            return known[key]
+                measured[key] = value if math.isfinite(value) else math.inf
+                checkpointer.after_step(len(measured))
+            return measured[key]
 
         best = {name: each.start for name, each in searched.items()}
         lowest = value_of(best)
@@ -215,4 +208,4 @@ def coordinate_search(
     if not math.isfinite(lowest):
         tried = ", ".join(f"{name} {value:g}" for name, value in best.items())
         raise UserError(f"no setting near {tried} gives finite losses", do="start from a lower rate")
-    return best, lowest, len(measured.values)
+    return best, lowest, len(measured)

@@ -21,7 +21,8 @@ from dynlm.errors import UserError
 from dynlm.run.folder import TrainedModel, load_model
 from dynlm.run.memory_store import MemoryStore
 from dynlm.run.opening import open_cache, open_dynamic_model
-from dynlm.train.gate import GateData, collect, learn, stopped_improving
+from dynlm.train.gate import GateData, GateTraining, collect, stopped_improving
+from dynlm.types import Params
 from tests.tiny import Run, with_memory
 from tests.trainings import train_gate, tune_cache, tuning_stream
 
@@ -113,10 +114,17 @@ def made_up(count: int, seed: int) -> GateData:
     return GateData(evidence, log_p, torch.full((count,), 5), torch.where(cache_knows, 5.0, 0.5))
 
 
+def trained_gate(start: Params, learning: GateData, picking: GateData) -> GateTraining:
+    training = GateTraining(start, learning, picking, torch.Generator().manual_seed(0))
+    training.run()
+    return training
+
+
 def test_a_gate_learns_when_the_cache_knows_best() -> None:
     learning, picking = made_up(4000, 0), made_up(1000, 1)
     start = initial_gate([0.8, 0.2], learning.features_NK, 8, torch.Generator().manual_seed(0))
-    best, nats, passes = learn(start, learning, picking, torch.Generator().manual_seed(0))
+    trained = trained_gate(start, learning, picking)
+    best, nats, passes = trained.best, trained.nats, trained.passes
     best_fixed = min(
         float(mixture(torch.tensor([1 - s, s]).log(), *picking[1:]).mean()) for s in torch.linspace(0.05, 0.95, 19)
     )
@@ -124,7 +132,7 @@ def test_a_gate_learns_when_the_cache_knows_best() -> None:
     shares = log_shares(best, picking.features_NK).exp()
     assert shares[picking.features_NK[:, 0] > 0.5, 1].mean() > 0.9
     assert shares[picking.features_NK[:, 0] < -0.5, 1].mean() < 0.1
-    again, *_ = learn(start, learning, picking, torch.Generator().manual_seed(0))
+    again = trained_gate(start, learning, picking).best
     assert all(torch.equal(best[name], again[name]) for name in best)
 
 
@@ -132,11 +140,12 @@ def test_a_gate_is_trained_until_it_no_longer_improves(monkeypatch: pytest.Monke
     """However slow it is: it takes hundreds of passes here, and with fewer allowed it is said to be unfinished."""
     learning, picking = made_up(400, 0), made_up(400, 1)
     start = initial_gate([0.8, 0.2], learning.features_NK, 8, torch.Generator().manual_seed(0))
-    _, nats, passes = learn(start, learning, picking, torch.Generator().manual_seed(0))
+    trained = trained_gate(start, learning, picking)
+    nats, passes = trained.nats, trained.passes
     assert passes > 100 and stopped_improving(nats) and nats[passes] == min(nats) < nats[40] - 0.3
     assert not stopped_improving(nats[:-1])
     monkeypatch.setattr("dynlm.train.gate._MOST_PASSES", 40)
-    short = learn(start, learning, picking, torch.Generator().manual_seed(0))[1]
+    short = trained_gate(start, learning, picking).nats
     assert not stopped_improving(short) and short == nats[:41]
 
 
@@ -185,9 +194,9 @@ def test_an_overfitted_gate_is_not_kept() -> None:
     learning, picking = made_up(2000, 0), made_up(500, 1)
     contrary = picking._replace(features_NK=-picking.features_NK)
     start = initial_gate([0.6, 0.4], learning.features_NK, 8, torch.Generator().manual_seed(0))
-    best, nats, passes = learn(start, learning, contrary, torch.Generator().manual_seed(0))
-    assert passes == 0 and min(nats) == nats[0]
-    assert all(torch.equal(best[name], start[name]) for name in start)
+    trained = trained_gate(start, learning, contrary)
+    assert trained.passes == 0 and min(trained.nats) == trained.nats[0]
+    assert all(torch.equal(trained.best[name], start[name]) for name in start)
 
 
 @pytest.fixture(scope="module")
