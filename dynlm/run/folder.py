@@ -45,12 +45,9 @@ from dynlm.runtime.validation import number_in, options_of, section_of
 from dynlm.types import Params
 
 _Options = TypeVar("_Options")
-_CARD_TYPES: dict[str, tuple[type, ...]] = {
-    "corpus": (str,),
-    "parameters": (int,),
-    "tokens": (int,),
-    "valid_nats_per_token": (float,),
-    "valid_perplexity_per_word": (float,),
+_CARD_TYPES: dict[str, type] = {
+    **{"corpus": str, "parameters": int, "tokens": int},
+    **{"valid_nats_per_token": float, "valid_perplexity_per_word": float},
 }
 """Types of the entries of a model's card that describe its training; each may be missing."""
 TOKENIZER_FILES = ("tokenizer/tokenizer.json", "tokenizer/tokenizer.model", "tokenizer/words.json")
@@ -115,26 +112,19 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> TrainedModel
         refuse_leaving_run(folder / name, folder)
     if not (folder / "model.json").exists():
         raise UserError("no trained model in this run folder", folder, "run `dynlm pretrain` to its end first")
-    card = read_json(folder / "model.json")
+    card, weights = read_json(folder / "model.json"), folder / "model.safetensors"
     model = _model_of(card, folder / "model.json")
-    params, _ = load_tensors(folder / "model.safetensors", device, model.shapes())
+    params, _ = load_tensors(weights, device, model.shapes())
     for name, tensor in params.items():
         if not bool(tensor.isfinite().all()):
-            raise UserError(
-                f"{name} is not finite",
-                folder / "model.safetensors",
-                "restore the file or train again",
-            )
+            raise UserError(f"{name} is not finite", weights, "restore the file or train again")
     if params_fingerprint(params) != card["fingerprint"]:
-        raise UserError("the weights are not those that model.json describes", folder / "model.safetensors")
+        raise UserError("the weights are not those that model.json describes", weights)
     tokenizer = load_tokenizer(folder / "tokenizer")
-    if tokenizer.fingerprint != card["tokenizer"] or tokenizer.size != model.vocab_size:
-        raise UserError(
-            f"the tokenizer ({tokenizer.size} tokens, {tokenizer.fingerprint}) does not fit the model "
-            f"({model.vocab_size} tokens, {card['tokenizer']})",
-            folder / "tokenizer",
-            "put back the tokenizer that the model was trained with",
-        )
+    own, needed = (tokenizer.size, tokenizer.fingerprint), (model.vocab_size, card["tokenizer"])
+    if own != needed:
+        what = "the tokenizer ({} tokens, {}) does not fit the model ({} tokens, {})".format(*own, *needed)
+        raise UserError(what, folder / "tokenizer", "put back the tokenizer that the model was trained with")
     return TrainedModel(model, {name: params[name] for name in model.shapes()}, tokenizer, card)
 
 
@@ -142,11 +132,10 @@ def _model_of(card: Any, where: Path) -> SequenceModel:
     """Return the model that a card describes, without parameters: a wrong card costs no memory."""
     try:
         config = section_of(ModelOptions, card["model"])
-        named = [card[name] for name in ("fingerprint", "tokenizer")]
-        if not all(isinstance(value, str) for value in named):
+        if not all(isinstance(card[name], str) for name in ("fingerprint", "tokenizer")):
             raise TypeError("fingerprints that are not strings")
-        for name, kinds in _CARD_TYPES.items():
-            if not isinstance(card.get(name), (*kinds, type(None))) or isinstance(card.get(name), bool):
+        for name, kind in _CARD_TYPES.items():
+            if not isinstance(card.get(name), kind | None) or isinstance(card.get(name), bool):
                 raise TypeError(f"its {name} is a {type(card[name]).__name__}")
     except (UserError, KeyError, TypeError) as error:
         raise UserError(f"not a model card ({error})", where) from error

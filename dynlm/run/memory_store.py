@@ -197,19 +197,17 @@ class MemoryStore:
         records: list[Card] = []
         kind = RULES[memory.rule]
         if kind.learned:
-            learned = self.load_learned(memory.g, memory.reset)
-            records += records_of(learned[1] if learned else {}, "g", "learned")
+            records += records_of(card_of(self.load_learned(memory.g, memory.reset)), "g", "learned")
+        elif kind.searched and all(getattr(memory, name) is not None for name in kind.searched):
+            records.append({"what": "rates", "how": "given"})
         elif kind.searched:
-            given = all(getattr(memory, name) is not None for name in kind.searched)
-            found = None if given else self.load_tuned(memory.rule, memory.reset)
-            records += [{"what": "rates", "how": "given"}] if given else records_of(found or {}, "rates", "tuned")
+            records += records_of(self.load_tuned(memory.rule, memory.reset), "rates", "tuned")
         if memory.cache == "learned":
-            gated = self.load_gated_cache(memory)
-            records += records_of(gated[1] if gated else {}, "gate", "learned")
+            records += records_of(card_of(self.load_gated_cache(memory)), "gate", "learned")
+        elif memory.cache == "fixed" and None not in given_constants(memory).values():
+            records.append({"what": "cache", "how": "given"})
         elif memory.cache == "fixed":
-            given = None not in given_constants(memory).values()
-            found = None if given else self.load_fixed_cache(memory)
-            records += [{"what": "cache", "how": "given"}] if given else records_of(found or {}, "cache", "tuned")
+            records += records_of(self.load_fixed_cache(memory), "cache", "tuned")
         return records
 
     def _save(
@@ -239,11 +237,17 @@ class MemoryStore:
         return dict(current_keys(card))
 
 
-def records_of(card: Mapping[str, Any], what: str, how: str) -> list[Card]:
+def card_of(stored: tuple[Any, Card] | None) -> Card | None:
+    """Return the card of what a ``load_*`` of a ``MemoryStore`` found."""
+    return None if stored is None else stored[1]
+
+
+def records_of(card: Card | None, what: str, how: str) -> list[Card]:
     """Return the records (``Run.record``) in a card.
 
     Older files have ``split`` and ``articles`` instead of records; without these the one record has no articles.
     """
+    card = card or {}
     kept, articles = card.get("tuned_on"), card.get("articles")
     if isinstance(kept, list) and all(isinstance(one, dict) for one in kept):
         return [dict(one) for one in kept]

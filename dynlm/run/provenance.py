@@ -57,13 +57,9 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return the differences of two results of ``made_with``, such as "torch 2.13.0 then, 2.14.0 now"."""
     found = []
     for section in ("versions", "platform"):
-        before = then.get(section)
-        before = before if isinstance(before, dict) else {}
-        found += [
-            f"{name} {before.get(name)} then, {value} now"
-            for name, value in now[section].items()
-            if before.get(name) != value
-        ]
+        before = _section(then, section)
+        changed = {name: value for name, value in now[section].items() if before.get(name) != value}
+        found += [f"{name} {before.get(name)} then, {value} now" for name, value in changed.items()]
     if then.get("commit") != now["commit"]:
         found.append(f"commit {then.get('commit')} then, {now['commit']} now")
     if then.get("dirty") or now["dirty"]:
@@ -74,11 +70,14 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def rounds_alike(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Return whether both round sums alike, so that results must be equal bit for bit."""
     decisive = {"versions": ("torch",), "platform": ("machine", "processor", "instructions", "threads", "device")}
-    for section, names in decisive.items():
-        before = then.get(section)
-        if not isinstance(before, dict) or any(before.get(name) != now[section][name] for name in names):
-            return False
-    return True
+    return all(
+        _section(then, section).get(name) == now[section][name] for section, names in decisive.items() for name in names
+    )
+
+
+def _section(made: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a section of a result of ``made_with``, empty where a file does not have it."""
+    return section if isinstance(section := made.get(name), dict) else {}
 
 
 def read_provenance(folder: Path) -> dict[str, Any]:
@@ -89,16 +88,11 @@ def read_provenance(folder: Path) -> dict[str, Any]:
     path = folder / FILE
     if not path.exists():
         return {"data": {}, "sittings": []}
-    content = read_json(path)
-    content = content if isinstance(content, dict) else {}
-    data, sittings = content.get("data"), content.get("sittings")
-    if (
-        not isinstance(data, dict)
-        or not isinstance(sittings, list)
-        or not all(isinstance(one, dict) for one in (*data.values(), *sittings))
-    ):
-        raise UserError("not a provenance record", path, "remove it")
-    return {"data": data, "sittings": sittings}
+    match read_json(path):
+        case {"data": dict(data), "sittings": list(sittings)}:
+            if all(isinstance(one, dict) for one in (*data.values(), *sittings)):
+                return {"data": data, "sittings": sittings}
+    raise UserError("not a provenance record", path, "remove it")
 
 
 def refuse_other_data(folder: Path, data: Mapping[str, Any]) -> None:
@@ -106,11 +100,8 @@ def refuse_other_data(folder: Path, data: Mapping[str, Any]) -> None:
     before = read_provenance(folder)["data"]
     for split, found in data.items():
         if before.get(split, found) != found:
-            raise UserError(
-                f"the text of split {split!r} is not the one that this run was started with",
-                folder,
-                "put the text back, or choose another --run.name",
-            )
+            what = f"the text of split {split!r} is not the one that this run was started with"
+            raise UserError(what, folder, "put the text back, or choose another --run.name")
 
 
 def record_sitting(folder: Path, data: Mapping[str, Any], made: Mapping[str, Any]) -> None:
@@ -118,15 +109,10 @@ def record_sitting(folder: Path, data: Mapping[str, Any], made: Mapping[str, Any
 
     A sitting equal to the last one is not repeated. Raises UserError if the training was started on other data.
     """
-    path = folder / FILE
     refuse_other_data(folder, data)
     sittings = read_provenance(folder)["sittings"]
-    if not sittings or _undated(sittings[-1]) != _undated(made):
-        write_json(path, {"data": dict(data), "sittings": [*sittings, dict(made)]})
-
-
-def _undated(made: object) -> object:
-    return {name: value for name, value in made.items() if name != "date"} if isinstance(made, Mapping) else made
+    if not sittings or {**sittings[-1], "date": None} != {**made, "date": None}:
+        write_json(folder / FILE, {"data": dict(data), "sittings": [*sittings, dict(made)]})
 
 
 def _commit() -> tuple[str | None, bool | None]:

@@ -54,9 +54,8 @@ def share_run(folder: Path, target: Path) -> None:
     for source in sources:
         _copy(source, target / source.relative_to(folder), public)
     card = read_json(folder / "model.json")
-    write_json(
-        target / "config.json", {"model_type": "dynlm", **{name: card[name] for name in ("model", "vocabulary")}}
-    )
+    described = {"model_type": "dynlm", "model": card["model"], "vocabulary": card["vocabulary"]}
+    write_json(target / "config.json", described)
 
 
 def shared_files(folder: Path) -> list[Path]:
@@ -76,22 +75,17 @@ def shared_files(folder: Path) -> list[Path]:
 
 def _is_run_file(path: Path) -> bool:
     """Return whether the content of ``path`` is what a run has under such a name."""
-    if path.suffix == ".safetensors":
-        about = load_metadata(path)
-        if is_memory(about):
-            return False
-        if path.parent.name != "memory":
-            return True
-        needed = {"model", "tokens"} if path.stem == "statistics" else {"model", "segment"}
-        return needed <= about.keys()
+    is_tensors = path.suffix == ".safetensors"
     if path.parent.name != "memory":
-        return True
-    about = read_json(path)
-    if not isinstance(about, dict) or not isinstance(about.get("model"), str) or is_memory(about):
+        return not is_tensors or not is_memory(load_metadata(path))
+    about = load_metadata(path) if is_tensors else read_json(path)
+    if not isinstance(about, dict) or is_memory(about):
         return False
-    learned = path.with_suffix(".safetensors")
+    if is_tensors:
+        return {"model", "tokens" if path.stem == "statistics" else "segment"} <= about.keys()
     # A fixed cache and what was tuned are JSON alone.
-    return path.stem == "tuned" or path.name.startswith("cache-") or (learned.is_file() and _is_run_file(learned))
+    alone, learned = path.stem == "tuned" or path.name.startswith("cache-"), path.with_suffix(".safetensors")
+    return isinstance(about.get("model"), str) and (alone or (learned.is_file() and _is_run_file(learned)))
 
 
 def _copy(source: Path, target: Path, public: Callable[[Any], Any]) -> None:

@@ -16,7 +16,7 @@ from dynlm.adapt.options import MemoryOptions, Reset
 from dynlm.adapt.rules.registry import RULES
 from dynlm.data.options import CorpusOptions
 from dynlm.errors import UserError
-from dynlm.run.memory_store import rule_stem
+from dynlm.run.memory_store import card_of, rule_stem
 from dynlm.run.run import Run
 from dynlm.runtime.hashing import fingerprint
 from dynlm.runtime.parsing import read_json, write_json
@@ -147,7 +147,7 @@ def _statistics(run: Run) -> Step:
         slot="gradient statistics R",
         options={**_options(run), "tokens": tokens, "segment": memory.segment},
         find=find,
-        held=lambda: _card(run.store.load_statistics()),
+        held=lambda: card_of(run.store.load_statistics()),
         budget=lambda held: Budget(),
     )
 
@@ -174,7 +174,7 @@ def _learned(run: Run, variant: Variant) -> Step:
         slot=f"g ({memory.g}) under {memory.reset}",
         options=_options(run, memory, variant.tune, variant.g, variant.metatrain),
         find=lambda quiet: metatrain(run.with_sections(memory, variant.tune, variant.g, variant.metatrain), quiet),
-        held=lambda: _card(run.store.load_learned(memory.g, memory.reset)),
+        held=lambda: card_of(run.store.load_learned(memory.g, memory.reset)),
         # The candidates at the end were read on the tuning articles too.
         budget=lambda held: Budget(len(held.get("tuning_nats_per_token", ())), learned_on=held["tokens"]),
     )
@@ -202,7 +202,7 @@ def _gate(run: Run, variant: Variant) -> Step:
         slot=f"the gate of the cache beside {rule_stem(own)} under {own.reset}",
         options=_options(run, memory, variant.tune, variant.metatrain),
         find=lambda quiet: train_gate(run.with_sections(memory, variant.tune, variant.metatrain), quiet),
-        held=lambda: _card(run.store.load_gated_cache(memory)),
+        held=lambda: card_of(run.store.load_gated_cache(memory)),
         budget=lambda held: Budget(held["passes"], learned_on=held["tokens"]),
     )
 
@@ -219,10 +219,6 @@ def _memory_with(run: Run, own: MemoryOptions, **changes: Any) -> MemoryOptions:
 def _options(run: Run, *sections: Section) -> dict[str, Any]:
     """Return the options that affect the text and its order, and those of ``sections``."""
     return {**fingerprint_options(run.section(CorpusOptions), *sections), "seed": run.options.seed}
-
-
-def _card(stored: tuple[Any, dict[str, Any]] | None) -> dict[str, Any] | None:
-    return None if stored is None else stored[1]
 
 
 def _of_a_search(held: dict[str, Any]) -> Budget:
