@@ -184,7 +184,7 @@ class GateTraining:
         for rows in order.to(self._learning.nats_N.device).split(_BATCH):
             batch = GateData(*(tensor[rows] for tensor in self._learning))
             shares = log_shares({**self._scaling, **self._moving}, batch.features_NK)
-            loss = mixture(shares, batch.log_p_NF, batch.num_visible_N, batch.nats_N).mean()
+            loss = mixture(shares, *batch[1:]).mean()
             gradients = torch.autograd.grad(loss, list(self._moving.values()))
             self._optimizer.step([dict(zip(self._moving, gradients, strict=True))])
             self._optimizer.update_average()
@@ -214,7 +214,7 @@ def stopped_improving(nats: Sequence[float]) -> bool:
 
 @torch.no_grad()
 def _nats_of(params: Params, data: GateData) -> float:
-    return mean_of(mixture(log_shares(params, data.features_NK), data.log_p_NF, data.num_visible_N, data.nats_N))
+    return mean_of(mixture(log_shares(params, data.features_NK), *data[1:]))
 
 
 def _first_shares(inverses: Sequence[float], tuned: float, share: float) -> list[float]:

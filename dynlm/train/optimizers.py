@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dynlm.runtime.checkpoints import State
+from dynlm.runtime.tree import clone, detach
 from dynlm.train.options import PretrainOptions
 from dynlm.types import Params
 
@@ -64,13 +65,14 @@ class Optimiser:
         begins = self.config.optimizer == "nt-asgd" and not self.averaged_steps and bool(stale) and nats > min(stale)
         self.validations.append(nats)
         if begins:
-            self.averaged = {name: p.detach().clone() for name, p in self.params.items()}
+            self.averaged = clone(detach(self.params))
             self.averaged_steps = 1
         return begins
 
     def current(self) -> Params:
         """Return the weights to validate and to keep: the average where there is one."""
-        return self.averaged or {name: p.detach() for name, p in self.params.items()}
+        current: Params = self.averaged or detach(self.params)
+        return current
 
     def state_dict(self) -> State:
         """Return all that a resumed training needs beside the parameters."""

@@ -29,10 +29,12 @@ from dynlm.errors import UserError
 from dynlm.run.run import Run
 from dynlm.runtime.checkpoints import LANES, Checkpointer, Checkpoints, State
 from dynlm.runtime.distributed import Processes
-from dynlm.runtime.tree import clone, leaves
+from dynlm.runtime.tree import clone, detach, leaves
 from dynlm.train.optimizers import load_optimizer_tensors, optimizer_tensors
 from dynlm.train.options import FinetuneOptions, MetatrainOptions, PretrainOptions
 from dynlm.types import Params
+
+LoopOptions = MetatrainOptions | FinetuneOptions
 
 
 class AveragedAdam:
@@ -40,7 +42,7 @@ class AveragedAdam:
 
     def __init__(self, groups: Sequence[tuple[Params, float]], decay: float):
         self.groups = [params for params, _ in groups]
-        self.average = [{name: tensor.detach().clone() for name, tensor in params.items()} for params in self.groups]
+        self.average: list[Params] = clone(detach(self.groups))
         self.steps, self._decay = 0, decay
         self._adam = torch.optim.Adam([{"params": list(params.values()), "lr": lr} for params, lr in groups])
 
@@ -57,9 +59,8 @@ class AveragedAdam:
         self.steps += 1
         # At first this is the plain mean, so that the start does not outweigh what was learned.
         weight = max(1 - self._decay, 1 / (self.steps + 1))
-        for mean, params in zip(self.average, self.groups, strict=True):
-            for name, tensor in mean.items():
-                tensor.lerp_(params[name], weight)
+        for (_, mean), (_, tensor) in zip(leaves(self.average), leaves(self.groups), strict=True):
+            mean.lerp_(tensor, weight)
 
     def state_dict(self) -> State:
         tensors = dict(leaves({"params": self.groups, "average": self.average}))
@@ -79,20 +80,14 @@ class OuterLoop:
     """Reads ``split`` with ``dynamic_model`` and moves what its learners learn after each window."""
 
     def __init__(
-        self,
-        run: Run,
-        dynamic_model: DynamicModel,
-        split: TokenisedSplit,
-        options: MetatrainOptions | FinetuneOptions,
-        processes: Processes,
+        self, run: Run, dynamic_model: DynamicModel, split: TokenisedSplit, options: LoopOptions, processes: Processes
     ):
         self.dynamic_model, self._run, self._options, self._processes = dynamic_model, run, options, processes
         segment, seed = run.section(MemoryOptions).segment, run.options.seed
         self.stream = shared_stream(split, options, segment, seed, processes)
         self.memory = dynamic_model.fresh_memory(self.stream.local_lanes)
         self.position, self.seconds = self.stream.begin(), 0.0
-        self.learners: list[MetaGradient] = []
-        self._halfway: list[Params] = []
+        self.learners, self._halfway = list[MetaGradient](), list[Params]()
 
     def learn(
         self, learners: Mapping[MetaGradient, float], checkpoints: Checkpoints, quiet: bool, **logged: Any
@@ -196,11 +191,7 @@ class OuterLoop:
 
 
 def shared_stream(
-    split: TokenisedSplit,
-    options: PretrainOptions | MetatrainOptions | FinetuneOptions,
-    segment: int,
-    seed: int,
-    processes: Processes,
+    split: TokenisedSplit, options: LoopOptions | PretrainOptions, segment: int, seed: int, processes: Processes
 ) -> Stream:
     """Return the articles of a split, again and again, in ``options.lanes`` lanes that all processes share.
 
