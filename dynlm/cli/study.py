@@ -23,12 +23,11 @@ def _demo(options: Namespace, config: Config) -> int:
     """
     from dynlm.evaluation.checks.protocol import check_every_rule, to_dict, to_text
     from dynlm.evaluation.tables import text_table
-    from dynlm.run.folder import run_path
     from dynlm.run.run import Run
     from dynlm.study.demo import demo
 
     comparison, written = demo(config, quiet=options.json, progress=sys.stderr.isatty() and not options.json)
-    checks = check_every_rule(Run.open(run_path(config.run), *vars(config).values()), "valid", places=4)
+    checks = check_every_rule(Run.open(config.run.path, *vars(config).values()), "valid", places=4)
     files = [str(path) for path in written]
     print_answer(
         options,

@@ -5,8 +5,7 @@
               model.safetensors      the static parameters theta_0
               model.json             their card: shape, tokenizer, how they were trained
               provenance.json        versions, machine, commit and data of the training (run/provenance)
-              memory/                statistics.safetensors (R), tuned.json, each g's phi, caches,
-                                     prepared.json (what a study tuned and learned)
+              memory/                what was tuned and learned (run/memory_store), and by a study (prepared.json)
               checkpoints/           training under way, newest last (runtime/checkpoints)
               log.jsonl              one JSON object a line
               scores/*.parquet       the loss of every token, a file for each scoring
@@ -36,7 +35,6 @@ from dynlm.errors import UserError
 from dynlm.models.options import ModelOptions
 from dynlm.models.protocol import SequenceModel
 from dynlm.models.registry import build_model
-from dynlm.run.options import RunOptions
 from dynlm.runtime.files import atomic_write, cannot_write, check_inside
 from dynlm.runtime.parsing import LARGEST_JSON, read_bytes, read_json, read_yaml, write_json
 from dynlm.runtime.renamed import rename_sections
@@ -71,11 +69,6 @@ class TrainedModel:
     def device(self) -> torch.device:
         """The device of the static parameters."""
         return next(iter(self.params.values())).device
-
-
-def run_path(options: RunOptions) -> Path:
-    """Return the folder of a run."""
-    return Path(options.folder) / options.name
 
 
 def save_config(folder: Path, config: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from dynlm.runtime.validation import LARGEST_SEED, Section, bounded, plain_name
@@ -33,6 +34,11 @@ class RunOptions(Section):
     """Number of newest checkpoints kept while work is under way; none are kept when it is done."""
     patience: float = bounded(50.0, 1)
     """Several processes: seconds that one may lag in training before the others end with an error."""
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+        return Path(self.folder) / self.name
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,7 +9,6 @@ from dynlm.evaluation.score import ScoreRequest, score
 from dynlm.report.curves import plot_run
 from dynlm.report.heatmap import heatmap_run
 from dynlm.report.page import report_run
-from dynlm.run.folder import run_path
 from dynlm.run.run import Run
 from dynlm.runtime.perplexity import format_perplexity
 from dynlm.study.run import Progress
@@ -27,7 +26,7 @@ def demo(config: Config, quiet: bool = False, progress: bool = False) -> tuple[C
 
     What is trained, tuned or learned already is not done again. Returns the comparison and the files written.
     """
-    folder, say = run_path(config.run), Progress(quiet)
+    folder, say = config.run.path, Progress(quiet)
     if not (folder / "model.json").exists():
         say("training the tokenizer and the model (level 1)")
         done = pretrain(config, quiet=not progress)

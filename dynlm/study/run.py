@@ -14,7 +14,7 @@ from dynlm.errors import UserError
 from dynlm.evaluation.protocol import ArticleOrder, text_fingerprint
 from dynlm.evaluation.score import ScoreRequest, score
 from dynlm.evaluation.score_file import FOLDER, load_if_whole, read_scores, scores_of_run
-from dynlm.run.folder import run_path, save_config
+from dynlm.run.folder import save_config
 from dynlm.run.run import Run
 from dynlm.runtime.text import printable
 from dynlm.study.options import StudyOptions
@@ -48,7 +48,7 @@ def study(options: StudyOptions, quiet: bool = False, progress: bool = False) ->
     chosen, config, say = options.study, options.run_options(), Progress(quiet)
     variants = variants_of(options)
     _check_articles(options)
-    path = run_path(config.run)
+    path = config.run.path
     if chosen.tune and not (path / "model.json").exists():
         say("training the tokenizer and the model (level 1)")
         pretrain(config, quiet=not progress)

@@ -19,7 +19,7 @@ from dynlm.data.tokenizers.store import train_tokenizer
 from dynlm.data.tokenizers.tokenizer import Tokenizer
 from dynlm.errors import UserError
 from dynlm.models.registry import build_model
-from dynlm.run.folder import log_line, run_path, save_config, save_model
+from dynlm.run.folder import log_line, save_config, save_model
 from dynlm.run.provenance import made_with, record_sitting, refuse_other_data
 from dynlm.runtime.checkpoints import Checkpointer, Checkpoints
 from dynlm.runtime.distributed import Processes
@@ -43,10 +43,12 @@ class Corpus(NamedTuple):
     content: dict[str, Any]
 
 
-def load_corpus(corpus: CorpusOptions, tokenizer_options: TokenizerOptions) -> Corpus:
+def load_corpus(corpus: CorpusOptions, options: TokenizerOptions) -> Corpus:
     """Read the training and validation articles, and train a tokenizer on the former (or take it from the cache)."""
     with spool(iter_articles(corpus, "train")) as train, spool(iter_articles(corpus, "valid")) as valid:
-        tokenizer = train_tokenizer(tokenizer_options, (article.text for article in train), train.content["fingerprint"])
+        tokenizer = train_tokenizer(
+            tokenizer_options, (article.text for article in train), train.content["fingerprint"]
+        )
         read, held_out = (tokenise(texts, tokenizer, corpus.num_proc) for texts in (train, valid))
         content = {"train": train.content, "valid": valid.content}
     others = [split for split in splits_with_articles(corpus) if split not in content]
@@ -61,7 +63,7 @@ def pretrain(config: Config, quiet: bool = False) -> dict[str, Any]:
     split. Raises UserError for a corpus that cannot be read, a run folder that was made with other options or that
     another process trains, or a training that diverges, and Stopped, with a checkpoint saved, at Ctrl-C and SIGTERM.
     """
-    folder = run_path(config.run)
+    folder = config.run.path
     with exclusive(folder, "this run"):
         return _pretrain(folder, config, quiet)
 
@@ -124,7 +126,7 @@ def checkpoints_of(config: Config) -> Checkpoints:
     """Return the checkpoints of a run's level-1 training; that the text is the same, the run's provenance checks."""
     run, sections = config.run, (config.corpus, config.tokenizer, config.model, config.regularisation, config.pretrain)
     made_with = {"run.seed": run.seed, "run.precision": run.precision, **fingerprint_options(*sections)}
-    return Checkpoints(run_path(run) / "checkpoints", "step", run.checkpoints_kept, made_with)
+    return Checkpoints(run.path / "checkpoints", "step", run.checkpoints_kept, made_with)
 
 
 def _finished(folder: Path, checkpoints: Checkpoints, processes: Processes) -> dict[str, Any] | None:

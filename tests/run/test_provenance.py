@@ -20,7 +20,6 @@ from dynlm.errors import UserError
 from dynlm.evaluation.protocol import ArticleOrder
 from dynlm.evaluation.score_file import read_scores
 from dynlm.run import provenance
-from dynlm.run.folder import run_path
 from dynlm.run.provenance import differences, made_with, record_sitting, rounds_alike
 from dynlm.train.pretrain import pretrain
 from tests.tiny import Run, listing, scored, tiny_config, with_memory
@@ -105,14 +104,14 @@ def test_one_seed_fixes_everything(tiny_corpus: Path, tmp_path: Path) -> None:
         torch.manual_seed(index)
         config = tiny_config(tiny_corpus, tmp_path / name, pretrain={"epochs": 0.5}, regularisation={"weight": 0.3})
         pretrain(config, quiet=True)
-        tune(run_path(config.run), config)
-        metatrain(run_path(config.run), config)
-        scored(run_path(config.run), with_memory(config, rule="meta"), "4-5", order=ArticleOrder("shuffled", 2))
-        files = listing(run_path(config.run))
+        tune(config.run.path, config)
+        metatrain(config.run.path, config)
+        scored(config.run.path, with_memory(config, rule="meta"), "4-5", order=ArticleOrder("shuffled", 2))
+        files = listing(config.run.path)
         made.append({file: content for file, content in files.items() if Path(file).suffix == ".safetensors"})
         made[-1]["tuned"] = files["memory/tuned.json"]
         (parquet,) = (file for file in files if file.endswith(".parquet"))
-        made[-1]["nats"] = read_scores(run_path(config.run) / parquet).nats.tobytes()
+        made[-1]["nats"] = read_scores(config.run.path / parquet).nats.tobytes()
     assert len(made[0]) >= 5
     assert made[0].keys() == made[1].keys()
     assert [name for name in made[0] if made[0][name] != made[1][name]] == []

@@ -19,7 +19,7 @@ from dynlm.errors import UserError
 from dynlm.models.autograd_engine import AutogradEngine
 from dynlm.models.lstm.model import LSTMLanguageModel
 from dynlm.models.protocol import SequenceModel, reset_state
-from dynlm.run.folder import load_model, load_tensors, run_path
+from dynlm.run.folder import load_model, load_tensors
 from dynlm.runtime.tree import detach
 from dynlm.train.config import Config
 from dynlm.train.optimizers import Optimiser, lr_at
@@ -33,11 +33,11 @@ DROPOUTS = {"input": 0.2, "output": 0.2, "weight": 0.3, "embedding": 0.1, "activ
 
 
 def weights(config: Config) -> Params:
-    return load_tensors(run_path(config.run) / "model.safetensors")[0]
+    return load_tensors(config.run.path / "model.safetensors")[0]
 
 
 def log(config: Config) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run_path(config.run) / "log.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (config.run.path / "log.jsonl").read_text().splitlines()]
 
 
 def losses(config: Config) -> list[float]:
@@ -88,7 +88,7 @@ def test_stopped_training_resumes_bit_for_bit(
         stop_at(stopped_at, patch)
         with pytest.raises(KeyboardInterrupt):
             pretrain(parts, quiet=True)
-    assert not (run_path(parts.run) / "model.json").exists()
+    assert not (parts.run.path / "model.json").exists()
     before = len(log(parts))
     pretrain(parts, quiet=True)
     first = next(line["step"] for line in log(parts)[before:] if "loss" in line)
@@ -230,11 +230,11 @@ def test_other_options_do_not_resume_a_run(
     section: str, option: str, value: Any, tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = begun(tiny_corpus, tmp_path, monkeypatch)
-    before = listing(run_path(config.run))
+    before = listing(config.run.path)
     other = dataclasses.replace(getattr(config, section), **{option: value})
     with pytest.raises(UserError, match=rf"begun with {section}\.{option}"):
         pretrain(dataclasses.replace(config, **{section: other}), quiet=True)
-    assert listing(run_path(config.run)) == before
+    assert listing(config.run.path) == before
 
 
 def test_another_number_of_tokenizer_processes_resumes_a_run(
@@ -242,7 +242,7 @@ def test_another_number_of_tokenizer_processes_resumes_a_run(
 ) -> None:
     config = begun(tiny_corpus, tmp_path, monkeypatch)
     pretrain(dataclasses.replace(config, corpus=dataclasses.replace(config.corpus, num_proc=2)), quiet=True)
-    assert (run_path(config.run) / "model.json").exists()
+    assert (config.run.path / "model.json").exists()
 
 
 def test_a_truncated_checkpoint_is_named_and_the_previous_one_used(
@@ -255,7 +255,7 @@ def test_a_truncated_checkpoint_is_named_and_the_previous_one_used(
         stop_at(10, patch)
         with pytest.raises(KeyboardInterrupt):
             pretrain(config, quiet=True)
-    newest = run_path(config.run) / "checkpoints" / "step-00000008.safetensors"
+    newest = config.run.path / "checkpoints" / "step-00000008.safetensors"
     newest.write_bytes(newest.read_bytes()[:-100])
     capsys.readouterr()
     pretrain(config, quiet=True)
@@ -270,7 +270,7 @@ def test_divergence_is_reported(tiny_corpus: Path, tmp_path: Path) -> None:
     config = tiny_config(tiny_corpus, tmp_path, pretrain={**SHORT, "lr": 1e12, "clip": 0.0, "warmup_steps": 0})
     with pytest.raises(UserError, match="diverged"):
         pretrain(config, quiet=True)
-    assert not (run_path(config.run) / "model.json").exists()
+    assert not (config.run.path / "model.json").exists()
 
 
 def test_a_tracker_that_is_not_installed_is_named(tiny_corpus: Path, tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ def test_a_perplexity_that_overflows_is_null_and_the_model_is_there(tmp_path: Pa
     config = tiny_config(tmp_path / "texts", tmp_path, pretrain={"epochs": 0.1})
     config = dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, vocab_size=1400))
     assert pretrain(config, quiet=True)["valid_perplexity_per_word"] is None
-    assert json.loads((run_path(config.run) / "model.json").read_text())["valid_perplexity_per_word"] is None
+    assert json.loads((config.run.path / "model.json").read_text())["valid_perplexity_per_word"] is None
 
 
 def test_what_fails_after_the_last_step_is_not_trained_again(
@@ -305,4 +305,4 @@ def test_what_fails_after_the_last_step_is_not_trained_again(
     steps = len(losses(config))
     pretrain(config, quiet=True)
     assert len(losses(config)) == steps
-    assert (run_path(config.run) / "model.safetensors").exists()
+    assert (config.run.path / "model.safetensors").exists()
