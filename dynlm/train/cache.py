@@ -10,6 +10,7 @@ Legend: N tokens of all articles, F inverse temperatures.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -53,7 +54,8 @@ def trace_articles(dynamic_model: DynamicModel, stream: Stream) -> list[CacheInp
     """Read a stream of one lane and record what a cache would be given of each article."""
     recorder, begins = _Recorder(1, (1.0,), 0.0), list[int]()
     for index, read in enumerate(iter_segments(dataclasses.replace(dynamic_model, cache=recorder), stream)):
-        begins += [index] * bool(read.segment.starts_B[0])
+        if read.segment.starts_B[0]:
+            begins.append(index)
     articles = [recorder.recorded[begin:end] for begin, end in zip(begins, [*begins[1:], None], strict=True)]
     return [map_tensors(lambda *parts: torch.cat(parts, 1), *segments) for segments in articles]
 
@@ -89,19 +91,17 @@ def tune_cache(run: Run, quiet: bool = False) -> dict[str, Any]:
         stream = enough_to_tune(run, lanes=1)
         articles = trace_articles(dynamic_model, stream)
         nats_N = torch.cat([article.nats_BT[0] for article in articles])
-        found: dict[tuple[int, float], tuple[Tensor, Tensor, Tensor]] = {}
+
+        @functools.lru_cache(maxsize=1)  # Shares are searched with one lookup; others would only take memory.
+        def lookup(window: int, inverse_temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+            return look_up(Cache(window, (inverse_temperature,), 0.0), articles, memory.reset == "article")
 
         def measure(values: Mapping[str, float]) -> float:
-            share, window, inverse = values["share"], round(values["window"]), values["inverse_temperature"]
-            rounded = {**values, "window": window}
-            if not all(low <= rounded[name] <= high for name, (low, high) in CACHE_BOUNDS.items()):
+            values, share = {**values, "window": round(values["window"])}, values["share"]
+            if not all(low <= values[name] <= high for name, (low, high) in CACHE_BOUNDS.items()):
                 return math.inf
-            if (window, inverse) not in found:
-                found.clear()  # Shares are searched with one lookup; others would only take memory.
-                cache = Cache(window, (inverse,), 0.0)
-                found[window, inverse] = look_up(cache, articles, memory.reset == "article")
-            log_shares = nats_N.new_tensor([1 - share, share]).log()
-            return mean_of(mixture(log_shares, *found[window, inverse]))
+            found = lookup(int(values["window"]), values["inverse_temperature"])
+            return mean_of(mixture(nats_N.new_tensor([1 - share, share]).log(), *found))
 
         losses = fingerprint(nats_N.cpu().numpy().tobytes())
         checkpoints = run.checkpoints(stem, memory, options, **{"the losses without a cache": losses})

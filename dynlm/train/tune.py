@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dynlm.adapt.dynamic_model import DynamicModel, dynamic_tensors
+from dynlm.adapt.dynamic_model import dynamic_tensors
 from dynlm.adapt.loop import gradient_statistics, mean_nats
 from dynlm.adapt.options import MemoryOptions
 from dynlm.adapt.rules.base import Statistics
@@ -25,7 +25,6 @@ from dynlm.data.articles import source_name
 from dynlm.data.options import CorpusOptions
 from dynlm.data.stream import Stream, read_side_by_side
 from dynlm.errors import UserError
-from dynlm.models.registry import EngineSettings, engine_for
 from dynlm.run.opening import build_dynamic_model
 from dynlm.run.run import Run
 from dynlm.runtime.checkpoints import Checkpointer, Checkpoints, State
@@ -80,10 +79,10 @@ def ensure_statistics(run: Run) -> Statistics:
     if (stored := run.store.load_statistics()) is not None:
         return stored[0]
     tokens, segment = run.section(TuneOptions).statistics_tokens, run.section(MemoryOptions).segment
-    model, params, train = run.trained.model, run.trained.params, run.split("train")
+    train = run.split("train")
     stream = Stream(train, 1, segment, range(train.articles), seed=run.options.seed)
-    dynamic_model = DynamicModel(engine_for(model, EngineSettings()), params, LEVEL_1, tuple(model.shapes()))
-    statistics = gradient_statistics(dynamic_model, stream, tokens)
+    level_1 = build_dynamic_model(run.trained, MemoryOptions(rule="none", capture=False), LEVEL_1)
+    statistics = gradient_statistics(level_1, stream, tokens)
     run.store.save_statistics(statistics, tokens)
     return statistics
 

@@ -1,4 +1,4 @@
-"""What a run keeps of its memory: read back as written, for its own model only, with options going first."""
+"""What a run keeps of its memory: read back as written, and for its own model only."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ import torch
 
 from dynlm.adapt.options import LearnedRuleOptions, StepOptions
 from dynlm.adapt.rules.base import Statistics
-from dynlm.adapt.rules.elementwise import LEVEL_1, Rates
 from dynlm.errors import UserError
 from dynlm.run.folder import TrainedModel, load_model
 from dynlm.run.memory_store import MemoryStore
-from dynlm.run.opening import meta_of, open_dynamic_model
+from dynlm.run.opening import meta_of
 from tests.tiny import Run
 
 NAMES = ("embedding", "lstm.0.input", "lstm.0.recurrent", "lstm.0.bias", "output.bias")
@@ -112,56 +111,3 @@ def test_tuning_another_model_forgets_the_first_ones_rates(
     store = MemoryStore(tmp_path, trained)
     store.save_tuned("rms", "stream", {"lr": 2.0})
     assert store.load_tuned("sgd", "stream") is None
-
-
-def test_options_go_before_tuned_rates(tuned_run: Run, trained: TrainedModel) -> None:
-    tuned = MemoryStore(tuned_run.folder, trained).load_tuned("rms", "stream")
-    assert tuned is not None
-    as_tuned = open_dynamic_model(tuned_run.folder, trained, StepOptions())
-    assert set(as_tuned.rule.rates.values()) == {Rates(tuned["lr"], tuned["decay"])}
-    given = open_dynamic_model(tuned_run.folder, trained, StepOptions(lr=0.25))
-    assert set(given.rule.rates.values()) == {Rates(0.25, tuned["decay"])}
-    zero = open_dynamic_model(tuned_run.folder, trained, StepOptions(lr=0.0, decay=0.0))
-    assert set(zero.rule.rates.values()) == {Rates(0.0, 0.0)}
-
-
-def test_only_the_tensors_named_move(tuned_run: Run, trained: TrainedModel) -> None:
-    for rule in ("sgd", "rms", "meta"):
-        dynamic_model = open_dynamic_model(
-            tuned_run.folder, trained, StepOptions(rule=rule, dynamic=["lstm.*", "output.bias"])
-        )
-        assert tuple(dynamic_model.rule.rates) == NAMES[1:]
-        assert tuple(dynamic_model.fresh_memory().params) == NAMES[1:]
-    with pytest.raises(UserError, match=r"memory\.dynamic has 'decoder'"):
-        open_dynamic_model(tuned_run.folder, trained, StepOptions(dynamic=["decoder"]))
-
-
-def test_level_1_needs_nothing(trained_run: Run, trained: TrainedModel) -> None:
-    assert open_dynamic_model(trained_run.folder, trained, StepOptions(rule="none")).rule == LEVEL_1
-
-
-@pytest.mark.parametrize(
-    "options, said",
-    [
-        ({"rule": "sgd"}, "sgd has no memory.lr and was not tuned"),
-        ({"rule": "sgd+decay", "lr": 0.1}, "has no memory.decay"),
-        ({"rule": "rms", "lr": 0.1, "decay": 0.1}, "has no memory.epsilon"),
-        ({"rule": "rms", "lr": 0.1, "decay": 0.1, "epsilon": 0.1}, "no gradient statistics yet"),
-        ({"rule": "meta"}, "no learned memory 'meta' for reset 'stream'"),
-        ({"rule": "meta", "lr": 0.1}, "memory.lr does not go with memory.rule meta"),
-    ],
-)
-def test_what_is_missing_is_said_with_the_way_to_it(
-    options: dict[str, object], said: str, trained_run: Run, trained: TrainedModel
-) -> None:
-    with pytest.raises(UserError, match=re.escape(said)):
-        open_dynamic_model(trained_run.folder, trained, StepOptions(**options))  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("name", ["statistics.safetensors", "tuned.json", "meta-stream.safetensors"])
-def test_a_file_cut_short_is_named(name: str, tuned_copy: Run, trained: TrainedModel) -> None:
-    path = tuned_copy.folder / "memory" / name
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    rule = "meta" if name.startswith("meta") else "rms"
-    with pytest.raises(UserError, match=re.escape(name)):
-        open_dynamic_model(tuned_copy.folder, trained, StepOptions(rule=rule))
