@@ -46,9 +46,7 @@ class Corpus(NamedTuple):
 def load_corpus(corpus: CorpusOptions, options: TokenizerOptions) -> Corpus:
     """Read the training and validation articles, and train a tokenizer on the former (or take it from the cache)."""
     with spool(iter_articles(corpus, "train")) as train, spool(iter_articles(corpus, "valid")) as valid:
-        tokenizer = train_tokenizer(
-            tokenizer_options, (article.text for article in train), train.content["fingerprint"]
-        )
+        tokenizer = train_tokenizer(options, (article.text for article in train), train.content["fingerprint"])
         read, held_out = (tokenise(texts, tokenizer, corpus.num_proc) for texts in (train, valid))
         content = {"train": train.content, "valid": valid.content}
     others = [split for split in splits_with_articles(corpus) if split not in content]
