@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from dynlm.adapt.dynamic_model import dynamic_tensors
 from dynlm.adapt.loop import gradient_statistics, mean_nats
-from dynlm.adapt.options import MemoryOptions
+from dynlm.adapt.options import MemoryOptions, StepOptions
 from dynlm.adapt.rules.base import Statistics
 from dynlm.adapt.rules.elementwise import LEVEL_1
 from dynlm.adapt.rules.registry import RULES, Search, tuned_rules
@@ -81,7 +81,7 @@ def ensure_statistics(run: Run) -> Statistics:
     tokens, segment = run.section(TuneOptions).statistics_tokens, run.section(MemoryOptions).segment
     train = run.split("train")
     stream = Stream(train, 1, segment, range(train.articles), seed=run.options.seed)
-    level_1 = build_dynamic_model(run.trained, MemoryOptions(rule="none", capture=False), LEVEL_1)
+    level_1 = build_dynamic_model(run.trained, StepOptions(rule="none", capture=False), LEVEL_1)
     statistics = gradient_statistics(level_1, stream, tokens)
     run.store.save_statistics(statistics, tokens)
     return statistics
