@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dynlm.adapt.dynamic_model import DynamicModel, Memory
+from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import read_segment
 from dynlm.adapt.meta_gradient.learner import MetaGradient
 from dynlm.adapt.options import MemoryOptions
