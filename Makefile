@@ -46,7 +46,7 @@ fuzz: $(VENV)/.installed-dev ## try some 200,000 damaged and hostile files, othe
 lint: $(VENV)/.installed-dev ## check style, types and the layers of imports
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet || { echo "not in ruff's format: run $(BIN)/ruff format" >&2; exit 1; }
-	@$(BIN)/mypy --no-error-summary dynlm
+	@$(BIN)/mypy --no-error-summary dynlm benchmarks
 	@report=$$($(BIN)/lint-imports --no-logo 2>&1) || { echo "$$report" >&2; exit 1; }
 
 docs: $(VENV)/.installed-docs ## build the documentation site into site/; a broken link or a missing docstring fails

@@ -43,7 +43,7 @@ def measure(config_path: str = "configs/wikitext-2-small.yaml", times: int = 5) 
         run = folder / "run"
         save_config(run, config)
         tokenizer.save(run / "tokenizer")
-        save_model(run, model, model.initial_params(torch.Generator().manual_seed(0)), tokenizer, {})
+        save_model(run, model, model.init_params(torch.Generator().manual_seed(0)), tokenizer, {})
         call = "import sys; from dynlm.cli.main import main; sys.exit(main())"
         score = [sys.executable, "-c", call, "score", str(run), "--memory.rule", "none"]
         return {

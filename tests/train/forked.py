@@ -1,7 +1,10 @@
 """Imported once by the process that those of ``test_kills`` are forked from: each would take a second for it.
 
-torch's optimisers import its compiler, and tqdm makes a lock that a killed process would not give back.
+torch's optimisers import its compiler. tqdm's own lock is shared by all processes: one that is killed while it writes
+would leave it locked, and the next would wait for ever. Here each has a lock of its own.
 """
+
+import threading
 
 import jsonargparse  # noqa: F401
 import torch._dynamo  # noqa: F401
@@ -12,4 +15,4 @@ import dynlm.train.gate
 import dynlm.train.metatrain
 import dynlm.train.pretrain  # noqa: F401
 
-tqdm.get_lock()
+tqdm.set_lock(threading.RLock())
