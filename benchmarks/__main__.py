@@ -11,6 +11,7 @@ import argparse
 import platform
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -168,13 +169,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="of each way to read, in each round")
     options = parser.parse_args()
     before = read_json(options.out) if options.out.exists() else {}
-    parts = {
+    machine = measure_machine()
+    parts: dict[str, Callable[[], list[Row]]] = {
         "reading": lambda: Readings(options.config, options.rounds, options.seconds).measure(machine),
         "training": lambda: training_rows(machine, options.config),
         "tokenising": tokenising_rows,
         "startup": lambda: startup_rows(options.config),
     }
-    machine = measure_machine()
     rows = [row for name, part in parts.items() if options.only in (None, name) for row in part()]
     print(machine)
     print(table(rows, before))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -49,7 +49,7 @@ def median_time(call: Callable[[], object], seconds: float) -> float:
     return statistics.median(times)
 
 
-def side_by_side(calls: dict[str, Callable[[], object]], seconds: float, burst: int = 8) -> dict[str, float]:
+def side_by_side(calls: Mapping[str, Callable[[], object]], seconds: float, burst: int = 8) -> dict[str, float]:
     """Return the median time of each call, in bursts by turns, so that a slow phase affects all of them.
 
     The first two calls of a burst are not counted: the caches hold the data of the other calls.

@@ -5,6 +5,8 @@ The reference for losses and time in `benchmarks/kinds.py`. The rule is that of 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,7 +25,7 @@ class StraightforwardReader(nn.Module):
         self.embedding = nn.Embedding(model.vocab_size, options.embedding)
         self.lstm = nn.LSTM(options.embedding, options.hidden, batch_first=True)
         self.bias = nn.Parameter(torch.zeros(model.vocab_size))
-        pairs = {
+        pairs: dict[str, Any] = {
             "embedding": self.embedding.weight,
             "lstm.0.input": self.lstm.weight_ih_l0,
             "lstm.0.recurrent": self.lstm.weight_hh_l0,
@@ -33,9 +35,9 @@ class StraightforwardReader(nn.Module):
         with torch.no_grad():
             for name, parameter in pairs.items():
                 parameter.copy_(static[name])
-            self.lstm.bias_hh_l0.zero_()
+            nn.init.zeros_(self.lstm.get_parameter("bias_hh_l0"))
         # torch's LSTM has a second bias, which dynlm's LSTM lacks: it stays at zero.
-        self.lstm.bias_hh_l0.requires_grad_(False)
+        self.lstm.get_parameter("bias_hh_l0").requires_grad_(False)
         self.moving = pairs
         self.static, self.rms = static, rms
         self.lr, self.decay, self.epsilon = lr, decay, epsilon

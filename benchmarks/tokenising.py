@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 from unittest import mock
 
 from dynlm.data.articles import WHOLE_TRAIN, load_articles
@@ -26,7 +27,7 @@ from dynlm.data.sources.source import Article
 from dynlm.data.token_store import tokenise
 from dynlm.data.tokenizers.pieces import PieceTokenizer
 
-KINDS = ("bpe", "unigram")
+KINDS: tuple[Literal["bpe", "unigram"], ...] = ("bpe", "unigram")
 PROCESSES = (1, 2)
 
 

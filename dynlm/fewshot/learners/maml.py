@@ -44,6 +44,8 @@ class GradientLearner(Learner):
 
     @dataclass
     class Options(ConvNetOptions, PerceptronOptions, Learner.Options):
+        COMMON = "kind hidden filters inner_rate inner_steps inner_optimizer reader_hidden statistics"
+
         inner_rate: float = 0.01
         """Learning rate alpha of the inner steps; where rates are learned, their initial value."""
         inner_steps: int = bounded(5, 1, LARGEST_COUNT)

@@ -40,7 +40,7 @@ class EmbeddingLearner(Learner):
 
     @dataclass
     class Options(ConvNetOptions, Learner.Options):
-        pass
+        COMMON = "kind filters layers pooling readout reader_hidden statistics"
 
     def __init__(self, options: Any, problem: Problem):
         super().__init__(options, problem)

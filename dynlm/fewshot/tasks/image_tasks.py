@@ -45,6 +45,8 @@ class ImageTasks(TaskSource):
 
     @dataclass
     class Options(TaskSource.Options):
+        COMMON = "source path shots queries ways size"
+
         ways: int = bounded(5, 2, LARGEST_COUNT)
         """Classes of an episode."""
         train_ways: int | None = bounded(None, 2, LARGEST_COUNT)
