@@ -45,8 +45,9 @@ _TYPES = {
     "reset_share": pa.float32(),
 }
 _OPTIONAL = ("distance", "reset_share")
-_RENAMED = {"flush": "reset_share", "arm": "variant", "guard": "update_filter", "alpha": "lr", "pull": "decay"}
-"""New name of each column, and of each key of the protocol, that earlier versions wrote by another one."""
+_COLUMNS = {"flush": "reset_share"}
+_KEYS, _RATES = {"arm": "variant", "guard": "update_filter"}, {"alpha": "lr", "pull": "decay"}
+"""New names of columns, keys of the protocol and rates of a tensor that earlier versions wrote by another one."""
 _LARGEST = {"rows": (2**20, 8), "bytes": (128 * 2**20, 64), "bytes of text": (64 * 2**20, 64)}
 """What any file may claim, and a file for each byte of its size: losses are noise, and hardly compress."""
 _UNREADABLE = (OSError, pa.ArrowException, ValueError, LookupError, MemoryError)
@@ -161,7 +162,7 @@ def read_scores(path: Path) -> Scores:
             groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
             _check_claim(path, "bytes", sum(group.total_byte_size for group in groups))
             _check_claim(path, "rows", max(file.metadata.num_rows, sum(group.num_rows for group in groups)))
-            stored = {_RENAMED.get(name, name): name for name in file.schema_arrow.names}
+            stored = {_COLUMNS.get(name, name): name for name in file.schema_arrow.names}
             stored = {name: stored[name] for name in _TYPES if name in stored}
             if missing := [name for name in _TYPES if name not in (*stored, *_OPTIONAL)]:
                 raise UserError(f"the score file has no column {missing[0]!r}", path, _AGAIN)
@@ -209,11 +210,11 @@ def read_protocol(path: Path) -> dict[str, Any]:
         raise UserError("the score file's protocol cannot be read", path, _AGAIN) from error
     if not isinstance(version, int) or version > FORMAT:
         raise UserError(f"format {version} is newer than this dynlm reads ({FORMAT})", path, "upgrade dynlm")
-    protocol = {_RENAMED.get(name, name): value for name, value in protocol.items()}
+    protocol = {_KEYS.get(name, name): value for name, value in protocol.items()}
     rule = protocol.get("rule")
     if isinstance(rule, dict) and isinstance(rates := rule.get("rates"), dict):
         of_tensors = {tensor: rate for tensor, rate in rates.items() if isinstance(rate, dict)}
-        rates = {tensor: {_RENAMED.get(k, k): v for k, v in rate.items()} for tensor, rate in of_tensors.items()}
+        rates = {tensor: {_RATES.get(k, k): v for k, v in rate.items()} for tensor, rate in of_tensors.items()}
         protocol["rule"] = {**rule, "rates": rates}
     _check_protocol(protocol, path)
     return protocol

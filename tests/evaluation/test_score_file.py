@@ -32,6 +32,12 @@ def rewrite(path: Path, change) -> None:
     pq.write_table(change(pq.read_table(path)), path)
 
 
+def as_before(table: pa.Table) -> pa.Table:
+    """Name a column as earlier versions did."""
+    names = ["flush" if name == "reset_share" else name for name in table.column_names]
+    return table.rename_columns(names).replace_schema_metadata(table.schema.metadata)
+
+
 def with_protocol(table: pa.Table, **changes: object) -> pa.Table:
     protocol = {**json.loads(table.schema.metadata[b"dynlm"]), **changes}
     return table.replace_schema_metadata({b"dynlm": json.dumps(protocol).encode()})
@@ -93,6 +99,22 @@ def test_optional_columns_are_kept_where_recorded(tmp_path, scores):
     rewrite(tmp_path / "a.parquet", lambda table: table.set_column(8, "reset_share", pa.array(reset_share + np.inf)))
     with pytest.raises(UserError, match=r"a\.parquet: .*'reset_share'.*finite"):
         read_scores(tmp_path / "a.parquet")
+
+
+def test_a_column_of_an_earlier_version_is_read_by_its_name_of_now(tmp_path, scores):
+    reset_share = np.linspace(0, 1, len(scores), dtype=np.float32)
+    write_scores(tmp_path / "a.parquet", replace(scores, reset_share=reset_share))
+    rewrite(tmp_path / "a.parquet", as_before)
+    assert "flush" in pq.read_schema(tmp_path / "a.parquet").names
+    assert read_scores(tmp_path / "a.parquet").reset_share.tolist() == reset_share.tolist()
+
+
+def test_only_known_keys_of_earlier_versions_are_renamed(tmp_path, scores):
+    """A key of the protocol that dynlm does not know keeps its name, whatever a rate was called."""
+    write_scores(tmp_path / "a.parquet", scores)
+    rewrite(tmp_path / "a.parquet", lambda table: with_protocol(table, alpha=1, guard=True))
+    protocol = read_scores(tmp_path / "a.parquet").protocol
+    assert (protocol["alpha"], protocol["update_filter"]) == (1, True)
 
 
 def test_sums_and_rows_by_article(scores):
