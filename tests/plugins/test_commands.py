@@ -57,11 +57,17 @@ class Commands:
         return subprocess.Popen(command, env=self.environment, cwd=self.folder, text=True, stdout=pipe, stderr=pipe)
 
     def checkpoints(self, run: str) -> set[int]:
-        """Return the times at which the run's checkpoints were written."""
+        """Return the times at which the run's checkpoints were written.
+
+        The process under test creates and removes staging folders meanwhile. ``os.walk`` skips a folder that is gone;
+        ``Path.rglob`` of Python 3.11 raises.
+        """
         times = set()
-        for path in (self.folder / run / "scores").rglob("*.safetensors"):
-            with contextlib.suppress(FileNotFoundError):
-                times.add(path.stat().st_mtime_ns)
+        for folder, _, names in os.walk(self.folder / run / "scores"):
+            for name in names:
+                if name.endswith(".safetensors"):
+                    with contextlib.suppress(FileNotFoundError):
+                        times.add((Path(folder) / name).stat().st_mtime_ns)
         return times
 
     def __call__(self, *words: str) -> str:
