@@ -1,0 +1,167 @@
+"""A causal language model of ``transformers`` as a function of its parameters.
+
+Legend: B lanes, T tokens of a segment, V vocabulary, H width, C capacity of the context.
+
+The module is a skeleton on the meta device: it holds no weights, and is called with those that it is given
+(``torch.func.functional_call``). Nothing of a user's model is patched or moved.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from dynlm.errors import UserError
+from dynlm.models.hf.options import HFOptions
+from dynlm.models.hf.window import Window
+from dynlm.models.protocol import Output, SequenceModel
+from dynlm.runtime.tree import concatenate_lanes, expand_lanes, select_lanes
+from dynlm.types import Params
+
+
+def skeleton_of(module: nn.Module) -> nn.Module:
+    """Return a copy of ``module`` without weights, in evaluation mode; buffers are copied."""
+    without = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in module.parameters()}
+    return copy.deepcopy(module, without).eval()
+
+
+@dataclass(frozen=True, eq=False)
+class HFModel(SequenceModel):
+    """``module`` is a skeleton; ``names`` maps each parameter's public name to its name in the module."""
+
+    options: HFOptions
+    module: nn.Module = field(repr=False)
+    names: dict[str, str] = field(repr=False)
+
+    @classmethod
+    def of(cls, module: nn.Module, options: HFOptions) -> HFModel:
+        """Return the model of a causal language model of ``transformers``, whose weights are left where they are."""
+        skeleton = skeleton_of(module)
+        skeleton.set_attn_implementation(options.attention)
+        return cls(options, skeleton, {name: name for name, _ in skeleton.named_parameters()})
+
+    @property
+    def config(self) -> Any:
+        """The configuration of the text model."""
+        return self.module.config.get_text_config(decoder=True)
+
+    @property
+    def vocab_size(self) -> int:  # type: ignore[override]
+        return int(self.config.vocab_size)
+
+    @property
+    def feature_size(self) -> int:
+        return int(self.config.hidden_size)
+
+    @functools.cached_property
+    def _modules_parameters(self) -> dict[str, nn.Parameter]:
+        return dict(self.module.named_parameters())
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(self._modules_parameters[inner].shape) for name, inner in self.names.items()}
+
+    def init_params(self, generator: torch.Generator, dtype: torch.dtype | None = None) -> Params:
+        raise UserError("a pretrained model has its weights", do="load them with `dynlm adopt`")
+
+    def init_state(self, lanes: int, like: Tensor) -> Window:
+        sizes = [_cache_size(layer) for layer in self.config.per_layer_config]
+        return Window.empty(lanes, self.options.context, sizes, like.new_empty(0, dtype=self.dtype))
+
+    @functools.cached_property
+    def dtype(self) -> torch.dtype:
+        """The type of the static weights and of keys and values."""
+        dtype: torch.dtype = self.module.dtype
+        return dtype
+
+    def reset_state(self, state: Window, starts_B: Tensor, like: Tensor) -> Window:
+        """Empty the lanes of ``starts_B`` (bool): what their positions hold is masked, not cleared."""
+        keep_B = ~starts_B
+        return state._replace(valid_B=state.valid_B * keep_B, age_B=state.age_B * keep_B)
+
+    def forward(self, params: Params, state: Window, inputs_BT: Tensor) -> Output:
+        length, options = inputs_BT.shape[1], self.options
+        if length > options.context:
+            raise UserError(
+                f"memory.segment is {length}, more than model.context {options.context}", do="choose a shorter one"
+            )
+        weights = self._weights(params, inputs_BT.device)
+        state = self._make_room(weights, state, length)
+        logits_BTV, features_BTH, new = self._call(weights, state, inputs_BT)
+        return Output(logits_BTV.float(), features_BTH, state.append(inputs_BT, new))
+
+    def _weights(self, params: Params, device: torch.device) -> Params:
+        """Return parameters by the module's names and of its types, with the module's buffers."""
+        weights = {name: buffer.to(device) for name, buffer in self.module.named_buffers()}
+        for name, tensor in params.items():
+            inner = self.names[name]
+            weights[inner] = tensor.to(self._modules_parameters[inner].dtype)
+        return weights
+
+    def _make_room(self, weights: Params, state: Window, length: int) -> Window:
+        """Compute keys and values anew in the lanes whose context is full, or whose keys and values are too old."""
+        context, stride, refresh = self.options.context, self.options.stride, self.options.refresh
+        full_B = state.valid_B + length > context
+        old_B = (state.age_B + length > refresh) & (state.valid_B > 0) if refresh else torch.zeros_like(full_B)
+        if not bool((full_B | old_B).any()):
+            return state
+        lanes = []
+        for lane, (full, old) in enumerate(zip(full_B.tolist(), old_B.tolist(), strict=True)):
+            one = select_lanes(state, slice(lane, lane + 1))
+            lanes.append(self._recompute(weights, one, min(context - stride, context - length) if full else None)
+                         if full or old else one)
+        joined: Window = concatenate_lanes(lanes)
+        return joined
+
+    @torch.no_grad()
+    def _recompute(self, weights: Params, lane: Window, most: int | None) -> Window:
+        """Return one lane's window with its last tokens (at most ``most``), read again by ``weights``."""
+        count = int(lane.valid_B) if most is None else min(int(lane.valid_B), most)
+        tokens_1T = lane.tokens_BC[:, lane.tokens_BC.shape[1] - count :]
+        empty = lane._replace(valid_B=torch.zeros_like(lane.valid_B), age_B=torch.zeros_like(lane.age_B))
+        if count == 0:
+            return empty
+        again = empty.append(tokens_1T, self._call(weights, empty, tokens_1T, logits_to_keep=1)[2])
+        return again._replace(age_B=empty.age_B)
+
+    def _call(
+        self, weights: Params, state: Window, inputs_BT: Tensor, **more: Any
+    ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
+        """Return logits, features, and keys and values of the tokens (B, G, T, D) of each layer."""
+        length, past = inputs_BT.shape[1], int(state.valid_B.max())
+        cache = DynamicCache(state.last(past), config=self.config) if past else DynamicCache(config=self.config)
+        steps_T = torch.arange(length, device=inputs_BT.device)
+        # Lanes with fewer tokens are padded at their start.
+        mask = None
+        if past and bool((state.valid_B < past).any()):
+            places = torch.arange(past + length, device=inputs_BT.device)
+            mask = (places >= past - state.valid_B[:, None]).long()
+        output = torch.func.functional_call(
+            self.module,
+            weights,
+            (inputs_BT,),
+            {
+                "attention_mask": mask,
+                "position_ids": state.valid_B[:, None] + steps_T,
+                "cache": cache,
+                "use_cache": True,
+                "output_hidden_states": True,
+                **more,
+            },
+        )
+        new = [(layer.keys[:, :, -length:], layer.values[:, :, -length:]) for layer in output.cache.layers]
+        return output.logits, output.hidden_states[-1], new
+
+
+def _cache_size(layer: Any) -> tuple[int, int]:
+    """Return the key-value heads of a layer and their width."""
+    heads = getattr(layer, "num_key_value_heads", None) or layer.num_attention_heads
+    width = getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads
+    return int(heads), int(width)
