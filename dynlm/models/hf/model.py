@@ -9,9 +9,7 @@ The module is a skeleton on the meta device: it holds no weights, and is called 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +21,7 @@ from dynlm.errors import UserError
 from dynlm.models.hf.options import HFOptions
 from dynlm.models.hf.window import Window
 from dynlm.models.protocol import Output, SequenceModel
-from dynlm.runtime.tree import concatenate_lanes, expand_lanes, select_lanes
+from dynlm.runtime.tree import concatenate_lanes, select_lanes
 from dynlm.types import Params
 
 
@@ -62,24 +60,19 @@ class HFModel(SequenceModel):
         return int(self.config.hidden_size)
 
     @functools.cached_property
-    def _modules_parameters(self) -> dict[str, nn.Parameter]:
+    def _module_parameters(self) -> dict[str, nn.Parameter]:
         return dict(self.module.named_parameters())
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(self._modules_parameters[inner].shape) for name, inner in self.names.items()}
+        return {name: tuple(self._module_parameters[inner].shape) for name, inner in self.names.items()}
 
     def init_params(self, generator: torch.Generator, dtype: torch.dtype | None = None) -> Params:
         raise UserError("a pretrained model has its weights", do="load them with `dynlm adopt`")
 
     def init_state(self, lanes: int, like: Tensor) -> Window:
         sizes = [_cache_size(layer) for layer in self.config.per_layer_config]
-        return Window.empty(lanes, self.options.context, sizes, like.new_empty(0, dtype=self.dtype))
-
-    @functools.cached_property
-    def dtype(self) -> torch.dtype:
-        """The type of the static weights and of keys and values."""
-        dtype: torch.dtype = self.module.dtype
-        return dtype
+        dtype = self.module.dtype if self.module.dtype.itemsize == 2 else like.dtype
+        return Window.empty(lanes, self.options.context, sizes, like.new_empty(0, dtype=dtype))
 
     def reset_state(self, state: Window, starts_B: Tensor, like: Tensor) -> Window:
         """Empty the lanes of ``starts_B`` (bool): what their positions hold is masked, not cleared."""
@@ -95,14 +88,19 @@ class HFModel(SequenceModel):
         weights = self._weights(params, inputs_BT.device)
         state = self._make_room(weights, state, length)
         logits_BTV, features_BTH, new = self._call(weights, state, inputs_BT)
-        return Output(logits_BTV.float(), features_BTH, state.append(inputs_BT, new))
+        if logits_BTV.itemsize == 2:
+            logits_BTV, features_BTH = logits_BTV.float(), features_BTH.float()
+        return Output(logits_BTV, features_BTH, state.append(inputs_BT, new))
 
     def _weights(self, params: Params, device: torch.device) -> Params:
-        """Return parameters by the module's names and of its types, with the module's buffers."""
+        """Return parameters by the module's names, with the module's buffers; float32 ones of a half-precision model
+        in its own type.
+        """
         weights = {name: buffer.to(device) for name, buffer in self.module.named_buffers()}
         for name, tensor in params.items():
             inner = self.names[name]
-            weights[inner] = tensor.to(self._modules_parameters[inner].dtype)
+            dtype = self._module_parameters[inner].dtype
+            weights[inner] = tensor.to(dtype) if dtype.itemsize == 2 else tensor
         return weights
 
     def _make_room(self, weights: Params, state: Window, length: int) -> Window:
