@@ -21,7 +21,6 @@ from dynlm.adapt.dynamic_model import DynamicModel, Memory, StepObserver
 from dynlm.adapt.rules.base import Statistics, StepEvent, reset_lane_
 from dynlm.adapt.segment import score_and_learn
 from dynlm.data.stream import Batch, Segment, Stream, StreamPosition, to_batch
-from dynlm.models.protocol import reset_state
 
 
 class SegmentResult(NamedTuple):
@@ -84,9 +83,9 @@ def start_articles(dynamic_model: DynamicModel, memory: Memory, starts: np.ndarr
     if dynamic_model.cache is not None and cache is not None:
         cache = dynamic_model.cache.begin_articles(cache, starts_B, empty=fresh)
     if mixture is not None:
-        static_state = reset_state(dynamic_model.model, mixture.state, starts_B, dynamic_model.like)
+        static_state = dynamic_model.model.reset_state(mixture.state, starts_B, dynamic_model.like)
         mixture = mixture.start_articles(starts_B, fresh)._replace(state=static_state)
-    state = reset_state(dynamic_model.model, memory.state, starts_B, dynamic_model.like)
+    state = dynamic_model.model.reset_state(memory.state, starts_B, dynamic_model.like)
     return memory._replace(state=state, rule=rule, cache=cache, mixture=mixture)
 
 

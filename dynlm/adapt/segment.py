@@ -16,7 +16,7 @@ from dynlm.adapt.partners.cache import CacheInput
 from dynlm.adapt.rules.base import Rule, StepEvent, reset_lanes_
 from dynlm.adapt.update_filter import UpdateFilter, add_squares_
 from dynlm.data.stream import Batch
-from dynlm.models.protocol import Scored, reset_state
+from dynlm.models.protocol import Scored
 from dynlm.runtime.tree import concatenate_lanes, expand_lanes, leaves, select_lanes
 from dynlm.types import Params, State
 
@@ -106,7 +106,7 @@ def _restored(
         reset_lanes_(rule, own.params, own.rule, static, lost_B)
         # A state that these weights left may not be finite either.
         finite_B = torch.stack([tensor.flatten(1).isfinite().all(1) for _, tensor in leaves(own.state)]).all(0)
-        state = reset_state(dynamic_model.model, own.state, lost_B & ~finite_B, dynamic_model.like)
+        state = dynamic_model.model.reset_state(own.state, lost_B & ~finite_B, dynamic_model.like)
         scored = _score(dynamic_model, own, batch, state)
         own.filter.rescored_B.add_((share_BT > 0).sum(1) * lost_B)
     reset_lanes_(rule, own.params, own.rule, static, diverged_B)

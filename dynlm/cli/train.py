@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dynlm.cli.command import command, is_quiet, open_run, print_answer
+from dynlm.cli.command import Argument, Option, command, is_quiet, open_run, print_answer
 from dynlm.runtime.perplexity import format_perplexity
 
 if TYPE_CHECKING:
@@ -56,6 +56,30 @@ def _pretrain(options: Namespace, config: Config) -> int:
         f"{format_perplexity(done['valid_perplexity_per_word'])} per word, after {done['tokens']:,} tokens "
         f"in {done['seconds']:.0f} s",
     )
+    return 0
+
+
+@command(
+    "adopt",
+    Argument("SOURCE", "a folder, a GGUF file, or the name of a model on the hub"),
+    Option("--dtype", "type of the weights: float32, bfloat16, float16; auto: as they are stored", str, "auto"),
+    sections="run corpus model memory",
+    common="run model",
+    config="pretrained",
+)
+def _adopt(options: Namespace, config: Config) -> int:
+    """Make a run of a pretrained transformer: level 1 is that model.
+
+    dynlm adopt SmolLM2-135M/ --run.name smol
+    dynlm adopt model.gguf --run.name smol --model.context 2048
+    """
+    from dynlm.run.adopt import adopt
+    from dynlm.runtime.validation import one_of
+
+    one_of("--dtype", options.dtype, ("auto", "float32", "bfloat16", "float16"))
+    done = adopt(config, options.source, options.dtype)
+    text = f"{done['run']}: {done['parameters']:,} parameters in {done['dtype']}, {done['vocabulary']:,} tokens"
+    print_answer(options, done, text)
     return 0
 
 

@@ -48,8 +48,9 @@ class TokenizerOptions(Section):
     SECTION = "tokenizer"
     COMMON = "kind vocab_size"
 
-    kind: Literal["bpe", "unigram", "word"] = "bpe"
-    """bpe or unigram: SentencePiece, lossless; word: split at white space, for comparison with the literature."""
+    kind: Literal["bpe", "unigram", "word", "pretrained"] = "bpe"
+    """bpe or unigram: SentencePiece, lossless; word: split at white space, for comparison with the literature;
+    pretrained: that of an adopted model."""
     vocab_size: int = bounded(4000, 0, 1_000_000)
     """Number of pieces; a word vocabulary keeps at most this many types, 0 keeps all."""
     character_coverage: float = bounded(0.9995, 0.9, 1.0)
@@ -59,5 +60,5 @@ class TokenizerOptions(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.kind != "word":
+        if self.kind in ("bpe", "unigram"):
             within("tokenizer.vocab_size", self.vocab_size, 300, 1_000_000)

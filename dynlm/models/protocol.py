@@ -56,6 +56,10 @@ class SequenceModel(Protocol):
     def init_state(self, lanes: int, like: Tensor) -> State:
         """Return the state before an article's first token, of the device and dtype of ``like``."""
 
+    def reset_state(self, state: State, starts_B: Tensor, like: Tensor) -> State:
+        """Return ``state`` with the lanes of ``starts_B`` (bool) at their initial state, whatever they held."""
+        return replace_lanes(state, self.init_state(len(starts_B), like), starts_B)
+
     def forward(self, params: Params, state: State, inputs_BT: Tensor) -> Output:
         """Run T tokens; differentiable by ``params``, which hold one set of weights for all lanes."""
 
@@ -97,11 +101,6 @@ class SequenceModel(Protocol):
 def token_nats(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
     """Return each target's negative log probability in nats (B, T)."""
     return F.cross_entropy(logits_BTV.transpose(1, 2), targets_BT, reduction="none")
-
-
-def reset_state(model: SequenceModel, state: State, starts_B: Tensor, like: Tensor) -> State:
-    """Return ``state`` with the lanes of ``starts_B`` (bool) at their initial state, whatever they held."""
-    return replace_lanes(state, model.init_state(len(starts_B), like), starts_B)
 
 
 class NextTokenDistribution(NamedTuple):

@@ -48,7 +48,12 @@ _CARD_TYPES: dict[str, type] = {
     **{"valid_nats_per_token": float, "valid_perplexity_per_word": float},
 }
 """Types of the entries of a model's card that describe its training; each may be missing."""
-TOKENIZER_FILES = ("tokenizer/tokenizer.json", "tokenizer/tokenizer.model", "tokenizer/words.json")
+TOKENIZER_FILES = (
+    "tokenizer/tokenizer.json",
+    "tokenizer/tokenizer.model",
+    "tokenizer/words.json",
+    "tokenizer/pretrained.json",
+)
 
 
 @dataclass(frozen=True)

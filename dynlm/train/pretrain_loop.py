@@ -22,7 +22,7 @@ from dynlm.data.stream import Stream, StreamPosition, to_batch
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.errors import UserError
 from dynlm.models.lstm.regularisers import Regularisers
-from dynlm.models.protocol import SequenceModel, reset_state
+from dynlm.models.protocol import SequenceModel
 from dynlm.runtime.checkpoints import LANES, Checkpointer, State
 from dynlm.runtime.distributed import Processes
 from dynlm.runtime.perplexity import perplexity
@@ -52,7 +52,7 @@ def validate(
         if segment is None:
             break
         batch = to_batch(segment, like)
-        hidden = reset_state(model, hidden, batch.starts_B, like)
+        hidden = model.reset_state(hidden, batch.starts_B, like)
         total, _, hidden = model.loss(params, hidden, batch.inputs_BT, batch.targets_BT, batch.mask_BT)
         nats += total
         if tokens and position.tokens >= tokens:
@@ -159,7 +159,7 @@ class PretrainLoop:
             segment, self.position = self._stream.next(self.position)
             assert segment is not None, "a repeating stream has no end"
             batch = to_batch(segment, self._like)
-            hidden = reset_state(self._model, self._hidden, batch.starts_B, self._like)
+            hidden = self._model.reset_state(self._hidden, batch.starts_B, self._like)
             with self._accelerator.autocast():
                 # Penalties are means over lanes: this process's share of those of all lanes is as large as the others'.
                 tokens = (self.position.tokens - before) / self._processes.world

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-tokenizers = pytest.importorskip("tokenizers", reason="the extra dynlm[hf] is not installed")
+pytest.importorskip("tokenizers", reason="the extra dynlm[hf] is not installed")
 
 from dynlm.data.options import TokenizerOptions
 from dynlm.data.tokenizers.pretrained import PretrainedTokenizer

@@ -6,7 +6,7 @@ import torch
 from dynlm.errors import UserError
 from dynlm.models.lstm.regularisers import Regularisers
 from dynlm.models.options import ModelOptions, RegularisationOptions
-from dynlm.models.protocol import Gradient, Output, SequenceModel, reset_state, token_nats
+from dynlm.models.protocol import Gradient, Output, SequenceModel, token_nats
 
 
 class Bigrams(SequenceModel):
@@ -64,7 +64,7 @@ def test_defaults():
 
 def test_reset_lanes_are_initial_and_others_unchanged():
     state = {"last": torch.tensor([[1.0, 2.0], [torch.nan, torch.inf], [3.0, 4.0]])}
-    after = reset_state(MODEL, state, torch.tensor([False, True, False]), torch.zeros(1))
+    after = MODEL.reset_state(state, torch.tensor([False, True, False]), torch.zeros(1))
     assert after["last"].tolist() == [[1, 2], [0, 0], [3, 4]]
 
 

@@ -18,7 +18,7 @@ from dynlm.data.stream import Stream, read_in_order, to_batch
 from dynlm.errors import UserError
 from dynlm.models.autograd_engine import AutogradEngine
 from dynlm.models.lstm.model import LSTMLanguageModel
-from dynlm.models.protocol import SequenceModel, reset_state
+from dynlm.models.protocol import SequenceModel
 from dynlm.run.folder import load_model, load_tensors
 from dynlm.runtime.tree import detach
 from dynlm.train.config import Config
@@ -147,7 +147,7 @@ def test_a_step_weights_all_tokens_alike(accumulate: int, tiny_corpus: Path, tmp
         segment, place = stream.next(place)
         assert segment is not None
         batch = to_batch(segment, params["embedding"])
-        hidden = reset_state(model, detach(hidden), batch.starts_B, batch.mask_BT)
+        hidden = model.reset_state(detach(hidden), batch.starts_B, batch.mask_BT)
         # The default loss of any model, which stores the logits.
         nats, _, hidden = SequenceModel.loss(model, params, hidden, batch.inputs_BT, batch.targets_BT, batch.mask_BT)
         total, tokens = total + nats, tokens + segment.tokens

@@ -33,7 +33,8 @@ class PretrainedTokenizer:
     """
 
     def __init__(self, config: TokenizerOptions, backend: Backend, start: int):
-        self.config, self.start = config, start
+        self.config, self.size, self.start = config, config.vocab_size, start
+        self.fingerprint = fingerprint(backend.to_str(), str(start))
         self._backend = backend
         backend.no_padding()
         backend.no_truncation()
@@ -45,18 +46,15 @@ class PretrainedTokenizer:
         return _restored, (self.config, self._backend.to_str(), self.start)
 
     @classmethod
+    def train(cls, config: TokenizerOptions, texts: Iterable[str]) -> PretrainedTokenizer:
+        """Raise UserError: such a tokenizer comes with its model."""
+        raise UserError("tokenizer.kind is 'pretrained', which is not trained", do="choose bpe, unigram or word")
+
+    @classmethod
     def load(cls, config: TokenizerOptions, folder: Path) -> PretrainedTokenizer:
         """Load what ``save`` wrote. Raises UserError or ValueError if it is damaged."""
         content = json.loads(read_bytes(folder / _FILE, LARGEST_JSON))
         return _restored(config, content["tokenizer"], content["start"])
-
-    @property
-    def size(self) -> int:
-        return self.config.vocab_size
-
-    @property
-    def fingerprint(self) -> str:
-        return fingerprint(self._backend.to_str(), str(self.start))
 
     def encode(self, text: str) -> Encoding:
         """Return the tokens of ``text``; their lengths in bytes add up to the text's, whatever they drop or change."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 
 from dynlm.data.options import TokenizerOptions
 from dynlm.data.tokenizers.pieces import PieceTokenizer
+from dynlm.data.tokenizers.pretrained import PretrainedTokenizer
 from dynlm.data.tokenizers.tokenizer import Tokenizer
 from dynlm.data.tokenizers.words import WordTokenizer
 from dynlm.errors import UserError
@@ -47,5 +49,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     return tokenizer
 
 
-def _class_of(config: TokenizerOptions) -> type[PieceTokenizer] | type[WordTokenizer]:
+def _class_of(config: TokenizerOptions) -> Any:
+    if config.kind == "pretrained":
+        return PretrainedTokenizer
     return WordTokenizer if config.kind == "word" else PieceTokenizer

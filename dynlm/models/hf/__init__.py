@@ -1,1 +1,18 @@
 """Pretrained causal language models of ``transformers`` behind ``SequenceModel`` (the extra ``dynlm[hf]``)."""
+
+from __future__ import annotations
+
+from dynlm.errors import UserError
+from dynlm.models.hf.options import HFOptions
+from dynlm.models.protocol import SequenceModel
+from dynlm.models.registry import register_model
+
+
+@register_model("hf", HFOptions)
+def build(options: HFOptions, vocab_size: int) -> SequenceModel:
+    """Return the model of ``options.architecture``. Raises UserError without the extra ``dynlm[hf]``."""
+    try:
+        from dynlm.models.hf.model import build
+    except ImportError as error:
+        raise UserError(f"pretrained models need more packages ({error})", do="pip install dynlm[hf]") from error
+    return build(options, vocab_size)

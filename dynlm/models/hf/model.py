@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from torch import Tensor, nn
-from transformers import DynamicCache
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from dynlm.errors import UserError
 from dynlm.models.hf.options import HFOptions
@@ -23,6 +25,23 @@ from dynlm.models.hf.window import Window
 from dynlm.models.protocol import Output, SequenceModel
 from dynlm.runtime.tree import concatenate_lanes, select_lanes
 from dynlm.types import Params
+
+
+def build(options: HFOptions, vocab_size: int) -> HFModel:
+    """Return the model of ``options.architecture``. Raises UserError if that is no causal language model."""
+    try:
+        content = json.loads(options.architecture)
+        with init_empty_weights(include_buffers=False):
+            config = AutoConfig.for_model(**content)
+            module = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, options.dtype))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"model.architecture is no causal language model ({error})", do="adopt the model again"
+        ) from error
+    model = HFModel.of(module, options)
+    if model.vocab_size != vocab_size:
+        raise UserError(f"model.architecture has {model.vocab_size} tokens, not {vocab_size}", do="adopt it again")
+    return model
 
 
 def skeleton_of(module: nn.Module) -> nn.Module:
@@ -113,8 +132,11 @@ class HFModel(SequenceModel):
         lanes = []
         for lane, (full, old) in enumerate(zip(full_B.tolist(), old_B.tolist(), strict=True)):
             one = select_lanes(state, slice(lane, lane + 1))
-            lanes.append(self._recompute(weights, one, min(context - stride, context - length) if full else None)
-                         if full or old else one)
+            lanes.append(
+                self._recompute(weights, one, min(context - stride, context - length) if full else None)
+                if full or old
+                else one
+            )
         joined: Window = concatenate_lanes(lanes)
         return joined
 

@@ -14,12 +14,12 @@ from dynlm.runtime.validation import bounded
 class HFOptions(ModelOptions):
     """Where a pretrained model comes from, and how many earlier tokens it attends to."""
 
-    COMMON = "source dtype context stride"
+    COMMON = "context stride refresh"
 
-    source: str = ""
-    """A folder, a name on the hub, or a GGUF file."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type of the static weights and of the products; auto: as they are stored. What moves is float32."""
+    architecture: str = ""
+    """The configuration of the model, as JSON; `dynlm adopt` sets it."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of the static weights and of the products; what moves is float32."""
     context: int = bounded(1024, 2, 1 << 20)
     """Most tokens attended to, those of the segment included."""
     stride: int = bounded(512, 1, 1 << 20)

@@ -18,7 +18,7 @@ from dynlm.adapt.rules.elementwise import ElementwiseRule
 from dynlm.adapt.rules.learned import LearnedRule
 from dynlm.adapt.segment import shares
 from dynlm.data.stream import Stream, StreamPosition, to_batch
-from dynlm.models.protocol import reset_state, token_nats
+from dynlm.models.protocol import token_nats
 from dynlm.runtime.tree import detach
 from dynlm.types import Params
 
@@ -52,7 +52,7 @@ def unrolled_meta_gradient(
         batch = to_batch(segment, like)
         if segment.starts_B[0]:
             fresh = dynamic_model.reset == "article"
-            state = reset_state(model, state, batch.starts_B, like)
+            state = model.reset_state(state, batch.starts_B, like)
             stats = stats.start_articles(batch.starts_B, fresh)
             theta, anchor = _started(rule, theta, anchor, static, fresh)
             velocity = {name: torch.zeros_like(tensor) for name, tensor in velocity.items()}

@@ -17,7 +17,7 @@ from dynlm.adapt.rules.base import StepEvent
 from dynlm.adapt.rules.elementwise import uniform_rule
 from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule, lane_state, per_weight_step
 from dynlm.data.stream import Stream
-from dynlm.models.protocol import Gradient, reset_state, token_nats
+from dynlm.models.protocol import Gradient, token_nats
 from dynlm.models.scratch import Scratch
 from dynlm.runtime.tree import clone, detach
 from dynlm.types import Params
@@ -155,7 +155,7 @@ def unrolled(gates: Params, reset: str, segments: int) -> Params:
         if number == 0 or (segment.starts_B[0] and reset == "article"):
             theta = dict(static)
             states = {n: clone(lane_state({k: each[n] for k, each in fresh.slots.items()}, 0)) for n in NAMES}
-        state = reset_state(MODEL, state, torch.from_numpy(segment.starts_B), static["embedding"])
+        state = MODEL.reset_state(state, torch.from_numpy(segment.starts_B), static["embedding"])
         at = {name: tensor.detach().requires_grad_() for name, tensor in theta.items()}
         output = MODEL.twice_differentiable().forward(at, state, torch.from_numpy(segment.inputs_BT))
         nats_1T = token_nats(output.logits_BTV, torch.from_numpy(segment.targets_BT))

@@ -1,0 +1,83 @@
+"""Reading a pretrained model of ``transformers``: its weights, its configuration and its tokenizer."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from dynlm.errors import UserError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+
+    from dynlm.types import Params
+
+
+class Pretrained(NamedTuple):
+    """A pretrained model: configuration (JSON), weights, tokenizer, start token, size of the vocabulary."""
+
+    architecture: str
+    params: Params
+    tokenizer: Backend
+    start: int
+    vocab_size: int
+
+
+def load_pretrained(source: str, dtype: str = "auto") -> Pretrained:
+    """Load a folder, a name on the hub, or a GGUF file.
+
+    Raises UserError if the extra ``dynlm[hf]`` is not installed, or if there is no causal language model with a fast
+    tokenizer at ``source``.
+    """
+    try:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+    except ImportError as error:
+        raise UserError("pretrained models need more packages", source, "pip install dynlm[hf]") from error
+    path, more = Path(source).expanduser(), {}
+    if path.suffix.lower() == ".gguf":
+        folder, more = path.parent, {"gguf_file": path.name}
+        if not path.is_file():
+            raise UserError("no such GGUF file", source, "name a folder, a file or a model on the hub")
+    elif path.is_dir():
+        folder = path
+    elif path.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1:
+        raise UserError("no such folder", source, "name a folder, a GGUF file or a model on the hub")
+    else:
+        folder = Path(source)
+    with _loading_errors(source):
+        kind = "auto" if dtype == "auto" else getattr(torch, dtype)
+        module = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, **more)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **more)
+    if not tokenizer.is_fast:
+        raise UserError("its tokenizer has no fast form", source, "choose a model with a tokenizer.json")
+    config = {"model_type": module.config.model_type, **module.config.to_diff_dict()}
+    for name in ("quantization_config", "_name_or_path", "_model_name_or_path"):  # it is dequantised, and copied
+        config.pop(name, None)
+    starts = (tokenizer.bos_token_id, module.config.get_text_config(decoder=True).bos_token_id, tokenizer.eos_token_id)
+    start = next((token for token in starts if isinstance(token, int)), 0)
+    params = {name: tensor.detach() for name, tensor in module.named_parameters()}
+    for name, tensor in params.items():
+        if not bool(tensor.isfinite().all()):
+            raise UserError(f"{name} is not finite", source, "restore the file")
+    return Pretrained(
+        json.dumps(config, sort_keys=True),
+        params,
+        tokenizer.backend_tokenizer,
+        start,
+        module.config.get_text_config(decoder=True).vocab_size,
+    )
+
+
+@contextlib.contextmanager
+def _loading_errors(source: str) -> Iterator[None]:
+    """Turn what ``transformers`` and the hub's client raise into a UserError."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"not a causal language model that can be loaded ({reason})", source) from error
