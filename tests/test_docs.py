@@ -49,7 +49,7 @@ def test_every_command_is_accepted(
     for name, command in COMMANDS.items():
         monkeypatch.setitem(COMMANDS, name, dataclasses.replace(command, run=lambda *_: 0))
     for words in commands_of(page):
-        if not {"adam", "gru", "haiku", "centroids"} & set(words):  # tests/test_contributing.py runs these.
+        if not {"adamax", "gru", "haiku", "centroids"} & set(words):  # tests/test_contributing.py runs these.
             words = ["runs/demo" if word == "RUN" else word for word in words]
             assert main(words) == 0, f"{words}: {capsys.readouterr().err}"
             assert "warning" not in capsys.readouterr().err, words

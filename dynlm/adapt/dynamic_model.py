@@ -7,9 +7,8 @@ state (short-term) have three names here and are never mixed: only dynamic tenso
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,7 +21,6 @@ from dynlm.adapt.partners.mixture import FixedShareMixture
 from dynlm.adapt.rules.base import Rule, RuleState, StepEvent
 from dynlm.adapt.rules.elementwise import LEVEL_1
 from dynlm.adapt.update_filter import FilterState, UpdateFilter
-from dynlm.errors import UserError
 from dynlm.models.protocol import Engine, SequenceModel
 from dynlm.runtime.hashing import Hasher
 from dynlm.runtime.tree import clone
@@ -78,8 +76,9 @@ class DynamicModel:
 
     @property
     def like(self) -> Tensor:
-        """A static parameter: its device and dtype are those of the reading."""
-        return next(iter(self.static.values())).detach()
+        """A tensor of the device and dtype of the reading: those of the static parameters, float32 for half precision."""
+        tensor = next(iter(self.static.values())).detach()
+        return tensor.new_empty(0, dtype=torch.float32) if tensor.itemsize == 2 else tensor
 
     @property
     def device(self) -> torch.device:
@@ -111,18 +110,12 @@ class DynamicModel:
 
 
 def distance(memory: Memory, static: Params) -> Tensor:
-    """Return |theta_t - theta_0| / |theta_0| of each lane (B,), all dynamic tensors as one vector."""
-    return displacement(memory.params, static) / norm(static[name] for name in memory.params)
+    """Return |theta_t - theta_0| / |theta_0| of each lane (B,), all dynamic tensors as one vector.
 
-
-def dynamic_tensors(model: SequenceModel, patterns: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of the tensors that fit a pattern. Raises UserError for a pattern that fits none."""
-    names = tuple(model.shapes())
-    for pattern in patterns:
-        if not fnmatch.filter(names, pattern):
-            what = f"memory.dynamic has {pattern!r}, which fits no tensor"
-            raise UserError(what, do=f"the tensors are {', '.join(names)}")
-    return tuple(name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
+    Where theta_0 is zero, as low-rank factors start, |theta_t - theta_0| itself.
+    """
+    size = norm(static[name] for name in memory.params)
+    return displacement(memory.params, static) / torch.where(size > 0, size, 1.0)
 
 
 def constants_of(dynamic_model: DynamicModel) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from dynlm.adapt.rules.registry import RULES
 from dynlm.errors import UserError
+from dynlm.models.options import Targets
 from dynlm.runtime.validation import LARGEST_LANES, LARGEST_SEGMENT, Section, bounded, plain_name
 
 Reset = Literal["stream", "article"]
@@ -43,8 +44,16 @@ class MemoryOptions(Section):
     """Tokens read between two updates."""
     lanes: int = bounded(1, 1, LARGEST_LANES)
     """Articles read side by side, each with weights of its own; several need reset article, or no rule and no cache."""
-    dynamic: list[str] = field(default_factory=lambda: ["*"])
-    """Patterns of the tensors that move; the run's model.json has their names."""
+    targets: list[str] = field(default_factory=lambda: ["*"])
+    """Patterns of the tensors that move, or parts of their dotted names; the run's model.json has the names."""
+    lora_rank: int = bounded(0, 0, 4096, omit_default=True)
+    """Rank of the low-rank factors that move beside the target matrices of a transformer; 0: the tensors themselves."""
+    lora_alpha: float = bounded(32.0, 1e-6, 1e6, omit_default=True)
+    """The factors' product is scaled by lora_alpha / lora_rank."""
+    lora_scaling: Literal["rank", "sqrt"] = bounded("rank", omit_default=True)
+    """sqrt: scale by lora_alpha / sqrt(lora_rank) instead (rsLoRA: Kalajdzievski 2023)."""
+    lora_factors: Literal["B", "AB"] = bounded("B", omit_default=True)
+    """Factors that move: B, which starts at zero, or A too, which has no gradient until B has moved."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Type of the operands of matrix products; weights, updates and losses stay float32."""
 
@@ -84,6 +93,11 @@ class MemoryOptions(Section):
         lost = {item.name for item in fields(StepOptions)} - {item.name for item in fields(cls)}
         return {name: value for name, value in values.items() if value is not None or name not in lost}
 
+    def targets_of(self, seed: int) -> Targets:
+        """Return what of the model moves."""
+        low_rank = (self.lora_rank, self.lora_alpha, self.lora_scaling, self.lora_factors)
+        return Targets(tuple(self.targets), *low_rank, seed)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         kind = RULES[self.rule].options
@@ -96,8 +110,8 @@ class MemoryOptions(Section):
         if self.kernels == "native" and self.precision != "float32":
             what = f"memory.kernels is 'native', whose products are not in memory.precision {self.precision!r}"
             raise UserError(what, do="choose --memory.precision float32, or --memory.kernels torch")
-        if not self.dynamic:
-            raise UserError("memory.dynamic is empty", do="name at least one tensor, or choose --memory.rule none")
+        if not self.targets:
+            raise UserError("memory.targets is empty", do="name at least one tensor, or choose --memory.rule none")
         if self.cache_inverse_temperature is not None and not self.cache_inverse_temperature:
             raise UserError("memory.cache_inverse_temperature is empty", do="name a number, or leave it out")
         if self.cache == "fixed" and len(self.cache_inverse_temperature or [1]) > 1:

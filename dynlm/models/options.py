@@ -1,12 +1,27 @@
-"""Options of the language model and of its regularisers."""
+"""Options of the language model and of its regularisers, and what of it moves."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from dynlm.runtime.validation import LARGEST_WIDTH, Section, bounded
+
+
+class Targets(NamedTuple):
+    """What of a model moves: tensors whose names fit a pattern or, with a rank, low-rank factors B A of matrices.
+
+    The factors are scaled by ``alpha / rank``, or by ``alpha / sqrt(rank)``; ``factors`` says which of them move. A is
+    drawn with ``seed``.
+    """
+
+    patterns: tuple[str, ...] = ("*",)
+    rank: int = 0
+    alpha: float = 32.0
+    scaling: Literal["rank", "sqrt"] = "rank"
+    factors: Literal["B", "AB"] = "B"
+    seed: int = 0
 
 
 @dataclass

@@ -9,7 +9,8 @@ what a state is made of.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+import fnmatch
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
@@ -23,7 +24,7 @@ from dynlm.types import Params, State
 if TYPE_CHECKING:
     from dynlm.models.lstm.regularisers import Regularisers
     from dynlm.models.native import NativeKernels
-    from dynlm.models.options import ModelOptions
+    from dynlm.models.options import ModelOptions, Targets
     from dynlm.models.scratch import Scratch
 
 
@@ -42,6 +43,8 @@ class SequenceModel(Protocol):
     vocab_size: int
     supports_vmap: bool = False
     """Whether ``forward`` runs under ``torch.func.vmap``, to batch lanes that have weights of their own."""
+    label: str = ""
+    """Names the folder of what a run keeps for these targets; empty: for tensors of the model itself."""
 
     @property
     def feature_size(self) -> int:
@@ -49,6 +52,16 @@ class SequenceModel(Protocol):
 
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Return name and shape of every parameter, in a fixed order."""
+
+    def with_targets(self, params: Params, targets: Targets) -> tuple[SequenceModel, Params]:
+        """Return the model with what ``targets`` adds to it, and its parameters. Raises UserError if it adds nothing."""
+        if targets.rank:
+            raise UserError("this kind of model has no low-rank factors", do="leave out memory.lora_rank")
+        return self, params
+
+    def dynamic_tensors(self, patterns: Sequence[str]) -> tuple[str, ...]:
+        """Return the names of the tensors that move. Raises UserError for a pattern that fits none."""
+        return matching_names(tuple(self.shapes()), patterns)
 
     def init_params(self, generator: torch.Generator, dtype: torch.dtype | None = None) -> Params:
         """Return initial parameters on the CPU; ``dtype`` None is torch's default."""
@@ -96,6 +109,22 @@ class SequenceModel(Protocol):
         The default is the last of them in the order of ``shapes``. Raises ValueError for no names.
         """
         return max(names, key=list(self.shapes()).index)
+
+
+def matching_names(names: Sequence[str], patterns: Sequence[str]) -> tuple[str, ...]:
+    """Return the names that fit a pattern: of file names, or a part of a dotted name such as ``mlp.down_proj``.
+
+    Raises UserError for a pattern that fits none.
+    """
+
+    def fits(name: str, pattern: str) -> bool:
+        return fnmatch.fnmatchcase(name, pattern) or f".{pattern}." in f".{name}."
+
+    for pattern in patterns:
+        if not any(fits(name, pattern) for name in names):
+            shown = ", ".join(names[:40]) + (f" and {len(names) - 40} more" if len(names) > 40 else "")
+            raise UserError(f"memory.targets has {pattern!r}, which fits no tensor", do=f"the tensors are {shown}")
+    return tuple(name for name in names if any(fits(name, pattern) for pattern in patterns))
 
 
 def token_nats(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:

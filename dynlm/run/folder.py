@@ -32,7 +32,7 @@ import yaml
 from dynlm.data.tokenizers.store import load_tokenizer
 from dynlm.data.tokenizers.tokenizer import Tokenizer
 from dynlm.errors import UserError
-from dynlm.models.options import ModelOptions
+from dynlm.models.options import ModelOptions, Targets
 from dynlm.models.protocol import SequenceModel
 from dynlm.models.registry import build_model
 from dynlm.runtime.files import atomic_write, cannot_write, check_inside
@@ -74,6 +74,11 @@ class TrainedModel:
     def device(self) -> torch.device:
         """The device of the static parameters."""
         return next(iter(self.params.values())).device
+
+    def with_targets(self, targets: Targets) -> TrainedModel:
+        """Return the model with the factors that ``targets`` adds to it, if any; the fingerprint stays the model's."""
+        model, params = self.model.with_targets(self.params, targets)
+        return dataclasses.replace(self, model=model, params=params)
 
 
 def save_config(folder: Path, config: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dynlm.adapt.dynamic_model import DynamicModel, dynamic_tensors
+from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.options import LearnedRuleOptions, MemoryOptions
 from dynlm.adapt.partners.cache import Cache
 from dynlm.adapt.partners.mixture import FixedShareMixture
@@ -51,10 +51,13 @@ def build_dynamic_model(trained: TrainedModel, memory: MemoryOptions, rule: Rule
     settings = EngineSettings(precision, memory.kernels == "native", memory.capture and trained.device.type == "cuda")
     if settings.native and trained.device.type != "cpu":
         raise UserError("memory.kernels is 'native', which is for a CPU", do="choose --memory.kernels torch")
-    dynamic, engine, filter_ = dynamic_tensors(trained.model, memory.dynamic), engine_for(trained.model, settings), None
+    dynamic, engine, filter_ = trained.model.dynamic_tensors(memory.targets), engine_for(trained.model, settings), None
+    # What moves is float32, whatever the type of the others: half precision would round small updates away.
+    moving = {name: trained.params[name].float() for name in dynamic if trained.params[name].itemsize == 2}
+    static = {**trained.params, **moving} if rule.learns else trained.params
     if memory.update_filter and rule.learns:
-        filter_ = UpdateFilter.for_model(trained.params, dynamic, trained.model.vocab_size, memory.track)
-    return DynamicModel(engine, trained.params, rule, dynamic, memory.reset, filter=filter_)
+        filter_ = UpdateFilter.for_model(static, dynamic, trained.model.vocab_size, memory.track)
+    return DynamicModel(engine, static, rule, dynamic, memory.reset, filter=filter_)
 
 
 def meta_of(
@@ -105,7 +108,7 @@ def _of_these(statistics: Statistics, names: Sequence[Any], where: Path) -> Stat
 
 
 def _open_rule(store: MemoryStore, memory: MemoryOptions) -> Rule:
-    kind, dynamic = RULES[memory.rule], dynamic_tensors(store.trained.model, memory.dynamic)
+    kind, dynamic = RULES[memory.rule], store.trained.model.dynamic_tensors(memory.targets)
     if kind.build is None:
         for option in RULES[str(kind.starts_from)].searched:
             if getattr(memory, option, None) is not None:

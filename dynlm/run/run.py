@@ -93,10 +93,16 @@ class Run:
 
     @property
     def trained(self) -> TrainedModel:
-        """The model with its static parameters and its tokenizer. Raises UserError if it is not trained."""
+        """The model with its static parameters, factors that the memory moves included, and its tokenizer.
+
+        Raises UserError if it is not trained.
+        """
         if "trained" not in self._loaded:
             self._loaded["trained"] = load_model(self.path, self._device or self.processes.device)
-        trained: TrainedModel = self._loaded["trained"]
+        targets = self.section(MemoryOptions).targets_of(self.options.seed)
+        if targets not in self._loaded:
+            self._loaded[targets] = self._loaded["trained"].with_targets(targets)
+        trained: TrainedModel = self._loaded[targets]
         return trained
 
     @property
@@ -119,7 +125,9 @@ class Run:
         Constants that the options leave unset are those tuned or learned for this run. ``trained`` takes the place of
         the run's own static parameters. Raises UserError for constants that are neither given nor tuned.
         """
-        return open_dynamic_model(self.path, trained or self.trained, memory or self.section(MemoryOptions))
+        if memory is not None:
+            return self.with_sections(memory).dynamic_model(trained=trained)
+        return open_dynamic_model(self.path, trained or self.trained, self.section(MemoryOptions))
 
     @property
     def store(self) -> MemoryStore:

@@ -17,6 +17,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "pull": "decay",
         "cache_flatness": "cache_inverse_temperature",
         "guard": "update_filter",
+        "dynamic": "targets",
     },
     "pretrain": {"rate": "lr", "final_rate": "final_lr"},
     "metatrain": {"rate": "lr"},

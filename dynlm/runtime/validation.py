@@ -69,13 +69,16 @@ class Section:
         return replaced
 
 
-def bounded(default: Any, low: float = 0, high: float = LARGEST, affects_result: bool = True) -> Any:
+def bounded(
+    default: Any, low: float = 0, high: float = LARGEST, affects_result: bool = True, omit_default: bool = False
+) -> Any:
     """Return a dataclass field whose numbers must lie in [low, high]; None, where the type allows it, is not checked.
 
     ``affects_result=False`` marks an option that changes how a result is computed but not the result: work that was
-    interrupted can be resumed with another value of it.
+    interrupted can be resumed with another value of it. ``omit_default=True`` leaves an option that earlier versions
+    lack out of fingerprints where it has its default, so that their work is found again.
     """
-    metadata = {"bounds": (low, high), "affects_result": affects_result}
+    metadata = {"bounds": (low, high), "affects_result": affects_result, "omit_default": omit_default}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -83,10 +86,17 @@ def fingerprint_options(*sections: Section) -> dict[str, Any]:
     """Return the options that affect a result, by their full names (``memory.segment``), old ones if they changed."""
     options: dict[str, Any] = {}
     for section in sections:
-        affecting = [item.name for item in dataclasses.fields(section) if item.metadata.get("affects_result", True)]
+        affecting = [item.name for item in dataclasses.fields(section) if _decides(item, getattr(section, item.name))]
         values = original_options(section.SECTION, {name: getattr(section, name) for name in affecting})
         options |= {f"{section.SECTION}.{name}": value for name, value in values.items()}
     return options
+
+
+def _decides(item: dataclasses.Field[Any], value: object) -> bool:
+    """Return whether the value of an option belongs in a fingerprint."""
+    if item.metadata.get("omit_default") and value == item.default:
+        return False
+    return bool(item.metadata.get("affects_result", True))
 
 
 def one_of(option: str, value: object, choices: tuple[Any, ...]) -> None:

@@ -47,7 +47,7 @@ Candidate = tuple[Params, Params]
 def finetune(run: Run, quiet: bool = False) -> dict[str, Any]:
     """Train the static parameters of ``run`` further, adapted by its memory's options, into a new run.
 
-    The tensors of ``memory.dynamic`` move. Of the start and the Polyak averages halfway and at the end the new run
+    The tensors of ``memory.targets`` move. Of the start and the Polyak averages halfway and at the end the new run
     gets the one that reads the tuning articles best by ``finetune.pick_rule``. Resumes from the newest checkpoint, in
     ``run``. With ``finetune.phi`` phi is learned by ``metatrain``'s learning rate and bound. Returns what the new
     run's card says. Raises UserError where the new run exists already, or another process makes it, or the rules lack
@@ -73,7 +73,7 @@ def _finetune(run: Run, target: Path, quiet: bool) -> dict[str, Any]:
     if options.phi and not isinstance(meta, LearnedRule):
         raise UserError("finetune.phi does not go with a g of kind lstm", do="leave it out")
     if meta is not None and set(meta.names) - set(dynamic_model.dynamic):
-        raise UserError(f"g {memory.g!r} moves other tensors than memory.dynamic names", do="name those it moves")
+        raise UserError(f"g {memory.g!r} moves other tensors than memory.targets names", do="name those it moves")
     # Before training: a corpus that cannot be read is reported before hours are spent.
     with processes.main_process_first():
         read, valid = run.split(options.split), run.split("valid")

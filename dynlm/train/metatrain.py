@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from dynlm.adapt.dynamic_model import dynamic_tensors
 from dynlm.adapt.loop import mean_nats
 from dynlm.adapt.meta_gradient.forward import Sensitivities
 from dynlm.adapt.meta_gradient.learner import MetaGradient
@@ -62,7 +61,7 @@ def metatrain(run: Run, quiet: bool = False) -> dict[str, Any]:
                 run.store.path("tuned.json"),
                 "run `dynlm tune` with this segment first",
             )
-        meta = meta_of(g, tuned, every.of(dynamic_tensors(trained.model, memory.dynamic)), trained)
+        meta = meta_of(g, tuned, every.of(trained.model.dynamic_tensors(memory.targets)), trained)
         fingerprints = {
             "the text": aside.fingerprint,
             "the tuned rms": [meta.lr, meta.decay, meta.epsilon],

@@ -14,7 +14,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dynlm.adapt.dynamic_model import dynamic_tensors
 from dynlm.adapt.loop import gradient_statistics, mean_nats
 from dynlm.adapt.options import MemoryOptions, StepOptions
 from dynlm.adapt.rules.base import Statistics
@@ -102,7 +101,7 @@ def tune(run: Run, quiet: bool = False) -> dict[str, Any]:
         raise UserError(f"memory.rule {memory.rule!r} is not tuned by hand", do=f"choose {', '.join(tuned_rules())}")
     with exclusive(run.store.path(stem), f"the search for rates of {memory.rule}"):
         stream = enough_to_tune(run)
-        dynamic, constants, statistics = dynamic_tensors(trained.model, memory.dynamic), kind.constants(memory), None
+        dynamic, constants, statistics = trained.model.dynamic_tensors(memory.targets), kind.constants(memory), None
         fingerprints = {"the text": stream.split.fingerprint}
         if kind.needs_statistics:
             statistics = ensure_statistics(run).of(dynamic)

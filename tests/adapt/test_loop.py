@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynlm.adapt.dynamic_model import DynamicModel, dynamic_tensors
+from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import gradient_statistics, iter_segments, mean_nats, read_segment, start_articles
 from dynlm.adapt.partners.cache import Cache
 from dynlm.adapt.partners.mixture import FixedShareMixture
@@ -212,7 +212,7 @@ def test_static_parameters_never_change():
 
 def test_only_dynamic_tensors_move():
     chosen = dynamic_model("sgd")
-    names = dynamic_tensors(MODEL, ["lstm.*"])
+    names = MODEL.dynamic_tensors(["lstm.*"])
     assert names == ("lstm.0.input", "lstm.0.recurrent", "lstm.0.bias")
     *_, last = iter_segments(dataclasses.replace(chosen, rule=chosen.rule.of(names), dynamic=names), stream())
     assert set(last.memory.params) == set(names)
@@ -221,7 +221,7 @@ def test_only_dynamic_tensors_move():
 
 def test_a_pattern_that_fits_no_tensor_is_refused():
     with pytest.raises(UserError, match=r"'gru\.\*'.*embedding, lstm\.0\.input"):
-        dynamic_tensors(LSTMLanguageModel(LSTMOptions(), 10), ["gru.*"])
+        LSTMLanguageModel(LSTMOptions(), 10).dynamic_tensors(["gru.*"])
 
 
 def test_learning_helps_on_a_text_that_repeats_itself():

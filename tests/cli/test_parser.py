@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 import yaml
 
-import tests.plugins.adam
+import tests.plugins.adamax
 import tests.plugins.gru
 from dynlm.adapt.rules.registry import RULES
 from dynlm.cli.main import COMMANDS, main
 from dynlm.cli.parser import parse
 from dynlm.models.registry import MODELS
 from tests.cli.test_main import Capture, help_of, refused
-from tests.plugins.adam import AdamOptions
+from tests.plugins.adamax import AdamaxOptions
 from tests.tiny import Run
 
-assert "adam" in RULES.names() and "gru" in MODELS.names(), (tests.plugins.adam, tests.plugins.gru)
+assert "adamax" in RULES.names() and "gru" in MODELS.names(), (tests.plugins.adamax, tests.plugins.gru)
 
 
 def memory_of(*words: object) -> Any:
@@ -26,33 +26,33 @@ def memory_of(*words: object) -> Any:
 
 
 def test_the_command_line_chooses_a_foreign_rule(trained_run: Run) -> None:
-    memory = memory_of(trained_run.folder, "--memory.rule", "adam", "--memory.beta1=0.8")
-    assert isinstance(memory, AdamOptions) and (memory.beta1, memory.beta2, memory.segment) == (0.8, 0.99, 20)
+    memory = memory_of(trained_run.folder, "--memory.rule", "adamax", "--memory.beta1=0.8")
+    assert isinstance(memory, AdamaxOptions) and (memory.beta1, memory.beta2, memory.segment) == (0.8, 0.99, 20)
 
 
 def test_a_config_file_chooses_a_foreign_rule(trained_run: Run, tmp_path: Path) -> None:
     rule, constants = tmp_path / "rule.yaml", tmp_path / "constants.yaml"
-    rule.write_text("memory: {rule: adam}\n")
+    rule.write_text("memory: {rule: adamax}\n")
     constants.write_text("memory: {beta1: 0.8}\n")
     memory = memory_of(trained_run.folder, "--config", rule, "--config", constants, "--memory.beta2", "0.5")
-    assert isinstance(memory, AdamOptions) and (memory.beta1, memory.beta2) == (0.8, 0.5)
+    assert isinstance(memory, AdamaxOptions) and (memory.beta1, memory.beta2) == (0.8, 0.5)
 
 
 def test_the_run_chooses_a_foreign_rule_and_the_command_line_another(run_copy: Run) -> None:
     path = run_copy.folder / "config.yaml"
     content = yaml.safe_load(path.read_text())
-    content["memory"] |= {"rule": "adam", "beta1": 0.7, "segment": 11}
+    content["memory"] |= {"rule": "adamax", "beta1": 0.7, "segment": 11}
     path.write_text(yaml.safe_dump(content, explicit_start=True, explicit_end=True))
-    assert content["memory"]["decay"] is None  # written by another rule, and nothing to Adam
+    assert content["memory"]["decay"] is None  # written by another rule, and nothing to Adamax
     assert memory_of(run_copy.folder).beta1 == 0.7
     other = memory_of(run_copy.folder, "--memory.rule", "sgd")
-    assert not isinstance(other, AdamOptions) and other.segment == 11
+    assert not isinstance(other, AdamaxOptions) and other.segment == 11
 
 
 def test_a_foreign_rules_options_are_in_its_help(capsys: Capture) -> None:
-    assert any("--memory.beta1" in line for line in help_of(capsys, "score", "--memory.rule", "adam", "--help"))
+    assert any("--memory.beta1" in line for line in help_of(capsys, "score", "--memory.rule", "adamax", "--help"))
     assert not any("--memory.beta1" in line for line in help_of(capsys, "score", "--help"))
-    everything = "\n".join(help_of(capsys, "score", "--memory.rule", "adam", "--help", "all"))
+    everything = "\n".join(help_of(capsys, "score", "--memory.rule", "adamax", "--help", "all"))
     assert "--memory.lr" in everything and "--memory.segment" in everything
     assert "--memory.decay" not in everything and "--memory.epsilon" not in everything
 
@@ -67,9 +67,9 @@ def test_a_foreign_model_has_options_of_its_own(capsys: Capture) -> None:
     "words, said",
     [
         (["--memory.rule", "adm"], "memory.rule is 'adm'; did you mean 'adam'?"),
-        (["--memory.rule", "adam", "--memory.beta1", "2"], "memory.beta1 is 2"),
+        (["--memory.rule", "adamax", "--memory.beta1", "2"], "memory.beta1 is 2"),
         (["--memory.beta1", "0.5"], "--memory.beta1"),
-        (["--memory.rule", "adam", "--memory.decay", "0.5"], "--memory.decay"),
+        (["--memory.rule", "adamax", "--memory.decay", "0.5"], "--memory.decay"),
     ],
 )
 def test_wrong_options_of_rules_are_refused(words: list[str], said: str, trained_run: Run, capsys: Capture) -> None:

@@ -26,7 +26,7 @@ ENTRY_POINTS = """
 gru = tests.plugins.gru:GRULanguageModel
 transformer = tests.plugins.transformer:Transformer
 [dynlm.rules]
-adam = tests.plugins.adam:adam
+adamax = tests.plugins.adamax:adamax
 """
 MODELS: dict[str, dict[str, Any]] = {
     "gru": {"kind": "gru", "width": 24},
@@ -121,7 +121,7 @@ def test_a_foreign_model_reads_into_a_memory_file_and_generates(commands: Comman
 
 
 def test_a_foreign_rule_resumes_where_it_was_killed(commands: Commands) -> None:
-    words = "--memory.rule adam --memory.lr 0.003 --memory.segment 5 --run.checkpoint_seconds 0".split()
+    words = "--memory.rule adamax --memory.lr 0.003 --memory.segment 5 --run.checkpoint_seconds 0".split()
     shutil.copytree(commands.folder / "run", commands.folder / "whole")
     shutil.rmtree(commands.folder / "whole" / "scores", ignore_errors=True)
     shutil.copytree(commands.folder / "whole", commands.folder / "killed")

@@ -30,7 +30,7 @@ from dynlm.runtime.tree import leaves
 from dynlm.types import Params
 from tests.adapt.meta_gradient.reverse import unrolled_meta_gradient
 from tests.adapt.readings import VOCABULARY, moved_phi, stream, text
-from tests.plugins import adam, gru, transformer
+from tests.plugins import adamax, gru, transformer
 
 MODELS = {
     "lstm": LSTMOptions(embedding=6, hidden=8, layers=2),
@@ -38,7 +38,7 @@ MODELS = {
     "transformer": transformer.TransformerOptions(kind="transformer", width=8, context=9),
 }
 LEARNED = ("g", "per-weight LSTM")
-RULE_NAMES = ["none", "sgd", "sgd+decay", "rms", adam.Adam.name, *LEARNED]
+RULE_NAMES = ["none", "sgd", "sgd+decay", "rms", "adam", adamax.Adamax.name, *LEARNED]
 CONSTANTS = {"lr": 0.005, "decay": 0.03, "epsilon": 1e-2, "beta1": 0.8, "beta2": 0.9}
 
 

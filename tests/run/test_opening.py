@@ -36,12 +36,12 @@ def test_options_go_before_tuned_rates(tuned_run: Run, trained: TrainedModel) ->
 def test_only_the_tensors_named_move(tuned_run: Run, trained: TrainedModel) -> None:
     for rule in ("sgd", "rms", "meta"):
         dynamic_model = open_dynamic_model(
-            tuned_run.folder, trained, StepOptions(rule=rule, dynamic=["lstm.*", "output.bias"])
+            tuned_run.folder, trained, StepOptions(rule=rule, targets=["lstm.*", "output.bias"])
         )
         assert tuple(dynamic_model.rule.rates) == NAMES[1:]
         assert tuple(dynamic_model.fresh_memory().params) == NAMES[1:]
     with pytest.raises(UserError, match=r"memory\.dynamic has 'decoder'"):
-        open_dynamic_model(tuned_run.folder, trained, StepOptions(dynamic=["decoder"]))
+        open_dynamic_model(tuned_run.folder, trained, StepOptions(targets=["decoder"]))
 
 
 def test_level_1_needs_nothing(trained_run: Run, trained: TrainedModel) -> None:

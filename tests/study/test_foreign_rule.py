@@ -7,20 +7,20 @@ from typing import Any
 
 import pytest
 
-import tests.plugins.adam
+import tests.plugins.adamax
 from dynlm.adapt.rules.registry import RULES
 from dynlm.study.options import StudyConfig, StudyOptions
 from dynlm.study.run import study
 from dynlm.study.steps import steps_of
 from dynlm.study.variants import variants_of
-from tests.plugins.adam import AdamOptions
+from tests.plugins.adamax import AdamaxOptions
 from tests.tiny import Run, opened
 
-assert "adam" in RULES.names(), tests.plugins.adam
+assert "adamax" in RULES.names(), tests.plugins.adamax
 VARIANTS: list[dict[str, Any]] = [
     {"name": "level 1", "memory": {"rule": "none"}},
-    {"name": "adam", "memory": {"rule": "adam", "beta2": 0.95, "reset": "article"}},
-    {"name": "given", "memory": {"rule": "adam", "lr": 1e-3, "reset": "article"}},
+    {"name": "adamax", "memory": {"rule": "adamax", "beta2": 0.95, "reset": "article"}},
+    {"name": "given", "memory": {"rule": "adamax", "lr": 1e-3, "reset": "article"}},
 ]
 
 
@@ -31,9 +31,9 @@ def options(made: Run, **changes: Any) -> StudyOptions:
 
 def test_its_options_are_checked_and_kept(trained_run: Run) -> None:
     variants = variants_of(options(trained_run))
-    assert [type(each.memory) is AdamOptions for each in variants] == [False, True, True]
-    assert isinstance(variants[1].memory, AdamOptions) and variants[1].memory.beta2 == 0.95
-    back = options(trained_run, memory=AdamOptions(rule="adam", segment=15))
+    assert [type(each.memory) is AdamaxOptions for each in variants] == [False, True, True]
+    assert isinstance(variants[1].memory, AdamaxOptions) and variants[1].memory.beta2 == 0.95
+    back = options(trained_run, memory=AdamaxOptions(rule="adamax", segment=15))
     assert variants_of(back)[0].memory.segment == 15
 
 
@@ -49,8 +49,8 @@ def test_it_is_tuned_and_read_as_any_other(run_copy: Run) -> None:
     folder = dataclasses.replace(run_copy.config.run, folder=str(run_copy.folder.parent), name=run_copy.folder.name)
     results, written = study(options(run_copy, run=folder), quiet=True)
     rows = {row.done.reading.label: row for row in results.rows}
-    assert list(rows) == ["level 1", "adam, article", "given, article"]
-    assert [each.slot for each in rows["adam, article"].done.prepared] == ["the rates of adam under article"]
+    assert list(rows) == ["level 1", "adamax, article", "given, article"]
+    assert [each.slot for each in rows["adamax, article"].done.prepared] == ["the rates of adamax under article"]
     assert rows["given, article"].done.prepared == []
-    assert rows["adam, article"].done.nats < rows["level 1"].done.nats
+    assert rows["adamax, article"].done.nats < rows["level 1"].done.nats
     assert all(path.exists() for path in written)

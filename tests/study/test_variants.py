@@ -46,7 +46,7 @@ REFUSED: list[tuple[list[dict[str, Any]], dict[str, Any], str]] = [
     ([{"name": "a", "memory": {"rate": "fast"}}], {}, "variant 'a': memory.lr is 'fast'"),
     ([{"name": "a", "memory": {"track": 1}}], {}, "variant 'a': memory.track is 1"),
     ([{"name": "a", "memory": {"segment": True}}], {}, "variant 'a': memory.segment is True"),
-    ([{"name": "a", "memory": {"dynamic": [1]}}], {}, "variant 'a': memory.dynamic is [1]"),
+    ([{"name": "a", "memory": {"targets": [1]}}], {}, "variant 'a': memory.targets is [1]"),
     ([{"name": "a", "memory": "rms"}], {}, "variant 'a': memory is 'rms'"),
     ([{"name": "a", "memory": {"segment": 0}}], {}, "variant 'a': memory.segment is 0"),
     ([{"memory": {"rule": "rms"}}], {"baselines": []}, "a variant without a name"),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +23,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 from dynlm.errors import UserError
 from dynlm.models.hf.options import HFOptions
 from dynlm.models.hf.window import Window
+from dynlm.models.options import Targets
 from dynlm.models.protocol import Output, SequenceModel
+from dynlm.runtime.hashing import fingerprint
 from dynlm.runtime.tree import concatenate_lanes, select_lanes
 from dynlm.types import Params
 
@@ -55,8 +58,10 @@ class HFModel(SequenceModel):
     """``module`` is a skeleton; ``names`` maps each parameter's public name to its name in the module."""
 
     options: HFOptions
-    module: nn.Module = field(repr=False)
+    module: Any = field(repr=False)
     names: dict[str, str] = field(repr=False)
+    targets: Targets = Targets()
+    """What moves; with a rank, the module has factors."""
 
     @classmethod
     def of(cls, module: nn.Module, options: HFOptions) -> HFModel:
@@ -84,6 +89,29 @@ class HFModel(SequenceModel):
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: tuple(self._module_parameters[inner].shape) for name, inner in self.names.items()}
+
+    @property
+    def label(self) -> str:  # type: ignore[override]
+        """``loraRANK-`` and a fingerprint of the targets; empty where tensors of the model itself move."""
+        rank = self.targets.rank
+        return f"lora{rank}-{fingerprint(json.dumps(self.targets))[:6]}" if rank else ""
+
+    def with_targets(self, params: Params, targets: Targets) -> tuple[HFModel, Params]:
+        if not targets.rank:
+            return self, params
+        try:
+            from dynlm.models.hf.lora import add_lora
+        except ImportError as error:
+            raise UserError(f"low-rank factors need more packages ({error})", do="pip install dynlm[hf]") from error
+        model, factors = add_lora(self, targets)
+        device = next(iter(params.values())).device
+        return model, params | {name: factor.to(device) for name, factor in factors.items()}
+
+    def dynamic_tensors(self, patterns: Sequence[str]) -> tuple[str, ...]:
+        if not self.targets.rank:
+            return super().dynamic_tensors(patterns)
+        moving = tuple(f".lora_{factor}." for factor in self.targets.factors)
+        return tuple(name for name in self.names if any(each in name for each in moving))
 
     def init_params(self, generator: torch.Generator, dtype: torch.dtype | None = None) -> Params:
         raise UserError("a pretrained model has its weights", do="load them with `dynlm adopt`")

@@ -10,9 +10,11 @@ pytest.importorskip("peft", reason="the extra dynlm[hf] is not installed")
 
 from peft import LoraConfig, get_peft_model
 
-from dynlm.models.hf.lora import LoRA, add_lora, matrices
+from dynlm.errors import UserError
+from dynlm.models.hf.lora import add_lora, matrices
 from dynlm.models.hf.model import HFModel
 from dynlm.models.hf.options import HFOptions
+from dynlm.models.options import Targets
 from tests.models.hf.test_model import TOKENS_BT, read
 from tests.models.hf.tiny import tiny
 
@@ -23,9 +25,7 @@ def test_factors_give_the_logits_of_pefts_model(family: str, scaling: str) -> No
     module = tiny(family)
     model = HFModel.of(module, HFOptions(kind="hf", context=64, stride=32))
     params = {name: tensor.detach() for name, tensor in module.named_parameters()}
-    modules = [name for name in matrices(model) if "head" not in name and "embed_out" not in name]
-    lora = LoRA(4, 8.0, scaling)  # type: ignore[arg-type]
-    with_lora, factors = add_lora(model, modules, lora, torch.Generator().manual_seed(0))
+    with_lora, factors = add_lora(model, Targets(rank=4, alpha=8.0, scaling=scaling))  # type: ignore[arg-type]
     assert list(with_lora.shapes()) == [name for name in with_lora.shapes() if name in {**params, **factors}]
     assert with_lora.shapes() == {name: tuple({**params, **factors}[name].shape) for name in with_lora.shapes()}
     assert torch.equal(read(with_lora, {**params, **factors}, TOKENS_BT, 20), read(model, params, TOKENS_BT, 20))
@@ -33,7 +33,7 @@ def test_factors_give_the_logits_of_pefts_model(family: str, scaling: str) -> No
     generator = torch.Generator().manual_seed(1)
     factors = {name: torch.randn(tensor.shape, generator=generator) * 0.1 for name, tensor in factors.items()}
     found = read(with_lora, {**params, **factors}, TOKENS_BT, 60)
-    config = LoraConfig(r=4, lora_alpha=8, target_modules=modules, use_rslora=scaling == "sqrt")
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=matrices(model), use_rslora=scaling == "sqrt")
     config.fan_in_fan_out = family == "gpt2"
     theirs = get_peft_model(module, config)
     loaded = theirs.load_state_dict(
@@ -48,7 +48,7 @@ def test_factors_give_the_logits_of_pefts_model(family: str, scaling: str) -> No
 def test_a_starts_as_drawn_and_b_at_zero() -> None:
     model = HFModel.of(tiny("llama"), HFOptions(kind="hf"))
     drawn = [
-        add_lora(model, ["model.layers.0.mlp.down_proj"], LoRA(4, 8.0), torch.Generator().manual_seed(seed))[1]
+        add_lora(model, Targets(("layers.0.mlp.down_proj",), 4, seed=seed))[1]
         for seed in (0, 0, 1)
     ]
     a, b = (f"model.layers.0.mlp.down_proj.lora_{factor}.weight" for factor in "AB")
@@ -57,7 +57,17 @@ def test_a_starts_as_drawn_and_b_at_zero() -> None:
     assert drawn[0][b].eq(0).all() and drawn[0][a].abs().max() <= 48**-0.5
 
 
-def test_a_tied_output_layer_has_no_factors() -> None:
-    tied, apart = (matrices(HFModel.of(tiny(family), HFOptions(kind="hf"))) for family in ("llama", "qwen2"))
-    assert "lm_head" not in tied and "lm_head" in apart
-    assert "model.layers.1.self_attn.q_proj" in tied
+def test_targets_name_what_moves() -> None:
+    module = tiny("llama")
+    model = HFModel.of(module, HFOptions(kind="hf"))
+    params = {name: tensor.detach() for name, tensor in module.named_parameters()}
+    assert model.dynamic_tensors(["mlp.down_proj"]) == tuple(f"model.layers.{n}.mlp.down_proj.weight" for n in (0, 1))
+    assert model.dynamic_tensors(["*"]) == tuple(params) and model.label == ""
+    for factors, count in (("B", 4), ("AB", 8)):
+        targets = Targets(("q_proj", "mlp.down_proj"), 2, factors=factors)  # type: ignore[arg-type]
+        moving, more = model.with_targets(params, targets)
+        assert len(moving.dynamic_tensors(targets.patterns)) == count and more.keys() > params.keys()
+        assert moving.label.startswith("lora2-")
+    with pytest.raises(UserError, match="memory.targets has 'gru', which fits no tensor"):
+        model.with_targets(params, Targets(("gru",), 2))
+    assert "lm_head" not in matrices(model) and "lm_head" not in matrices(HFModel.of(tiny("qwen2"), model.options))

@@ -1,18 +1,18 @@
-"""The plug-in rule Adam against ``torch.optim.Adam``."""
+"""The plug-in rule Adamax against ``torch.optim.Adamax``."""
 
 import torch
 
 from dynlm.adapt.rules.base import StepEvent
 from dynlm.models.protocol import Gradient
 from dynlm.models.scratch import Scratch
-from tests.plugins.adam import Adam
+from tests.plugins.adamax import Adamax
 
 
-def test_adam_is_that_of_torch():
+def test_adamax_is_that_of_torch():
     generator = torch.Generator().manual_seed(0)
     weight = torch.nn.Parameter(torch.randn(3, 4, generator=generator, dtype=torch.float64))
-    optimizer = torch.optim.Adam([weight], lr=0.1, betas=(0.8, 0.9))
-    rule = Adam(("w",), 0.1, 0.8, 0.9)
+    optimizer = torch.optim.Adamax([weight], lr=0.1, betas=(0.8, 0.9))
+    rule = Adamax(("w",), 0.1, 0.8, 0.9)
     theta_0 = weight.detach().clone()
     theta = theta_0.clone()[None]
     state = rule.init_state({"w": theta})

@@ -1,0 +1,132 @@
+"""An adopted transformer on the command line: everything that an LSTM run has."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("transformers", reason="the extra dynlm[hf] is not installed")
+pytest.importorskip("peft", reason="the extra dynlm[hf] is not installed")
+
+from dynlm.cli.main import main
+from dynlm.run.folder import load_model
+from dynlm.runtime.tensors import params_fingerprint
+
+Capture = pytest.CaptureFixture[str]
+OPTIONS = ["--memory.segment", "16", "--tune.tokens", "300", "--tune.fewest_tokens", "100", "--tune.rounds", "1"]
+OPTIONS += ["--tune.articles", "1-3", "--tune.statistics_tokens", "600"]
+LORA = ["--memory.lora_rank", "4", "--memory.lora_alpha", "8"]
+ADAM = ["--memory.rule", "adam"]
+
+
+@pytest.fixture(scope="session", params=["llama", "gpt2", "gpt_neox"])
+def pretrained(request: pytest.FixtureRequest, tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as ``save_pretrained`` writes it: a tiny transformer and its byte-level tokenizer, trained briefly."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp(request.param)
+    text = (tiny_corpus / "train.txt").read_text()
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = ["<|endoftext|>"]
+    backend.train_from_iterator(
+        [text], trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, special_tokens=special)
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=special[0], eos_token=special[0])
+    shape: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    shape |= {"intermediate_size": 64, "max_position_embeddings": 64, "bos_token_id": 0, "eos_token_id": 0}
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(request.param, vocab_size=400, tie_word_embeddings=True, **shape)
+    module = AutoModelForCausalLM.from_config(config)
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
+    ids = torch.tensor(backend.encode(text).ids)
+    ids = ids[: len(ids) // 40 * 40].view(-1, 40)
+    for step in range(60):
+        batch = ids[step * 8 % len(ids) :][:8]
+        optimizer.zero_grad()
+        module(batch, labels=batch).loss.backward()
+        optimizer.step()
+    module.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def adopted(pretrained: Path, tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("runs")
+    words = ["--run.name", "tiny", "--run.folder", str(runs), "--run.cpu", "true", "--corpus.path", str(tiny_corpus)]
+    assert main(["adopt", str(pretrained), *words, "--model.context", "48", "--model.stride", "24"]) == 0
+    return runs / "tiny"
+
+
+def answer(capsys: Capture, *words: object) -> dict[str, Any]:
+    """Return what a command prints with ``--json``."""
+    capsys.readouterr()
+    assert main([*map(str, words), "--json"]) == 0
+    return dict(json.loads(capsys.readouterr().out))
+
+
+def test_an_adopted_model_predicts_as_it_did(adopted: Path, pretrained: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    trained, module = load_model(adopted), AutoModelForCausalLM.from_pretrained(pretrained).eval()
+    ids_1T = torch.tensor([trained.tokenizer.encode("the town was seen near a village .\n").ids.tolist()])
+    state = trained.model.init_state(1, torch.zeros(1))
+    with torch.no_grad():
+        found = trained.model.forward(trained.params, state, ids_1T).logits_BTV
+        torch.testing.assert_close(found, module(ids_1T).logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("factors", [[], LORA], ids=["all weights", "LoRA"])
+def test_an_adopted_model_takes_part_in_every_command(adopted: Path, factors: list[str], capsys: Capture) -> None:
+    """Tuned, meta-trained, scored under four rules, compared, checked, reported; its weights stay as they are."""
+    before = params_fingerprint(load_model(adopted).params)
+    for rule in ("adam", "rms"):
+        tuned = answer(capsys, "tune", adopted, "--memory.rule", rule, *factors, *OPTIONS)
+        assert tuned["nats_per_token"] < tuned["level_1_nats_per_token"]
+    words = ["--metatrain.tokens", "400", "--metatrain.window", "5", "--metatrain.pick_tokens", "200"]
+    answer(capsys, "metatrain", adopted, *factors, *OPTIONS, *words)
+    for rule in ("none", "adam", "rms", "meta"):
+        more = [*factors, "--memory.segment", "16"] if rule != "none" else ["--memory.segment", "16"]
+        answer(capsys, "score", adopted, "--memory.rule", rule, "--articles", "4-6", *more)
+    rows = {row["label"]: row["nats_per_token"] for row in answer(capsys, "compare", adopted)["variants"]}
+    static = next(nats for label, nats in rows.items() if "level 1" in label)
+    assert len(rows) >= 4 and all(nats < static for label, nats in rows.items() if "level 1" not in label), rows
+    kept = answer(capsys, "check", adopted, *ADAM, *factors, "--memory.segment", "16", "--places", "4")
+    assert kept["kept"] is True
+    assert main(["report", str(adopted)]) == 0
+    assert main(["verify", str(adopted)]) == 0
+    assert params_fingerprint(load_model(adopted).params) == before
+
+
+def test_an_adopted_model_reads_into_a_memory_file_and_generates(
+    adopted: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    text, memory = tmp_path / "text.txt", tmp_path / "memory.safetensors"
+    text.write_text("the bade of the kula was seen near a kula .\n" * 20)
+    words = [*ADAM, *LORA, "--memory.lr", "0.01", "--memory.segment", "16"]
+    first = answer(capsys, "read", adopted, text, "--memory", memory, *words)
+    again = answer(capsys, "read", adopted, text, "--memory", memory, "--again")
+    nats = [read["nats_per_token"] for read in (first, again)]
+    assert nats[1] < nats[0]
+    assert main(["generate", str(adopted), "--prompt", "the bade", "--tokens", "5", "--memory", str(memory)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("nothing/", "no such folder"), ("none.gguf", "no such GGUF file"), (".", "not a causal language model")],
+)
+def test_what_is_no_model_is_refused(name: str, what: str, tmp_path: Path, capsys: Capture) -> None:
+    source = str(tmp_path / name) if name != "." else str(tmp_path)
+    assert main(["adopt", source, "--run.folder", str(tmp_path / "runs")]) == 2
+    said = capsys.readouterr().err
+    assert what in said and said.count("\n") == 1
+    assert not (tmp_path / "runs" / "demo" / "model.json").exists()
