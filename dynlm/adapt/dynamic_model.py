@@ -76,7 +76,7 @@ class DynamicModel:
 
     @property
     def like(self) -> Tensor:
-        """A tensor of the device and dtype of the reading: those of the static parameters, float32 for half precision."""
+        """A tensor of the reading's device and dtype: those of the static parameters, float32 for half precision."""
         tensor = next(iter(self.static.values())).detach()
         return tensor.new_empty(0, dtype=torch.float32) if tensor.itemsize == 2 else tensor
 

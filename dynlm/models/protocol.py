@@ -54,7 +54,7 @@ class SequenceModel(Protocol):
         """Return name and shape of every parameter, in a fixed order."""
 
     def with_targets(self, params: Params, targets: Targets) -> tuple[SequenceModel, Params]:
-        """Return the model with what ``targets`` adds to it, and its parameters. Raises UserError if it adds nothing."""
+        """Return the model with the factors of ``targets``, and its parameters. Raises UserError if it has none."""
         if targets.rank:
             raise UserError("this kind of model has no low-rank factors", do="leave out memory.lora_rank")
         return self, params

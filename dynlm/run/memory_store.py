@@ -131,7 +131,10 @@ class MemoryStore:
     def learned_names(self, reset: str) -> list[str]:
         """Return the names of the rules that were learned under a reset policy."""
         ending = f"-{reset}.safetensors"
-        names = sorted(path.name.removesuffix(ending) for path in (self.folder / "memory" / self.trained.model.label).glob(f"*{ending}"))
+        names = sorted(
+            path.name.removesuffix(ending)
+            for path in (self.folder / "memory" / self.trained.model.label).glob(f"*{ending}")
+        )
         found = {name: self.load_learned(name, reset) for name in names}
         return [name for name, learned in found.items() if learned is not None and "g" in learned[1]]
 

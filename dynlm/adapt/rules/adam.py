@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -31,7 +32,7 @@ class Adam(Rule):
     beta1: float
     beta2: float
     name = "adam"
-    slots = {"mean": Slot(), "square": Slot()}
+    slots: ClassVar[Mapping[str, Slot]] = {"mean": Slot(), "square": Slot()}
 
     @property
     def level(self) -> int:

@@ -60,7 +60,7 @@ class HFModel(SequenceModel):
     options: HFOptions
     module: Any = field(repr=False)
     names: dict[str, str] = field(repr=False)
-    targets: Targets = Targets()
+    targets: Targets = field(default_factory=Targets)
     """What moves; with a rank, the module has factors."""
 
     @classmethod

@@ -47,10 +47,7 @@ def test_factors_give_the_logits_of_pefts_model(family: str, scaling: str) -> No
 
 def test_a_starts_as_drawn_and_b_at_zero() -> None:
     model = HFModel.of(tiny("llama"), HFOptions(kind="hf"))
-    drawn = [
-        add_lora(model, Targets(("layers.0.mlp.down_proj",), 4, seed=seed))[1]
-        for seed in (0, 0, 1)
-    ]
+    drawn = [add_lora(model, Targets(("layers.0.mlp.down_proj",), 4, seed=seed))[1] for seed in (0, 0, 1)]
     a, b = (f"model.layers.0.mlp.down_proj.lora_{factor}.weight" for factor in "AB")
     assert drawn[0].keys() == {a, b}
     assert torch.equal(drawn[0][a], drawn[1][a]) and not torch.equal(drawn[0][a], drawn[2][a])
