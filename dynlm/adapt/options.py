@@ -89,9 +89,9 @@ class MemoryOptions(Section):
 
     @classmethod
     def own_values(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return ``values`` without null for a rate that the rule lacks: earlier files have all rates for each rule."""
-        lost = {item.name for item in fields(StepOptions)} - {item.name for item in fields(cls)}
-        return {name: value for name, value in values.items() if value is not None or name not in lost}
+        """Return ``values`` without null, which is unset, for the options of any rule here: files have them all."""
+        known = {item.name for kind in (StepOptions, cls) for item in fields(kind)}
+        return {name: value for name, value in values.items() if value is not None or name not in known}
 
     def targets_of(self, seed: int) -> Targets:
         """Return what of the model moves."""

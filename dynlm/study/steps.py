@@ -28,7 +28,18 @@ from dynlm.train.metatrain import metatrain
 from dynlm.train.options import TuneOptions
 from dynlm.train.tune import ensure_statistics, tune
 
-_SHARED = ("rule", "g", "reset", "lanes", "segment", "dynamic")
+_SHARED = (
+    "rule",
+    "g",
+    "reset",
+    "lanes",
+    "segment",
+    "targets",
+    "lora_rank",
+    "lora_alpha",
+    "lora_scaling",
+    "lora_factors",
+)
 """Memory options that move the weights: variants that differ in no others share what is found."""
 _CACHE_OPTIONS = ("cache_window", "cache_inverse_temperature", "cache_share")
 _LEDGER = Path("memory") / "prepared.json"

@@ -40,7 +40,7 @@ def test_only_the_tensors_named_move(tuned_run: Run, trained: TrainedModel) -> N
         )
         assert tuple(dynamic_model.rule.rates) == NAMES[1:]
         assert tuple(dynamic_model.fresh_memory().params) == NAMES[1:]
-    with pytest.raises(UserError, match=r"memory\.dynamic has 'decoder'"):
+    with pytest.raises(UserError, match=r"memory\.targets has 'decoder'"):
         open_dynamic_model(tuned_run.folder, trained, StepOptions(targets=["decoder"]))
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from dynlm.adapt.rules.base import Rule, Slot, StepEvent
 from dynlm.runtime.tree import expand_lanes
 
 _EPSILON = 1e-8
+_SLOTS = {"mean": Slot(), "square": Slot()}
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Adam(Rule):
     beta1: float
     beta2: float
     name = "adam"
-    slots: ClassVar[Mapping[str, Slot]] = {"mean": Slot(), "square": Slot()}
+    slots = _SLOTS
 
     @property
     def level(self) -> int:

@@ -37,6 +37,7 @@ def build(options: HFOptions, vocab_size: int) -> HFModel:
         with init_empty_weights(include_buffers=False):
             config = AutoConfig.for_model(**content)
             module = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, options.dtype))
+        module.tie_weights()  # parameters that were replaced by empty ones are not tied
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"model.architecture is no causal language model ({error})", do="adopt the model again"
@@ -47,7 +48,7 @@ def build(options: HFOptions, vocab_size: int) -> HFModel:
     return model
 
 
-def skeleton_of(module: nn.Module) -> nn.Module:
+def skeleton_of(module: nn.Module) -> Any:
     """Return a copy of ``module`` without weights, in evaluation mode; buffers are copied."""
     without = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in module.parameters()}
     return copy.deepcopy(module, without).eval()

@@ -62,6 +62,7 @@ def pretrained(request: pytest.FixtureRequest, tiny_corpus: Path, tmp_path_facto
 def adopted(pretrained: Path, tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("runs")
     words = ["--run.name", "tiny", "--run.folder", str(runs), "--run.cpu", "true", "--corpus.path", str(tiny_corpus)]
+    words += ["--corpus.meta_every", "6"]
     assert main(["adopt", str(pretrained), *words, "--model.context", "48", "--model.stride", "24"]) == 0
     return runs / "tiny"
 
@@ -112,7 +113,7 @@ def test_an_adopted_model_reads_into_a_memory_file_and_generates(
 ) -> None:
     text, memory = tmp_path / "text.txt", tmp_path / "memory.safetensors"
     text.write_text("the bade of the kula was seen near a kula .\n" * 20)
-    words = [*ADAM, *LORA, "--memory.lr", "0.01", "--memory.segment", "16"]
+    words = [*ADAM, *LORA, "--memory.lr", "0.01", "--memory.segment", "16", "--memory.reset", "stream"]
     first = answer(capsys, "read", adopted, text, "--memory", memory, *words)
     again = answer(capsys, "read", adopted, text, "--memory", memory, "--again")
     nats = [read["nats_per_token"] for read in (first, again)]
