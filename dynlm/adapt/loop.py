@@ -40,7 +40,7 @@ class SegmentResult(NamedTuple):
     @property
     def experts_BT2(self) -> Tensor:
         """The losses of the static model and of the rule, where ``nats_BT`` are those of their mixture."""
-        return self.memory.mixture.experts_BT2
+        return self.memory.mixture.experts_BT2[:, : self.nats_BT.shape[1]]
 
 
 def read_segment(
@@ -51,9 +51,21 @@ def read_segment(
     Each lane learns from the mean of its own nats. ``memory`` is used up (its weights are written over): copy it first
     to keep it. ``observe`` is shown the gradients.
     """
-    batch = to_batch(segment, dynamic_model.like)
+    batch = to_batch(segment, dynamic_model.like, segment.longest if dynamic_model.model.pads_segments else None)
     memory = start_segment(dynamic_model, memory, segment.starts_B, batch)
-    return score_and_learn(dynamic_model, memory, batch, np.any(segment.mask_BT, axis=1), observe)
+    nats_BT, memory = score_and_learn(dynamic_model, memory, batch, np.any(segment.mask_BT, axis=1), observe)
+    length = segment.mask_BT.shape[1]
+    if padding := nats_BT.shape[1] - length:
+        memory = _without_last(dynamic_model, memory, padding)
+    return nats_BT[:, :length], memory
+
+
+def _without_last(dynamic_model: DynamicModel, memory: Memory, padding: int) -> Memory:
+    """Take padding out of the model's state, which an unfinished article goes on with."""
+    model, mixture = dynamic_model.model, memory.mixture
+    if mixture is not None:
+        mixture = mixture._replace(state=model.without_last(mixture.state, padding))
+    return memory._replace(state=model.without_last(memory.state, padding), mixture=mixture)
 
 
 def start_segment(dynamic_model: DynamicModel, memory: Memory, starts: np.ndarray, batch: Batch) -> Memory:

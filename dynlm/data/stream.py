@@ -38,6 +38,8 @@ class Segment:
     """Whether one of the tokens completes a heading (bool)."""
     position_B2: np.ndarray
     """Article of each lane, -1 in an empty one, and index of the segment's first token in it (int64)."""
+    longest: int | None = None
+    """Tokens of the stream's longest segments; an article's last one may be shorter."""
 
     @property
     def tokens(self) -> int:
@@ -173,7 +175,7 @@ class Stream:
             headings_B[row] = first < last
         position_B2 = np.array([now.article, now.position], dtype=np.int64).T[self.rank :: self.world]
         starts_B = (position_B2[:, 0] >= 0) & (position_B2[:, 1] == 0)
-        return Segment(inputs_BT, targets_BT, mask_BT, starts_B, headings_B, position_B2)
+        return Segment(inputs_BT, targets_BT, mask_BT, starts_B, headings_B, position_B2, self.segment)
 
 
 @lru_cache(maxsize=2)

@@ -43,6 +43,8 @@ class SequenceModel(Protocol):
     vocab_size: int
     supports_vmap: bool = False
     """Whether ``forward`` runs under ``torch.func.vmap``, to batch lanes that have weights of their own."""
+    pads_segments: bool = False
+    """Whether segments are padded to one length: for a model whose roundoff depends on the number of tokens."""
     label: str = ""
     """Names the folder of what a run keeps for these targets; empty: for tensors of the model itself."""
 
@@ -72,6 +74,12 @@ class SequenceModel(Protocol):
     def reset_state(self, state: State, starts_B: Tensor, like: Tensor) -> State:
         """Return ``state`` with the lanes of ``starts_B`` (bool) at their initial state, whatever they held."""
         return replace_lanes(state, self.init_state(len(starts_B), like), starts_B)
+
+    def without_last(self, state: State, count: int) -> State:
+        """Return the state before the last ``count`` tokens, which were padding (``pads_segments``)."""
+        if count:
+            raise NotImplementedError(f"{type(self).__name__} pads segments, and cannot drop {count} tokens")
+        return state
 
     def forward(self, params: Params, state: State, inputs_BT: Tensor) -> Output:
         """Run T tokens; differentiable by ``params``, which hold one set of weights for all lanes."""

@@ -63,6 +63,7 @@ class HFModel(SequenceModel):
     names: dict[str, str] = field(repr=False)
     targets: Targets = field(default_factory=Targets)
     """What moves; with a rank, the module has factors."""
+    pads_segments = True  # products of another number of tokens round otherwise
 
     @classmethod
     def of(cls, module: nn.Module, options: HFOptions) -> HFModel:
@@ -126,6 +127,9 @@ class HFModel(SequenceModel):
         """Empty the lanes of ``starts_B`` (bool): what their positions hold is masked, not cleared."""
         keep_B = ~starts_B
         return state._replace(valid_B=state.valid_B * keep_B, age_B=state.age_B * keep_B)
+
+    def without_last(self, state: Window, count: int) -> Window:
+        return state.without_last(count)
 
     def forward(self, params: Params, state: Window, inputs_BT: Tensor) -> Output:
         length, options = inputs_BT.shape[1], self.options

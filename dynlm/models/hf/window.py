@@ -63,6 +63,16 @@ class Window(NamedTuple):
             values,
         )
 
+    def without_last(self, count: int) -> Window:
+        """Return the window without its last ``count`` positions."""
+        capacity = self.tokens_BC.shape[1]
+
+        def moved(tensor: Tensor) -> Tensor:
+            return torch.cat([torch.zeros_like(tensor[:, :count]), tensor[:, : capacity - count]], 1)
+
+        keys, values = (tuple(map(moved, tensors)) for tensors in (self.keys, self.values))
+        return Window(moved(self.tokens_BC), self.valid_B - count, self.age_B - count, keys, values)
+
 
 def _shift(old_BCGD: Tensor, new_BGTD: Tensor) -> Tensor:
     return torch.cat([old_BCGD, new_BGTD.transpose(1, 2)], 1)[:, -old_BCGD.shape[1] :]
