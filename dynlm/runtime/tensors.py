@@ -27,16 +27,22 @@ _DTYPES = {torch.float32: "F32", torch.float64: "F64"}
 
 
 def save_tensors(
-    path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any] | None = None, private: bool = False
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    about: Mapping[str, Any] | None = None,
+    private: bool = False,
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write tensors and their metadata ``about`` (for JSON) to a safetensors file, atomically.
 
-    With ``private`` only the owner may read a new file. Raises UserError if it cannot be written.
+    With ``private`` only the owner may read a new file. ``metadata``: instead of ``about``, for files that other
+    programs read. Raises UserError if it cannot be written.
     """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_write(path, private) as staged:
         try:
-            safetensors.torch.save_file(contiguous, staged, metadata={"about": json.dumps(about or {})})
+            entries = {"about": json.dumps(about or {})} if metadata is None else dict(metadata)
+            safetensors.torch.save_file(contiguous, staged, metadata=entries)
         except safetensors.SafetensorError as error:
             # The library gives the system's error number in its message only.
             number = re.search(r"os error (\d+)", str(error))
