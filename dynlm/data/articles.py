@@ -22,12 +22,13 @@ def open_source(corpus: CorpusOptions) -> Source:
 
     Reads no articles. Raises UserError if there is no such source, file or data set.
     """
+    name, colon, _ = corpus.source.partition(":")
     if corpus.path is not None:
         source = open_local(corpus)
-    elif "/" in corpus.source:
+    elif "/" in name:
         source = open_hub(corpus)
     else:
-        source = SOURCES[corpus.source](corpus)
+        source = SOURCES[name + colon](corpus)
     return replace(source, splits=derive_splits(source.splits, corpus))
 
 
@@ -61,7 +62,7 @@ def derive_splits(own: Mapping[str, Articles], corpus: CorpusOptions) -> dict[st
 
 
 def source_name(corpus: CorpusOptions) -> str:
-    """Return the source's name in reports: a path, a data set's name, or the standard library with its version."""
+    """Return the source's name in reports: a path, a data set's name, or what is documented with its version."""
     return open_source(corpus).name
 
 

@@ -8,6 +8,7 @@ A source is a function from the options to a ``Source``. This is a complete one,
     def open_haiku(corpus: CorpusOptions) -> Source:
         return Source("haiku", {"train": lambda: (Article(title, text, "haiku") for title, text in POEMS)})
 
+A name that ends in a colon takes an argument: ``docs:`` opens ``docs:torch``.
 Other packages register theirs by an entry point of the group ``dynlm.sources``.
 """
 

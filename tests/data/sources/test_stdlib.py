@@ -11,8 +11,9 @@ import pytest
 
 from dynlm.data.articles import load_articles
 from dynlm.data.options import CorpusOptions
+from dynlm.data.sources.docstrings import module_text
 from dynlm.data.sources.source import Article
-from dynlm.data.sources.stdlib import module_text, open_stdlib, stdlib_articles
+from dynlm.data.sources.stdlib import open_stdlib, stdlib_articles
 from dynlm.errors import UserError
 
 MODULE = '''
