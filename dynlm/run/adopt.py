@@ -36,7 +36,7 @@ def adopt(config: Any, source: str, dtype: str = "auto") -> dict[str, Any]:
         record_sitting(run.path, {}, made_with("cpu"))
         tokenizer.save(run.path / "tokenizer")
         save_config(run.path, dataclasses.replace(config, model=options, tokenizer=tokens))
-        about = {"adopted_from": source}
+        about = {"adopted_from": source, **({"revision": found.revision} if found.revision else {})}
         save_model(run.path, model, found.params, tokenizer, about)
         parameters = sum(tensor.numel() for tensor in found.params.values())
         log_line(run.path, event="adopted", parameters=parameters, **about)

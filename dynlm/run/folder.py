@@ -46,8 +46,9 @@ _Options = TypeVar("_Options")
 _CARD_TYPES: dict[str, type] = {
     **{"corpus": str, "parameters": int, "tokens": int},
     **{"valid_nats_per_token": float, "valid_perplexity_per_word": float},
+    **{"adopted_from": str, "revision": str},
 }
-"""Types of the entries of a model's card that describe its training; each may be missing."""
+"""Types of the entries of a model's card that describe where it comes from; each may be missing."""
 TOKENIZER_FILES = (
     "tokenizer/tokenizer.json",
     "tokenizer/tokenizer.model",

@@ -123,7 +123,16 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(
         assert me.read_bytes() == content
     for verb in ("show", "reset"):
         refused(capsys, "memory", verb, folder / "model.safetensors")
-    assert "choose one of memory diff, memory reset, memory show" in refused(capsys, "memory", "eat")
+    commands = "memory diff, memory export, memory import, memory reset, memory show"
+    assert f"choose one of {commands}" in refused(capsys, "memory", "eat")
+
+
+def test_the_memory_of_an_lstm_is_no_adapter(
+    tuned_copy: Run, book: Path, me: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    read(capsys, tuned_copy, me, book)
+    said = refused(capsys, "memory", "export", me, tmp_path / "adapter", "--run", tuned_copy.folder)
+    assert "adapters are of pretrained transformers" in said and not (tmp_path / "adapter").exists()
 
 
 def test_a_memory_of_another_model_is_refused(

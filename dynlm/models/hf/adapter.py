@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers.pytorch_utils import Conv1D
 
@@ -138,10 +138,15 @@ def make_adapter(model: HFModel, layers: Mapping[str, LowRank], scale: float) ->
     modules = {name: module for name, module in model.module.named_modules() if _is_of_base(name)}
     last = {name.rpartition(".")[2] for name in layers}
     selected = {name for name in modules if name.rpartition(".")[2] in last}
-    transposed = {isinstance(getattr(modules[name], "base_layer", modules[name]), Conv1D) for name in layers}
+    transposed = {is_transposed(modules[name]) for name in layers}
     if len(transposed) > 1:
         raise UserError("some of these layers store their weights transposed", do="choose memory.targets of one kind")
     return Adapter(layers, scale, tuple(sorted(last if selected == set(layers) else layers)), transposed.pop())
+
+
+def is_transposed(layer: nn.Module) -> bool:
+    """Return whether a linear layer, with or without factors, stores its weights as (in, out)."""
+    return isinstance(getattr(layer, "base_layer", layer), Conv1D)
 
 
 def _is_of_base(name: str) -> bool:

@@ -19,13 +19,17 @@ if TYPE_CHECKING:
 
 
 class Pretrained(NamedTuple):
-    """A pretrained model: configuration (JSON), weights, tokenizer, start token, size of the vocabulary."""
+    """A pretrained model: configuration (JSON), weights, tokenizer, start token, size of the vocabulary.
+
+    ``revision``: the commit on the hub that it was loaded from, where it was.
+    """
 
     architecture: str
     params: Params
     tokenizer: Backend
     start: int
     vocab_size: int
+    revision: str | None = None
 
 
 def load_pretrained(source: str, dtype: str = "auto") -> Pretrained:
@@ -70,6 +74,7 @@ def load_pretrained(source: str, dtype: str = "auto") -> Pretrained:
         tokenizer.backend_tokenizer,
         start,
         module.config.get_text_config(decoder=True).vocab_size,
+        getattr(module.config, "_commit_hash", None),
     )
 
 
