@@ -50,10 +50,9 @@ def log_with_cache(cache: Cache, state: CacheState, features_11H: Tensor, logits
         parts.append(torch.zeros_like(log_p_V).index_add_(0, state.tokens_BC[0][visible_C], weight_C).log())
     gate_features_11K = None
     if isinstance(cache.gate, Gate):
-        scaled_11V = (logits_11V - logits_11V.amax(-1, keepdim=True)).exp()
         # A gate sees nothing of the target: any will do. The lookup writes the pair, into a copy.
         target_11, one_11 = state.tokens_BC[:, :1], features_11H.new_ones(1, 1)
-        next_tokens = NextTokenDistribution(scaled_11V, scaled_11V.sum(-1, keepdim=True))
+        next_tokens = NextTokenDistribution.of(logits_11V)
         lookup, _ = cache.look(clone(state), CacheInput(features_11H, target_11, one_11, one_11, next_tokens))
         gate_features_11K = lookup.features_BTK
     return (torch.stack(parts, -1) + cache.log_shares(gate_features_11K, logits_11V)).logsumexp(-1).view(1, 1, -1)

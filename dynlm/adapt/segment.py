@@ -5,6 +5,7 @@ Legend: B lanes, T tokens of a segment.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -75,28 +76,31 @@ def _read_block(
     dynamic_model: DynamicModel, own: Memory, batch: Batch, lanes: slice, observe: StepObserver | None
 ) -> tuple[Tensor, Tensor, State, Any]:
     """Return some lanes' (losses with the cache, the model's own, its state, the cache's) after a segment."""
-    share_BT = shares(batch)
-    scored = _score(dynamic_model, own, batch, own.state)
+    share_BT, rule = shares(batch), dynamic_model.rule
+    names = rule.tensors if rule.learns else dynamic_model.dynamic if observe is not None else ()
+    scored = _score(dynamic_model, own, batch, own.state, names)
     if dynamic_model.filter is not None and own.filter is not None:
-        scored, share_BT = _restored(dynamic_model, dynamic_model.filter, own, batch, scored, share_BT)
+        scored, share_BT = _restored(dynamic_model, own, batch, scored, share_BT)
     nats_BT, cache = scored.nats_BT, own.cache
     if dynamic_model.cache is not None and cache is not None:
-        seen = CacheInput(scored.features_BTH, batch.targets_BT, batch.mask_BT, nats_BT, scored.next_tokens)
+        seen = CacheInput(scored.features_BTH, batch.targets_BT, batch.mask_BT, nats_BT, scored.next_tokens())
         nats_BT, cache = dynamic_model.cache.read(cache, seen, dynamic_model.engine.scratch)
-    if dynamic_model.rule.learns or observe is not None:
+    if names:
         _apply_updates(dynamic_model, own, scored, share_BT, lanes, observe, batch.position_B2)
     return nats_BT, scored.nats_BT, scored.state, cache
 
 
-def _score(dynamic_model: DynamicModel, own: Memory, batch: Batch, state: State) -> Scored:
-    return dynamic_model.engine.score(dynamic_model.static, own.params, batch.inputs_BT, batch.targets_BT, state)
+def _score(dynamic_model: DynamicModel, own: Memory, batch: Batch, state: State, names: Collection[str]) -> Scored:
+    engine, static = dynamic_model.engine, dynamic_model.static
+    return engine.score(static, own.params, batch.inputs_BT, batch.targets_BT, state, names)
 
 
 def _restored(
-    dynamic_model: DynamicModel, filter_: UpdateFilter, own: Memory, batch: Batch, scored: Scored, share_BT: Tensor
+    dynamic_model: DynamicModel, own: Memory, batch: Batch, scored: Scored, share_BT: Tensor
 ) -> tuple[Scored, Tensor]:
     """Return (the segment as it counts, what is learned from of it), with diverged weights restored."""
-    rule, static = dynamic_model.rule, dynamic_model.static
+    rule, static, filter_ = dynamic_model.rule, dynamic_model.static, dynamic_model.filter
+    assert filter_ is not None
     diverged_B = filter_.diverged(scored.nats_BT, share_BT)
     if diverged_B is None:
         return scored, share_BT
@@ -107,7 +111,7 @@ def _restored(
         # A state that these weights left may not be finite either.
         finite_B = torch.stack([tensor.flatten(1).isfinite().all(1) for _, tensor in leaves(own.state)]).all(0)
         state = dynamic_model.model.reset_state(own.state, lost_B & ~finite_B, dynamic_model.like)
-        scored = _score(dynamic_model, own, batch, state)
+        scored = _score(dynamic_model, own, batch, state, rule.tensors)
         own.filter.rescored_B.add_((share_BT > 0).sum(1) * lost_B)
     reset_lanes_(rule, own.params, own.rule, static, diverged_B)
     own.filter.count_(-1, diverged_B, batch.position_B2)

@@ -19,13 +19,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dynlm.fewshot.learners.learner import Learned, Learner
-from dynlm.fewshot.nets import keep_freed_memory
 from dynlm.fewshot.options import FewShotOptions
 from dynlm.fewshot.results import EpisodeScores, write_scores
 from dynlm.fewshot.run_folder import load_learned
 from dynlm.fewshot.tasks.image_tasks import check_image_format
 from dynlm.fewshot.tasks.regression import Curves
 from dynlm.fewshot.tasks.source import Episodes, TaskSource, seeded
+from dynlm.runtime.allocator import keep_freed_memory
 from dynlm.runtime.parsing import write_json
 
 # Purposes of generators: of tasks and of adapting to them, for the scores and for the examples.

@@ -8,7 +8,6 @@ Batch norm has no hidden state: a forward pass returns the statistics of its bat
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import math
 from collections.abc import Callable
@@ -274,17 +273,3 @@ class _Col2Im(torch.autograd.Function):
     def vmap(info: Any, in_dims: Any, patches: Tensor, height: int, width: int) -> tuple[Tensor, int]:
         patches = patches.movedim(in_dims[0], 0)
         return _Col2Im.apply(patches.flatten(0, 1), height, width).unflatten(0, patches.shape[:2]), 0
-
-
-def keep_freed_memory() -> bool:
-    """Make malloc keep freed memory for the rest of the process; return whether it does.
-
-    Image learners allocate tensors of a few MB all the time. glibc returns blocks of that size to the system, which
-    clears their pages for the next allocation: 5 to 30 % of a meta-step. Other C libraries are left as they are.
-    """
-    trim_threshold, mmap_max = -1, -4  # malloc.h
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return False
-    return bool(mallopt(mmap_max, 0)) and bool(mallopt(trim_threshold, -1))

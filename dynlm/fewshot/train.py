@@ -13,11 +13,11 @@ from tqdm import tqdm
 
 from dynlm.errors import UserError
 from dynlm.fewshot.learners.learner import Learned, Learner, add_prefix, strip_prefix
-from dynlm.fewshot.nets import keep_freed_memory
 from dynlm.fewshot.options import FewShotOptions, TrainOptions
 from dynlm.fewshot.run_folder import from_tensors, load_learned, load_run_options, save_learned, to_tensors
 from dynlm.fewshot.tasks.source import TaskSource, seeded
 from dynlm.run.folder import log_line, save_config
+from dynlm.runtime.allocator import keep_freed_memory
 from dynlm.runtime.checkpoints import Checkpointer, Checkpoints, State
 from dynlm.runtime.files import exclusive
 from dynlm.runtime.parsing import read_json

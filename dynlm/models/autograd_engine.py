@@ -37,21 +37,30 @@ class AutogradEngine:
     captures: bool = False
     scratch: Scratch = field(default_factory=Scratch, repr=False, compare=False)
 
-    @torch.enable_grad()
-    def score(self, params: Params, lane_params: Params, inputs_BT: Tensor, targets_BT: Tensor, state: State) -> Scored:
+    def score(
+        self,
+        params: Params,
+        lane_params: Params,
+        inputs_BT: Tensor,
+        targets_BT: Tensor,
+        state: State,
+        names: Collection[str] | None = None,
+    ) -> Scored:
         """See ``Engine.score``."""
         # Without autograd's count of versions: weights of lanes that have no share may be written over.
         leaves = {name: lane_params.get(name, tensor).data for name, tensor in params.items()}
-        leaves = {name: leaf.requires_grad_(leaf.is_floating_point()) for name, leaf in leaves.items()}
-        output = self._forward(leaves, lane_params.keys(), state, inputs_BT)
-        nats_BT = token_nats(output.logits_BTV, targets_BT)
-        top_BT1 = output.logits_BTV.detach().amax(2, keepdim=True)
-        scaled_BTV = (output.logits_BTV.detach() - top_BT1).exp_()
+        asked = leaves.keys() if names is None else set(names)
+        for name, leaf in leaves.items():
+            leaf.requires_grad_(leaf.is_floating_point() and name in asked)
+        with torch.set_grad_enabled(any(leaf.requires_grad for leaf in leaves.values())):
+            output = self._forward(leaves, lane_params.keys(), state, inputs_BT)
+            nats_BT = token_nats(output.logits_BTV, targets_BT)
+        logits_BTV = output.logits_BTV.detach()
         return Scored(
             nats_BT.detach(),
             detach(output.state),
             output.features_BTH.detach(),
-            NextTokenDistribution(scaled_BTV, scaled_BTV.sum(2, keepdim=True)),
+            lambda: NextTokenDistribution.of(logits_BTV),
             (nats_BT, leaves, set(lane_params)),
         )
 
@@ -68,9 +77,10 @@ class AutogradEngine:
             loss_B = torch.where(share_BT > 0, nats_BT * share_BT, 0).sum(1)
             # The sum's gradient by a lane's own weights is the lane's; shared ones have one of each lane's loss.
             losses = [loss_B.sum()] if own.issuperset(names) else loss_B.unbind()
+        by, last = [leaves[name] for name in ordered], len(losses) - 1
         found = [
-            torch.autograd.grad(loss, [leaves[name] for name in ordered], retain_graph=True, allow_unused=True)
-            for loss in losses
+            torch.autograd.grad(loss, by, retain_graph=number < last, allow_unused=True)
+            for number, loss in enumerate(losses)
         ]
         for name, of_lanes in zip(ordered, zip(*found, strict=True), strict=True):
             each = [torch.zeros_like(leaves[name]) if u is None else u for u in of_lanes]

@@ -146,6 +146,12 @@ class NextTokenDistribution(NamedTuple):
     scaled_BTV: Tensor
     total_BT1: Tensor
 
+    @classmethod
+    def of(cls, logits_BTV: Tensor) -> NextTokenDistribution:
+        """Return the distribution of these logits."""
+        scaled_BTV = (logits_BTV - logits_BTV.amax(2, keepdim=True)).exp_()
+        return cls(scaled_BTV, scaled_BTV.sum(2, keepdim=True))
+
 
 class Scored(NamedTuple):
     """A segment's losses, the state after it, and what ``Engine.gradients`` needs (``tape``).
@@ -156,7 +162,7 @@ class Scored(NamedTuple):
     nats_BT: Tensor
     state: State
     features_BTH: Tensor
-    next_tokens: NextTokenDistribution
+    next_tokens: Callable[[], NextTokenDistribution]
     tape: Any
 
 
@@ -199,8 +205,19 @@ class Engine(Protocol):
     def native(self) -> NativeKernels | None:
         """Compiled kernels that update rules may use; None without them."""
 
-    def score(self, params: Params, lane_params: Params, inputs_BT: Tensor, targets_BT: Tensor, state: State) -> Scored:
-        """Return the losses of a segment, in nats, and what ``gradients`` needs."""
+    def score(
+        self,
+        params: Params,
+        lane_params: Params,
+        inputs_BT: Tensor,
+        targets_BT: Tensor,
+        state: State,
+        names: Collection[str] | None = None,
+    ) -> Scored:
+        """Return the losses of a segment, in nats, and what ``gradients`` needs for the tensors ``names`` (None: all).
+
+        Without names nothing can be differentiated, which saves time and memory.
+        """
 
     def gradients(
         self, scored: Scored, share_BT: Tensor, names: Collection[str], whole_first: bool = False

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from dynlm.errors import UserError
 from dynlm.models.hf.options import HFOptions
-from dynlm.models.protocol import SequenceModel
-from dynlm.models.registry import register_model
+from dynlm.models.protocol import Engine, SequenceModel
+from dynlm.models.registry import EngineSettings, autograd_engine, register_model
+from dynlm.runtime.allocator import keep_freed_memory
 
 
-@register_model("hf", HFOptions)
+def engine(model: SequenceModel, settings: EngineSettings) -> Engine:
+    """Return the engine of a transformer, whose activations are allocated anew in each segment."""
+    keep_freed_memory()
+    return autograd_engine(model, settings)
+
+
+@register_model("hf", HFOptions, engine)
 def build(options: HFOptions, vocab_size: int) -> SequenceModel:
     """Return the model of ``options.architecture``. Raises UserError without the extra ``dynlm[hf]``."""
     try:

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from dynlm.errors import UserError
+from dynlm.models.hf import attention
+from dynlm.models.hf.checkpointing import with_checkpointing
 from dynlm.models.hf.options import HFOptions
 from dynlm.models.hf.window import Window
 from dynlm.models.options import Targets
@@ -69,7 +71,7 @@ class HFModel(SequenceModel):
     def of(cls, module: nn.Module, options: HFOptions) -> HFModel:
         """Return the model of a causal language model of ``transformers``, whose weights are left where they are."""
         skeleton = skeleton_of(module)
-        skeleton.set_attn_implementation(options.attention)
+        skeleton.set_attn_implementation(attention.NAME if options.attention == "segment" else options.attention)
         return cls(options, skeleton, {name: name for name, _ in skeleton.named_parameters()})
 
     @property
@@ -88,6 +90,18 @@ class HFModel(SequenceModel):
     @functools.cached_property
     def _module_parameters(self) -> dict[str, nn.Parameter]:
         return dict(self.module.named_parameters())
+
+    @functools.cached_property
+    def _called(self) -> tuple[nn.Module, dict[str, str]]:
+        """The module that is called, and its names of the module's parameters and buffers."""
+        if not self.options.checkpointing:
+            return self.module, {}
+        called = with_checkpointing(self.module)
+        held = [
+            (called.named_parameters(), self.module.named_parameters()),
+            (called.named_buffers(), self.module.named_buffers()),
+        ]
+        return called, {own: name for both in held for (name, _), (own, _) in zip(*both, strict=True)}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: tuple(self._module_parameters[inner].shape) for name, inner in self.names.items()}
@@ -196,9 +210,10 @@ class HFModel(SequenceModel):
         if past and bool((state.valid_B < past).any()):
             places = torch.arange(past + length, device=inputs_BT.device)
             mask = (places >= past - state.valid_B[:, None]).long()
+        called, names = self._called
         output = torch.func.functional_call(
-            self.module,
-            weights,
+            called,
+            {names.get(name, name): tensor for name, tensor in weights.items()},
             (inputs_BT,),
             {
                 "attention_mask": mask,

@@ -27,8 +27,11 @@ class HFOptions(ModelOptions):
     many as the context: disjoint windows."""
     refresh: int = bounded(0, 0, 1 << 20)
     """Compute keys and values anew once they are so many tokens old; 0: only where the context is full."""
-    attention: Literal["sdpa", "eager"] = "sdpa"
-    """Implementation of attention; eager has second derivatives."""
+    attention: Literal["segment", "sdpa", "eager"] = "segment"
+    """Implementation of attention. segment: dynlm's own on a CPU, sdpa on a GPU; sdpa: PyTorch's fused kernels; eager:
+    that of the model's source, which has second derivatives."""
+    checkpointing: bool = False
+    """Gradient checkpointing: the backward pass computes each layer's activations again, for less memory."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -29,13 +29,14 @@ _OWN: dict[str, dict[str, Any]] = {
     "gpt_neox": {},
 }
 FAMILIES = list(_OWN)
+_OTHER = {"gemma2": _OWN["gemma3_text"]}
 
 
 def tiny(family: str, dtype: torch.dtype = torch.float32) -> nn.Module:
     """Return a causal language model of a family, in evaluation mode."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.for_model(family, **_SHAPE | _OWN[family])
+    config = AutoConfig.for_model(family, **_SHAPE | (_OWN | _OTHER)[family])
     torch.manual_seed(0)
     module: nn.Module = AutoModelForCausalLM.from_config(config).to(dtype).eval()
     return module
