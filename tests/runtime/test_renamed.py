@@ -47,7 +47,8 @@ def test_every_new_name_is_an_option_and_no_old_one_is() -> None:
 )
 def test_an_old_name_in_a_file_is_read_with_a_warning(section: str, old: str, new: str, capsys: Capture) -> None:
     kind = sections_of(StudyOptions)[section].select({})
-    value = {"cache_flatness": [0.5], "guard": False, "flush": True, "arms": [{"name": "x"}]}.get(old, 0.25)
+    values = {"cache_flatness": [0.5], "guard": False, "flush": True, "arms": [{"name": "x"}], "dynamic": ["x"]}
+    value = values.get(old, 0.25)
     made = [section_of(kind, {old: value}) for _ in range(2)]
     assert made[0] == made[1] == kind(**{new: value})
     assert capsys.readouterr().err == f"dynlm: warning: {section}.{old} is now {section}.{new}\n"
