@@ -147,8 +147,9 @@ class LearnedRuleOptions(Section):
     """kind lstm: width of its state."""
     level: Literal[2, 3] = 3
     """3: decay toward the static parameters; 2: none (boundary resets then go to the slow weights of slow_rate)."""
-    sharing: Literal["tensor", "row", "weight"] = "tensor"
-    """Which weights share a learning rate and a decay: those of a tensor, of a row, or none (weight)."""
+    sharing: Literal["kind", "tensor", "row", "weight"] = "tensor"
+    """Which weights share a learning rate and a decay: those of a tensor, of a row, or none (weight). kind: those of a
+    kind of tensor, such as the query matrices of all layers, up to a learned slope in depth."""
     importance: bool = False
     """Scale learning rates and decays with a power, learned for each tensor, of each weight's Fisher information."""
     features: list[Feature] = field(default_factory=list)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -133,14 +134,19 @@ def _metatrain(options: Namespace, config: Config) -> int:
 
 
 def _rows_of_rule(done: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{'tensor':20}{'lr':>12}{'decay':>12}{'reset':>8}"
+    wide, by_kind = max(20, *(len(name) + 1 for name in done["phi"])), done["g"]["sharing"] == "kind"
+    slope = f"{'last/first':>12}" if by_kind else ""
+    yield f"{'kind' if by_kind else 'tensor':{wide}}{'lr':>12}{slope}{'decay':>12}{'reset':>8}"
     for name, phi in done["phi"].items():
-        yield f"{name:20}{phi['alpha']:>12.3g}{phi['lambda']:>12.3g}{phi.get('boundary_reset', 0.0):>8.2f}"
-    nats = done["tuning_nats_per_token"]
-    yield (
-        f"on the tuning articles: {nats['start']:.4f} nats per token at the start (rms), "
-        f"{nats['halfway']:.4f} halfway, {nats['learned']:.4f} as learned; kept: {done['kept']}"
-    )
+        slope = f"{math.exp(2 * phi['lr.depth']):>12.3g}" if by_kind else ""
+        yield f"{name:{wide}}{phi['alpha']:>12.3g}{slope}{phi['lambda']:>12.3g}{phi.get('boundary_reset', 0.0):>8.2f}"
+    begun = f"the g of {done['taken_from']['run']}" if "taken_from" in done else "rms"
+    if not done["tokens"]:
+        yield f"nothing was learned: this is {begun}"
+        return
+    said = {"start": f"at the start ({begun})", "halfway": "halfway", "learned": "as learned"}
+    nats = ", ".join(f"{value:.4f} {said[when]}" for when, value in done["tuning_nats_per_token"].items())
+    yield f"on the tuning articles, nats per token: {nats}; kept: {done['kept']}"
     yield f"learned on {done['tokens']:,} tokens: {done['passes']:.2f} passes over the articles kept for it"
     if done["passes"] > 1 and done["reset"] == "stream":
         yield "note: after the first pass the memory met articles that it had learned from before"

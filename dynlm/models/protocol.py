@@ -10,7 +10,7 @@ what a state is made of.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
@@ -34,6 +34,13 @@ class Output(NamedTuple):
     logits_BTV: Tensor
     features_BTH: Tensor
     state: State
+
+
+class TensorKind(NamedTuple):
+    """What a tensor is, in every layer and every size of a model; its depth, from -1 (first layer) to 1 (last)."""
+
+    name: str
+    depth: float = 0.0
 
 
 class SequenceModel(Protocol):
@@ -64,6 +71,10 @@ class SequenceModel(Protocol):
     def dynamic_tensors(self, patterns: Sequence[str]) -> tuple[str, ...]:
         """Return the names of the tensors that move. Raises UserError for a pattern that fits none."""
         return matching_names(tuple(self.shapes()), patterns)
+
+    def tensor_kinds(self, names: Iterable[str]) -> dict[str, TensorKind]:
+        """Return the kind of each tensor of ``names``; the default makes each a kind of its own."""
+        return {name: TensorKind(name) for name in names}
 
     def init_params(self, generator: torch.Generator, dtype: torch.dtype | None = None) -> Params:
         """Return initial parameters on the CPU; ``dtype`` None is torch's default."""

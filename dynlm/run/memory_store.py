@@ -9,6 +9,7 @@ gated-cache-RULE-RESET.safetensors and .json    a cache's learned gate, as tenso
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,13 +121,26 @@ class MemoryStore:
 
     def save_learned(self, memory: MemoryOptions, meta: AnyLearnedRule, phi: Params, card: Mapping[str, Any]) -> None:
         """Write phi under the name ``memory.g``."""
-        named = {"tensors": meta.names, **card}
+        rows = {"kinds": meta.row_names} if isinstance(meta, LearnedRule) and meta.g.sharing == "kind" else {}
+        named = {"tensors": meta.names, **rows, **card}
         self._save(f"{memory.g}-{memory.reset}", phi, named, {"phi": meta.readable(phi)})
 
     def load_learned(self, name: str, reset: str) -> tuple[Params, Card] | None:
         """Load the phi that was learned under ``name``."""
         stored = self._load(f"{name}-{reset}")
         return None if stored is None else (current_keys(stored[0]), stored[1])
+
+    def load_learned_by(self, run: Path, name: str, reset: str) -> tuple[Params, Card, Path]:
+        """Load the phi that the run in the folder ``run`` learned under ``name``, for its own model, and its path.
+
+        Raises UserError if there is none.
+        """
+        path = dataclasses.replace(self, folder=run).path(f"{name}-{reset}.safetensors")
+        if not path.exists():
+            do = "name a run in which `dynlm metatrain` learned one, with the same memory.targets and factors"
+            raise UserError(f"no learned memory {name!r} for reset {reset!r}", path, do)
+        phi, card = load_tensors(path, self.trained.device)
+        return current_keys(phi), dict(current_keys(card)), path
 
     def learned_names(self, reset: str) -> list[str]:
         """Return the names of the rules that were learned under a reset policy."""

@@ -68,7 +68,8 @@ def meta_of(
     lr, decay, epsilon = (tuned[name] for name in ("lr", "decay", "epsilon"))
     if g.kind == "lstm":
         return LearnedLSTMRule(statistics, own, lr, decay, epsilon, g)
-    return LearnedRule(statistics, own, lr, decay, epsilon, g, trained.model.output_tensor(own))
+    measured, kinds = trained.model.output_tensor(own), trained.model.tensor_kinds(own)
+    return LearnedRule(statistics, own, lr, decay, epsilon, g, measured, kinds)
 
 
 def open_meta(store: MemoryStore, memory: MemoryOptions) -> tuple[AnyLearnedRule, Params]:
@@ -81,9 +82,36 @@ def open_meta(store: MemoryStore, memory: MemoryOptions) -> tuple[AnyLearnedRule
             store.folder,
             f"run `dynlm metatrain {store.folder} --memory.reset {memory.reset}{named}` first",
         )
-    (phi, card), path = learned, store.path(f"{memory.g}-{memory.reset}.safetensors")
-    names, start = card.get("tensors"), card.get("start")
-    if not isinstance(names, list) or not isinstance(start, dict) or not names:
+    path, names = store.path(f"{memory.g}-{memory.reset}.safetensors"), learned[1].get("tensors")
+    if not isinstance(names, list) or not names:
+        raise UserError("it does not say how it was learned", path, "run metatrain again")
+    return _fit(learned, _of_these(statistics[0], names, path), store.trained, path)
+
+
+def take_meta(
+    store: MemoryStore, memory: MemoryOptions, run: Path, statistics: Statistics
+) -> tuple[AnyLearnedRule, Params, Mapping[str, Any]]:
+    """Return the rule that another run, in the folder ``run``, learned as ``memory`` names it, its phi and its card.
+
+    Its options and the constants that it started from come with it; ``statistics`` and static parameters are those of
+    this model. Raises UserError if it was not learned, was learned on other segments, or does not fit this model.
+    """
+    phi, card, path = store.load_learned_by(run, memory.g, memory.reset)
+    if card.get("segment") != memory.segment:
+        what = f"it was learned on segments of {card.get('segment')!r} tokens, memory.segment is {memory.segment}"
+        raise UserError(what, path, "choose the same segment")
+    return *_fit((phi, card), statistics, store.trained, path), card
+
+
+def _fit(
+    learned: tuple[Params, Mapping[str, Any]], statistics: Statistics, trained: TrainedModel, path: Path
+) -> tuple[AnyLearnedRule, Params]:
+    """Return g as its card describes it, and its phi with the rows of this model's tensors.
+
+    Raises UserError, naming the file ``path``, where it cannot be read or does not fit the model.
+    """
+    (phi, card), start = learned, learned[1].get("start")
+    if not isinstance(start, dict):
         raise UserError("it does not say how it was learned", path, "run metatrain again")
     for name in RULES["rms"].searched:
         number_in(start, name, path, 1e-12 if name == "epsilon" else 0.0)
@@ -91,13 +119,27 @@ def open_meta(store: MemoryStore, memory: MemoryOptions) -> tuple[AnyLearnedRule
         g = section_of(LearnedRuleOptions, current_options("g", card.get("g")))
     except UserError as error:
         raise UserError(f"it does not say how it was learned ({error})", path, "run metatrain again") from error
-    meta = meta_of(g, start, _of_these(statistics[0], names, path), store.trained)
+    meta = meta_of(g, start, statistics, trained)
     wanted = {name: tuple(tensor.shape) for name, tensor in meta.initial().items()}
+    if isinstance(meta, LearnedRule):
+        rows = _rows(meta, card, path)
+        wanted = {name: shape if "/" in name else (len(rows), *shape[1:]) for name, shape in wanted.items()}
     check_shapes({name: tuple(tensor.shape) for name, tensor in phi.items()}, wanted, path)
     for name, tensor in phi.items():
         if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
             raise UserError(f"{name} of phi is not finite", path, "run metatrain again")
-    return meta, phi
+    return meta, meta.select_rows(phi, rows) if isinstance(meta, LearnedRule) else phi
+
+
+def _rows(meta: LearnedRule, card: Mapping[str, Any], path: Path) -> list[str]:
+    """Return what each row of the tables of a phi is of, as its card says; all that ``meta`` needs are among them."""
+    rows = card.get("kinds" if meta.g.sharing == "kind" else "tensors")
+    if not isinstance(rows, list) or not all(isinstance(row, str) for row in rows):
+        raise UserError("it does not say how it was learned", path, "run metatrain again")
+    if missing := [row for row in meta.row_names if row not in rows]:
+        what = f"g learned nothing for {missing[0]}, which this model has"
+        raise UserError(what, path, "learn one on this model by `dynlm metatrain`, or name fewer memory.targets")
+    return rows
 
 
 def _of_these(statistics: Statistics, names: Sequence[Any], where: Path) -> Statistics:

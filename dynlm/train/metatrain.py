@@ -1,14 +1,15 @@
 """Meta-training of the rule g: its parameters phi, learned from the losses of later segments.
 
-phi starts at the tuned rms rule and moves by Adam along first-order meta-gradients, on training articles that the LSTM
-was not trained on. The Polyak average of phi is kept if it reads the tuning articles better than the rule that it
-started from; otherwise the start is, and the run says so.
+phi starts at the tuned rms rule, or at the g of another run (``metatrain.start``), and moves by Adam along first-order
+meta-gradients, on training articles that the language model was not trained on. The Polyak average of phi is kept if it
+reads the tuning articles better than the start; otherwise the start is, and the run says so.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
@@ -17,14 +18,16 @@ from dynlm.adapt.meta_gradient.forward import Sensitivities
 from dynlm.adapt.meta_gradient.learner import MetaGradient
 from dynlm.adapt.meta_gradient.per_weight_lstm import Windows
 from dynlm.adapt.options import LearnedRuleOptions, MemoryOptions
+from dynlm.adapt.rules.base import Statistics
 from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule
 from dynlm.errors import UserError
-from dynlm.run.memory_store import AnyLearnedRule, records_of
-from dynlm.run.opening import build_dynamic_model, meta_of
+from dynlm.run.memory_store import AnyLearnedRule, Card, records_of
+from dynlm.run.opening import build_dynamic_model, meta_of, take_meta
 from dynlm.run.run import Run
 from dynlm.runtime.checkpoints import Checkpoints
 from dynlm.runtime.files import exclusive
 from dynlm.runtime.tensors import params_fingerprint
+from dynlm.runtime.tree import clone
 from dynlm.train.options import MetatrainOptions, TuneOptions
 from dynlm.train.outer_loop import OuterLoop, best_of
 from dynlm.train.tune import ensure_statistics, tune, tuning_stream
@@ -32,6 +35,17 @@ from dynlm.types import Params
 
 _SAMPLE = 4096
 """Weights of each tensor from whose steps the per-weight LSTM rule learns in a window."""
+
+
+class Start(NamedTuple):
+    """Where phi starts: g, its phi, the constants of the rule that it is relative to, and what was learned before."""
+
+    meta: AnyLearnedRule
+    phi: Params
+    constants: dict[str, float]
+    records: list[Card]
+    taken_from: dict[str, Any]
+    """For the g of another run: the run, and the fingerprint of its model."""
 
 
 def metatrain(run: Run, quiet: bool = False) -> dict[str, Any]:
@@ -42,62 +56,79 @@ def metatrain(run: Run, quiet: bool = False) -> dict[str, Any]:
     (reset "stream") meets articles that it has learned from. Raises Stopped, with a checkpoint saved, at Ctrl-C and
     SIGTERM, and UserError where another process learns the same.
     """
-    memory, g, options = run.section(MemoryOptions), run.section(LearnedRuleOptions), run.section(MetatrainOptions)
-    trained, processes, name = run.trained, run.processes, f"{memory.g}-{memory.reset}"
+    memory, options, tuning = run.section(MemoryOptions), run.section(MetatrainOptions), run.section(TuneOptions)
+    processes, name = run.processes, f"{memory.g}-{memory.reset}"
     quiet = quiet or not processes.is_main
     with exclusive(run.store.path(name), f"the learned memory {memory.g!r}"):
         with processes.main_process_first():
-            if run.store.load_tuned("rms", memory.reset) is None:
+            if options.start is None and run.store.load_tuned("rms", memory.reset) is None:
                 tune(run.with_sections(memory.replace(rule="rms")), quiet)
-            every = ensure_statistics(run)
+            statistics = ensure_statistics(run).of(run.trained.model.dynamic_tensors(memory.targets))
+            start = _tuned_start(run, statistics) if options.start is None else _taken_start(run, statistics)
             aside = run.split("meta")
             # More articles than the start was tuned on, where there are more: on those the start is at its best.
             picking = tuning_stream(run, options.pick_tokens)
-        tuned = run.store.load_tuned("rms", memory.reset)
-        assert tuned is not None
-        if tuned["segment"] != memory.segment:
-            raise UserError(
-                f"rms was tuned on segments of {tuned['segment']} tokens, memory.segment is {memory.segment}",
-                run.store.path("tuned.json"),
-                "run `dynlm tune` with this segment first",
-            )
-        meta = meta_of(g, tuned, every.of(trained.model.dynamic_tensors(memory.targets)), trained)
+        meta, g = start.meta, start.meta.g
         fingerprints = {
             "the text": aside.fingerprint,
-            "the tuned rms": [meta.lr, meta.decay, meta.epsilon],
-            "the statistics R": params_fingerprint(meta.statistics.rms),
+            "the tuned rms": [*start.constants.values()],
+            "the statistics R": params_fingerprint(statistics.rms),
+            **({"the start": params_fingerprint(start.phi)} if start.taken_from else {}),
         }
         checkpoints = run.checkpoints(f"metatrain-{name}", memory, g, options, **fingerprints)
-        candidates = {"start": meta.initial(), **_learn(run, meta, checkpoints, quiet)}
-        nats = {
-            when: mean_nats(build_dynamic_model(trained, memory, meta.rule(phi)), picking)
-            for when, phi in candidates.items()
-        }
-        phi = candidates[best_of(nats)]
+        candidates = {"start": start.phi, **(_learn(run, start, checkpoints, quiet) if options.tokens else {})}
+        nats, kept, records = dict[str, float](), "start", start.records
+        if options.tokens:
+            for when, phi in candidates.items():
+                nats[when] = mean_nats(build_dynamic_model(run.trained, memory, meta.rule(phi)), picking)
+            kept = best_of(nats)
+            picked = run.record("g", "picked", tuning.split, picking.order)
+            records = [*records, run.record("g", "learned", "meta", range(aside.articles)), picked]
         about = {
             "segment": memory.segment,
             "tokens": options.tokens,
             "passes": options.tokens / len(aside.ids_N),
-            "start": {option: tuned[option] for option in ("lr", "decay", "epsilon")},
+            "start": start.constants,
             "tuning_nats_per_token": nats,
-            "kept": best_of(nats),
+            "kept": kept,
             "g": dataclasses.asdict(g),
-            "tuned_on": [
-                *records_of(tuned, "rates", "tuned"),
-                run.record("g", "learned", "meta", range(aside.articles)),
-                run.record("g", "picked", run.section(TuneOptions).split, picking.order),
-            ],
+            **({"taken_from": start.taken_from} if start.taken_from else {}),
+            "tuned_on": records,
         }
         if processes.is_main:
-            run.store.save_learned(memory, meta, phi, about)
+            run.store.save_learned(memory, meta, candidates[kept], about)
             checkpoints.drop()
-    return {"reset": memory.reset, "name": memory.g, **about, "phi": meta.readable(phi)}
+    return {"reset": memory.reset, "name": memory.g, **about, "phi": meta.readable(candidates[kept])}
 
 
-def _learn(run: Run, meta: AnyLearnedRule, checkpoints: Checkpoints, quiet: bool) -> dict[str, Params]:
+def _tuned_start(run: Run, statistics: Statistics) -> Start:
+    """Return g by the run's options with a phi of zero: the tuned rms rule."""
+    memory = run.section(MemoryOptions)
+    tuned = run.store.load_tuned("rms", memory.reset)
+    assert tuned is not None
+    if tuned["segment"] != memory.segment:
+        raise UserError(
+            f"rms was tuned on segments of {tuned['segment']} tokens, memory.segment is {memory.segment}",
+            run.store.path("tuned.json"),
+            "run `dynlm tune` with this segment first",
+        )
+    meta = meta_of(run.section(LearnedRuleOptions), tuned, statistics, run.trained)
+    constants = {option: tuned[option] for option in ("lr", "decay", "epsilon")}
+    return Start(meta, meta.initial(), constants, records_of(tuned, "rates", "tuned"), {})
+
+
+def _taken_start(run: Run, statistics: Statistics) -> Start:
+    """Return the g that the run ``metatrain.start`` learned, for this run's model."""
+    memory, folder = run.section(MemoryOptions), Path(str(run.section(MetatrainOptions).start))
+    meta, phi, card = take_meta(run.store, memory, folder, statistics)
+    taken_from = {"run": folder.resolve().name, "model": card.get("model")}
+    return Start(meta, phi, card["start"], records_of(dict(card), "g", "learned"), taken_from)
+
+
+def _learn(run: Run, start: Start, checkpoints: Checkpoints, quiet: bool) -> dict[str, Params]:
     """Read the articles kept for it, and return the averages of phi halfway and at the end."""
     memory, options = run.section(MemoryOptions), run.section(MetatrainOptions)
-    phi = meta.initial()
+    meta, phi = start.meta, clone(start.phi)
     dynamic_model = build_dynamic_model(run.trained, memory, meta.rule(phi))
     with run.processes.in_step(run.options.patience) as processes:
         loop = OuterLoop(run, dynamic_model, run.split("meta"), options, processes)

@@ -77,7 +77,10 @@ class MetatrainOptions(Section):
     COMMON = "tokens lanes window lr"
 
     tokens: int = bounded(100000)
-    """Tokens read; the articles are read again from the first when they end."""
+    """Tokens read; the articles are read again from the first when they end. 0: nothing is learned."""
+    start: str | None = bounded(None, omit_default=True)
+    """Folder of another run: start at the g that it learned under the same name, with the options of that one, in place
+    of a tuned rule. With tokens 0 it is taken as it is."""
     lanes: int = bounded(1, 1, LARGEST_LANES)
     """Articles read side by side, over all processes; each lane has weights of its own."""
     window: int = bounded(50, 1, LARGEST_SEGMENT)

@@ -18,10 +18,14 @@ from dynlm.models.autograd_engine import AutogradEngine
 from dynlm.models.lstm.engine import LSTMEngine
 from dynlm.models.lstm.model import LSTMLanguageModel
 from dynlm.models.options import LSTMOptions
+from dynlm.models.protocol import TensorKind
 
 VOCABULARY = 17
 MODEL = LSTMLanguageModel(LSTMOptions(embedding=6, hidden=6, layers=1), VOCABULARY)
 NAMES = tuple(MODEL.shapes())
+TENSOR_KINDS = {
+    name: TensorKind("bias" if name.endswith("bias") else "matrix", number / 2 - 1) for number, name in enumerate(NAMES)
+}
 
 
 def static_params(dtype=torch.float64, seed=0):
@@ -115,7 +119,7 @@ def meta(pull=0.05, dtype=torch.float64, **options):
     held = statistics(dtype)
     own = {name: static_params(dtype)[name] for name in NAMES}
     g = LearnedRuleOptions(features=[*options.pop("features", ())], **options)
-    return LearnedRule(held, own, 0.02, pull, 1e-2, g, MODEL.output_tensor(NAMES))
+    return LearnedRule(held, own, 0.02, pull, 1e-2, g, MODEL.output_tensor(NAMES), TENSOR_KINDS)
 
 
 def moved_phi(chosen, seed=3):

@@ -11,9 +11,9 @@ decay, and to the gates' weights of feature f_j, obey, weight by weight,
     s_lr,j and s_decay,j: the same with f_j times the last term
 
 and dL_t / d parameter = <u_t, s>, summed over all weights that share the parameter; what is the same at every step
-(importance, rows) is a factor of that sum. theta_t - anchor obeys the first recurrence, from the same zero, so s_lr
-is the distance from the anchor and need not be stored. When an article begins and weights go to the anchor by the share
-f, all of these are multiplied by 1 - f as the distance is, and
+(importance, rows, depth) is a factor of that sum. theta_t - anchor obeys the first recurrence, from the same zero, so
+s_lr is the distance from the anchor and need not be stored. When an article begins and weights go to the anchor by the
+share f, all of these are multiplied by 1 - f as the distance is, and
 
     s_reset <- (1 - f) s_reset - (theta - anchor)   with s_reset <- (1 - beta) s_reset at every step.
 
@@ -77,7 +77,7 @@ class Sensitivities(MetaGradient):
         """s less d anchor / d phi, of each parameter kind and tensor."""
         self.slow: dict[str, Params] = map_tensors(torch.zeros_like, like if "anchor" in self._rule.slots else {})
         """d anchor / d phi."""
-        has_more = set(kinds) - {"decay"} or meta.g.importance or meta.g.sharing != "tensor"
+        has_more = set(kinds) != {"decay"} or meta.g.importance or meta.shares_less
         self._native = None if has_more else dynamic_model.engine.native
         self._scratch = Scratch()
 
@@ -148,43 +148,42 @@ class Sensitivities(MetaGradient):
         name, part = event.gradient.name, event.gradient.part
         beta = self._rule.beta[name]
         beta = beta[part] if isinstance(beta, Tensor) else beta
-        theta, anchor, number = event.theta, event.anchor, self._meta.names.index(name)
+        theta, anchor = event.theta, event.anchor
         shared = event.gradient.rows_BT is None and not event.has_own_anchor
         if self._native is not None and shared and event.scales is None:
             s_decay = self.fast["decay"][name][event.lanes, part]
             by_lr, by_decay = self._native.sense_(s_decay, theta, anchor, event.gradient.tensor, beta)
-            self.summed["lr"][number] += by_lr
-            self.summed["decay"][number] += by_decay
+            self._add_log("lr", name, by_lr)
+            self._add_log("decay", name, by_decay)
             return
         away = torch.sub(anchor, theta, out=self._scratch.take("away", tuple(theta.shape), theta))
         # All that the learning rate has moved: the fast weights, and the slow ones that came of them.
         moved = away if not self.slow else self._meta.static[name][part] - theta
         for lane in range(len(theta)):
-            self._observe_lane(event, lane, number, away[lane], moved[lane], beta)
+            self._observe_lane(event, lane, away[lane], moved[lane], beta)
 
-    def _observe_lane(
-        self, event: StepEvent, lane: int, number: int, away: Tensor, moved: Tensor, beta: Tensor | float
-    ) -> None:
+    def _observe_lane(self, event: StepEvent, lane: int, away: Tensor, moved: Tensor, beta: Tensor | float) -> None:
         name, part, u = event.gradient.name, event.gradient.part, event.gradient.tensor[lane]
-        at, scales = event.lanes.start + lane, {"lr": 1.0, "decay": 1.0}
+        at, row, scales = event.lanes.start + lane, self._meta.rows[name], {"lr": 1.0, "decay": 1.0}
         features: Sequence[str] = self._meta.g.features
         if event.scales is not None:
             of_kinds = {"lr": event.scales.lr_BK, "decay": event.scales.decay_BK}
+            number = self._meta.names.index(name)
             scales = {kind: float(scale_BK[lane, number]) for kind, scale_BK in of_kinds.items()}
             values = event.scales.features_BJ[lane].tolist()
             # Where a scale is at its bound the gates' weights do not change it.
             free_gate = {kind: not at_bound(scale) for kind, scale in scales.items()}
         fast = {kind: tensors[name][at, part] for kind, tensors in self.fast.items()}
         whole = {kind: s + self.slow[kind][name][at, part] for kind, s in fast.items()} if self.slow else fast
-        self._add("lr", u, moved, number, name, part)
+        self._add("lr", u, moved, name, part)
         if "decay" in fast:
-            self._add("decay", u, whole["decay"], number, name, part)
+            self._add("decay", u, whole["decay"], name, part)
         for kind in ("lr", "decay"):
             for j, feature in enumerate(features):
                 if f"{kind}.{feature}" in fast:
-                    self.summed[f"{kind}.gates"][number, j] += _dot(u, whole[f"{kind}.{feature}"])
+                    self.summed[f"{kind}.gates"][row, j] += _dot(u, whole[f"{kind}.{feature}"])
         for kind in fast.keys() & set(SHARES):
-            self.summed[kind][number] += _dot(u, whole[kind])
+            self.summed[kind][row] += _dot(u, whole[kind])
         # Over the step every sensitivity keeps 1 - beta of itself, and where beta is clamped no parameter moves it.
         clamps, free = self._rule.clamps[name], None
         if scales["decay"] != 1:
@@ -209,20 +208,27 @@ class Sensitivities(MetaGradient):
                 term = by_lr if what == "lr" else by_decay
                 fast[kind].add_(term, alpha=values[features.index(feature)] * free_gate[what])
 
-    def _add(self, kind: str, u: Tensor, s: Tensor, number: int, name: str, part: slice) -> None:
-        """Add <u, s> to the constant factors of a rate or decay: by tensor, by importance, by row or weight.
+    def _add_log(self, kind: str, name: str, by_log: Tensor | float) -> None:
+        """Add the gradient by the logarithm of a tensor's rate or decay."""
+        row = self._meta.rows[name]
+        self.summed[kind][row] += by_log
+        if (by_depth := self.summed.get(f"{kind}.depth")) is not None:
+            by_depth[row] += by_log * self._meta.kinds[name].depth
+
+    def _add(self, kind: str, u: Tensor, s: Tensor, name: str, part: slice) -> None:
+        """Add <u, s> to the constant factors of a rate or decay: by tensor or kind, by importance, by row or weight.
 
         For the rate s is minus the sensitivity.
         """
         sign = -1 if kind == "lr" else 1
         importance, each = f"{kind}.importance" in self.summed, self.summed.get(f"{kind}.each/{name}")
         if not importance and each is None:
-            self.summed[kind][number] += sign * _dot(u, s)
+            self._add_log(kind, name, sign * _dot(u, s))
             return
         product = torch.mul(u, s, out=self._scratch.take("product", tuple(u.shape), u)).mul_(sign)
-        self.summed[kind][number] += product.sum()
+        self._add_log(kind, name, product.sum())
         if importance:
-            self.summed[f"{kind}.importance"][number] += _dot(product, self._importance[name][part])
+            self.summed[f"{kind}.importance"][self._meta.rows[name]] += _dot(product, self._importance[name][part])
         if each is not None:
             by = product if self._meta.g.sharing == "weight" else product.view(len(product), -1).sum(1)
             each[part] += by.view(each_shape(u, self._meta.g.sharing))

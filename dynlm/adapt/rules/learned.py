@@ -1,6 +1,6 @@
 """The learned rule: phi, what it has learned, and the element-wise rule that phi makes.
 
-Legend: K dynamic tensors, J features of the gates.
+Legend: K dynamic tensors, P rows of phi's tables (one for each tensor, or kind of tensors), J features of the gates.
 
 With z = log(R + epsilon) of each weight, centred in its tensor (R^2 is the diagonal of the Fisher information, the
 importance of elastic weight consolidation: Kirkpatrick et al. 2017), tensor k's weights have
@@ -12,12 +12,16 @@ where lr_0, decay_0 and epsilon are the tuned rms rule's: phi of zero *is* that 
 are shared by rows or by nothing. ``adapt.gates`` has the gates; each tensor's shares ``boundary_reset``,
 ``slow_rate`` and ``slow_decay`` are in ``rules.elementwise``. phi holds as many numbers as
 there are tensors, whatever their sizes, unless rates are shared less than by tensors.
+
+With ``g.sharing kind`` all of these are one number for the tensors of a kind (``SequenceModel.tensor_kinds``), and lr_k
+is lr_kind + lr.depth_kind * depth_k, depth_k from -1 to 1 (decay_k alike): phi then fits other sizes of the model too.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -27,6 +31,7 @@ from dynlm.adapt.gates import Gates, norm
 from dynlm.adapt.options import LearnedRuleOptions
 from dynlm.adapt.rules.base import Statistics
 from dynlm.adapt.rules.elementwise import ElementwiseRule, Rates
+from dynlm.models.protocol import TensorKind
 from dynlm.types import Params
 
 SHARES = ("boundary_reset", "slow_rate", "slow_decay")
@@ -45,7 +50,7 @@ class TunedStart:
 
     @property
     def names(self) -> list[str]:
-        """The dynamic tensors: row k of phi's tables is the k-th."""
+        """The dynamic tensors."""
         return list(self.statistics.rms)
 
 
@@ -57,26 +62,49 @@ class LearnedRule(TunedStart):
     """
 
     measured: str = ""
+    kinds: Mapping[str, TensorKind] = field(default_factory=dict)
+    """The kind of each tensor, for ``g.sharing kind``."""
+
+    @functools.cached_property
+    def row_names(self) -> list[str]:
+        """What each row of phi's tables is of: the kinds of tensors, or the tensors."""
+        if self.g.sharing != "kind":
+            return self.names
+        return list(dict.fromkeys(self.kinds[name].name for name in self.names))
+
+    @functools.cached_property
+    def rows(self) -> dict[str, int]:
+        """The row of phi's tables that each tensor uses."""
+        of = {row: number for number, row in enumerate(self.row_names)}
+        return {name: of[self.kinds[name].name if self.g.sharing == "kind" else name] for name in self.names}
+
+    @property
+    def shares_less(self) -> bool:
+        """Whether the weights of a tensor do not all share their rates."""
+        return self.g.sharing in ("row", "weight")
 
     def initial(self) -> Params:
         """Return a phi of zero: the tuned rms rule (at level 2 without its decay)."""
         some = next(iter(self.statistics.rms.values()))
-        zeros_K, kinds = some.new_zeros(len(self.names), dtype=torch.float64), ["lr", *["decay"] * (self.g.level == 3)]
-        phi = dict.fromkeys(kinds, zeros_K)
+        zeros_P = some.new_zeros(len(self.row_names), dtype=torch.float64)
+        kinds = ["lr", *["decay"] * (self.g.level == 3)]
+        phi = dict.fromkeys(kinds, zeros_P)
         for kind in kinds:
+            if self.g.sharing == "kind":
+                phi[f"{kind}.depth"] = zeros_P
             if self.g.importance:
-                phi[f"{kind}.importance"] = zeros_K
+                phi[f"{kind}.importance"] = zeros_P
             if self.g.features:
-                phi[f"{kind}.gates"] = zeros_K.new_zeros(len(zeros_K), len(self.g.features))
-            if self.g.sharing != "tensor":
+                phi[f"{kind}.gates"] = zeros_P.new_zeros(len(zeros_P), len(self.g.features))
+            if self.shares_less:
                 for name, tensor in self.statistics.rms.items():
-                    phi[f"{kind}.each/{name}"] = zeros_K.new_zeros(each_shape(tensor, self.g.sharing))
+                    phi[f"{kind}.each/{name}"] = zeros_P.new_zeros(each_shape(tensor, self.g.sharing))
         if self.g.boundary_reset:
-            phi["boundary_reset"] = zeros_K
+            phi["boundary_reset"] = zeros_P
         if self.g.slow:
-            phi["slow_rate"] = zeros_K + self.g.slow_rate
+            phi["slow_rate"] = zeros_P + self.g.slow_rate
             if self.g.level == 3:
-                phi["slow_decay"] = zeros_K
+                phi["slow_decay"] = zeros_P
         return {key: tensor.clone() for key, tensor in phi.items()}
 
     def importance_of(self, name: str) -> Tensor:
@@ -97,53 +125,68 @@ class LearnedRule(TunedStart):
             limits = {name: 1 / (1 + tensor) for name, tensor in shape.items()}
         rates: dict[str, Rates] = {}
         shares: dict[str, dict[str, float | Tensor]] = {kind: {} for kind in SHARES}
+        none = torch.zeros((), dtype=torch.float64)
         if self.g.slow_rate and not self.g.slow:
             shares["slow_rate"] = dict.fromkeys(self.names, self.g.slow_rate)
-        for number, name in enumerate(self.names):
-            made = self.lr * phi["lr"][number].exp(), self.decay_of(phi, number)
+        for name, row in self.rows.items():
+            # A tuned decay of 0 stays 0 whatever phi is.
+            decay = self.decay * self._log(phi, "decay", name).exp() if "decay" in phi else none
+            made = self.lr * self._log(phi, "lr", name).exp(), decay
             rates[name] = Rates(*(made if learned else map(float, made)))
             for kind, table in (("lr", scale), ("decay", shape)):
                 logs: Tensor | float = 0.0
                 if f"{kind}.importance" in phi:
                     z = self.importance_of(name) if importance is None else importance[name]
-                    logs = logs + phi[f"{kind}.importance"][number].to(z.dtype) * z
+                    logs = logs + phi[f"{kind}.importance"][row].to(z.dtype) * z
                 if (each := phi.get(f"{kind}.each/{name}")) is not None:
                     logs = logs + each.to(table[name].dtype)
                 if isinstance(logs, Tensor):
                     table[name] = table[name] * logs.exp()
             for kind in shares.keys() & phi.keys():
                 # As tensors of the weights' own type, which is float32 where phi is float64.
-                share = phi[kind][number]
+                share = phi[kind][row]
                 shares[kind][name] = share.to(scale[name].dtype) if learned else float(share)
         gates = None
         if self.g.features:
             like = next(iter(scale.values()))
-            lr_KJ = phi["lr.gates"].to(like.dtype)
-            decay_KJ = phi["decay.gates"].to(like.dtype) if self.g.level == 3 else torch.zeros_like(lr_KJ)
+            rows = list(self.rows.values())
+            lr_KJ = phi["lr.gates"].to(like.dtype)[rows]
+            decay_KJ = phi["decay.gates"].to(like.dtype)[rows] if self.g.level == 3 else torch.zeros_like(lr_KJ)
             gradient_scale = 1 / (self.statistics.rms[self.measured or self.names[0]] + self.epsilon)
             size = float(norm(self.static[name] for name in self.names))
             gates = Gates(tuple(self.g.features), lr_KJ, decay_KJ, gradient_scale, size, self.g.level == 3)
         momentum = self.g.momentum
         return ElementwiseRule(label, rates, scale, shape, gates, slow_limits=limits, momentum=momentum, **shares)
 
-    def decay_of(self, phi: Params, number: int) -> Tensor:
-        """Return the decay of tensor ``number``; a tuned decay of 0 stays 0 whatever phi is."""
-        if self.g.level == 2:
-            return torch.zeros((), dtype=torch.float64)
-        return self.decay * phi["decay"][number].exp()
+    def _log(self, phi: Params, kind: str, name: str) -> Tensor:
+        """Return the logarithm of a tensor's rate over the tuned one."""
+        row, slopes = self.rows[name], phi.get(f"{kind}.depth")
+        return phi[kind][row] if slopes is None else phi[kind][row] + slopes[row] * self.kinds[name].depth
 
     def readable(self, phi: Params) -> Mapping[str, object]:
-        """Return phi's small parts by tensor, for JSON and tables."""
-        by_tensor: dict[str, dict[str, object]] = {name: {} for name in self.names}
+        """Return phi's small parts by tensor or kind of tensors, for JSON and tables.
+
+        ``alpha`` and ``lambda`` are learning rate and decay, of a kind in the middle layer.
+        """
+        by_row: dict[str, dict[str, object]] = {name: {} for name in self.row_names}
         for key, tensor in phi.items():
             if "/" in key:
                 continue
-            for name, row in zip(self.names, tensor.tolist(), strict=True):
-                by_tensor[name][key] = dict(zip(self.g.features, row, strict=True)) if key.endswith("gates") else row
-        for number, entries in enumerate(by_tensor.values()):
+            for name, row in zip(self.row_names, tensor.tolist(), strict=True):
+                by_row[name][key] = dict(zip(self.g.features, row, strict=True)) if key.endswith("gates") else row
+        for number, entries in enumerate(by_row.values()):
             entries["alpha"] = self.lr * math.exp(float(phi["lr"][number]))
-            entries["lambda"] = float(self.decay_of(phi, number))
-        return by_tensor
+            entries["lambda"] = float(self.decay * phi["decay"][number].exp()) if "decay" in phi else 0.0
+        return by_row
+
+    def select_rows(self, phi: Params, rows: Sequence[str]) -> Params:
+        """Return the rows for this model's tensors of a phi whose tables have the rows ``rows``.
+
+        Raises KeyError, with its name, for a row that is not there.
+        """
+        of = {row: number for number, row in enumerate(rows)}
+        numbers = [of[row] for row in self.row_names]
+        return {key: tensor if "/" in key else tensor[numbers] for key, tensor in phi.items()}
 
 
 def each_shape(tensor: Tensor, sharing: str) -> tuple[int, ...]:

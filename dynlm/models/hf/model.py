@@ -11,7 +11,8 @@ from __future__ import annotations
 import copy
 import functools
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,10 +27,12 @@ from dynlm.models.hf.checkpointing import with_checkpointing
 from dynlm.models.hf.options import HFOptions
 from dynlm.models.hf.window import Window
 from dynlm.models.options import Targets
-from dynlm.models.protocol import Output, SequenceModel
+from dynlm.models.protocol import Output, SequenceModel, TensorKind
 from dynlm.runtime.hashing import fingerprint
 from dynlm.runtime.tree import concatenate_lanes, select_lanes
 from dynlm.types import Params
+
+_IN_A_LAYER = re.compile(r"(?P<stack>.+?)\.(?P<layer>\d+)\.(?P<rest>.+)")
 
 
 def build(options: HFOptions, vocab_size: int) -> HFModel:
@@ -128,6 +131,30 @@ class HFModel(SequenceModel):
             return super().dynamic_tensors(patterns)
         moving = tuple(f".lora_{factor}." for factor in self.targets.factors)
         return tuple(name for name in self.names if any(each in name for each in moving))
+
+    @functools.cached_property
+    def _stacks(self) -> dict[str, int]:
+        """The number of layers of each list of layers, by its dotted name."""
+        found: dict[str, int] = {}
+        for name in self.names:
+            if layer := _IN_A_LAYER.fullmatch(name):
+                found[layer["stack"]] = max(found.get(layer["stack"], 0), int(layer["layer"]) + 1)
+        return found
+
+    def tensor_kinds(self, names: Iterable[str]) -> dict[str, TensorKind]:
+        """Return each tensor's name within its layer, such as ``self_attn.q_proj``, and the layer's depth.
+
+        Experts of a layer are one kind. Outside of layers the kind is the name without the model's prefix.
+        """
+        kinds = {}
+        for name in names:
+            rest, depth = name.removeprefix(f"{self.module.base_model_prefix}."), 0.0
+            if layer := _IN_A_LAYER.fullmatch(name):
+                rest, last = layer["rest"], self._stacks[layer["stack"]] - 1
+                depth = 2 * int(layer["layer"]) / last - 1 if last else 0.0
+            kind = ".".join(part for part in rest.split(".") if not part.isdigit())
+            kinds[name] = TensorKind(kind.removesuffix(".weight"), depth)
+        return kinds
 
     def init_params(self, generator: torch.Generator, dtype: torch.dtype | None = None) -> Params:
         raise UserError("a pretrained model has its weights", do="load them with `dynlm adopt`")

@@ -49,6 +49,8 @@ KINDS = {
         "features": ("weight_distance",),
     },
     "slow, momentum": {"slow": True, "boundary_reset": True, "momentum": 0.4},
+    "kinds": {"sharing": "kind"},
+    "kinds, gates": {**EVERYTHING, "sharing": "kind"},
     "rows": {"sharing": "row"},
     "weights": {"sharing": "weight"},
     "momentum": {"momentum": 0.5, "features": ("doc_age_20",)},
@@ -57,7 +59,9 @@ KINDS = {
 
 
 @pytest.mark.parametrize("pull", [0.05, 0.0])
-@pytest.mark.parametrize("options", [{}, EVERYTHING], ids=["rates", "everything"])
+@pytest.mark.parametrize(
+    "options", [{}, EVERYTHING, {**EVERYTHING, "sharing": "kind"}], ids=["rates", "everything", "kinds"]
+)
 def test_phi_of_zero_is_the_tuned_rms_rule_bit_for_bit(pull, options):
     meta = g(pull, **options)
     made, tuned = meta.rule(meta.initial()), uniform_rule("rms", NAMES, 0.02, pull, (statistics(), 1e-2))
@@ -165,7 +169,7 @@ def test_readings_by_autograd_give_the_same(kind):
 
 
 @pytest.mark.parametrize(
-    "kind", ["rates", "importance", "gates", "boundary_reset", "slow", "rows", "momentum", "everything"]
+    "kind", ["rates", "importance", "gates", "boundary_reset", "slow", "kinds", "rows", "momentum", "everything"]
 )
 def test_second_order_equals_finite_differences(kind):
     meta, step = g(**KINDS[kind]), 1e-6

@@ -16,6 +16,7 @@ pytest.importorskip("peft", reason="the extra dynlm[hf] is not installed")
 from dynlm.cli.main import main
 from dynlm.run.folder import load_model
 from dynlm.runtime.tensors import params_fingerprint
+from tests.models.hf.pretrained import write_pretrained
 
 Capture = pytest.CaptureFixture[str]
 OPTIONS = ["--memory.segment", "16", "--tune.tokens", "300", "--tune.fewest_tokens", "100", "--tune.rounds", "1"]
@@ -27,36 +28,7 @@ ADAM = ["--memory.rule", "adam"]
 @pytest.fixture(scope="session", params=["llama", "gpt2", "gpt_neox"])
 def pretrained(request: pytest.FixtureRequest, tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as ``save_pretrained`` writes it: a tiny transformer and its byte-level tokenizer, trained briefly."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp(request.param)
-    text = (tiny_corpus / "train.txt").read_text()
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    special = ["<|endoftext|>"]
-    backend.train_from_iterator(
-        [text], trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, special_tokens=special)
-    )
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=special[0], eos_token=special[0])
-    shape: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    shape |= {"intermediate_size": 64, "max_position_embeddings": 64, "bos_token_id": 0, "eos_token_id": 0}
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(request.param, vocab_size=400, tie_word_embeddings=True, **shape)
-    module = AutoModelForCausalLM.from_config(config)
-    optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
-    ids = torch.tensor(backend.encode(text).ids)
-    ids = ids[: len(ids) // 40 * 40].view(-1, 40)
-    for step in range(60):
-        batch = ids[step * 8 % len(ids) :][:8]
-        optimizer.zero_grad()
-        module(batch, labels=batch).loss.backward()
-        optimizer.step()
-    module.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return write_pretrained(tmp_path_factory.mktemp(request.param), request.param, tiny_corpus)
 
 
 @pytest.fixture(scope="session")

@@ -129,3 +129,43 @@ def test_a_segment_longer_than_the_context_is_refused() -> None:
         read(model, params, TOKENS_BT, 17)
     with pytest.raises(UserError, match="model.stride is 20, more than model.context 16"):
         HFOptions(kind="hf", context=16, stride=20)
+
+
+@pytest.mark.parametrize(
+    ("family", "kinds", "outside"),
+    [
+        ("llama", {"self_attn.q_proj", "mlp.down_proj", "input_layernorm"}, {"embed_tokens", "norm"}),
+        ("qwen2", {"self_attn.k_proj", "self_attn.k_proj.bias"}, {"embed_tokens", "norm", "lm_head"}),
+        ("gpt2", {"attn.c_attn", "attn.c_attn.bias", "ln_1", "ln_1.bias"}, {"wte", "wpe", "ln_f", "ln_f.bias"}),
+        ("gpt_neox", {"attention.query_key_value", "mlp.dense_4h_to_h.bias"}, {"embed_in", "lm_head"}),
+    ],
+)
+def test_kinds_of_tensors_are_those_of_every_layer(family: str, kinds: set[str], outside: set[str]) -> None:
+    model, _ = model_of(family)
+    found = model.tensor_kinds(model.shapes())
+    depths: dict[str, list[float]] = {}
+    for kind, depth in found.values():
+        depths.setdefault(kind, []).append(depth)
+    assert found.keys() == model.shapes().keys() and kinds | outside <= depths.keys()
+    assert all(sorted(depths[kind]) == [-1, 1] for kind in kinds)
+    assert all(depths[kind] == [0] for kind in outside)
+
+
+def test_kinds_of_tensors_do_not_depend_on_the_size() -> None:
+    kinds = [
+        model.tensor_kinds(model.shapes())
+        for model in (sized(tiny("llama")), sized(tiny("llama", num_hidden_layers=5, hidden_size=64)))
+    ]
+    small, large = ({kind.name for kind in each.values()} for each in kinds)
+    assert small == large
+    depths = [kinds[1][f"model.layers.{layer}.mlp.up_proj.weight"].depth for layer in range(5)]
+    assert depths == [-1, -0.5, 0, 0.5, 1]
+
+
+def test_the_only_layer_is_in_the_middle() -> None:
+    model = sized(tiny("llama", num_hidden_layers=1))
+    assert {kind.depth for kind in model.tensor_kinds(model.shapes()).values()} == {0}
+
+
+def sized(module: Any) -> HFModel:
+    return HFModel.of(module, HFOptions(kind="hf"))

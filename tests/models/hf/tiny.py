@@ -32,11 +32,11 @@ FAMILIES = list(_OWN)
 _OTHER = {"gemma2": _OWN["gemma3_text"]}
 
 
-def tiny(family: str, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """Return a causal language model of a family, in evaluation mode."""
+def tiny(family: str, dtype: torch.dtype = torch.float32, **sizes: int) -> nn.Module:
+    """Return a causal language model of a family, in evaluation mode; ``sizes`` are other ones than the usual."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.for_model(family, **_SHAPE | (_OWN | _OTHER)[family])
+    config = AutoConfig.for_model(family, **_SHAPE | (_OWN | _OTHER)[family] | sizes)
     torch.manual_seed(0)
     module: nn.Module = AutoModelForCausalLM.from_config(config).to(dtype).eval()
     return module
