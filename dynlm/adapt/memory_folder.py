@@ -10,6 +10,7 @@ The adapter is named by its content: servers that keep keys and values of earlie
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -103,7 +104,8 @@ def adapter_of_memory(memory: Memory, dynamic_model: DynamicModel, how: AdapterO
             shown = ", ".join(dropped[:20]) + (f" and {len(dropped) - 20} more" if len(dropped) > 20 else "")
             raise UserError(f"{what} ({shown})", do="give --drop to leave them out, or read with other memory.targets")
     padded = adapter.padded()
-    return MemoryAdapter(padded, f"{how.name}-{padded.fingerprint}", adapter.rank, truncation)
+    name = re.sub(r"[^\w.-]+", "-", how.name).strip("-.") or "memory"
+    return MemoryAdapter(padded, f"{name}-{padded.fingerprint}", adapter.rank, truncation)
 
 
 def save_memory_folder(
@@ -116,8 +118,8 @@ def save_memory_folder(
 ) -> tuple[Path, MemoryAdapter]:
     """Write a memory of ``dynamic_model``, which has ``options``, as an adapter folder that reading can go on from.
 
-    It appears whole or not at all, readable by its owner only. Returns where it is, and the adapter. Raises UserError
-    as ``adapter_of_memory``, ``save_adapter`` and ``save_memory`` do.
+    It appears whole or not at all; only its owner can read the tensors. Returns where it is, and the adapter. Raises
+    UserError as ``adapter_of_memory``, ``save_adapter`` and ``save_memory`` do.
     """
     made = adapter_of_memory(saved.memory, dynamic_model, how)
     from dynlm.models.hf.adapter import save_adapter

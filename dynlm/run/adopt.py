@@ -21,7 +21,7 @@ def adopt(config: Any, source: str, dtype: str = "auto") -> dict[str, Any]:
     Raises UserError for a source that cannot be loaded, and for a run folder that holds a model.
     """
     from dynlm.data.tokenizers.pretrained import PretrainedTokenizer
-    from dynlm.models.hf.load import load_pretrained
+    from dynlm.models.hf.load import hub_revision, load_pretrained
 
     run: RunOptions = config.run
     with exclusive(run.path, "this run"):
@@ -36,7 +36,8 @@ def adopt(config: Any, source: str, dtype: str = "auto") -> dict[str, Any]:
         record_sitting(run.path, {}, made_with("cpu"))
         tokenizer.save(run.path / "tokenizer")
         save_config(run.path, dataclasses.replace(config, model=options, tokenizer=tokens))
-        about = {"adopted_from": source, **({"revision": found.revision} if found.revision else {})}
+        revision = hub_revision(source)
+        about = {"adopted_from": source, **({} if revision is None else {"revision": revision})}
         save_model(run.path, model, found.params, tokenizer, about)
         parameters = sum(tensor.numel() for tensor in found.params.values())
         log_line(run.path, event="adopted", parameters=parameters, **about)

@@ -157,7 +157,7 @@ def _is_of_base(name: str) -> bool:
 def save_adapter(
     folder: Path, adapter: Adapter, base: Base, add_files: Callable[[Path], object] = lambda staged: None
 ) -> None:
-    """Write the adapter folder ``folder``, which appears whole or not at all; only its owner can read the files.
+    """Write the adapter folder ``folder``, which appears whole or not at all; only its owner can read the tensors.
 
     ``add_files`` is called with the folder under its temporary name, to write more files into it. Raises UserError if
     ``folder`` holds files, cannot be written, or the adapter is not finite.

@@ -19,17 +19,13 @@ if TYPE_CHECKING:
 
 
 class Pretrained(NamedTuple):
-    """A pretrained model: configuration (JSON), weights, tokenizer, start token, size of the vocabulary.
-
-    ``revision``: the commit on the hub that it was loaded from, where it was.
-    """
+    """A pretrained model: configuration (JSON), weights, tokenizer, start token, size of the vocabulary."""
 
     architecture: str
     params: Params
     tokenizer: Backend
     start: int
     vocab_size: int
-    revision: str | None = None
 
 
 def load_pretrained(source: str, dtype: str = "auto") -> Pretrained:
@@ -74,8 +70,17 @@ def load_pretrained(source: str, dtype: str = "auto") -> Pretrained:
         tokenizer.backend_tokenizer,
         start,
         module.config.get_text_config(decoder=True).vocab_size,
-        getattr(module.config, "_commit_hash", None),
     )
+
+
+def hub_revision(source: str) -> str | None:
+    """Return the commit of a model on the hub that ``load_pretrained`` has loaded; None for a folder or a file."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(source).expanduser().exists():
+        return None
+    found = try_to_load_from_cache(source, "config.json")
+    return Path(found).parent.name if isinstance(found, str) else None
 
 
 @contextlib.contextmanager

@@ -191,3 +191,31 @@ def test_a_memory_of_another_base_is_refused(
     assert main(["adopt", str(other), *map(str, words), "--run.cpu", "true", "--run.name", "others"]) == 0
     said = refused(capsys, "memory", "export", me, tmp_path / "adapter", "--run", tmp_path / "others")
     assert "another model" in said and not (tmp_path / "adapter").exists()
+
+
+@of_llama
+def test_the_base_is_named_with_its_revision(
+    pretrained: Path, me: Path, book: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model of a hub, from its cache."""
+    revision, cached = "0123456789abcdef0123456789abcdef01234567", tmp_path / "hub" / "models--some--tiny"
+    shutil.copytree(pretrained, cached / "snapshots" / revision)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(revision)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    words = ["--run.name", "tiny", "--run.folder", tmp_path, "--run.cpu", "true", "--model.context", "48"]
+    answer(capsys, "adopt", "some/tiny", *words, "--model.stride", "24")
+    answer(capsys, "read", tmp_path / "tiny", book, "--memory", me, *READ, *LORA)
+    answer(capsys, "memory", "export", me, tmp_path / "adapter", "--run", tmp_path / "tiny")
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == ("some/tiny", revision)
+
+
+@of_llama
+def test_a_memory_without_dynamic_weights_is_refused(
+    adopted: Path, me: Path, book: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    answer(capsys, "read", adopted, book, "--memory", me, "--memory.rule", "none", "--memory.segment", "16")
+    said = refused(capsys, "memory", "export", me, tmp_path / "adapter", "--run", adopted)
+    assert "no weights that move" in said and not (tmp_path / "adapter").exists()
