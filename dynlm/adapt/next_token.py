@@ -1,9 +1,11 @@
 """Predict the next token with a memory, without learning from it: what text is generated from.
 
-Legend: V vocabulary, C slots of a cache, H width of the features; one lane, one token.
+Legend: T tokens, V vocabulary, C slots of a cache, H width of the features; one lane.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -21,17 +23,28 @@ def predict_next(dynamic_model: DynamicModel, memory: Memory, token: int) -> tup
 
     The cache and the mixture's weights stay as they are.
     """
-    token_11 = torch.tensor([[token]], device=dynamic_model.device)
+    logits_TV, memory = predict_after_each(dynamic_model, memory, [token])
+    return logits_TV[0], memory
+
+
+@torch.no_grad()
+def predict_after_each(dynamic_model: DynamicModel, memory: Memory, tokens: Sequence[int]) -> tuple[Tensor, Memory]:
+    """Return (logits_TV of what follows each of ``tokens``, the memory with the model's state after the last).
+
+    None of them is learned from: weights, cache and the mixture's weights stay as they are.
+    """
+    tokens_1T = torch.tensor([list(tokens)], device=dynamic_model.device)
     params = {**dynamic_model.static, **{name: tensor[0] for name, tensor in memory.params.items()}}
-    logits_11V, features_11H, state = dynamic_model.model.forward(params, memory.state, token_11)
+    logits_1TV, features_1TH, state = dynamic_model.model.forward(params, memory.state, tokens_1T)
     memory = memory._replace(state=state)
-    if dynamic_model.cache is not None:
-        logits_11V = log_with_cache(dynamic_model.cache, memory.cache, features_11H, logits_11V)
+    if (cache := dynamic_model.cache) is not None:
+        pairs = zip(features_1TH.split(1, 1), logits_1TV.split(1, 1), strict=True)
+        logits_1TV = torch.cat([log_with_cache(cache, memory.cache, *pair) for pair in pairs], 1)
     if memory.mixture is not None:
-        static = dynamic_model.model.forward(dynamic_model.static, memory.mixture.state, token_11)
-        logits_11V = memory.mixture.log_mixture(static.logits_BTV, logits_11V)
+        static = dynamic_model.model.forward(dynamic_model.static, memory.mixture.state, tokens_1T)
+        logits_1TV = memory.mixture.log_mixture(static.logits_BTV, logits_1TV)
         memory = memory._replace(mixture=memory.mixture._replace(state=static.state))
-    return logits_11V[0, 0], memory
+    return logits_1TV[0], memory
 
 
 @torch.no_grad()

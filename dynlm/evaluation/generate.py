@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dynlm.adapt.dynamic_model import DynamicModel, Memory
 from dynlm.adapt.loop import start_articles
 from dynlm.adapt.next_token import predict_next
 from dynlm.errors import UserError
@@ -40,7 +42,6 @@ class Sampling:
         return int(torch.multinomial((logits_V / self.temperature).softmax(-1), 1, generator=generator))
 
 
-@torch.no_grad()
 def generate(session: Session, prompt: str, sampling: Sampling) -> str:
     """Read ``prompt`` in ``session`` (copy it to keep it) and return the text sampled after it.
 
@@ -48,18 +49,26 @@ def generate(session: Session, prompt: str, sampling: Sampling) -> str:
     cache, and a mixture keeps the weights of the prompt's end.
     """
     dynamic_model, tokenizer = session.dynamic_model, session.run.trained.tokenizer
-    generator = torch.Generator(dynamic_model.device).manual_seed(sampling.seed)
     last, unfinished = tokenizer.start, session.saved.unfinished
     if prompt or unfinished is not None:
         session.read(prompt)
         last = int(tokenizer.encode((unfinished.text if unfinished else "") + prompt).ids[-1])
         memory = session.saved.memory
     else:
-        starts_B = torch.ones(1, dtype=torch.bool, device=generator.device)
-        memory = start_articles(dynamic_model, session.saved.memory, np.ones(1, dtype=bool), starts_B)
-    generated = []
+        memory = start_article(dynamic_model, session.saved.memory)
+    return tokenizer.decode(sample(dynamic_model, memory, last, sampling))
+
+
+def start_article(dynamic_model: DynamicModel, memory: Memory) -> Memory:
+    """Return ``memory``, of one lane, at the start of an article of which nothing was read; it is written over."""
+    starts_B = torch.ones(1, dtype=torch.bool, device=dynamic_model.device)
+    return start_articles(dynamic_model, memory, np.ones(1, dtype=bool), starts_B)
+
+
+def sample(dynamic_model: DynamicModel, memory: Memory, last: int, sampling: Sampling) -> Iterator[int]:
+    """Yield the tokens sampled after ``last``, the token that the model is given next; ``memory`` stays as it is."""
+    generator = torch.Generator(dynamic_model.device).manual_seed(sampling.seed)
     for _ in range(sampling.tokens):
         logits_V, memory = predict_next(dynamic_model, memory, last)
         last = sampling.draw(logits_V, generator)
-        generated.append(last)
-    return tokenizer.decode(generated)
+        yield last
