@@ -1,0 +1,1 @@
+"""dynlm as a model of lm-evaluation-harness (the extra ``dynlm[harness]``): ``python -m dynlm.harness``."""
