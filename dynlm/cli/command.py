@@ -51,6 +51,8 @@ class Command:
     own: tuple[Option | Argument, ...] = ()
     takes_run: bool = False
     """Whether a run's folder is the first argument; the run's options are then the defaults."""
+    run_is_optional: bool = False
+    """Whether that argument may be left out."""
     takes_config: bool = True
     takes_memory: bool = False
     """Whether ``--memory FILE`` names a memory file; the options that it was read with are then the defaults."""

@@ -25,7 +25,7 @@ from dynlm.cli.config_files import Files, Layers, config_path, read_config
 from dynlm.errors import UserError
 from dynlm.runtime.renamed import rename_words
 from dynlm.runtime.text import did_you_mean
-from dynlm.runtime.validation import sections_of, within
+from dynlm.runtime.validation import Section, sections_of, within
 
 _LONGEST_MESSAGE = 500
 _METAVARS = {hint: name for kind, name in ((int, "N"), (float, "X"), (str, "TEXT")) for hint in (kind, kind | None)}
@@ -78,15 +78,17 @@ def parse(name: str, command: Command, argv: list[str]) -> tuple[jsonargparse.Na
     run = {} if folder is None else _run_options(command, Path(folder), given)
     layers = Layers(kind, _config_files(command, kind, given), run, words)
     used = command.sections.split() or list(layers.kinds)
-    parser.other_sections = [section for section in layers.kinds if section not in used]
+    of_a_run = command.takes_run and not (command.run_is_optional and folder is None)
+    taken = {section: _taken_options(layers.kinds[section], of_a_run) for section in used}
+    parser.other_sections = [section for section in layers.kinds if not taken.get(section)]
     common, hidden = command.common.split() or used, 0
-    for section in used:
-        shown = None if full_help else _common_options(section, layers) if section in common else []
-        hidden += _add_section(parser, section, layers, shown)
+    for section, names in taken.items():
+        shown = names if full_help else _common_options(section, layers) if section in common else []
+        hidden += _add_section(parser, section, layers, names, shown) if names else 0
     if hidden:
         parser.epilog = f"`{parser.prog} --help all` lists {hidden} more options.\n\n{parser.epilog}"
     options = _parse_args(parser, command, argv)
-    config = layers.build({section: options[section].as_dict() for section in used})
+    config = layers.build({section: options[section].as_dict() for section in used if taken[section]})
     if options.print_config:
         print(yaml.safe_dump({each: vars(getattr(config, each)) for each in used}, sort_keys=False), end="")
         raise SystemExit(0)
@@ -107,7 +109,8 @@ def _own_parser(name: str, command: Command) -> _Parser:
             parser.add_argument("--base", type=str, metavar="FILE", help=about)
         parser.add_argument("--print_config", action="store_true", help="print the options as YAML, and do nothing")
     if command.takes_run:
-        parser.add_argument("folder", type=str, metavar="RUN", help="the run's folder, such as runs/demo")
+        about, count = "the run's folder, such as runs/demo", "?" if command.run_is_optional else None
+        parser.add_argument("folder", type=str, nargs=count, metavar="RUN", help=about)
     if command.takes_memory:
         about = "a memory file to start from, as `dynlm read` writes it (also --memory FILE)"
         parser.add_argument("--memory_file", type=str | None, default=None, metavar="FILE", help=about)
@@ -122,7 +125,8 @@ def _own_parser(name: str, command: Command) -> _Parser:
             parser.add_argument(each.name, type=kind, default=each.default, help=each.about)
     parser.add_argument("--json", action="store_true", help="print JSON, and nothing else on standard output")
     positionals = [action for action in parser._actions if not action.option_strings]
-    words = [f"{action.metavar} ..." if action.nargs == "+" else str(action.metavar) for action in positionals]
+    shown = {"+": "{} ...", "?": "[{}]"}
+    words = [shown.get(str(action.nargs), "{}").format(action.metavar) for action in positionals]
     parser.usage = " ".join([f"{parser.prog} [options]", *words])
     return parser
 
@@ -165,15 +169,20 @@ def _common_options(section: str, layers: Layers) -> list[str]:
     return common + [name for name in get_type_hints(kind) if kind.COMMON == base.COMMON and name not in hints]
 
 
-def _add_section(parser: _Parser, section: str, layers: Layers, shown: list[str] | None) -> int:
-    """Add the options of a section; return how many of them ``--help`` hides: all but ``shown``, or none."""
+def _taken_options(kind: type[Section], of_a_run: bool) -> list[str]:
+    """Return the names of a section's options that a command takes: for a run that is made, those of reading."""
+    return kind.READING.split() if of_a_run and kind.READING != "*" else [*get_type_hints(kind)]
+
+
+def _add_section(parser: _Parser, section: str, layers: Layers, names: list[str], shown: list[str]) -> int:
+    """Add the options ``names`` of a section; return how many of them ``--help`` hides: all but ``shown``."""
     kind = layers.kinds[section]
     bases = [each for each in reversed(kind.__mro__) if dataclasses.is_dataclass(each)]
     about = {item.arg_name: item.description or "" for each in bases for item in parse_from_object(each).params}
     group = parser.add_argument_group(f"{section}: {(kind.__doc__ or '').strip().partition(chr(10))[0].rstrip('.')}")
     hints, hidden = get_type_hints(kind), 0
-    for item in dataclasses.fields(kind):
-        name, is_shown = item.name, shown is None or item.name in shown
+    for item in (each for each in dataclasses.fields(kind) if each.name in names):
+        name, is_shown = item.name, item.name in shown
         default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
         default = layers.values[section].get(name, default)
         text = " ".join(about.get(name, "").split()).replace("%", "%%") if is_shown else argparse.SUPPRESS

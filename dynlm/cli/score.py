@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Option("--order_seed", "seed of a shuffled order", int, 0, high=LARGEST_SEED),
     Option("--name", "the score file's name; unset: by what is scored", str),
     Option("--force", "score again what was scored before, and replace its file"),
-    sections="run corpus memory",
+    sections="run corpus model memory",
     takes_run=True,
     takes_memory=True,
     resumes=True,
@@ -89,7 +89,7 @@ def _memory_file(options: Namespace) -> Path | None:
     Option("--split", "split whose opening is read", str, "valid"),
     Option("--places", "positions of the text to change, one at a time", int, 20, 1, 1_000_000),
     Option("--all", "check every rule of the run, with a cache and mixed with level 1"),
-    sections="run corpus memory",
+    sections="run corpus model memory",
     takes_run=True,
 )
 def _check(options: Namespace, config: Config) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dynlm.cli.command import command, print_answer
@@ -37,17 +38,28 @@ def _demo(options: Namespace, config: Config) -> int:
     return 0 if all(check.kept for check in checks) else 1
 
 
-@command("study", options="dynlm.study.options:StudyOptions", common="run corpus study", resumes=True)
+@command(
+    "study",
+    options="dynlm.study.options:StudyOptions",
+    common="run corpus study",
+    takes_run=True,
+    run_is_optional=True,
+    resumes=True,
+)
 def _study(options: Namespace, config: StudyOptions) -> int:
     """Compare variants: tune every variant alike, score other articles with each, and tabulate.
 
     dynlm study --config study-wikitext-2 --corpus.path DIR
-    dynlm study --config runs/wikitext-2-small/study/config.yaml --corpus.path OTHER --study.tune false
+    dynlm study runs/smol --corpus.path DIR
     """
     from dynlm.study.pages import verdict
     from dynlm.study.run import study
     from dynlm.study.tables import as_dict, figures_table
 
+    if options.folder is not None:
+        path = Path(options.folder)
+        path = path if path.name not in ("", "..") else path.resolve()
+        config.run = config.run.replace(folder=str(path.parent), name=path.name)
     results, written = study(config, quiet=options.json, progress=sys.stderr.isatty() and not options.json)
     files = [str(path) for path in written]
     text = ["", figures_table(results), verdict(results), "", *(f"wrote {file}" for file in files)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,7 +16,8 @@ from dynlm.evaluation.score_file import Scores
 from dynlm.runtime.perplexity import perplexity
 from dynlm.runtime.text import printable
 
-_SHOWN_OF_PROTOCOL = ("level", "rule", "cache", "reset", "segment", "statement", "run", "model", "update_filter")
+_SHOWN_OF_PROTOCOL: tuple[str, ...] = ("level", "rule", "cache", "reset", "segment", "reading", "statement", "run")
+_SHOWN_OF_PROTOCOL += ("model", "update_filter", "cost")
 _COLUMNS = {"article": "articles", "position": "positions", "token": "tokens", "words": "words"}
 
 
@@ -115,25 +116,45 @@ def check_same_text(scores: Sequence[Scores]) -> None:
 
 
 def baseline_of(scores: Sequence[Scores]) -> int:
-    """Return the index of the plain level-1 variant (rule ``none``, no cache), else of any of level 1, else 0."""
+    """Return the index of the plain level-1 variant (rule ``none``, no cache), else of any of level 1, else 0.
 
-    def rank(index: int) -> tuple[bool, bool]:
-        protocol = scores[index].protocol
+    Of several the first that reads as a memory does, with the same context.
+    """
+
+    def is_level_1(protocol: Mapping[str, Any]) -> bool:
         rule = protocol.get("rule")
-        rule_name = rule.get("name") if isinstance(rule, dict) else rule
-        return not (protocol.get("level") == 1 or rule_name == "none"), bool(protocol.get("cache"))
+        return protocol.get("level") == 1 or (rule.get("name") if isinstance(rule, dict) else rule) == "none"
+
+    memories = [reading_of(each.protocol) for each in scores if not is_level_1(each.protocol)]
+
+    def rank(index: int) -> tuple[bool, bool, bool]:
+        protocol = scores[index].protocol
+        return not is_level_1(protocol), bool(protocol.get("cache")), reading_of(protocol) not in memories
 
     return min(range(len(scores)), key=rank)
 
 
+def reading_of(protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the model's options of a reading, such as context and stride, by name; none for a model without them."""
+    reading = protocol.get("reading")
+    return reading if isinstance(reading, dict) else {}
+
+
+def reading_text(protocol: Mapping[str, Any]) -> str:
+    """Return the options of ``reading_of`` for people, without those that are 0; empty where there are none."""
+    return ", ".join(f"{name} {value}" for name, value in reading_of(protocol).items() if value)
+
+
 def unique_labels(scores: Sequence[Scores]) -> list[str]:
-    """Return the variants' labels, to equal ones of which reset policy, order, run and at last a number are added."""
+    """Return the variants' labels, to equal ones of which context, reset policy, order, run and a number are added."""
     labels = [printable(each.variant) for each in scores]
-    templates = {"reset": "{label}, {value}", "order": "{label}, {value}", "run": "{value}: {label}"}
+    templates = {"reading": "{label}, {value}", "reset": "{label}, {value}", "order": "{label}, {value}"}
+    templates |= {"run": "{value}: {label}"}
     for key, template in templates.items():
         marked = []
         for label, each in zip(labels, scores, strict=True):
             value = each.protocol.get(key) or ("in order" if key == "order" else None)
+            value = (reading_text(each.protocol) or None) if key == "reading" else value
             marked.append(label if value is None else template.format(label=label, value=printable(str(value))))
         # A mark that all equal labels share tells none of them apart.
         marks = {label: {m for m, other in zip(marked, labels, strict=True) if other == label} for label in labels}

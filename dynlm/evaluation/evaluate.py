@@ -6,6 +6,7 @@ Legend: B lanes, T tokens of a segment, N tokens read (masked ones too), C colum
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from dynlm.errors import UserError
 from dynlm.evaluation.protocol import variant_name
 from dynlm.evaluation.score_file import Scores
 from dynlm.runtime.checkpoints import Checkpointer, Checkpoints, State
+from dynlm.runtime.cost import Cost, CostMeter
 from dynlm.runtime.distributed import Processes
 from dynlm.runtime.tree import concatenate_lanes, num_bytes, to_device
 
@@ -52,7 +54,7 @@ class _Pass:
     """The state of an evaluation between two segments, for checkpoints.
 
     ``distance_B`` is that of the weights that read the next segment; ``rows`` and ``values`` of the tokens stay on the
-    device until the end.
+    device until the end. ``meter`` measures the reading, without loading and saving.
     """
 
     def __init__(self, dynamic_model: DynamicModel, stream: Stream, start: Memory | None, track: bool):
@@ -64,6 +66,7 @@ class _Pass:
             self.distance_B = distance(self.memory, dynamic_model.static)
         self.rows: list[np.ndarray] = []
         self.values: list[Tensor] = []
+        self.meter = CostMeter(dynamic_model.device)
 
     def add(self, read: SegmentResult, first_rows: np.ndarray) -> None:
         """Record a segment's losses, and the distance of the weights that it was read with."""
@@ -79,17 +82,19 @@ class _Pass:
         self.values.append(torch.stack(columns).flatten(1).float())
 
     def state_dict(self) -> State:
+        cost = self.meter.cost()
         self.rows, self.values = [np.concatenate(self.rows)], [torch.cat(self.values, 1)]
         memory = as_tensors(self.memory, self.dynamic_model, self.lanes)
         tensors = {_MEMORY + name: tensor for name, tensor in memory.items()}
         tensors |= {"rows": torch.from_numpy(self.rows[0]), "values": self.values[0], "distance": self.distance_B}
-        return State(tensors, {"position": self.position.to_dict()})
+        return State(tensors, {"position": self.position.to_dict(), "cost": cost._asdict()})
 
     def load_state_dict(self, state: State) -> None:
         tensors = {name: tensor.to(self.distance_B.device) for name, tensor in state.tensors.items()}
         memory = {name[len(_MEMORY) :]: tensor for name, tensor in tensors.items() if name.startswith(_MEMORY)}
         self.memory = from_tensors(memory, self.dynamic_model, self.lanes)
         self.position = StreamPosition.from_dict(state.values["position"])
+        self.meter.before = Cost.of(state.values["cost"])
         self.rows, self.values = [state.tensors["rows"].numpy()], [tensors["values"]]
         self.distance_B = tensors["distance"]
 
@@ -122,10 +127,15 @@ def evaluate(
     bar = tqdm(total=len(columns["token"]), desc="score", unit="tok", unit_scale=True, disable=quiet)
     bar.update(work.position.tokens)
     with checkpointer, bar:
-        for read in iter_segments(dynamic_model, stream, work.memory, work.position):
-            work.add(read, first_rows)
+        reading = iter_segments(dynamic_model, stream, work.memory, work.position)
+        while True:
+            with work.meter.running():
+                if (read := next(reading, None)) is None:
+                    break
+                work.add(read, first_rows)
             bar.update(read.position.tokens - bar.n)
             checkpointer.after_step(read.position.tokens)
+    costs = evaluation.processes.gather_object(work.meter.cost())
     table = np.full((1 + track, len(columns["token"])), np.nan, dtype=np.float32)
     own = (np.concatenate(work.rows), torch.cat(work.values, 1).cpu().numpy()) if work.rows else None
     for part in evaluation.processes.gather_object(own):
@@ -137,6 +147,7 @@ def evaluate(
     columns["segment"] = (first_segment_N + columns["position"] // segment).astype(np.int32)
     protocol = {"variant": variant_name(dynamic_model), "lanes": lanes, "processes": world}
     protocol["memory_bytes_a_lane"] = num_bytes(work.memory) // lanes
+    protocol["cost"] = functools.reduce(Cost.beside, costs)._asdict()
     scores = Scores({**protocol, **_update_filter_counts(evaluation, work.memory, track)}, **columns, nats=table[0])
     if not track:
         return scores

@@ -80,6 +80,8 @@ def scoring_protocol(
         "statement": _statement(dynamic_model, memory.segment, order),
         "reader": constants_of(dynamic_model),
     }
+    if reading := dynamic_model.model.options.reading():
+        protocol["reading"] = reading
     if mixture is not None:
         protocol["no_regret"] = {"share": mixture.share}
     if cache is not None:
@@ -120,12 +122,15 @@ def text_fingerprint(text: TokenisedSplit, articles: Sequence[int]) -> str:
 def scoring_key(protocol: Mapping[str, Any]) -> str:
     """Return the fingerprint of what decides on the losses, up to rounding.
 
-    That is the model, the text, the order, the rule and the memory options, not versions and the date.
+    That is the model, how it reads, the text, the order, the rule and the memory options, not versions and the date.
     """
     options = protocol.get("options")
     memory = options.get("memory") if isinstance(options, dict) else None
     memory = original_options("memory", memory) if isinstance(memory, dict) else memory
-    return fingerprint(json.dumps([{name: protocol.get(name) for name in _DECISIVE}, memory], sort_keys=True))
+    decisive = {name: protocol.get(name) for name in _DECISIVE}
+    if reading := protocol.get("reading"):  # of models that have no such options, earlier keys stay as they were
+        decisive["reading"] = reading
+    return fingerprint(json.dumps([decisive, memory], sort_keys=True))
 
 
 def resume_key(protocol: Mapping[str, Any]) -> str:
@@ -150,5 +155,7 @@ def _statement(dynamic_model: DynamicModel, segment: int, order: ArticleOrder) -
             "each token's probability is a mixture of the rule's and level 1's by fixed share (Herbster & Warmuth "
             f"1998, share {dynamic_model.mixture.share:g}), with weights that depend on earlier tokens only and {runs}"
         )
+    if reading := dynamic_model.model.options.statement():
+        clauses.append(reading)
     clauses.append("the model's state starts afresh with each article, from a start token that is not scored")
     return "; ".join(clauses if order.kind == "in order" else [*clauses, f"articles {order}"])

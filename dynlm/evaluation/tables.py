@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 
 from dynlm.data.article_range import format_ranges
-from dynlm.evaluation.compare import Comparison, Gain, VariantFigures
+from dynlm.evaluation.compare import Comparison, Gain, VariantFigures, reading_of, reading_text
 from dynlm.evaluation.overlap import overlap_notes
 from dynlm.runtime.text import markdown, markdown_code, printable
 
@@ -107,10 +107,15 @@ def notes_of(comparison: Comparison) -> list[str]:
         if any(each.gain and each.gain.low is not None for each in comparison.variants):
             interval = f"; paired bootstrap over articles, {comparison.resamples:,} resamples, seed {comparison.seed}"
         notes.append(f"Gain: nats per token below {comparison.variants[comparison.baseline].label}{interval}.")
+    base = comparison.variants[comparison.baseline]
+    for each in comparison.variants:
+        if reading_of(each.protocol) != reading_of(base.protocol):
+            notes.append(f"{each.label} has another context than {base.label}: the gain includes what that gives.")
     readings: dict[str, list[str]] = {}
     for each in comparison.variants:
         given = {key: each.protocol[key] for key in ("reset", "segment") if each.protocol.get(key) is not None}
-        facts = ", ".join(f"{key} {value}" for key, value in given.items()).capitalize()
+        given_texts = [*(f"{key} {value}" for key, value in given.items()), reading_text(each.protocol)]
+        facts = ", ".join(text for text in given_texts if text).capitalize()
         reading = f"{facts}{'. ' if facts else ''}{each.protocol.get('statement') or ''}"
         readings.setdefault(printable(reading), []).append(each.label)
     for reading, labels in readings.items():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from dynlm.runtime.hashing import fingerprint
 from dynlm.runtime.validation import LARGEST_WIDTH, Section, bounded
 
 
@@ -23,6 +25,11 @@ class Targets(NamedTuple):
     factors: Literal["B", "AB"] = "B"
     seed: int = 0
 
+    @property
+    def label(self) -> str:
+        """``loraRANK-`` and a fingerprint of all of it; empty where tensors of the model itself move."""
+        return f"lora{self.rank}-{fingerprint(json.dumps(self))[:6]}" if self.rank else ""
+
 
 @dataclass
 class ModelOptions(Section):
@@ -30,6 +37,9 @@ class ModelOptions(Section):
 
     SECTION = "model"
     COMMON = "embedding hidden layers"
+    READING = ""
+    MAKER = "dynlm pretrain"
+    """The command that makes runs of this kind of model."""
 
     kind: str = field(default="lstm", kw_only=True)
     """lstm, or a kind that another package registers (entry points dynlm.models)."""
@@ -42,6 +52,14 @@ class ModelOptions(Section):
         from dynlm.models.registry import MODELS
 
         return MODELS[str(values["kind"])].options
+
+    def reading(self) -> dict[str, Any]:
+        """Return the options by which a trained model reads, by name: any reading of a run may choose others."""
+        return {name: getattr(self, name) for name in self.READING.split()}
+
+    def statement(self) -> str:
+        """Say in words what the options of ``reading`` are; empty where there are none."""
+        return ""
 
 
 @dataclass

@@ -22,6 +22,7 @@ import json
 import os
 import stat
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -75,6 +76,13 @@ class TrainedModel:
     def device(self) -> torch.device:
         """The device of the static parameters."""
         return next(iter(self.params.values())).device
+
+    def with_reading(self, reading: Mapping[str, Any]) -> TrainedModel:
+        """Return the model with other options of reading (``ModelOptions.reading``); the weights are the same."""
+        options = self.model.options
+        if reading == options.reading():
+            return self
+        return dataclasses.replace(self, model=build_model(options.replace(**reading), self.model.vocab_size))
 
     def with_targets(self, targets: Targets) -> TrainedModel:
         """Return the model with the factors that ``targets`` adds to it, if any; the fingerprint stays the model's."""

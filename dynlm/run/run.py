@@ -17,6 +17,7 @@ from dynlm.data.articles import iter_articles, source_name
 from dynlm.data.options import CorpusOptions
 from dynlm.data.token_store import TokenisedSplit, tokenise
 from dynlm.errors import UserError
+from dynlm.models.options import ModelOptions
 from dynlm.run.folder import TrainedModel, load_model, log_line, read_options
 from dynlm.run.memory_store import MemoryStore
 from dynlm.run.opening import open_dynamic_model
@@ -84,6 +85,7 @@ class Run:
         ``data``: fingerprints of what the work reads. The seed and the model decide it too.
         """
         made_with = {"run.seed": self.options.seed, **fingerprint_options(*sections), "the model": self.fingerprint}
+        made_with |= {f"model.{name}": value for name, value in self.trained.model.options.reading().items()}
         return Checkpoints(self.path / "checkpoints", stem, self.options.checkpoints_kept, {**made_with, **data})
 
     @functools.cached_property
@@ -95,14 +97,20 @@ class Run:
     def trained(self) -> TrainedModel:
         """The model with its static parameters, factors that the memory moves included, and its tokenizer.
 
-        Raises UserError if it is not trained.
+        It reads by the run's options of the model, as far as they are options of reading. Raises UserError if it is not
+        trained.
         """
         if "trained" not in self._loaded:
             self._loaded["trained"] = load_model(self.path, self._device or self.processes.device)
-        targets = self.section(MemoryOptions).targets_of(self.options.seed)
-        if targets not in self._loaded:
-            self._loaded[targets] = self._loaded["trained"].with_targets(targets)
-        trained: TrainedModel = self._loaded[targets]
+        loaded: TrainedModel = self._loaded["trained"]
+        targets, reading = self.section(MemoryOptions).targets_of(self.options.seed), loaded.model.options.reading()
+        # Without options of reading, or with those of another kind of model, it reads as it was made.
+        if reading and (chosen := self.section(ModelOptions)).kind == loaded.model.options.kind:
+            reading = chosen.reading()
+        key = (targets, *reading.items())
+        if key not in self._loaded:
+            self._loaded[key] = loaded.with_reading(reading).with_targets(targets)
+        trained: TrainedModel = self._loaded[key]
         return trained
 
     @property

@@ -39,6 +39,8 @@ class Section:
     SECTION = ""
     COMMON = ""
     """Names of the options that ``--help`` shows; empty: all. ``--help all`` shows every one."""
+    READING = "*"
+    """Names of the options that commands take for a run that is made; *: all. The others are as it was made with."""
 
     def __post_init__(self) -> None:
         choices = _choices_of(type(self))  # type: ignore[arg-type]  # a class is hashable

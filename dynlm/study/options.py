@@ -6,16 +6,38 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from dynlm.adapt.options import Reset
+from dynlm.adapt.options import MemoryOptions, Reset
 from dynlm.data.options import Order
 from dynlm.errors import UserError
+from dynlm.models.options import ModelOptions
 from dynlm.runtime.validation import LARGEST_SEED, Section, bounded, plain_name
 from dynlm.train.config import Config
 
 
-def _default_variants() -> list[dict[str, Any]]:
-    rules = {"level 1": "none", "rms": "rms", "meta": "meta"}
-    return [{"name": name, "memory": {"rule": rule}} for name, rule in rules.items()]
+def default_study(model: ModelOptions, memory: MemoryOptions) -> dict[str, Any]:
+    """Return the options of a study whose variants are unset.
+
+    A model with a context is read with four kinds of rows, so that context is not taken for memory: static weights with
+    disjoint windows, static weights with the memory's own context, and ``memory`` under both reset policies.
+    """
+    if "stride" not in model.READING.split():
+        rules = {"level 1": "none", "rms": "rms", "meta": "meta"}
+        return {"variants": [{"name": name, "memory": {"rule": rule}} for name, rule in rules.items()]}
+    static = {"rule": "none", "cache": "none", "lora_rank": 0}
+    variants: list[dict[str, Any]] = [
+        {"name": "static, disjoint windows", "memory": static, "model": {"stride": 0}},
+        {"name": "static", "memory": dict(static)},
+    ]
+    pairs = []
+    if (memory.rule, memory.cache) != ("none", "none"):
+        parts = [memory.rule] if memory.rule != "none" else []
+        parts += [f"LoRA rank {memory.lora_rank}"] if memory.lora_rank and parts else []
+        parts += ["cache"] if memory.cache != "none" else []
+        name = " + ".join(parts)
+        variants.append({"name": name, "memory": {"rule": memory.rule, "g": memory.g}})
+        pairs = [f"static:{name}"]
+    orders, resets = ["in order"], ["article", "stream"]
+    return {"variants": variants, "resets": resets, "orders": orders, "baselines": ["static"], "pairs": pairs}
 
 
 @dataclass
@@ -26,12 +48,15 @@ class StudyConfig(Section):
 
     name: str = "study"
     """Its folder within the run's. Another text needs a study of another name."""
-    variants: list[dict[str, Any]] = field(default_factory=_default_variants)
-    """Each variant: its name, and the options in which it differs (memory: {rule: rms}), section by section."""
-    resets: list[Reset] = field(default_factory=lambda: ["stream", "article"])
-    """Reset policies that variants are tuned for and read under; one that sets memory.reset is read under that one."""
-    orders: list[Order] = field(default_factory=lambda: ["in order", "shuffled"])
-    """Orders in which the articles are read under stream: in order, shuffled. Under article nothing depends on it."""
+    variants: list[dict[str, Any]] | None = None
+    """Each variant: its name, and the options in which it differs (memory: {rule: rms}), section by section. Unset:
+    level 1, rms and meta; for a transformer static weights with disjoint windows, static weights, and its memory."""
+    resets: list[Reset] | None = None
+    """Reset policies that variants are tuned for and read under; one that sets memory.reset is read under that one.
+    Unset: both."""
+    orders: list[Order] | None = None
+    """Orders in which the articles are read under stream: in order, shuffled. Under article nothing depends on it.
+    Unset: both; in order alone where a transformer's variants are unset."""
     seed: int = bounded(0, 0, LARGEST_SEED)
     """Seed of the shuffled order and of the bootstrap."""
     split: str = "valid"
@@ -41,7 +66,8 @@ class StudyConfig(Section):
     tune: bool = True
     """Whether to train, tune and learn what is not there yet; false takes what the run holds."""
     baselines: list[str] | None = None
-    """Variants over which gains are given, each under its better reset policy; unset: level 1 and rms, where named."""
+    """Variants over which gains are given, each under its better reset policy; unset: level 1 and rms, where named. A
+    gain never includes that of another context: it is over static weights with the same one."""
     pairs: list[str] | None = None
     """LOWER:HIGHER variants that are compared word by word; unset: level 1:rms and rms:meta, where named."""
     drawn: list[str] = field(default_factory=list)
@@ -53,7 +79,7 @@ class StudyConfig(Section):
         super().__post_init__()
         plain_name("study.name", self.name)
         for option in ("variants", "resets", "orders"):
-            if not getattr(self, option):
+            if getattr(self, option) == []:
                 raise UserError(f"study.{option} is empty", do="name at least one")
 
 
@@ -64,6 +90,11 @@ class StudyOptions(Config):
     study: StudyConfig = field(default_factory=StudyConfig)
     base: str | None = None
     """A config file with the options that this one changes; a relative path in a file starts at that file's folder."""
+
+    def __post_init__(self) -> None:
+        if self.study.variants is None:
+            default = default_study(self.model, self.memory)
+            self.study = self.study.replace(**{k: v for k, v in default.items() if getattr(self.study, k) is None})
 
     def run_options(self) -> Config:
         """Return the options of the run."""

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from dynlm.evaluation.compare import reading_of
 from dynlm.evaluation.overlap import tuned_notes
 from dynlm.evaluation.tables import gain_cell, notes_of, render_markdown
 from dynlm.report.curves import TITLES, plot_run
@@ -46,7 +47,7 @@ def verdict(results: Results) -> str:
     best = min((row for row in results.rows if row.done.reading.is_in(results.order)), key=lambda row: row.done.nats)
     parts = [f"Lowest loss: {best.done.reading.label}, {best.figures.nats_per_token:.4f} nats per token"]
     for over in best.over:
-        if over.gain is not None:
+        if over.gain is not None and over.baseline is not None:
             low, high = over.gain.low, over.gain.high
             if low is None or high is None:
                 interval = "too few articles for an interval"
@@ -65,7 +66,8 @@ def _readme(folder: Path, results: Results, options: StudyOptions, card: dict[st
         protocol = row.done.scores.protocol
         statements.setdefault(printable(str(protocol.get("statement", ""))), []).append(row.done.reading.label)
         for over in row.over:
-            baselines.setdefault(over.baseline.reading.variant.name, {})[over.baseline.reading.label] = None
+            if over.baseline is not None:
+                baselines.setdefault(over.name, {})[over.baseline.reading.label] = None
         if row.done.prepared:
             tuned_on |= {note[:1].upper() + note[1:] for note in tuned_notes(protocol, with_corpus=True)}
     return render_markdown(
@@ -93,4 +95,5 @@ def _readme(folder: Path, results: Results, options: StudyOptions, card: dict[st
         pictures={path.name: TITLES.get(path.stem, path.stem) for path in pictures if path.suffix == ".png"},
         order=results.order,
         words=bool(pairs_of(options.study)),
+        has_context=any(reading_of(row.done.scores.protocol) for row in results.rows),
     )

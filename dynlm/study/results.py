@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from dynlm.data.options import Order
 from dynlm.evaluation.compare import Comparison, Gain, VariantFigures, compare
 from dynlm.evaluation.score_file import Scores
+from dynlm.runtime.cost import Cost
 from dynlm.study.options import StudyConfig
 from dynlm.study.steps import Prepared
-from dynlm.study.variants import Reading, baselines_of
+from dynlm.study.variants import Reading, baseline_for, baselines_of, orders_of
 
 SHOWN = 6
 """Variants of a picture: as many lines as can be told apart at a page's width."""
@@ -29,12 +30,21 @@ class Done:
         """The sum of the losses."""
         return float(self.scores.nats.sum(dtype="float64"))
 
+    @property
+    def cost(self) -> Cost | None:
+        """What reading took; None where the score file does not say."""
+        return Cost.of(self.scores.protocol.get("cost"))
+
 
 @dataclass(frozen=True)
 class GainOver:
-    """A reading's gain over a baseline, None over itself, and which of the baseline's readings that is."""
+    """A reading's gain over the baseline ``name``, None over itself, and over which reading that is (``baseline_for``).
 
-    baseline: Done
+    There is neither where the baseline has another context and no static variant has this one.
+    """
+
+    name: str
+    baseline: Done | None
     gain: Gain | None
 
 
@@ -71,17 +81,20 @@ def results_of(done: Sequence[Done], study: StudyConfig) -> Results:
 
     Raises UserError where readings are of different texts.
     """
-    order = study.orders[0]
+    order = orders_of(study)[0]
+    variants = [*{each.reading.variant.name: each.reading.variant for each in done}.values()]
     text = compare([each.scores for each in done], resamples=study.resamples, seed=study.seed)
     rows = []
     for each, figures in zip(done, text.variants, strict=True):
         over = []
         for name in baselines_of(study):
-            baseline, gain = best_of(done, name, each.reading.order or order), None
-            if baseline is not each:
+            baseline, gain = None, None
+            if (own := baseline_for(each.reading.variant, name, variants)) is not None:
+                baseline = best_of(done, own, each.reading.order or order)
+            if baseline is not None and baseline is not each:
                 pair = compare([baseline.scores, each.scores], 0, study.resamples, study.seed)
                 gain = pair.variants[1].gain
-            over.append(GainOver(baseline, gain))
+            over.append(GainOver(name, baseline, gain))
         rows.append(Row(each, figures, over))
     return Results(rows, text, order)
 

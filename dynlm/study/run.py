@@ -14,6 +14,7 @@ from dynlm.errors import UserError
 from dynlm.evaluation.protocol import ArticleOrder, text_fingerprint
 from dynlm.evaluation.score import ScoreRequest, score
 from dynlm.evaluation.score_file import FOLDER, load_if_whole, read_scores, scores_of_run
+from dynlm.models.options import ModelOptions
 from dynlm.run.folder import save_config
 from dynlm.run.run import Run
 from dynlm.runtime.text import printable
@@ -46,13 +47,16 @@ def study(options: StudyOptions, quiet: bool = False, progress: bool = False) ->
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("a study runs in one process", do="start it without accelerate launch or torchrun")
     chosen, config, say = options.study, options.run_options(), Progress(quiet)
-    variants = variants_of(options)
+    variants, path = variants_of(options), config.run.path
+    if not (path / "model.json").exists() and config.model.MAKER != "dynlm pretrain":
+        what = f"no model of kind {config.model.kind} in this run folder"
+        raise UserError(what, path, f"make it with `{config.model.MAKER} SOURCE --run.name {config.run.name}` first")
     _check_articles(options)
-    path = config.run.path
     if chosen.tune and not (path / "model.json").exists():
         say("training the tokenizer and the model (level 1)")
         pretrain(config, quiet=not progress)
     run = Run(path, {}).with_sections(*vars(config).values())
+    _check_kind(run, config.model)
     text = run.split(chosen.split)
     articles = article_range(chosen.articles, text.articles, "study.articles")
     key, folder = text_fingerprint(text, articles), path / chosen.name
@@ -73,6 +77,7 @@ def study(options: StudyOptions, quiet: bool = False, progress: bool = False) ->
         order = ArticleOrder(reading.order or "in order", chosen.seed)
         # What decides on the losses: model, text, order, the variant's own options, and what was found for it.
         own = {"memory": dataclasses.asdict(reading.memory), "g": dataclasses.asdict(reading.variant.g)}
+        own |= {"model": model} if (model := reading.variant.model.reading()) else {}
         made_of = [[run.fingerprint, key, str(order)], own, [each.held for each in prepared[reading.label]]]
         made_by = fingerprint_of(made_of)
         scored = folder / FOLDER / f"{reading.stem}.parquet"
@@ -83,7 +88,7 @@ def study(options: StudyOptions, quiet: bool = False, progress: bool = False) ->
             say(f"reading {chosen.split} {chosen.articles}: {reading.label}")
             overrides = {"variant": reading.variant.name, "made_by": made_by}
             request = ScoreRequest(chosen.split, chosen.articles, order, path=scored, overrides=overrides, force=True)
-            score(run.with_sections(reading.memory), request, not progress)
+            score(run.with_sections(reading.memory, reading.variant.model), request, not progress)
             scores = read_scores(scored)
         if done:  # one copy of the text's bytes
             scores = dataclasses.replace(scores, surface=done[0].scores.surface)
@@ -91,6 +96,14 @@ def study(options: StudyOptions, quiet: bool = False, progress: bool = False) ->
     say("comparing and drawing")
     results = results_of(done, chosen)
     return results, write_pages(folder, results, options, run.trained.card)
+
+
+def _check_kind(run: Run, model: ModelOptions) -> None:
+    """Raise UserError where the options are those of another kind of model than the run's."""
+    kind = run.trained.model.options.kind
+    if model.kind != kind:
+        what = f"the run's model is of kind {kind}, and the options are those of {model.kind}"
+        raise UserError(what, run.path, f"name the run, whose options they then are: `dynlm study {run.path}`")
 
 
 def _check_articles(options: StudyOptions) -> None:

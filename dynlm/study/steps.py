@@ -16,6 +16,7 @@ from dynlm.adapt.options import MemoryOptions, Reset
 from dynlm.adapt.rules.registry import RULES
 from dynlm.data.options import CorpusOptions
 from dynlm.errors import UserError
+from dynlm.models.options import ModelOptions
 from dynlm.run.memory_store import card_of, rule_stem
 from dynlm.run.run import Run
 from dynlm.runtime.hashing import fingerprint
@@ -28,18 +29,8 @@ from dynlm.train.metatrain import metatrain
 from dynlm.train.options import TuneOptions
 from dynlm.train.tune import ensure_statistics, tune
 
-_SHARED = (
-    "rule",
-    "g",
-    "reset",
-    "lanes",
-    "segment",
-    "targets",
-    "lora_rank",
-    "lora_alpha",
-    "lora_scaling",
-    "lora_factors",
-)
+_LOW_RANK = ("targets", "lora_rank", "lora_alpha", "lora_scaling", "lora_factors")
+_SHARED = ("rule", "g", "reset", "lanes", "segment", *_LOW_RANK)
 """Memory options that move the weights: variants that differ in no others share what is found."""
 _CACHE_OPTIONS = ("cache_window", "cache_inverse_temperature", "cache_share")
 _LEDGER = Path("memory") / "prepared.json"
@@ -85,12 +76,16 @@ def fingerprint_of(content: Any) -> str:
 
 
 def steps_of(run: Run, variant: Variant, reset: Reset) -> list[Step]:
-    """Return what ``variant`` needs under a reset policy, in order; ``run`` has the options of all variants."""
-    variant = variant.under(reset)
+    """Return what ``variant`` needs under a reset policy, in order; ``run`` has the options of all variants.
+
+    What is found is found with the context that the variant reads with, R with the run's.
+    """
+    variant, of_all = variant.under(reset), run
+    run = run.with_sections(variant.model)
     memory, steps = variant.memory, list[Step]()
     kind = RULES[memory.rule]
     if kind.needs_statistics:
-        steps.append(_statistics(run))
+        steps.append(_statistics(of_all, variant.memory))
     if kind.starts_from is not None:
         steps += [_rates(run, variant, kind.starts_from), _learned(run, variant)]
     elif any(getattr(memory, name) is None for name in kind.searched):
@@ -147,18 +142,21 @@ def prepare(
     return prepared
 
 
-def _statistics(run: Run) -> Step:
-    memory, tokens = run.section(MemoryOptions), run.section(TuneOptions).statistics_tokens
+def _statistics(run: Run, own: MemoryOptions) -> Step:
+    """R of the tensors of the model, or of the factors that the variant moves."""
+    tokens = run.section(TuneOptions).statistics_tokens
+    memory = run.section(MemoryOptions).replace(**{name: getattr(own, name) for name in _LOW_RANK})
+    of = run.with_sections(memory)
 
     def find(quiet: bool) -> None:
-        run.store.drop_statistics()
-        ensure_statistics(run)
+        of.store.drop_statistics()
+        ensure_statistics(of)
 
     return Step(
-        slot="gradient statistics R",
+        slot=f"gradient statistics R{_of_factors(run, own)}",
         options={**_options(run), "tokens": tokens, "segment": memory.segment},
         find=find,
-        held=lambda: card_of(run.store.load_statistics()),
+        held=lambda: card_of(of.store.load_statistics()),
         budget=lambda held: Budget(),
     )
 
@@ -169,11 +167,12 @@ def _rates(run: Run, variant: Variant, rule: str) -> Step:
     given = {name: getattr(own, name) for name in RULES[rule].searched} if own.rule == rule else {}
     # Variants with different g share the tuned rule that g starts from.
     memory = _memory_with(run, own, rule=rule, g=run.section(MemoryOptions).g, **given)
+    of = run.with_sections(memory, variant.tune)
     return Step(
-        slot=f"the rates of {rule} under {own.reset}",
+        slot=f"the rates of {rule} under {own.reset}{_of_factors(run, own)}",
         options=_options(run, memory, variant.tune),
-        find=lambda quiet: tune(run.with_sections(memory, variant.tune), quiet),
-        held=lambda: run.store.load_tuned(rule, own.reset),
+        find=lambda quiet: tune(of, quiet),
+        held=lambda: of.store.load_tuned(rule, own.reset),
         budget=_of_a_search,
     )
 
@@ -181,11 +180,12 @@ def _rates(run: Run, variant: Variant, rule: str) -> Step:
 def _learned(run: Run, variant: Variant) -> Step:
     """The parameters phi of the learned rule."""
     memory = _memory_with(run, variant.memory)
+    of = run.with_sections(memory, variant.tune, variant.g, variant.metatrain)
     return Step(
-        slot=f"g ({memory.g}) under {memory.reset}",
+        slot=f"g ({memory.g}) under {memory.reset}{_of_factors(run, memory)}",
         options=_options(run, memory, variant.tune, variant.g, variant.metatrain),
-        find=lambda quiet: metatrain(run.with_sections(memory, variant.tune, variant.g, variant.metatrain), quiet),
-        held=lambda: card_of(run.store.load_learned(memory.g, memory.reset)),
+        find=lambda quiet: metatrain(of, quiet),
+        held=lambda: card_of(of.store.load_learned(memory.g, memory.reset)),
         # The candidates at the end were read on the tuning articles too.
         budget=lambda held: Budget(len(held.get("tuning_nats_per_token", ())), learned_on=held["tokens"]),
     )
@@ -196,11 +196,12 @@ def _fixed_cache(run: Run, variant: Variant) -> Step:
     own = variant.memory
     given = {name: getattr(own, name) for name in _CACHE_OPTIONS} if own.cache == "fixed" else {}
     memory = _memory_with(run, own, cache="fixed", **given)
+    of = run.with_sections(memory, variant.tune)
     return Step(
-        slot=f"the cache beside {rule_stem(own)} under {own.reset}",
+        slot=f"the cache beside {rule_stem(own)} under {own.reset}{_of_factors(run, own)}",
         options=_options(run, memory, variant.tune),
-        find=lambda quiet: tune_cache(run.with_sections(memory, variant.tune), quiet),
-        held=lambda: run.store.load_fixed_cache(memory),
+        find=lambda quiet: tune_cache(of, quiet),
+        held=lambda: of.store.load_fixed_cache(memory),
         budget=_of_a_search,
     )
 
@@ -209,11 +210,12 @@ def _gate(run: Run, variant: Variant) -> Step:
     """The learned gate of a cache."""
     own = variant.memory
     memory = _memory_with(run, own, cache="learned", **{name: getattr(own, name) for name in _CACHE_OPTIONS})
+    of = run.with_sections(memory, variant.tune, variant.metatrain)
     return Step(
-        slot=f"the gate of the cache beside {rule_stem(own)} under {own.reset}",
+        slot=f"the gate of the cache beside {rule_stem(own)} under {own.reset}{_of_factors(run, own)}",
         options=_options(run, memory, variant.tune, variant.metatrain),
-        find=lambda quiet: train_gate(run.with_sections(memory, variant.tune, variant.metatrain), quiet),
-        held=lambda: card_of(run.store.load_gated_cache(memory)),
+        find=lambda quiet: train_gate(of, quiet),
+        held=lambda: card_of(of.store.load_gated_cache(memory)),
         budget=lambda held: Budget(held["passes"], learned_on=held["tokens"]),
     )
 
@@ -228,8 +230,15 @@ def _memory_with(run: Run, own: MemoryOptions, **changes: Any) -> MemoryOptions:
 
 
 def _options(run: Run, *sections: Section) -> dict[str, Any]:
-    """Return the options that affect the text and its order, and those of ``sections``."""
-    return {**fingerprint_options(run.section(CorpusOptions), *sections), "seed": run.options.seed}
+    """Return the options that affect the text, its order and the model's context, and those of ``sections``."""
+    reading = {f"model.{name}": value for name, value in run.section(ModelOptions).reading().items()}
+    return {**fingerprint_options(run.section(CorpusOptions), *sections), **reading, "seed": run.options.seed}
+
+
+def _of_factors(run: Run, memory: MemoryOptions) -> str:
+    """Return what tells the slots of low-rank factors from those of the model's own tensors."""
+    label = memory.targets_of(run.options.seed).label
+    return f" of {label}" if label else ""
 
 
 def _of_a_search(held: dict[str, Any]) -> Budget:

@@ -7,10 +7,12 @@ import io
 from dataclasses import asdict
 from typing import Any
 
+from dynlm.evaluation.compare import reading_of
 from dynlm.evaluation.tables import figures_of, gain_cell, markdown_rows
 from dynlm.report.words import class_gains, find_words, most_changed
+from dynlm.runtime.cost import Cost
 from dynlm.runtime.text import csv_field, markdown
-from dynlm.study.results import Results
+from dynlm.study.results import Done, Results
 from dynlm.study.steps import Budget
 from dynlm.study.variants import Reading, slug
 
@@ -29,15 +31,34 @@ def _table(rows: list[list[str]], left: int = 1) -> str:
 
 
 def figures_table(results: Results) -> str:
-    """Return one line for each reading, with its gain over each baseline."""
-    baselines = [over.baseline.reading.variant.name for over in results.rows[0].over]
-    rows = [["variant", "reset", "order", "nats/token", "ppl/token", "ppl/word", "bits/byte"]]
-    rows[0] += [f"gain over {markdown(name)} [95 %]" for name in baselines]
+    """Return one line for each reading, with its context, its gain over each baseline, and what it took."""
+    names = reading_names(results)
+    rows = [["variant", "reset", "order", *map(markdown, names), "nats/token", "ppl/token", "ppl/word", "bits/byte"]]
+    rows[0] += [f"gain over {markdown(over.name)} [95 %]" for over in results.rows[0].over]
+    rows[0] += ["seconds", "tokens/s", "peak MB"]
     for row in results.rows:
-        reading = row.done.reading
+        reading, chosen = row.done.reading, reading_of(row.done.scores.protocol)
         cells = [markdown(reading.variant.name), reading.reset or "-", reading.order or "-"]
-        rows.append([*cells, *figures_of(row.figures)[:-1], *(gain_cell(over.gain) for over in row.over)])
+        cells += [markdown(str(chosen.get(name, "-"))) for name in names]
+        gains = [gain_cell(over.gain) for over in row.over]
+        rows.append([*cells, *figures_of(row.figures)[:-1], *gains, *_cost_cells(row.done)])
     return _table(rows, left=3)
+
+
+def reading_names(results: Results) -> list[str]:
+    """Return the names of the model's options of reading that are set (not 0) in any row, such as context, stride."""
+    names: dict[str, None] = {}
+    for row in results.rows:
+        names |= {name: None for name, value in reading_of(row.done.scores.protocol).items() if value}
+    return [*names]
+
+
+def _cost_cells(done: Done) -> list[str]:
+    if (cost := done.cost) is None:
+        return ["-"] * 3
+    speed = f"{len(done.scores) / cost.seconds:,.0f}" if cost.seconds else "-"
+    peak = "not measured" if cost.peak_memory is None else f"{cost.peak_memory / 1e6:,.0f}"
+    return [f"{cost.seconds:,.1f}", speed, peak]
 
 
 def budget_table(results: Results) -> str:
@@ -61,14 +82,17 @@ def as_csv(results: Results) -> str:
 
     Names are escaped so that no spreadsheet takes them for a formula.
     """
-    records = []
+    records, names = [], reading_names(results)
     for row in results.rows:
+        cost, chosen = row.done.cost, reading_of(row.done.scores.protocol)
         record = _named(row.done.reading) | {name: getattr(results.text, name) for name in ("tokens", "words", "bytes")}
         record |= {name: getattr(row.figures, name) for name in _FIGURES}
         for over in row.over:
-            key = f"gain_over_{slug(over.baseline.reading.variant.name).replace('-', '_')}"
+            key = f"gain_over_{slug(over.name).replace('-', '_')}"
             gain = vars(over.gain) if over.gain else {}
             record |= {key: gain.get("nats"), f"{key}_low": gain.get("low"), f"{key}_high": gain.get("high")}
+        record |= {csv_field(name): chosen.get(name) for name in names}
+        record |= cost._asdict() if cost else dict.fromkeys(Cost._fields)
         records.append({k: csv_field(value) if isinstance(value, str) else value for k, value in record.items()})
     written = io.StringIO()
     writer = csv.DictWriter(written, list(records[0]), lineterminator="\n")
@@ -89,9 +113,14 @@ def as_dict(results: Results) -> dict[str, Any]:
                 **_named(row.done.reading),
                 **{name: getattr(row.figures, name) for name in _FIGURES},
                 "gains": [
-                    {"over": _named(over.baseline.reading), **(vars(over.gain) if over.gain else {"nats": None})}
+                    {
+                        "over": over.baseline and _named(over.baseline.reading),
+                        **(vars(over.gain) if over.gain else {"nats": None}),
+                    }
                     for over in row.over
                 ],
+                "reading": reading_of(row.done.scores.protocol),
+                "cost": row.done.cost and row.done.cost._asdict(),
                 "found": [{"slot": each.slot, **vars(each.budget)} for each in row.done.prepared],
                 "file": str(row.done.scores.path),
             }

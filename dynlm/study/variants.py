@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +12,14 @@ from dynlm.adapt.options import LearnedRuleOptions, MemoryOptions, Reset
 from dynlm.adapt.rules.registry import RULES
 from dynlm.data.options import Order
 from dynlm.errors import UserError
+from dynlm.models.options import ModelOptions
 from dynlm.runtime.validation import section_of
 from dynlm.study.options import StudyConfig, StudyOptions
 from dynlm.train.options import MetatrainOptions, TuneOptions
 
-_SECTIONS = ("memory", "tune", "g", "metatrain")
-"""Sections that a variant may change; the others decide on the text and the base model, which all variants share."""
+_SECTIONS = ("memory", "model", "tune", "g", "metatrain")
+"""Sections that a variant may change; the others decide on the text and the base model, which all variants share. Of
+the model it may change the options of reading."""
 _BASELINES = ("level 1", "rms")
 _PAIRS = (("level 1", "rms"), ("rms", "meta"))
 
@@ -28,6 +31,7 @@ class Variant:
     name: str
     resets: tuple[Reset, ...]
     memory: MemoryOptions
+    model: ModelOptions
     tune: TuneOptions
     g: LearnedRuleOptions
     metatrain: MetatrainOptions
@@ -35,6 +39,11 @@ class Variant:
     def under(self, reset: Reset) -> Variant:
         """Return it with the memory options of a reset policy."""
         return dataclasses.replace(self, memory=self.memory.replace(reset=reset))
+
+    @property
+    def is_static(self) -> bool:
+        """Whether its losses depend on nothing but the model and its context."""
+        return (self.memory.rule, self.memory.cache) == ("none", "none")
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,7 @@ def variants_of(options: StudyOptions) -> list[Variant]:
     or has a wrong value, and where baselines, pairs or pictures name an unknown variant.
     """
     study, slugs = options.study, dict[str, str]()
-    variants = [_variant(options, entry) for entry in study.variants]
+    variants = [_variant(options, entry) for entry in study.variants or []]
     names = [variant.name for variant in variants]
     for name in names:
         if not slug(name):
@@ -95,14 +104,14 @@ def variants_of(options: StudyOptions) -> list[Variant]:
 
 def baselines_of(study: StudyConfig) -> list[str]:
     """Return the names of the baselines; unset, of those default ones that there are."""
-    names = [entry.get("name") for entry in study.variants]
+    names = [entry.get("name") for entry in study.variants or []]
     return [name for name in _BASELINES if name in names] if study.baselines is None else study.baselines
 
 
 def pairs_of(study: StudyConfig) -> list[tuple[str, str]]:
     """Return the (lower, higher) names of ``study.pairs``. Raises UserError for malformed ones."""
     if study.pairs is None:
-        names = [entry.get("name") for entry in study.variants]
+        names = [entry.get("name") for entry in study.variants or []]
         return [pair for pair in _PAIRS if set(pair) <= set(names)]
     pairs = []
     for pair in study.pairs:
@@ -113,14 +122,38 @@ def pairs_of(study: StudyConfig) -> list[tuple[str, str]]:
     return pairs
 
 
+def baseline_for(variant: Variant, name: str, variants: Sequence[Variant]) -> str | None:
+    """Return the variant over which a gain of ``variant`` over the baseline ``name`` is given; None: there is no gain.
+
+    The gain of a memory is over a variant with the same options of reading, so that it is not one of context: where
+    the baseline's differ, over static weights that have them. Static weights are compared with any others.
+    """
+    (baseline,) = (each for each in variants if each.name == name)
+    reading = variant.model.reading()
+    if baseline.model.reading() == reading or (baseline.is_static and variant.is_static):
+        return name
+    same = [each.name for each in variants if each.is_static and each.model.reading() == reading]
+    return same[0] if baseline.is_static and same else None
+
+
+def orders_of(study: StudyConfig) -> list[Order]:
+    """Return the orders in which articles are read under stream; unset: both."""
+    return ["in order", "shuffled"] if study.orders is None else study.orders
+
+
+def resets_of(study: StudyConfig) -> list[Reset]:
+    """Return the reset policies of variants that set none; unset: both."""
+    return ["stream", "article"] if study.resets is None else study.resets
+
+
 def readings_of(variant: Variant, study: StudyConfig) -> list[Reading]:
     """Return the readings of a variant, each distinct one once.
 
     Reset policy and order do not matter to static weights, nor does the order where memory is reset at each article.
     """
-    if (variant.memory.rule, variant.memory.cache) == ("none", "none"):
+    if variant.is_static:
         return [Reading(variant, None, None)]
-    orders: dict[Reset, list[Order | None]] = {"stream": [*study.orders], "article": [None]}
+    orders: dict[Reset, list[Order | None]] = {"stream": [*orders_of(study)], "article": [None]}
     return [Reading(variant, reset, order) for reset in variant.resets for order in orders[reset]]
 
 
@@ -138,6 +171,10 @@ def _variant(options: StudyOptions, entry: dict[str, Any]) -> Variant:
             if not isinstance(values, dict):
                 raise UserError(f"{section} is {values!r}", do="write options below it, such as rule: rms")
             old = sections[section]
+            own = old.READING.split() if old.READING != "*" else [*vars(old)]
+            if shared := [name for name in values if name in vars(old) and name not in own]:
+                do = f"choose among {', '.join(own)}" if own else "take it out"
+                raise UserError(f"{section}.{shared[0]} is shared by all variants", do=do)
             # Another rule has other options: of the old ones only those that both have are kept.
             kind = type(old).select({**vars(old), **values})
             both = {item.name: getattr(old, item.name) for item in dataclasses.fields(kind) if hasattr(old, item.name)}
@@ -148,4 +185,4 @@ def _variant(options: StudyOptions, entry: dict[str, Any]) -> Variant:
     if RULES[memory.rule].learned and "g" not in given:
         # Each variant learns a g of its own; variants that name one share it.
         sections["memory"] = memory.replace(g=slug(name))
-    return Variant(name, (memory.reset,) if "reset" in given else tuple(options.study.resets), **sections)
+    return Variant(name, (memory.reset,) if "reset" in given else tuple(resets_of(options.study)), **sections)

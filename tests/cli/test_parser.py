@@ -63,6 +63,23 @@ def test_a_foreign_model_has_options_of_its_own(capsys: Capture) -> None:
     assert yaml.safe_load(capsys.readouterr().out)["model"] == {"kind": "gru", "width": 8}
 
 
+def test_a_run_is_read_with_the_models_options_of_reading_alone(trained_run: Run, capsys: Capture) -> None:
+    for option in ("context", "embedding"):
+        line = refused(capsys, "score", trained_run.folder, f"--model.{option}", "16")
+        assert f"--model.{option} is not used by this command, nor is any option of model" in line
+    assert not any("--model." in line for line in help_of(capsys, "score", str(trained_run.folder), "--help", "all"))
+
+
+def test_the_run_of_a_study_may_be_named_or_be_left_out(trained_run: Run) -> None:
+    def parsed(*words: object) -> Any:
+        return parse("study", COMMANDS["study"], [*map(str, words)])
+
+    options, config = parsed(trained_run.folder, "--memory.lr", "0.5")
+    assert options.folder == str(trained_run.folder) and config.memory == trained_run.config.memory.replace(lr=0.5)
+    options, config = parsed("--config", "study-wikitext-2", "--model.hidden", "9")
+    assert options.folder is None and (config.run.name, config.model.hidden) == ("wikitext-2-small", 9)
+
+
 @pytest.mark.parametrize(
     "words, said",
     [

@@ -147,6 +147,21 @@ def test_one_rule_under_two_reset_policies_is_labelled_by_them():
     assert unique_labels([stream, article, again]) == ["a: rms, stream", "rms, article", "b: rms, stream"]
 
 
+def test_readings_with_other_contexts_are_told_apart_and_the_baseline_has_the_memorys() -> None:
+    short, own = ({"context": context, "stride": 8, "refresh": 0} for context in (8, 16))
+    one = small("level 1", [2] * 6)
+    memory = relabelled(small("rms", [1] * 6, level=2), reading=own)
+    scores = [relabelled(one, reading=short), memory, relabelled(one, reading=own)]
+    assert unique_labels(scores) == ["level 1, context 8, stride 8", "rms", "level 1, context 16, stride 8"]
+    assert baseline_of(scores) == 2 and baseline_of(scores[:2]) == 0
+    lines = text_table(compare(scores)).replace("\n", " ")
+    note = "has another context than level 1, context 16, stride 8"
+    assert f"level 1, context 8, stride 8 {note}: the gain includes what that gives." in lines
+    assert f"rms {note}" not in lines and "Context 16, stride 8" in lines
+    refreshed = relabelled(one, reading={**own, "refresh": 4})
+    assert unique_labels([scores[2], refreshed])[1] == "level 1, context 16, stride 8, refresh 4"
+
+
 def test_the_table_fits_100_columns_and_states_the_protocol():
     variants = synthetic_scores(
         articles=4, variants=("level 1", "rms", "a label that is far too long for " * 3), tokens=80

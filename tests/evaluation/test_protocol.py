@@ -67,6 +67,11 @@ def test_keys_tell_scorings_apart_and_the_date_does_not(tuned_copy: Run) -> None
     for name in ("model", "tokenizer", "text", "order", "reader", "reset", "segment"):
         assert scoring_key({**protocol, name: "another"}) != scoring_key(protocol), name
         assert resume_key({**protocol, name: "another"}) != resume_key(protocol), name
+    assert (
+        scoring_key({**protocol, "reading": {"context": 8}})
+        != scoring_key(protocol)
+        == scoring_key({**protocol, "reading": {}, "cost": {"seconds": 9.0}})
+    )
     options = {**protocol["options"], "memory": {**protocol["options"]["memory"], "lanes": 7}}
     assert scoring_key({**protocol, "options": options}) != scoring_key(protocol)
     later = {**protocol, "date": "2999-01-01T00:00:00+0000"}

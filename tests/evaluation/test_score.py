@@ -47,7 +47,7 @@ def test_scoring_twice_gives_the_same(rule: str, reset: str, tuned_copy: Run) ->
     first = rescored(tuned_copy, config)[1]
     again = rescored(tuned_copy, config)[1]
     assert np.array_equal(first.nats, again.nats)
-    assert {**first.protocol, "date": None} == {**again.protocol, "date": None}
+    assert {**first.protocol, "date": None, "cost": None} == {**again.protocol, "date": None, "cost": None}
 
 
 def test_a_missing_article_is_refused(tuned_copy: Run) -> None:

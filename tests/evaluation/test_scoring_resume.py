@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import pytest
 from dynlm.evaluation import protocol
 from dynlm.evaluation.score_file import Scores, read_scores
 from dynlm.run.provenance import made_with
+from dynlm.runtime import cost
 from dynlm.runtime.checkpoints import Checkpointer, Checkpoints
 from dynlm.runtime.signals import Stopped
 from dynlm.train.config import Config
@@ -54,7 +56,7 @@ def assert_same_scores(one: Scores, other: Scores) -> None:
         assert (mine is None) == (its is None)
         assert mine is None or (mine.dtype == its.dtype and mine.tobytes() == its.tobytes()), name
     assert one.surface == other.surface
-    assert {**one.protocol, "date": None} == {**other.protocol, "date": None}
+    assert {**one.protocol, "date": None, "cost": None} == {**other.protocol, "date": None, "cost": None}
 
 
 @pytest.mark.parametrize("options", CASES, ids=lambda options: "-".join(map(str, options.values())))
@@ -97,6 +99,31 @@ def test_a_scoring_killed_after_any_segment_resumes_to_the_same_file(
     assert resumed_at[0] == 0 and max(resumed_at) > 0 and resumed_at == sorted(resumed_at)
     assert_same_scores(read_scores(path), whole)
     assert left_over(tuned_copy.folder) == []
+
+
+def test_the_seconds_of_all_sittings_add_up(tuned_copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that ticks when it is read, each segment takes a second, and so does finding the end."""
+    ticks = itertools.count()
+    monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+    config, save, saved = with_memory(tuned_copy.config, rule="rms"), Checkpoints.save, list[Any]()
+    path, whole = scored(tuned_copy.folder, config)
+    assert whole.protocol["cost"]["seconds"] == len(np.unique(whole.segment)) + 1
+    path.unlink()
+
+    def save_and_die(self: Checkpoints, number: int, tensors: Any, state: dict[str, Any]) -> Path:
+        saved.append(state["cost"])
+        path = save(self, number, tensors, {**state, "cost": {**state["cost"], "peak_memory": 10**15}})
+        if len(saved) in (2, 5):
+            raise Killed
+        return path
+
+    monkeypatch.setattr(Checkpoints, "save", save_and_die)
+    for _ in range(2):
+        with pytest.raises(Killed):
+            scored(tuned_copy.folder, often(config))
+    resumed = scored(tuned_copy.folder, often(config))[1]
+    assert [each["seconds"] for each in saved[:6]] == [1, 2, 3, 4, 5, 6]
+    assert resumed.protocol["cost"] == {"seconds": whole.protocol["cost"]["seconds"], "peak_memory": 10**15}
 
 
 def process(run: Run, *options: str) -> subprocess.Popen[str]:

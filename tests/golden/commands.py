@@ -92,7 +92,8 @@ STUDY = (
     "--tokenizer.vocab_size 330 --model.embedding 16 --model.hidden 20 --model.layers 2 --memory.segment 10 "
     "--tune.articles 1-3 --tune.fewest_tokens 100 --study.articles 4-6 --study.tune false --study.resamples 50"
 )
-_LEFT_OUT = {"seconds", "file", "run", "corpus", "date", "fingerprint", "model", "folder", "tuned_on", "content"}
+_LEFT_OUT = {"seconds", "cost", "file", "run", "corpus", "date", "fingerprint", "model", "folder", "tuned_on"}
+_LEFT_OUT |= {"content"}
 
 
 def figures_of(answer: Any) -> Any:

@@ -16,6 +16,7 @@ import pytest
 
 from dynlm.evaluation.compare import compare
 from dynlm.evaluation.score_file import read_scores, write_scores
+from dynlm.models.hf.options import HFOptions
 from dynlm.runtime.text import markdown
 from dynlm.study import pages
 from dynlm.study.options import StudyConfig, StudyOptions
@@ -173,7 +174,7 @@ def test_a_study_without_pairs_or_baselines_has_neither_words_nor_gains(tmp_path
     results = results_of(done(asked, BELOW, tmp_path), asked.study)
     written = write_pages(tmp_path, results, asked, CARD)
     assert not [path for path in written if path.name.startswith("words")]
-    assert "gain over" not in figures_table(results)
+    assert "gain over" not in figures_table(results) and "context" not in figures_table(results)
 
 
 @pytest.mark.parametrize("name", ["=cmd()", "a|b", "*x* <script>", "@sum", "-1+2", "`a", "[x](http://y)"])
@@ -188,6 +189,45 @@ def test_a_variants_name_is_neither_markup_nor_a_formula(name: str, tmp_path: Pa
     for table in (figures_table(results), budget_table(results)):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
         assert not re.search(r"(?<!\\)(<script|\]\(|\*x)", table)
+
+
+def test_context_and_cost_are_in_every_table_and_no_gain_of_a_memory_is_one_of_context(tmp_path: Path):
+    memory = {"rule": "sgd", "reset": "article"}
+    variants: list[dict[str, Any]] = [
+        {"name": "static", "memory": {"rule": "none"}},
+        {"name": "disjoint", "memory": {"rule": "none"}, "model": {"stride": 0}},
+        {"name": "sgd", "memory": memory},
+        {"name": "sgd, 32", "memory": memory, "model": {"context": 32}},
+    ]
+    chosen = StudyConfig(variants=variants, baselines=["static"], articles="1-5", resamples=60, pairs=[])
+    model = HFOptions(kind="hf", context=64, stride=16)
+    asked = StudyOptions(model=model, study=chosen)  # type: ignore[arg-type]
+    made = done(asked, {"static": 0.0, "disjoint": -0.5, "sgd, article": 0.2, "sgd, 32, article": 0.1}, tmp_path)
+    costs = [None, {"seconds": 4.0, "peak_memory": 5 * 10**8}, {"seconds": 1500.0, "peak_memory": None}, {"seconds": 0}]
+    for each, cost in zip(made, costs, strict=True):
+        each.scores.protocol.update(reading=each.reading.variant.model.reading(), cost=cost)
+    results = results_of(made, asked.study)
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in figures_table(results).splitlines()]
+    assert lines[0][3:5] == ["context", "stride"] and lines[0][-3:] == ["seconds", "tokens/s", "peak MB"]
+    assert [line[3:5] for line in lines[2:]] == [["64", "16"], ["64", "64"], ["64", "16"], ["32", "16"]]
+    tokens = len(made[0].scores)
+    assert [line[-3:] for line in lines[2:]] == [
+        ["-"] * 3,
+        ["4.0", f"{tokens / 4:,.0f}", "500"],
+        ["1,500.0", f"{tokens / 1500:,.0f}", "not measured"],
+        ["-"] * 3,
+    ]
+    # No static weights have the last one's context: its gain would be one of context too.
+    gains = [entry["gains"][0] for entry in as_dict(results)["readings"]]
+    assert [gain["nats"] and round(gain["nats"], 3) for gain in gains] == [None, -0.5, 0.2, None]
+    assert gains[3]["over"] is None and gains[2]["over"]["variant"] == "static"
+    records = list(csv.DictReader(io.StringIO(as_csv(results))))
+    assert [record["context"] for record in records] == ["64", "64", "64", "32"]
+    assert [bool(record["gain_over_static"]) for record in records] == [False, True, True, False]
+    assert (records[1]["seconds"], records[1]["peak_memory"], records[2]["peak_memory"]) == ("4.0", "500000000", "")
+    write_pages(tmp_path / "study", results, asked, CARD)
+    page = (tmp_path / "study" / "README.md").read_text(encoding="utf-8")
+    assert "## Context and memory" in page and "those of the sittings of an interrupted reading add up" in page
 
 
 HOSTILE = "a\x1b[2J\u202e`|<script>\n# x"

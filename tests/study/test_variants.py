@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from dynlm.adapt.options import StepOptions
+from dynlm.adapt.options import MemoryOptions, StepOptions
 from dynlm.errors import UserError
+from dynlm.models.hf.options import HFOptions
 from dynlm.study.options import StudyConfig, StudyOptions
-from dynlm.study.variants import baselines_of, pairs_of, readings_of, slug, variants_of
+from dynlm.study.variants import baseline_for, baselines_of, pairs_of, readings_of, slug, variants_of
 
 
 def options(variants: list[dict[str, Any]], **study: Any) -> StudyOptions:
@@ -108,3 +109,62 @@ def test_equivalent_readings_are_made_once():
 
 def test_names_for_files_hold_letters_digits_and_hyphens_only():
     assert slug("Level 3 + cache/../x") == "level-3-cache-x"
+
+
+def of_a_transformer(memory: MemoryOptions | None = None, **study: Any) -> StudyOptions:
+    model = HFOptions(kind="hf", context=64, stride=16)
+    return StudyOptions(model=model, memory=memory or StepOptions(segment=15), study=StudyConfig(**study))  # type: ignore[arg-type]
+
+
+def test_a_transformers_own_variants_are_four_kinds_of_rows():
+    asked = of_a_transformer()
+    variants = variants_of(asked)
+    readings = [each.label for variant in variants for each in readings_of(variant, asked.study)]
+    assert readings == ["static, disjoint windows", "static", "rms, article", "rms, stream, in order"]
+    assert [each.model.reading()["stride"] for each in variants] == [64, 16, 16]
+    assert baselines_of(asked.study) == ["static"] and pairs_of(asked.study) == [("static", "rms")]
+    cached = StepOptions(rule="sgd", lora_rank=4, cache="fixed")
+    assert [each.name for each in variants_of(of_a_transformer(cached))][2:] == ["sgd + LoRA rank 4 + cache"]
+    assert [each.memory.lora_rank for each in variants_of(of_a_transformer(cached))] == [0, 0, 4]
+    assert len(variants_of(of_a_transformer(StepOptions(rule="none")))) == 2
+    assert of_a_transformer(orders=["shuffled"]).study.orders == ["shuffled"]
+
+
+def test_the_gain_of_a_memory_is_over_static_weights_with_its_own_context():
+    short = {"context": 32, "stride": 32}
+    asked = of_a_transformer(
+        variants=[
+            {"name": "static", "memory": {"rule": "none"}},
+            {"name": "disjoint", "memory": {"rule": "none"}, "model": {"stride": 0}},
+            {"name": "short", "memory": {"rule": "none"}, "model": short},
+            {"name": "sgd", "memory": {"rule": "sgd"}},
+            {"name": "sgd, short", "memory": {"rule": "sgd"}, "model": short},
+            {"name": "sgd, refreshed", "memory": {"rule": "sgd"}, "model": {"refresh": 16}},
+        ],
+    )
+    variants = {each.name: each for each in variants_of(asked)}
+
+    def over(name: str, baseline: str) -> str | None:
+        return baseline_for(variants[name], baseline, list(variants.values()))
+
+    assert [over(name, "static") for name in ("static", "disjoint", "short", "sgd")] == ["static"] * 4
+    assert over("sgd, short", "static") == over("sgd, short", "disjoint") == "short"
+    assert over("sgd, refreshed", "static") is None
+    assert over("sgd, short", "sgd") is None and over("disjoint", "sgd") is None and over("static", "sgd") == "sgd"
+
+
+@pytest.mark.parametrize(
+    "model, message",
+    [
+        ({"architecture": "{}"}, "variant 'a': model.architecture is shared by all variants; choose among context,"),
+        ({"stride": 65}, "variant 'a': model.stride is 65, more than model.context 64"),
+        ({"window": 8}, "variant 'a': model has no option 'window'"),
+    ],
+)
+def test_a_variant_changes_no_model_but_how_it_reads(model: dict[str, Any], message: str):
+    with pytest.raises(UserError) as error:
+        variants_of(of_a_transformer(variants=[{"name": "a", "model": model}]))
+    assert message in str(error.value)
+    for option, said in (("hidden", "model.hidden is shared by all variants"), ("context", "no option 'context'")):
+        with pytest.raises(UserError, match=said):
+            variants_of(options([{"name": "a", "model": {option: 9}}]))

@@ -28,10 +28,11 @@ from dynlm.errors import UserError
 from dynlm.evaluation.evaluate import rows_of, text_columns
 from dynlm.evaluation.protocol import ArticleOrder, text_fingerprint
 from dynlm.evaluation.score_file import Scores, read_scores
+from dynlm.models.options import ModelOptions
 from dynlm.run.provenance import differences, made_with, rounds_alike
 from dynlm.run.run import Run
 from dynlm.runtime.text import printable
-from dynlm.runtime.validation import section_of, within
+from dynlm.runtime.validation import check_mapping, section_of, within
 
 TOLERANCE = 1e-3
 """Nats by which a token may differ where sums are rounded otherwise."""
@@ -144,14 +145,18 @@ def _open_run(protocol: dict[str, Any], path: Path, corpus_path: str | None) -> 
     kinds = {"split": str, "order": str, "model": str, "reader": str, "options": dict}
     if missing := [name for name, kind in kinds.items() if not isinstance(protocol.get(name), kind)]:
         raise UserError(f"the file does not tell its {missing[0]}", path, "score the text anew to verify it")
+    run = Run.open(folder)
     try:
         corpus = section_of(CorpusOptions, protocol["options"].get("corpus"))
         memory = section_of(MemoryOptions, protocol["options"].get("memory"))
+        if "reading" in protocol:
+            reading = check_mapping("model", protocol["reading"])
+            run = run.with_sections(section_of(ModelOptions, {**vars(run.section(ModelOptions)), **reading}))
     except UserError as error:
         raise UserError(f"its options are not understood ({error})", path) from error
     if corpus_path is not None:
         corpus.path = corpus_path
-    run = Run.open(folder, corpus, memory)
+    run = run.with_sections(corpus, memory)
     if (order := ArticleOrder.parse(protocol["order"])) is None:
         what = f"its articles were read {protocol['order'][:40]!r}, which is no order"
         raise UserError(what, path, "score the text anew")

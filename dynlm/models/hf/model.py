@@ -28,7 +28,6 @@ from dynlm.models.hf.options import HFOptions
 from dynlm.models.hf.window import Window
 from dynlm.models.options import Targets
 from dynlm.models.protocol import Output, SequenceModel, TensorKind
-from dynlm.runtime.hashing import fingerprint
 from dynlm.runtime.tree import concatenate_lanes, select_lanes
 from dynlm.types import Params
 
@@ -111,9 +110,7 @@ class HFModel(SequenceModel):
 
     @property
     def label(self) -> str:  # type: ignore[override]
-        """``loraRANK-`` and a fingerprint of the targets; empty where tensors of the model itself move."""
-        rank = self.targets.rank
-        return f"lora{rank}-{fingerprint(json.dumps(self.targets))[:6]}" if rank else ""
+        return self.targets.label
 
     def with_targets(self, params: Params, targets: Targets) -> tuple[HFModel, Params]:
         if not targets.rank:

@@ -16,28 +16,12 @@ pytest.importorskip("peft", reason="the extra dynlm[hf] is not installed")
 from dynlm.cli.main import main
 from dynlm.run.folder import load_model
 from dynlm.runtime.tensors import params_fingerprint
-from tests.models.hf.pretrained import write_pretrained
 
 Capture = pytest.CaptureFixture[str]
 OPTIONS = ["--memory.segment", "16", "--tune.tokens", "300", "--tune.fewest_tokens", "100", "--tune.rounds", "1"]
 OPTIONS += ["--tune.articles", "1-3", "--tune.statistics_tokens", "600"]
 LORA = ["--memory.lora_rank", "4", "--memory.lora_alpha", "8"]
 ADAM = ["--memory.rule", "adam"]
-
-
-@pytest.fixture(scope="session", params=["llama", "gpt2", "gpt_neox"])
-def pretrained(request: pytest.FixtureRequest, tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as ``save_pretrained`` writes it: a tiny transformer and its byte-level tokenizer, trained briefly."""
-    return write_pretrained(tmp_path_factory.mktemp(request.param), request.param, tiny_corpus)
-
-
-@pytest.fixture(scope="session")
-def adopted(pretrained: Path, tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    runs = tmp_path_factory.mktemp("runs")
-    words = ["--run.name", "tiny", "--run.folder", str(runs), "--run.cpu", "true", "--corpus.path", str(tiny_corpus)]
-    words += ["--corpus.meta_every", "6"]
-    assert main(["adopt", str(pretrained), *words, "--model.context", "48", "--model.stride", "24"]) == 0
-    return runs / "tiny"
 
 
 def answer(capsys: Capture, *words: object) -> dict[str, Any]:
