@@ -23,13 +23,11 @@ from dynlm.cli.main import main
 from dynlm.evaluation.session import Session
 from dynlm.run.run import Run
 from tests.cli.test_main import refused
-from tests.models.hf import test_commands as commands
 from tests.models.hf.test_commands import ADAM, Capture, answer
 
 TEXT = "the bade of the kula was seen near a kula .\n" * 20
 READ = [*ADAM, "--memory.lr", "0.01", "--memory.segment", "16", "--memory.reset", "stream"]
 LORA = ["--memory.lora_rank", "4", "--memory.lora_alpha", "8"]
-adopted, pretrained = commands.adopted, commands.pretrained  # fixtures
 of_llama = pytest.mark.parametrize("pretrained", ["llama"], indirect=True)
 MLP = {"llama": "mlp.down_proj", "gpt2": "mlp.c_proj"}
 
