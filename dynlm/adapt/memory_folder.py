@@ -169,6 +169,10 @@ def not_carried_over(saved: SavedMemory, dynamic_model: DynamicModel) -> list[st
     return [what for what, applies in parts.items() if applies]
 
 
+def _describe_truncation(truncation: Truncation) -> dict[str, Any]:
+    return {"relative_error": truncation.error, "errors": truncation.errors, "dropped": truncation.dropped}
+
+
 def _describe(made: MemoryAdapter, about: About, dynamic_model: DynamicModel, base: Base) -> dict[str, Any]:
     """Return the content of ``dynlm.json``."""
     adapter, truncation = made.adapter, made.truncation
@@ -183,7 +187,7 @@ def _describe(made: MemoryAdapter, about: About, dynamic_model: DynamicModel, ba
             "config": adapter.config(base),
             "rank": made.rank,
             "made_of": "factors" if truncation is None else "whole weights",
-            **({} if truncation is None else {"relative_error": truncation.error, "dropped": truncation.dropped}),
+            **({} if truncation is None else _describe_truncation(truncation)),
         },
         "base": base._asdict(),
         "model": model,

@@ -123,6 +123,8 @@ def test_whole_weights_are_truncated_and_the_loss_is_told(
     assert nats[1]["memory"] == nats[32]["memory"] < nats[1]["adapter"] - 1e-4 < nats[1]["static"]
 
     check_logits(tmp_path / "rank-32", pretrained, adopted, me, 1e-4)
+    described = json.loads((tmp_path / "rank-1" / "dynlm.json").read_text())["adapter"]
+    assert described["errors"] == reports[1]["errors"] and described["made_of"] == "whole weights"
     again = tmp_path / "again.safetensors"
     answer(capsys, "memory", "import", tmp_path / "rank-1", again)
     assert again.read_bytes() == me.read_bytes()
