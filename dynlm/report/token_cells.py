@@ -32,7 +32,7 @@ class TokenTexts:
     """Index into ``texts`` of each token (int64)."""
     texts: list[str]
     line_ends: list[int]
-    """Indices of the texts that end a line."""
+    """Indices of the texts that end a line; spaces after that end belong to the next line."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Cell:
     lower: float
     higher: float
     space: str = ""
-    """The space before it within its line, displayed without a colour."""
+    """The space before it within its line, or the line's indentation, displayed without a colour."""
     ends_line: bool = False
     repeated: bool = False
     """Whether its word occurred before in the article."""
@@ -76,7 +76,7 @@ def token_texts(surfaces: Sequence[bytes], starts: Sequence[int] | np.ndarray = 
         for text, count in _join(surfaces[first:end]):
             shown[row] = indices.setdefault(text, len(indices) + 1)
             row += count
-    line_ends = [index for text, index in indices.items() if text.endswith("\n")]
+    line_ends = [index for text, index in indices.items() if text.rstrip(" ").endswith("\n")]
     return TokenTexts(np.array(shown, dtype=np.int64), ["", *map(visible, indices)], line_ends)
 
 
@@ -91,12 +91,16 @@ def token_cells(
     lower, higher = (np.add.reduceat(nats_N.astype(np.float64), first).tolist() for nats_N in (lower_N, higher_N))
     repeated = [False] * len(first) if repeated_N is None else repeated_N[first].tolist()
     cells: list[Cell] = []
+    indentation = ""
     for index, low, high, is_repeated in zip(shown.index_N[first].tolist(), lower, higher, repeated, strict=True):
         text = shown.texts[index]
         space = " " if text.startswith(" ") and text.strip(" ") else ""
-        starts_line = not cells or cells[-1].ends_line
-        text, space = text.removeprefix(space), "" if starts_line else space
-        cells.append(Cell(text, low, high, space, index in shown.line_ends, is_repeated))
+        starts_line, ends_line = not cells or cells[-1].ends_line, index in shown.line_ends
+        text, space = text.removeprefix(space), "" if starts_line and not indentation else indentation + space
+        # Byte-level tokens hold an end of line together with the next line's indentation, all but its last space.
+        whole, text = text, text.rstrip(" ") if ends_line else text
+        indentation = whole[len(text) :]
+        cells.append(Cell(text, low, high, space, ends_line, is_repeated))
     return cells
 
 

@@ -103,6 +103,20 @@ def test_spaces_are_outside_of_cells_and_only_within_a_line():
     assert [(cell.space, cell.text) for cell in cells] == spaces
 
 
+def test_spaces_after_an_end_of_line_indent_the_next_line():
+    cells = cells_of([b"Args:", b"\n   ", b" model", b":", b"\n\n", b" a", b" \n  ", b"  ", b"\n "])
+    told = [(cell.space, cell.text, cell.ends_line) for cell in cells]
+    assert told == [
+        *(("", "Args:", False), ("", "\u21b5", True), ("    ", "model", False), ("", ":", False)),
+        *(("", "\u21b5\u21b5", True), ("", "a", False), (" ", "\u21b5", True)),
+        *(("  ", "  ", False), ("", "\u21b5", True)),
+    ]
+    lines = wrap_cells(cells, 12, [""] * len(cells))
+    assert [line.plain.rstrip() for line in lines] == [
+        *("Args:\u21b5", "    model:\u21b5\u21b5", "a \u21b5", "    \u21b5"),
+    ]
+
+
 def test_lines_wrap_between_words_and_after_an_end_of_line():
     cells = cells_of([b"one", b" tw", b"o", b" three", b"\n", b" four"])
     lines = wrap_cells(cells, 8, [""] * len(cells))

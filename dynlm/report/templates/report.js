@@ -66,15 +66,21 @@
   // --- The passage ---------------------------------------------------------------------------------------------------
   function cellsOf(start, end) {
     const made = [];
+    let indentation = "";
     for (let row = start; row < end; row++) {
       if (which[row] === 0 && made.length) {
         const last = made[made.length - 1];
         last.lower += nats[lower][row];
         last.higher += nats[higher][row];
       } else {
-        const text = texts[which[row]], space = text.startsWith(" ") && text.trim() ? " " : "";
-        made.push({ row, space, text: text.slice(space.length), lower: nats[lower][row], higher: nats[higher][row],
-          repeated: Boolean(flags[row] & REPEATED) && text.trim() !== "", endsLine: lineEnds.has(which[row]) });
+        const whole = texts[which[row]], own = whole.startsWith(" ") && whole.trim() ? " " : "";
+        const endsLine = lineEnds.has(which[row]), startsLine = !made.length || made[made.length - 1].endsLine;
+        const space = startsLine && !indentation ? "" : indentation + own;
+        // Spaces after an end of line are the next line's indentation.
+        const text = endsLine ? whole.slice(own.length).replace(/ +$/, "") : whole.slice(own.length);
+        indentation = whole.slice(own.length + text.length);
+        made.push({ row, space, text, lower: nats[lower][row], higher: nats[higher][row],
+          repeated: Boolean(flags[row] & REPEATED) && text.trim() !== "", endsLine });
       }
     }
     return made;
@@ -97,7 +103,7 @@
     cells = cellsOf(start, end);
     const container = byId("tokens"), inside = [];
     cells.forEach((cell, index) => {
-      if (cell.space && index && !cells[index - 1].endsLine) inside.push(" ");
+      if (cell.space) inside.push(cell.space);
       const token = make("span", { className: `t ${classOf(cell)}${cell.repeated ? " repeated" : ""}` }, cell.text);
       token.dataset.cell = index;
       inside.push(token);
