@@ -45,23 +45,25 @@ _LARGEST_LOG_SCALE = 3.0
 
 class SegmentStats(NamedTuple):
     """Of each lane (B,): segments since its article began, the running mean of its nats (NaN before the first), and
-    segments since a heading was completed."""
+    segments since a heading was completed. For rules that count them, update steps since its weights were fresh."""
 
     segments_B: Tensor
     running_nats_B: Tensor
     since_heading_B: Tensor
+    steps_B: Tensor | None = None
 
     @classmethod
-    def initial(cls, lanes: int, like: Tensor) -> SegmentStats:
+    def initial(cls, lanes: int, like: Tensor, counts_steps: bool = False) -> SegmentStats:
         """Return the statistics before anything was read."""
         zeros_B = like.new_zeros(lanes)
-        return cls(zeros_B, zeros_B + torch.nan, zeros_B + _LONG_AGO)
+        return cls(zeros_B, zeros_B + torch.nan, zeros_B + _LONG_AGO, zeros_B.clone() if counts_steps else None)
 
     def start_articles(self, starts_B: Tensor, fresh: bool) -> SegmentStats:
         """Start articles in the lanes of ``starts_B``; unless they start ``fresh`` the running mean goes on."""
         running_B = self.running_nats_B.masked_fill(starts_B, torch.nan) if fresh else self.running_nats_B
         since_heading_B = self.since_heading_B.masked_fill(starts_B, _LONG_AGO)
-        return SegmentStats(self.segments_B.masked_fill(starts_B, 0), running_B, since_heading_B)
+        steps_B = self.steps_B if self.steps_B is None or not fresh else self.steps_B.masked_fill(starts_B, 0)
+        return SegmentStats(self.segments_B.masked_fill(starts_B, 0), running_B, since_heading_B, steps_B)
 
     def complete_headings(self, headings_B: Tensor) -> SegmentStats:
         """Note that the segment that is read completes a heading in the lanes of ``headings_B``."""
@@ -70,7 +72,8 @@ class SegmentStats(NamedTuple):
     def end_segment(self, nats_B: Tensor) -> SegmentStats:
         """Count a segment of mean loss ``nats_B``."""
         running_B = torch.where(self.running_nats_B.isnan(), nats_B, self.running_nats_B.lerp(nats_B, _RUNNING))
-        return SegmentStats(self.segments_B + 1, running_B, self.since_heading_B + 1)
+        steps_B = None if self.steps_B is None else self.steps_B + 1
+        return SegmentStats(self.segments_B + 1, running_B, self.since_heading_B + 1, steps_B)
 
 
 class GateScales(NamedTuple):

@@ -34,8 +34,8 @@ class MemoryOptions(Section):
     COMMON = "rule g reset segment lanes cache no_regret"
 
     rule: str = "rms"
-    """none: level 1, static weights; sgd, sgd+decay, rms (Krause et al. 2018); meta: the learned g, started at rms; or
-    one that another package registers (entry points dynlm.rules)."""
+    """none: level 1, static weights; sgd, sgd+decay, rms (Krause et al. 2018), adam; meta: the learned g, started at a
+    tuned rule; or one that another package registers (entry points dynlm.rules)."""
     g: str = "meta"
     """rule meta: the name that g was learned under (see the options of g)."""
     reset: Reset = "stream"
@@ -135,14 +135,16 @@ class StepOptions(MemoryOptions):
 
 @dataclass
 class LearnedRuleOptions(Section):
-    """What the learned rule g conditions on and what it updates; it starts at the tuned rms rule."""
+    """What the learned rule g conditions on and what it updates; it starts at a tuned rule."""
 
     SECTION = "g"
-    COMMON = "kind level sharing features"
+    COMMON = "kind base level sharing features"
 
     kind: Literal["rates", "lstm"] = "rates"
     """rates: learning rates and decays, by the options below; lstm: the LSTM meta-learner (Ravi & Larochelle 2017) with
     a gate state for every weight, for comparison; some thirty times slower than rms."""
+    base: Literal["rms", "adam"] = bounded("rms", omit_default=True)
+    """Tuned rule that g starts at, and whose steps its learning rates and decays scale."""
     hidden: int = bounded(4, 1, 1024)
     """kind lstm: width of its state."""
     level: Literal[2, 3] = 3
@@ -171,6 +173,8 @@ class LearnedRuleOptions(Section):
             for name, value in vars(self).items():
                 if name not in ("kind", "hidden") and value != plain[name]:
                     raise UserError(f"g.{name} does not go with g.kind 'lstm'", do="leave it out")
+        if self.base == "adam" and self.momentum:
+            raise UserError("g.momentum does not go with g.base 'adam', which has its own", do="leave it out")
         if self.level == 2 and self.boundary_reset and not self.slow_rate:
             what = "g.level is 2, which has no decay to the static parameters, and g.boundary_reset needs an anchor"
             raise UserError(what, do="choose g.level 3, or give it an anchor of its own with g.slow_rate")

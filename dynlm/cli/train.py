@@ -140,7 +140,7 @@ def _rows_of_rule(done: Mapping[str, Any]) -> Iterator[str]:
     for name, phi in done["phi"].items():
         slope = f"{math.exp(2 * phi['lr.depth']):>12.3g}" if by_kind else ""
         yield f"{name:{wide}}{phi['alpha']:>12.3g}{slope}{phi['lambda']:>12.3g}{phi.get('boundary_reset', 0.0):>8.2f}"
-    begun = f"the g of {done['taken_from']['run']}" if "taken_from" in done else "rms"
+    begun = f"the g of {done['taken_from']['run']}" if "taken_from" in done else done["g"]["base"]
     if not done["tokens"]:
         yield f"nothing was learned: this is {begun}"
         return

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from dynlm.adapt.rules.elementwise import gradient_step
+from dynlm.adapt.rules.gradient_step import gradient_step
 from dynlm.fewshot.nets import BatchStatistics, Net, Outputs, Perceptron
 from dynlm.fewshot.tasks.source import Labelled, Problem
 from dynlm.types import Params

@@ -15,6 +15,7 @@ from dynlm.adapt.partners.cache import Cache
 from dynlm.adapt.partners.mixture import FixedShareMixture
 from dynlm.adapt.rules.base import Rule, Statistics
 from dynlm.adapt.rules.learned import LearnedRule
+from dynlm.adapt.rules.moments import EPSILON, Moments
 from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule
 from dynlm.adapt.rules.registry import RULES
 from dynlm.adapt.update_filter import UpdateFilter
@@ -63,13 +64,14 @@ def build_dynamic_model(trained: TrainedModel, memory: MemoryOptions, rule: Rule
 def meta_of(
     g: LearnedRuleOptions, tuned: Mapping[str, Any], statistics: Statistics, trained: TrainedModel
 ) -> AnyLearnedRule:
-    """Return the learned rule g by its options, started at the ``tuned`` rms rule."""
+    """Return the learned rule g by its options, started at the ``tuned`` rule ``g.base``."""
     own = {name: trained.params[name] for name in statistics.rms}
-    lr, decay, epsilon = (tuned[name] for name in ("lr", "decay", "epsilon"))
+    moments = Moments(tuned["beta1"], tuned["beta2"]) if g.base == "adam" else None
+    lr, decay, epsilon = tuned["lr"], tuned["decay"], EPSILON if moments else tuned["epsilon"]
     if g.kind == "lstm":
         return LearnedLSTMRule(statistics, own, lr, decay, epsilon, g)
     measured, kinds = trained.model.output_tensor(own), trained.model.tensor_kinds(own)
-    return LearnedRule(statistics, own, lr, decay, epsilon, g, measured, kinds)
+    return LearnedRule(statistics, own, lr, decay, epsilon, g, measured, kinds, moments)
 
 
 def open_meta(store: MemoryStore, memory: MemoryOptions) -> tuple[AnyLearnedRule, Params]:
@@ -113,12 +115,14 @@ def _fit(
     (phi, card), start = learned, learned[1].get("start")
     if not isinstance(start, dict):
         raise UserError("it does not say how it was learned", path, "run metatrain again")
-    for name in RULES["rms"].searched:
-        number_in(start, name, path, 1e-12 if name == "epsilon" else 0.0)
     try:
         g = section_of(LearnedRuleOptions, current_options("g", card.get("g")))
     except UserError as error:
         raise UserError(f"it does not say how it was learned ({error})", path, "run metatrain again") from error
+    kind = RULES[g.base]
+    for item in dataclasses.fields(kind.options):
+        if item.name in kind.constants(kind.options(rule=g.base)):
+            number_in(start, item.name, path, *item.metadata["bounds"])
     meta = meta_of(g, start, statistics, trained)
     wanted = {name: tuple(tensor.shape) for name, tensor in meta.initial().items()}
     if isinstance(meta, LearnedRule):
@@ -152,7 +156,7 @@ def _of_these(statistics: Statistics, names: Sequence[Any], where: Path) -> Stat
 def _open_rule(store: MemoryStore, memory: MemoryOptions) -> Rule:
     kind, dynamic = RULES[memory.rule], store.trained.model.dynamic_tensors(memory.targets)
     if kind.build is None:
-        for option in RULES[str(kind.starts_from)].searched:
+        for option in ("lr", "decay", "epsilon"):
             if getattr(memory, option, None) is not None:
                 raise UserError(f"memory.{option} does not go with memory.rule {memory.rule}, whose rates are learned")
         meta, phi = open_meta(store, memory)

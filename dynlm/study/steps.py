@@ -86,8 +86,8 @@ def steps_of(run: Run, variant: Variant, reset: Reset) -> list[Step]:
     kind = RULES[memory.rule]
     if kind.needs_statistics:
         steps.append(_statistics(of_all, variant.memory))
-    if kind.starts_from is not None:
-        steps += [_rates(run, variant, kind.starts_from), _learned(run, variant)]
+    if kind.learned:
+        steps += [_rates(run, variant, variant.g.base), _learned(run, variant)]
     elif any(getattr(memory, name) is None for name in kind.searched):
         steps.append(_rates(run, variant, memory.rule))
     if memory.cache != "none":

@@ -1,8 +1,8 @@
 """Meta-training of the rule g: its parameters phi, learned from the losses of later segments.
 
-phi starts at the tuned rms rule, or at the g of another run (``metatrain.start``), and moves by Adam along first-order
-meta-gradients, on training articles that the language model was not trained on. The Polyak average of phi is kept if it
-reads the tuning articles better than the start; otherwise the start is, and the run says so.
+phi starts at the tuned rule ``g.base``, or at the g of another run (``metatrain.start``), and moves by Adam along
+first-order meta-gradients, on training articles that the language model was not trained on. The Polyak average of phi
+is kept if it reads the tuning articles better than the start; otherwise the start is, and the run says so.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from dynlm.adapt.meta_gradient.per_weight_lstm import Windows
 from dynlm.adapt.options import LearnedRuleOptions, MemoryOptions
 from dynlm.adapt.rules.base import Statistics
 from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule
+from dynlm.adapt.rules.registry import RULES
 from dynlm.errors import UserError
 from dynlm.run.memory_store import AnyLearnedRule, Card, records_of
-from dynlm.run.opening import build_dynamic_model, meta_of, take_meta
+from dynlm.run.opening import build_dynamic_model, command, meta_of, take_meta
 from dynlm.run.run import Run
 from dynlm.runtime.checkpoints import Checkpoints
 from dynlm.runtime.files import exclusive
@@ -49,19 +50,19 @@ class Start(NamedTuple):
 
 
 def metatrain(run: Run, quiet: bool = False) -> dict[str, Any]:
-    """Learn phi of the rule g for ``memory.reset`` and keep it in the run; tunes rms first where that was not done.
+    """Learn phi of the rule g for ``memory.reset`` and keep it in the run; tunes rms first where g starts there.
 
     Resumes from the newest checkpoint. Returns what was learned, the nats per token of the tuning articles by each
     candidate, and the number of ``passes`` over the articles: after the first one, a memory that runs through the text
     (reset "stream") meets articles that it has learned from. Raises Stopped, with a checkpoint saved, at Ctrl-C and
-    SIGTERM, and UserError where another process learns the same.
+    SIGTERM, and UserError where another process learns the same, or where Adam is to be the start and was not tuned.
     """
     memory, options, tuning = run.section(MemoryOptions), run.section(MetatrainOptions), run.section(TuneOptions)
     processes, name = run.processes, f"{memory.g}-{memory.reset}"
-    quiet = quiet or not processes.is_main
+    quiet, base = quiet or not processes.is_main, run.section(LearnedRuleOptions).base
     with exclusive(run.store.path(name), f"the learned memory {memory.g!r}"):
         with processes.main_process_first():
-            if options.start is None and run.store.load_tuned("rms", memory.reset) is None:
+            if options.start is None and base == "rms" and run.store.load_tuned("rms", memory.reset) is None:
                 tune(run.with_sections(memory.replace(rule="rms")), quiet)
             statistics = ensure_statistics(run).of(run.trained.model.dynamic_tensors(memory.targets))
             start = _tuned_start(run, statistics) if options.start is None else _taken_start(run, statistics)
@@ -71,7 +72,7 @@ def metatrain(run: Run, quiet: bool = False) -> dict[str, Any]:
         meta, g = start.meta, start.meta.g
         fingerprints = {
             "the text": aside.fingerprint,
-            "the tuned rms": [*start.constants.values()],
+            f"the tuned {g.base}": [*start.constants.values()],
             "the statistics R": params_fingerprint(statistics.rms),
             **({"the start": params_fingerprint(start.phi)} if start.taken_from else {}),
         }
@@ -102,18 +103,21 @@ def metatrain(run: Run, quiet: bool = False) -> dict[str, Any]:
 
 
 def _tuned_start(run: Run, statistics: Statistics) -> Start:
-    """Return g by the run's options with a phi of zero: the tuned rms rule."""
-    memory = run.section(MemoryOptions)
-    tuned = run.store.load_tuned("rms", memory.reset)
-    assert tuned is not None
+    """Return g by the run's options with a phi of zero: the tuned rule ``g.base``."""
+    memory, g = run.section(MemoryOptions), run.section(LearnedRuleOptions)
+    tuned, kind = run.store.load_tuned(g.base, memory.reset), RULES[g.base]
+    if tuned is None:
+        do = f"run `{command('tune', run.path, memory.replace(rule=g.base, cache='none'))}` first"
+        raise UserError(f"g.base {g.base} was not tuned for reset {memory.reset!r}", run.path, do)
     if tuned["segment"] != memory.segment:
         raise UserError(
-            f"rms was tuned on segments of {tuned['segment']} tokens, memory.segment is {memory.segment}",
+            f"{g.base} was tuned on segments of {tuned['segment']} tokens, memory.segment is {memory.segment}",
             run.store.path("tuned.json"),
             "run `dynlm tune` with this segment first",
         )
-    meta = meta_of(run.section(LearnedRuleOptions), tuned, statistics, run.trained)
-    constants = {option: tuned[option] for option in ("lr", "decay", "epsilon")}
+    # Earlier versions did not write what is not searched for.
+    constants = {name: tuned.get(name, value) for name, value in kind.constants(kind.options(rule=g.base)).items()}
+    meta = meta_of(g, constants, statistics, run.trained)
     return Start(meta, meta.initial(), constants, records_of(tuned, "rates", "tuned"), {})
 
 

@@ -114,6 +114,7 @@ def tune(run: Run, quiet: bool = False) -> dict[str, Any]:
         # The name of a learned rule decides nothing here.
         checkpoints = run.checkpoints(stem, memory.replace(g="meta"), options, **fingerprints)
         tuned = find_constants(run, stream, started(kind.searched, constants), measure, checkpoints, quiet)
+        tuned |= {name: value for name, value in constants.items() if name not in kind.searched}
         tuned |= {
             "level_1_nats_per_token": mean_nats(build_dynamic_model(trained, memory, LEVEL_1), stream),
             "tuned_on": [run.record("rates", "tuned", options.split, stream.order)],

@@ -11,6 +11,7 @@ from dynlm.adapt.options import FEATURES, LearnedRuleOptions
 from dynlm.adapt.rules.base import Statistics
 from dynlm.adapt.rules.elementwise import LEVEL_1, ElementwiseRule, Rates
 from dynlm.adapt.rules.learned import LearnedRule
+from dynlm.adapt.rules.moments import Moments
 from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule
 from dynlm.data.stream import read_in_order
 from dynlm.data.tokenised_split import TokenisedSplit, Tokens
@@ -115,11 +116,12 @@ def set_lanes_at_once(monkeypatch, lanes):
 
 
 def meta(pull=0.05, dtype=torch.float64, **options):
-    """g that starts at an rms rule."""
+    """g that starts at an rms rule, or at Adam."""
     held = statistics(dtype)
     own = {name: static_params(dtype)[name] for name in NAMES}
     g = LearnedRuleOptions(features=[*options.pop("features", ())], **options)
-    return LearnedRule(held, own, 0.02, pull, 1e-2, g, MODEL.output_tensor(NAMES), TENSOR_KINDS)
+    moments = Moments(0.8, 0.9) if g.base == "adam" else None
+    return LearnedRule(held, own, 0.02, pull, 1e-2, g, MODEL.output_tensor(NAMES), TENSOR_KINDS, moments)
 
 
 def moved_phi(chosen, seed=3):

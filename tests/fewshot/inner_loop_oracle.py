@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dynlm.adapt.rules.elementwise import gradient_step
+from dynlm.adapt.rules.gradient_step import gradient_step
 from dynlm.fewshot.inner_loop import InnerLoop, LearningRate, Order
 from dynlm.fewshot.tasks.source import Labelled
 from dynlm.types import Params

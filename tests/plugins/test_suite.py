@@ -19,6 +19,7 @@ from dynlm.adapt.meta_gradient.forward import Sensitivities
 from dynlm.adapt.options import FEATURES, LearnedRuleOptions, StepOptions
 from dynlm.adapt.rules.base import Rule, Statistics
 from dynlm.adapt.rules.learned import LearnedRule
+from dynlm.adapt.rules.moments import Moments
 from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule
 from dynlm.adapt.rules.registry import RULES
 from dynlm.adapt.state_tensors import as_tensors, flaw, flaw_of_shapes, from_tensors
@@ -37,7 +38,7 @@ MODELS = {
     "gru": gru.GRUOptions(kind="gru", width=7),
     "transformer": transformer.TransformerOptions(kind="transformer", width=8, context=9),
 }
-LEARNED = ("g", "per-weight LSTM")
+LEARNED = ("g", "g from adam", "per-weight LSTM")
 RULE_NAMES = ["none", "sgd", "sgd+decay", "rms", "adam", adamax.Adamax.name, *LEARNED]
 CONSTANTS = {"lr": 0.005, "decay": 0.03, "epsilon": 1e-2, "beta1": 0.8, "beta2": 0.9}
 
@@ -53,8 +54,12 @@ class Setting(NamedTuple):
         start = self.static, CONSTANTS["lr"], CONSTANTS["decay"], CONSTANTS["epsilon"]
         if name == "per-weight LSTM":
             return LearnedLSTMRule(self.statistics, *start, LearnedRuleOptions("lstm", hidden=3))
-        g = LearnedRuleOptions(importance=True, features=[*FEATURES], boundary_reset=True, slow=True, momentum=0.3)
-        return LearnedRule(self.statistics, *start, g, self.model.output_tensor(self.static))
+        adam = name == "g from adam"
+        own = {"base": "adam", "sharing": "kind"} if adam else {"momentum": 0.3}
+        g = LearnedRuleOptions(importance=True, features=[*FEATURES], boundary_reset=True, slow=True, **own)
+        moments = Moments(CONSTANTS["beta1"], CONSTANTS["beta2"]) if adam else None
+        output, kinds = self.model.output_tensor(self.static), self.model.tensor_kinds(self.static)
+        return LearnedRule(self.statistics, *start, g, output, kinds, moments)
 
     def rule(self, name: str) -> Rule:
         if name in LEARNED:
@@ -190,9 +195,10 @@ def test_segments_of_another_length_change_no_static_loss(setting: Setting) -> N
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("name", ["g", "g from adam"])
 @pytest.mark.parametrize("reset", ["stream", "article"])
-def test_forward_meta_gradients_equal_reverse_ones(setting: Setting, reset: str) -> None:
-    meta = setting.learned("g")
+def test_forward_meta_gradients_equal_reverse_ones(setting: Setting, reset: str, name: str) -> None:
+    meta = setting.learned(name)
     assert isinstance(meta, LearnedRule)
     phi = moved_phi(meta)
     dynamic_model = setting.dynamic_model(meta.rule(phi), reset)

@@ -21,7 +21,7 @@ from dynlm.run.opening import open_dynamic_model
 from dynlm.train import metatrain as module
 from dynlm.train.outer_loop import OuterLoop
 from tests.tiny import Run, with_memory
-from tests.trainings import metatrain, tuning_stream
+from tests.trainings import metatrain, tune, tuning_stream
 
 
 def learned_card(run: Run, reset: str) -> dict[str, Any]:
@@ -150,6 +150,30 @@ def test_a_phi_that_reads_better_is_kept(tuned_copy: Run, monkeypatch: pytest.Mo
     learned = MemoryStore(tuned_copy.folder, load_model(tuned_copy.folder)).load_learned("meta", "stream")
     assert learned is not None
     assert set(learned[0]["lr"].tolist()) == {math.log(tuned["lr"] / 1e-9)}
+
+
+def test_g_starts_at_the_tuned_adam(tuned_copy: Run) -> None:
+    """Constants of Adam that are not searched for are those that it was tuned with."""
+    config = with_memory(tuned_copy.config, rule="adam", reset="article", beta1=0.7, decay=0.01)
+    meta = with_memory(tuned_copy.config, rule="meta", g="adam", reset="article")
+    meta = dataclasses.replace(meta, g=LearnedRuleOptions(base="adam", features=["doc_age_20"]))
+    with pytest.raises(UserError, match="g.base adam was not tuned for reset 'article'") as refused:
+        metatrain(tuned_copy.folder, meta)
+    assert f"dynlm tune {tuned_copy.folder} --memory.rule adam --memory.reset article" in str(refused.value)
+    tuned = tune(tuned_copy.folder, config)
+    done = metatrain(tuned_copy.folder, meta)
+    nats = done["tuning_nats_per_token"]
+    assert done["start"] == {"lr": tuned["lr"], "decay": 0.01, "beta1": 0.7, "beta2": 0.99}
+    assert nats["start"] == pytest.approx(tuned["nats_per_token"], abs=1e-5)
+    assert nats["learned"] != nats["start"]
+    read = open_dynamic_model(tuned_copy.folder, load_model(tuned_copy.folder), meta.memory)
+    stream = tuning_stream(tuned_copy.folder, meta, 350)
+    assert module.mean_nats(read, stream) == pytest.approx(nats[done["kept"]], rel=1e-9)
+
+
+def test_g_takes_no_momentum_beside_that_of_adam() -> None:
+    with pytest.raises(UserError, match="g.momentum does not go with g.base 'adam'"):
+        LearnedRuleOptions(base="adam", momentum=0.5)
 
 
 def test_another_segment_than_tuned_is_refused(tuned_copy: Run) -> None:

@@ -6,7 +6,7 @@ With u_t and the features taken as constants (first order, as in Andrychowicz et
 d theta_{t+1} / d theta_t, is the diagonal 1 - beta. The sensitivities to the logarithms of a tensor's learning rate and
 decay, and to the gates' weights of feature f_j, obey, weight by weight,
 
-    s_lr  <- (1 - beta) s_lr  - alpha * scale * u_t
+    s_lr  <- (1 - beta) s_lr  - alpha * scale * u_t         (u_t: what momentum or Adam's moments make of it)
     s_decay  <- (1 - beta) s_decay  + beta * (anchor - theta_t)          (0 where beta is clamped at 1)
     s_lr,j and s_decay,j: the same with f_j times the last term
 

@@ -1,11 +1,12 @@
-"""Element-wise gradient steps with a pull toward an anchor: sgd, rms and the learned rule are all of this form.
+"""Element-wise gradient steps with a pull toward an anchor: sgd, rms, Adam and the learned rule are of this form.
 
     theta_{t+1} = theta_t + beta * (anchor - theta_t) - lr * precondition * u_t,    beta = min(decay * decay_shape, 1)
 
-u_t is the gradient of the mean nats of segment t; the anchor is theta_0, or slow weights (method: Krause et al. 2018,
-arXiv 1709.07432). Precondition and decay_shape are 1 for sgd; for rms and the learned rule they are 1 / (R + epsilon)
-and R / (mean over tensors of mean(R)), R the root mean square of training gradients. ``gradient_step`` is the step as a
-formula, differentiable; ``ElementwiseRule.step_`` is the same in two passes, in place.
+u_t is the gradient of the mean nats of segment t, or what momentum or Adam's moments make of it; the anchor is theta_0,
+or slow weights (method: Krause et al. 2018, arXiv 1709.07432). Precondition and decay_shape are 1 for sgd and Adam; for
+rms they are 1 / (R + epsilon) and R / (mean over tensors of mean(R)), R the root mean square of training gradients. The
+learned rule has factors for both. ``gradient_step`` is the step as a formula, differentiable;
+``ElementwiseRule.step_`` is the same in two passes, in place.
 
 Legend: B lanes, K dynamic tensors, R rows of a part.
 """
@@ -22,27 +23,14 @@ from torch import Tensor
 
 from dynlm.adapt.gates import Gates, GateScales, SegmentStats
 from dynlm.adapt.rules.base import Rule, Slot, Statistics, StepEvent
+from dynlm.adapt.rules.gradient_step import gradient_step, largest_norm, step_rows_
+from dynlm.adapt.rules.moments import SLOTS, Moments
 from dynlm.models.protocol import Gradient
 from dynlm.models.scratch import Scratch
 from dynlm.runtime.tree import expand_lanes
 from dynlm.types import Params
 
 _ROUNDING = 1.001  # A bound by products of norms stays one when rounded.
-
-
-def gradient_step(
-    theta: Tensor,
-    gradient: Tensor,
-    lr: Tensor | float,
-    precondition: Tensor | float = 1.0,
-    anchor: Tensor | None = None,
-    beta: Tensor | float = 0.0,
-) -> Tensor:
-    """Return the next weights of a rule or few-shot learner as a new tensor; differentiable."""
-    moved = theta if anchor is None else theta + beta * (anchor - theta)
-    if isinstance(lr, float) and isinstance(precondition, float):
-        return torch.sub(moved, gradient, alpha=lr * precondition)  # one operation, and one of each derivative
-    return moved - lr * precondition * gradient
 
 
 class Rates(NamedTuple):
@@ -63,7 +51,7 @@ class ElementwiseRule(Rule):
     way to the anchor that its weights go when an article begins: 0 keeps them, 1 forgets. ``slow_rate`` is a tensor's
     share of the weights' distance from the anchor that the anchor takes in at an article's end, times each weight's
     ``slow_limits``; ``slow_decay`` the share of its way back to theta_0 that the anchor goes first. With ``momentum``
-    the step is by a running sum of gradients.
+    the step is by a running sum of gradients, with ``moments`` by Adam's update.
     """
 
     name: str
@@ -76,6 +64,7 @@ class ElementwiseRule(Rule):
     slow_limits: Params | None = None
     slow_decay: Mapping[str, float | Tensor] = field(default_factory=dict)
     momentum: float = 0.0
+    moments: Moments | None = None
     beta: Mapping[str, Tensor | float] = field(init=False)
     """Each weight's decay, at most 1."""
     clamps: Mapping[str, bool] = field(init=False)
@@ -104,9 +93,9 @@ class ElementwiseRule(Rule):
 
     @property
     def slots(self) -> dict[str, Slot]:  # type: ignore[override]
-        """``anchor``, where weights have slow ones, and ``velocity``, where it has momentum."""
+        """``anchor``, where weights have slow ones, ``velocity``, where it has momentum, and those of the moments."""
         slow = {"anchor": Slot(fill=None)} if self.slow_rate else {}
-        return {**slow, **({"velocity": Slot()} if self.momentum else {})}
+        return {**slow, **({"velocity": Slot()} if self.momentum else {}), **(SLOTS if self.moments else {})}
 
     @property
     def measures_gradient(self) -> bool:  # type: ignore[override]
@@ -131,6 +120,10 @@ class ElementwiseRule(Rule):
     def standing_still(self) -> ElementwiseRule:
         return replace(self, rates=dict.fromkeys(self.rates, Rates(0.0, 0.0)))
 
+    def constants(self) -> Any:
+        # Files of rules without moments know none.
+        return {name: value for name, value in super().constants().items() if name != "moments" or value is not None}
+
     def decays(self) -> Mapping[str, Tensor | float]:
         return self.beta
 
@@ -147,7 +140,9 @@ class ElementwiseRule(Rule):
         return decayed + self.slow_share(name) * (theta - anchor)
 
     def init_lanes(self, lanes: int, like: Tensor) -> SegmentStats | None:
-        return None if self.gates is None else SegmentStats.initial(lanes, like)
+        if self.gates is None and self.moments is None:
+            return None
+        return SegmentStats.initial(lanes, like, counts_steps=self.moments is not None)
 
     def start_articles(self, lanes: Any, starts_B: Tensor, fresh: bool, like: Tensor) -> Any:
         return lanes if lanes is None else lanes.start_articles(starts_B, fresh)
@@ -176,7 +171,10 @@ class ElementwiseRule(Rule):
         return self.gates.scales(self.gates.features_of(lanes, nats_B, first.tensor, params, static, scratch))
 
     def prepare_(self, event: StepEvent) -> StepEvent:
-        """Add the gradient to the running one, which is the update then."""
+        """Add the gradient to the running one, which is the update then; or make the update of Adam."""
+        if self.moments is not None:
+            u, steps_B = event.gradient.tensor, event.lane_state.steps_B
+            return event._replace(update=self.moments.update(event.slots, u, steps_B, event.scratch))
         if "velocity" not in event.slots:
             return event
         # Rows of an embedding that did not occur go on moving: their gradients are zero, not their velocity.
@@ -207,7 +205,7 @@ class ElementwiseRule(Rule):
         products = event.gradient.norm_factors if event.update is event.gradient.tensor else ()
         norm = 0.0
         for factor, *tensors in products or ((1.0, event.update),):
-            norm += factor * math.prod(_largest_norm(tensor) for tensor in tensors)
+            norm += factor * math.prod(largest_norm(tensor) for tensor in tensors)
         norm = norm * float(self.rates[name].lr) * _ROUNDING
         norm = norm * float(self.largest_precondition[name]) + 0 * float(self.largest_beta[name])
         if event.scales is None:
@@ -238,6 +236,11 @@ class ElementwiseRule(Rule):
         beta = beta[part] if isinstance(beta, Tensor) else beta
         lr = float(self.rates[event.name].lr)
         precondition = None if self.precondition is None else self.precondition[event.name][part]
+        if self.moments is not None:
+            self.moments.take_(event.slots, event.scratch)
+            if precondition is not None:  # Factors of 1 change no bit of the update; in the step they might.
+                update.mul_(precondition)
+                precondition = None
         if event.scales is not None:
             lr_B, decay_B = event.scales.of_tensor(self.tensors.index(event.name))
             update.mul_(expand_lanes(lr_B, theta))
@@ -254,26 +257,11 @@ class ElementwiseRule(Rule):
         if isinstance(beta, Tensor) or beta:
             theta.lerp_(anchor.expand_as(theta), beta)
         if rows_BT is not None:
-            _step_rows_(theta, update, rows_BT, lr, precondition)
+            step_rows_(theta, update, rows_BT, lr, precondition)
         elif precondition is None:
             theta.sub_(update, alpha=lr)
         else:
             theta.addcmul_(update, precondition, value=-lr)
-
-
-def _largest_norm(of_lanes: Tensor) -> float:
-    if len(of_lanes) == 1:
-        return float(torch.linalg.vector_norm(of_lanes))
-    return float(torch.linalg.vector_norm(of_lanes, dim=tuple(range(1, of_lanes.dim()))).amax())
-
-
-def _step_rows_(theta_BVE: Tensor, u_BVE: Tensor, rows_BT: Tensor, lr: float, precondition: Tensor | None) -> None:
-    """Take the step in the rows ``rows_BT`` alone; a row that is named twice is given the same value twice."""
-    index_BTE = rows_BT[..., None].expand(-1, -1, theta_BVE.shape[-1])
-    moved_BTE = lr * u_BVE.gather(1, index_BTE)
-    if precondition is not None:
-        moved_BTE *= precondition[rows_BT]
-    theta_BVE.scatter_(1, index_BTE, theta_BVE.gather(1, index_BTE) - moved_BTE)
 
 
 LEVEL_1 = ElementwiseRule("none")
@@ -285,10 +273,11 @@ def uniform_rule(
     lr: float,
     decay: float = 0.0,
     precondition: tuple[Statistics, float] | None = None,
+    moments: Moments | None = None,
 ) -> ElementwiseRule:
     """Return the rule with one learning rate and one decay; ``precondition``: the statistics R and epsilon of rms."""
     rates = dict.fromkeys(tensors, Rates(lr, decay))
     if precondition is None:
-        return ElementwiseRule(name, rates)
+        return ElementwiseRule(name, rates, moments=moments)
     statistics, epsilon = precondition
     return ElementwiseRule(name, rates, statistics.precondition(epsilon), statistics.decay_shape())

@@ -8,8 +8,9 @@ importance of elastic weight consolidation: Kirkpatrick et al. 2017), tensor k's
     lr    = lr_0 * exp(lr_k + lr.importance_k * z + lr.each),    precondition = 1 / (R + epsilon)
     beta  = min(decay_0 * exp(decay_k + decay.importance_k * z + decay.each) * decay_shape, 1)
 
-where lr_0, decay_0 and epsilon are the tuned rms rule's: phi of zero *is* that rule. ``lr.each`` exists where rates
-are shared by rows or by nothing. ``adapt.gates`` has the gates; each tensor's shares ``boundary_reset``,
+where lr_0, decay_0 and epsilon are the tuned rms rule's: phi of zero *is* that rule. With ``g.base adam`` it is the
+tuned Adam: its update takes the place of precondition * u, decay_shape is 1, and epsilon is Adam's. ``lr.each`` exists
+where rates are shared by rows or by nothing. ``adapt.gates`` has the gates; each tensor's shares ``boundary_reset``,
 ``slow_rate`` and ``slow_decay`` are in ``rules.elementwise``. phi holds as many numbers as
 there are tensors, whatever their sizes, unless rates are shared less than by tensors.
 
@@ -31,6 +32,7 @@ from dynlm.adapt.gates import Gates, norm
 from dynlm.adapt.options import LearnedRuleOptions
 from dynlm.adapt.rules.base import Statistics
 from dynlm.adapt.rules.elementwise import ElementwiseRule, Rates
+from dynlm.adapt.rules.moments import Moments
 from dynlm.models.protocol import TensorKind
 from dynlm.types import Params
 
@@ -39,7 +41,7 @@ SHARES = ("boundary_reset", "slow_rate", "slow_decay")
 
 @dataclass(frozen=True)
 class TunedStart:
-    """Options of what is learned, and the tuned rms rule that it starts from; ``static``: theta_0's dynamic tensors."""
+    """Options of what is learned, and the tuned rule that it starts from; ``static``: theta_0's dynamic tensors."""
 
     statistics: Statistics
     static: Params
@@ -58,12 +60,14 @@ class TunedStart:
 class LearnedRule(TunedStart):
     """The learned rule g; ``measured`` names the tensor whose gradient its gates measure.
 
-    At level 2 it has no decay: theta_0 is the start, and a boundary reset goes to the slow weights.
+    ``moments``: those of Adam, where g starts there. At level 2 it has no decay: theta_0 is the start, and a boundary
+    reset goes to the slow weights.
     """
 
     measured: str = ""
     kinds: Mapping[str, TensorKind] = field(default_factory=dict)
     """The kind of each tensor, for ``g.sharing kind``."""
+    moments: Moments | None = None
 
     @functools.cached_property
     def row_names(self) -> list[str]:
@@ -79,15 +83,20 @@ class LearnedRule(TunedStart):
         return {name: of[self.kinds[name].name if self.g.sharing == "kind" else name] for name in self.names}
 
     @property
+    def learns_decay(self) -> bool:
+        """Whether phi has decays: Adam mostly has none, which no factor changes."""
+        return self.g.level == 3 and (self.decay > 0 or self.moments is None)
+
+    @property
     def shares_less(self) -> bool:
         """Whether the weights of a tensor do not all share their rates."""
         return self.g.sharing in ("row", "weight")
 
     def initial(self) -> Params:
-        """Return a phi of zero: the tuned rms rule (at level 2 without its decay)."""
+        """Return a phi of zero: the tuned rule (at level 2 without its decay)."""
         some = next(iter(self.statistics.rms.values()))
         zeros_P = some.new_zeros(len(self.row_names), dtype=torch.float64)
-        kinds = ["lr", *["decay"] * (self.g.level == 3)]
+        kinds = ["lr", *["decay"] * self.learns_decay]
         phi = dict.fromkeys(kinds, zeros_P)
         for kind in kinds:
             if self.g.sharing == "kind":
@@ -118,11 +127,13 @@ class LearnedRule(TunedStart):
         ``importance``: z of each tensor, where it is at hand.
         """
         learned = any(tensor.requires_grad for tensor in phi.values())
-        scale, shape = self.statistics.precondition(self.epsilon), self.statistics.decay_shape()
-        limits = None
+        rms, limits = self.statistics.rms, None
+        scale, shape = Params(), Params()
+        if self.moments is None:
+            scale, shape = self.statistics.precondition(self.epsilon), self.statistics.decay_shape()
         if self.g.slow or self.g.slow_rate:
             # The more depends on a weight, the less of it is for good what one article taught.
-            limits = {name: 1 / (1 + tensor) for name, tensor in shape.items()}
+            limits = {name: 1 / (1 + tensor) for name, tensor in self.statistics.decay_shape().items()}
         rates: dict[str, Rates] = {}
         shares: dict[str, dict[str, float | Tensor]] = {kind: {} for kind in SHARES}
         none = torch.zeros((), dtype=torch.float64)
@@ -139,24 +150,33 @@ class LearnedRule(TunedStart):
                     z = self.importance_of(name) if importance is None else importance[name]
                     logs = logs + phi[f"{kind}.importance"][row].to(z.dtype) * z
                 if (each := phi.get(f"{kind}.each/{name}")) is not None:
-                    logs = logs + each.to(table[name].dtype)
+                    logs = logs + each.to(rms[name].dtype)
                 if isinstance(logs, Tensor):
-                    table[name] = table[name] * logs.exp()
+                    table[name] = table[name] * logs.exp() if name in table else logs.exp()
             for kind in shares.keys() & phi.keys():
                 # As tensors of the weights' own type, which is float32 where phi is float64.
                 share = phi[kind][row]
-                shares[kind][name] = share.to(scale[name].dtype) if learned else float(share)
+                shares[kind][name] = share.to(rms[name].dtype) if learned else float(share)
         gates = None
         if self.g.features:
-            like = next(iter(scale.values()))
+            like = next(iter(rms.values()))
             rows = list(self.rows.values())
             lr_KJ = phi["lr.gates"].to(like.dtype)[rows]
-            decay_KJ = phi["decay.gates"].to(like.dtype)[rows] if self.g.level == 3 else torch.zeros_like(lr_KJ)
-            gradient_scale = 1 / (self.statistics.rms[self.measured or self.names[0]] + self.epsilon)
+            decay_KJ = phi["decay.gates"].to(like.dtype)[rows] if self.learns_decay else torch.zeros_like(lr_KJ)
+            gradient_scale = 1 / (rms[self.measured or self.names[0]] + self.epsilon)
             size = float(norm(self.static[name] for name in self.names))
-            gates = Gates(tuple(self.g.features), lr_KJ, decay_KJ, gradient_scale, size, self.g.level == 3)
-        momentum = self.g.momentum
-        return ElementwiseRule(label, rates, scale, shape, gates, slow_limits=limits, momentum=momentum, **shares)
+            gates = Gates(tuple(self.g.features), lr_KJ, decay_KJ, gradient_scale, size, self.learns_decay)
+        return ElementwiseRule(
+            label,
+            rates,
+            scale or None,
+            shape or None,
+            gates,
+            slow_limits=limits,
+            momentum=self.g.momentum,
+            moments=self.moments,
+            **shares,
+        )
 
     def _log(self, phi: Params, kind: str, name: str) -> Tensor:
         """Return the logarithm of a tensor's rate over the tuned one."""

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dynlm.adapt.rules.elementwise import gradient_step
+from dynlm.adapt.rules.gradient_step import gradient_step
 from dynlm.models.lstm.model import fused_layer
 from dynlm.types import Params
 

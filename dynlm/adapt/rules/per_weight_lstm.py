@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from dynlm.adapt.rules.base import Slot, StepEvent
-from dynlm.adapt.rules.elementwise import ElementwiseRule, Rates, gradient_step
+from dynlm.adapt.rules.elementwise import ElementwiseRule, Rates
+from dynlm.adapt.rules.gradient_step import gradient_step
 from dynlm.adapt.rules.learned import TunedStart
 from dynlm.adapt.rules.lstm_gates import GateState, gates_read, initial_gates, log_and_sign
 from dynlm.types import Params

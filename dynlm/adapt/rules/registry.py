@@ -34,7 +34,7 @@ class RuleKind:
     ``build`` is called with the dynamic tensors, the constants (all options that are the rule's own) and, where the
     kind ``needs_statistics``, the statistics R of training gradients. ``searched`` are the constants that ``tune``
     finds; a rule without is not tuned. A ``learned`` kind has parameters that ``metatrain`` learns, starting from the
-    tuned rule ``starts_from``, in place of constants and ``build``.
+    tuned rule ``g.base``, in place of constants and ``build``.
     """
 
     name: str
@@ -43,7 +43,6 @@ class RuleKind:
     searched: Mapping[str, Search] = field(default_factory=dict)
     needs_statistics: bool = False
     learned: bool = False
-    starts_from: str | None = None
 
     def constants(self, options: MemoryOptions) -> dict[str, Any]:
         """Return the rule's own options: those to be searched for, None where they are not given, and the others."""

@@ -41,7 +41,7 @@ def unrolled_meta_gradient(
     model = dynamic_model.model.twice_differentiable() if second_order else dynamic_model.model
     like, static = dynamic_model.like, {name: tensor.detach() for name, tensor in dynamic_model.static.items()}
     theta = {name: static[name].clone().requires_grad_() for name in meta.names}
-    anchor, velocity = dict(static), {name: torch.zeros_like(tensor) for name, tensor in theta.items()}
+    anchor, running, steps = dict(static), _zeros(theta), 0
     state, stats = model.init_state(1, like), SegmentStats.initial(1, like)
     place = stream.begin() if place is None else place
     total, nats = torch.zeros((), dtype=like.dtype, device=like.device), 0.0
@@ -55,7 +55,8 @@ def unrolled_meta_gradient(
             state = model.reset_state(state, batch.starts_B, like)
             stats = stats.start_articles(batch.starts_B, fresh)
             theta, anchor = _started(rule, theta, anchor, static, fresh)
-            velocity = {name: torch.zeros_like(tensor) for name, tensor in velocity.items()}
+            if fresh or rule.moments is None:
+                running, steps = _zeros(theta), 0
         stats = stats.complete_headings(batch.headings_B)
         state = state if second_order else detach(state)
         read_with = theta if second_order else {n: t.detach().requires_grad_() for n, t in theta.items()}
@@ -72,14 +73,37 @@ def unrolled_meta_gradient(
             loss_1 = (loss if second_order else loss.detach())[None]
             first = u[model.output_tensor(u)][None]
             scales = _scales(rule.gates, stats, (loss_1, first), theta, static)
-        velocity = {name: rule.momentum * tensor + u[name] for name, tensor in velocity.items()}
-        theta = rule.step(theta, velocity, anchor, scales)
+        steps += 1
+        running = {name: _next_running(rule, before, u[name]) for name, before in running.items()}
+        update = {name: _update(rule, *sums, steps) for name, sums in running.items()}
+        theta = rule.step(theta, update, anchor, scales)
         stats = stats.end_segment((loss if second_order else loss.detach())[None])
     found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
     return nats, {
         key: torch.zeros_like(leaf) if gradient is None else gradient
         for (key, leaf), gradient in zip(leaves.items(), found, strict=True)
     }
+
+
+def _zeros(theta: Params) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return the running sums of gradients and of their squares before any."""
+    return {name: (torch.zeros_like(tensor), torch.zeros_like(tensor)) for name, tensor in theta.items()}
+
+
+def _next_running(rule: ElementwiseRule, before: tuple[Tensor, Tensor], u: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the running sums after a gradient."""
+    if rule.moments is None:
+        return rule.momentum * before[0] + u, before[1]
+    beta1, beta2 = rule.moments
+    return beta1 * before[0] + (1 - beta1) * u, beta2 * before[1] + (1 - beta2) * u**2
+
+
+def _update(rule: ElementwiseRule, mean: Tensor, square: Tensor, steps: int) -> Tensor:
+    """Return what the step subtracts in proportion to."""
+    if rule.moments is None:
+        return mean
+    beta1, beta2 = rule.moments
+    return mean / (1 - beta1**steps) / ((square / (1 - beta2**steps)).sqrt() + 1e-8)
 
 
 def _started(

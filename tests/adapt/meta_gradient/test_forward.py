@@ -12,6 +12,7 @@ from dynlm.adapt.options import FEATURES, LearnedRuleOptions
 from dynlm.adapt.rules.base import Statistics
 from dynlm.adapt.rules.elementwise import uniform_rule
 from dynlm.adapt.rules.learned import SHARES, LearnedRule
+from dynlm.adapt.rules.registry import RULES
 from dynlm.data.stream import Stream, read_in_order
 from dynlm.models.autograd_engine import AutogradEngine
 from dynlm.models.lstm.engine import LSTMEngine
@@ -54,6 +55,8 @@ KINDS = {
     "rows": {"sharing": "row"},
     "weights": {"sharing": "weight"},
     "momentum": {"momentum": 0.5, "features": ("doc_age_20",)},
+    "adam": {"base": "adam"},
+    "adam, gates": {**EVERYTHING, "base": "adam"},
     "everything": EVERYTHING,
 }
 
@@ -70,6 +73,21 @@ def test_phi_of_zero_is_the_tuned_rms_rule_bit_for_bit(pull, options):
         for rule in (made, tuned)
     ]
     assert torch.equal(*read)
+
+
+@pytest.mark.parametrize("pull", [0.05, 0.0])
+@pytest.mark.parametrize("options", [{}, EVERYTHING, {"sharing": "weight"}], ids=["rates", "everything", "weights"])
+def test_phi_of_zero_is_the_tuned_adam_bit_for_bit(pull, options):
+    meta = g(pull, torch.float32, base="adam", **options)
+    made = meta.rule(meta.initial())
+    tuned = RULES["adam"].build(NAMES, {"lr": 0.02, "decay": pull, "beta1": 0.8, "beta2": 0.9}, None)
+    static = static_params(torch.float32)
+    read = [
+        torch.cat([r.nats_T for r in iter_segments(DynamicModel(engine(), static, rule, NAMES), stream())])
+        for rule in (made, tuned)
+    ]
+    assert torch.equal(*read)
+    assert ("decay" in meta.initial()) == (pull > 0)
 
 
 def build_dynamic_model(meta, phi, reset="stream", reference=False):
@@ -156,7 +174,7 @@ def test_gradients_are_summed_over_lanes(at_once, monkeypatch):
         torch.testing.assert_close(found, sum(one[key] for one in alone), rtol=1e-10, atol=1e-13)
 
 
-@pytest.mark.parametrize("kind", ["gates", "everything", "momentum", "slow, level 2"])
+@pytest.mark.parametrize("kind", ["gates", "everything", "momentum", "adam", "slow, level 2"])
 def test_readings_by_autograd_give_the_same(kind):
     meta = g(**KINDS[kind])
     phi = moved_phi(meta)
@@ -169,7 +187,8 @@ def test_readings_by_autograd_give_the_same(kind):
 
 
 @pytest.mark.parametrize(
-    "kind", ["rates", "importance", "gates", "boundary_reset", "slow", "kinds", "rows", "momentum", "everything"]
+    "kind",
+    ["rates", "importance", "gates", "boundary_reset", "slow", "kinds", "rows", "momentum", "adam", "everything"],
 )
 def test_second_order_equals_finite_differences(kind):
     meta, step = g(**KINDS[kind]), 1e-6

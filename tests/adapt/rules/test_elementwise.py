@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynlm.adapt.rules.base import Statistics, StepEvent
-from dynlm.adapt.rules.elementwise import LEVEL_1, ElementwiseRule, Rates, gradient_step, uniform_rule
+from dynlm.adapt.rules.elementwise import LEVEL_1, ElementwiseRule, Rates, uniform_rule
+from dynlm.adapt.rules.gradient_step import gradient_step
 from dynlm.models.protocol import Gradient
 from dynlm.models.scratch import Scratch
 from tests.adapt.readings import NAMES, rule, static_params, statistics

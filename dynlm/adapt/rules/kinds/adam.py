@@ -11,8 +11,8 @@ from dynlm.adapt.rules.registry import Search, register_rule
 from dynlm.runtime.validation import bounded
 
 if TYPE_CHECKING:
-    from dynlm.adapt.rules.adam import Adam
     from dynlm.adapt.rules.base import Statistics
+    from dynlm.adapt.rules.elementwise import ElementwiseRule
 
 
 @dataclass
@@ -32,8 +32,10 @@ class AdamOptions(MemoryOptions):
 
 
 @register_rule("adam", AdamOptions, {"lr": Search(3e-4, 1.8)})
-def build(tensors: tuple[str, ...], constants: Mapping[str, Any], statistics: Statistics | None) -> Adam:
+def build(tensors: tuple[str, ...], constants: Mapping[str, Any], statistics: Statistics | None) -> ElementwiseRule:
     """Return the rule; it needs no statistics."""
-    from dynlm.adapt.rules.adam import Adam  # Options are read without torch.
+    from dynlm.adapt.rules.elementwise import uniform_rule  # Options are read without torch.
+    from dynlm.adapt.rules.moments import Moments
 
-    return Adam(tensors, **constants)
+    moments = Moments(constants["beta1"], constants["beta2"])
+    return uniform_rule("adam", tensors, constants["lr"], constants["decay"], moments=moments)

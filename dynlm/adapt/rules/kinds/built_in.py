@@ -1,5 +1,5 @@
 """none (level 1), sgd, sgd+decay and rms (Krause et al. 2018), whose constants are given or tuned, and the learned rule
-meta, which starts at the tuned rms."""
+meta, which starts at one that was tuned."""
 
 from __future__ import annotations
 
@@ -34,4 +34,4 @@ def _register(name: str, searched: Mapping[str, Search]) -> None:
 
 for _name, _constants in _SEARCHED.items():
     _register(_name, _constants)
-RULES.register("meta")(RuleKind("meta", StepOptions, None, needs_statistics=True, learned=True, starts_from="rms"))
+RULES.register("meta")(RuleKind("meta", StepOptions, None, needs_statistics=True, learned=True))
