@@ -1,6 +1,7 @@
-"""dynlm: LSTM language models whose weights change while they read.
+"""dynlm: language models whose weights change while they read.
 
-``dynlm.load(path)`` gives a trained run as an object that reads, generates and remembers (``dynlm.api``).
+``dynlm.load(path)`` gives a trained run as an object that reads, generates and remembers, and
+``dynlm.attach(model, tokenizer)`` a model of ``transformers`` that is in memory already (``dynlm.api``).
 """
 
 from __future__ import annotations
@@ -8,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dynlm.api import DynamicLM, load
+    from dynlm.api import DynamicLM, attach, load
 
-__all__ = ["DynamicLM", "load"]
+__all__ = ["DynamicLM", "attach", "load"]
 __version__ = "0.1.0"
 
 

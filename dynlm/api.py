@@ -1,64 +1,139 @@
 """``dynlm`` from Python: ``dynlm.load`` gives a model that reads, generates and remembers.
 
-It can be shared by ``huggingface_hub``'s mixin (``save_pretrained``, ``push_to_hub``, ``from_pretrained``), without
-what it has read.
+``dynlm.attach`` gives the same for a model of ``transformers`` that is in memory. A loaded run can be shared by
+``huggingface_hub``'s mixin (``save_pretrained``, ``push_to_hub``, ``from_pretrained``), without what it has read.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 
-from dynlm.adapt.memory_file import SavedMemory, options_of
+from dynlm.adapt.memory_file import options_of
 from dynlm.adapt.options import MemoryOptions
 from dynlm.errors import UserError
 from dynlm.evaluation.generate import Sampling, generate
 from dynlm.evaluation.model_card import model_card
-from dynlm.evaluation.session import Session, TextResult
+from dynlm.evaluation.protocol import variant_name
+from dynlm.evaluation.score_file import Scores
+from dynlm.evaluation.session import Session
+from dynlm.evaluation.text_result import TextResult
+from dynlm.run.attach import AttachedModel, Wanted, attach_memory, change_options
 from dynlm.run.run import Run
 from dynlm.run.sharing import PATTERNS, share_run
 
+if TYPE_CHECKING:
+    from dynlm.report.heatmap import HeatMap
+
+MEMORY_FILE = "memory.safetensors"
+"""The memory in a folder that ``DynamicLM.save`` wrote."""
 _OF_DOWNLOADS = ("revision", "cache_dir", "force_download", "local_files_only", "token")
 """What ``ModelHubMixin.from_pretrained`` passes on beside the options of the memory."""
+_MOST_DRAWN = 2000
+"""Tokens of a heat map in a notebook."""
+
+
+@dataclass(frozen=True, repr=False)
+class Losses(TextResult):
+    """What ``DynamicLM.read`` returns; in a notebook it draws each token's gain over the static model.
+
+    ``protocol``: the variant that read the text (rule, cache), reset policy and segment.
+    """
+
+    protocol: Mapping[str, Any] = field(default_factory=lambda: {"variant": "adapted"})
+
+    def heat_map(self, tokens: int = _MOST_DRAWN) -> HeatMap:
+        """Return the first ``tokens`` tokens, blue where the model that learned loses fewer nats than the static one.
+
+        Its ``save`` writes pictures and a page. Raises UserError where nothing was read, or read with ``static=False``.
+        """
+        from dynlm.report.heatmap import HeatMap
+        from dynlm.report.passages import Passage
+
+        if self.static is None or not len(self):
+            raise UserError("there are no two losses of each token to compare", do="read a text with static=True")
+        opening = " ".join(b"".join(self.surface[:40]).decode("utf-8", "replace").split())
+        articles = [{"index": 0, "title": opening[:60]}]
+        position = np.arange(len(self), dtype=np.int32)
+        zeros = np.zeros_like(position)
+        columns = zeros, position, zeros, self.token, self.words
+        said = ("level 1, with the same context", "each token is scored before anything is learned from it")
+        protocol = {**self.protocol, "text": "", "tokenizer": "", "articles": articles, "statement": said[1]}
+        adapted = Scores(protocol, *columns, self.nats, self.surface)
+        level_1 = {"variant": "static", "statement": said[0]}
+        static = Scores(protocol | level_1, *columns, self.static, self.surface)
+        return HeatMap(static, adapted, [Passage(0, 0, min(tokens, len(self)))])
+
+    def _repr_html_(self) -> str | None:
+        return None if self.static is None or not len(self) else self.heat_map()._repr_html_()
 
 
 class DynamicLM(ModelHubMixin, library_name="dynlm"):
-    """A trained model and the memory of what it has read, at first nothing; see ``load``."""
+    """A trained model and the memory of what it has read, at first nothing; see ``load`` and ``attach``."""
 
-    def __init__(self, run: Run):
-        """Raises UserError where ``run`` is not trained, or lacks what the memory's options ask for."""
+    def __init__(self, source: Run | AttachedModel):
+        """Raises UserError where ``source`` is not trained, or lacks what the memory's options ask for."""
         self._hub_mixin_config = None  # a run describes itself in its own files
-        self._session = Session.open(run)
+        self._source = source
+        self._session = Session.open(source)
+        self._static: Session | None = None  # beside an unfinished article
+
+    def __repr__(self) -> str:
+        trained, options = self._session.trained, self.options
+        rule = self._session.dynamic_model.rule
+        what = ", ".join(options.targets) + (f" (LoRA, rank {options.lora_rank})" if options.lora_rank else "")
+        parts = [
+            str(trained.card.get("adopted_from", trained.model.options.kind)),
+            f"rule {rule.name}" + (f" moves {what}" if rule.learns else ""),
+            f"{self.tokens_read:,} tokens read, distance {self.distance:.4g}",
+        ]
+        return f"DynamicLM({'; '.join(parts)})"
 
     @property
     def options(self) -> MemoryOptions:
         """The options of the memory: rule, reset policy, segment and so on."""
-        return self._session.run.section(MemoryOptions)
+        return self._session.options
 
     @property
     def fingerprint(self) -> str:
         """The fingerprint of the static parameters, which reading does not change."""
-        return self._session.run.fingerprint
+        return self._session.trained.fingerprint
 
     @property
     def tokens_read(self) -> int:
         """How many tokens the memory has learned from."""
         return self._session.saved.tokens
 
-    def read(self, text: str, unfinished: bool = False) -> TextResult:
+    @property
+    def distance(self) -> float:
+        """|theta_t - theta_0| / |theta_0| of the tensors that move; of low-rank factors |theta_t - theta_0|."""
+        return self._session.distance
+
+    def read(self, text: str, unfinished: bool = False, static: bool = True) -> Losses:
         """Read ``text`` as an article and learn from it; return the loss of each token before it was learned from.
 
         With ``unfinished`` the next text continues the article; the last tokens may then be read, and returned, only
-        with that. Raises UserError for an empty text.
+        with that. The static model reads beside it, without learning; ``static=False`` saves that time. Where it starts
+        within an unfinished article, its context there is what the other model has kept of it. Raises UserError for an
+        empty text.
         """
         session = self._session.copy()  # an interrupted reading leaves the memory as it was
+        beside = None
+        if static:
+            beside = session.level_1() if self._static is None else self._static.copy()
         result = session.read(text, finish=not unfinished)
-        self._session = session
-        return result
+        level_1 = result if beside is None else beside.read(text, finish=not unfinished)
+        self._session, self._static = session, beside if unfinished else None
+        columns = {item.name: getattr(result, item.name) for item in fields(result)}
+        columns["static"] = level_1.nats if static else None
+        variant, options = variant_name(session.dynamic_model), session.options
+        return Losses(**columns, protocol={"variant": variant, "reset": options.reset, "segment": options.segment})
 
     def generate(
         self, prompt: str = "", tokens: int = 200, temperature: float = 0.8, top: int = 40, seed: int = 0
@@ -70,28 +145,46 @@ class DynamicLM(ModelHubMixin, library_name="dynlm"):
         """
         return generate(self._session.copy(), prompt, Sampling(tokens, temperature, top, seed))
 
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Save the memory in a folder, as ``memory.safetensors``, for ``load_memory`` and the commands' ``--memory``.
+
+        Raises UserError where it cannot be written, and for a memory that diverged.
+        """
+        self.save_memory(Path(folder) / MEMORY_FILE)
+
     def save_memory(self, path: str | os.PathLike[str]) -> None:
-        """Save the memory atomically, for ``load_memory`` and the commands' ``--memory``."""
+        """Save the memory in one file, atomically."""
         self._session.save(Path(path))
 
     def load_memory(self, path: str | os.PathLike[str]) -> None:
-        """Replace the memory and its options by those of a file.
+        """Replace the memory and its options by those of a file, or of a folder that ``save`` wrote.
 
         Raises UserError where the file is damaged or of another model; the memory then stays as it was.
         """
-        run = self._session.run.with_sections(options_of(Path(path), self.options))
-        self._session = Session.open(run, Path(path))
+        path = Path(path) / MEMORY_FILE if Path(path).is_dir() else Path(path)
+        source = self._source.with_memory(options_of(path, self.options))
+        self._session = Session.open(source, path)
+        self._source, self._static = source, None
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Forget everything that was read."""
-        self._session.saved = SavedMemory(self._session.dynamic_model.fresh_memory())
+        self._session, self._static = self._session.fresh(), None
+
+    forget = reset
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """Return the card that ``save_pretrained`` and ``push_to_hub`` write as README.md."""
-        return ModelCard(model_card(self._session.run))
+        return ModelCard(model_card(self._run))
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        share_run(self._session.run.path, save_directory)
+        share_run(self._run.path, save_directory)
+
+    @property
+    def _run(self) -> Run:
+        """The run. Raises UserError for a model that was attached."""
+        if isinstance(self._source, Run):
+            return self._source
+        raise UserError("a model that was attached is no run, which can be shared", do="use `dynlm adopt`, or `save`")
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **options: Any) -> DynamicLM:
@@ -107,8 +200,44 @@ def load(path: str | os.PathLike[str], **options: Any) -> DynamicLM:
     Raises UserError where the folder holds no trained model, for an unknown option, and where the rule was not tuned.
     """
     run = Run.open(Path(path))
-    memory = run.section(MemoryOptions)
-    known = sorted(item.name for item in dataclasses.fields(memory))
-    if unknown := [name for name in options if name not in known]:
-        raise UserError(f"the memory has no option {unknown[0]!r}", do=f"choose among {', '.join(known)}")
-    return DynamicLM(run.with_sections(memory.replace(**options)))
+    return DynamicLM(run.with_memory(change_options(run.memory, options)))
+
+
+def attach(
+    model: Any,
+    tokenizer: Any,
+    *,
+    targets: str | Sequence[str] | None = None,
+    rank: int | None = None,
+    rule: str | os.PathLike[str] = "adam",
+    statistics: str | os.PathLike[str] | Iterable[str] | None = None,
+    **options: Any,
+) -> DynamicLM:
+    """Give a causal language model of ``transformers`` a memory; the model stays as it is, and its weights are shared.
+
+    It is read without dropout, whatever mode it is in, on its device. Of weights in half precision, copies of what
+    moves are float32. Training the model further in place invalidates the memory.
+
+    Args:
+        model: The model, with weights in float32, bfloat16 or float16 on one device.
+        tokenizer: Its tokenizer, a fast one.
+        targets: Patterns of module or tensor names, or parts of dotted names such as ``mlp.down_proj``; default all.
+        rank: Rank of the low-rank factors (LoRA) that move beside the target matrices, by default 8; 0: the target
+            tensors themselves move.
+        rule: The update rule: ``adam``, ``sgd``, ``sgd+decay``, ``rms``, ``none``, one of a plug-in, or the path of a
+            learned rule in a run of the same model, such as ``runs/NAME/memory/LABEL/meta-stream.safetensors``.
+        statistics: For ``rms``, texts on which root mean squares of gradients are computed (do not read them later), or
+            the path of a run's ``statistics.safetensors``: constants that are not given are then those tuned in the
+            run.
+        options: Options of the memory (``lr``, ``decay``, ``reset``, ``segment``, ``lora_alpha``, ``cache``,
+            ``no_regret``, ...; see ``MemoryOptions``) and of the window (``context``, ``stride``, ``refresh``,
+            ``attention``; see ``HFOptions``), and ``seed``, which draws the factors. Defaults: segments of 128 tokens,
+            a context of 1,024 or all positions of the model, a stride of half of that, ``lora_alpha`` of twice the
+            rank, and for ``adam`` a learning rate of 1e-3 for factors and 1e-4 for weights. With the path of a file of
+            a run, the defaults are that run's options.
+
+    Raises:
+        UserError: for a model or a tokenizer that cannot be used, an unknown option, constants or statistics that are
+            missing, and without the extra ``dynlm[hf]``.
+    """
+    return DynamicLM(attach_memory(model, tokenizer, Wanted(rule, targets, rank, statistics, options)))

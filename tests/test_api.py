@@ -130,7 +130,7 @@ def test_a_shared_model_equals_its_run(tuned_copy: Run, tmp_path: Path, recwarn:
         name.startswith(("scores", "checkpoints", "log")) or ".pkl" in name or ".bin" in name for name in names
     )
     card = (place / "README.md").read_text(encoding="utf-8")
-    assert "nats/token" in card and "| rms " in card and f"{shared._session.run.trained.card['parameters']:,}" in card
+    assert "nats/token" in card and "| rms " in card and f"{shared._session.trained.card['parameters']:,}" in card
     assert (tuned_copy.folder / "model.safetensors").read_bytes() == (place / "model.safetensors").read_bytes()
     # It is shared on as it was.
     shared.save_pretrained(tmp_path / "again")

@@ -95,7 +95,7 @@ class MemoryOptions(Section):
 
     def targets_of(self, seed: int) -> Targets:
         """Return what of the model moves."""
-        low_rank = (self.lora_rank, self.lora_alpha, self.lora_scaling, self.lora_factors)
+        low_rank = (self.lora_rank, float(self.lora_alpha), self.lora_scaling, self.lora_factors)
         return Targets(tuple(self.targets), *low_rank, seed)
 
     def __post_init__(self) -> None:

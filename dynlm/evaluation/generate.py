@@ -48,7 +48,7 @@ def generate(session: Session, prompt: str, sampling: Sampling) -> str:
     The prompt starts an article, or continues the unfinished one. Generated text is not learned from: it enters no
     cache, and a mixture keeps the weights of the prompt's end.
     """
-    dynamic_model, tokenizer = session.dynamic_model, session.run.trained.tokenizer
+    dynamic_model, tokenizer = session.dynamic_model, session.trained.tokenizer
     last, unfinished = tokenizer.start, session.saved.unfinished
     if prompt or unfinished is not None:
         session.read(prompt)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -25,6 +25,8 @@ from dynlm.adapt.update_filter import FilterState
 from dynlm.data.stream import StreamPosition, read_in_order
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.errors import UserError
+from dynlm.evaluation.text_result import TextResult
+from dynlm.run.folder import TrainedModel
 from dynlm.run.opening import build_dynamic_model
 from dynlm.run.run import Run
 from dynlm.runtime.hashing import fingerprint
@@ -32,74 +34,78 @@ from dynlm.runtime.tensors import params_fingerprint
 from dynlm.runtime.tree import clone
 
 
-@dataclass(frozen=True)
-class TextResult:
-    """The tokens of a text that was read, one entry each.
-
-    ``token`` is the id, ``surface`` the exact bytes, ``words`` how many words start in it (an end of line is one),
-    ``nats`` its loss before it was learned from. ``rejected`` counts the updates that the update filter rejected and
-    the weights that it restored.
-    """
-
-    token: np.ndarray
-    surface: list[bytes]
-    words: np.ndarray
-    nats: np.ndarray
-    rejected: int = 0
-
-    def __len__(self) -> int:
-        return len(self.nats)
-
-    def __iter__(self) -> Iterator[tuple[str, float]]:
-        """Yield each token's surface, as text, with its nats."""
-        for surface, nats in zip(self.surface, self.nats.tolist(), strict=True):
-            yield surface.decode("utf-8", "replace"), nats
+class Source(Protocol):
+    """Where the model of a session comes from: a ``Run``, or a model that is in memory (``AttachedModel``)."""
 
     @property
-    def total(self) -> float:
-        """The sum of the nats."""
-        return float(self.nats.sum(dtype=np.float64))
+    def trained(self) -> TrainedModel:
+        """The model with its static parameters, factors that the memory moves included, and its tokenizer."""
+
+    @property
+    def memory(self) -> MemoryOptions:
+        """The options of the memory."""
+
+    def dynamic_model(self) -> DynamicModel:
+        """Return the model that adapts while it reads. Raises UserError for constants that are not known."""
 
 
 @dataclass
 class Session:
-    """A reading in sittings with the options of ``run``, in one lane; ``saved`` is its memory, which calls replace.
+    """A reading in sittings with ``options``, in one lane; ``saved`` is its memory, which calls replace.
 
     The tensors of a memory are overwritten: ``copy`` a session to keep it.
     """
 
-    run: Run
+    trained: TrainedModel
+    options: MemoryOptions
     dynamic_model: DynamicModel
     saved: SavedMemory
 
     @classmethod
-    def open(cls, run: Run, memory_file: Path | None = None) -> Session:
+    def open(cls, source: Source, memory_file: Path | None = None) -> Session:
         """Start with a fresh memory, or that of ``memory_file``.
 
         Raises UserError where the options ask for several lanes, and as ``load_memory`` and ``open_dynamic_model`` do.
         """
-        options = run.section(MemoryOptions)
+        options = source.memory
         if options.lanes > 1:
             what = f"memory.lanes is {options.lanes}, but a saved memory has one"
             raise UserError(what, do="choose --memory.lanes 1")
-        dynamic_model = run.dynamic_model()
+        trained, dynamic_model = source.trained, source.dynamic_model()
         if memory_file is None:
-            return cls(run, dynamic_model, SavedMemory(dynamic_model.fresh_memory()))
-        return cls(run, dynamic_model, load_memory(memory_file, dynamic_model, options, run.fingerprint))
+            saved = SavedMemory(dynamic_model.fresh_memory())
+        else:
+            saved = load_memory(memory_file, dynamic_model, options, trained.fingerprint)
+        return cls(trained, options, dynamic_model, saved)
 
     def save(self, path: Path) -> About:
         """Write the memory to a file, atomically, and return the file's description of itself."""
-        return save_memory(path, self.saved, self.dynamic_model, self.run.section(MemoryOptions), self.run.fingerprint)
+        return save_memory(path, self.saved, self.dynamic_model, self.options, self.trained.fingerprint)
 
     @property
     def distance(self) -> float:
         """|theta_t - theta_0| / |theta_0|."""
         memory = self.saved.memory
-        return float(distance(memory, self.dynamic_model.static)) if memory.params else 0.0
+        return float(distance(memory, self.dynamic_model.static)) if memory.params and self.saved.tokens else 0.0
 
     def copy(self) -> Session:
         """Return a session that reading with this one does not change."""
         return dataclasses.replace(self, saved=self.saved.copy())
+
+    def fresh(self) -> Session:
+        """Return a session with the same model that has read nothing."""
+        return dataclasses.replace(self, saved=SavedMemory(self.dynamic_model.fresh_memory()))
+
+    def level_1(self) -> Session | None:
+        """Return a session of the static parameters that reads the same from here on; None where this one is that.
+
+        An unfinished article continues with the model's state in the memory, which has no state of level 1's.
+        """
+        if self.dynamic_model.is_static:
+            return None
+        level_1 = build_dynamic_model(self.trained, self.options, LEVEL_1)
+        memory = level_1.fresh_memory()._replace(state=clone(self.saved.memory.state))
+        return Session(self.trained, self.options, level_1, dataclasses.replace(self.saved, memory=memory))
 
     def read(self, text: str, finish: bool = True) -> TextResult:
         """Read an article, or more of the unfinished one, and learn from it; ``finish=False`` leaves it unfinished.
@@ -115,10 +121,10 @@ class Session:
         except UnicodeEncodeError as error:
             raise UserError("the text holds half a character (a lone surrogate)", do="remove it") from error
         whole, done = (text, 0) if before is None else (before.text + text, before.read)
-        split = TokenisedSplit.from_texts([whole], self.run.trained.tokenizer)
+        split = TokenisedSplit.from_texts([whole], self.trained.tokenizer)
         if done > len(split.ids_N):
             raise UserError("a damaged memory: more of its unfinished article was read than there is")
-        segment = self.run.section(MemoryOptions).segment
+        segment = self.options.segment
         end = len(split.ids_N) if finish else done + max(0, _num_final(split) - done) // segment * segment
         stream = read_in_order(dataclasses.replace(split, starts=np.array([0, end], dtype=np.int64)), segment, [0])
         memory, nats = self.saved.memory, [np.zeros(0, np.float32)]
@@ -190,7 +196,7 @@ def read_texts(run: Run, texts: Sequence[str], path: Path, finish: bool = True, 
         last = fingerprint(*(text.encode("utf-8", "replace") for text in texts), "" if finish else "unfinished")
         if session.saved.last == last and not again:
             return ReadSummary(load_about(path)[0], session.distance, (before, before), repeated=True)
-        level_1 = _level_1_beside(session)
+        level_1 = session.level_1()
         tokens, nats, level_1_nats, rejected = 0, 0.0, 0.0, 0
         for number, text in enumerate(texts, 1):
             ends = finish or number < len(texts)
@@ -204,17 +210,6 @@ def read_texts(run: Run, texts: Sequence[str], path: Path, finish: bool = True, 
         session.saved = dataclasses.replace(session.saved, last=last)
         about = session.save(path)
         return ReadSummary(about, session.distance, (before, after), tokens, nats, level_1_nats, rejected)
-
-
-def _level_1_beside(session: Session) -> Session | None:
-    """Return a session of the static parameters that reads the same from here on; None where the model is that."""
-    run, dynamic_model, saved = session.run, session.dynamic_model, session.saved
-    if not dynamic_model.rule.learns and dynamic_model.cache is None:
-        return None
-    level_1 = build_dynamic_model(run.trained, run.section(MemoryOptions), LEVEL_1)
-    # An unfinished article continues with the model's state in the memory; level 1's own state is not saved.
-    memory = level_1.fresh_memory()._replace(state=clone(saved.memory.state))
-    return Session(run, level_1, dataclasses.replace(saved, memory=memory))
 
 
 def _num_final(split: TokenisedSplit) -> int:

@@ -35,8 +35,12 @@ def open_dynamic_model(folder: Path, trained: TrainedModel, memory: MemoryOption
     ``memory.no_regret`` has no effect on static weights without a cache: they are level 1. Raises UserError if
     constants are neither given nor tuned, or statistics, phi or the cache are missing.
     """
-    store = MemoryStore(folder, trained)
-    dynamic_model = build_dynamic_model(trained, memory, _open_rule(store, memory))
+    return dynamic_model_of(MemoryStore(folder, trained), memory)
+
+
+def dynamic_model_of(store: MemoryStore, memory: MemoryOptions) -> DynamicModel:
+    """Return the model that ``memory`` adapts, with what ``store`` keeps; see ``open_dynamic_model``."""
+    dynamic_model = build_dynamic_model(store.trained, memory, _open_rule(store, memory))
     dynamic_model = dataclasses.replace(dynamic_model, cache=open_cache(store, memory))
     if memory.no_regret and not dynamic_model.is_static:
         dynamic_model = dataclasses.replace(dynamic_model, mixture=FixedShareMixture(memory.switch_share))

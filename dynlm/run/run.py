@@ -79,6 +79,15 @@ class Run:
         """The options of the run itself: seed, device, checkpoints."""
         return self.section(RunOptions)
 
+    @property
+    def memory(self) -> MemoryOptions:
+        """The options of the memory."""
+        return self.section(MemoryOptions)
+
+    def with_memory(self, options: MemoryOptions) -> Run:
+        """Return this run with other options of the memory."""
+        return self.with_sections(options)
+
     def checkpoints(self, stem: str, *sections: Section, **data: Any) -> Checkpoints:
         """Return the checkpoints ``stem`` of work on this run, whose outcome ``sections`` and ``data`` decide.
 

@@ -18,7 +18,7 @@ from dynlm.evaluation.session import Session
 from dynlm.run.folder import load_model
 from dynlm.run.opening import open_dynamic_model
 from tests.cli.test_main import Capture, answer_json
-from tests.tiny import Run, generated, opened, read_into, with_memory
+from tests.tiny import Run, generated, read_into, with_memory
 
 LINE = " the bafidela of the town was seen near a bafidela . \n"
 INVERSE_TEMPERATURES = (0.3, 0.8)
@@ -41,7 +41,7 @@ def test_the_distribution_gives_the_scored_nats(window: int, gated: bool, tuned_
     dynamic_model = dataclasses.replace(open_dynamic_model(tuned_run.folder, trained, config.memory), cache=cache)
     begun, whole = LINE * 3, LINE * 4
     ids = trained.tokenizer.encode(whole).ids
-    session = Session(opened(tuned_run.folder, config), dynamic_model, SavedMemory(dynamic_model.fresh_memory()))
+    session = Session(trained, config.memory, dynamic_model, SavedMemory(dynamic_model.fresh_memory()))
     scored = session.copy().read(whole)
     at = len(session.read(begun))
     memory = session.saved.memory

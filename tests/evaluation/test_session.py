@@ -21,7 +21,8 @@ from dynlm.data.token_store import tokenise
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.errors import UserError
 from dynlm.evaluation.score_file import read_scores
-from dynlm.evaluation.session import Session, TextResult
+from dynlm.evaluation.session import Session
+from dynlm.evaluation.text_result import TextResult
 from dynlm.run.folder import TrainedModel, load_model, params_fingerprint
 from dynlm.run.opening import open_dynamic_model
 from dynlm.train.config import Config
@@ -47,7 +48,7 @@ def dynamic_model(run: Any) -> DynamicModel:
 def read_all(
     dynamic_model: DynamicModel, run: Any, sittings: list[tuple[str, bool]]
 ) -> tuple[list[TextResult], SavedMemory]:
-    session = Session(run, dynamic_model, SavedMemory(dynamic_model.fresh_memory()))
+    session = Session(run.trained, run.memory, dynamic_model, SavedMemory(dynamic_model.fresh_memory()))
     return [session.read(text, finish) for text, finish in sittings], session.saved
 
 

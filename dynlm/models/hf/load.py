@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -53,7 +53,15 @@ def load_pretrained(source: str, dtype: str = "auto") -> Pretrained:
         kind = "auto" if dtype == "auto" else getattr(torch, dtype)
         module = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, **more)
         tokenizer = AutoTokenizer.from_pretrained(folder, **more)
-    if not tokenizer.is_fast:
+    return describe(module, tokenizer, source)
+
+
+def describe(module: Any, tokenizer: Any, source: str) -> Pretrained:
+    """Return what a model and its tokenizer are made of: the same tensors, detached, and the same tokenizer.
+
+    Raises UserError for a tokenizer without a fast form, and for weights that are not finite.
+    """
+    if not getattr(tokenizer, "is_fast", False):
         raise UserError("its tokenizer has no fast form", source, "choose a model with a tokenizer.json")
     config = {"model_type": module.config.model_type, **module.config.to_diff_dict()}
     for name in ("quantization_config", "_name_or_path", "_model_name_or_path"):  # it is dequantised, and copied
@@ -81,6 +89,33 @@ def hub_revision(source: str) -> str | None:
         return None
     found = try_to_load_from_cache(source, "config.json")
     return Path(found).parent.name if isinstance(found, str) else None
+
+
+def describe_loaded(module: Any, tokenizer: Any) -> Pretrained:
+    """Return what a model in memory is made of; see ``describe``.
+
+    Raises UserError also for anything but a causal language model of ``transformers`` with weights of its own, on one
+    device, and for a tokenizer of another model.
+    """
+    try:
+        from transformers import PreTrainedModel
+    except ImportError as error:
+        raise UserError("pretrained models need more packages", do="pip install dynlm[hf]") from error
+    what = type(module).__name__
+    if not isinstance(module, PreTrainedModel) or module.get_output_embeddings() is None:
+        raise UserError(f"a {what} is no causal language model of transformers", do="load an AutoModelForCausalLM")
+    if getattr(module, "peft_config", None):
+        raise UserError("the model has adapters of PEFT", what, "merge or unload them first")
+    for name, parameter in module.named_parameters():
+        if not parameter.is_floating_point():
+            raise UserError(f"{name} is quantised ({parameter.dtype})", what, "load the model without quantisation")
+    devices = sorted({str(parameter.device) for parameter in module.parameters()})
+    if len(devices) > 1 or devices == ["meta"]:
+        raise UserError(f"its weights are on {' and '.join(devices)}", what, "load the model to one device")
+    found = describe(module, tokenizer, what)
+    if (size := found.tokenizer.get_vocab_size(with_added_tokens=False)) > found.vocab_size:
+        raise UserError(f"the tokenizer has {size:,} tokens, the model {found.vocab_size:,}", what, "give its own one")
+    return found
 
 
 @contextlib.contextmanager
