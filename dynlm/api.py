@@ -23,6 +23,7 @@ from dynlm.evaluation.model_card import model_card
 from dynlm.evaluation.protocol import variant_name
 from dynlm.evaluation.score_file import Scores
 from dynlm.evaluation.session import Session
+from dynlm.evaluation.session_folder import memory_file_in, save_session
 from dynlm.evaluation.text_result import TextResult
 from dynlm.run.attach import AttachedModel, Wanted, attach_memory, change_options
 from dynlm.run.run import Run
@@ -31,8 +32,6 @@ from dynlm.run.sharing import PATTERNS, share_run
 if TYPE_CHECKING:
     from dynlm.report.heatmap import HeatMap
 
-MEMORY_FILE = "memory.safetensors"
-"""The memory in a folder that ``DynamicLM.save`` wrote."""
 _OF_DOWNLOADS = ("revision", "cache_dir", "force_download", "local_files_only", "token")
 """What ``ModelHubMixin.from_pretrained`` passes on beside the options of the memory."""
 _MOST_DRAWN = 2000
@@ -89,7 +88,7 @@ class DynamicLM(ModelHubMixin, library_name="dynlm"):
         rule = self._session.dynamic_model.rule
         what = ", ".join(options.targets) + (f" (LoRA, rank {options.lora_rank})" if options.lora_rank else "")
         parts = [
-            str(trained.card.get("adopted_from", trained.model.options.kind)),
+            str(trained.card.get("adopted_from") or trained.card.get("class") or trained.model.options.kind),
             f"rule {rule.name}" + (f" moves {what}" if rule.learns else ""),
             f"{self.tokens_read:,} tokens read, distance {self.distance:.4g}",
         ]
@@ -146,14 +145,16 @@ class DynamicLM(ModelHubMixin, library_name="dynlm"):
         return generate(self._session.copy(), prompt, Sampling(tokens, temperature, top, seed))
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Save the memory in a folder, as ``memory.safetensors``, for ``load_memory`` and the commands' ``--memory``.
+        """Save the memory as a folder for ``load_memory``, in the place of one that was saved there before.
 
-        Raises UserError where it cannot be written, and for a memory that diverged.
+        Low-rank factors make it an adapter too: ``peft.PeftModel.from_pretrained(model, folder)`` predicts as this
+        model would if it learned no more. Raises UserError for a folder with other files, where it cannot be written,
+        and for a memory that diverged.
         """
-        self.save_memory(Path(folder) / MEMORY_FILE)
+        save_session(self._session, Path(folder))
 
     def save_memory(self, path: str | os.PathLike[str]) -> None:
-        """Save the memory in one file, atomically."""
+        """Save the memory in one file, atomically, for ``load_memory`` and the commands' ``--memory``."""
         self._session.save(Path(path))
 
     def load_memory(self, path: str | os.PathLike[str]) -> None:
@@ -161,7 +162,7 @@ class DynamicLM(ModelHubMixin, library_name="dynlm"):
 
         Raises UserError where the file is damaged or of another model; the memory then stays as it was.
         """
-        path = Path(path) / MEMORY_FILE if Path(path).is_dir() else Path(path)
+        path = memory_file_in(Path(path)) if Path(path).is_dir() else Path(path)
         source = self._source.with_memory(options_of(path, self.options))
         self._session = Session.open(source, path)
         self._source, self._static = source, None
@@ -216,7 +217,8 @@ def attach(
     """Give a causal language model of ``transformers`` a memory; the model stays as it is, and its weights are shared.
 
     It is read without dropout, whatever mode it is in, on its device. Of weights in half precision, copies of what
-    moves are float32. Training the model further in place invalidates the memory.
+    moves are float32. What one text taught is kept for the next one, unless ``reset="article"``. Training the model
+    further in place invalidates the memory.
 
     Args:
         model: The model, with weights in float32, bfloat16 or float16 on one device.

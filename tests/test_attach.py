@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import re
 from pathlib import Path
@@ -16,6 +17,7 @@ pytest.importorskip("transformers", reason="the extra dynlm[hf] is not installed
 pytest.importorskip("peft", reason="the extra dynlm[hf] is not installed")
 
 import dynlm
+from dynlm.adapt.memory_file import load_about
 from dynlm.api import DynamicLM
 from dynlm.cli.main import main
 from dynlm.errors import UserError
@@ -66,18 +68,51 @@ def test_it_reads_as_the_adopted_model(given: tuple[Any, Any], adopted: Path, ra
     for _ in range(2):
         assert main(["read", str(adopted), str(text), "--memory", str(memory), "--again", *words]) == 0
     reader.save(tmp_path / "me")
-    saved = (tmp_path / "me" / "memory.safetensors").read_bytes()
-    reader.load_memory(memory)
-    reader.save(tmp_path / "me")
-    assert (reader.tokens_read, reader.options.lora_rank) == (2 * len(again), rank)
-    run.load_memory(tmp_path / "me")
-    run.save(tmp_path / "other")
-    assert (tmp_path / "me" / "memory.safetensors").read_bytes() == (
-        tmp_path / "other" / "memory.safetensors"
-    ).read_bytes()
-    (tmp_path / "me" / "memory.safetensors").write_bytes(saved)
-    reader.load_memory(tmp_path / "me")
+    own, by_command = load_about(tmp_path / "me" / "dynlm.safetensors")[0], load_about(memory)[0]
+    assert dataclasses.replace(own, last=by_command.last) == by_command
+    for each, path in ((reader, memory), (run, tmp_path / "me")):
+        each.load_memory(path)
+        assert (each.tokens_read, each.options.lora_rank) == (2 * len(again), rank)
     assert reader.read(TEXT).nats.tobytes() == run.read(TEXT).nats.tobytes()
+
+
+@ONE
+def test_what_is_saved_is_an_adapter_of_peft(given: tuple[Any, Any], tmp_path: Path) -> None:
+    """Saved again in place; PEFT's model predicts as this one."""
+    from peft import PeftModel
+
+    reader = dynlm.attach(*given, lr=0.02, **SHORT)
+    reader.save(tmp_path / "me")
+    assert (tmp_path / "me" / "adapter_config.json").exists()
+    reader.read(TEXT)
+    reader.save(tmp_path / "me")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["me"]
+    with_adapter = PeftModel.from_pretrained(copy.deepcopy(given[0]), tmp_path / "me").eval()
+    session = reader._session
+    params = {**session.dynamic_model.static, **{name: each[0] for name, each in session.saved.memory.params.items()}}
+    ids = torch.tensor([given[1]("the bade of the kula was").input_ids])
+    with torch.no_grad():
+        state = session.trained.model.init_state(1, session.dynamic_model.like)
+        expected = session.trained.model.forward(params, state, ids).logits_BTV
+        assert (given[0].eval()(ids).logits - expected).abs().max() > 0.01
+        torch.testing.assert_close(with_adapter(ids).logits, expected, rtol=1e-5, atol=1e-5)
+
+
+@ONE
+def test_a_folder_with_other_files_is_not_replaced(given: tuple[Any, Any], tmp_path: Path) -> None:
+    reader = dynlm.attach(*given, rank=0, **SHORT)
+    reader.read(TEXT)
+    reader.save(tmp_path / "me")
+    assert [path.name for path in (tmp_path / "me").iterdir()] == ["dynlm.safetensors"]
+    (tmp_path / "me" / "thesis.tex").write_text("years of work")
+    for folder, message in ((tmp_path / "me", "other files, such as 'thesis.tex'"), (Path(__file__), "something")):
+        with pytest.raises(UserError, match=message):
+            reader.save(folder)
+    assert (tmp_path / "me" / "thesis.tex").read_text() == "years of work"
+    other = dynlm.attach(*given, **SHORT)
+    other.load_memory(tmp_path / "me")
+    assert (other.options.lora_rank, other.tokens_read) == (0, reader.tokens_read)
+    assert other.read(TEXT).nats.tobytes() == reader.read(TEXT).nats.tobytes()
 
 
 def state_of(module: Any) -> tuple[Any, ...]:
@@ -384,4 +419,4 @@ def test_the_quick_start_runs(
     exec(compile(example.replace("HuggingFaceTB/SmolLM2-135M", str(pretrained)), "the example", "exec"), {})
     printed = capsys.readouterr().out
     assert "nats/token" in printed and "static" in printed
-    assert (tmp_path / "me" / "memory.safetensors").exists()
+    assert (tmp_path / "me" / "adapter_model.safetensors").exists()

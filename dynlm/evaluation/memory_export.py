@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.memory_file import changing, load_about, options_of
@@ -27,9 +27,13 @@ from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.errors import UserError
 from dynlm.evaluation.session import Session
 from dynlm.evaluation.tables import text_rows
+from dynlm.run.folder import TrainedModel
 from dynlm.run.run import Run
 from dynlm.runtime.files import atomic_write
 from dynlm.runtime.text import printable
+
+if TYPE_CHECKING:
+    from dynlm.models.hf.adapter import Base
 
 _LARGEST_RANK = 512
 """Of vLLM."""
@@ -46,13 +50,9 @@ def export_memory(
     """
     run = run.with_sections(options_of(path, run.section(MemoryOptions)))
     session = Session.open(run, path)
-    dynamic_model, saved, card = session.dynamic_model, session.saved, run.trained.card
+    dynamic_model, saved = session.dynamic_model, session.saved
     require_transformer(dynamic_model)
-    from dynlm.models.hf.adapter import Base
-
-    name = _source(card.get("adopted_from")) if base is None else base
-    revision = card.get("revision") if base is None else None
-    origin = Base(run.fingerprint, run.trained.tokenizer.fingerprint, name, revision)
+    origin = base_of(run.trained) if base is None else base_of(run.trained)._replace(name=base, revision=None)
     options = run.section(MemoryOptions)
     split = None if text is None else TokenisedSplit.from_texts([text], run.trained.tokenizer)
     if split is not None and not len(split.ids_N):
@@ -62,6 +62,14 @@ def export_memory(
     report["not_carried_over"] = not_carried_over(saved, dynamic_model)
     report["nats_per_token"] = None if split is None else _frozen_losses(made, session, split, options.segment)
     return report
+
+
+def base_of(trained: TrainedModel) -> Base:
+    """Return the model that an adapter belongs to, by the name that it was loaded by."""
+    from dynlm.models.hf.adapter import Base
+
+    name, revision = _source(trained.card.get("adopted_from")), trained.card.get("revision")
+    return Base(trained.fingerprint, trained.tokenizer.fingerprint, name, revision)
 
 
 def import_memory(folder: Path, path: Path) -> dict[str, Any]:

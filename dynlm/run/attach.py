@@ -249,7 +249,9 @@ def _trained(module: Any, options: Any, found: Any) -> TrainedModel:
     # A copy: reading sets options of the tokenizer, as its owner may too.
     tokenizer = PretrainedTokenizer(tokens, copy.deepcopy(found.tokenizer), found.start)
     card = {
-        "adopted_from": module.config._name_or_path or type(module).__name__,
+        "class": type(module).__name__,
+        "adopted_from": module.config._name_or_path or None,
+        "revision": getattr(module.config, "_commit_hash", None),
         "parameters": sum(tensor.numel() for tensor in found.params.values()),
         "fingerprint": params_fingerprint(found.params),
     }
