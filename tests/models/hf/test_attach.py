@@ -22,12 +22,12 @@ from dynlm.api import DynamicLM
 from dynlm.cli.main import main
 from dynlm.errors import UserError
 from dynlm.runtime.tensors import params_fingerprint
-from tests.models.hf.test_commands import LORA, OPTIONS, adopted, pretrained  # noqa: F401  # fixtures
+from tests.models.hf.test_commands import LORA, OPTIONS
 from tests.models.hf.tiny import tiny
 
 TEXT = "the bade of the kula was seen near a kula .\n" * 12
 SHORT: dict[str, Any] = {"context": 48, "stride": 24, "segment": 16}
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 ONE = pytest.mark.parametrize("pretrained", ["llama"], indirect=True)
 """Tests of what is the same for every family."""
 
@@ -40,12 +40,12 @@ def loaded(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
 
 
 @pytest.fixture(scope="module")
-def given(pretrained: Path) -> tuple[Any, Any]:  # noqa: F811
+def given(pretrained: Path) -> tuple[Any, Any]:
     return loaded(pretrained)
 
 
 @pytest.mark.parametrize("rank", [4, 0])
-def test_it_reads_as_the_adopted_model(given: tuple[Any, Any], adopted: Path, rank: int, tmp_path: Path) -> None:  # noqa: F811
+def test_it_reads_as_the_adopted_model(given: tuple[Any, Any], adopted: Path, rank: int, tmp_path: Path) -> None:
     """Bit for bit: the losses, the static model's losses, and the memory file."""
     options = {"lr": 0.01, "segment": 16}
     low_rank = {"lora_rank": rank, "lora_alpha": 2.0 * rank} if rank else {}
@@ -158,7 +158,7 @@ def test_dropout_is_left_out(given: tuple[Any, Any]) -> None:
 
 @ONE
 @pytest.mark.parametrize(("dtype", "rank"), [(torch.bfloat16, 4), (torch.bfloat16, 0), (torch.float16, 4)])
-def test_half_precision_has_a_float32_memory(pretrained: Path, dtype: torch.dtype, rank: int) -> None:  # noqa: F811
+def test_half_precision_has_a_float32_memory(pretrained: Path, dtype: torch.dtype, rank: int) -> None:
     model, tokenizer = loaded(pretrained, dtype)
     before = params_fingerprint(dict(model.named_parameters()))
     reader = dynlm.attach(model, tokenizer, rank=rank, lr=0.01, **SHORT)
@@ -270,7 +270,7 @@ def test_losses_are_drawn(given: tuple[Any, Any], tmp_path: Path) -> None:
 
 
 @ONE
-def test_it_says_what_it_is(given: tuple[Any, Any], pretrained: Path) -> None:  # noqa: F811
+def test_it_says_what_it_is(given: tuple[Any, Any], pretrained: Path) -> None:
     reader = dynlm.attach(*given, targets="mlp")
     assert repr(reader) == f"DynamicLM({pretrained}; rule adam moves mlp (LoRA, rank 8); 0 tokens read, distance 0)"
     reader.read(TEXT)
@@ -309,7 +309,7 @@ def test_rms_with_statistics_of_texts(given: tuple[Any, Any]) -> None:
 @ONE
 @pytest.mark.slow
 @pytest.mark.parametrize("factors", [[], LORA], ids=["all weights", "LoRA"])
-def test_a_learned_rule_of_a_run(given: tuple[Any, Any], adopted: Path, factors: list[str]) -> None:  # noqa: F811
+def test_a_learned_rule_of_a_run(given: tuple[Any, Any], adopted: Path, factors: list[str]) -> None:
     """With the run's options, statistics and constants: what the run itself reads with."""
     words = ["--metatrain.tokens", "200", "--metatrain.window", "5", "--metatrain.pick_tokens", "100"]
     assert main(["metatrain", str(adopted), "--memory.g", "mine", *factors, *OPTIONS, *words]) == 0
@@ -365,7 +365,7 @@ def test_unfitting_arguments_are_refused(given: tuple[Any, Any], options: dict[s
 
 
 @ONE
-def test_unfitting_models_and_tokenizers_are_refused(given: tuple[Any, Any], pretrained: Path) -> None:  # noqa: F811
+def test_unfitting_models_and_tokenizers_are_refused(given: tuple[Any, Any], pretrained: Path) -> None:
     from transformers import AutoModel
 
     model, tokenizer = given
@@ -406,7 +406,7 @@ def test_a_memory_of_another_model_is_refused(given: tuple[Any, Any], tmp_path: 
 
 @ONE
 def test_the_quick_start_runs(
-    pretrained: Path,  # noqa: F811
+    pretrained: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
