@@ -44,6 +44,8 @@ from dynlm.runtime.validation import number_in, options_of, section_of
 from dynlm.types import Params
 
 _Options = TypeVar("_Options")
+MAKERS = ("dynlm pretrain", "dynlm adopt")
+"""The commands that make runs of a language model."""
 _CARD_TYPES: dict[str, type] = {
     **{"corpus": str, "parameters": int, "tokens": int},
     **{"valid_nats_per_token": float, "valid_perplexity_per_word": float},
@@ -182,23 +184,24 @@ def log_line(folder: Path, **fields: Any) -> None:
         raise cannot_write(path, error) from error
 
 
-def load_options(folder: Path, kind: type[_Options], maker: str) -> _Options:
+def load_options(folder: Path, kind: type[_Options], *makers: str) -> _Options:
     """Return the options of a run, a dataclass of sections. Raises UserError as ``read_options`` does."""
-    content = read_options(folder, maker)
+    content = read_options(folder, *makers)
     try:
         return options_of(kind, content)
     except UserError as error:
         raise UserError(f"not a config that dynlm can read ({error})", folder / "config.yaml") from error
 
 
-def read_options(folder: Path, maker: str) -> dict[str, Any]:
-    """Return the content of a run's ``config.yaml``; ``maker`` is the command that makes such runs.
+def read_options(folder: Path, *makers: str) -> dict[str, Any]:
+    """Return the content of a run's ``config.yaml``; ``makers`` are the commands that make such runs.
 
     Raises UserError if the file is missing, cut short or no mapping.
     """
     path = folder / "config.yaml"
     if not folder.is_dir() or not path.exists():
-        raise UserError("no such run", folder, f"name a folder that `{maker}` made")
+        made = " or ".join(f"`{maker}`" for maker in makers)
+        raise UserError("no such run", folder, f"name a folder that {made} made")
     refuse_leaving_run(path, folder)
     content = read_yaml(path)
     data = read_bytes(path, LARGEST_JSON)

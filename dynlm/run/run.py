@@ -18,7 +18,7 @@ from dynlm.data.options import CorpusOptions
 from dynlm.data.token_store import TokenisedSplit, tokenise
 from dynlm.errors import UserError
 from dynlm.models.options import ModelOptions
-from dynlm.run.folder import TrainedModel, load_model, log_line, read_options
+from dynlm.run.folder import MAKERS, TrainedModel, load_model, log_line, read_options
 from dynlm.run.memory_store import MemoryStore
 from dynlm.run.opening import open_dynamic_model
 from dynlm.run.options import RunOptions
@@ -51,7 +51,7 @@ class Run:
         The model is loaded to ``device``, by default that of the processes (``run.cpu``). Raises UserError if the
         folder holds no run.
         """
-        return cls(Path(path), read_options(Path(path), "dynlm pretrain"), device).with_sections(*sections)
+        return cls(Path(path), read_options(Path(path), *MAKERS), device).with_sections(*sections)
 
     def with_sections(self, *sections: Section) -> Run:
         """Return this run with other options, which shares its model and its tokenised splits."""

@@ -31,6 +31,6 @@ class Config:
 
 def load_config(folder: Path) -> Config:
     """Return the options that the run in ``folder`` was made with. Raises UserError if they cannot be read."""
-    from dynlm.run.folder import load_options  # imports torch
+    from dynlm.run.folder import MAKERS, load_options  # imports torch
 
-    return load_options(folder, Config, "dynlm pretrain")
+    return load_options(folder, Config, *MAKERS)
