@@ -13,7 +13,7 @@ from torch import Tensor
 from dynlm.adapt.dynamic_model import DynamicModel, Memory
 from dynlm.adapt.partners.cache import Cache, CacheInput, CacheState
 from dynlm.adapt.partners.cache_gate import Gate
-from dynlm.models.protocol import NextTokenDistribution
+from dynlm.models.softmax import NextTokenDistribution
 from dynlm.runtime.tree import clone
 
 

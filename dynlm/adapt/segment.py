@@ -83,7 +83,7 @@ def _read_block(
         scored, share_BT = _restored(dynamic_model, own, batch, scored, share_BT)
     nats_BT, cache = scored.nats_BT, own.cache
     if dynamic_model.cache is not None and cache is not None:
-        seen = CacheInput(scored.features_BTH, batch.targets_BT, batch.mask_BT, nats_BT, scored.next_tokens())
+        seen = CacheInput(scored.features_BTH, batch.targets_BT, batch.mask_BT, nats_BT, scored.next_tokens)
         nats_BT, cache = dynamic_model.cache.read(cache, seen, dynamic_model.engine.scratch)
     if names:
         _apply_updates(dynamic_model, own, scored, share_BT, lanes, observe, batch.position_B2)

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from dynlm.models.native import NativeKernels
-from dynlm.models.protocol import Gradient, NextTokenDistribution, Output, Scored, SequenceModel, token_nats
+from dynlm.models.protocol import Gradient, Output, Scored, SequenceModel
 from dynlm.models.scratch import Scratch
+from dynlm.models.softmax import nats_and_distribution
 from dynlm.runtime.tree import clone, concatenate_lanes, detach, leaves, map_tensors, select_lanes
 from dynlm.types import Params, State
 
@@ -54,13 +55,12 @@ class AutogradEngine:
             leaf.requires_grad_(leaf.is_floating_point() and name in asked)
         with torch.set_grad_enabled(any(leaf.requires_grad for leaf in leaves.values())):
             output = self._forward(leaves, lane_params.keys(), state, inputs_BT)
-            nats_BT = token_nats(output.logits_BTV, targets_BT)
-        logits_BTV = output.logits_BTV.detach()
+            nats_BT, next_tokens = nats_and_distribution(output.logits_BTV, targets_BT)
         return Scored(
             nats_BT.detach(),
             detach(output.state),
             output.features_BTH.detach(),
-            lambda: NextTokenDistribution.of(logits_BTV),
+            next_tokens,
             (nats_BT, leaves, set(lane_params)),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -29,6 +30,11 @@ class Targets(NamedTuple):
     def label(self) -> str:
         """``loraRANK-`` and a fingerprint of all of it; empty where tensors of the model itself move."""
         return f"lora{self.rank}-{fingerprint(json.dumps(self))[:6]}" if self.rank else ""
+
+    @property
+    def scale(self) -> float:
+        """What the factors' product is multiplied by."""
+        return self.alpha / (math.sqrt(self.rank) if self.scaling == "sqrt" else self.rank)
 
 
 @dataclass

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dynlm.errors import UserError
+from dynlm.models.softmax import NextTokenDistribution
 from dynlm.runtime.tree import replace_lanes
 from dynlm.types import Params, State
 
@@ -151,19 +152,6 @@ def token_nats(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
     return F.cross_entropy(logits_BTV.transpose(1, 2), targets_BT, reduction="none")
 
 
-class NextTokenDistribution(NamedTuple):
-    """The model's distribution before the target is known: p = scaled / total, the most probable token scaled to 1."""
-
-    scaled_BTV: Tensor
-    total_BT1: Tensor
-
-    @classmethod
-    def of(cls, logits_BTV: Tensor) -> NextTokenDistribution:
-        """Return the distribution of these logits."""
-        scaled_BTV = (logits_BTV - logits_BTV.amax(2, keepdim=True)).exp_()
-        return cls(scaled_BTV, scaled_BTV.sum(2, keepdim=True))
-
-
 class Scored(NamedTuple):
     """A segment's losses, the state after it, and what ``Engine.gradients`` needs (``tape``).
 
@@ -173,7 +161,7 @@ class Scored(NamedTuple):
     nats_BT: Tensor
     state: State
     features_BTH: Tensor
-    next_tokens: Callable[[], NextTokenDistribution]
+    next_tokens: NextTokenDistribution
     tape: Any
 
 

@@ -74,7 +74,7 @@ def test_features_and_distribution_equal_those_of_the_lstms_engine(own: bool) ->
         for engine in (engine_of(case, True), LSTMEngine(case.model))
     )
     torch.testing.assert_close(by_autograd.features_BTH, by_hand.features_BTH, rtol=1e-11, atol=1e-13)
-    for one, other in zip(by_autograd.next_tokens(), by_hand.next_tokens(), strict=True):
+    for one, other in zip(by_autograd.next_tokens, by_hand.next_tokens, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-13)
 
 
@@ -84,7 +84,7 @@ def test_nothing_keeps_a_graph_but_the_tape() -> None:
     kept = [
         scored.nats_BT,
         scored.features_BTH,
-        *scored.next_tokens(),
+        *scored.next_tokens,
         *(each for layer in scored.state for each in layer),
     ]
     assert not any(tensor.requires_grad for tensor in kept)

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from dynlm.adapt.partners.cache_gate import Gate, gate_feature_names, log_shares
-from dynlm.models.protocol import NextTokenDistribution
 from dynlm.models.scratch import Scratch
+from dynlm.models.softmax import NextTokenDistribution
 from dynlm.runtime.tree import map_tensors
 
 # So many tokens are written before the lookup: there are as many slots more than the window.

@@ -10,7 +10,6 @@ padded with zeros to those that servers are configured for.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch.nn.functional import pad
 from transformers.pytorch_utils import Conv1D
 
 from dynlm.errors import UserError
+from dynlm.models.hf.low_rank import LowRankLinear
 from dynlm.models.hf.model import HFModel
 from dynlm.runtime.files import commit_dir, exclusive, staging_dir
 from dynlm.runtime.hashing import fingerprint
@@ -123,14 +123,13 @@ def adapter_of(model: HFModel, params: Params) -> Adapter:
     Factors that did not move are part of it. Raises ValueError for a model without factors.
     """
     targets, layers = model.targets, {}
-    for name in model.names:
+    for name in model.shapes():
         module, dot, _ = name.partition(".lora_B.")
         if dot:
             layers[module] = LowRank(params[f"{module}.lora_A.weight"], params[name])
     if not layers:
         raise ValueError("a model without low-rank factors")
-    size = math.sqrt(targets.rank) if targets.scaling == "sqrt" else targets.rank
-    return make_adapter(model, layers, targets.alpha / size)
+    return make_adapter(model, layers, targets.scale)
 
 
 def make_adapter(model: HFModel, layers: Mapping[str, LowRank], scale: float) -> Adapter:
@@ -146,12 +145,12 @@ def make_adapter(model: HFModel, layers: Mapping[str, LowRank], scale: float) ->
 
 def is_transposed(layer: nn.Module) -> bool:
     """Return whether a linear layer, with or without factors, stores its weights as (in, out)."""
-    return isinstance(getattr(layer, "base_layer", layer), Conv1D)
+    return layer.inputs_first if isinstance(layer, LowRankLinear) else isinstance(layer, Conv1D)
 
 
 def _is_of_base(name: str) -> bool:
     """Return whether a module of a model with factors is one of the model without them."""
-    return not any(part == "base_layer" or part.startswith("lora_") for part in name.split("."))
+    return not name.endswith((".lora_A", ".lora_B"))
 
 
 def save_adapter(

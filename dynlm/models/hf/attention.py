@@ -37,10 +37,11 @@ def segment_attention(
     if any(more.get(name) is not None for name in _UNKNOWN) or more.get("dropout"):
         raise UserError("model.attention is 'segment', which this model's attention is not", do="choose 'eager'")
     (lanes, _, length, width), (groups, seen) = query.shape, key.shape[1:3]
-    if attention_mask is None:
-        hidden = torch.ones(length, seen, dtype=torch.bool, device=query.device).triu_(seen - length + 1)[None, None]
-    else:
-        hidden = attention_mask.logical_not()
+    hidden = torch.ones(length, length, dtype=torch.bool, device=query.device).triu_(1)[None, None]
+    if attention_mask is not None:
+        # Most often only the segment's own later tokens are hidden.
+        own = attention_mask[..., : seen - length].all()
+        hidden = (attention_mask[..., seen - length :] if own else attention_mask).logical_not()
     scale = more.get("scaling") or width**-0.5
     grouped_BGRTD = query.reshape(lanes, groups, -1, length, width)
     output_BGRTD = _SegmentAttention.apply(grouped_BGRTD, key, value, hidden[:, :, None], scale)
@@ -48,7 +49,7 @@ def segment_attention(
 
 
 class _SegmentAttention(torch.autograd.Function):
-    """softmax(scale Q K^T) V, where ``hidden`` (B or 1, 1, 1, T, S) is not true."""
+    """softmax(scale Q K^T) V, where ``hidden`` (B or 1, 1, 1, T, the last S or fewer) is not true."""
 
     @staticmethod
     def forward(
@@ -56,7 +57,8 @@ class _SegmentAttention(torch.autograd.Function):
     ) -> Tensor:
         query_BGND = (query_BGRTD * scale).flatten(2, 3)
         scores_BGNS = query_BGND @ key_BGSD.transpose(2, 3)
-        scores_BGNS.unflatten(2, query_BGRTD.shape[2:4]).masked_fill_(hidden, torch.finfo(scores_BGNS.dtype).min)
+        last_BGRTS = scores_BGNS.unflatten(2, query_BGRTD.shape[2:4])[..., -hidden.shape[-1] :]
+        last_BGRTS.masked_fill_(hidden, torch.finfo(scores_BGNS.dtype).min)
         p_BGNS = scores_BGNS.softmax(3)
         output_BGND = p_BGNS @ value_BGSD
         ctx.save_for_backward(query_BGND, key_BGSD, value_BGSD, p_BGNS, output_BGND)

@@ -60,11 +60,10 @@ def skeleton_of(module: nn.Module) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class HFModel(SequenceModel):
-    """``module`` is a skeleton; ``names`` maps each parameter's public name to its name in the module."""
+    """``module`` is a skeleton, whose names of parameters are the model's."""
 
     options: HFOptions
     module: Any = field(repr=False)
-    names: dict[str, str] = field(repr=False)
     targets: Targets = field(default_factory=Targets)
     """What moves; with a rank, the module has factors."""
     pads_segments = True  # products of another number of tokens round otherwise
@@ -74,7 +73,7 @@ class HFModel(SequenceModel):
         """Return the model of a causal language model of ``transformers``, whose weights are left where they are."""
         skeleton = skeleton_of(module)
         skeleton.set_attn_implementation(attention.NAME if options.attention == "segment" else options.attention)
-        return cls(options, skeleton, {name: name for name, _ in skeleton.named_parameters()})
+        return cls(options, skeleton)
 
     @property
     def config(self) -> Any:
@@ -106,7 +105,7 @@ class HFModel(SequenceModel):
         return called, {own: name for both in held for (name, _), (own, _) in zip(*both, strict=True)}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(self._module_parameters[inner].shape) for name, inner in self.names.items()}
+        return {name: tuple(parameter.shape) for name, parameter in self._module_parameters.items()}
 
     @property
     def label(self) -> str:  # type: ignore[override]
@@ -115,10 +114,8 @@ class HFModel(SequenceModel):
     def with_targets(self, params: Params, targets: Targets) -> tuple[HFModel, Params]:
         if not targets.rank:
             return self, params
-        try:
-            from dynlm.models.hf.lora import add_lora
-        except ImportError as error:
-            raise UserError(f"low-rank factors need more packages ({error})", do="pip install dynlm[hf]") from error
+        from dynlm.models.hf.lora import add_lora
+
         model, factors = add_lora(self, targets)
         device = next(iter(params.values())).device
         return model, params | {name: factor.to(device) for name, factor in factors.items()}
@@ -127,13 +124,13 @@ class HFModel(SequenceModel):
         if not self.targets.rank:
             return super().dynamic_tensors(patterns)
         moving = tuple(f".lora_{factor}." for factor in self.targets.factors)
-        return tuple(name for name in self.names if any(each in name for each in moving))
+        return tuple(name for name in self._module_parameters if any(each in name for each in moving))
 
     @functools.cached_property
     def _stacks(self) -> dict[str, int]:
         """The number of layers of each list of layers, by its dotted name."""
         found: dict[str, int] = {}
-        for name in self.names:
+        for name in self._module_parameters:
             if layer := _IN_A_LAYER.fullmatch(name):
                 found[layer["stack"]] = max(found.get(layer["stack"], 0), int(layer["layer"]) + 1)
         return found
@@ -183,14 +180,11 @@ class HFModel(SequenceModel):
         return Output(logits_BTV, features_BTH, state.append(inputs_BT, new))
 
     def _weights(self, params: Params, device: torch.device) -> Params:
-        """Return parameters by the module's names, with the module's buffers; float32 ones of a half-precision model
-        in its own type.
-        """
+        """Return parameters with the module's buffers; float32 ones of a half-precision model in its own type."""
         weights = {name: buffer.to(device) for name, buffer in self.module.named_buffers()}
         for name, tensor in params.items():
-            inner = self.names[name]
-            dtype = self._module_parameters[inner].dtype
-            weights[inner] = tensor.to(dtype) if dtype.itemsize == 2 else tensor
+            dtype = self._module_parameters[name].dtype
+            weights[name] = tensor.to(dtype) if dtype.itemsize == 2 else tensor
         return weights
 
     def _make_room(self, weights: Params, state: Window, length: int) -> Window:

@@ -24,8 +24,9 @@ from torch import Tensor
 from dynlm.models.autograd_engine import AutogradEngine
 from dynlm.models.lstm.layers import LayerTape, affine, product, read_layer, through_time
 from dynlm.models.lstm.model import LSTMLanguageModel, LSTMState
-from dynlm.models.protocol import Gradient, NextTokenDistribution, Scored
+from dynlm.models.protocol import Gradient, Scored
 from dynlm.models.scratch import Scratch
+from dynlm.models.softmax import NextTokenDistribution
 from dynlm.types import Params
 
 # For each core in use: a part of a gradient of this size stays in cache until the update. Fewer, larger parts start
@@ -92,8 +93,7 @@ class LSTMEngine(AutogradEngine):
         total_BT1 = logits_BTV.sub_(top_BT1).exp_().sum(2, keepdim=True)
         nats_BT = (total_BT1.log() + top_BT1).squeeze(2) - of_target_BT
         tape_of_all = _Tape(weights, inputs_BT, layers, indices_N)
-        next_tokens = NextTokenDistribution(logits_BTV, total_BT1)
-        return Scored(nats_BT, tuple(after), x_BTE, lambda: next_tokens, tape_of_all)
+        return Scored(nats_BT, tuple(after), x_BTE, NextTokenDistribution(logits_BTV, total_BT1), tape_of_all)
 
     @torch.no_grad()
     def gradients(
@@ -102,7 +102,7 @@ class LSTMEngine(AutogradEngine):
         model, scratch, native = self.model, self.scratch, self.native
         tape: _Tape = scored.tape
         weights, layers, features_BTH = tape.weights, tape.layers, scored.features_BTH
-        scaled_BTV, total_BT1 = scored.next_tokens()
+        scaled_BTV, total_BT1 = scored.next_tokens
         d_logits_BTV = scaled_BTV.mul_(share_BT[..., None] / total_BT1)
         d_logits_BTV.view(-1).index_add_(0, tape.target_indices_N, share_BT.reshape(-1), alpha=-1)
         # A token's probabilities and its target's 1 are no further apart than the square root of 2.

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dynlm.adapt.partners.cache import Cache, CacheInput
 from dynlm.adapt.partners.cache_gate import Gate, gate_feature_names, initial_gate, log_shares
-from dynlm.models.protocol import NextTokenDistribution
+from dynlm.models.softmax import NextTokenDistribution
 from dynlm.runtime.tree import clone, map_tensors, select_lanes
 from tests.adapt.partners.cache_reference import naive_read
 
