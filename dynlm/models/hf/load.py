@@ -120,9 +120,16 @@ def describe_loaded(module: Any, tokenizer: Any) -> Pretrained:
 
 @contextlib.contextmanager
 def _loading_errors(source: str) -> Iterator[None]:
-    """Turn what ``transformers`` and the hub's client raise into a UserError."""
+    """Turn what ``transformers`` and the hub's client raise into a UserError; show no progress bars meanwhile."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
         yield
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"not a causal language model that can be loaded ({reason})", source) from error
+    finally:
+        if shown:
+            logging.enable_progress_bar()
