@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import lm_eval.models  # noqa: F401  # the harness registers its own models only while no other is registered
-import torch
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 from tqdm import tqdm
@@ -113,8 +112,8 @@ class DynamicHarnessLM(LM):
             "protocol": {**PROTOCOL, "reset": RESETS[dynamic_model.reset], "seed": self.seed},
             **made_with(trained.device),
         }
-        parameters = sum(trained.params[name].numel() for name in trained.params)
-        return {"model_num_parameters": parameters, "model_dtype": str(_dtype(trained)), "dynlm": about}
+        dtype = next(iter(trained.params.values())).dtype
+        return {"model_num_parameters": trained.card.get("parameters"), "model_dtype": str(dtype), "dynlm": about}
 
     def set_cache_hook(self, cache_hook: Any) -> None:
         """Keep the harness's cache of responses. Raises UserError under ``reset=stream``."""
@@ -137,10 +136,6 @@ def end_tokens(trained: TrainedModel) -> frozenset[int]:
         own = trained.model.config.eos_token_id  # type: ignore[attr-defined]  # an HFModel
         found |= {own} if isinstance(own, int) else set(own or ())
     return frozenset(found)
-
-
-def _dtype(trained: TrainedModel) -> torch.dtype:
-    return next(iter(trained.params.values())).dtype
 
 
 def _moved_spaces(context: str, continuation: str) -> tuple[str, str]:

@@ -25,6 +25,8 @@ from dynlm.run.run import Run
 from dynlm.runtime.distributed import Processes
 from dynlm.runtime.tensors import params_fingerprint
 
+SEGMENT = 128
+"""Tokens between two updates of a pretrained model where they are not given, as of one that is adopted."""
 OWN = ("run", "pretrained", "device", "seed")
 """Arguments that are no options of a section."""
 
@@ -45,8 +47,9 @@ def open_model(arguments: Arguments) -> Opened:
 
 
 def _open_run(arguments: Arguments) -> Opened:
+    device = _device(arguments.device)
     with _naming(f"run={arguments.source}"):
-        run = Run.open(arguments.source, device=arguments.device and _device(arguments))
+        run = Run.open(arguments.source, device=device)
         if arguments.seed is not None:
             run = run.with_sections(run.options.replace(seed=arguments.seed))
         own = run.section(MemoryOptions)
@@ -64,8 +67,12 @@ def _open_pretrained(arguments: Arguments) -> Opened:
     memory = changed(StepOptions(), arguments.memory, OWN)
     _check_constants(memory)
     options = changed(HFOptions(kind="hf"), arguments.model)
+    device = _device(arguments.device) or Processes.start(cpu=False).device
     with _naming(f"pretrained={arguments.source}"):
-        trained = _load(arguments, options, _device(arguments))
+        trained = _load(arguments, options, device)
+    if "segment" not in arguments.memory:
+        window: Any = trained.model.options
+        memory = memory.replace(segment=min(SEGMENT, window.stride))
     with _naming("model_args"):
         trained = trained.with_targets(memory.targets_of(arguments.seed or 0))
         dynamic_model = open_dynamic_model(Path(arguments.source), trained, memory)
@@ -115,16 +122,16 @@ def _check_constants(memory: MemoryOptions) -> None:
             raise UserError(f"model_args: cache={memory.cache} needs {what}", do=do)
 
 
-def _device(arguments: Arguments) -> torch.device:
-    """Return the device that is named, or the one that accelerate chooses."""
-    if arguments.device is None:
-        return Processes.start(cpu=False).device
+def _device(name: str | None) -> torch.device | None:
+    """Return the device of this name; None where none is named, and for a GPU (the harness's default) without one."""
+    if name is None or (name.startswith("cuda") and not torch.cuda.is_available()):
+        return None
     try:
-        device = torch.device(arguments.device)
+        device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch asserts what it was built with
         reason = str(error).partition("\n")[0]
-        raise UserError(f"model_args: device is {arguments.device!r} ({reason})", do="choose cpu or cuda") from error
+        raise UserError(f"model_args: device is {name!r} ({reason})", do="choose cpu or cuda") from error
     return device
 
 

@@ -163,7 +163,9 @@ def test_what_a_pretrained_model_lacks_is_said_by_name(pretrained: Path, trained
         with pytest.raises(UserError, match=what) as refused:
             model_of(**given)
         assert "\n" not in str(refused.value)
-    assert vars(model_of(pretrained=folder, rule="none").trained.model.options)["context"] == 256
+    model = model_of(pretrained=folder, rule="none")
+    window = vars(model.trained.model.options)
+    assert (window["context"], window["stride"], model.memory_options.segment) == (256, 128, 128)
     model = model_of(run=str(trained_run.folder), rule="none")
     with pytest.raises(UserError, match="apply_chat_template is not supported"):
         model.tokenizer_name  # noqa: B018
@@ -185,7 +187,7 @@ def test_the_harness_is_run_from_the_command_line(pretrained: Path, tasks: Path,
     words = ["--model", "dynlm", "--tasks", "local_choice,local_rolling", "--include_path", str(tasks)]
     arguments = f"pretrained={pretrained},rule=adam,lora_rank=4,lora_alpha=8,lr=1e-2,segment=7,context=64,stride=32"
     out = tmp_path / "out"
-    done = command(*words, "--model_args", arguments, "--device", "cpu", "--output_path", str(out), folder=tmp_path)
+    done = command(*words, "--model_args", arguments, "--output_path", str(out), folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "word_perplexity" in done.stdout and "local_choice" in done.stdout
     (path,) = out.rglob("results_*.json")
