@@ -81,8 +81,11 @@ def changed(section: _Section, changes: Mapping[str, Any], others: Iterable[str]
         what = f"model_args: there is no {unknown[0]!r}{did_you_mean(unknown[0], known)}"
         raise UserError(what, do=f"choose among {', '.join(known)}")
     converted = {name: _converted(value, hints[name]) for name, value in named.items()}
-    check_types(kind, {name: value for name, value in converted.items() if value is not None})
-    return section.replace(**{name: value for name, value in converted.items() if value is not None})
+    values = {name: value for name, value in {**vars(section), **converted}.items() if value is not None}
+    check_types(kind, {name: values[name] for name in converted.keys() & values.keys()})
+    # What is unset takes the default of the kind, which a rule with options of its own may have.
+    own = {item.name for item in fields(kind)}
+    return kind(**{name: value for name, value in values.items() if name in own})  # type: ignore[return-value]
 
 
 def _converted(value: object, hint: Any) -> object:

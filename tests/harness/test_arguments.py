@@ -37,6 +37,7 @@ def test_values_take_the_types_of_their_options() -> None:
     assert memory_of(cache="fixed", cache_inverse_temperature=2).cache_inverse_temperature == [2]
     assert memory_of(cache="learned", cache_inverse_temperature="1+2").cache_inverse_temperature == [1.0, 2.0]
     assert memory_of(lr=None).lr is None
+    assert memory_of(rule="adam", lr=1).decay == 0, "the default of another rule"
     arguments = Arguments.parse({"pretrained": 135, "context": 64, "model.stride": 32, "device": "cpu", "seed": 3})
     assert (arguments.source, arguments.is_pretrained, arguments.device, arguments.seed) == ("135", True, "cpu", 3)
     options = changed(HFOptions(kind="hf"), arguments.model)
