@@ -112,8 +112,12 @@ def check_dynamic_model(
 
 
 def _at_rest(dynamic_model: DynamicModel) -> tuple[DynamicModel, DynamicModel]:
-    """Return the model with all rates zero, and level 1: equal experts, whose mixture is either of them."""
-    zero = dataclasses.replace(dynamic_model, rule=dynamic_model.rule.standing_still())
+    """Return the model with all rates zero, and level 1.
+
+    Without a cache they are equal experts, whose mixture is either of them; a cache makes another expert of one.
+    """
+    mixture = dynamic_model.mixture if dynamic_model.cache is None else None
+    zero = dataclasses.replace(dynamic_model, rule=dynamic_model.rule.standing_still(), mixture=mixture)
     return zero, dataclasses.replace(dynamic_model, rule=LEVEL_1, mixture=None)
 
 

@@ -86,6 +86,12 @@ def test_every_rule_keeps_every_promise(rule: str, reset: str, tuned_run: Run) -
     assert {check.promise for check in checks} == {CAUSAL, SITTINGS, STATIC} | ({ZERO} if rule != "none" else set())
 
 
+def test_a_rule_with_a_cache_mixed_with_level_1_keeps_every_promise(tuned_run: Run) -> None:
+    cache = {"cache": "fixed", "cache_window": 30, "cache_share": 0.2, "cache_inverse_temperature": [0.5]}
+    config = with_memory(tuned_run.config, rule="rms", no_regret=True, **cache)
+    assert not broken(check_protocol(opened(tuned_run.folder, config), "valid", places=4, tokens=70))
+
+
 @pytest.mark.parametrize("rule", ["none", "rms"])
 def test_a_loss_that_peeks_at_the_next_target_is_caught(
     rule: str, tuned_run: Run, text: TokenisedSplit, monkeypatch: pytest.MonkeyPatch
