@@ -64,9 +64,14 @@ class Section:
         return dict(values)
 
     def replace(self: _Section, **changes: Any) -> _Section:
-        """Return the section with ``changes``; where they select another class, with the values that it has, too."""
+        """Return the section with ``changes``; where they select another class, with the values that it has, too.
+
+        What is unset here (None) then takes the other class's default.
+        """
         kind = type(self).select({**vars(self), **changes})
         kept = {item.name: getattr(self, item.name) for item in dataclasses.fields(kind) if hasattr(self, item.name)}
+        if kind is not type(self):
+            kept = {name: value for name, value in kept.items() if value is not None}
         replaced: _Section = kind(**{**kept, **changes})  # type: ignore[assignment]
         return replaced
 

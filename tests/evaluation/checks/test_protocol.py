@@ -65,8 +65,8 @@ def have_losses(change: Callable[[Tensor, Tensor, Tensor], Tensor], monkeypatch:
     """Every loss read is ``change(nats_BT, inputs_BT, targets_BT)`` from here on."""
     whole = LSTMEngine.score
 
-    def score(engine: LSTMEngine, static: Any, own: Any, inputs_BT: Tensor, targets_BT: Tensor, state: Any) -> Scored:
-        scored = whole(engine, static, own, inputs_BT, targets_BT, state)
+    def score(engine: LSTMEngine, static: Any, own: Any, inputs_BT: Tensor, targets_BT: Tensor, *others: Any) -> Scored:
+        scored = whole(engine, static, own, inputs_BT, targets_BT, *others)
         return scored._replace(nats_BT=change(scored.nats_BT, inputs_BT, targets_BT))
 
     monkeypatch.setattr(LSTMEngine, "score", score)
