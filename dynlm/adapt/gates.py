@@ -65,6 +65,10 @@ class SegmentStats(NamedTuple):
         steps_B = self.steps_B if self.steps_B is None or not fresh else self.steps_B.masked_fill(starts_B, 0)
         return SegmentStats(self.segments_B.masked_fill(starts_B, 0), running_B, since_heading_B, steps_B)
 
+    def restart_steps(self, fresh_B: Tensor) -> SegmentStats:
+        """Note that the weights of the lanes ``fresh_B`` (bool) are fresh."""
+        return self if self.steps_B is None else self._replace(steps_B=self.steps_B.masked_fill(fresh_B, 0))
+
     def complete_headings(self, headings_B: Tensor) -> SegmentStats:
         """Note that the segment that is read completes a heading in the lanes of ``headings_B``."""
         return self._replace(since_heading_B=self.since_heading_B.masked_fill(headings_B, 0))

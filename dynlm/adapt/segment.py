@@ -53,6 +53,7 @@ def _read_lanes(
 ) -> tuple[Tensor, Memory]:
     (lanes, length), share_BT = batch.inputs_BT.shape, shares(batch)
     at_once = dynamic_model.engine.lanes_at_once(length, dynamic_model.rule.learns, dynamic_model.like)
+    restored_before_B = None if memory.filter is None else memory.filter.restored_B.clone()
     done = []
     for begin in range(0, lanes, at_once):
         block = slice(begin, min(begin + at_once, lanes))
@@ -68,7 +69,11 @@ def _read_lanes(
     rule = memory.rule
     if rule.lanes is not None:
         nats_B = (concatenate_lanes(own_nats) * share_BT).sum(1)
-        rule = rule._replace(lanes=dynamic_model.rule.end_segment(rule.lanes, nats_B))
+        after = dynamic_model.rule.end_segment(rule.lanes, nats_B)
+        if memory.filter is not None and restored_before_B is not None:
+            restored_B = memory.filter.restored_B > restored_before_B
+            after = dynamic_model.rule.restore_lanes(after, restored_B, dynamic_model.like)
+        rule = rule._replace(lanes=after)
     return concatenate_lanes(nats), memory._replace(state=concatenate_lanes(states), rule=rule, cache=cache)
 
 

@@ -158,6 +158,10 @@ class Rule:
         """Return the lanes' state after the update by a segment of mean loss ``nats_B``."""
         return lanes
 
+    def restore_lanes(self, lanes: Any, restored_B: Tensor, like: Tensor) -> Any:
+        """Return the lanes' state after a segment that took the lanes ``restored_B`` (bool) back to fresh weights."""
+        return replace_lanes(lanes, self.init_lanes(len(restored_B), like), restored_B)
+
     def segment_scales(
         self, lanes: Any, nats_B: Tensor, first: Gradient, params: Params, static: Params, scratch: Scratch
     ) -> Any:

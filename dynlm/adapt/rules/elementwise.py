@@ -163,6 +163,10 @@ class ElementwiseRule(Rule):
     def end_segment(self, lanes: Any, nats_B: Tensor) -> Any:
         return lanes if lanes is None else lanes.end_segment(nats_B)
 
+    def restore_lanes(self, lanes: Any, restored_B: Tensor, like: Tensor) -> Any:
+        """Count Adam's steps anew; what the text is like stays known."""
+        return lanes if lanes is None else lanes.restart_steps(restored_B)
+
     def segment_scales(
         self, lanes: Any, nats_B: Tensor, first: Gradient, params: Params, static: Params, scratch: Scratch
     ) -> GateScales | None:
