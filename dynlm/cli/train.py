@@ -84,7 +84,7 @@ def _adopt(options: Namespace, config: Config) -> int:
     return 0
 
 
-@command("tune", resumes=True, takes_run=True, sections="run corpus memory tune", common="memory tune")
+@command("tune", resumes=True, takes_run=True, sections="run corpus model memory tune", common="model memory tune")
 def _tune(options: Namespace, config: Config) -> int:
     """Tune the constants of a rule, or of a cache, on articles that no figure is reported on.
 
@@ -114,8 +114,8 @@ def _tune(options: Namespace, config: Config) -> int:
     "metatrain",
     resumes=True,
     takes_run=True,
-    sections="run corpus memory tune g metatrain",
-    common="memory g metatrain",
+    sections="run corpus model memory tune g metatrain",
+    common="model memory g metatrain",
 )
 def _metatrain(options: Namespace, config: Config) -> int:
     """Meta-train the learned rule g, or a cache's gate, on articles that the language model has not seen.
