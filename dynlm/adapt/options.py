@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
@@ -166,13 +167,20 @@ class LearnedRuleOptions(Section):
     momentum: float = bounded(0.0, 0, 0.99)
     """Decay of the running sum of gradients; not learned."""
 
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether g uses the statistics R of training gradients: the rms rule, or an option, is made of them."""
+        by_options = self.importance or self.slow or self.slow_rate > 0 or "grad_rms" in self.features
+        return by_options or RULES[self.base].needs_statistics
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.kind == "lstm":
             plain = vars(LearnedRuleOptions())
             for name, value in vars(self).items():
                 if name not in ("kind", "hidden") and value != plain[name]:
-                    raise UserError(f"g.{name} does not go with g.kind 'lstm'", do="leave it out")
+                    do = f"choose --g.{name} {json.dumps(plain[name]).strip(chr(34))}"
+                    raise UserError(f"g.{name} {value!r} does not go with g.kind 'lstm'", do=do)
         if self.base == "adam" and self.momentum:
             raise UserError("g.momentum does not go with g.base 'adam', which has its own", do="leave it out")
         if self.level == 2 and self.boundary_reset and not self.slow_rate:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ from dynlm.runtime.renamed import current_options
 from dynlm.runtime.tensors import check_shapes
 from dynlm.runtime.validation import number_in, section_of
 from dynlm.types import Params
+
+StatisticsOf = Callable[[], Statistics]
+"""Returns R, over the tensors that move at least; called only for rules that need it."""
 
 
 def open_dynamic_model(folder: Path, trained: TrainedModel, memory: MemoryOptions) -> DynamicModel:
@@ -66,10 +69,11 @@ def build_dynamic_model(trained: TrainedModel, memory: MemoryOptions, rule: Rule
 
 
 def meta_of(
-    g: LearnedRuleOptions, tuned: Mapping[str, Any], statistics: Statistics, trained: TrainedModel
+    g: LearnedRuleOptions, tuned: Mapping[str, Any], trained: TrainedModel, names: Sequence[str], find: StatisticsOf
 ) -> AnyLearnedRule:
-    """Return the learned rule g by its options, started at the ``tuned`` rule ``g.base``."""
-    own = {name: trained.params[name] for name in statistics.rms}
+    """Return the learned rule g of the tensors ``names`` by its options, started at the ``tuned`` rule ``g.base``."""
+    statistics = find().of(names) if g.needs_statistics else Statistics({})
+    own = {name: trained.params[name] for name in names}
     moments = Moments(tuned["beta1"], tuned["beta2"]) if g.base == "adam" else None
     lr, decay, epsilon = tuned["lr"], tuned["decay"], EPSILON if moments else tuned["epsilon"]
     if g.kind == "lstm":
@@ -80,39 +84,41 @@ def meta_of(
 
 def open_meta(store: MemoryStore, memory: MemoryOptions) -> tuple[AnyLearnedRule, Params]:
     """Return the learned rule that ``memory`` names, and its phi. Raises UserError if it was not learned."""
-    learned, statistics = store.load_learned(memory.g, memory.reset), store.load_statistics()
-    if learned is None or statistics is None:
-        named = "" if memory.g == "meta" else f" --memory.g {memory.g}"
-        raise UserError(
-            f"no learned memory {memory.g!r} for reset {memory.reset!r}",
-            store.folder,
-            f"run `dynlm metatrain {store.folder} --memory.reset {memory.reset}{named}` first",
-        )
+    if (learned := store.load_learned(memory.g, memory.reset)) is None:
+        do = f"run `{command('metatrain', store.folder, memory.replace(cache='none'))}` first"
+        raise UserError(f"no learned memory {memory.g!r} for reset {memory.reset!r}", store.folder, do)
     path, names = store.path(f"{memory.g}-{memory.reset}.safetensors"), learned[1].get("tensors")
     if not isinstance(names, list) or not names:
         raise UserError("it does not say how it was learned", path, "run metatrain again")
-    return _fit(learned, _of_these(statistics[0], names, path), store.trained, path)
+    if unknown := [name for name in names if not isinstance(name, str) or name not in store.trained.params]:
+        raise UserError(f"the model has no tensor {unknown[0]!r}", path, "run metatrain again")
+    return _fit(learned, names, lambda: _statistics_of(store, names, "run metatrain again"), store.trained, path)
 
 
 def take_meta(
-    store: MemoryStore, memory: MemoryOptions, run: Path, statistics: Statistics
+    store: MemoryStore, memory: MemoryOptions, run: Path, find: StatisticsOf
 ) -> tuple[AnyLearnedRule, Params, Mapping[str, Any]]:
     """Return the rule that another run, in the folder ``run``, learned as ``memory`` names it, its phi and its card.
 
-    Its options and the constants that it started from come with it; ``statistics`` and static parameters are those of
-    this model. Raises UserError if it was not learned, was learned on other segments, or does not fit this model.
+    Its options and the constants that it started from come with it; statistics and static parameters are those of this
+    model. Raises UserError if it was not learned, was learned on other segments, or does not fit this model.
     """
     phi, card, path = store.load_learned_by(run, memory.g, memory.reset)
     if card.get("segment") != memory.segment:
         what = f"it was learned on segments of {card.get('segment')!r} tokens, memory.segment is {memory.segment}"
         raise UserError(what, path, "choose the same segment")
-    return *_fit((phi, card), statistics, store.trained, path), card
+    names = store.trained.model.dynamic_tensors(memory.targets)
+    return *_fit((phi, card), names, find, store.trained, path), card
 
 
 def _fit(
-    learned: tuple[Params, Mapping[str, Any]], statistics: Statistics, trained: TrainedModel, path: Path
+    learned: tuple[Params, Mapping[str, Any]],
+    names: Sequence[str],
+    find: StatisticsOf,
+    trained: TrainedModel,
+    path: Path,
 ) -> tuple[AnyLearnedRule, Params]:
-    """Return g as its card describes it, and its phi with the rows of this model's tensors.
+    """Return g as its card describes it, and its phi with the rows of this model's tensors ``names``.
 
     Raises UserError, naming the file ``path``, where it cannot be read or does not fit the model.
     """
@@ -127,7 +133,7 @@ def _fit(
     for item in dataclasses.fields(kind.options):
         if item.name in kind.constants(kind.options(rule=g.base)):
             number_in(start, item.name, path, *item.metadata["bounds"])
-    meta = meta_of(g, start, statistics, trained)
+    meta = meta_of(g, start, trained, names, find)
     wanted = {name: tuple(tensor.shape) for name, tensor in meta.initial().items()}
     if isinstance(meta, LearnedRule):
         rows = _rows(meta, card, path)
@@ -150,11 +156,15 @@ def _rows(meta: LearnedRule, card: Mapping[str, Any], path: Path) -> list[str]:
     return rows
 
 
-def _of_these(statistics: Statistics, names: Sequence[Any], where: Path) -> Statistics:
+def _statistics_of(store: MemoryStore, names: Sequence[str], do: str) -> Statistics:
+    """Return R of the tensors ``names``. Raises UserError, with what to ``do``, where the run has none."""
+    if (stored := store.load_statistics()) is None:
+        raise UserError("no gradient statistics yet", store.folder, do)
     for name in names:
-        if not isinstance(name, str) or name not in statistics.rms:
+        if name not in stored[0].rms:
+            where = store.path("statistics.safetensors")
             raise UserError(f"there are no gradient statistics of tensor {name!r}", where, "run tune again")
-    return statistics.of(names)
+    return stored[0].of(names)
 
 
 def _open_rule(store: MemoryStore, memory: MemoryOptions) -> Rule:
@@ -173,11 +183,7 @@ def _open_rule(store: MemoryStore, memory: MemoryOptions) -> Rule:
         if constants[option] is None:
             what = f"{memory.rule} has no memory.{option} and was not tuned for reset {memory.reset!r}"
             raise UserError(what, store.folder, f"give --memory.{option} or {do}")
-    statistics = None
-    if kind.needs_statistics:
-        if (stored := store.load_statistics()) is None:
-            raise UserError("no gradient statistics yet", store.folder, do)
-        statistics = _of_these(stored[0], dynamic, store.path("statistics.safetensors"))
+    statistics = _statistics_of(store, dynamic, do) if kind.needs_statistics else None
     return kind.build(dynamic, constants, statistics)
 
 
@@ -210,4 +216,7 @@ def command(name: str, folder: Path, memory: MemoryOptions) -> str:
     """Return the command line that tunes or learns the rule of ``memory``, or its cache if it has one."""
     named = f" --memory.g {memory.g}" if memory.rule == "meta" and memory.g != "meta" else ""
     cache = "" if memory.cache == "none" else f" --memory.cache {memory.cache}"
-    return f"dynlm {name} {folder} --memory.rule {memory.rule}{named} --memory.reset {memory.reset}{cache}"
+    of_factors = [item for item in dataclasses.fields(MemoryOptions) if memory.lora_rank and "lora_" in item.name]
+    given = {item.name: getattr(memory, item.name) for item in of_factors if getattr(memory, item.name) != item.default}
+    factors = "".join(f" --memory.{option} {value}" for option, value in given.items())
+    return f"dynlm {name} {folder} --memory.rule {memory.rule}{named} --memory.reset {memory.reset}{cache}{factors}"

@@ -84,7 +84,7 @@ def steps_of(run: Run, variant: Variant, reset: Reset) -> list[Step]:
     run = run.with_sections(variant.model)
     memory, steps = variant.memory, list[Step]()
     kind = RULES[memory.rule]
-    if kind.needs_statistics:
+    if variant.g.needs_statistics if kind.learned else kind.needs_statistics:
         steps.append(_statistics(of_all, variant.memory))
     if kind.learned:
         steps += [_rates(run, variant, variant.g.base), _learned(run, variant)]

@@ -18,7 +18,6 @@ from dynlm.adapt.meta_gradient.forward import Sensitivities
 from dynlm.adapt.meta_gradient.learner import MetaGradient
 from dynlm.adapt.meta_gradient.per_weight_lstm import Windows
 from dynlm.adapt.options import LearnedRuleOptions, MemoryOptions
-from dynlm.adapt.rules.base import Statistics
 from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule
 from dynlm.adapt.rules.registry import RULES
 from dynlm.errors import UserError
@@ -64,8 +63,7 @@ def metatrain(run: Run, quiet: bool = False) -> dict[str, Any]:
         with processes.main_process_first():
             if options.start is None and base == "rms" and run.store.load_tuned("rms", memory.reset) is None:
                 tune(run.with_sections(memory.replace(rule="rms")), quiet)
-            statistics = ensure_statistics(run).of(run.trained.model.dynamic_tensors(memory.targets))
-            start = _tuned_start(run, statistics) if options.start is None else _taken_start(run, statistics)
+            start = _tuned_start(run) if options.start is None else _taken_start(run)
             aside = run.split("meta")
             # More articles than the start was tuned on, where there are more: on those the start is at its best.
             picking = tuning_stream(run, options.pick_tokens)
@@ -73,7 +71,7 @@ def metatrain(run: Run, quiet: bool = False) -> dict[str, Any]:
         fingerprints = {
             "the text": aside.fingerprint,
             f"the tuned {g.base}": [*start.constants.values()],
-            "the statistics R": params_fingerprint(statistics.rms),
+            **({"the statistics R": params_fingerprint(meta.statistics.rms)} if g.needs_statistics else {}),
             **({"the start": params_fingerprint(start.phi)} if start.taken_from else {}),
         }
         checkpoints = run.checkpoints(f"metatrain-{name}", memory, g, options, **fingerprints)
@@ -87,6 +85,7 @@ def metatrain(run: Run, quiet: bool = False) -> dict[str, Any]:
             records = [*records, run.record("g", "learned", "meta", range(aside.articles)), picked]
         about = {
             "segment": memory.segment,
+            **run.reading_entry,
             "tokens": options.tokens,
             "passes": options.tokens / len(aside.ids_N),
             "start": start.constants,
@@ -102,7 +101,7 @@ def metatrain(run: Run, quiet: bool = False) -> dict[str, Any]:
     return {"reset": memory.reset, "name": memory.g, **about, "phi": meta.readable(candidates[kept])}
 
 
-def _tuned_start(run: Run, statistics: Statistics) -> Start:
+def _tuned_start(run: Run) -> Start:
     """Return g by the run's options with a phi of zero: the tuned rule ``g.base``."""
     memory, g = run.section(MemoryOptions), run.section(LearnedRuleOptions)
     tuned, kind = run.store.load_tuned(g.base, memory.reset), RULES[g.base]
@@ -117,14 +116,15 @@ def _tuned_start(run: Run, statistics: Statistics) -> Start:
         )
     # Earlier versions did not write what is not searched for.
     constants = {name: tuned.get(name, value) for name, value in kind.constants(kind.options(rule=g.base)).items()}
-    meta = meta_of(g, constants, statistics, run.trained)
+    names = run.trained.model.dynamic_tensors(memory.targets)
+    meta = meta_of(g, constants, run.trained, names, lambda: ensure_statistics(run))
     return Start(meta, meta.initial(), constants, records_of(tuned, "rates", "tuned"), {})
 
 
-def _taken_start(run: Run, statistics: Statistics) -> Start:
+def _taken_start(run: Run) -> Start:
     """Return the g that the run ``metatrain.start`` learned, for this run's model."""
     memory, folder = run.section(MemoryOptions), Path(str(run.section(MetatrainOptions).start))
-    meta, phi, card = take_meta(run.store, memory, folder, statistics)
+    meta, phi, card = take_meta(run.store, memory, folder, lambda: ensure_statistics(run))
     taken_from = {"run": folder.resolve().name, "model": card.get("model")}
     return Start(meta, phi, card["start"], records_of(dict(card), "g", "learned"), taken_from)
 

@@ -50,7 +50,7 @@ def test_all_comes_back_exactly(tmp_path: Path, trained: TrainedModel) -> None:
     read = store.load_statistics()
     assert read is not None
     assert all(torch.equal(read[0].rms[name], tensor) for name, tensor in statistics.rms.items())
-    meta = meta_of(G, START, statistics, trained)
+    meta = meta_of(G, START, trained, NAMES, lambda: statistics)
     phi = {key: torch.rand(t.shape, dtype=torch.float64) for key, t in meta.initial().items()}
     store.save_learned(StepOptions(rule="meta", reset="article"), meta, phi, {"start": START})
     learned = store.load_learned("meta", "article")
@@ -97,7 +97,7 @@ def test_another_models_files_are_refused_by_name(
     theirs = MemoryStore(tmp_path, stranger)
     theirs.save_statistics(statistics_of(trained), 1000)
     theirs.save_tuned("sgd", "stream", {"lr": 1.0})
-    meta = meta_of(G, START, statistics_of(stranger), stranger)
+    meta = meta_of(G, START, stranger, NAMES, lambda: statistics_of(stranger))
     theirs.save_learned(StepOptions(rule="meta"), meta, meta.initial(), {})
     assert load(MemoryStore(tmp_path, stranger)) is not None
     with pytest.raises(UserError, match=rf"{re.escape(name)}: this belongs to another model"):

@@ -23,6 +23,9 @@ from dynlm.train.outer_loop import OuterLoop
 from tests.tiny import Run, with_memory
 from tests.trainings import metatrain, tune, tuning_stream
 
+_OF_STATISTICS: list[dict[str, Any]] = [{"importance": True}, {"slow": True}, {"slow_rate": 0.1}]
+_OF_STATISTICS += [{"features": ["doc_age_20", "grad_rms"]}]
+
 
 def learned_card(run: Run, reset: str) -> dict[str, Any]:
     return json.loads((run.folder / "memory" / f"meta-{reset}.json").read_text())
@@ -92,8 +95,10 @@ def test_the_lstm_rule_learns_its_gates(reset: str, tuned_copy: Run) -> None:
 
 
 def test_the_lstm_rule_refuses_options_of_learned_rates() -> None:
-    with pytest.raises(UserError, match="g.boundary_reset does not go with g.kind 'lstm'"):
+    with pytest.raises(UserError, match="g.boundary_reset True does not go with g.kind 'lstm'; .*reset false$"):
         LearnedRuleOptions(kind="lstm", boundary_reset=True)
+    with pytest.raises(UserError, match="g.sharing 'kind' does not go with g.kind 'lstm'; choose --g.sharing tensor$"):
+        LearnedRuleOptions(kind="lstm", sharing="kind")  # as the configuration of pretrained models has it
 
 
 def test_phi_is_saved_as_tensors_and_as_json(tuned_run: Run) -> None:
@@ -152,8 +157,15 @@ def test_a_phi_that_reads_better_is_kept(tuned_copy: Run, monkeypatch: pytest.Mo
     assert set(learned[0]["lr"].tolist()) == {math.log(tuned["lr"] / 1e-9)}
 
 
+def test_statistics_are_needed_by_what_is_made_of_them() -> None:
+    needs = [{}, {"kind": "lstm"}, *({"base": "adam", **more} for more in _OF_STATISTICS)]
+    assert all(LearnedRuleOptions(**options).needs_statistics for options in needs)
+    assert not LearnedRuleOptions(base="adam", sharing="row", features=["doc_age_20"]).needs_statistics
+
+
 def test_g_starts_at_the_tuned_adam(tuned_copy: Run) -> None:
-    """Constants of Adam that are not searched for are those that it was tuned with."""
+    """Constants of Adam that are not searched for are those that it was tuned with; R is not looked at."""
+    (tuned_copy.folder / "memory" / "statistics.safetensors").unlink()
     config = with_memory(tuned_copy.config, rule="adam", reset="article", beta1=0.7, decay=0.01)
     meta = with_memory(tuned_copy.config, rule="meta", g="adam", reset="article")
     meta = dataclasses.replace(meta, g=LearnedRuleOptions(base="adam", features=["doc_age_20"]))
@@ -169,6 +181,7 @@ def test_g_starts_at_the_tuned_adam(tuned_copy: Run) -> None:
     read = open_dynamic_model(tuned_copy.folder, load_model(tuned_copy.folder), meta.memory)
     stream = tuning_stream(tuned_copy.folder, meta, 350)
     assert module.mean_nats(read, stream) == pytest.approx(nats[done["kept"]], rel=1e-9)
+    assert not (tuned_copy.folder / "memory" / "statistics.safetensors").exists()
 
 
 def test_g_takes_no_momentum_beside_that_of_adam() -> None:

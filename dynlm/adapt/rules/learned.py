@@ -41,7 +41,10 @@ SHARES = ("boundary_reset", "slow_rate", "slow_decay")
 
 @dataclass(frozen=True)
 class TunedStart:
-    """Options of what is learned, and the tuned rule that it starts from; ``static``: theta_0's dynamic tensors."""
+    """Options of what is learned, and the tuned rule that it starts from; ``static``: theta_0's dynamic tensors.
+
+    ``statistics`` are empty where g needs none (``LearnedRuleOptions.needs_statistics``).
+    """
 
     statistics: Statistics
     static: Params
@@ -53,7 +56,7 @@ class TunedStart:
     @property
     def names(self) -> list[str]:
         """The dynamic tensors."""
-        return list(self.statistics.rms)
+        return list(self.static)
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class LearnedRule(TunedStart):
 
     def initial(self) -> Params:
         """Return a phi of zero: the tuned rule (at level 2 without its decay)."""
-        some = next(iter(self.statistics.rms.values()))
+        some = next(iter(self.static.values()))
         zeros_P = some.new_zeros(len(self.row_names), dtype=torch.float64)
         kinds = ["lr", *["decay"] * self.learns_decay]
         phi = dict.fromkeys(kinds, zeros_P)
@@ -106,7 +109,7 @@ class LearnedRule(TunedStart):
             if self.g.features:
                 phi[f"{kind}.gates"] = zeros_P.new_zeros(len(zeros_P), len(self.g.features))
             if self.shares_less:
-                for name, tensor in self.statistics.rms.items():
+                for name, tensor in self.static.items():
                     phi[f"{kind}.each/{name}"] = zeros_P.new_zeros(each_shape(tensor, self.g.sharing))
         if self.g.boundary_reset:
             phi["boundary_reset"] = zeros_P
@@ -150,20 +153,19 @@ class LearnedRule(TunedStart):
                     z = self.importance_of(name) if importance is None else importance[name]
                     logs = logs + phi[f"{kind}.importance"][row].to(z.dtype) * z
                 if (each := phi.get(f"{kind}.each/{name}")) is not None:
-                    logs = logs + each.to(rms[name].dtype)
+                    logs = logs + each.to(self._dtype_of(name))
                 if isinstance(logs, Tensor):
                     table[name] = table[name] * logs.exp() if name in table else logs.exp()
             for kind in shares.keys() & phi.keys():
                 # As tensors of the weights' own type, which is float32 where phi is float64.
                 share = phi[kind][row]
-                shares[kind][name] = share.to(rms[name].dtype) if learned else float(share)
+                shares[kind][name] = share.to(self._dtype_of(name)) if learned else float(share)
         gates = None
         if self.g.features:
-            like = next(iter(rms.values()))
-            rows = list(self.rows.values())
-            lr_KJ = phi["lr.gates"].to(like.dtype)[rows]
-            decay_KJ = phi["decay.gates"].to(like.dtype)[rows] if self.learns_decay else torch.zeros_like(lr_KJ)
-            gradient_scale = 1 / (rms[self.measured or self.names[0]] + self.epsilon)
+            rows, dtype = list(self.rows.values()), self._dtype_of(self.names[0])
+            lr_KJ = phi["lr.gates"].to(dtype)[rows]
+            decay_KJ = phi["decay.gates"].to(dtype)[rows] if self.learns_decay else torch.zeros_like(lr_KJ)
+            gradient_scale = 1 / (rms[self.measured or self.names[0]] + self.epsilon) if rms else None
             size = float(norm(self.static[name] for name in self.names))
             gates = Gates(tuple(self.g.features), lr_KJ, decay_KJ, gradient_scale, size, self.learns_decay)
         return ElementwiseRule(
@@ -177,6 +179,10 @@ class LearnedRule(TunedStart):
             moments=self.moments,
             **shares,
         )
+
+    def _dtype_of(self, name: str) -> torch.dtype:
+        """Return the type of a tensor's dynamic weights, which is never half precision."""
+        return torch.promote_types(self.static[name].dtype, torch.float32)
 
     def _log(self, phi: Params, kind: str, name: str) -> Tensor:
         """Return the logarithm of a tensor's rate over the tuned one."""

@@ -34,7 +34,7 @@ class RuleKind:
     ``build`` is called with the dynamic tensors, the constants (all options that are the rule's own) and, where the
     kind ``needs_statistics``, the statistics R of training gradients. ``searched`` are the constants that ``tune``
     finds; a rule without is not tuned. A ``learned`` kind has parameters that ``metatrain`` learns, starting from the
-    tuned rule ``g.base``, in place of constants and ``build``.
+    tuned rule ``g.base``, in place of constants and ``build``; what it needs depends on the options of g.
     """
 
     name: str

@@ -34,4 +34,4 @@ def _register(name: str, searched: Mapping[str, Search]) -> None:
 
 for _name, _constants in _SEARCHED.items():
     _register(_name, _constants)
-RULES.register("meta")(RuleKind("meta", StepOptions, None, needs_statistics=True, learned=True))
+RULES.register("meta")(RuleKind("meta", StepOptions, None, learned=True))
