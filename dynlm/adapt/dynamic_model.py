@@ -119,12 +119,14 @@ def distance(memory: Memory, static: Params) -> Tensor:
 
 
 def constants_of(dynamic_model: DynamicModel) -> str:
-    """Return a fingerprint of the constants of a model's rule, cache and mixture."""
+    """Return a fingerprint of the constants of a model's rule, cache and mixture, and of the factors that move."""
     hasher = Hasher()
     _add(
         hasher,
         (type(dynamic_model.rule).__name__, dynamic_model.rule.constants(), dynamic_model.cache, dynamic_model.mixture),
     )
+    if dynamic_model.rule.learns and (seed := dynamic_model.model.factors_seed):  # fingerprints of seed 0 have none
+        _add(hasher, ("factors", seed))
     return f"{_VERSION}{hasher.hexdigest()}"
 
 

@@ -275,7 +275,7 @@ def _check_belongs(path: Path, about: About, dynamic_model: DynamicModel, option
             what = f"this memory was read with memory.{item.name} {was!r}, not {now!r}"
             raise UserError(what, path, "leave the option out, or begin another memory")
     if about.format == FORMAT and about.constants != constants_of(dynamic_model):
-        what = "the run has other rates (or phi, or statistics) for this rule than the memory was read with"
+        what = "the rule has other rates (or phi, statistics, seed of factors) than the memory was read with"
         raise UserError(what, path, "begin another memory, or restore the run's memory/")
 
 

@@ -55,6 +55,8 @@ class SequenceModel(Protocol):
     """Whether segments are padded to one length: for a model whose roundoff depends on the number of tokens."""
     label: str = ""
     """Names the folder of what a run keeps for these targets; empty: for tensors of the model itself."""
+    factors_seed: int = 0
+    """Seed of the factors that these targets add; 0 without factors."""
 
     @property
     def feature_size(self) -> int:

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dynlm.data.article_range import article_range
 from dynlm.data.articles import iter_articles, source_name
@@ -76,8 +77,9 @@ def study(options: StudyOptions, quiet: bool = False, progress: bool = False) ->
     for reading in readings:
         order = ArticleOrder(reading.order or "in order", chosen.seed)
         # What decides on the losses: model, text, order, the variant's own options, and what was found for it.
-        own = {"memory": dataclasses.asdict(reading.memory), "g": dataclasses.asdict(reading.variant.g)}
+        own: dict[str, Any] = {"memory": dataclasses.asdict(reading.memory), "g": dataclasses.asdict(reading.variant.g)}
         own |= {"model": model} if (model := reading.variant.model.reading()) else {}
+        own |= {"seed": seed} if reading.memory.lora_rank and (seed := run.options.seed) else {}  # of the factors
         made_of = [[run.fingerprint, key, str(order)], own, [each.held for each in prepared[reading.label]]]
         made_by = fingerprint_of(made_of)
         scored = folder / FOLDER / f"{reading.stem}.parquet"

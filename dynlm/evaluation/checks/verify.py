@@ -29,6 +29,7 @@ from dynlm.evaluation.evaluate import rows_of, text_columns
 from dynlm.evaluation.protocol import ArticleOrder, text_fingerprint
 from dynlm.evaluation.score_file import Scores, read_scores
 from dynlm.models.options import ModelOptions
+from dynlm.run.options import RunOptions
 from dynlm.run.provenance import differences, made_with, rounds_alike
 from dynlm.run.run import Run
 from dynlm.runtime.text import printable
@@ -152,6 +153,8 @@ def _open_run(protocol: dict[str, Any], path: Path, corpus_path: str | None) -> 
         if "reading" in protocol:
             reading = check_mapping("model", protocol["reading"])
             run = run.with_sections(section_of(ModelOptions, {**vars(run.section(ModelOptions)), **reading}))
+        if "seed" in protocol:  # of low-rank factors
+            run = run.with_sections(section_of(RunOptions, {**vars(run.options), "seed": protocol["seed"]}))
     except UserError as error:
         raise UserError(f"its options are not understood ({error})", path) from error
     if corpus_path is not None:

@@ -111,6 +111,10 @@ class HFModel(SequenceModel):
     def label(self) -> str:  # type: ignore[override]
         return self.targets.label
 
+    @property
+    def factors_seed(self) -> int:  # type: ignore[override]
+        return self.targets.seed if self.targets.rank else 0
+
     def with_targets(self, params: Params, targets: Targets) -> tuple[HFModel, Params]:
         if not targets.rank:
             return self, params
