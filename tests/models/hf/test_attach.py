@@ -44,7 +44,7 @@ def given(pretrained: Path) -> tuple[Any, Any]:
     return loaded(pretrained)
 
 
-@pytest.mark.parametrize("rank", [4, 0])
+@pytest.mark.parametrize(("pretrained", "rank"), [("llama", 4), ("gpt2", 0)], indirect=["pretrained"])
 def test_it_reads_as_the_adopted_model(given: tuple[Any, Any], adopted: Path, rank: int, tmp_path: Path) -> None:
     """Bit for bit: the losses, the static model's losses, and the memory file."""
     options = {"lr": 0.01, "segment": 16}
@@ -311,7 +311,8 @@ def test_rms_with_statistics_of_texts(given: tuple[Any, Any]) -> None:
 @pytest.mark.parametrize("factors", [[], LORA], ids=["all weights", "LoRA"])
 def test_a_learned_rule_of_a_run(given: tuple[Any, Any], adopted: Path, factors: list[str]) -> None:
     """With the run's options, statistics and constants: what the run itself reads with."""
-    words = ["--metatrain.tokens", "200", "--metatrain.window", "5", "--metatrain.pick_tokens", "100"]
+    words = ["--metatrain.tokens", "100", "--metatrain.window", "3", "--metatrain.pick_tokens", "60"]
+    words += ["--tune.rounds", "0", "--tune.tokens", "100", "--tune.statistics_tokens", "300"]
     assert main(["metatrain", str(adopted), "--memory.g", "mine", *factors, *OPTIONS, *words]) == 0
     low_rank: dict[str, Any] = {"lora_rank": 4, "lora_alpha": 8} if factors else {}
     folder = adopted / "memory" / dynlm.load(adopted, rule="none", **low_rank)._session.trained.model.label

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ pytest.importorskip("transformers", reason="the extra dynlm[hf] is not installed
 pytest.importorskip("peft", reason="the extra dynlm[hf] is not installed")
 
 from dynlm.cli.main import main
+from dynlm.evaluation.score_file import read_scores
 from dynlm.run.folder import load_model
 from dynlm.runtime.tensors import params_fingerprint
 
@@ -22,6 +24,7 @@ OPTIONS = ["--memory.segment", "16", "--tune.tokens", "300", "--tune.fewest_toke
 OPTIONS += ["--tune.articles", "1-3", "--tune.statistics_tokens", "600"]
 LORA = ["--memory.lora_rank", "4", "--memory.lora_alpha", "8"]
 ADAM = ["--memory.rule", "adam"]
+of_llama = pytest.mark.parametrize("pretrained", ["llama"], indirect=True)
 
 
 def answer(capsys: Capture, *words: object) -> dict[str, Any]:
@@ -43,14 +46,19 @@ def test_an_adopted_model_predicts_as_it_did(adopted: Path, pretrained: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("factors", [[], LORA], ids=["all weights", "LoRA"])
+@pytest.mark.parametrize(
+    ("pretrained", "factors"),
+    [("llama", []), ("gpt2", LORA)],
+    ids=["all weights of llama", "LoRA of gpt2"],
+    indirect=["pretrained"],
+)
 def test_an_adopted_model_takes_part_in_every_command(adopted: Path, factors: list[str], capsys: Capture) -> None:
     """Tuned, meta-trained, scored under four rules, compared, checked, reported; its weights stay as they are."""
     before = params_fingerprint(load_model(adopted).params)
     for rule in ("adam", "rms"):
         tuned = answer(capsys, "tune", adopted, "--memory.rule", rule, *factors, *OPTIONS)
         assert tuned["nats_per_token"] < tuned["level_1_nats_per_token"]
-    words = ["--metatrain.tokens", "400", "--metatrain.window", "5", "--metatrain.pick_tokens", "200"]
+    words = ["--metatrain.tokens", "200", "--metatrain.window", "5", "--metatrain.pick_tokens", "100"]
     answer(capsys, "metatrain", adopted, *factors, *OPTIONS, *words)
     for rule in ("none", "adam", "rms", "meta"):
         more = [*factors, "--memory.segment", "16"] if rule != "none" else ["--memory.segment", "16"]
@@ -91,6 +99,36 @@ def test_an_adopted_model_reads_into_a_memory_file_and_generates(
     nats = [read["nats_per_token"] for read in (first, again)]
     assert nats[1] < nats[0]
     assert main(["generate", str(adopted), "--prompt", "the bade", "--tokens", "5", "--memory", str(memory)]) == 0
+
+
+@of_llama
+def test_what_is_found_says_the_context_and_takes_no_more_than_it_needs(
+    adopted: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """Adam, and a g that starts there, are found without the gradient statistics of all weights."""
+    run, rounds = Path(shutil.copytree(adopted, tmp_path / "run")), ["--tune.rounds", "0"]
+    other = ["--model.context", "32", "--model.stride", "16"]
+    found = [answer(capsys, "tune", run, *ADAM, *LORA, *OPTIONS, *rounds, *other)]
+    learn = ["--metatrain.tokens", "60", "--metatrain.window", "2", "--metatrain.pick_tokens", "60"]
+    found.append(answer(capsys, "metatrain", run, *LORA, *OPTIONS, *other, "--g.base", "adam", *learn))
+    assert [each["reading"] for each in found] == [{"context": 32, "stride": 16, "refresh": 0}] * 2
+    assert not list(run.rglob("statistics.safetensors"))
+    words = ["--memory.rule", "meta", *LORA, "--memory.segment", "16", "--articles", "4"]
+    assert math.isfinite(answer(capsys, "score", run, *words)["variants"][0]["nats_per_token"])
+
+
+@of_llama
+def test_another_seed_of_the_factors_is_another_memory(adopted: Path, tmp_path: Path, capsys: Capture) -> None:
+    run, text, memory = Path(shutil.copytree(adopted, tmp_path / "run")), tmp_path / "text.txt", tmp_path / "me"
+    words = [*ADAM, *LORA, "--memory.lr", "0.01", "--memory.segment", "16"]
+    score = ["score", run, *words, "--articles", "4", "--run.seed"]
+    files = [Path(answer(capsys, *score, seed)["file"]) for seed in (0, 1)]
+    assert len(set(files)) == 2 and (read_scores(files[0]).nats != read_scores(files[1]).nats).any()
+    assert main(["verify", *map(str, files)]) == 0
+    text.write_text("the bade of the kula was seen near a kula .\n")
+    answer(capsys, "read", run, text, "--memory", memory, *words, "--memory.reset", "stream")
+    assert main(["read", str(run), str(text), "--memory", str(memory), "--again", "--run.seed", "1"]) == 2
+    assert "seed of factors" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
