@@ -64,7 +64,7 @@ def tokenise(articles: Iterable[Article] | SpooledArticles, tokenizer: Tokenizer
     if not (folder / "card.json").exists():
         with staging_dir(folder.parent) as staged:
             _encode(articles, tokenizer, num_proc, staged)
-            commit_dir(staged, folder)
+            commit_dir(staged, folder, keep_existing=True)
     card = read_json(folder / "card.json")
     split = _load(folder, card, tokenizer)
     first = card.get("first_left_out")

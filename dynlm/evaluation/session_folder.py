@@ -36,7 +36,12 @@ def save_session(session: Session, folder: Path) -> None:
             if folder.exists():
                 shutil.rmtree(before, ignore_errors=True)
                 os.replace(folder, before)
-            commit_dir(new, folder)
+            try:
+                commit_dir(new, folder)
+            except UserError:
+                if before.exists() and not folder.exists():
+                    os.replace(before, folder)
+                raise
             shutil.rmtree(before, ignore_errors=True)
 
 

@@ -130,8 +130,11 @@ def staging_dir(parent: Path, target: Path | None = None) -> Iterator[Path]:
         raise cannot_write(target or parent, error) from error
 
 
-def commit_dir(staged: Path, folder: Path) -> None:
-    """Rename ``staged`` to ``folder``; one that holds files already is kept. Raises UserError on failure."""
+def commit_dir(staged: Path, folder: Path, keep_existing: bool = False) -> None:
+    """Rename ``staged`` to ``folder``. Raises UserError on failure, and for a folder that holds files already.
+
+    With ``keep_existing`` such a folder is kept: for a cache, where another process wrote the same.
+    """
     try:
         for path in staged.iterdir():
             _sync(path)
@@ -139,6 +142,8 @@ def commit_dir(staged: Path, folder: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise cannot_write(folder, error) from error
+        if not keep_existing:
+            raise UserError("there is something already", folder, "choose another folder") from error
 
 
 def _sync(path: Path) -> None:

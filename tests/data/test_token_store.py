@@ -185,7 +185,7 @@ from dynlm.data import token_store as tokens
 from dynlm.data.tokenizers.store import load_tokenizer
 from tests.data.test_token_store import ARTICLES
 # The last moment before the folder is renamed.
-tokens.commit_dir = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+tokens.commit_dir = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 tokens.tokenise(ARTICLES, load_tokenizer(Path(sys.argv[1])))
 """
     assert child(code, tmp_path / "tokenizer").returncode == -signal.SIGKILL

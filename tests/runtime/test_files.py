@@ -28,7 +28,10 @@ def test_an_existing_folder_is_kept(tmp_path):
     for content in ("first", "second"):
         with staging_dir(tmp_path) as staged:
             (staged / "a").write_text(content)
-            commit_dir(staged, tmp_path / "target")
+            commit_dir(staged, tmp_path / "target", keep_existing=True)
+    with pytest.raises(UserError, match="target: there is something already"), staging_dir(tmp_path) as staged:
+        (staged / "a").write_text("third")
+        commit_dir(staged, tmp_path / "target")
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
     assert (tmp_path / "target" / "a").read_text() == "first"
 

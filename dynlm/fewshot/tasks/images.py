@@ -102,7 +102,7 @@ def cached_classes(
                 raise UserError("there are no images", where, "name a folder with one folder of images for each class")
             about = {"names": [*counts], "sizes": [*counts.values()], "size": size, "channels": channels}
             write_json(staged / "classes.json", about)
-            commit_dir(staged, folder)
+            commit_dir(staged, folder, keep_existing=True)
     card = read_json(folder / "classes.json")
     flat = map_array(folder / "images.npy", np.uint8)
     try:
