@@ -85,7 +85,9 @@ def _find_package(name: str) -> _Package:
     if spec is None:
         do = f"install it, or give the name that `import` takes: docs:{name} reads the package {name}"
         raise UserError(f"the package {name!r} is not installed", "corpus.source", do)
-    file = Path(spec.origin) if spec.has_location and spec.origin else None
+    # Modules of the standard library that are part of the interpreter have a file too.
+    origin = spec.origin if spec.has_location else getattr(spec.loader_state, "filename", None)
+    file = Path(origin) if origin else None
     if file is None or file.suffix != ".py" or not file.is_file():
         kind = "is a namespace without source of its own" if spec.origin is None else "has no Python source"
         raise UserError(f"the package {name!r} {kind}", "corpus.source", "choose another package")

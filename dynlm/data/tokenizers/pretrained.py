@@ -40,7 +40,8 @@ class PretrainedTokenizer:
         backend.no_truncation()
         backend.encode_special_tokens = True
         self._is_byte_level = "ByteLevel" in json.dumps(json.loads(backend.to_str()).get("decoder"))
-        self._lengths = [len(backend.id_to_token(index) or "") for index in range(backend.get_vocab_size())]
+        largest = max(backend.get_vocab().values(), default=-1)  # numbers may be left out
+        self._lengths = [len(backend.id_to_token(index) or "") for index in range(largest + 1)]
 
     def __reduce__(self) -> tuple[Any, tuple[TokenizerOptions, str, int]]:
         return _restored, (self.config, self._backend.to_str(), self.start)

@@ -87,6 +87,8 @@ def test_packages_follow_each_other_and_the_name_has_their_versions(install: Ins
     assert source_name(CorpusOptions("docs:loose0")) == "documentation of loose0 (no version)"
     python = ".".join(map(str, sys.version_info[:3]))
     assert source_name(CorpusOptions("docs:json")).startswith(f"documentation of json of Python {python}")
+    # A module of the interpreter, of which it holds a copy.
+    assert source_name(CorpusOptions("docs:os")) == f"documentation of os of Python {python}"
     assert source_name(CorpusOptions("docs:loose0", max_overlap=0.25)).endswith("(overlap up to 0.25)")
 
 
