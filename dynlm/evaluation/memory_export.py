@@ -68,8 +68,10 @@ def base_of(trained: TrainedModel) -> Base:
     """Return the model that an adapter belongs to, by the name that it was loaded by."""
     from dynlm.models.hf.adapter import Base
 
-    name, revision = _source(trained.card.get("adopted_from")), trained.card.get("revision")
-    return Base(trained.fingerprint, trained.tokenizer.fingerprint, name, revision)
+    name, revision = trained.card.get("adopted_from"), trained.card.get("revision")
+    # A model of a hub has a revision, and may have the name of a folder.
+    source = _source(name) if revision is None else name
+    return Base(trained.fingerprint, trained.tokenizer.fingerprint, source, revision)
 
 
 def import_memory(folder: Path, path: Path) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """Sharing a run: copying the model, its tokenizer and what it keeps of its memory to a folder that is a run.
 
 Only files of a list are copied, checked by name and content: no checkpoints, logs, scores or figures. Memory files, in
-which a reader's text is legible, are never copied, and links are refused. In the copies, absolute paths of the corpus
-are replaced by their last component.
+which a reader's text is legible, are never copied, and links are refused. In the copies, the paths of the corpus and of
+the model that was adopted are replaced by their last component.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -36,26 +37,35 @@ def share_run(folder: Path, target: Path) -> None:
         raise UserError("this is the run itself", target, "name another folder to share it from")
     content = read_options(folder, "dynlm pretrain")
     corpus = section_of(CorpusOptions, content.get("corpus", {}))
-    path = corpus.path
-    shown = None if path is None else Path(path).expanduser().name
+    sources = shared_files(folder)
+    card = read_json(folder / "model.json")
+    names: dict[str, str] = {}
+    for path in (corpus.path, _local_source(card)):
+        if path is not None:
+            own = os.path.expanduser(path)
+            names |= dict.fromkeys((path, str(Path(own))), Path(os.path.abspath(own)).name)
 
     def public(value: Any) -> Any:
         if isinstance(value, dict):
             return {name: public(item) for name, item in value.items()}
         if isinstance(value, list):
             return [public(item) for item in value]
-        return shown if path is not None and value in (path, str(Path(path).expanduser())) else value
+        return names.get(value, value) if isinstance(value, str) else value
 
     run = section_of(RunOptions, content.get("run", {}))
-    sources = shared_files(folder)
-    content["corpus"] = dataclasses.asdict(dataclasses.replace(corpus, path=shown))
+    content["corpus"] = dataclasses.asdict(dataclasses.replace(corpus, path=public(corpus.path)))
     content["run"] = dataclasses.asdict(dataclasses.replace(run, folder="runs", tracker=None))
     save_config(target, content)
     for source in sources:
         _copy(source, target / source.relative_to(folder), public)
-    card = read_json(folder / "model.json")
     described = {"model_type": "dynlm", "model": card["model"], "vocabulary": card["vocabulary"]}
     write_json(target / "config.json", described)
+
+
+def _local_source(card: Any) -> str | None:
+    """Return the folder or file that the model of a card was adopted from; None for a name on the hub."""
+    source = card.get("adopted_from") if isinstance(card, dict) and card.get("revision") is None else None
+    return source if isinstance(source, str) else None
 
 
 def shared_files(folder: Path) -> list[Path]:
