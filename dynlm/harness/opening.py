@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,21 +11,16 @@ import torch
 
 from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.options import MemoryOptions, StepOptions
-from dynlm.adapt.rules.registry import RULES
-from dynlm.data.options import TokenizerOptions
 from dynlm.errors import UserError
 from dynlm.harness.arguments import Arguments, changed
 from dynlm.models.hf.options import HFOptions
 from dynlm.models.registry import build_model
 from dynlm.run.folder import TrainedModel
-from dynlm.run.memory_store import given_constants
 from dynlm.run.opening import open_dynamic_model
+from dynlm.run.pretrained import default_segment, default_window, dtype_of, find_missing, trained_model
 from dynlm.run.run import Run
 from dynlm.runtime.distributed import Processes
-from dynlm.runtime.tensors import params_fingerprint
 
-SEGMENT = 128
-"""Tokens between two updates of a pretrained model where they are not given, as of one that is adopted."""
 OWN = ("run", "pretrained", "device", "seed")
 """Arguments that are no options of a section."""
 
@@ -66,13 +60,12 @@ def _open_pretrained(arguments: Arguments) -> Opened:
         raise UserError("model_args: pretrained is given without rule", do=do)
     memory = changed(StepOptions(), arguments.memory, OWN)
     _check_constants(memory)
-    options = changed(HFOptions(kind="hf"), arguments.model)
+    _window(arguments, None)
     device = _device(arguments.device) or Processes.start(cpu=False).device
     with _naming(f"pretrained={arguments.source}"):
-        trained = _load(arguments, options, device)
+        trained = _load(arguments, device)
     if "segment" not in arguments.memory:
-        window: Any = trained.model.options
-        memory = memory.replace(segment=min(SEGMENT, window.stride))
+        memory = memory.replace(segment=default_segment(trained.model))
     with _naming("model_args"):
         trained = trained.with_targets(memory.targets_of(arguments.seed or 0))
         dynamic_model = open_dynamic_model(Path(arguments.source), trained, memory)
@@ -80,46 +73,29 @@ def _open_pretrained(arguments: Arguments) -> Opened:
     return Opened(trained, memory, dynamic_model, arguments.seed or 0, tuned_on)
 
 
-def _load(arguments: Arguments, options: HFOptions, device: torch.device) -> TrainedModel:
+def _window(arguments: Arguments, positions: int | None) -> HFOptions:
+    """Return the options of a model with so many positions. Raises UserError for values that do not fit."""
+    defaults = default_window(arguments.model.get("context"), positions)
+    return changed(HFOptions(kind="hf").replace(**defaults), arguments.model)
+
+
+def _load(arguments: Arguments, device: torch.device) -> TrainedModel:
     """Load a pretrained model without a run. Raises UserError as ``load_pretrained`` does."""
-    from dynlm.data.tokenizers.pretrained import PretrainedTokenizer
     from dynlm.models.hf.load import load_pretrained
 
-    found = load_pretrained(arguments.source, options.dtype if "dtype" in arguments.model else "auto")
-    kind = str(next(iter(found.params.values())).dtype).removeprefix("torch.")
-    model: Any = build_model(options.replace(architecture=found.architecture, dtype=kind), found.vocab_size)
-    positions = getattr(model.config, "max_position_embeddings", None) or options.context
-    if options.context > positions:
-        if "context" in arguments.model:
-            what = f"context is {options.context}, and the model has {positions} positions"
-            raise UserError(what, do="choose at most as many")
-        stride = arguments.model.get("stride", max(1, positions // 2))
-        model = dataclasses.replace(model, options=model.options.replace(context=positions, stride=stride))
-    tokens = TokenizerOptions(kind="pretrained", vocab_size=model.vocab_size)
-    params = {name: tensor.to(device) for name, tensor in found.params.items()}
-    card = {
-        "adopted_from": arguments.source,
-        "parameters": sum(tensor.numel() for tensor in params.values()),
-        "fingerprint": params_fingerprint(params),
-    }
-    return TrainedModel(model, params, PretrainedTokenizer(tokens, found.tokenizer, found.start), card)
+    found = load_pretrained(arguments.source, arguments.model.get("dtype", "auto"))
+    options = _window(arguments, found.positions).replace(architecture=found.architecture, dtype=dtype_of(found))
+    model = build_model(options, found.vocab_size)
+    found = found._replace(params={name: tensor.to(device) for name, tensor in found.params.items()})
+    return trained_model(found, model, {"adopted_from": arguments.source})
 
 
 def _check_constants(memory: MemoryOptions) -> None:
     """Raise UserError where the memory of a pretrained model needs what only a run keeps."""
-    kind, do = RULES[memory.rule], "`dynlm adopt` the model, tune its memory, and give run="
-    if kind.learned or kind.needs_statistics:
-        what = "parameters that were learned" if kind.learned else "gradient statistics"
-        raise UserError(f"model_args: rule={memory.rule} needs {what}, which a run keeps", do=do)
-    constants = kind.constants(memory)
-    for name in kind.searched:
-        if constants[name] is None:
-            raise UserError(f"model_args: rule={memory.rule} needs {name}", do=f"give {name}=VALUE, or {do}")
-    if memory.cache != "none":
-        missing = [f"cache_{name}" for name, value in given_constants(memory).items() if value is None]
-        if memory.cache == "learned" or missing:
-            what = "a gate that was learned" if memory.cache == "learned" else missing[0]
-            raise UserError(f"model_args: cache={memory.cache} needs {what}", do=do)
+    if (missing := find_missing(memory)) is not None:
+        values = f"give {','.join(f'{name}=VALUE' for name in missing.names)}, or " if missing.names else ""
+        do = f"{values}`dynlm adopt` the model, tune its memory, and give run="
+        raise UserError(f"model_args: {missing.what}", do=do)
 
 
 def _device(name: str | None) -> torch.device | None:

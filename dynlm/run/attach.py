@@ -5,7 +5,6 @@ The model's weights are shared, detached; neither the module nor its tokenizer i
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import re
@@ -13,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import gradient_statistics
@@ -21,22 +20,25 @@ from dynlm.adapt.options import RESETS, MemoryOptions, StepOptions
 from dynlm.adapt.rules.base import Statistics
 from dynlm.adapt.rules.elementwise import LEVEL_1
 from dynlm.adapt.rules.registry import RULES
-from dynlm.data.options import TokenizerOptions
 from dynlm.data.stream import read_in_order
 from dynlm.data.tokenised_split import TokenisedSplit
-from dynlm.data.tokenizers.pretrained import PretrainedTokenizer
 from dynlm.errors import UserError
 from dynlm.models.options import ModelOptions
+from dynlm.models.protocol import SequenceModel
 from dynlm.run.folder import TrainedModel, read_options
-from dynlm.run.memory_store import Card, MemoryStore, given_constants
+from dynlm.run.memory_store import Card, MemoryStore
 from dynlm.run.opening import build_dynamic_model, dynamic_model_of
 from dynlm.run.options import RunOptions
-from dynlm.runtime.tensors import load_metadata, params_fingerprint
+from dynlm.run.pretrained import default_segment, default_window, dtype_of, find_missing, trained_model
+from dynlm.runtime.tensors import load_metadata
 from dynlm.runtime.validation import section_of
 from dynlm.types import Params
 
-CONTEXT, SEGMENT, RANK = 1024, 128, 8
-"""Defaults: tokens attended to (fewer if the model has fewer positions) and read between updates, and LoRA's rank."""
+if TYPE_CHECKING:
+    from dynlm.models.hf.load import Pretrained
+
+RANK = 8
+"""Default rank of LoRA."""
 ADAM_LR = {"low-rank factors": 1e-3, "weights": 1e-4}
 """Default learning rates of Adam, which helped SmolLM2-135M on documentation (docs/transformers.md)."""
 _WINDOW = ("context", "stride", "refresh", "attention")
@@ -132,16 +134,28 @@ def attach_memory(module: Any, tokenizer: Any, wanted: Wanted) -> AttachedModel:
     seed = options.pop("seed", 0 if kept is None else kept.seed)
     window = {} if kept is None else kept.window
     window |= {name: options.pop(name) for name in _WINDOW if name in options}
-    text_config = module.config.get_text_config(decoder=True)
-    window = _window_of(window, getattr(text_config, "max_position_embeddings", None))
-    memory = _memory_of(wanted, options, kept, window["stride"])
-    kind = str(next(iter(found.params.values())).dtype).removeprefix("torch.")
-    own = {"kind": "hf", "architecture": found.architecture, "dtype": kind, **window}
-    trained = _trained(module, section_of(ModelOptions, own), found)
+    model = _model_of(module, found, window)
+    memory = _memory_of(wanted, options, kept, default_segment(model))
+    about = {
+        "class": type(module).__name__,
+        "adopted_from": module.config._name_or_path or None,
+        "revision": getattr(module.config, "_commit_hash", None),
+    }
+    trained = trained_model(found, model, about)
     attached = AttachedModel(trained, memory, seed, None if kept is None else kept.folder, texts)
     for each in of_run:
         each.check(attached)
     return attached
+
+
+def _model_of(module: Any, found: Pretrained, window: Mapping[str, Any]) -> SequenceModel:
+    """Return the model of a module that ``found`` describes, with defaults for what ``window`` lacks."""
+    from dynlm.models.hf.model import HFModel
+
+    window = {**default_window(window.get("context"), found.positions), **window}
+    own = {"kind": "hf", "architecture": found.architecture, "dtype": dtype_of(found), **window}
+    options: Any = section_of(ModelOptions, own)
+    return HFModel.of(module, options)
 
 
 def change_options(memory: MemoryOptions, changes: Mapping[str, Any], others: Iterable[str] = ()) -> MemoryOptions:
@@ -207,16 +221,8 @@ class _KeptInRun(NamedTuple):
             raise UserError(what, self.path, "give targets, rank and the lora options that it was made with")
 
 
-def _window_of(given: dict[str, Any], positions: int | None) -> dict[str, Any]:
-    """Return the options of the window, with defaults. Raises UserError for more context than ``positions``."""
-    context = given.get("context", min(CONTEXT, positions or CONTEXT))
-    if positions is not None and isinstance(context, int) and context > positions:
-        raise UserError(f"context is {context}, and the model has {positions} positions", do="choose at most as many")
-    return {"context": context, "stride": max(1, context // 2) if isinstance(context, int) else context, **given}
-
-
-def _memory_of(wanted: Wanted, options: dict[str, Any], kept: _KeptInRun | None, stride: int) -> MemoryOptions:
-    """Return the options of the memory, by default those of the run or the measured ones."""
+def _memory_of(wanted: Wanted, options: dict[str, Any], kept: _KeptInRun | None, segment: int) -> MemoryOptions:
+    """Return the options of the memory, by default those of the run or the measured ones and ``segment``."""
     for name, instead in (("lora_rank", "rank"), ("targets", "targets"), ("rule", "rule")):
         if name in options:
             raise UserError(f"attach has no option {name!r}", do=f"give {instead}")
@@ -225,7 +231,7 @@ def _memory_of(wanted: Wanted, options: dict[str, Any], kept: _KeptInRun | None,
         changes["targets"] = [wanted.targets] if isinstance(wanted.targets, str) else list(wanted.targets)
     if kept is None:
         rank = RANK if wanted.rank is None else wanted.rank
-        changes |= {"lora_rank": rank, "segment": min(SEGMENT, stride)}
+        changes |= {"lora_rank": rank, "segment": segment}
         if rank:
             changes["lora_alpha"] = 2.0 * rank
         if wanted.rule == "adam":
@@ -241,41 +247,19 @@ def _memory_of(wanted: Wanted, options: dict[str, Any], kept: _KeptInRun | None,
     return change_options(base, {**changes, **options}, [*_WINDOW, "seed"])
 
 
-def _trained(module: Any, options: Any, found: Any) -> TrainedModel:
-    """Return the model of a module; ``found`` is its ``Pretrained``."""
-    from dynlm.models.hf.model import HFModel
-
-    tokens = TokenizerOptions(kind="pretrained", vocab_size=found.vocab_size)
-    # A copy: reading sets options of the tokenizer, as its owner may too.
-    tokenizer = PretrainedTokenizer(tokens, copy.deepcopy(found.tokenizer), found.start)
-    card = {
-        "class": type(module).__name__,
-        "adopted_from": module.config._name_or_path or None,
-        "revision": getattr(module.config, "_commit_hash", None),
-        "parameters": sum(tensor.numel() for tensor in found.params.values()),
-        "fingerprint": params_fingerprint(found.params),
-    }
-    return TrainedModel(HFModel.of(module, options), found.params, tokenizer, card)
-
-
 def _check_constants(memory: MemoryOptions, has_texts: bool) -> None:
     """Raise UserError where a rule or a cache needs what only a run has, or what was not given."""
-    kind = RULES[memory.rule]
-    if kind.learned:
-        what = f"rule {memory.rule!r} is learned, and needs the file of what was learned"
-        raise UserError(what, do="give its path, such as rule='runs/NAME/memory/meta-stream.safetensors'")
-    if kind.needs_statistics and not has_texts:
-        what = f"rule {memory.rule!r} needs statistics of gradients"
-        raise UserError(what, do="give statistics=TEXTS, which are not read later, or the statistics file of a run")
-    missing = [name for name, value in kind.constants(memory).items() if name in kind.searched and value is None]
-    if missing:
-        do = f"give {'=, '.join(missing)}=, or the statistics file of a run where `dynlm tune` found them"
-        raise UserError(f"rule {memory.rule!r} has no {' and no '.join(missing)}", do=do)
-    if memory.cache == "learned":
-        raise UserError("the gate of cache 'learned' belongs to a run", do="choose cache='fixed'")
-    if memory.cache == "fixed" and None in (constants := given_constants(memory)).values():
-        absent = [f"cache_{name}" for name, value in constants.items() if value is None]
-        raise UserError(f"cache 'fixed' has no {' and no '.join(absent)}", do=f"give {'=, '.join(absent)}=")
+    if (missing := find_missing(memory, has_texts)) is None:
+        return
+    given = f"give {'=, '.join(missing.names)}="
+    do = {
+        "learned": "give the path of its file, such as rule='runs/NAME/memory/meta-stream.safetensors'",
+        "statistics": "give statistics=TEXTS, which are not read later, or the statistics file of a run",
+        "constants": f"{given}, or the statistics file of a run where `dynlm tune` found them",
+        "cache": given,
+        "gate": "choose cache='fixed'",
+    }
+    raise UserError(missing.what, do=do[missing.kind])
 
 
 def _checked(texts: Iterable[str]) -> tuple[str, ...]:

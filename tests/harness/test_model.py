@@ -147,10 +147,10 @@ def test_what_a_pretrained_model_lacks_is_said_by_name(pretrained: Path, trained
     folder = str(pretrained)
     for given, what in (
         ({"pretrained": folder}, "pretrained is given without rule"),
-        ({"pretrained": folder, "rule": "adam"}, "rule=adam needs lr"),
-        ({"pretrained": folder, "rule": "rms", "lr": 1}, "rule=rms needs gradient statistics"),
-        ({"pretrained": folder, "rule": "meta"}, "rule=meta needs parameters that were learned"),
-        ({"pretrained": folder, "rule": "none", "cache": "fixed"}, "cache=fixed needs cache_window"),
+        ({"pretrained": folder, "rule": "adam"}, "rule 'adam' has no lr; give lr=VALUE"),
+        ({"pretrained": folder, "rule": "rms", "lr": 1}, "rule 'rms' needs statistics of gradients; `dynlm adopt`"),
+        ({"pretrained": folder, "rule": "meta"}, "rule 'meta' needs parameters that were learned"),
+        ({"pretrained": folder, "rule": "none", "cache": "fixed"}, "cache 'fixed' has no cache_window"),
         ({"pretrained": folder, "rule": "none", "context": 4, "stride": 8}, r"model\.stride is 8"),
         ({"pretrained": folder, "rule": "none", "context": 512}, "context is 512, and the model has 256 positions"),
         ({"pretrained": folder, **ADAM, "targets": "foo"}, r"memory\.targets has 'foo'"),
@@ -166,6 +166,8 @@ def test_what_a_pretrained_model_lacks_is_said_by_name(pretrained: Path, trained
     model = model_of(pretrained=folder, rule="none")
     window = vars(model.trained.model.options)
     assert (window["context"], window["stride"], model.memory_options.segment) == (256, 128, 128)
+    window = vars(model_of(pretrained=folder, rule="none", context=64).trained.model.options)
+    assert (window["context"], window["stride"]) == (64, 32)
     model = model_of(run=str(trained_run.folder), rule="none")
     with pytest.raises(UserError, match="apply_chat_template is not supported"):
         model.tokenizer_name  # noqa: B018
@@ -209,4 +211,6 @@ def test_an_error_is_one_line(
     capsys.readouterr()
     assert main() == 2
     said = capsys.readouterr().err
-    assert said.startswith("dynlm: error: model_args: rule=adam needs lr; give lr=VALUE") and said.count("\n") == 1
+    assert (
+        said.startswith("dynlm: error: model_args: rule 'adam' has no lr; give lr=VALUE, or") and said.count("\n") == 1
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from dynlm.errors import UserError
 from dynlm.models.hf.options import HFOptions
 from dynlm.models.protocol import Engine, SequenceModel
@@ -10,9 +12,12 @@ from dynlm.runtime.allocator import keep_freed_memory
 
 
 def engine(model: SequenceModel, settings: EngineSettings) -> Engine:
-    """Return the engine of a transformer, whose activations are allocated anew in each segment."""
+    """Return the engine of a transformer, whose activations are allocated anew in each segment.
+
+    It records no CUDA graphs: what a segment computes depends on how full the context is.
+    """
     keep_freed_memory()
-    return autograd_engine(model, settings)
+    return autograd_engine(model, dataclasses.replace(settings, captures=False))
 
 
 @register_model("hf", HFOptions, engine)

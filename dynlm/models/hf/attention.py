@@ -21,7 +21,18 @@ from transformers.masking_utils import sdpa_mask
 from dynlm.errors import UserError
 
 NAME = "dynlm_segment"
-_UNKNOWN = ("softcap", "s_aux", "position_bias")
+_UNKNOWN = ("softcap", "s_aux")
+
+
+def implementation(module: Any, chosen: str) -> str:
+    """Return the name in ``transformers`` of the attention that ``model.attention`` chooses for a model.
+
+    Soft caps and sinks are those of the model's source. Raises UserError for sdpa where the model cannot have it.
+    """
+    plain = module._supports_sdpa and getattr(module.config, "attn_logit_softcapping", None) is None
+    if chosen == "sdpa" and not plain:
+        raise UserError("model.attention is 'sdpa', which this model's attention is not", do="choose 'eager'")
+    return (NAME if plain else "eager") if chosen == "segment" else chosen
 
 
 def segment_attention(
@@ -30,12 +41,13 @@ def segment_attention(
     """Return (attention (B, T, G R, D), None), as an attention function of ``transformers``.
 
     ``query``: (B, G R, T, D); ``key``, ``value``: (B, G, S, D); ``attention_mask``: True where a token is attended to.
-    On a GPU PyTorch's fused kernel runs instead. Raises UserError for a kind of attention that is not this one.
+    On a GPU, and for position biases, PyTorch's fused kernel runs instead. Raises UserError for a kind of attention
+    that is neither.
     """
-    if query.is_cuda:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **more)  # type: ignore[no-any-return]
     if any(more.get(name) is not None for name in _UNKNOWN) or more.get("dropout"):
         raise UserError("model.attention is 'segment', which this model's attention is not", do="choose 'eager'")
+    if query.is_cuda or more.get("position_bias") is not None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **more)  # type: ignore[no-any-return]
     (lanes, _, length, width), (groups, seen) = query.shape, key.shape[1:3]
     hidden = torch.ones(length, length, dtype=torch.bool, device=query.device).triu_(1)[None, None]
     if attention_mask is not None:

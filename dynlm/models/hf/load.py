@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from dynlm.errors import UserError
+from dynlm.models.hf.options import num_positions
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -19,13 +20,17 @@ if TYPE_CHECKING:
 
 
 class Pretrained(NamedTuple):
-    """A pretrained model: configuration (JSON), weights, tokenizer, start token, size of the vocabulary."""
+    """A pretrained model: configuration (JSON), weights, tokenizer, start token, size of the vocabulary, positions.
+
+    ``positions`` is None where their number has no limit.
+    """
 
     architecture: str
     params: Params
     tokenizer: Backend
     start: int
     vocab_size: int
+    positions: int | None
 
 
 def load_pretrained(source: str, dtype: str = "auto") -> Pretrained:
@@ -59,15 +64,19 @@ def load_pretrained(source: str, dtype: str = "auto") -> Pretrained:
 def describe(module: Any, tokenizer: Any, source: str) -> Pretrained:
     """Return what a model and its tokenizer are made of: the same tensors, detached, and the same tokenizer.
 
-    Raises UserError for a tokenizer without a fast form, and for weights that are not finite.
+    Raises UserError for a tokenizer without a fast form or with tokens that the model does not have, and for weights
+    that are not finite.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise UserError("its tokenizer has no fast form", source, "choose a model with a tokenizer.json")
     config = {"model_type": module.config.model_type, **module.config.to_diff_dict()}
     for name in ("quantization_config", "_name_or_path", "_model_name_or_path"):  # it is dequantised, and copied
         config.pop(name, None)
-    starts = (tokenizer.bos_token_id, module.config.get_text_config(decoder=True).bos_token_id, tokenizer.eos_token_id)
-    start = next((token for token in starts if isinstance(token, int)), 0)
+    text = module.config.get_text_config(decoder=True)
+    if (size := _tokens_of_text(tokenizer.backend_tokenizer)) > text.vocab_size:
+        raise UserError(f"the tokenizer has {size:,} tokens, the model {text.vocab_size:,}", source, "give its own one")
+    starts = (tokenizer.bos_token_id, text.bos_token_id, tokenizer.eos_token_id)
+    start = next((token for token in starts if isinstance(token, int) and 0 <= token < text.vocab_size), 0)
     params = {name: tensor.detach() for name, tensor in module.named_parameters()}
     for name, tensor in params.items():
         if not bool(tensor.isfinite().all()):
@@ -77,8 +86,15 @@ def describe(module: Any, tokenizer: Any, source: str) -> Pretrained:
         params,
         tokenizer.backend_tokenizer,
         start,
-        module.config.get_text_config(decoder=True).vocab_size,
+        text.vocab_size,
+        num_positions(module.config),
     )
+
+
+def _tokens_of_text(tokenizer: Backend) -> int:
+    """Return the number of tokens up to the last one that a text can have: special tokens are read as plain text."""
+    special = {index for index, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    return max((index for index in tokenizer.get_vocab().values() if index not in special), default=-1) + 1
 
 
 def hub_revision(source: str) -> str | None:
@@ -112,22 +128,20 @@ def describe_loaded(module: Any, tokenizer: Any) -> Pretrained:
     devices = sorted({str(parameter.device) for parameter in module.parameters()})
     if len(devices) > 1 or devices == ["meta"]:
         raise UserError(f"its weights are on {' and '.join(devices)}", what, "load the model to one device")
-    found = describe(module, tokenizer, what)
-    if (size := found.tokenizer.get_vocab_size(with_added_tokens=False)) > found.vocab_size:
-        raise UserError(f"the tokenizer has {size:,} tokens, the model {found.vocab_size:,}", what, "give its own one")
-    return found
+    return describe(module, tokenizer, what)
 
 
 @contextlib.contextmanager
 def _loading_errors(source: str) -> Iterator[None]:
     """Turn what ``transformers`` and the hub's client raise into a UserError; show no progress bars meanwhile."""
+    from safetensors import SafetensorError
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"not a causal language model that can be loaded ({reason})", source) from error
     finally:

@@ -24,7 +24,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 from dynlm.errors import UserError
 from dynlm.models.hf import attention
 from dynlm.models.hf.checkpointing import with_checkpointing
-from dynlm.models.hf.options import HFOptions
+from dynlm.models.hf.options import HFOptions, num_positions
 from dynlm.models.hf.window import Window
 from dynlm.models.options import Targets
 from dynlm.models.protocol import Output, SequenceModel, TensorKind
@@ -70,9 +70,15 @@ class HFModel(SequenceModel):
 
     @classmethod
     def of(cls, module: nn.Module, options: HFOptions) -> HFModel:
-        """Return the model of a causal language model of ``transformers``, whose weights are left where they are."""
-        skeleton = skeleton_of(module)
-        skeleton.set_attn_implementation(attention.NAME if options.attention == "segment" else options.attention)
+        """Return the model of a causal language model of ``transformers``, whose weights are left where they are.
+
+        Raises UserError for more context than the model has positions, and for attention that it does not have.
+        """
+        skeleton, positions = skeleton_of(module), num_positions(module.config)
+        if positions is not None and options.context > positions:
+            what = f"model.context is {options.context}, and the model has {positions} positions"
+            raise UserError(what, do="choose at most as many")
+        skeleton.set_attn_implementation(attention.implementation(skeleton, options.attention))
         return cls(options, skeleton)
 
     @property
@@ -176,14 +182,14 @@ class HFModel(SequenceModel):
             raise UserError(
                 f"memory.segment is {length}, more than model.context {options.context}", do="choose a shorter one"
             )
-        weights = self._weights(params, inputs_BT.device)
+        weights = self.weights(params, inputs_BT.device)
         state = self._make_room(weights, state, length)
         logits_BTV, features_BTH, new = self._call(weights, state, inputs_BT)
         if logits_BTV.itemsize == 2:
             logits_BTV, features_BTH = logits_BTV.float(), features_BTH.float()
         return Output(logits_BTV, features_BTH, state.append(inputs_BT, new))
 
-    def _weights(self, params: Params, device: torch.device) -> Params:
+    def weights(self, params: Params, device: torch.device) -> Params:
         """Return parameters with the module's buffers; float32 ones of a half-precision model in its own type."""
         weights = {name: buffer.to(device) for name, buffer in self.module.named_buffers()}
         for name, tensor in params.items():
@@ -225,7 +231,9 @@ class HFModel(SequenceModel):
     ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
         """Return logits, features, and keys and values of the tokens (B, G, T, D) of each layer."""
         length, past = inputs_BT.shape[1], int(state.valid_B.max())
-        cache = DynamicCache(state.last(past), config=self.config) if past else DynamicCache(config=self.config)
+        # Layers of a sliding window keep no more than that of a segment, which may end with padding.
+        config = self.config if length < (getattr(self.config, "sliding_window", None) or length + 1) else None
+        cache = DynamicCache(state.last(past), config=config) if past else DynamicCache(config=config)
         steps_T = torch.arange(length, device=inputs_BT.device)
         # Lanes with fewer tokens are padded at their start.
         mask = None

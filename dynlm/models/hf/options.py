@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from dynlm.errors import UserError
 from dynlm.models.options import ModelOptions
 from dynlm.runtime.validation import bounded
+
+
+def num_positions(config: Any) -> int | None:
+    """Return the most tokens that a model of this configuration attends to; None where there is no limit."""
+    found = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return found if isinstance(found, int) and found > 0 else None
 
 
 @dataclass
@@ -30,8 +36,9 @@ class HFOptions(ModelOptions):
     refresh: int = bounded(0, 0, 1 << 20)
     """Compute keys and values anew once they are so many tokens old; 0: only where the context is full."""
     attention: Literal["segment", "sdpa", "eager"] = "segment"
-    """Implementation of attention. segment: dynlm's own on a CPU, sdpa on a GPU; sdpa: PyTorch's fused kernels; eager:
-    that of the model's source, which has second derivatives."""
+    """Implementation of attention. segment: dynlm's own on a CPU, sdpa on a GPU, and eager for soft caps and sinks,
+    which those lack (Gemma 2, gpt-oss); sdpa: PyTorch's fused kernels; eager: that of the model's source, which has
+    second derivatives."""
     checkpointing: bool = False
     """Gradient checkpointing: the backward pass computes each layer's activations again, for less memory."""
 

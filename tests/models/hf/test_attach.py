@@ -286,6 +286,9 @@ def test_the_defaults(given: tuple[Any, Any]) -> None:
     # The model has 64 positions.
     assert (window.context, window.stride, options.segment) == (64, 32, 32)  # type: ignore[attr-defined]
     assert dynlm.attach(*given, rank=0).options.lr == 1e-4  # type: ignore[attr-defined]
+    disjoint = dynlm.attach(*given, context=20, stride=0)
+    window = disjoint._session.trained.model.options
+    assert (window.context, window.stride, disjoint.options.segment) == (20, 20, 20)  # type: ignore[attr-defined]
 
 
 @ONE
@@ -341,7 +344,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"rule": "rms", "statistics": []}, "statistics are computed on texts"),
     ({"rule": "rms", "statistics": "nowhere/statistics.safetensors"}, "no such file"),
     ({"rule": "sgd"}, "sgd' has no lr"),
-    ({"rule": "meta"}, "meta' is learned, and needs the file"),
+    ({"rule": "meta"}, "meta' needs parameters that were learned; give the path"),
     ({"rule": "adamant"}, "memory.rule is 'adamant'"),
     ({"rule": "nowhere/meta-stream.safetensors"}, "no such file"),
     ({"lrate": 0.1}, "no option 'lrate'; choose among .*context.*lora_alpha.*seed"),
@@ -352,7 +355,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"context": 65}, "context is 65, and the model has 64 positions"),
     ({"context": 32, "stride": 48}, "model.stride is 48"),
     ({"cache": "fixed"}, "cache 'fixed' has no cache_window and no cache_inverse_temperature and no cache_share"),
-    ({"cache": "learned"}, "gate of cache 'learned' belongs to a run"),
+    ({"cache": "learned"}, "cache 'learned' needs a gate that was learned; choose cache='fixed'"),
     ({"lanes": 2, "reset": "article"}, "memory.lanes is 2"),
 ]
 
@@ -384,6 +387,26 @@ def test_unfitting_models_and_tokenizers_are_refused(given: tuple[Any, Any], pre
     next(broken.parameters()).data[0] = math.nan
     with pytest.raises(UserError, match="is not finite"):
         dynlm.attach(broken, tokenizer)
+
+
+@ONE
+def test_tokens_that_the_model_does_not_have_are_refused(given: tuple[Any, Any]) -> None:
+    """Those of a text; special tokens are read as plain text."""
+    tokenizer = copy.deepcopy(given[1])
+    tokenizer.add_special_tokens({"pad_token": "<pad>", "bos_token": "<begin>"})
+    losses = dynlm.attach(given[0], tokenizer, **SHORT).read(TEXT + "<pad>")
+    assert losses.token.max() < 400 and b"".join(losses.surface).endswith(b"<pad>")
+    tokenizer.add_tokens(["kula"])
+    with pytest.raises(UserError, match="the tokenizer has 403 tokens, the model 400"):
+        dynlm.attach(given[0], tokenizer)
+
+
+@ONE
+def test_it_learns_where_gradients_are_off(given: tuple[Any, Any]) -> None:
+    expected = dynlm.attach(*given, lr=0.01, **SHORT).read(TEXT)
+    with torch.no_grad():
+        found = dynlm.attach(copy.deepcopy(given[0]).train(), given[1], lr=0.01, **SHORT).read(TEXT)
+    assert found.nats.tobytes() == expected.nats.tobytes()
 
 
 @ONE

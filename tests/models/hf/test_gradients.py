@@ -11,10 +11,12 @@ pytest.importorskip("transformers", reason="the extra dynlm[hf] is not installed
 
 from dynlm.errors import UserError
 from dynlm.models.autograd_engine import AutogradEngine
+from dynlm.models.hf.attention import segment_attention
 from dynlm.models.hf.model import HFModel
+from dynlm.models.hf.options import HFOptions
 from dynlm.types import Params
-from tests.models.hf.test_model import TOKENS_BT, model_of
-from tests.models.hf.tiny import FAMILIES
+from tests.models.hf.test_model import TOKENS_BT, model_of, read
+from tests.models.hf.tiny import FAMILIES, tiny
 
 
 def gradients_after_context(model: HFModel, params: Params) -> tuple[torch.Tensor, Params]:
@@ -66,9 +68,23 @@ def test_checkpointed_layers_keep_less_for_the_backward_pass() -> None:
     assert kept[True] < 0.5 * kept[False]
 
 
-def test_attention_that_is_of_another_kind_is_refused() -> None:
-    model, params = model_of("gemma2")
-    with pytest.raises(UserError, match="model.attention is 'segment'"):
-        model.forward(params, model.init_state(3, TOKENS_BT.double()), TOKENS_BT[:, :20])
-    other, _ = model_of("gemma2", attention="eager")
-    assert other.forward(params, other.init_state(3, TOKENS_BT.double()), TOKENS_BT[:, :20]).logits_BTV.isfinite().all()
+@pytest.mark.parametrize(("family", "sizes"), [("gemma2", {"attn_logit_softcapping": 0.01}), ("gpt_oss", {})])
+def test_soft_caps_and_sinks_are_those_of_the_models_source(family: str, sizes: dict[str, Any]) -> None:
+    module = tiny(family, **sizes)
+    model = HFModel.of(module, HFOptions(kind="hf", context=64, stride=32))
+    params = {name: tensor.detach() for name, tensor in module.named_parameters()}
+    assert model.config._attn_implementation == "eager"
+    with torch.no_grad():
+        expected = module(TOKENS_BT).logits
+    torch.testing.assert_close(read(model, params, TOKENS_BT, 20), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(
+        UserError, match="model.attention is 'sdpa', which this model's attention is not; choose 'eager'"
+    ):
+        HFModel.of(module, HFOptions(kind="hf", context=64, stride=32, attention="sdpa"))
+
+
+def test_dynlms_attention_refuses_what_it_does_not_compute() -> None:
+    query = torch.zeros(1, 2, 3, 4)
+    for option in ({"softcap": 50.0}, {"s_aux": query}, {"dropout": 0.1}):
+        with pytest.raises(UserError, match="model.attention is 'segment'"):
+            segment_attention(torch.nn.Module(), query, query, query, None, **option)

@@ -14,6 +14,7 @@ from dynlm.errors import UserError
 from dynlm.models.hf.model import HFModel
 from dynlm.models.hf.options import HFOptions
 from dynlm.models.hf.window import Window
+from dynlm.models.registry import EngineSettings, engine_for
 from dynlm.runtime.tree import select_lanes
 from dynlm.types import Params
 from tests.models.hf.tiny import FAMILIES, VOCABULARY, tiny
@@ -94,6 +95,33 @@ def test_lanes_of_different_lengths_equal_one_lane(family: str) -> None:
                     torch.testing.assert_close(output.logits_BTV[lane : lane + 1], alone, rtol=1e-5, atol=1e-6)
             state = output.state
     assert select_lanes(state, slice(0, 1)).valid_B.tolist() == [int(state.valid_B[0])]
+
+
+@pytest.mark.parametrize("family", ["mistral", "gemma3_text"])
+def test_padding_longer_than_a_sliding_window_leaves_no_trace(family: str) -> None:
+    """A segment of 20 tokens, of which 15 are padding; the window has 16."""
+    model, params = model_of(family)
+    whole = read(model, params, TOKENS_BT, 30)[:, 25:30]
+    state = model.init_state(3, next(iter(params.values())))
+    with torch.no_grad():
+        for part in (TOKENS_BT[:, :20], torch.cat([TOKENS_BT[:, 20:25], TOKENS_BT[:, 40:55]], 1)):
+            state = model.forward(params, state, part).state
+        state = model.without_last(state, 15)
+        found = model.forward(params, state, TOKENS_BT[:, 25:30]).logits_BTV
+    torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_a_context_of_more_tokens_than_positions_is_refused() -> None:
+    with pytest.raises(UserError, match="model.context is 65, and the model has 64 positions"):
+        model_of("gpt2", context=65)
+    assert model_of("gpt2", context=64)[0].options.context == 64
+
+
+def test_no_graph_of_kernels_is_recorded() -> None:
+    """How full the context is decides what a segment computes."""
+    model, _ = model_of("llama")
+    engine: Any = engine_for(model, EngineSettings(captures=True))
+    assert not engine.captures
 
 
 def test_the_users_model_is_left_as_it_is() -> None:

@@ -29,10 +29,15 @@ _OWN: dict[str, dict[str, Any]] = {
     "gpt_neox": {},
 }
 FAMILIES = list(_OWN)
-_OTHER = {"gemma2": _OWN["gemma3_text"]}
+_OTHER: dict[str, dict[str, Any]] = {
+    "gemma2": _OWN["gemma3_text"],
+    "gpt_oss": {"num_key_value_heads": 2, "head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "falcon": {},
+    "mamba": {},
+}
 
 
-def tiny(family: str, dtype: torch.dtype = torch.float32, **sizes: int) -> nn.Module:
+def tiny(family: str, dtype: torch.dtype = torch.float32, **sizes: Any) -> nn.Module:
     """Return a causal language model of a family, in evaluation mode; ``sizes`` are other ones than the usual."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
