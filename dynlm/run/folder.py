@@ -79,6 +79,12 @@ class TrainedModel:
         """The device of the static parameters."""
         return next(iter(self.params.values())).device
 
+    @property
+    def reading_entry(self) -> dict[str, Any]:
+        """The model's options of reading as an entry of a card of what is found with them; empty without any."""
+        reading = self.model.options.reading()
+        return {"reading": reading} if reading else {}
+
     def with_reading(self, reading: Mapping[str, Any]) -> TrainedModel:
         """Return the model with other options of reading (``ModelOptions.reading``); the weights are the same."""
         options = self.model.options

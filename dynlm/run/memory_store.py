@@ -77,7 +77,7 @@ class MemoryStore:
 
     def save_statistics(self, statistics: Statistics, tokens: int) -> None:
         """Write R, computed on ``tokens`` tokens."""
-        self._save("statistics", statistics.rms, {"tokens": tokens})
+        self._save("statistics", statistics.rms, {"tokens": tokens, **self.trained.reading_entry})
 
     def load_statistics(self) -> tuple[Statistics, Card] | None:
         """Load R."""

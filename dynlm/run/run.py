@@ -123,12 +123,6 @@ class Run:
         return trained
 
     @property
-    def reading_entry(self) -> dict[str, Any]:
-        """The model's options of reading as an entry of a card of what is found with them; empty without any."""
-        reading = self.trained.model.options.reading()
-        return {"reading": reading} if reading else {}
-
-    @property
     def fingerprint(self) -> str:
         """The fingerprint of the static parameters."""
         return self.trained.fingerprint

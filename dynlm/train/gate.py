@@ -114,7 +114,7 @@ def train_gate(run: Run, quiet: bool = False) -> dict[str, Any]:
         run.log(event="train gate", rule=memory.rule, reset=memory.reset, nats_of_passes=nats)
         about = {
             "segment": memory.segment,
-            **run.reading_entry,
+            **run.trained.reading_entry,
             "tokens": len(learning.nats_N),
             "passes": passes,
             "passes_made": len(nats) - 1,

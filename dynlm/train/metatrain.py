@@ -85,7 +85,7 @@ def metatrain(run: Run, quiet: bool = False) -> dict[str, Any]:
             records = [*records, run.record("g", "learned", "meta", range(aside.articles)), picked]
         about = {
             "segment": memory.segment,
-            **run.reading_entry,
+            **run.trained.reading_entry,
             "tokens": options.tokens,
             "passes": options.tokens / len(aside.ids_N),
             "start": start.constants,

@@ -157,7 +157,7 @@ def find_constants(
         "split": options.split,
         "articles": sorted(int(index) + 1 for index in stream.order),
         "segment": memory.segment,
-        **run.reading_entry,
+        **run.trained.reading_entry,
     }
 
 
