@@ -13,7 +13,6 @@ from dynlm.adapt.meta_gradient.forward import Sensitivities
 from dynlm.adapt.partners.mixture import FixedShareMixture
 from dynlm.adapt.rules.base import Rule, RuleState, Slot, reset_lanes_
 from dynlm.adapt.rules.elementwise import ElementwiseRule, uniform_rule
-from dynlm.adapt.rules.moments import Moments
 from dynlm.adapt.update_filter import MEMORY, UpdateFilter, add_squares_, counts_of, first_of, ratio, ratios_of
 from dynlm.data.stream import read_side_by_side
 from dynlm.models.lstm.engine import LSTMEngine
@@ -115,35 +114,6 @@ def test_diverged_weights_in_one_lane_leave_the_others_alone(monkeypatch):
     for lane in (0, 2):
         assert all(torch.equal(a[lane], b[lane]) for a, b in zip(found, plain, strict=True))
     assert memory.filter.restored_B.tolist() == [0, 1, 0] and memory.filter.rescored_B.tolist() == [0, 5, 0]
-
-
-@pytest.mark.parametrize("decide", [lambda chosen: chosen, masked])
-def test_adam_starts_anew_in_the_lane_that_is_restored(decide, monkeypatch):
-    set_lanes_at_once(monkeypatch, 2)
-    made = uniform_rule("adam", NAMES, 0.02, moments=Moments(0.8, 0.95))
-    chosen = decide(filtered(dataclasses.replace(dynamic_model("rms", "article"), rule=made)))
-    side_by_side = read_side_by_side(text((40, 40, 40)), 5, range(3), 3)
-    memory, place = chosen.fresh_memory(3), side_by_side.begin()
-    for number in range(5):
-        segment, place = side_by_side.next(place)
-        if number == 3:
-            memory.params["output.bias"][1, :] = 1000 * torch.arange(MODEL.vocab_size)
-        before = memory.copy()
-        _, memory = read_segment(chosen, memory, segment)
-        steps = number + 1
-        assert memory.rule.lanes.steps_B.tolist() == [steps, max(0, steps - 4) if number >= 3 else steps, steps]
-    assert memory.filter.restored_B.tolist() == [0, 1, 0]
-    _, fresh = read_segment(chosen, chosen.fresh_memory(3)._replace(state=before.state), segment)
-    assert all(torch.equal(memory.params[name][1], fresh.params[name][1]) for name in NAMES)
-
-
-def test_a_rule_forgets_its_own_state_with_the_weights():
-    class Counting(Rule):
-        def init_lanes(self, lanes, like):
-            return {"steps": like.new_zeros(lanes)}
-
-    after = Counting().restore_lanes({"steps": torch.tensor([4.0, 5.0])}, torch.tensor([True, False]), torch.zeros(2))
-    assert after["steps"].tolist() == [0.0, 5.0]
 
 
 @pytest.mark.parametrize("reference", [False, True])

@@ -26,3 +26,9 @@ def test_adamax_is_that_of_torch():
         rule.step_(StepEvent(gradient, u[None], theta, theta_0, slots, *one, Scratch(), state.lanes))
         state = state._replace(lanes=rule.end_segment(state.lanes, torch.zeros(1)))
     torch.testing.assert_close(theta[0], weight.detach())
+
+
+def test_steps_are_counted_anew_where_weights_are_restored():
+    rule = Adamax(("w",), 0.1, 0.8, 0.9)
+    after = rule.restore_lanes(torch.tensor([4.0, 5.0]), torch.tensor([True, False]), torch.zeros(()))
+    assert after.tolist() == [0, 5]

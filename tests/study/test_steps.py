@@ -90,6 +90,7 @@ def slots_of(tmp_path: Path, variants: list[dict[str, Any]]) -> dict[str, list[S
 def test_each_rule_names_what_it_needs_in_order(tmp_path: Path):
     variants = [{"name": rule, "memory": {"rule": rule}} for rule in ("none", "sgd", "rms", "meta")]
     variants.append({"name": "given", "memory": {"rule": "sgd", "lr": 0.1}})
+    variants.append({"name": "adam-g", "memory": {"rule": "meta"}, "g": {"base": "adam"}})
     steps = slots_of(tmp_path, variants)
     statistics, rms = "gradient statistics R", "the rates of rms under stream"
     assert {name: [step.slot for step in each] for name, each in steps.items()} == {
@@ -98,6 +99,7 @@ def test_each_rule_names_what_it_needs_in_order(tmp_path: Path):
         "rms": [statistics, rms],
         "meta": [statistics, rms, "g (meta) under stream"],
         "given": [],
+        "adam-g": ["the rates of adam under stream", "g (adam-g) under stream"],
     }
     check_slots(steps)
     assert json.dumps([step.options for step in steps["meta"]])

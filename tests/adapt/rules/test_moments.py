@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -14,9 +15,10 @@ from dynlm.adapt.rules.base import Rule, StepEvent
 from dynlm.adapt.rules.elementwise import ElementwiseRule
 from dynlm.adapt.rules.registry import RULES
 from dynlm.adapt.update_filter import UpdateFilter
+from dynlm.data.stream import read_side_by_side
 from dynlm.models.protocol import Gradient
 from dynlm.models.scratch import Scratch
-from tests.adapt.readings import MODEL, NAMES, engine, static_params, stream
+from tests.adapt.readings import MODEL, NAMES, engine, set_lanes_at_once, static_params, stream, text
 
 CONSTANTS = {"lr": 0.02, "decay": 0.0, "beta1": 0.8, "beta2": 0.95}
 
@@ -25,6 +27,14 @@ def adam() -> Rule:
     build = RULES["adam"].build
     assert build is not None
     return build(("a",), CONSTANTS, None)
+
+
+def filtered(reset: str) -> DynamicModel:
+    """A model that Adam adapts, with an update filter."""
+    build, static = RULES["adam"].build, static_params()
+    assert build is not None
+    filter_ = UpdateFilter.for_model(static, NAMES, MODEL.vocab_size)
+    return DynamicModel(engine(), static, build(NAMES, CONSTANTS, None), NAMES, reset, filter=filter_)
 
 
 def step_(rule: Rule, theta: Tensor, u: Tensor, state: tuple[object, dict[str, dict[str, Tensor]]]) -> object:
@@ -72,9 +82,7 @@ def test_moments_run_on_through_a_stream_and_not_into_a_fresh_article() -> None:
 
 
 def test_a_rejected_update_leaves_the_moments_as_they_were(monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    chosen = DynamicModel(engine(), static_params(), RULES["adam"].build(NAMES, CONSTANTS, None), NAMES)  # type: ignore[misc]
-    filter_ = UpdateFilter.for_model(chosen.static, chosen.dynamic, MODEL.vocab_size)
-    chosen = dataclasses.replace(chosen, filter=filter_)
+    chosen = filtered("stream")
     reading = iter_segments(chosen, stream())
     memory, position = next((read.memory, read.position) for number, read in enumerate(reading) if number == 2)
     before = {slot: {n: t.clone() for n, t in tensors.items()} for slot, tensors in memory.rule.slots.items()}
@@ -90,3 +98,24 @@ def test_a_rejected_update_leaves_the_moments_as_they_were(monkeypatch) -> None:
         for name, tensor in tensors.items():
             assert torch.equal(tensor, before[slot][name]) == (name in infinite), (slot, name)
             assert tensor.isfinite().all()
+
+
+@pytest.mark.parametrize("synchronises", [True, False])
+def test_a_restored_lane_starts_anew(synchronises: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights, moments and steps; the other lanes go on."""
+    set_lanes_at_once(monkeypatch, 2)
+    chosen, side_by_side = filtered("article"), read_side_by_side(text((40, 40, 40)), 5, range(3), 3)
+    assert chosen.filter is not None
+    chosen = dataclasses.replace(chosen, filter=dataclasses.replace(chosen.filter, synchronises=synchronises))
+    memory, position, steps = chosen.fresh_memory(3), side_by_side.begin(), []
+    for number in range(5):
+        segment, position = side_by_side.next(position)
+        if number == 3:
+            memory.params["output.bias"][1, :] = 1000 * torch.arange(MODEL.vocab_size)
+        state = memory.copy().state
+        _, memory = read_segment(chosen, memory, segment)
+        steps.append(memory.rule.lanes.steps_B.tolist())
+    assert steps[2:] == [[3, 3, 3], [4, 0, 4], [5, 1, 5]]
+    assert memory.filter is not None and memory.filter.restored_B.tolist() == [0, 1, 0]
+    _, fresh = read_segment(chosen, chosen.fresh_memory(3)._replace(state=state), segment)
+    assert all(torch.equal(memory.params[name][1], fresh.params[name][1]) for name in NAMES)

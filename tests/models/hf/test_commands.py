@@ -17,10 +17,10 @@ pytest.importorskip("peft", reason="the extra dynlm[hf] is not installed")
 from dynlm.cli.main import main
 from dynlm.evaluation.score_file import read_scores
 from dynlm.run.folder import load_model
-from dynlm.runtime.tensors import params_fingerprint
+from dynlm.runtime.tensors import load_metadata, params_fingerprint
 
 Capture = pytest.CaptureFixture[str]
-OPTIONS = ["--memory.segment", "16", "--tune.tokens", "300", "--tune.fewest_tokens", "100", "--tune.rounds", "1"]
+OPTIONS = ["--memory.segment", "16", "--tune.tokens", "160", "--tune.fewest_tokens", "100", "--tune.rounds", "1"]
 OPTIONS += ["--tune.articles", "1-3", "--tune.statistics_tokens", "600"]
 LORA = ["--memory.lora_rank", "4", "--memory.lora_alpha", "8"]
 ADAM = ["--memory.rule", "adam"]
@@ -32,6 +32,11 @@ def answer(capsys: Capture, *words: object) -> dict[str, Any]:
     capsys.readouterr()
     assert main([*map(str, words), "--json"]) == 0
     return dict(json.loads(capsys.readouterr().out))
+
+
+def untouched(adopted: Path, folder: Path) -> Path:
+    """Return a copy of a run without what other tests found and read."""
+    return Path(shutil.copytree(adopted, folder / "run", ignore=shutil.ignore_patterns("memory", "scores")))
 
 
 def test_an_adopted_model_predicts_as_it_did(adopted: Path, pretrained: Path) -> None:
@@ -75,6 +80,7 @@ def test_an_adopted_model_takes_part_in_every_command(adopted: Path, factors: li
     assert params_fingerprint(load_model(adopted).params) == before
 
 
+@pytest.mark.parametrize("pretrained", ["gpt_neox"], indirect=True)
 def test_a_cache_and_the_static_model_are_partners_of_a_memory(adopted: Path, capsys: Capture) -> None:
     """Mixed with a cache and with level 1, no loss depends on a later token, and zero rates are level 1."""
     words = [*ADAM, *LORA, "--memory.lr", "0.01", "--memory.segment", "16", "--memory.no_regret", "true"]
@@ -106,20 +112,23 @@ def test_what_is_found_says_the_context_and_takes_no_more_than_it_needs(
     adopted: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     """Adam, and a g that starts there, are found without the gradient statistics of all weights."""
-    run, rounds = Path(shutil.copytree(adopted, tmp_path / "run")), ["--tune.rounds", "0"]
+    run, rounds = untouched(adopted, tmp_path), ["--tune.rounds", "0"]
     other = ["--model.context", "32", "--model.stride", "16"]
     found = [answer(capsys, "tune", run, *ADAM, *LORA, *OPTIONS, *rounds, *other)]
     learn = ["--metatrain.tokens", "60", "--metatrain.window", "2", "--metatrain.pick_tokens", "60"]
     found.append(answer(capsys, "metatrain", run, *LORA, *OPTIONS, *other, "--g.base", "adam", *learn))
     assert [each["reading"] for each in found] == [{"context": 32, "stride": 16, "refresh": 0}] * 2
     assert not list(run.rglob("statistics.safetensors"))
+    answer(capsys, "tune", run, *LORA, *OPTIONS, *rounds, *other, "--memory.rule", "rms")
+    (path,) = run.rglob("statistics.safetensors")
+    assert load_metadata(path)["reading"] == found[0]["reading"]
     words = ["--memory.rule", "meta", *LORA, "--memory.segment", "16", "--articles", "4"]
     assert math.isfinite(answer(capsys, "score", run, *words)["variants"][0]["nats_per_token"])
 
 
 @of_llama
 def test_another_seed_of_the_factors_is_another_memory(adopted: Path, tmp_path: Path, capsys: Capture) -> None:
-    run, text, memory = Path(shutil.copytree(adopted, tmp_path / "run")), tmp_path / "text.txt", tmp_path / "me"
+    run, text, memory = untouched(adopted, tmp_path), tmp_path / "text.txt", tmp_path / "me"
     words = [*ADAM, *LORA, "--memory.lr", "0.01", "--memory.segment", "16"]
     score = ["score", run, *words, "--articles", "4", "--run.seed"]
     files = [Path(answer(capsys, *score, seed)["file"]) for seed in (0, 1)]
