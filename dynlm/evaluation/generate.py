@@ -45,17 +45,18 @@ class Sampling:
 def generate(session: Session, prompt: str, sampling: Sampling) -> str:
     """Read ``prompt`` in ``session`` (copy it to keep it) and return the text sampled after it.
 
-    The prompt starts an article, or continues the unfinished one. Generated text is not learned from: it enters no
-    cache, and a mixture keeps the weights of the prompt's end.
+    The prompt starts an article, or continues the unfinished one; one without tokens is as none. Generated text is not
+    learned from: it enters no cache, and a mixture keeps the weights of the prompt's end.
     """
     dynamic_model, tokenizer = session.dynamic_model, session.trained.tokenizer
-    last, unfinished = tokenizer.start, session.saved.unfinished
+    unfinished, ids_N = session.saved.unfinished, np.zeros(0, np.int32)
     if prompt or unfinished is not None:
         session.read(prompt)
-        last = int(tokenizer.encode((unfinished.text if unfinished else "") + prompt).ids[-1])
-        memory = session.saved.memory
+        ids_N = tokenizer.encode((unfinished.text if unfinished else "") + prompt).ids
+    if len(ids_N):
+        last, memory = int(ids_N[-1]), session.saved.memory
     else:
-        memory = start_article(dynamic_model, session.saved.memory)
+        last, memory = tokenizer.start, start_article(dynamic_model, session.saved.memory)
     return tokenizer.decode(sample(dynamic_model, memory, last, sampling))
 
 

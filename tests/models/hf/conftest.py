@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dynlm.cli.main import main
+from tests.models.hf.attached import loaded
 from tests.models.hf.pretrained import write_pretrained
 
 
@@ -24,3 +26,9 @@ def adopted(pretrained: Path, tiny_corpus: Path, tmp_path_factory: pytest.TempPa
     words += ["--corpus.meta_every", "6"]
     assert main(["adopt", str(pretrained), *words, "--model.context", "48", "--model.stride", "24"]) == 0
     return runs / "tiny"
+
+
+@pytest.fixture(scope="module")
+def given(pretrained: Path) -> tuple[Any, Any]:
+    """That transformer as a user loads it: the model and its tokenizer."""
+    return loaded(pretrained)

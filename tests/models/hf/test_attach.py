@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 import re
 from pathlib import Path
 from typing import Any
@@ -22,26 +21,11 @@ from dynlm.api import DynamicLM
 from dynlm.cli.main import main
 from dynlm.errors import UserError
 from dynlm.runtime.tensors import params_fingerprint
+from tests.models.hf.attached import ONE, SHORT, TEXT, loaded
 from tests.models.hf.test_commands import LORA, OPTIONS
 from tests.models.hf.tiny import tiny
 
-TEXT = "the bade of the kula was seen near a kula .\n" * 12
-SHORT: dict[str, Any] = {"context": 48, "stride": 24, "segment": 16}
 ROOT = Path(__file__).resolve().parents[3]
-ONE = pytest.mark.parametrize("pretrained", ["llama"], indirect=True)
-"""Tests of what is the same for every family."""
-
-
-def loaded(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
-    """Return the model in a folder and its tokenizer, as a user loads them."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype), AutoTokenizer.from_pretrained(folder)
-
-
-@pytest.fixture(scope="module")
-def given(pretrained: Path) -> tuple[Any, Any]:
-    return loaded(pretrained)
 
 
 @pytest.mark.parametrize(("pretrained", "rank"), [("llama", 4), ("gpt2", 0)], indirect=["pretrained"])
@@ -181,95 +165,6 @@ def test_reset_forgets(given: tuple[Any, Any]) -> None:
 
 
 @ONE
-def test_an_article_in_pieces_has_the_losses_of_the_whole(given: tuple[Any, Any]) -> None:
-    whole = dynlm.attach(*given, lr=0.01, **SHORT).read(TEXT)
-    reader = dynlm.attach(*given, lr=0.01, **SHORT)
-    parts = [reader.read(TEXT[:100], unfinished=True), reader.read(TEXT[100:300], unfinished=True)]
-    parts.append(reader.read(TEXT[300:]))
-    for column in ("nats", "static"):
-        assert np.array_equal(np.concatenate([getattr(part, column) for part in parts]), getattr(whole, column))
-
-
-@ONE
-def test_generation_uses_the_memory_and_leaves_it(given: tuple[Any, Any]) -> None:
-    reader = dynlm.attach(*given, lr=0.05, **SHORT)
-    naive = reader.generate("the bade", tokens=8, temperature=0)
-    reader.read(TEXT * 3)
-    before = params_fingerprint(reader._session.saved.memory.params)
-    told = reader.generate("the bade", tokens=8, temperature=0)
-    assert told == reader.generate("the bade", tokens=8, temperature=0) != naive
-    assert params_fingerprint(reader._session.saved.memory.params) == before
-
-
-def test_greedy_generation_is_that_of_the_model(given: tuple[Any, Any]) -> None:
-    """With a rule that learns nothing; the start token comes before the text."""
-    model, tokenizer = copy.deepcopy(given[0]).eval(), given[1]
-    ids = [tokenizer.bos_token_id, *tokenizer("the bade").input_ids]
-    length = len(ids)
-    with torch.no_grad():
-        for _ in range(8):
-            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
-    reader = dynlm.attach(model, tokenizer, rule="none", **SHORT)
-    assert reader.generate("the bade", tokens=8, temperature=0) == tokenizer.decode(ids[length:])
-
-
-@ONE
-def test_losses_are_a_table(given: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    losses = dynlm.attach(*given, **SHORT).read("der Hase läuft .\n" * 4)
-    table = losses.to_pandas()
-    assert list(table) == ["token", "surface", "bytes", "words", "nats", "static"]
-    assert table["bytes"].sum() == len(("der Hase läuft .\n" * 4).encode())
-    assert np.array_equal(table["nats"], losses.nats) and np.array_equal(table["static"], losses.static)
-    assert losses.bits_per_byte == pytest.approx(losses.total / math.log(2) / table["bytes"].sum())
-    assert losses.nats_per_token == pytest.approx(table["nats"].mean())
-    assert losses.static_nats_per_token == pytest.approx(table["static"].mean())
-    assert re.fullmatch(r"Losses\(\d+ tokens; [\d.]+ nats/token, [\d.]+ bits/byte; static model .*\)", repr(losses))
-    monkeypatch.setitem(__import__("sys").modules, "pandas", None)
-    with pytest.raises(UserError, match="pip install pandas"):
-        losses.to_pandas()
-
-
-@ONE
-def test_losses_without_the_static_model(given: tuple[Any, Any]) -> None:
-    with_it, without = (dynlm.attach(*given, **SHORT).read(TEXT, static=static) for static in (True, False))
-    assert with_it.nats.tobytes() == without.nats.tobytes()
-    assert without.static is None and without.static_nats_per_token is None
-    assert list(without.to_pandas()) == ["token", "surface", "bytes", "words", "nats"]
-    assert without._repr_html_() is None
-    with pytest.raises(UserError, match="static=True"):
-        without.heat_map()
-
-
-@ONE
-def test_losses_are_drawn(given: tuple[Any, Any], tmp_path: Path) -> None:
-    from tests.browser import Opened, started
-
-    hostile = "<script>alert(1)</script>\n"
-    losses = dynlm.attach(*given, lr=0.05, **SHORT).read(TEXT + hostile)
-    page = tmp_path / "page.html"
-    page.write_text(f"<!DOCTYPE html><meta charset=utf-8><body>{losses._repr_html_()}</body>", encoding="utf-8")
-    assert "<script" not in page.read_text(encoding="utf-8")
-    with started() as browser:
-        opened = Opened(browser, page, ready=None)
-        frame = opened.page.frame_locator("iframe")
-        tokens = frame.locator("p.text span")
-        assert tokens.count() == len(losses)
-        shown = "".join(tokens.all_inner_texts())
-        assert shown.endswith("<script>alert(1)</script>↵") and shown.startswith("thebadeofthekula")
-        assert "adam predicts better than static" in frame.locator("h1").inner_text()
-        # Later lines were learned: the model with a memory loses less.
-        gains = [
-            float(re.search(r"difference ([+-][\d.]+)", each)[1])
-            for each in (tokens.nth(index).get_attribute("title") for index in range(0, len(losses), 7))  # type: ignore[index]
-        ]
-        assert gains == pytest.approx(
-            [float(low - high) for low, high in list(zip(losses.static, losses.nats, strict=True))[::7]], abs=1e-3
-        )  # type: ignore[arg-type]
-        assert opened.messages == [] and all(url.startswith(("file:", "about:")) for url in opened.requests)
-        opened.close()
-
-
-@ONE
 def test_it_says_what_it_is(given: tuple[Any, Any], pretrained: Path) -> None:
     reader = dynlm.attach(*given, targets="mlp")
     assert repr(reader) == f"DynamicLM({pretrained}; rule adam moves mlp (LoRA, rank 8); 0 tokens read, distance 0)"
@@ -338,94 +233,17 @@ def test_a_learned_rule_of_a_run(given: tuple[Any, Any], adopted: Path, factors:
         dynlm.attach(other, given[1], rule=folder / "mine-article.safetensors", **more)
 
 
-REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"rule": "rms"}, "rms' needs statistics of gradients; give statistics=TEXTS"),
-    ({"rule": "rms", "statistics": ["a"]}, "rms' has no lr and no decay and no epsilon; give lr=, decay=, epsilon="),
-    ({"rule": "rms", "statistics": []}, "statistics are computed on texts"),
-    ({"rule": "rms", "statistics": "nowhere/statistics.safetensors"}, "no such file"),
-    ({"rule": "sgd"}, "sgd' has no lr"),
-    ({"rule": "meta"}, "meta' needs parameters that were learned; give the path"),
-    ({"rule": "adamant"}, "memory.rule is 'adamant'"),
-    ({"rule": "nowhere/meta-stream.safetensors"}, "no such file"),
-    ({"lrate": 0.1}, "no option 'lrate'; choose among .*context.*lora_alpha.*seed"),
-    ({"lora_rank": 4}, "no option 'lora_rank'; give rank"),
-    ({"lr": "fast"}, "memory.lr is 'fast'"),
-    ({"rank": -1}, "memory.lora_rank is -1"),
-    ({"targets": "mlp.sideways"}, "memory.targets has 'mlp.sideways', which fits no tensor"),
-    ({"context": 65}, "context is 65, and the model has 64 positions"),
-    ({"context": 32, "stride": 48}, "model.stride is 48"),
-    ({"cache": "fixed"}, "cache 'fixed' has no cache_window and no cache_inverse_temperature and no cache_share"),
-    ({"cache": "learned"}, "cache 'learned' needs a gate that was learned; choose cache='fixed'"),
-    ({"lanes": 2, "reset": "article"}, "memory.lanes is 2"),
-]
-
-
-@ONE
-@pytest.mark.parametrize(("options", "message"), REFUSED, ids=[message[:24] for _, message in REFUSED])
-def test_unfitting_arguments_are_refused(given: tuple[Any, Any], options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message) as error:
-        dynlm.attach(*given, **options)
-    assert "\n" not in str(error.value)
-
-
-@ONE
-def test_unfitting_models_and_tokenizers_are_refused(given: tuple[Any, Any], pretrained: Path) -> None:
-    from transformers import AutoModel
-
-    model, tokenizer = given
-    with pytest.raises(UserError, match="a Linear is no causal language model"):
-        dynlm.attach(torch.nn.Linear(2, 2), tokenizer)
-    with pytest.raises(UserError, match="is no causal language model"):
-        dynlm.attach(AutoModel.from_pretrained(pretrained), tokenizer)
-    with pytest.raises(UserError, match="its tokenizer has no fast form"):
-        dynlm.attach(model, object())
-    with pytest.raises(UserError, match=r"the tokenizer has \d+ tokens, the model 97"):
-        dynlm.attach(tiny("llama"), tokenizer)
-    with pytest.raises(UserError, match="its weights are on meta"):
-        dynlm.attach(copy.deepcopy(model).to("meta"), tokenizer)
-    broken = copy.deepcopy(model)
-    next(broken.parameters()).data[0] = math.nan
-    with pytest.raises(UserError, match="is not finite"):
-        dynlm.attach(broken, tokenizer)
-
-
-@ONE
-def test_tokens_that_the_model_does_not_have_are_refused(given: tuple[Any, Any]) -> None:
-    """Those of a text; special tokens are read as plain text."""
-    tokenizer = copy.deepcopy(given[1])
-    tokenizer.add_special_tokens({"pad_token": "<pad>", "bos_token": "<begin>"})
-    losses = dynlm.attach(given[0], tokenizer, **SHORT).read(TEXT + "<pad>")
-    assert losses.token.max() < 400 and b"".join(losses.surface).endswith(b"<pad>")
-    tokenizer.add_tokens(["kula"])
-    with pytest.raises(UserError, match="the tokenizer has 403 tokens, the model 400"):
-        dynlm.attach(given[0], tokenizer)
-
-
 @ONE
 def test_it_learns_where_gradients_are_off(given: tuple[Any, Any]) -> None:
     expected = dynlm.attach(*given, lr=0.01, **SHORT).read(TEXT)
-    with torch.no_grad():
-        found = dynlm.attach(copy.deepcopy(given[0]).train(), given[1], lr=0.01, **SHORT).read(TEXT)
-    assert found.nats.tobytes() == expected.nats.tobytes()
-
-
-@ONE
-def test_an_attached_model_is_not_shared_as_a_run(given: tuple[Any, Any], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no run, which can be shared"):
-        dynlm.attach(*given, **SHORT).save_pretrained(tmp_path / "shared")
-
-
-@ONE
-def test_a_memory_of_another_model_is_refused(given: tuple[Any, Any], tmp_path: Path) -> None:
-    reader = dynlm.attach(*given, **SHORT)
-    reader.read(TEXT)
-    reader.save(tmp_path)
-    other = copy.deepcopy(given[0])
-    next(other.parameters()).data += 1e-3
-    fresh = dynlm.attach(other, given[1], **SHORT)
-    with pytest.raises(UserError, match="a memory of another model"):
-        fresh.load_memory(tmp_path)
-    assert fresh.tokens_read == 0
+    model = copy.deepcopy(given[0]).train()
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            reader = dynlm.attach(model, given[1], lr=0.01, **SHORT)
+            assert reader.read(TEXT).nats.tobytes() == expected.nats.tobytes()
+        reader.forget()
+        with mode():
+            assert reader.read(TEXT).nats.tobytes() == expected.nats.tobytes()
 
 
 @ONE
