@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 
 from dynlm.adapt.memory_file import options_of
@@ -73,9 +74,14 @@ class Losses(TextResult):
         return None if self.static is None or not len(self) else self.heat_map()._repr_html_()
 
 
+_differentiable = torch.inference_mode(False)
+"""Decorates what learns or makes tensors that learn: in ``torch.inference_mode`` there are no gradients."""
+
+
 class DynamicLM(ModelHubMixin, library_name="dynlm"):
     """A trained model and the memory of what it has read, at first nothing; see ``load`` and ``attach``."""
 
+    @_differentiable
     def __init__(self, source: Run | AttachedModel):
         """Raises UserError where ``source`` is not trained, or lacks what the memory's options ask for."""
         self._hub_mixin_config = None  # a run describes itself in its own files
@@ -114,6 +120,7 @@ class DynamicLM(ModelHubMixin, library_name="dynlm"):
         """|theta_t - theta_0| / |theta_0| of the tensors that move; of low-rank factors |theta_t - theta_0|."""
         return self._session.distance
 
+    @_differentiable
     def read(self, text: str, unfinished: bool = False, static: bool = True) -> Losses:
         """Read ``text`` as an article and learn from it; return the loss of each token before it was learned from.
 
@@ -134,6 +141,7 @@ class DynamicLM(ModelHubMixin, library_name="dynlm"):
         variant, options = variant_name(session.dynamic_model), session.options
         return Losses(**columns, protocol={"variant": variant, "reset": options.reset, "segment": options.segment})
 
+    @_differentiable
     def generate(
         self, prompt: str = "", tokens: int = 200, temperature: float = 0.8, top: int = 40, seed: int = 0
     ) -> str:
@@ -157,6 +165,7 @@ class DynamicLM(ModelHubMixin, library_name="dynlm"):
         """Save the memory in one file, atomically, for ``load_memory`` and the commands' ``--memory``."""
         self._session.save(Path(path))
 
+    @_differentiable
     def load_memory(self, path: str | os.PathLike[str]) -> None:
         """Replace the memory and its options by those of a file, or of a folder that ``save`` wrote.
 
@@ -167,6 +176,7 @@ class DynamicLM(ModelHubMixin, library_name="dynlm"):
         self._session = Session.open(source, path)
         self._source, self._static = source, None
 
+    @_differentiable
     def reset(self) -> None:
         """Forget everything that was read."""
         self._session, self._static = self._session.fresh(), None
@@ -195,6 +205,7 @@ class DynamicLM(ModelHubMixin, library_name="dynlm"):
         return load(model_id, **options)
 
 
+@_differentiable
 def load(path: str | os.PathLike[str], **options: Any) -> DynamicLM:
     """Load the run in a folder; ``options`` of the memory, such as ``rule="rms"``, replace the run's own.
 
@@ -204,6 +215,7 @@ def load(path: str | os.PathLike[str], **options: Any) -> DynamicLM:
     return DynamicLM(run.with_memory(change_options(run.memory, options)))
 
 
+@_differentiable
 def attach(
     model: Any,
     tokenizer: Any,

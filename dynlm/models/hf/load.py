@@ -125,6 +125,8 @@ def describe_loaded(module: Any, tokenizer: Any) -> Pretrained:
     for name, parameter in module.named_parameters():
         if not parameter.is_floating_point():
             raise UserError(f"{name} is quantised ({parameter.dtype})", what, "load the model without quantisation")
+        if parameter.is_inference():
+            raise UserError("it was loaded in torch.inference_mode", what, "load it outside of that, or in no_grad")
     devices = sorted({str(parameter.device) for parameter in module.parameters()})
     if len(devices) > 1 or devices == ["meta"]:
         raise UserError(f"its weights are on {' and '.join(devices)}", what, "load the model to one device")
