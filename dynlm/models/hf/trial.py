@@ -13,6 +13,7 @@ from dynlm.types import Params
 _TOKENS, _SEGMENT = 6, 3
 _TOLERANCE = 0.01
 """Of the range of the logits. Half precision rounds more, and is not compared."""
+_OTHER = "choose a model whose layers attend to cached keys and values"
 
 
 @torch.no_grad()
@@ -41,6 +42,3 @@ def check_segments(model: HFModel, params: Params, source: str) -> None:
     if whole.itemsize > 2 and difference > _TOLERANCE * spread:
         what = "this kind of model predicts otherwise in segments than as a whole"
         raise UserError(what, source, _OTHER)
-
-
-_OTHER = "choose a model whose layers attend to cached keys and values"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ pytest.importorskip("peft", reason="the extra dynlm[hf] is not installed")
 
 import dynlm
 from dynlm.errors import UserError
+from dynlm.evaluation.memory_export import base_of
+from dynlm.run.folder import TrainedModel
 from tests.models.hf.attached import ONE, SHORT, TEXT
 from tests.models.hf.tiny import tiny
 
@@ -100,3 +103,31 @@ def test_a_memory_of_another_model_is_refused(given: tuple[Any, Any], tmp_path: 
     with pytest.raises(UserError, match="a memory of another model"):
         fresh.load_memory(tmp_path)
     assert fresh.tokens_read == 0
+
+
+@ONE
+def test_what_was_saved_before_stays_where_saving_fails(
+    given: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise UserError("the disk is full")
+
+    reader = dynlm.attach(*given, **SHORT)
+    reader.save(tmp_path / "me")
+    before = (tmp_path / "me" / "dynlm.safetensors").read_bytes()
+    reader.read(TEXT)
+    monkeypatch.setattr("dynlm.evaluation.session_folder.commit_dir", fail)
+    with pytest.raises(UserError, match="the disk is full"):
+        reader.save(tmp_path / "me")
+    assert [path.name for path in tmp_path.iterdir()] == ["me"]
+    assert (tmp_path / "me" / "dynlm.safetensors").read_bytes() == before
+
+
+def test_a_name_on_the_hub_is_not_looked_for_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gpt2").mkdir()
+    tokenizer: Any = SimpleNamespace(fingerprint="b")
+    model: Any = None
+    for revision, name in (("0a1b", "gpt2"), (None, str(tmp_path / "gpt2"))):
+        card = {"adopted_from": "gpt2", "revision": revision, "fingerprint": "a"}
+        assert base_of(TrainedModel(model, {}, tokenizer, card)) == ("a", "b", name, revision)
