@@ -71,7 +71,10 @@ def build_dynamic_model(trained: TrainedModel, memory: MemoryOptions, rule: Rule
 def meta_of(
     g: LearnedRuleOptions, tuned: Mapping[str, Any], trained: TrainedModel, names: Sequence[str], find: StatisticsOf
 ) -> AnyLearnedRule:
-    """Return the learned rule g of the tensors ``names`` by its options, started at the ``tuned`` rule ``g.base``."""
+    """Return the learned rule g of the tensors ``names`` by its options, started at the ``tuned`` rule ``g.base``.
+
+    ``find`` is called where g needs statistics.
+    """
     statistics = find().of(names) if g.needs_statistics else Statistics({})
     own = {name: trained.params[name] for name in names}
     moments = Moments(tuned["beta1"], tuned["beta2"]) if g.base == "adam" else None
