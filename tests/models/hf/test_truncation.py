@@ -47,7 +47,7 @@ def test_a_rank_above_the_sides_ends_with_zeros() -> None:
 
 def moved(family: str, names: list[str]) -> tuple[HFModel, Params, Params]:
     module, generator = tiny(family), torch.Generator().manual_seed(2)
-    model = HFModel.of(module, HFOptions(kind="hf"))
+    model = HFModel.of(module, HFOptions(kind="hf", context=64, stride=32))
     static = {name: tensor.detach() for name, tensor in module.named_parameters()}
     found = {name: static[name] + 0.01 * torch.randn(static[name].shape, generator=generator) for name in names}
     return model, static, found
