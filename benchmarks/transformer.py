@@ -54,17 +54,18 @@ def new_module() -> Any:
 def cost_of_article(kind: str) -> Cost:
     """Return the least operations and bytes of an article.
 
-    Operations: two for each weight of a product and token; forward; backward by the activations and, where all weights
-    move, by the weights; both products of attention forward, and two of four backward over all keys, the other two over
-    the segment's own; the context read again. Bytes: weights once for each pass; all weights: gradient, weights and two
-    moments, read and written.
+    Operations: two for each weight of a product and token; forward; backward by the activations and, where they move,
+    by the weights (of low-rank factors, B); both products of attention forward, and two of four backward over all keys,
+    the other two over the segment's own; the context read again. Bytes: weights once for each pass; all weights:
+    gradient, weights and two moments, read and written.
     """
     width, inner, layers = SHAPE["hidden_size"], SHAPE["intermediate_size"], SHAPE["num_hidden_layers"]
     keys = width // SHAPE["num_attention_heads"] * SHAPE["num_key_value_heads"]
     matrices = layers * (2 * width * width + 2 * width * keys + 3 * width * inner)
     head, weights = width * SHAPE["vocab_size"], matrices + width * SHAPE["vocab_size"]
     learns, low_rank = kind != "static", kind.startswith("LoRA")
-    sides = layers * (2 * 2 * width + 2 * (width + keys) + 3 * (width + inner)) * RANK if low_rank else 0
+    outputs = layers * (3 * width + 2 * keys + 2 * inner) * RANK if low_rank else 0  # weights of the factors B
+    factors = outputs + layers * (6 * width + inner) * RANK if low_rank else 0
     operations = moved = 0.0
     past = 0
     for _ in range(0, TOKENS, SEGMENT):
@@ -73,13 +74,13 @@ def cost_of_article(kind: str) -> Cost:
             operations += 2 * past * matrices + 2 * past * past * width * layers  # causal: half of the products
             moved += 4 * weights
         seen = past + SEGMENT / 2
-        products = 2 * SEGMENT * (matrices + head + sides)
+        products = 2 * SEGMENT * (matrices + head + factors)
         attention = 4 * SEGMENT * seen * width * layers
         operations += products + attention
         moved += 4 * weights
         if learns:
             operations += products + attention + 2 * SEGMENT * SEGMENT * width * layers
-            operations += 2 * SEGMENT * sides if low_rank else products
+            operations += 2 * SEGMENT * outputs if low_rank else products
             moved += 4 * weights * (1 if low_rank else 9)
         past += SEGMENT
     return Cost(operations, moved)
