@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from dynlm.adapt.options import MemoryOptions
 from dynlm.errors import UserError
 from dynlm.models.hf.options import HFOptions
 from dynlm.models.registry import build_model
 from dynlm.run.folder import log_line, save_config, save_model
 from dynlm.run.options import RunOptions
-from dynlm.run.pretrained import default_window, dtype_of, trained_model
+from dynlm.run.pretrained import SEGMENT, default_window, dtype_of, trained_model
 from dynlm.run.provenance import made_with, record_sitting
 from dynlm.runtime.files import exclusive
 
@@ -19,8 +20,8 @@ def adopt(config: Any, source: str, dtype: str = "auto") -> dict[str, Any]:
     """Copy the pretrained model at ``source`` (see ``load_pretrained``) into the run's folder.
 
     ``config`` is a dataclass of all sections; its ``model`` are ``HFOptions``. The default context is that of a model
-    with fewer positions where it has fewer. Returns what the model's card says. Raises UserError for a source that
-    cannot be loaded or read in segments, and for a run folder that holds a model.
+    with fewer positions where it has fewer, and the default segment fits it. Returns what the model's card says. Raises
+    UserError for a source that cannot be loaded or read in segments, and for a run folder that holds a model.
     """
     from dynlm.models.hf.load import hub_revision, load_pretrained
 
@@ -34,15 +35,28 @@ def adopt(config: Any, source: str, dtype: str = "auto") -> dict[str, Any]:
         )
         revision = hub_revision(source)
         about = {"adopted_from": source, **({} if revision is None else {"revision": revision})}
+        memory = _memory(config.memory, options)
         trained = trained_model(found, build_model(options, found.vocab_size), about)
         record_sitting(run.path, {}, made_with("cpu"))
         trained.tokenizer.save(run.path / "tokenizer")
-        save_config(run.path, dataclasses.replace(config, model=options, tokenizer=trained.tokenizer.config))
+        save_config(
+            run.path, dataclasses.replace(config, model=options, memory=memory, tokenizer=trained.tokenizer.config)
+        )
         save_model(run.path, trained.model, trained.params, trained.tokenizer, about)
         parameters = trained.card["parameters"]
         log_line(run.path, event="adopted", parameters=parameters, **about)
     said = {"parameters": parameters, "vocabulary": found.vocab_size, "dtype": options.dtype}
     return {**about, "run": str(run.path), **said}
+
+
+def _memory(memory: MemoryOptions, options: HFOptions) -> MemoryOptions:
+    """Return the options of the memory with a default segment that fits the context. Raises UserError for one given."""
+    if memory.segment == SEGMENT:
+        return memory.replace(segment=min(SEGMENT, options.stride))
+    if memory.segment > options.context:
+        what = f"memory.segment is {memory.segment}, more than model.context {options.context}"
+        raise UserError(what, do="choose a shorter one")
+    return memory
 
 
 def _window(model: HFOptions, positions: int | None) -> dict[str, int]:

@@ -11,8 +11,10 @@ import pytest
 pytest.importorskip("transformers", reason="the extra dynlm[hf] is not installed")
 pytest.importorskip("peft", reason="the extra dynlm[hf] is not installed")
 
+from dynlm.adapt.options import MemoryOptions
 from dynlm.cli.main import main
 from dynlm.run.folder import load_model
+from dynlm.run.run import Run
 from dynlm.run.sharing import share_run
 from tests.models.hf.pretrained import write_pretrained
 from tests.models.hf.test_commands import Capture, answer
@@ -24,6 +26,9 @@ def test_the_default_context_is_that_of_the_model(pretrained: Path, tmp_path: Pa
     answer(capsys, *words, "tiny")
     window: Any = load_model(tmp_path / "tiny").model.options
     assert (window.context, window.stride) == (64, 32)
+    assert Run.open(tmp_path / "tiny").section(MemoryOptions).segment == 32
+    assert main([*map(str, words), "long", "--memory.segment", "65"]) == 2
+    assert "memory.segment is 65, more than model.context 64" in capsys.readouterr().err
     assert main([*map(str, words), "long", "--model.context", "65", "--model.stride", "8"]) == 2
     assert "model.context is 65, and the model has 64 positions" in capsys.readouterr().err
     assert not (tmp_path / "long").exists()
