@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -78,6 +79,7 @@ class _SegmentAttention(torch.autograd.Function):
         return output_BGND.unflatten(2, ctx.rows)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         query_BGND, key_BGSD, value_BGSD, p_BGNS, output_BGND = ctx.saved_tensors
         d_output_BGND = gradients[0].flatten(2, 3)

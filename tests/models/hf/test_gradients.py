@@ -50,6 +50,17 @@ def test_losses_and_gradients_are_those_of_the_models_source(family: str, option
         torch.testing.assert_close(found[1][name], tensor, rtol=1e-4, atol=1e-7, msg=name)
 
 
+def test_second_derivatives_are_refused_rather_than_wrong() -> None:
+    """The backward passes of dynlm's attention and factors treat what they saved as constants."""
+    model, params = model_of("llama")
+    leaves = {name: tensor.clone().requires_grad_() for name, tensor in params.items()}
+    logits_BTV = model.forward(leaves, model.init_state(3, TOKENS_BT.double()), TOKENS_BT[:, :8]).logits_BTV
+    query = leaves["model.layers.0.self_attn.q_proj.weight"]
+    (first,) = torch.autograd.grad(logits_BTV.logsumexp(-1).sum(), query, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.square().sum().backward()
+
+
 def test_checkpointed_layers_keep_less_for_the_backward_pass() -> None:
     kept = {}
     for checkpointing in (False, True):
