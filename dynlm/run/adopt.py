@@ -11,7 +11,7 @@ from dynlm.models.hf.options import HFOptions
 from dynlm.models.registry import build_model
 from dynlm.run.folder import log_line, save_config, save_model
 from dynlm.run.options import RunOptions
-from dynlm.run.pretrained import SEGMENT, default_window, dtype_of, trained_model
+from dynlm.run.pretrained import SEGMENT, default_segment, default_window, dtype_of, trained_model
 from dynlm.run.provenance import made_with, record_sitting
 from dynlm.runtime.files import exclusive
 
@@ -35,8 +35,9 @@ def adopt(config: Any, source: str, dtype: str = "auto") -> dict[str, Any]:
         )
         revision = hub_revision(source)
         about = {"adopted_from": source, **({} if revision is None else {"revision": revision})}
-        memory = _memory(config.memory, options)
-        trained = trained_model(found, build_model(options, found.vocab_size), about)
+        model = build_model(options, found.vocab_size)
+        memory = _memory(config.memory, options.context, default_segment(model))
+        trained = trained_model(found, model, about)
         record_sitting(run.path, {}, made_with("cpu"))
         trained.tokenizer.save(run.path / "tokenizer")
         save_config(
@@ -49,12 +50,12 @@ def adopt(config: Any, source: str, dtype: str = "auto") -> dict[str, Any]:
     return {**about, "run": str(run.path), **said}
 
 
-def _memory(memory: MemoryOptions, options: HFOptions) -> MemoryOptions:
-    """Return the options of the memory with a default segment that fits the context. Raises UserError for one given."""
+def _memory(memory: MemoryOptions, context: int, default: int) -> MemoryOptions:
+    """Return the options, a segment that is not given as ``default``. Raises UserError for one over ``context``."""
     if memory.segment == SEGMENT:
-        return memory.replace(segment=min(SEGMENT, options.stride))
-    if memory.segment > options.context:
-        what = f"memory.segment is {memory.segment}, more than model.context {options.context}"
+        return memory.replace(segment=default)
+    if memory.segment > context:
+        what = f"memory.segment is {memory.segment}, more than model.context {context}"
         raise UserError(what, do="choose a shorter one")
     return memory
 

@@ -14,7 +14,7 @@ from dynlm.study.steps import Prepared
 from dynlm.study.variants import Reading, baseline_for, baselines_of, orders_of
 
 SHOWN = 6
-"""Variants of a picture: as many lines as can be told apart at a page's width."""
+"""Variants of a picture: as many lines as can be distinguished at a page's width."""
 
 
 @dataclass(frozen=True)
