@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jsonargparse import Namespace
 
     from dynlm.fewshot.options import FewShotOptions
+    from dynlm.fewshot.results import EpisodeScores
     from dynlm.report.fewshot_results import Table
 
 _OPTIONS = "dynlm.fewshot.options:FewShotOptions"
@@ -28,17 +29,20 @@ def _tasks(arguments: Namespace, options: FewShotOptions) -> int:
     dynlm fewshot tasks
     dynlm fewshot tasks --task.source omniglot --task.path omniglot/ --json
     """
-    task, (source, _) = options.task, options.create()
-    shape, splits, images = task.episode_shape(training=False), source.describe(), source.image_format()
-    if task.is_regression:
-        text = f"{task.source}: {shape.shots} support and {shape.queries} query points; every task is a new curve"
-    else:
-        rows = [f"{task.source}: {shape.ways}-way {shape.shots}-shot, {shape.queries} queries of each class"]
-        for split, counts in splits.items():
-            rows.append(f"{split:8}" + ", ".join(f"{count:,} {name}" for name, count in counts.items()))
-        text = "\n".join([*rows, *([_INVERTED] if images["turned_round"] else [])])
-    content = {"source": task.source, "episode": shape._asdict(), "splits": splits, "images": images}
-    print_answer(arguments, content, text)
+    from dynlm.fewshot.tasks.source import SOURCES, LabelledSource
+
+    task = options.task
+    source = SOURCES[task.source](task)
+    splits, images, rows = source.describe(), source.image_format(), [task.summary()]
+    for split, counts in splits.items():
+        rows.append(f"{split:8}" + ", ".join(f"{count:,} {name}" for name, count in counts.items()))
+    if images.get("turned_round"):
+        rows.append(_INVERTED)
+    episode = task.protocol()
+    if isinstance(task, LabelledSource.Options):
+        episode = task.episode_shape(training=False)._asdict()
+    content = {"source": task.source, "episode": episode, "splits": splits, "images": images}
+    print_answer(arguments, content, "\n".join(rows))
     return 0
 
 
@@ -54,7 +58,7 @@ def _train(arguments: Namespace, options: FewShotOptions) -> int:
     card, folder = train(options, is_quiet(arguments)), str(options.run.path)
     text = f"{options.learner.kind}: nothing to train"
     if card["steps"]:
-        metric = "mean squared error" if options.task.is_regression else "accuracy"
+        metric = options.create()[0].problem.metric
         text = f"{options.learner.kind}: {card['steps']:,} meta-steps in {card['seconds']:.0f} s, "
         text += f"{metric} of the last training episodes {card['train_score']:.4f}"
     print_answer(arguments, {"folder": folder, **card}, f"{text}\nwrote {printable(folder)}")
@@ -72,21 +76,27 @@ def _evaluate(arguments: Namespace, options: FewShotOptions) -> int:
 
     path, scores = evaluate(Path(arguments.folder), options, is_quiet(arguments))
     by_step = {step: scores.at(step) for step in scores.steps}
-    if scores.is_accuracy:
+    if scores.is_return:
+        text = _return_text(scores)
+    elif scores.is_accuracy:
         mean, half = scores.at()
         text = f"accuracy {100 * mean:.2f} ± {100 * half:.2f} %"
     else:
-        shown = [step for step in (0, 1, 5, 10) if step in by_step] or scores.steps
-        parts = ["{:.4g} ± {:.2g} after {}".format(*by_step[step], step) for step in shown]
-        text = f"mean squared error {', '.join(parts)}"
+        text = f"mean squared error {_after_steps(by_step, (0, 1, 5, 10))}"
     if scores.protocol.get("turned_round"):
         text += f"; {_INVERTED}"
-    content = {
+    content: dict[str, Any] = {
         "file": str(path),
         "protocol": scores.protocol,
         "steps": [{"step": step, "mean": mean, "half_width_95": half} for step, (mean, half) in by_step.items()],
     }
-    text = f"{scores.label}, {scores.protocol['episodes']:,} episodes: {text}\nwrote {printable(str(path))}"
+    if scores.is_return:
+        mean, half = scores.total()
+        content["return"] = {"mean": mean, "half_width_95": half, "optimal": scores.optimal_total()}
+        if (regret := scores.regret()) is not None:
+            content["regret"] = [{"mean": mean, "half_width_95": half} for mean, half in regret.T]
+    scored = "tasks" if scores.is_return else "episodes"
+    text = f"{scores.label}, {scores.protocol['episodes']:,} {scored}: {text}\nwrote {printable(str(path))}"
     print_answer(arguments, content, text)
     return 0
 
@@ -143,6 +153,22 @@ def _demo(arguments: Namespace, options: None) -> int:
     tables, files = demo(folder, arguments.seed, arguments.share, quiet, progress)
     print_answer(arguments, _summary(tables, files), "\n" + _text(tables, files))
     return 0
+
+
+def _after_steps(by_step: dict[int, tuple[float, float]], wanted: tuple[int, ...]) -> str:
+    shown = [step for step in wanted if step in by_step] or by_step
+    return ", ".join("{:.4g} ± {:.2g} after {}".format(*by_step[step], step) for step in shown)
+
+
+def _return_text(scores: EpisodeScores) -> str:
+    """Return the sum over a task's episodes, or the mean return of an episode after each inner step."""
+    if not scores.adapts_while_acting:
+        return f"return {_after_steps({step: scores.at(step) for step in scores.steps}, (0, 1, 2, 3))}"
+    text = "return {:.4g} ± {:.2g}".format(*scores.total())
+    text += f" in {len(scores.steps):,} {scores.protocol['unit']}s"
+    if (regret := scores.regret()) is not None:
+        text += ", regret {:.4g} ± {:.2g}".format(*regret[:, -1])
+    return text
 
 
 def _summary(tables: list[Table], files: list[Path]) -> dict[str, Any]:

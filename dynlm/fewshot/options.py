@@ -75,13 +75,13 @@ class EvaluateOptions(Section):
     COMMON = "episodes split"
 
     episodes: int = bounded(1000, 2)
-    """Episodes."""
+    """Episodes: new tasks, each scored once."""
     split: Literal["train", "valid", "test"] = "test"
     """Split whose classes they are drawn from."""
     steps: int | None = bounded(None, 0, LARGEST_COUNT)
-    """Inner steps; unset: 10 for regression, else those of training."""
+    """Inner steps; unset: 10 for regression, 3 for environments, else those of training."""
     at_once: int = bounded(50, 1, LARGEST_COUNT)
-    """Episodes in one batch; episodes do not depend on it, and results only by rounding."""
+    """Tasks in one batch; tasks do not depend on it, and results only by rounding."""
     shown_tasks: int = bounded(3, 0, LARGEST_COUNT)
     """Tasks saved with all predictions, for figures."""
     shown_steps: int = bounded(30, 0, LARGEST_COUNT)
@@ -99,7 +99,7 @@ class FewShotOptions:
     evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
 
     def __post_init__(self) -> None:
-        learner = LEARNERS[self.learner.kind]
+        learner: type[Learner] = LEARNERS[self.learner.kind]
         learner.check_task(self.learner, self.task)
         if self.evaluate.steps is not None and not learner.takes_steps:
             what = f"evaluate.steps is set, but learner.kind {self.learner.kind!r} takes no steps"
@@ -109,8 +109,8 @@ class FewShotOptions:
     def evaluation_steps(self) -> int:
         """Inner steps in evaluation."""
         if self.evaluate.steps is None:
-            steps = getattr(self.learner, "inner_steps", 0)
-            return 10 if steps and self.task.is_regression else int(steps)
+            steps = int(getattr(self.learner, "inner_steps", 0))
+            return (self.task.default_steps or steps) if steps else 0
         return self.evaluate.steps
 
     def create(self) -> tuple[TaskSource, Learner]:

@@ -15,7 +15,7 @@ from dynlm.errors import UserError
 from dynlm.fewshot.learners.learner import Learned, Learner, add_prefix, strip_prefix
 from dynlm.fewshot.options import FewShotOptions, TrainOptions
 from dynlm.fewshot.run_folder import from_tensors, load_learned, load_run_options, save_learned, to_tensors
-from dynlm.fewshot.tasks.source import TaskSource, seeded
+from dynlm.fewshot.tasks.source import TaskSource, seeded, task_sampler
 from dynlm.run.folder import log_line, save_config
 from dynlm.runtime.allocator import keep_freed_memory
 from dynlm.runtime.checkpoints import Checkpointer, Checkpoints, State
@@ -39,6 +39,7 @@ class MetaTraining:
 
     def __init__(self, options: FewShotOptions, source: TaskSource, learner: Learner, learned: Learned):
         self.options, self.source, self.learner = options, source, learner
+        self.environment_steps = 0
         self.steps, self.window, self.logged = 0, list[tuple[float, float]](), (math.nan, math.nan)
         self._began = time.monotonic(), time.process_time()
         self._start(learned)
@@ -64,11 +65,12 @@ class MetaTraining:
     def step(self, bar: tqdm) -> None:
         """Take one meta-step, and log the mean of the last ones where that is due. Raises UserError on divergence."""
         config, seed = self.options.train, self.options.run.seed
-        progress, shape = self.steps / config.steps, self.options.task.episode_shape(training=True)
-        episodes = self.source.sample("train", shape, config.tasks, seeded(seed, EPISODES, self.steps))
+        progress, generator = self.steps / config.steps, seeded(seed, EPISODES, self.steps)
+        tasks = self.source.batch("train", True, config.tasks, generator)
         learned = Learned(self.meta, self.buffers)
-        done = self.learner.meta_step(learned, episodes, progress, seeded(seed, INNER, self.steps))
+        done = self.learner.meta_step(learned, tasks, progress, seeded(seed, INNER, self.steps))
         self.buffers = done.buffers
+        self.environment_steps += done.environment_steps
         norm = self.update(done.gradients, lr_at(progress, config))
         self.window.append((done.loss, done.score))
         bar.update()
@@ -79,7 +81,8 @@ class MetaTraining:
             do = "lower train.rate or learner.inner_rate, or set train.clip"
             raise UserError("training diverged: the loss is not finite", f"step {self.steps}", do)
         seconds = round(self.seconds[0], 2)
-        log_line(self.options.run.path, step=self.steps, loss=loss, score=score, norm=norm, seconds=seconds)
+        more = {"environment_steps": self.environment_steps} if self.environment_steps else {}
+        log_line(self.options.run.path, step=self.steps, loss=loss, score=score, norm=norm, seconds=seconds, **more)
         bar.set_postfix(loss=f"{loss:.3f}", score=f"{score:.3f}", refresh=False)
         self.window, self.logged = [], (loss, score)
 
@@ -109,8 +112,9 @@ class MetaTraining:
         for name, tensor in self.meta.items():
             state = self._optimizer.state.get(tensor, {})
             tensors |= {f"{_STATE}{key}.{name}": value for key, value in state.items()}
-        values = dict(zip(("seconds", "cpu_seconds"), self.seconds, strict=True))
-        return State(tensors, {"step": self.steps, "window": self.window, "logged": self.logged, **values})
+        values: dict[str, Any] = dict(zip(("seconds", "cpu_seconds"), self.seconds, strict=True))
+        values |= {"window": self.window, "logged": self.logged, "environment_steps": self.environment_steps}
+        return State(tensors, {"step": self.steps, **values})
 
     def load_state_dict(self, state: State) -> None:
         """Restore a ``state_dict``."""
@@ -125,6 +129,7 @@ class MetaTraining:
                 self._optimizer.state[self.meta[name]][slot] = tensor
         loss, score = values["logged"]
         self.steps, self.logged, self.window = values["step"], (loss, score), [(a, b) for a, b in values["window"]]
+        self.environment_steps = values.get("environment_steps", 0)
         self._began = self._began[0] - values["seconds"], self._began[1] - values["cpu_seconds"]
 
 
@@ -147,7 +152,7 @@ def train(options: FewShotOptions, quiet: bool = False) -> dict[str, Any]:
     is_trained = learner.is_trained and config.steps
     if is_trained:  # Splits that are too small are refused before anything is written.
         for split, training in (("train", True), (options.evaluate.split, False)):
-            source.sample(split, options.task.episode_shape(training), 1, seeded(0))
+            source.batch(split, training, 1, seeded(0))
     with exclusive(folder, "this run"):
         if (done := find_card(folder, options)) is not None:  # Another process finished it meanwhile.
             return done
@@ -167,6 +172,11 @@ def train(options: FewShotOptions, quiet: bool = False) -> dict[str, Any]:
             seconds, cpu_seconds = (round(value, 1) for value in work.seconds)
             card |= {"steps": config.steps, "seconds": seconds, "cpu_seconds": cpu_seconds}
             card |= {"train_loss": loss, "train_score": score}
+            if work.environment_steps:
+                card["environment_steps"] = work.environment_steps
+        elif not learner.is_trained:
+            learned, tuned = learner.tune(learned, task_sampler(source, options.run.seed, "valid"))
+            card |= {"tuned": tuned} if tuned else {}
         card = save_learned(folder, learned, card)
         checkpoints.drop()
         return card

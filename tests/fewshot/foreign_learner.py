@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dynlm.fewshot.learners.learner import Adapted, Generators, Learned, Learner, MetaStep
+from dynlm.fewshot.learners.learner import Adapted, Generators, Learned, Learner, MetaStep, SupervisedLearner
 from dynlm.fewshot.tasks.source import Episodes, Labelled
 from dynlm.runtime.validation import bounded
 
 
-class Ridge(Learner):
+class Ridge(SupervisedLearner):
     """Weights of each task in closed form. As ``@LEARNERS.register_kind("ridge")`` does, but for one test only."""
 
     label = "ridge regression"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dynlm.errors import UserError
-from dynlm.fewshot.learners.learner import LEARNERS, Learned, Learner
+from dynlm.fewshot.learners.learner import LEARNERS, Learned, SupervisedLearner
 from dynlm.fewshot.learners.maml import Maml, MamlPlusPlus
 from dynlm.fewshot.learners.prototypes import class_means, squared_distances
 from dynlm.fewshot.learners.reptile import minibatches
@@ -20,25 +20,26 @@ from dynlm.fewshot.tasks.source import Episodes, EpisodeShape, Labelled, Problem
 from dynlm.runtime.validation import options_of
 
 SMALL = {"reader_hidden": 6, "inner_steps": 2, "inner_rate": 0.1, "filters": 4, "layers": 2, "hidden": [8]}
-TRAINED = [kind for kind in LEARNERS.names() if LEARNERS[kind].is_trained]
+SUPERVISED = [kind for kind in LEARNERS.names() if issubclass(LEARNERS[kind], SupervisedLearner)]
+TRAINED = [kind for kind in SUPERVISED if LEARNERS[kind].is_trained]
 IMAGES = Problem((12, 12, 1), 3, classifies=True)
 
 
-def learner_of(kind: str, problem: Problem, **options: object) -> Learner:
+def learner_of(kind: str, problem: Problem, **options: object) -> SupervisedLearner:
     options_type = LEARNERS[kind].Options
     if kind == "prototypes":
         options = {"statistics": "running", **options}
     own = {item.name for item in dataclasses.fields(options_type)}
     made = options_type(**{**{name: value for name, value in SMALL.items() if name in own}, **options})  # type: ignore[arg-type]
-    learner: Learner = LEARNERS[kind](made, problem)
+    learner: SupervisedLearner = LEARNERS[kind](made, problem)
     return learner
 
 
-def image_learner(kind: str, **options: object) -> Learner:
+def image_learner(kind: str, **options: object) -> SupervisedLearner:
     return learner_of(kind, IMAGES, **options)
 
 
-def curve_learner(kind: str, **options: object) -> Learner:
+def curve_learner(kind: str, **options: object) -> SupervisedLearner:
     return learner_of(kind, Cubic.problem, **options)
 
 
@@ -64,18 +65,18 @@ def task_of(episodes: Episodes, index: int) -> Episodes:
     return Episodes(support, query)
 
 
-def trainable(learner: Learner) -> Learned:
+def trainable(learner: SupervisedLearner) -> Learned:
     learned = learner.initial(seeded(0))
     return Learned({name: tensor.requires_grad_() for name, tensor in learned.meta.items()}, learned.buffers)
 
 
-def last_outputs(learner: Learner, learned: Learned, episodes: Episodes, steps: int = 2) -> torch.Tensor:
+def last_outputs(learner: SupervisedLearner, learned: Learned, episodes: Episodes, steps: int = 2) -> torch.Tensor:
     *_, adapted = learner.adapt(learned, episodes.support, steps, [seeded(task) for task in range(episodes.tasks)])
     with torch.no_grad():
         return learner.predict(learned, adapted, episodes.query.inputs)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in LEARNERS.names() if kind != "random"])
+@pytest.mark.parametrize("kind", [kind for kind in SUPERVISED if kind != "random"])
 @pytest.mark.parametrize("images", [True, False], ids=["images", "curves"])
 def test_batched_tasks_equal_single_tasks(kind: str, images: bool) -> None:
     if not images and LEARNERS[kind].any_ways:
@@ -142,7 +143,7 @@ def test_first_order_share_switches_from_first_to_second_order() -> None:
     annealed = curve_learner("maml", first_order_share=0.5)
     learned, episodes = trainable(learners["maml"]), curve_episodes()
 
-    def gradient(learner: Learner, progress: float) -> torch.Tensor:
+    def gradient(learner: SupervisedLearner, progress: float) -> torch.Tensor:
         return learner.meta_step(learned, episodes, progress, seeded(0)).gradients["linear.0.weight"]
 
     first, second = gradient(learners["fomaml"], 0.9), gradient(learners["maml"], 0.1)
@@ -333,7 +334,7 @@ def test_the_lstm_reader_depends_on_labels_and_not_on_other_queries() -> None:
     assert not torch.allclose(last_outputs(learner, learned, other), last_outputs(learner, learned, episodes))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in LEARNERS.names() if kind != "random"])
+@pytest.mark.parametrize("kind", [kind for kind in SUPERVISED if kind != "random"])
 def test_adaptation_leaves_meta_parameters_unchanged(kind: str) -> None:
     learner = image_learner(kind)
     learned = learner.initial(seeded(0))

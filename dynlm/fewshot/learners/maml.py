@@ -26,10 +26,12 @@ from dynlm.fewshot.learners.learner import (
     Learned,
     Learner,
     MetaStep,
+    SupervisedLearner,
     add_prefix,
     strip_prefix,
 )
 from dynlm.fewshot.nets import ConvNet, ConvNetOptions, Net, Perceptron, PerceptronOptions
+from dynlm.fewshot.tasks.regression import Curves
 from dynlm.fewshot.tasks.source import LARGEST_COUNT, Episodes, Labelled, Problem, TaskSource
 from dynlm.runtime.validation import bounded
 from dynlm.types import Params
@@ -37,7 +39,7 @@ from dynlm.types import Params
 _LR = "rate."
 
 
-class GradientLearner(Learner):
+class GradientLearner(SupervisedLearner):
     """A network whose tensors ``loop.adapted`` are adapted to each task by steps; the base of MAML and Reptile."""
 
     takes_steps = True
@@ -95,7 +97,7 @@ class InitLearner(GradientLearner):
     @classmethod
     def check_task(cls, options: Any, task: TaskSource.Options) -> None:
         super().check_task(options, task)
-        if task.is_regression and options.statistics == "running":
+        if isinstance(task, Curves.Options) and options.statistics == "running":
             raise UserError("learner.statistics is 'running', but a regression network has no batch norm")
 
     def initial(self, generator: torch.Generator) -> Learned:

@@ -24,6 +24,7 @@ from dynlm.fewshot.learners.learner import (
     Learned,
     Learner,
     MetaStep,
+    SupervisedLearner,
     add_prefix,
     strip_prefix,
 )
@@ -32,7 +33,7 @@ from dynlm.fewshot.tasks.source import Episodes, Labelled, Problem
 from dynlm.types import Params
 
 
-class EmbeddingLearner(Learner):
+class EmbeddingLearner(SupervisedLearner):
     """A network that all tasks share: without a head for images, none for curves.
 
     Meta-parameters are the network's; buffers are ``running.NAME`` (F,), the averaged statistics of training batches.
@@ -134,7 +135,7 @@ def squared_distances(features_TQD: Tensor, means_TKD: Tensor) -> Tensor:
 
 
 @LEARNERS.register_kind("nearest-neighbour")
-class NearestNeighbour(Learner):
+class NearestNeighbour(SupervisedLearner):
     """The baseline of every accuracy table: the class of the nearest support example (Lake et al. 2015).
 
     Nearest by cosine similarity of pixels: on Omniglot five points better than Euclidean distance, by which a bold

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dynlm.errors import UserError
 from dynlm.fewshot.tasks.images import MID_GREY, ImageClasses, border_median
-from dynlm.fewshot.tasks.source import LARGEST_COUNT, Episodes, EpisodeShape, Labelled, Problem, TaskSource
+from dynlm.fewshot.tasks.source import LARGEST_COUNT, Episodes, EpisodeShape, Labelled, LabelledSource, Problem
 from dynlm.runtime.hashing import fingerprint
 from dynlm.runtime.validation import bounded
 
@@ -40,11 +40,11 @@ class Augmentation(NamedTuple):
 _AT_WARP_1 = Augmentation(rotation=10.0, shear=0.15, scale=0.15, shift=0.06, bend=0.0)
 
 
-class ImageTasks(TaskSource):
+class ImageTasks(LabelledSource):
     """Episodes of classes that are drawn from a split. All images of a class are rotated and reflected alike."""
 
     @dataclass
-    class Options(TaskSource.Options):
+    class Options(LabelledSource.Options):
         COMMON = "source path shots queries ways size"
 
         ways: int = bounded(5, 2, LARGEST_COUNT)
@@ -65,10 +65,18 @@ class ImageTasks(TaskSource):
             return 1, 1
 
         def protocol(self) -> dict[str, Any]:
-            return {"ways": self.ways, "classes": "", "trained_on": self.episode_shape(training=True)._asdict()}
+            about = {"ways": self.ways, "classes": "", "trained_on": self.episode_shape(training=True)._asdict()}
+            return super().protocol() | about
+
+        def size_label(self) -> str:
+            return f"{self.ways}-way-{self.shots}-shot"
+
+        def summary(self) -> str:
+            return f"{self.source}: {self.ways}-way {self.shots}-shot, {self.queries} queries of each class"
 
     def __init__(self, options: Options):
-        self.options, self.splits = options, self.load_splits(options)
+        super().__init__(options)
+        self.splits = self.load_splits(options)
         where = next(iter(self.splits.values())).where
         refuse_overlap({split: classes.names for split, classes in self.splits.items()}, where)
         channels = 3 if getattr(options, "colour", False) else 1

@@ -11,10 +11,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dynlm.fewshot.tasks.source import SOURCES, Episodes, EpisodeShape, Labelled, Problem, TaskSource
+from dynlm.fewshot.tasks.source import SOURCES, Episodes, EpisodeShape, Labelled, LabelledSource, Problem
 
 
-class Curves(TaskSource):
+class Curves(LabelledSource):
     """Curves of one family, one for each task, at inputs drawn uniformly from ``low`` to ``high``.
 
     Splits differ in the generators that they are sampled with, and in nothing else.
@@ -25,11 +25,16 @@ class Curves(TaskSource):
     problem = Problem((1,), 1, classifies=False)
 
     @dataclass
-    class Options(TaskSource.Options):
+    class Options(LabelledSource.Options):
         is_regression: ClassVar[bool] = True
+        default_steps: ClassVar[int | None] = 10
 
-    def __init__(self, options: TaskSource.Options):
-        pass
+        def size_label(self) -> str:
+            return f"{self.shots}-points"
+
+        def summary(self) -> str:
+            points = f"{self.shots} support and {self.queries} query points"
+            return f"{self.source}: {points}; every task is a new curve"
 
     @abstractmethod
     def draw(self, count: int, generator: torch.Generator) -> Callable[[Tensor], Tensor]:

@@ -1,0 +1,1 @@
+"""Reinforcement learning on many tasks at once: environments, policies, rollouts and planning."""
