@@ -66,6 +66,8 @@ class MemoryOptions(Section):
     """Factor of the similarity before the softmax: one number, or with a gate several; unset: tuned."""
     cache_share: float | None = bounded(None, 0, 0.99)
     """A fixed cache's share of the prediction; unset: the tuned one of the run."""
+    gate: str | None = bounded(None, omit_default=True)
+    """cache learned: the name that the gate was learned under, beside its rule's; for several gates of one rule."""
     no_regret: bool = False
     """Mix the rule with level 1, token by token by fixed share: at most about switch_share / 2 nats a token worse than
     level 1. Level 1 is evaluated beside the rule."""
@@ -105,6 +107,8 @@ class MemoryOptions(Section):
         if not isinstance(self, kind):
             raise TypeError(f"the options of rule {self.rule!r} are {kind.__name__}: use replace()")
         plain_name("memory.g", self.g)
+        if self.gate is not None:
+            plain_name("memory.gate", self.gate)
         if self.lanes > 1 and (self.rule, self.cache) != ("none", "none") and self.reset == "stream":
             what = f"memory.lanes is {self.lanes}, but under memory.reset 'stream' each article is read after the last"
             raise UserError(what, do="choose --memory.reset article, or --memory.lanes 1")

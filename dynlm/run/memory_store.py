@@ -4,7 +4,7 @@ statistics.safetensors                          gradient statistics R
 tuned.json                                      the tuned constants of each rule and reset policy
 G-RESET.safetensors and .json                   phi of a learned rule, as tensors and readable
 cache-RULE-RESET.json                           the tuned window, inverse temperature and share of a fixed cache
-gated-cache-RULE-RESET.safetensors and .json    a cache's learned gate, as tensors and readable
+gated-cache-RULE[-GATE]-RESET.safetensors and .json    a cache's learned gate, as tensors and readable
 """
 
 from __future__ import annotations
@@ -50,6 +50,11 @@ _SECONDS_TO_WAIT = 60.0
 def rule_stem(memory: MemoryOptions) -> str:
     """Return the rule's part of file names: for a learned rule the name that it was learned under."""
     return memory.g if memory.rule == "meta" else memory.rule.replace("+", "-")
+
+
+def gate_stem(memory: MemoryOptions) -> str:
+    """Return the part of file names that tells a learned gate: its rule, its own name if it has one, reset policy."""
+    return "-".join([rule_stem(memory), *([memory.gate] if memory.gate else []), memory.reset])
 
 
 def given_constants(memory: MemoryOptions) -> dict[str, Any]:
@@ -178,12 +183,12 @@ class MemoryStore:
         assert isinstance(cache.gate, Gate)
         inverses = list(cache.inverse_temperatures)
         card = {"window": cache.window, "inverse_temperature": inverses, **card}
-        name = f"gated-cache-{rule_stem(memory)}-{memory.reset}"
+        name = f"gated-cache-{gate_stem(memory)}"
         self._save(name, cache.gate.params, card, {"features": gate_feature_names(inverses)})
 
     def load_gated_cache(self, memory: MemoryOptions) -> tuple[Cache, Card] | None:
         """Load a cache with a learned gate."""
-        name = f"gated-cache-{rule_stem(memory)}-{memory.reset}"
+        name = f"gated-cache-{gate_stem(memory)}"
         if (stored := self._load(name)) is None:
             return None
         tensors, card = stored

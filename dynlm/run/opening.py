@@ -219,6 +219,7 @@ def command(name: str, folder: Path, memory: MemoryOptions) -> str:
     """Return the command line that tunes or learns the rule of ``memory``, or its cache if it has one."""
     named = f" --memory.g {memory.g}" if memory.rule == "meta" and memory.g != "meta" else ""
     cache = "" if memory.cache == "none" else f" --memory.cache {memory.cache}"
+    cache += f" --memory.gate {memory.gate}" if memory.gate and memory.cache == "learned" else ""
     of_factors = [item for item in dataclasses.fields(MemoryOptions) if memory.lora_rank and "lora_" in item.name]
     given = {item.name: getattr(memory, item.name) for item in of_factors if getattr(memory, item.name) != item.default}
     factors = "".join(f" --memory.{option} {value}" for option, value in given.items())

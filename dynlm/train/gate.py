@@ -26,7 +26,7 @@ from dynlm.adapt.partners.cache_gate import Gate, initial_gate, log_shares
 from dynlm.data.stream import Stream
 from dynlm.errors import UserError
 from dynlm.models.scratch import Scratch
-from dynlm.run.memory_store import CACHE_BOUNDS, records_of, rule_stem
+from dynlm.run.memory_store import CACHE_BOUNDS, gate_stem, records_of
 from dynlm.run.opening import command
 from dynlm.run.run import Run
 from dynlm.runtime.checkpoints import Checkpointer, Checkpoints, State
@@ -85,7 +85,7 @@ def train_gate(run: Run, quiet: bool = False) -> dict[str, Any]:
     if memory.cache != "learned" or memory.cache_share is not None:
         what = "memory.cache_share is set" if memory.cache == "learned" else "a fixed cache has nothing to meta-train"
         raise UserError(what, do=f"run `{command('tune', run.path, memory.replace(cache='fixed'))}`")
-    dynamic_model, name = open_without_cache(run), f"{rule_stem(memory)}-{memory.reset}"
+    dynamic_model, name = open_without_cache(run), gate_stem(memory)
     with exclusive(run.store.path(f"gated-cache-{name}"), "this gated cache"):
         fixed = run.store.load_fixed_cache(memory)
         if fixed is None:
@@ -96,7 +96,7 @@ def train_gate(run: Run, quiet: bool = False) -> dict[str, Any]:
             memory.cache_inverse_temperature or (min(max(value, MIN_INVERSE), MAX_INVERSE) for value in around)
         )
         cache = Cache(memory.cache_window or fixed["window"], inverses, 0.0)
-        meta, seed = run.split("meta"), run.options.seed
+        meta, seed = run.split("meta"), options.seed_or(run.options.seed)
         # Not read a second time: in a cache that is not emptied, an article would find itself.
         stream = Stream(meta, memory.lanes, memory.segment, range(meta.articles), seed=seed)
         learning = collect(dynamic_model, cache, stream, options.tokens, quiet)

@@ -138,7 +138,8 @@ def _learn(run: Run, start: Start, checkpoints: Checkpoints, quiet: bool) -> dic
         loop = OuterLoop(run, dynamic_model, run.split("meta"), options, processes)
         learner: MetaGradient
         if isinstance(meta, LearnedLSTMRule):
-            learner = Windows(meta, phi, _SAMPLE, torch.Generator().manual_seed(run.options.seed))
+            generator = torch.Generator().manual_seed(options.seed_or(run.options.seed))
+            learner = Windows(meta, phi, _SAMPLE, generator)
         else:
             learner = Sensitivities(meta, phi, dynamic_model, loop.memory, options.bound)
         averages = loop.learn({learner: options.lr}, checkpoints, quiet, name=memory.g, reset=memory.reset)

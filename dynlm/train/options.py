@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dynlm.adapt.rules.registry import RULES
-from dynlm.runtime.validation import LARGEST_LANES, LARGEST_SEGMENT, Section, bounded, plain_name
+from dynlm.runtime.validation import LARGEST_LANES, LARGEST_SEED, LARGEST_SEGMENT, Section, bounded, plain_name
 
 
 @dataclass
@@ -93,8 +93,15 @@ class MetatrainOptions(Section):
     """Decay of the Polyak average of phi."""
     pick_tokens: int = bounded(40000)
     """Tokens of the tuning articles that decide between the start and what was learned; 0 reads all of them."""
+    seed: int | None = bounded(None, 0, LARGEST_SEED, omit_default=True)
+    """Seed of what is learned: the order of the articles, a gate's start and batches; unset: run.seed. The base model,
+    R and tuned rates do not depend on it."""
     checkpoint_every: int = bounded(20, 1, affects_result=False)
     """Windows between checkpoints."""
+
+    def seed_or(self, otherwise: int) -> int:
+        """Return the seed of what is learned, ``otherwise`` (run.seed) where it is unset."""
+        return otherwise if self.seed is None else self.seed
 
 
 @dataclass

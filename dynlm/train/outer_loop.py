@@ -84,6 +84,7 @@ class OuterLoop:
     ):
         self.dynamic_model, self._run, self._options, self._processes = dynamic_model, run, options, processes
         segment, seed = run.section(MemoryOptions).segment, run.options.seed
+        seed = options.seed_or(seed) if isinstance(options, MetatrainOptions) else seed
         self.stream = shared_stream(split, options, segment, seed, processes)
         self.memory = dynamic_model.fresh_memory(self.stream.local_lanes)
         self.position, self.seconds = self.stream.begin(), 0.0
