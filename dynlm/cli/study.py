@@ -54,6 +54,7 @@ def _study(options: Namespace, config: StudyOptions) -> int:
     """
     from dynlm.study.pages import verdict
     from dynlm.study.run import study
+    from dynlm.study.seed_tables import STATEMENT, seed_dict, seed_table
     from dynlm.study.tables import as_dict, figures_table
 
     if options.folder is not None:
@@ -62,6 +63,8 @@ def _study(options: Namespace, config: StudyOptions) -> int:
         config.run = config.run.replace(folder=str(path.parent), name=path.name)
     results, written = study(config, quiet=options.json, progress=sys.stderr.isatty() and not options.json)
     files = [str(path) for path in written]
-    text = ["", figures_table(results), verdict(results), "", *(f"wrote {file}" for file in files)]
-    print_answer(options, {**as_dict(results), "files": files}, "\n".join(text))
+    rows = results.over_seeds
+    text = ["", figures_table(results), verdict(results), *([f"\n{seed_table(rows)}\n{STATEMENT}"] if rows else [])]
+    content = {**as_dict(results), **({"over_seeds": seed_dict(rows)} if rows else {}), "files": files}
+    print_answer(options, content, "\n".join([*text, "", *(f"wrote {file}" for file in files)]))
     return 0

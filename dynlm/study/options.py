@@ -45,12 +45,15 @@ class StudyConfig(Section):
     """Which variants are read, how, on which articles, and what they are compared with."""
 
     SECTION = "study"
+    COMMON = "name variants resets orders split articles tune baselines pairs base_seeds meta_seeds"
 
     name: str = "study"
     """Its folder within the run's. Another text needs a study of another name."""
     variants: list[dict[str, Any]] | None = None
     """Each variant: its name, and the options in which it differs (memory: {rule: rms}), section by section. Unset:
-    level 1, rms and meta; for a transformer static weights with disjoint windows, static weights, and its memory."""
+    level 1, rms and meta; for a transformer static weights with disjoint windows, static weights, and its memory.
+    ``over``: another variant that its gain is given over, too, such as the one that differs in nothing but the rule.
+    ``run``: static weights of another run beside this one, with the same tokenizer and training text."""
     resets: list[Reset] | None = None
     """Reset policies that variants are tuned for and read under; one that sets memory.reset is read under that one.
     Unset: both."""
@@ -70,6 +73,14 @@ class StudyConfig(Section):
     gain never includes that of another context: it is over static weights with the same one."""
     pairs: list[str] | None = None
     """LOWER:HIGHER variants that are compared word by word; unset: level 1:rms and rms:meta, where named."""
+    base_seeds: list[int] | None = bounded(None, 0, LARGEST_SEED)
+    """Seeds of base models: first the run's own; each other is trained with the run's options as NAME-seed-SEED beside
+    it. Unset: the run alone."""
+    meta_seeds: list[int] | None = bounded(None, 0, LARGEST_SEED)
+    """Seeds that g and gates are learned with on each base model (metatrain.seed). Unset: one."""
+    seeded: list[str] | None = None
+    """Variants that are read with all seeds, with those that their gains are over; the others with the first seeds.
+    Unset: all."""
     drawn: list[str] = field(default_factory=list)
     """Variants of the pictures; empty: the first baseline and the five with the lowest losses."""
     resamples: int = bounded(2000, 0, 1_000_000)
@@ -78,9 +89,13 @@ class StudyConfig(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         plain_name("study.name", self.name)
-        for option in ("variants", "resets", "orders"):
+        for option in ("variants", "resets", "orders", "base_seeds", "meta_seeds"):
             if getattr(self, option) == []:
                 raise UserError(f"study.{option} is empty", do="name at least one")
+        for option in ("base_seeds", "meta_seeds"):
+            seeds = getattr(self, option) or []
+            if len({*seeds}) < len(seeds):
+                raise UserError(f"study.{option} is {seeds}", do="name each seed once")
 
 
 @dataclass

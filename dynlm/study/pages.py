@@ -16,9 +16,11 @@ from dynlm.runtime.parsing import write_json
 from dynlm.runtime.text import markdown, printable
 from dynlm.study.options import StudyOptions
 from dynlm.study.results import Results, shown
-from dynlm.study.tables import as_csv, as_dict, budget_table, figures_table, words_of_pairs
+from dynlm.study.seed_tables import STATEMENT, seed_csv, seed_dict, seed_table
+from dynlm.study.tables import as_csv, as_dict, figures_table, words_of_pairs
 from dynlm.study.variants import pairs_of
 
+_OF_SEEDS = ("seeds.md", "seeds.csv", "seeds.json")
 _TEMPLATE = Path(__file__).parent / "templates" / "README.md.j2"
 
 
@@ -36,17 +38,32 @@ def write_pages(folder: Path, results: Results, options: StudyOptions, card: dic
         write_page(folder / name, text)
     for name, content in contents.items():
         write_json(folder / name, content)
+    for name in _OF_SEEDS:  # of an earlier study, perhaps with other seeds
+        (folder / name).unlink(missing_ok=True)
     write_page(folder / "README.md", _readme(folder, results, options, card, []))
     pictures = plot_run([each.scores.path for each in shown(results, study) if each.scores.path is not None], folder)
     write_page(folder / "README.md", _readme(folder, results, options, card, pictures))
     return [*(folder / name for name in ("README.md", *texts, *contents)), *pictures]
 
 
+def write_seeds(
+    folder: Path, results: Results, options: StudyOptions, card: dict[str, Any], written: list[Path]
+) -> list[Path]:
+    """Write the tables over seeds beside the pages that are ``written``, and README.md with them; return the tables."""
+    rows, paths = results.over_seeds, [folder / name for name in _OF_SEEDS]
+    write_page(paths[0], seed_table(rows))
+    write_page(paths[1], seed_csv(rows))
+    write_json(paths[2], seed_dict(rows))
+    pictures = [path for path in written if path.suffix in (".png", ".svg")]
+    write_page(folder / "README.md", _readme(folder, results, options, card, pictures))
+    return paths
+
+
 def verdict(results: Results) -> str:
     """Return the best reading in the study's first order, and what the intervals of its gains say."""
     best = min((row for row in results.rows if row.done.reading.is_in(results.order)), key=lambda row: row.done.nats)
     parts = [f"Lowest loss: {best.done.reading.label}, {best.figures.nats_per_token:.4f} nats per token"]
-    for over in best.over:
+    for over in best.gains:
         if over.gain is not None and over.baseline is not None:
             low, high = over.gain.low, over.gain.high
             if low is None or high is None:
@@ -80,6 +97,8 @@ def _readme(folder: Path, results: Results, options: StudyOptions, card: dict[st
         verdict=verdict(results),
         figures=figures_table(results),
         text_note=notes_of(results.text)[0],
+        own=any(row.own is not None for row in results.rows),
+        other_runs=_other_runs(results),
         baselines=[
             markdown(name) if [*labels] == [name] else f"{markdown(name)} ({markdown(' or '.join(labels))})"
             for name, labels in baselines.items()
@@ -91,9 +110,21 @@ def _readme(folder: Path, results: Results, options: StudyOptions, card: dict[st
         tune=options.study.tune,
         tuned_on=sorted(tuned_on),
         statistics_tokens=options.tune.statistics_tokens,
-        budgets=budget_table(results),
+        over_seeds=seed_table(results.over_seeds) if results.over_seeds else "",
+        seeds_statement=STATEMENT,
         pictures={path.name: TITLES.get(path.stem, path.stem) for path in pictures if path.suffix == ".png"},
         order=results.order,
         words=bool(pairs_of(options.study)),
         has_context=any(reading_of(row.done.scores.protocol) for row in results.rows),
     )
+
+
+def _other_runs(results: Results) -> list[str]:
+    """Return a sentence for each variant that reads with the weights of another run."""
+    found = {
+        row.done.reading.variant.name: row.done.scores.protocol for row in results.rows if row.done.reading.variant.run
+    }
+    return [
+        f"{name}: static weights of another run, {protocol.get('run')}, model {protocol.get('model')}"
+        for name, protocol in found.items()
+    ]

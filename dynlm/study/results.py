@@ -1,16 +1,17 @@
-"""The figures of a study: each reading's, with its gains over the baselines, and the readings of the pictures."""
+"""The figures of a study: each reading's, with its gains over the baselines, over seeds, and the pictures' readings."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from dynlm.data.options import Order
 from dynlm.evaluation.compare import Comparison, Gain, VariantFigures, compare
 from dynlm.evaluation.score_file import Scores
 from dynlm.runtime.cost import Cost
 from dynlm.study.options import StudyConfig
-from dynlm.study.steps import Prepared
+from dynlm.study.steps import Budget, Prepared
 from dynlm.study.variants import Reading, baseline_for, baselines_of, orders_of
 
 SHOWN = 6
@@ -50,20 +51,84 @@ class GainOver:
 
 @dataclass(frozen=True)
 class Row:
-    """One reading's line of the table; ``over`` has an entry for each baseline, in the study's order."""
+    """One reading's line of the table.
+
+    ``over`` has an entry for each baseline, in the study's order; ``own`` is the gain over the variant's ``over``.
+    """
 
     done: Done
     figures: VariantFigures
     over: list[GainOver]
+    own: GainOver | None = None
+
+    @property
+    def gains(self) -> list[GainOver]:
+        """All gains."""
+        return [*self.over, *([self.own] if self.own else [])]
+
+    @property
+    def budget(self) -> Budget:
+        """What finding all that the reading needs took."""
+        return Budget.total([each.budget for each in self.done.prepared])
+
+
+class CellFigures(NamedTuple):
+    """Nats per token of a reading in one cell, and of its gain over each baseline; ``own``: over the variant's own."""
+
+    base_seed: int
+    meta_seed: int | None
+    """None: each variant's own."""
+    nats: float
+    gains: dict[str, float]
+    own: float | None
+
+
+class Spread(NamedTuple):
+    """Mean, lowest and highest of a figure."""
+
+    mean: float
+    lowest: float
+    highest: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread | None:
+        """Return that of ``values``; None where there are none."""
+        return cls(sum(values) / len(values), min(values), max(values)) if values else None
+
+
+@dataclass(frozen=True)
+class GainOverSeeds:
+    """A gain over the baseline ``name``: its spread over seeds, and that with the first seeds, with its interval."""
+
+    name: str
+    spread: Spread | None
+    first: Gain | None
+
+
+@dataclass(frozen=True)
+class SeedRow:
+    """A reading over seeds; ``meta_seeds`` is None for a variant that learns nothing."""
+
+    reading: Reading
+    bases: int
+    meta_seeds: int | None
+    nats: Spread
+    gains: list[GainOverSeeds]
+    own: GainOverSeeds | None
+    cells: list[CellFigures]
 
 
 @dataclass(frozen=True)
 class Results:
-    """All figures of a study; ``text`` is the comparison of all readings, ``order`` the study's first order."""
+    """All figures of a study; ``text`` is the comparison of all readings, ``order`` the study's first order.
+
+    ``over_seeds`` are those over seeds, where there are several.
+    """
 
     rows: list[Row]
     text: Comparison
     order: Order
+    over_seeds: Sequence[SeedRow] = ()
 
     def best(self, variant: str) -> Done:
         """Return the variant's reading with the lowest loss in the study's first order."""
@@ -79,23 +144,25 @@ def best_of(done: Sequence[Done], variant: str, order: Order) -> Done:
 def results_of(done: Sequence[Done], study: StudyConfig) -> Results:
     """Compute the figures of all readings. A gain is over the baseline in the same order, under its better policy.
 
-    Raises UserError where readings are of different texts.
+    Baselines that were not read are left out. Raises UserError where readings are of different texts.
     """
     order = orders_of(study)[0]
     variants = [*{each.reading.variant.name: each.reading.variant for each in done}.values()]
     text = compare([each.scores for each in done], resamples=study.resamples, seed=study.seed)
+    names = {variant.name for variant in variants}
+
+    def gain_over(each: Done, name: str) -> GainOver:
+        baseline, gain = None, None
+        if (own := baseline_for(each.reading.variant, name, variants)) is not None:
+            baseline = best_of(done, own, each.reading.order or order)
+        if baseline is not None and baseline is not each:
+            gain = compare([baseline.scores, each.scores], 0, study.resamples, study.seed).variants[1].gain
+        return GainOver(name, baseline, gain)
+
     rows = []
     for each, figures in zip(done, text.variants, strict=True):
-        over = []
-        for name in baselines_of(study):
-            baseline, gain = None, None
-            if (own := baseline_for(each.reading.variant, name, variants)) is not None:
-                baseline = best_of(done, own, each.reading.order or order)
-            if baseline is not None and baseline is not each:
-                pair = compare([baseline.scores, each.scores], 0, study.resamples, study.seed)
-                gain = pair.variants[1].gain
-            over.append(GainOver(name, baseline, gain))
-        rows.append(Row(each, figures, over))
+        over, own = [gain_over(each, name) for name in baselines_of(study) if name in names], each.reading.variant.over
+        rows.append(Row(each, figures, over, gain_over(each, own) if own in names else None))
     return Results(rows, text, order)
 
 

@@ -21,6 +21,7 @@ from dynlm.run.memory_store import card_of, rule_stem
 from dynlm.run.run import Run
 from dynlm.runtime.hashing import fingerprint
 from dynlm.runtime.parsing import read_json, write_json
+from dynlm.runtime.renamed import current_name
 from dynlm.runtime.validation import Section, fingerprint_options
 from dynlm.study.variants import Variant
 from dynlm.train.cache import tune_cache
@@ -38,11 +39,27 @@ _LEDGER = Path("memory") / "prepared.json"
 
 @dataclass(frozen=True)
 class Budget:
-    """What a step read: ``settings`` tried on ``tokens`` each, and training tokens that were ``learned_on``."""
+    """What a step took: ``settings`` tried on ``tokens`` each, training tokens that were ``learned_on``, ``parameters``
+    learned, and ``seconds``; the last two are None where the run does not say.
+    """
 
     settings: int = 0
     tokens: int = 0
     learned_on: int = 0
+    parameters: int | None = 0
+    seconds: float | None = 0.0
+
+    @classmethod
+    def total(cls, budgets: Sequence[Budget]) -> Budget:
+        """Return what several steps took: sums, and the largest number of tokens; None where it is not known of all."""
+        parameters, seconds = [each.parameters for each in budgets], [each.seconds for each in budgets]
+        return cls(
+            sum(each.settings for each in budgets),
+            max((each.tokens for each in budgets), default=0),
+            sum(each.learned_on for each in budgets),
+            None if None in parameters else sum(each or 0 for each in parameters),
+            None if None in seconds else sum(each or 0.0 for each in seconds),
+        )
 
 
 @dataclass(frozen=True)
@@ -58,12 +75,14 @@ class Step:
     held: Callable[[], dict[str, Any] | None]
     """Returns what the run holds in the slot, ready for JSON; None where it is empty."""
     budget: Callable[[dict[str, Any]], Budget]
-    """Returns what finding it read, given what is held."""
+    """Returns what finding it took, given what is held."""
+    apart: str = "use two runs"
+    """How another variant gets a slot of its own."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A filled slot: what is in it, and what filling it read."""
+    """A filled slot: what is in it, and what filling it took."""
 
     slot: str
     held: dict[str, Any]
@@ -99,13 +118,17 @@ def steps_of(run: Run, variant: Variant, reset: Reset) -> list[Step]:
 
 def check_slots(steps_of_variants: Mapping[str, Sequence[Step]]) -> None:
     """Raise UserError where two variants would fill one slot of the run with different things."""
-    filled: dict[str, tuple[str, Mapping[str, Any]]] = {}
+    filled: dict[str, tuple[str, Step]] = {}
     for variant, steps in steps_of_variants.items():
         for step in steps:
-            other, options = filled.setdefault(step.slot, (variant, step.options))
-            if options != step.options:
-                what = f"variants {other!r} and {variant!r} need {step.slot} found with different options"
-                raise UserError(what, do="give one of them its rates (memory: {rate: ...}), or use two runs")
+            other, first = filled.setdefault(step.slot, (variant, step))
+            if first.options != step.options:
+                names = [name for name in step.options if step.options[name] != first.options.get(name)]
+                names += [name for name in first.options if name not in step.options]
+                what = (
+                    f"variants {other!r} and {variant!r} need {step.slot} found with different {current_name(names[0])}"
+                )
+                raise UserError(what, do=step.apart)
 
 
 def prepare(
@@ -136,7 +159,11 @@ def prepare(
                     held = step.held()
                     write_json(path, {**ledger, step.slot: {"options": key, "held": fingerprint_of(held)}})
             if held is None:
-                raise UserError(f"it holds no {step.slot}", run.path, "leave out --study.tune false to have it found")
+                raise UserError(
+                    f"it holds no {step.slot.removeprefix('the ')}",
+                    run.path,
+                    "leave out --study.tune false to have it found",
+                )
             filled[step.slot] = Prepared(step.slot, held, step.budget(held))
         prepared.append(filled[step.slot])
     return prepared
@@ -157,7 +184,7 @@ def _statistics(run: Run, own: MemoryOptions) -> Step:
         options={**_options(run), "tokens": tokens, "segment": memory.segment},
         find=find,
         held=lambda: card_of(of.store.load_statistics()),
-        budget=lambda held: Budget(),
+        budget=lambda held: Budget(seconds=held.get("seconds", 0.0)),
     )
 
 
@@ -165,6 +192,7 @@ def _rates(run: Run, variant: Variant, rule: str) -> Step:
     """Tuned rates of a rule; those that the variant gives are where the search starts."""
     own = variant.memory
     given = {name: getattr(own, name) for name in RULES[rule].searched} if own.rule == rule else {}
+    constants = ", ".join(f"{name}: ..." for name in given)
     # Variants with different g share the tuned rule that g starts from.
     memory = _memory_with(run, own, rule=rule, g=run.section(MemoryOptions).g, **given)
     of = run.with_sections(memory, variant.tune)
@@ -174,6 +202,7 @@ def _rates(run: Run, variant: Variant, rule: str) -> Step:
         find=lambda quiet: tune(of, quiet),
         held=lambda: of.store.load_tuned(rule, own.reset),
         budget=_of_a_search,
+        apart=f"give one of them its constants (memory: {{{constants}}}), or use two runs" if given else "use two runs",
     )
 
 
@@ -187,7 +216,8 @@ def _learned(run: Run, variant: Variant) -> Step:
         find=lambda quiet: metatrain(of, quiet),
         held=lambda: card_of(of.store.load_learned(memory.g, memory.reset)),
         # The candidates at the end were read on the tuning articles too.
-        budget=lambda held: Budget(len(held.get("tuning_nats_per_token", ())), learned_on=held["tokens"]),
+        budget=lambda held: _of_learning(len(held.get("tuning_nats_per_token", ())), held),
+        apart="give one of them another name (memory: {g: NAME})",
     )
 
 
@@ -209,14 +239,17 @@ def _fixed_cache(run: Run, variant: Variant) -> Step:
 def _gate(run: Run, variant: Variant) -> Step:
     """The learned gate of a cache."""
     own = variant.memory
-    memory = _memory_with(run, own, cache="learned", **{name: getattr(own, name) for name in _CACHE_OPTIONS})
+    given = {name: getattr(own, name) for name in ("gate", *_CACHE_OPTIONS)}
+    memory = _memory_with(run, own, cache="learned", **given)
     of = run.with_sections(memory, variant.tune, variant.metatrain)
     return Step(
-        slot=f"the gate of the cache beside {rule_stem(own)} under {own.reset}{_of_factors(run, own)}",
+        slot=f"the gate{f' ({own.gate})' if own.gate else ''} of the cache beside {rule_stem(own)} under {own.reset}"
+        f"{_of_factors(run, own)}",
         options=_options(run, memory, variant.tune, variant.metatrain),
         find=lambda quiet: train_gate(of, quiet),
         held=lambda: card_of(of.store.load_gated_cache(memory)),
-        budget=lambda held: Budget(held["passes"], learned_on=held["tokens"]),
+        budget=lambda held: _of_learning(held["passes"], held),
+        apart="give one of them another name (memory: {gate: NAME})",
     )
 
 
@@ -242,4 +275,8 @@ def _of_factors(run: Run, memory: MemoryOptions) -> str:
 
 
 def _of_a_search(held: dict[str, Any]) -> Budget:
-    return Budget(held["settings"], held.get("tokens", 0))
+    return Budget(held["settings"], held.get("tokens", 0), 0, held.get("parameters"), held.get("seconds"))
+
+
+def _of_learning(settings: int, held: dict[str, Any]) -> Budget:
+    return Budget(settings, 0, held["tokens"], held.get("parameters"), held.get("seconds"))

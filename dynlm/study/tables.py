@@ -12,11 +12,19 @@ from dynlm.evaluation.tables import figures_of, gain_cell, markdown_rows
 from dynlm.report.words import class_gains, find_words, most_changed
 from dynlm.runtime.cost import Cost
 from dynlm.runtime.text import csv_field, markdown
-from dynlm.study.results import Done, Results
+from dynlm.study.results import Done, GainOver, Results, Row
 from dynlm.study.steps import Budget
 from dynlm.study.variants import Reading, slug
 
 _FIGURES = ("nats", "nats_per_token", "perplexity_per_token", "perplexity_per_word", "bits_per_byte")
+_BUDGET = {
+    "settings": "settings tried",
+    "tokens": "tokens each",
+    "learned_on": "tokens learned on",
+    "parameters": "parameters learned",
+    "seconds": "seconds of finding",
+}
+"""Headings of the fields of a ``Budget``."""
 _WORDS = 15
 _DIVISIONS = {
     "mention": "By mention: did the word come before in its article?",
@@ -26,23 +34,26 @@ _DIVISIONS = {
 }
 
 
-def _table(rows: list[list[str]], left: int = 1) -> str:
+def table(rows: list[list[str]], left: int = 1) -> str:
+    """Return a Markdown table; the first row has the headings, the first ``left`` columns are aligned to the left."""
     return "\n".join(markdown_rows(rows, left)) + "\n"
 
 
 def figures_table(results: Results) -> str:
-    """Return one line for each reading, with its context, its gain over each baseline, and what it took."""
-    names = reading_names(results)
+    """Return one line for each reading: its context, figures and gains, what finding it took, and what reading took."""
+    names, own = reading_names(results), any(row.own is not None for row in results.rows)
     rows = [["variant", "reset", "order", *map(markdown, names), "nats/token", "ppl/token", "ppl/word", "bits/byte"]]
     rows[0] += [f"gain over {markdown(over.name)} [95 %]" for over in results.rows[0].over]
-    rows[0] += ["seconds", "tokens/s", "peak MB"]
+    rows[0] += ["gain over its own baseline [95 %]"] if own else []
+    rows[0] += [*_BUDGET.values(), "seconds", "tokens/s", "peak MB"]
     for row in results.rows:
         reading, chosen = row.done.reading, reading_of(row.done.scores.protocol)
         cells = [markdown(reading.variant.name), reading.reset or "-", reading.order or "-"]
         cells += [markdown(str(chosen.get(name, "-"))) for name in names]
-        gains = [gain_cell(over.gain) for over in row.over]
-        rows.append([*cells, *figures_of(row.figures)[:-1], *gains, *_cost_cells(row.done)])
-    return _table(rows, left=3)
+        gains = [gain_cell(over.gain) for over in row.over] + ([_own_cell(row)] if own else [])
+        spent = [*_budget_cells(row.budget), *_cost_cells(row.done)]
+        rows.append([*cells, *figures_of(row.figures)[:-1], *gains, *spent])
+    return table(rows, left=3)
 
 
 def reading_names(results: Results) -> list[str]:
@@ -53,6 +64,13 @@ def reading_names(results: Results) -> list[str]:
     return [*names]
 
 
+def _own_cell(row: Row) -> str:
+    """Return the gain over the variant's own baseline, which differs from row to row and is named."""
+    if row.own is None or row.own.baseline is None:
+        return "-"
+    return f"{gain_cell(row.own.gain)} over {markdown(row.own.baseline.reading.label)}"
+
+
 def _cost_cells(done: Done) -> list[str]:
     if (cost := done.cost) is None:
         return ["-"] * 3
@@ -61,20 +79,9 @@ def _cost_cells(done: Done) -> list[str]:
     return [f"{cost.seconds:,.1f}", speed, peak]
 
 
-def budget_table(results: Results) -> str:
-    """Return a line for each variant and reset policy: what was read to find its rates, g and so on."""
-    budgets = {}
-    for row in results.rows:
-        reading, steps = row.done.reading, [each.budget for each in row.done.prepared]
-        budgets[reading.variant.name, reading.reset or "-"] = Budget(
-            sum(each.settings for each in steps),
-            max((each.tokens for each in steps), default=0),
-            sum(each.learned_on for each in steps),
-        )
-    rows = [["variant", "reset", "settings tried", "tokens each", "tokens learned on"]]
-    for (name, reset), budget in budgets.items():
-        rows.append([markdown(name), reset, *(f"{number:,}" if number else "-" for number in vars(budget).values())])
-    return _table(rows, left=2)
+def _budget_cells(budget: Budget) -> list[str]:
+    values = [*vars(budget).values()]
+    return [f"{value:,.0f}" if value else "-" for value in values]
 
 
 def as_csv(results: Results) -> str:
@@ -83,22 +90,41 @@ def as_csv(results: Results) -> str:
     Names are escaped so that no spreadsheet takes them for a formula.
     """
     records, names = [], reading_names(results)
+    own = any(row.own is not None for row in results.rows)
     for row in results.rows:
         cost, chosen = row.done.cost, reading_of(row.done.scores.protocol)
-        record = _named(row.done.reading) | {name: getattr(results.text, name) for name in ("tokens", "words", "bytes")}
+        record = named(row.done.reading) | {name: getattr(results.text, name) for name in ("tokens", "words", "bytes")}
         record |= {name: getattr(row.figures, name) for name in _FIGURES}
         for over in row.over:
-            key = f"gain_over_{slug(over.name).replace('-', '_')}"
-            gain = vars(over.gain) if over.gain else {}
-            record |= {key: gain.get("nats"), f"{key}_low": gain.get("low"), f"{key}_high": gain.get("high")}
+            record |= _gain_fields(gain_key(over.name), over)
+        if own:
+            baseline = row.own.baseline if row.own is not None else None
+            record |= {"own_baseline": baseline and baseline.reading.label} | _gain_fields("gain_over_own", row.own)
+        record |= {f"finding_{name}": value for name, value in vars(row.budget).items()}
         record |= {csv_field(name): chosen.get(name) for name in names}
         record |= cost._asdict() if cost else dict.fromkeys(Cost._fields)
-        records.append({k: csv_field(value) if isinstance(value, str) else value for k, value in record.items()})
+        records.append(record)
+    return csv_text(records)
+
+
+def csv_text(records: list[dict[str, Any]]) -> str:
+    """Return records with the same fields as comma-separated values; text is escaped."""
     written = io.StringIO()
     writer = csv.DictWriter(written, list(records[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(records)
+    for record in records:
+        writer.writerow({k: csv_field(value) if isinstance(value, str) else value for k, value in record.items()})
     return written.getvalue()
+
+
+def gain_key(name: str) -> str:
+    """Return the name of the field of a gain over the baseline ``name``."""
+    return f"gain_over_{slug(name).replace('-', '_')}"
+
+
+def _gain_fields(key: str, over: GainOver | None) -> dict[str, Any]:
+    gain = vars(over.gain) if over is not None and over.gain else {}
+    return {key: gain.get("nats"), f"{key}_low": gain.get("low"), f"{key}_high": gain.get("high")}
 
 
 def as_dict(results: Results) -> dict[str, Any]:
@@ -110,17 +136,13 @@ def as_dict(results: Results) -> dict[str, Any]:
         "seed": text.seed,
         "readings": [
             {
-                **_named(row.done.reading),
+                **named(row.done.reading),
                 **{name: getattr(row.figures, name) for name in _FIGURES},
-                "gains": [
-                    {
-                        "over": over.baseline and _named(over.baseline.reading),
-                        **(vars(over.gain) if over.gain else {"nats": None}),
-                    }
-                    for over in row.over
-                ],
+                "gains": [_gain_dict(over) for over in row.over],
+                "own_gain": row.own and _gain_dict(row.own),
                 "reading": reading_of(row.done.scores.protocol),
                 "cost": row.done.cost and row.done.cost._asdict(),
+                "budget": vars(row.budget),
                 "found": [{"slot": each.slot, **vars(each.budget)} for each in row.done.prepared],
                 "file": str(row.done.scores.path),
             }
@@ -129,7 +151,13 @@ def as_dict(results: Results) -> dict[str, Any]:
     }
 
 
-def _named(reading: Reading) -> dict[str, Any]:
+def _gain_dict(over: GainOver) -> dict[str, Any]:
+    baseline = over.baseline and named(over.baseline.reading)
+    return {"over": baseline, **(vars(over.gain) if over.gain else {"nats": None})}
+
+
+def named(reading: Reading) -> dict[str, Any]:
+    """Return what names a reading: variant, reset policy, order."""
     return {"variant": reading.variant.name, "reset": reading.reset, "order": reading.order}
 
 
@@ -157,13 +185,13 @@ def words_of_pairs(results: Results, pairs: list[tuple[str, str]]) -> tuple[str,
                 share = f"{100 * each.saved / saved:.1f} %" if saved else "-"
                 counts = [f"{each.words:,}", f"{each.tokens:,}"]
                 rows.append([markdown(each.name), *counts, *per_token, gain_cell(each.gain), share])
-            parts += [f"{heading}\n", _table(rows)]
+            parts += [f"{heading}\n", table(rows)]
         for what, words in changed.items():
             entry[what] = [{**asdict(word), "gain": word.gain} for word in words]
             rows = [["word", "times", "nats in all", "nats each time"]]
             for word in words:
                 gain = [f"{word.gain:+.1f}", f"{word.gain / word.count:+.3f}"]
                 rows.append([markdown(word.text), f"{word.count:,}", *gain])
-            parts += [f"Words that {what} most\n", _table(rows)] if words else []
+            parts += [f"Words that {what} most\n", table(rows)] if words else []
         content.append(entry)
     return "\n".join(parts), content

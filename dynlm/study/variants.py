@@ -13,7 +13,7 @@ from dynlm.adapt.rules.registry import RULES
 from dynlm.data.options import Order
 from dynlm.errors import UserError
 from dynlm.models.options import ModelOptions
-from dynlm.runtime.validation import section_of
+from dynlm.runtime.validation import plain_name, section_of, shortened
 from dynlm.study.options import StudyConfig, StudyOptions
 from dynlm.train.options import MetatrainOptions, TuneOptions
 
@@ -35,6 +35,10 @@ class Variant:
     tune: TuneOptions
     g: LearnedRuleOptions
     metatrain: MetatrainOptions
+    over: str | None = None
+    """The variant that its gain is given over beside the study's baselines."""
+    run: str | None = None
+    """The run beside the study's whose static weights it reads with; None: the study's."""
 
     def under(self, reset: Reset) -> Variant:
         """Return it with the memory options of a reset policy."""
@@ -44,6 +48,29 @@ class Variant:
     def is_static(self) -> bool:
         """Whether its losses depend on nothing but the model and its context."""
         return (self.memory.rule, self.memory.cache) == ("none", "none")
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether a part of it is learned by gradients: g, or a gate."""
+        return self._learns_g or self.memory.cache == "learned"
+
+    @property
+    def _learns_g(self) -> bool:
+        return RULES[self.memory.rule].learned and self.metatrain.tokens > 0
+
+    def with_meta_seed(self, seed: int, run_seed: int) -> Variant:
+        """Return it with what it learns learned from ``seed``, and kept under a name of its own.
+
+        What is learned from ``run_seed``, the seed of the run, has the name that it has without seeds.
+        """
+        if not self.is_learned or self.run is not None:
+            return self
+        own, memory = None if seed == run_seed else seed, self.memory
+        if own is not None and self._learns_g:
+            memory = memory.replace(g=f"{memory.g}-seed-{own}")
+        elif own is not None:
+            memory = memory.replace(gate="-".join([*([memory.gate] if memory.gate else []), f"seed-{own}"]))
+        return dataclasses.replace(self, memory=memory, metatrain=self.metatrain.replace(seed=own))
 
 
 @dataclass(frozen=True)
@@ -95,6 +122,7 @@ def variants_of(options: StudyOptions) -> list[Variant]:
             what = f"study.variants has {other!r} and {name!r}, whose files would have one name"
             raise UserError(what, do="rename one of them")
     named = {"baselines": baselines_of(study), "drawn": study.drawn, "pairs": [n for p in pairs_of(study) for n in p]}
+    named |= {"seeded": study.seeded or [], "variants": [each.over for each in variants if each.over is not None]}
     for option, given in named.items():
         if unknown := [name for name in given if name not in names]:
             what = f"study.{option} names {unknown[0]!r}, which is no variant"
@@ -132,8 +160,30 @@ def baseline_for(variant: Variant, name: str, variants: Sequence[Variant]) -> st
     reading = variant.model.reading()
     if baseline.model.reading() == reading or (baseline.is_static and variant.is_static):
         return name
-    same = [each.name for each in variants if each.is_static and each.model.reading() == reading]
+    same = [each.name for each in variants if each.is_static and not each.run and each.model.reading() == reading]
     return same[0] if baseline.is_static and same else None
+
+
+def meta_seeds_of(study: StudyConfig) -> list[int | None]:
+    """Return the seeds of what is learned; None: each variant's own."""
+    return [None] if study.meta_seeds is None else [*study.meta_seeds]
+
+
+def seeded_variants(variants: Sequence[Variant], study: StudyConfig) -> list[Variant]:
+    """Return the variants that are read with all seeds: those of ``study.seeded``, and those that gains are over.
+
+    Weights of another run are those of one training.
+    """
+    if study.seeded is None:
+        return [each for each in variants if each.run is None]
+    by_name = {each.name: each for each in variants}
+    wanted, left = dict[str, None](), [*study.seeded, *baselines_of(study)]
+    while left:
+        name = left.pop()
+        if name not in wanted:
+            wanted[name] = None
+            left += [over] if (over := by_name[name].over) is not None else []
+    return [each for each in variants if each.name in wanted and each.run is None]
 
 
 def orders_of(study: StudyConfig) -> list[Order]:
@@ -162,6 +212,14 @@ def _variant(options: StudyOptions, entry: dict[str, Any]) -> Variant:
     name = overrides.pop("name", None)
     if not isinstance(name, str):
         raise UserError(f"study.variants has a variant without a name: {entry}", do="write name: and what it is called")
+    over, run = (_text(name, key, overrides.pop(key, None)) for key in ("over", "run"))
+    if over == name:
+        raise UserError(f"variant {name!r}: its gain is over itself", do="name another variant, or leave over out")
+    if run is not None:
+        plain_name(f"variant {name!r}: run", run)
+        static = {"rule": "none", "cache": "none"}
+        if isinstance(memory := overrides.get("memory", {}), dict):
+            overrides["memory"] = {**static, **memory}
     sections: dict[str, Any] = {section: getattr(options, section) for section in _SECTIONS}
     for section, values in overrides.items():
         if section not in sections:
@@ -185,4 +243,14 @@ def _variant(options: StudyOptions, entry: dict[str, Any]) -> Variant:
     if RULES[memory.rule].learned and "g" not in given:
         # Each variant learns a g of its own; variants that name one share it.
         sections["memory"] = memory.replace(g=slug(name))
-    return Variant(name, (memory.reset,) if "reset" in given else tuple(resets_of(options.study)), **sections)
+    if run is not None and memory.rule != "none":
+        what = f"variant {name!r}: of another run only static weights are read, memory.rule is {memory.rule!r}"
+        raise UserError(what, do="choose rule none, or a study of that run")
+    resets = (memory.reset,) if "reset" in given else tuple(resets_of(options.study))
+    return Variant(name, resets, **sections, over=over, run=run)
+
+
+def _text(variant: str, key: str, value: object) -> str | None:
+    if not isinstance(value, str | None):
+        raise UserError(f"variant {variant!r}: {key} is {shortened(value)}", do="write a name")
+    return value

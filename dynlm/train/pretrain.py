@@ -30,6 +30,8 @@ from dynlm.runtime.validation import fingerprint_options
 from dynlm.train.config import Config, load_config
 from dynlm.train.pretrain_loop import PretrainLoop, validation_card
 
+_ELSEWHERE = "choose another --run.name or remove the folder"
+
 
 class Corpus(NamedTuple):
     """What level-1 training reads: the tokenizer and two splits in its tokens.
@@ -127,24 +129,32 @@ def checkpoints_of(config: Config) -> Checkpoints:
     return Checkpoints(run.path / "checkpoints", "step", run.checkpoints_kept, made_with)
 
 
+def refuse_other_options(folder: Path, checkpoints: Checkpoints) -> None:
+    """Raise UserError, naming the option, if the run in ``folder`` was begun with others than those of ``checkpoints``.
+
+    They are the result of ``checkpoints_of``.
+    """
+    if not (folder / "config.yaml").exists():
+        return
+    earlier = checkpoints_of(load_config(folder)).made_with
+    for name, value in checkpoints.made_with.items():
+        if earlier[name] != value:
+            what = f"this run was begun with {current_name(name)} {earlier[name]!r}, not {value!r}"
+            raise UserError(what, folder, _ELSEWHERE)
+
+
 def _finished(folder: Path, checkpoints: Checkpoints, processes: Processes) -> dict[str, Any] | None:
     """Return the card of a run that was killed when only its checkpoints were left to remove, which is done now.
 
     None where there is something to train. Raises UserError for a run folder that was begun with other options, and for
     one that is trained.
     """
-    do = "choose another --run.name or remove the folder"
-    if (folder / "config.yaml").exists():
-        earlier = checkpoints_of(load_config(folder)).made_with
-        for name, value in checkpoints.made_with.items():
-            if earlier[name] != value:
-                what = f"this run was begun with {current_name(name)} {earlier[name]!r}, not {value!r}"
-                raise UserError(what, folder, do)
+    refuse_other_options(folder, checkpoints)
     trained = (folder / "model.json").exists()
     # As the main process sees it, before it removes any.
     left = processes.gather_object(bool(checkpoints.paths()))[0]
     if trained and not left:
-        raise UserError("this run is trained already", folder, do)
+        raise UserError("this run is trained already", folder, _ELSEWHERE)
     if not trained:
         return None
     if processes.is_main:

@@ -23,7 +23,7 @@ from dynlm.study.options import StudyConfig, StudyOptions
 from dynlm.study.pages import verdict, write_pages
 from dynlm.study.results import SHOWN, Done, Results, results_of, shown
 from dynlm.study.steps import Budget, Prepared
-from dynlm.study.tables import as_csv, as_dict, budget_table, figures_table
+from dynlm.study.tables import as_csv, as_dict, figures_table
 from dynlm.study.variants import readings_of, variants_of
 from tests.synthetic_scores import synthetic_scores
 
@@ -60,9 +60,9 @@ def done(asked: StudyOptions, below: dict[str, float], folder: Path) -> list[Don
         }
         path = folder / "scores" / f"{each.stem}.parquet"
         write_scores(path, replace(base, nats=nats, protocol=protocol))
-        found = [Prepared("the rates of rms", {}, Budget(7, 400))] if each.reset else []
+        found = [Prepared("the rates of rms", {}, Budget(7, 400, seconds=2000.0))] if each.reset else []
         if each.variant.name == "meta":
-            found.append(Prepared("g", {}, Budget(learned_on=900)))
+            found.append(Prepared("g", {}, Budget(learned_on=900, parameters=30, seconds=None)))
         made.append(Done(each, read_scores(path), found))
     return made
 
@@ -135,14 +135,48 @@ def test_tables_hold_the_same_figures(results: Results):
 
 
 def test_budgets_add_up_over_a_variants_steps(results: Results):
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in budget_table(results).splitlines()[2:]]
-    assert rows == [
-        ["level 1", "-", "-", "-", "-"],
-        ["rms", "stream", "7", "400", "-"],
-        ["rms", "article", "7", "400", "-"],
-        ["meta", "stream", "7", "400", "900"],
-        ["meta", "article", "7", "400", "900"],
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in figures_table(results).splitlines()]
+    first = lines[0].index("settings tried")
+    columns = ["settings tried", "tokens each", "tokens learned on", "parameters learned", "seconds of finding"]
+    assert lines[0][first : first + 5] == columns
+    budgets = {", ".join(line[:2]): line[first : first + 5] for line in lines[2:]}
+    assert budgets == {
+        "level 1, -": ["-"] * 5,
+        "rms, stream": ["7", "400", "-", "-", "2,000"],
+        "rms, article": ["7", "400", "-", "-", "2,000"],
+        # The card of g does not say how long it took.
+        "meta, stream": ["7", "400", "900", "30", "-"],
+        "meta, article": ["7", "400", "900", "30", "-"],
+    }
+    reported = as_dict(results)["readings"][-1]
+    took = {"settings": 7, "tokens": 400, "learned_on": 900, "parameters": 30, "seconds": None}
+    assert reported["budget"] == took and [each["seconds"] for each in reported["found"]] == [2000.0, None]
+    records = list(csv.DictReader(io.StringIO(as_csv(results))))
+    assert (records[-1]["finding_parameters"], records[-1]["finding_seconds"]) == ("30", "")
+    assert (records[1]["finding_settings"], records[1]["finding_seconds"]) == ("7", "2000.0")
+
+
+def test_a_variants_own_baseline_is_in_its_row(tmp_path: Path):
+    asked = options()
+    asked.study.variants[2]["over"] = "rms"  # type: ignore[index]
+    results = results_of(done(asked, BELOW, tmp_path), asked.study.replace(baselines=["level 1"]))
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in figures_table(results).splitlines()]
+    column = lines[0].index("gain over its own baseline [95 %]")
+    assert [line[column] for line in lines[2:6]] == ["-"] * 4
+    assert [line[column].partition(" over ")[2] for line in lines[6:]] == [
+        "rms, article",
+        "rms, stream, shuffled",
+        "rms, article",
     ]
+    rows = {row.done.reading.label: row for row in results.rows}
+    pair = compare([rows["rms, article"].done.scores, rows["meta, article"].done.scores], 0, 60, 0)
+    own = rows["meta, article"].own
+    assert own is not None and own.gain == pair.variants[1].gain
+    entry, record = as_dict(results)["readings"][-1], [*csv.DictReader(io.StringIO(as_csv(results)))][-1]
+    assert entry["own_gain"]["over"] == {"variant": "rms", "reset": "article", "order": None}
+    assert len(entry["gains"]) == 1 and record["own_baseline"] == "rms, article"
+    assert float(record["gain_over_own"]) == entry["own_gain"]["nats"] == pytest.approx(0.06, abs=1e-5)
+    assert "over rms, article" in verdict(results)
 
 
 def test_pages_hold_the_table_the_verdict_and_their_pictures(tmp_path: Path, results: Results):
@@ -186,9 +220,9 @@ def test_a_variants_name_is_neither_markup_nor_a_formula(name: str, tmp_path: Pa
     results = results_of(done(asked, below, tmp_path), asked.study)
     for record in csv.DictReader(io.StringIO(as_csv(results))):
         assert not record["variant"].startswith(("=", "+", "-", "@"))
-    for table in (figures_table(results), budget_table(results)):
-        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
-        assert not re.search(r"(?<!\\)(<script|\]\(|\*x)", table)
+    table = figures_table(results)
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
+    assert not re.search(r"(?<!\\)(<script|\]\(|\*x)", table)
 
 
 def test_context_and_cost_are_in_every_table_and_no_gain_of_a_memory_is_one_of_context(tmp_path: Path):

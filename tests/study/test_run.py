@@ -15,7 +15,7 @@ from dynlm.cli.main import main
 from dynlm.evaluation.compare import check_same_text
 from dynlm.evaluation.overlap import overlaps
 from dynlm.evaluation.score_file import read_scores, scores_of_run
-from dynlm.study import run
+from dynlm.study import reading
 from dynlm.study.options import StudyOptions
 from tests.tiny import Run, listing, write_corpus
 
@@ -67,9 +67,9 @@ def test_an_interrupted_study_resumes_and_repeats_nothing(
         read.append(done[0])
         return done
 
-    score = run.score
+    score = reading.score
     with monkeypatch.context() as patch:
-        patch.setattr(run, "score", stopped)
+        patch.setattr(reading, "score", stopped)
         assert "stopped" in output_of(capsys, 130, "--config", config)
     assert [path.stem for path in read] == READINGS[:3]
     before = {**changed(folder / "study" / "scores"), **changed(folder / "memory")}
@@ -78,7 +78,7 @@ def test_an_interrupted_study_resumes_and_repeats_nothing(
     assert {path: path.stat().st_mtime_ns for path in before} == before
     for what in ("gradient statistics R", "the rates of rms under article", "g (meta) under stream", "the reading"):
         assert f"reused: {what}" in out
-    assert "reading valid 4-6: g, article" in out and "finding" not in out
+    assert "reading valid 4-6: g, article" in out and "] finding" not in out
     assert (folder / "model.safetensors").read_bytes() == weights
 
     place = folder / "study"

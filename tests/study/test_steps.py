@@ -117,5 +117,23 @@ def test_variants_with_the_same_rule_share_its_slots(tmp_path: Path):
 
 def test_two_variants_with_different_options_for_one_slot_are_refused(tmp_path: Path):
     variants = [{"name": "a", "memory": {"rule": "rms"}}, {"name": "b", "memory": {"rule": "rms", "segment": 5}}]
-    with pytest.raises(UserError, match="variants 'a' and 'b' need the rates of rms under stream"):
+    with pytest.raises(UserError) as error:
         check_slots(slots_of(tmp_path, variants))
+    message = "variants 'a' and 'b' need the rates of rms under stream found with different memory.segment; give one of"
+    assert (
+        str(error.value)
+        == f"{message} them its constants (memory: {{lr: ..., decay: ..., epsilon: ...}}), or use two runs"
+    )
+    # What the message says helps.
+    given = {"rule": "rms", "segment": 5, "lr": 1e-3, "decay": 1e-3, "epsilon": 1e-3}
+    check_slots(slots_of(tmp_path, [variants[0], {"name": "b", "memory": given}]))
+
+
+@pytest.mark.parametrize("option, memory", [("g", {"rule": "meta"}), ("gate", {"rule": "none", "cache": "learned"})])
+def test_what_is_learned_is_told_apart_by_a_name(tmp_path: Path, option: str, memory: dict[str, Any]):
+    first: dict[str, Any] = {"name": "a", "memory": {**memory, "g": "one"}}
+    second = {"name": "b", "memory": {**memory, "g": "one"}, "metatrain": {"tokens": 7}}
+    with pytest.raises(UserError, match=rf"different metatrain.tokens; .*\(memory: \{{{option}: NAME\}}\)"):
+        check_slots(slots_of(tmp_path, [first, second]))
+    second["memory"][option] = "two"
+    check_slots(slots_of(tmp_path, [first, second]))
