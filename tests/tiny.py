@@ -6,6 +6,7 @@ Each article has words of its own that keep coming back in it, so that reading w
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,6 +122,27 @@ def scored(
 def rescored(run: Run, config: Config, split: str = "valid", articles: str | None = None) -> tuple[Path, Any]:
     """Score ``articles`` anew, whether or not their file is there."""
     return scored(run.folder, config, articles, split=split, force=True)
+
+
+def without_seconds(content: Any) -> Any:
+    """Return what a file of a run says, without the time that finding it took."""
+    if isinstance(content, dict):
+        return {name: without_seconds(value) for name, value in content.items() if name != "seconds"}
+    return content
+
+
+def memory_of(folder: Path) -> dict[str, Any]:
+    """What was tuned and learned in the run ``folder``, ready to compare: all but the time that it took."""
+    from dynlm.runtime.tensors import load_tensors
+
+    found: dict[str, Any] = {}
+    for name, content in listing(folder / "memory").items():
+        if name.endswith(".safetensors"):
+            tensors, about = load_tensors(folder / "memory" / name)
+            found[name] = {key: tensor.numpy().tobytes() for key, tensor in tensors.items()}, without_seconds(about)
+        else:
+            found[name] = without_seconds(json.loads(content))
+    return found
 
 
 def opened(folder: Path, config: Config) -> Any:

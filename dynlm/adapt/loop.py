@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dynlm.adapt.dynamic_model import DynamicModel, Memory, StepObserver
-from dynlm.adapt.rules.base import Statistics, StepEvent, reset_lane_
+from dynlm.adapt.rules.base import reset_lane_
 from dynlm.adapt.segment import score_and_learn
 from dynlm.data.stream import Batch, Segment, Stream, StreamPosition, to_batch
 
@@ -166,22 +166,3 @@ def mean_nats(dynamic_model: DynamicModel, stream: Stream) -> float:
     nats = [read.nats_BT[torch.from_numpy(read.segment.mask_BT)] for read in iter_segments(dynamic_model, stream)]
     flat = torch.cat(nats)
     return float(flat.double().sum()) / len(flat)
-
-
-def gradient_statistics(dynamic_model: DynamicModel, stream: Stream, tokens: int) -> Statistics:
-    """Return R of the model's dynamic tensors over ``tokens`` tokens of training text, at the static parameters.
-
-    ``dynamic_model`` has a rule that learns nothing; the text is read in segments like those that rules learn from.
-    """
-    squares = {name: torch.zeros_like(dynamic_model.static[name]) for name in dynamic_model.dynamic}
-    count = 0
-
-    def observe(event: StepEvent) -> None:
-        for u in event.gradient.tensor:
-            squares[event.name][event.gradient.part].addcmul_(u, u)
-
-    for read in iter_segments(dynamic_model, stream, observe=observe):
-        count += int(read.segment.mask_BT.any(1).sum())
-        if read.position.tokens >= tokens:
-            break
-    return Statistics({name: (square / max(1, count)).sqrt() for name, square in squares.items()})

@@ -35,8 +35,9 @@ class MemoryOptions(Section):
     COMMON = "rule g reset segment lanes cache no_regret"
 
     rule: str = "rms"
-    """none: level 1, static weights; sgd, sgd+decay, rms (Krause et al. 2018), adam; meta: the learned g, started at a
-    tuned rule; or one that another package registers (entry points dynlm.rules)."""
+    """none: level 1, static weights; sgd, sgd+decay, rms (Krause et al. 2018), adam; rms+reset, rms+slow, rms-batch:
+    rms with boundary resets, slow weights, statistics of batches; meta: the learned g, started at a tuned rule; or one
+    that another package registers (entry points dynlm.rules)."""
     g: str = "meta"
     """rule meta: the name that g was learned under (see the options of g)."""
     reset: Reset = "stream"
@@ -175,7 +176,7 @@ class LearnedRuleOptions(Section):
     def needs_statistics(self) -> bool:
         """Whether g uses the statistics R of training gradients: the rms rule, or an option, is made of them."""
         by_options = self.importance or self.slow or self.slow_rate > 0 or "grad_rms" in self.features
-        return by_options or RULES[self.base].needs_statistics
+        return by_options or RULES[self.base].statistics is not None
 
     def __post_init__(self) -> None:
         super().__post_init__()

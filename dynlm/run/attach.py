@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dynlm.adapt.dynamic_model import DynamicModel
-from dynlm.adapt.loop import gradient_statistics
 from dynlm.adapt.options import RESETS, MemoryOptions, StepOptions
 from dynlm.adapt.rules.base import Statistics
 from dynlm.adapt.rules.elementwise import LEVEL_1
-from dynlm.adapt.rules.registry import RULES
+from dynlm.adapt.rules.registry import RULES, SEGMENTS, StatisticsKind
+from dynlm.adapt.statistics import batch_statistics, gradient_statistics
 from dynlm.data.stream import read_in_order
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.errors import UserError
@@ -89,8 +89,8 @@ class AttachedModel:
         if self.folder is not None:
             return dynamic_model_of(MemoryStore(self.folder, self.trained), self.memory)
         _check_constants(self.memory, bool(self.texts))
-        needed = RULES[self.memory.rule].needs_statistics
-        statistics = _statistics_of(self.trained, self.memory, self.texts) if needed else None
+        kind = RULES[self.memory.rule].statistics_for(self.memory)
+        statistics = _statistics_of(self.trained, self.memory, self.texts, kind) if kind is not None else None
         return dynamic_model_of(_WithoutFiles(Path(), self.trained, statistics), self.memory)
 
 
@@ -100,7 +100,7 @@ class _WithoutFiles(MemoryStore):
 
     statistics: Statistics | None
 
-    def load_statistics(self) -> tuple[Statistics, Card] | None:
+    def load_statistics(self, kind: StatisticsKind = SEGMENTS) -> tuple[Statistics, Card] | None:
         return None if self.statistics is None else (self.statistics, {})
 
     def _load(self, name: str) -> tuple[Params, Card] | None:
@@ -270,11 +270,15 @@ def _checked(texts: Iterable[str]) -> tuple[str, ...]:
     return found
 
 
-def _statistics_of(trained: TrainedModel, memory: MemoryOptions, texts: tuple[str, ...]) -> Statistics:
+def _statistics_of(
+    trained: TrainedModel, memory: MemoryOptions, texts: tuple[str, ...], kind: StatisticsKind
+) -> Statistics:
     """Return R of the tensors that move, over ``texts``, in float32."""
     names = trained.model.dynamic_tensors(memory.targets)
     params = {**trained.params, **{name: trained.params[name].float() for name in names}}
     static = build_dynamic_model(dataclasses.replace(trained, params=params), memory, LEVEL_1)
     split = TokenisedSplit.from_texts(texts, trained.tokenizer)
+    if kind.segment is not None:
+        return batch_statistics(static, split, kind, len(split.ids_N))
     stream = read_in_order(split, memory.segment, list(range(len(texts))))
     return gradient_statistics(static, stream, len(split.ids_N))

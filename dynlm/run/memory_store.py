@@ -1,6 +1,7 @@
 """What a run keeps for rules and caches, in ``runs/NAME/memory``.
 
-statistics.safetensors                          gradient statistics R
+statistics.safetensors                          gradient statistics R of single segments
+statistics-LANESxSEGMENT.safetensors            those of batches
 tuned.json                                      the tuned constants of each rule and reset policy
 G-RESET.safetensors and .json                   phi of a learned rule, as tensors and readable
 cache-RULE-RESET.json                           the tuned window, inverse temperature and share of a fixed cache
@@ -23,7 +24,7 @@ from dynlm.adapt.partners.cache_gate import Gate, gate_feature_names
 from dynlm.adapt.rules.base import Statistics
 from dynlm.adapt.rules.learned import LearnedRule
 from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule
-from dynlm.adapt.rules.registry import RULES
+from dynlm.adapt.rules.registry import RULES, SEGMENTS, StatisticsKind
 from dynlm.data.article_range import format_ranges
 from dynlm.errors import UserError
 from dynlm.run.folder import TrainedModel, refuse_leaving_run
@@ -80,25 +81,31 @@ class MemoryStore:
         refuse_leaving_run(path, self.folder)
         return path
 
-    def save_statistics(self, statistics: Statistics, tokens: int) -> None:
+    def save_statistics(self, statistics: Statistics, tokens: int, kind: StatisticsKind = SEGMENTS) -> None:
         """Write R, computed on ``tokens`` tokens."""
-        self._save("statistics", statistics.rms, {"tokens": tokens, **self.trained.reading_entry})
+        batches = {} if kind.segment is None else {"lanes": kind.lanes, "segment": kind.segment}
+        self._save(kind.name, statistics.rms, {"tokens": tokens, **batches, **self.trained.reading_entry})
 
-    def load_statistics(self) -> tuple[Statistics, Card] | None:
+    def load_statistics(self, kind: StatisticsKind = SEGMENTS) -> tuple[Statistics, Card] | None:
         """Load R."""
-        if (stored := self._load("statistics")) is None:
+        if (stored := self._load(kind.name)) is None:
             return None
         for name, tensor in stored[0].items():
             own = self.trained.params.get(name)
             fits = own is not None and (tensor.shape, tensor.dtype) == (own.shape, torch.get_default_dtype())
             if not fits or not bool(((tensor >= 0) & (tensor < torch.inf)).all()):
-                path = self.path("statistics.safetensors")
+                path = self.path(f"{kind.name}.safetensors")
                 raise UserError(f"tensor {name} is no statistics of the model's", path, "remove it and run tune again")
         return Statistics(stored[0]), stored[1]
 
-    def drop_statistics(self) -> None:
+    def statistics_kinds(self) -> list[StatisticsKind]:
+        """Return the kinds of statistics that are stored."""
+        paths = sorted(self.path("").glob("statistics*.safetensors"))
+        return [kind for path in paths if (kind := StatisticsKind.named(path.stem)) is not None]
+
+    def drop_statistics(self, kind: StatisticsKind = SEGMENTS) -> None:
         """Remove R, so that it is computed again."""
-        self.path("statistics.safetensors").unlink(missing_ok=True)
+        self.path(f"{kind.name}.safetensors").unlink(missing_ok=True)
 
     def save_tuned(self, rule: str, reset: str, tuned: Mapping[str, Any]) -> None:
         """Write a rule's tuned constants; other processes may write those of other rules at the same time."""
@@ -120,8 +127,9 @@ class MemoryStore:
         path = self.path("tuned.json")
         if not isinstance(tuned, dict):
             raise UserError(f"what was tuned for {rule} cannot be read", path, "remove it and run tune again")
-        for name in RULES[rule].searched.keys() & tuned.keys():
-            number_in(tuned, name, path, 0.0)
+        for name, search in RULES[rule].searches().items():
+            if name in tuned:
+                number_in(tuned, name, path, search.low, search.high)
         return tuned
 
     def save_learned(self, memory: MemoryOptions, meta: AnyLearnedRule, phi: Params, card: Mapping[str, Any]) -> None:
@@ -158,9 +166,10 @@ class MemoryStore:
         return [name for name, learned in found.items() if learned is not None and "g" in learned[1]]
 
     def copy_to(self, other: MemoryStore) -> None:
-        """Copy R and the tuned constants to the run of a fine-tuned model."""
-        if (stored := self.load_statistics()) is not None:
-            other.save_statistics(stored[0], stored[1]["tokens"])
+        """Copy R, of all kinds, and the tuned constants to the run of a fine-tuned model."""
+        for kind in self.statistics_kinds():
+            if (stored := self.load_statistics(kind)) is not None:
+                other.save_statistics(stored[0], stored[1]["tokens"], kind)
         if (tuned := self._read("tuned.json")) is not None:
             write_json(other.path("tuned.json"), {**tuned, "model": other.trained.fingerprint})
 

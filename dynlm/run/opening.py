@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from dynlm.adapt.rules.base import Rule, Statistics
 from dynlm.adapt.rules.learned import LearnedRule
 from dynlm.adapt.rules.moments import EPSILON, Moments
 from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule
-from dynlm.adapt.rules.registry import RULES
+from dynlm.adapt.rules.registry import RULES, SEGMENTS, StatisticsKind
 from dynlm.adapt.update_filter import UpdateFilter
 from dynlm.errors import UserError
 from dynlm.models.registry import EngineSettings, engine_for
@@ -95,7 +96,8 @@ def open_meta(store: MemoryStore, memory: MemoryOptions) -> tuple[AnyLearnedRule
         raise UserError("it does not say how it was learned", path, "run metatrain again")
     if unknown := [name for name in names if not isinstance(name, str) or name not in store.trained.params]:
         raise UserError(f"the model has no tensor {unknown[0]!r}", path, "run metatrain again")
-    return _fit(learned, names, lambda: _statistics_of(store, names, "run metatrain again"), store.trained, path)
+    find = functools.partial(_statistics_of, store, names, SEGMENTS, "run metatrain again")
+    return _fit(learned, names, find, store.trained, path)
 
 
 def take_meta(
@@ -159,13 +161,13 @@ def _rows(meta: LearnedRule, card: Mapping[str, Any], path: Path) -> list[str]:
     return rows
 
 
-def _statistics_of(store: MemoryStore, names: Sequence[str], do: str) -> Statistics:
+def _statistics_of(store: MemoryStore, names: Sequence[str], kind: StatisticsKind, do: str) -> Statistics:
     """Return R of the tensors ``names``. Raises UserError, with what to ``do``, where the run has none."""
-    if (stored := store.load_statistics()) is None:
-        raise UserError("no gradient statistics yet", store.folder, do)
+    if (stored := store.load_statistics(kind)) is None:
+        raise UserError(f"no {kind} yet", store.folder, do)
     for name in names:
         if name not in stored[0].rms:
-            where = store.path("statistics.safetensors")
+            where = store.path(f"{kind.name}.safetensors")
             raise UserError(f"there are no gradient statistics of tensor {name!r}", where, "run tune again")
     return stored[0].of(names)
 
@@ -186,8 +188,11 @@ def _open_rule(store: MemoryStore, memory: MemoryOptions) -> Rule:
         if constants[option] is None:
             what = f"{memory.rule} has no memory.{option} and was not tuned for reset {memory.reset!r}"
             raise UserError(what, store.folder, f"give --memory.{option} or {do}")
-    statistics = _statistics_of(store, dynamic, do) if kind.needs_statistics else None
-    return kind.build(dynamic, constants, statistics)
+    if (needed := kind.statistics_for(memory)) is None:
+        return kind.build(dynamic, constants, None)
+    if needed.segment is not None and tuned.get("segment", memory.segment) != memory.segment:
+        do = f"choose --memory.segment {tuned['segment']}, which it was tuned with, or {do}"
+    return kind.build(dynamic, constants, _statistics_of(store, dynamic, needed, do))
 
 
 def open_cache(store: MemoryStore, memory: MemoryOptions) -> Cache | None:

@@ -76,7 +76,7 @@ def find_missing(memory: MemoryOptions, has_statistics: bool = False) -> Missing
     kind = RULES[memory.rule]
     if kind.learned:
         return Missing("learned", f"rule {memory.rule!r} needs parameters that were learned", [])
-    if kind.needs_statistics and not has_statistics:
+    if kind.statistics and not has_statistics:
         return Missing("statistics", f"rule {memory.rule!r} needs statistics of gradients", [])
     if names := [name for name, value in kind.constants(memory).items() if name in kind.searched and value is None]:
         return Missing("constants", f"rule {memory.rule!r} has no {' and no '.join(names)}", names)

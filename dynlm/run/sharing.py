@@ -16,6 +16,7 @@ from typing import Any
 
 from dynlm.adapt.memory_file import is_memory
 from dynlm.adapt.options import RESETS
+from dynlm.adapt.rules.registry import StatisticsKind
 from dynlm.data.options import CorpusOptions
 from dynlm.errors import UserError
 from dynlm.run.folder import TOKENIZER_FILES, is_hub_cache, read_options, refuse_leaving_run, save_config
@@ -27,7 +28,8 @@ from dynlm.runtime.validation import section_of
 
 _LEARNED = tuple(f"memory/*-{reset}.{suffix}" for reset in RESETS for suffix in ("safetensors", "json"))
 _MODEL = ("config.yaml", "model.json", "model.safetensors")
-PATTERNS = (*_MODEL, "config.json", *TOKENIZER_FILES, "memory/statistics.safetensors", "memory/tuned.json", *_LEARNED)
+_FOUND = ("memory/statistics.safetensors", "memory/statistics-*x*.safetensors", "memory/tuned.json")
+PATTERNS = (*_MODEL, "config.json", *TOKENIZER_FILES, *_FOUND, *_LEARNED)
 """Patterns of the files of a shared run."""
 
 
@@ -92,7 +94,9 @@ def _is_run_file(path: Path) -> bool:
     if not isinstance(about, dict) or is_memory(about):
         return False
     if is_tensors:
-        return {"model", "tokens" if path.stem == "statistics" else "segment"} <= about.keys()
+        if (kind := StatisticsKind.named(path.stem)) is None:
+            return any(path.match(pattern) for pattern in _LEARNED) and {"model", "segment"} <= about.keys()
+        return {"model", "tokens"} <= about.keys() and (about.get("lanes", 1), about.get("segment")) == kind
     # A fixed cache and what was tuned are JSON alone.
     alone, learned = path.stem == "tuned" or path.name.startswith("cache-"), path.with_suffix(".safetensors")
     return isinstance(about.get("model"), str) and (alone or (learned.is_file() and _is_run_file(learned)))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dynlm.adapt.options import MemoryOptions, Reset
-from dynlm.adapt.rules.registry import RULES
+from dynlm.adapt.rules.registry import RULES, SEGMENTS, StatisticsKind
 from dynlm.data.options import CorpusOptions
 from dynlm.errors import UserError
 from dynlm.models.options import ModelOptions
@@ -94,6 +94,16 @@ def fingerprint_of(content: Any) -> str:
     return fingerprint(json.dumps(content, sort_keys=True, default=list))
 
 
+def _entry(key: str, held: dict[str, Any] | None) -> dict[str, str]:
+    """Return what the ledger says of a slot."""
+    return {"options": key, "held": fingerprint_of(_content(held))}
+
+
+def _content(held: dict[str, Any] | None) -> dict[str, Any]:
+    """Return what is held without the time that finding it took, on which nothing depends."""
+    return {name: value for name, value in (held or {}).items() if name != "seconds"}
+
+
 def steps_of(run: Run, variant: Variant, reset: Reset) -> list[Step]:
     """Return what ``variant`` needs under a reset policy, in order; ``run`` has the options of all variants.
 
@@ -103,8 +113,11 @@ def steps_of(run: Run, variant: Variant, reset: Reset) -> list[Step]:
     run = run.with_sections(variant.model)
     memory, steps = variant.memory, list[Step]()
     kind = RULES[memory.rule]
-    if variant.g.needs_statistics if kind.learned else kind.needs_statistics:
-        steps.append(_statistics(of_all, variant.memory))
+    needed = kind.statistics_for(memory)
+    if kind.learned and variant.g.needs_statistics:
+        needed = SEGMENTS
+    if needed is not None:
+        steps.append(_statistics(of_all, memory, needed))
     if kind.learned:
         steps += [_rates(run, variant, variant.g.base), _learned(run, variant)]
     elif any(getattr(memory, name) is None for name in kind.searched):
@@ -150,14 +163,14 @@ def prepare(
             held = step.held()
             if find:
                 ledger = read_json(path) if path.exists() else {}
-                key = fingerprint_of([step.options, run.fingerprint, [each.held for each in prepared]])
-                if held is not None and ledger.get(step.slot) == {"options": key, "held": fingerprint_of(held)}:
+                key = fingerprint_of([step.options, run.fingerprint, [_content(each.held) for each in prepared]])
+                if held is not None and ledger.get(step.slot) == _entry(key, held):
                     say(f"reused: {step.slot}")
                 else:
                     say(f"finding {step.slot}")
                     step.find(quiet)
                     held = step.held()
-                    write_json(path, {**ledger, step.slot: {"options": key, "held": fingerprint_of(held)}})
+                    write_json(path, {**ledger, step.slot: _entry(key, held)})
             if held is None:
                 raise UserError(
                     f"it holds no {step.slot.removeprefix('the ')}",
@@ -169,21 +182,22 @@ def prepare(
     return prepared
 
 
-def _statistics(run: Run, own: MemoryOptions) -> Step:
-    """R of the tensors of the model, or of the factors that the variant moves."""
+def _statistics(run: Run, own: MemoryOptions, kind: StatisticsKind) -> Step:
+    """R of the tensors of the model, or of the factors that the variant moves; of single segments with the run's."""
     tokens = run.section(TuneOptions).statistics_tokens
     memory = run.section(MemoryOptions).replace(**{name: getattr(own, name) for name in _LOW_RANK})
     of = run.with_sections(memory)
+    batches = {} if kind.segment is None else {"lanes": kind.lanes}
 
     def find(quiet: bool) -> None:
-        of.store.drop_statistics()
-        ensure_statistics(of)
+        of.store.drop_statistics(kind)
+        ensure_statistics(of, kind)
 
     return Step(
-        slot=f"gradient statistics R{_of_factors(run, own)}",
-        options={**_options(run), "tokens": tokens, "segment": memory.segment},
+        slot=f"{kind}{_of_factors(run, own)}",
+        options={**_options(run), "tokens": tokens, "segment": kind.segment or memory.segment, **batches},
         find=find,
-        held=lambda: card_of(of.store.load_statistics()),
+        held=lambda: card_of(of.store.load_statistics(kind)),
         budget=lambda held: Budget(seconds=held.get("seconds", 0.0)),
     )
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,7 +36,8 @@ from dynlm.runtime.tree import map_tensors
 from dynlm.train.options import TuneOptions
 from dynlm.train.tune import enough_to_tune, find_constants, started
 
-_SEARCHED = {"window": Search(2000.0, 2.0), "inverse_temperature": Search(0.5, 1.4), "share": Search(0.15, 1.5)}
+_STEPS = {"window": (2000.0, 2.0), "inverse_temperature": (0.5, 1.4), "share": (0.15, 1.5)}
+_SEARCHED = {name: Search(*steps, *CACHE_BOUNDS[name]) for name, steps in _STEPS.items()}
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,10 @@ def tune_cache(run: Run, quiet: bool = False) -> dict[str, Any]:
         raise UserError("a learned cache is not tuned by hand", do=f"run `{command('metatrain', run.path, learned)}`")
     dynamic_model, stem = open_without_cache(run), f"tune-cache-{rule_stem(memory)}-{memory.reset}"
     with exclusive(run.store.path(stem), "the search for this cache's constants"):
-        stream = enough_to_tune(run, lanes=1)
+        stream, begun = enough_to_tune(run, lanes=1), time.monotonic()
         articles = trace_articles(dynamic_model, stream)
         nats_N = torch.cat([article.nats_BT[0] for article in articles])
+        seconds = time.monotonic() - begun
 
         @functools.lru_cache(maxsize=1)  # Shares are searched with one lookup; others would only take memory.
         def lookup(window: int, inverse_temperature: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -98,8 +100,6 @@ def tune_cache(run: Run, quiet: bool = False) -> dict[str, Any]:
 
         def measure(values: Mapping[str, float]) -> float:
             values, share = {**values, "window": round(values["window"])}, values["share"]
-            if not all(low <= values[name] <= high for name, (low, high) in CACHE_BOUNDS.items()):
-                return math.inf
             found = lookup(int(values["window"]), values["inverse_temperature"])
             return mean_of(mixture(nats_N.new_tensor([1 - share, share]).log(), *found))
 
@@ -108,6 +108,7 @@ def tune_cache(run: Run, quiet: bool = False) -> dict[str, Any]:
         tuned = find_constants(run, stream, started(_SEARCHED, given_constants(memory)), measure, checkpoints, quiet)
         tuned |= {
             "window": round(tuned["window"]),
+            "seconds": round(tuned["seconds"] + seconds, 1),
             "without_cache_nats_per_token": mean_of(nats_N),
             "tuned_on": [run.record("cache", "tuned", options.split, stream.order)],
         }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -77,9 +78,10 @@ class _Recorder(Cache):
 def train_gate(run: Run, quiet: bool = False) -> dict[str, Any]:
     """Learn the gate of a cache beside ``memory.rule``; tunes the fixed cache first where that was not done.
 
-    Its training resumes from the newest checkpoint, once the articles were read again. Returns how it was learned and
-    the nats per token of the tuning articles without a cache, at the start (shares much as the fixed cache's) and as
-    learned. Raises UserError as ``tune_cache`` does, and where another process learns it.
+    Its training resumes from the newest checkpoint, once the articles were read again. Returns how it was learned, how
+    many parameters in how many ``seconds`` (of reading, training and picking), and the nats per token of the tuning
+    articles without a cache, at the start (shares much as the fixed cache's) and as learned. Raises UserError as
+    ``tune_cache`` does, and where another process learns it.
     """
     memory, options, tune = run.section(MemoryOptions), run.section(MetatrainOptions), run.section(TuneOptions)
     if memory.cache != "learned" or memory.cache_share is not None:
@@ -98,10 +100,11 @@ def train_gate(run: Run, quiet: bool = False) -> dict[str, Any]:
         cache = Cache(memory.cache_window or fixed["window"], inverses, 0.0)
         meta, seed = run.split("meta"), options.seed_or(run.options.seed)
         # Not read a second time: in a cache that is not emptied, an article would find itself.
-        stream = Stream(meta, memory.lanes, memory.segment, range(meta.articles), seed=seed)
+        stream, begun = Stream(meta, memory.lanes, memory.segment, range(meta.articles), seed=seed), time.monotonic()
         learning = collect(dynamic_model, cache, stream, options.tokens, quiet)
         picked = tuning_stream(run, options.pick_tokens, lanes=1)
         picking = collect(dynamic_model, cache, picked, 0, quiet)
+        reading = time.monotonic() - begun
         generator = torch.Generator().manual_seed(seed)
         shares = _first_shares(inverses, fixed["inverse_temperature"], fixed["share"])
         start = initial_gate(shares, learning.features_NK, _HIDDEN, generator)
@@ -116,6 +119,8 @@ def train_gate(run: Run, quiet: bool = False) -> dict[str, Any]:
             "segment": memory.segment,
             **run.trained.reading_entry,
             "tokens": len(learning.nats_N),
+            "seconds": round(reading + training.seconds, 1),
+            "parameters": training.parameters,
             "passes": passes,
             "passes_made": len(nats) - 1,
             "still_improving": not stopped_improving(nats),
@@ -154,7 +159,8 @@ def collect(dynamic_model: DynamicModel, cache: Cache, stream: Stream, tokens: i
 class GateTraining:
     """Adam on the mean nats of ``learning``; after each pass the Polyak average is measured on ``picking``.
 
-    ``nats`` has those of ``picking`` at the start and after each pass, ``best`` the parameters with the lowest.
+    ``nats`` has those of ``picking`` at the start and after each pass, ``best`` the parameters with the lowest;
+    ``seconds`` are those of all passes, in all sittings.
     """
 
     def __init__(self, start: Params, learning: GateData, picking: GateData, generator: torch.Generator):
@@ -162,7 +168,12 @@ class GateTraining:
         self._scaling = {name: start[name] for name in ("center", "spread")}
         self._moving = {n: tensor.clone().requires_grad_() for n, tensor in start.items() if n not in self._scaling}
         self._optimizer = AveragedAdam([(self._moving, _LR)], _AVERAGE)
-        self.best, self.nats = start, [_nats_of(start, picking)]
+        self.best, self.nats, self.seconds = start, [_nats_of(start, picking)], 0.0
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers are learned."""
+        return sum(tensor.numel() for tensor in self._moving.values())
 
     @property
     def passes(self) -> int:
@@ -177,7 +188,9 @@ class GateTraining:
         with Checkpointer(checkpoints, self, every=0, seconds=seconds) as checkpointer:
             checkpointer.resume()
             while len(self.nats) <= _MOST_PASSES and not stopped_improving(self.nats):
+                begun = time.monotonic()
                 self._pass_over_tokens()
+                self.seconds += time.monotonic() - begun
                 checkpointer.after_step(len(self.nats) - 1)
 
     def _pass_over_tokens(self) -> None:
@@ -198,13 +211,15 @@ class GateTraining:
     def state_dict(self) -> State:
         tensors, values = self._optimizer.state_dict()
         tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
-        return State(tensors | {"generator": self._generator.get_state()}, {**values, "nats": self.nats})
+        values |= {"nats": self.nats, "seconds": self.seconds}
+        return State(tensors | {"generator": self._generator.get_state()}, values)
 
     def load_state_dict(self, state: State) -> None:
         self._optimizer.load_state_dict(state)
         self.best = {name: state.tensors[f"best/{name}"].to(tensor) for name, tensor in self.best.items()}
         self._generator.set_state(state.tensors["generator"])
         self.nats = list(state.values["nats"])
+        self.seconds = float(state.values.get("seconds", 0.0))  # Earlier versions did not keep them.
 
 
 def stopped_improving(nats: Sequence[float]) -> bool:

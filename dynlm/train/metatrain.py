@@ -8,6 +8,7 @@ is kept if it reads the tuning articles better than the start; otherwise the sta
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,8 +52,9 @@ class Start(NamedTuple):
 def metatrain(run: Run, quiet: bool = False) -> dict[str, Any]:
     """Learn phi of the rule g for ``memory.reset`` and keep it in the run; tunes rms first where g starts there.
 
-    Resumes from the newest checkpoint. Returns what was learned, the nats per token of the tuning articles by each
-    candidate, and the number of ``passes`` over the articles: after the first one, a memory that runs through the text
+    Resumes from the newest checkpoint. Returns what was learned, how many parameters in how many ``seconds`` (of
+    learning and picking), the nats per token of the tuning articles by each candidate, and the number of ``passes``
+    over the articles: after the first one, a memory that runs through the text
     (reset "stream") meets articles that it has learned from. Raises Stopped, with a checkpoint saved, at Ctrl-C and
     SIGTERM, and UserError where another process learns the same, or where Adam is to be the start and was not tuned.
     """
@@ -75,18 +77,21 @@ def metatrain(run: Run, quiet: bool = False) -> dict[str, Any]:
             **({"the start": params_fingerprint(start.phi)} if start.taken_from else {}),
         }
         checkpoints = run.checkpoints(f"metatrain-{name}", memory, g, options, **fingerprints)
-        candidates = {"start": start.phi, **(_learn(run, start, checkpoints, quiet) if options.tokens else {})}
+        seconds, learned = _learn(run, start, checkpoints, quiet) if options.tokens else (0.0, {})
+        candidates, begun = {"start": start.phi, **learned}, time.monotonic()
         nats, kept, records = dict[str, float](), "start", start.records
         if options.tokens:
             for when, phi in candidates.items():
                 nats[when] = mean_nats(build_dynamic_model(run.trained, memory, meta.rule(phi)), picking)
-            kept = best_of(nats)
+            kept, seconds = best_of(nats), seconds + time.monotonic() - begun
             picked = run.record("g", "picked", tuning.split, picking.order)
             records = [*records, run.record("g", "learned", "meta", range(aside.articles)), picked]
         about = {
             "segment": memory.segment,
             **run.trained.reading_entry,
             "tokens": options.tokens,
+            "seconds": round(seconds, 1),
+            "parameters": sum(tensor.numel() for tensor in start.phi.values()),
             "passes": options.tokens / len(aside.ids_N),
             "start": start.constants,
             "tuning_nats_per_token": nats,
@@ -129,8 +134,8 @@ def _taken_start(run: Run) -> Start:
     return Start(meta, phi, card["start"], records_of(dict(card), "g", "learned"), taken_from)
 
 
-def _learn(run: Run, start: Start, checkpoints: Checkpoints, quiet: bool) -> dict[str, Params]:
-    """Read the articles kept for it, and return the averages of phi halfway and at the end."""
+def _learn(run: Run, start: Start, checkpoints: Checkpoints, quiet: bool) -> tuple[float, dict[str, Params]]:
+    """Read the articles kept for it, and return (seconds, the averages of phi halfway and at the end)."""
     memory, options = run.section(MemoryOptions), run.section(MetatrainOptions)
     meta, phi = start.meta, clone(start.phi)
     dynamic_model = build_dynamic_model(run.trained, memory, meta.rule(phi))
@@ -143,4 +148,4 @@ def _learn(run: Run, start: Start, checkpoints: Checkpoints, quiet: bool) -> dic
         else:
             learner = Sensitivities(meta, phi, dynamic_model, loop.memory, options.bound)
         averages = loop.learn({learner: options.lr}, checkpoints, quiet, name=memory.g, reset=memory.reset)
-    return {when: phi for when, (phi,) in averages.items()}
+    return loop.seconds, {when: phi for when, (phi,) in averages.items()}

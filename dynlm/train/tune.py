@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from dynlm.adapt.loop import gradient_statistics, mean_nats
+from dynlm.adapt.loop import mean_nats
 from dynlm.adapt.options import MemoryOptions, StepOptions
 from dynlm.adapt.rules.base import Statistics
 from dynlm.adapt.rules.elementwise import LEVEL_1
-from dynlm.adapt.rules.registry import RULES, Search, tuned_rules
+from dynlm.adapt.rules.registry import RULES, SEGMENTS, Search, StatisticsKind, tuned_rules
+from dynlm.adapt.statistics import batch_statistics, gradient_statistics
 from dynlm.data.article_range import article_range
 from dynlm.data.articles import source_name
 from dynlm.data.options import CorpusOptions
@@ -73,16 +75,22 @@ def _tokens_of(stream: Stream) -> int:
     return sum(len(stream.split.article(index)) for index in stream.order)
 
 
-def ensure_statistics(run: Run) -> Statistics:
-    """Return the run's R over all its tensors, computed on training articles if it was not yet."""
-    if (stored := run.store.load_statistics()) is not None:
+def ensure_statistics(run: Run, kind: StatisticsKind = SEGMENTS) -> Statistics:
+    """Return the run's R over all its tensors, computed on training articles if it was not yet.
+
+    Raises UserError where ``kind`` asks for larger batches than the text has.
+    """
+    if (stored := run.store.load_statistics(kind)) is not None:
         return stored[0]
     tokens, segment = run.section(TuneOptions).statistics_tokens, run.section(MemoryOptions).segment
     train = run.split("train")
-    stream = Stream(train, 1, segment, range(train.articles), seed=run.options.seed)
     level_1 = build_dynamic_model(run.trained, StepOptions(rule="none", capture=False), LEVEL_1)
-    statistics = gradient_statistics(level_1, stream, tokens)
-    run.store.save_statistics(statistics, tokens)
+    if kind.segment is None:
+        stream = Stream(train, 1, segment, range(train.articles), seed=run.options.seed)
+        statistics = gradient_statistics(level_1, stream, tokens)
+    else:
+        statistics = batch_statistics(level_1, train, kind, tokens)
+    run.store.save_statistics(statistics, tokens, kind)
     return statistics
 
 
@@ -90,9 +98,9 @@ def tune(run: Run, quiet: bool = False) -> dict[str, Any]:
     """Tune ``memory.rule`` for ``memory.reset``, by the run's options, and keep the result in the run.
 
     Resumes with the settings that an interrupted search has measured. Returns the constants, their nats per token and
-    level 1's, how many settings were read and on how many tokens. Raises UserError for a rule that has nothing to tune
-    by hand, for less than ``tune.fewest_tokens`` to read, and where another process tunes the same; Stopped, with a
-    checkpoint saved, at Ctrl-C and SIGTERM.
+    level 1's, how many settings were read, on how many tokens and in how many seconds. Raises UserError for a rule that
+    has nothing to tune by hand, for less than ``tune.fewest_tokens`` to read, and where another process tunes the same;
+    Stopped, with a checkpoint saved, at Ctrl-C and SIGTERM.
     """
     memory, options, trained = run.section(MemoryOptions), run.section(TuneOptions), run.trained
     kind, stem = RULES[memory.rule], f"tune-{memory.rule}-{memory.reset}"
@@ -103,8 +111,8 @@ def tune(run: Run, quiet: bool = False) -> dict[str, Any]:
         stream = enough_to_tune(run)
         dynamic, constants, statistics = trained.model.dynamic_tensors(memory.targets), kind.constants(memory), None
         fingerprints = {"the text": stream.split.fingerprint}
-        if kind.needs_statistics:
-            statistics = ensure_statistics(run).of(dynamic)
+        if (needed := kind.statistics_for(memory)) is not None:
+            statistics = ensure_statistics(run, needed).of(dynamic)
             fingerprints["the statistics R"] = params_fingerprint(statistics.rms)
 
         def measure(values: Mapping[str, float]) -> float:
@@ -113,7 +121,7 @@ def tune(run: Run, quiet: bool = False) -> dict[str, Any]:
 
         # The name of a learned rule decides nothing here.
         checkpoints = run.checkpoints(stem, memory.replace(g="meta"), options, **fingerprints)
-        tuned = find_constants(run, stream, started(kind.searched, constants), measure, checkpoints, quiet)
+        tuned = find_constants(run, stream, started(kind.searches(), constants), measure, checkpoints, quiet)
         tuned |= {name: value for name, value in constants.items() if name not in kind.searched}
         tuned |= {
             "level_1_nats_per_token": mean_nats(build_dynamic_model(trained, memory, LEVEL_1), stream),
@@ -147,11 +155,12 @@ def find_constants(
             return nats
 
         saved_in = checkpoints if run.processes.is_main else None
-        best, nats, settings = coordinate_search(logged, searched, options.rounds, saved_in)
+        found = coordinate_search(logged, searched, options.rounds, saved_in)
     return {
-        **best,
-        "nats_per_token": nats,
-        "settings": settings,
+        **found.constants,
+        "nats_per_token": found.value,
+        "settings": found.settings,
+        "seconds": round(found.seconds, 1),
         "tokens": _tokens_of(stream),
         "corpus": source_name(run.section(CorpusOptions)),
         "split": options.split,
@@ -161,35 +170,58 @@ def find_constants(
     }
 
 
-class _Measured(dict[tuple[float, ...], float]):
-    """The settings that a search has measured, with their values; infinite where that was not finite."""
+class Found(NamedTuple):
+    """The setting of a search with the lowest value, how many settings were measured, and in how many seconds."""
+
+    constants: dict[str, float]
+    value: float
+    settings: int
+    seconds: float
+
+
+class _Measured:
+    """The settings that a search has measured and their values, infinite where not finite, in how many seconds."""
+
+    def __init__(self, measure: Measure):
+        self._measure = measure
+        self.values, self.seconds = dict[tuple[float, ...], float](), 0.0
+
+    def value_of(self, setting: Mapping[str, float]) -> float:
+        """Return the value of a setting, measured once."""
+        key = tuple(setting.values())
+        if key not in self.values:
+            begun = time.monotonic()
+            value = self._measure(setting)
+            self.seconds += time.monotonic() - begun
+            self.values[key] = value if math.isfinite(value) else math.inf
+        return self.values[key]
 
     def state_dict(self) -> State:
-        return State({}, {"measured": list(self.items())})
+        return State({}, {"measured": list(self.values.items()), "seconds": self.seconds})
 
     def load_state_dict(self, state: State) -> None:
-        self.update({tuple(setting): float(value) for setting, value in state.values["measured"]})
+        self.values.update({tuple(setting): float(value) for setting, value in state.values["measured"]})
+        self.seconds = float(state.values.get("seconds", 0.0))  # Earlier versions did not keep them.
 
 
 def coordinate_search(
     measure: Measure, searched: Mapping[str, Search], rounds: int, checkpoints: Checkpoints | None = None
-) -> tuple[dict[str, float], float, int]:
-    """Return (best setting, its value, settings measured): the lowest ``measure`` that steps by factors find.
+) -> Found:
+    """Return the setting of the lowest ``measure`` that steps by factors find, within the bounds of the searches.
 
     Non-finite values are treated as infinite. Every setting that was measured is saved in ``checkpoints``, and not
     measured again by the same search. Raises UserError where no setting that was tried is finite.
     """
-    measured = _Measured()
+    measured = _Measured(measure)
     with Checkpointer(checkpoints, measured) as checkpointer:
         checkpointer.resume()
 
         def value_of(setting: dict[str, float]) -> float:
-            key = tuple(setting.values())
-            if key not in measured:
-                value = measure(setting)
-                measured[key] = value if math.isfinite(value) else math.inf
-                checkpointer.after_step(len(measured))
-            return measured[key]
+            before = len(measured.values)
+            value = measured.value_of(setting)
+            if len(measured.values) > before:
+                checkpointer.after_step(len(measured.values))
+            return value
 
         best = {name: each.start for name, each in searched.items()}
         lowest = value_of(best)
@@ -197,8 +229,7 @@ def coordinate_search(
             for factor in (each.factor, 1 / each.factor):
                 before = lowest
                 while True:
-                    # Rounding keeps a step up and one down on the same grid.
-                    trial = {**best, name: float(f"{best[name] * factor:.4g}")}
+                    trial = {**best, name: _step(best[name], factor, each)}
                     value = value_of(trial)
                     if not value < lowest - _NOTICEABLE:
                         break
@@ -208,4 +239,9 @@ def coordinate_search(
     if not math.isfinite(lowest):
         tried = ", ".join(f"{name} {value:g}" for name, value in best.items())
         raise UserError(f"no setting near {tried} gives finite losses", do="start from a lower rate")
-    return best, lowest, len(measured)
+    return Found(best, lowest, len(measured.values), measured.seconds)
+
+
+def _step(value: float, factor: float, within: Search) -> float:
+    """Return the next value of a search; rounding keeps a step up and one down on the same grid."""
+    return min(max(float(f"{value * factor:.4g}"), within.low), within.high)

@@ -10,18 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynlm.adapt.dynamic_model import DynamicModel
-from dynlm.adapt.loop import gradient_statistics, iter_segments, mean_nats, read_segment, start_articles
+from dynlm.adapt.loop import iter_segments, mean_nats, read_segment, start_articles
 from dynlm.adapt.partners.cache import Cache
 from dynlm.adapt.partners.mixture import FixedShareMixture
-from dynlm.adapt.rules.elementwise import LEVEL_1
 from dynlm.data.stream import Stream, read_in_order, read_side_by_side
 from dynlm.errors import UserError
-from dynlm.models.lstm.engine import LSTMEngine
 from dynlm.models.lstm.model import LSTMLanguageModel
 from dynlm.models.options import LSTMOptions
-from dynlm.models.protocol import token_nats
-from dynlm.runtime.tree import detach, leaves
+from dynlm.runtime.tree import leaves
 from tests.adapt.readings import (
     MODEL,
     NAMES,
@@ -238,22 +234,6 @@ def test_reading_on_does_not_change_a_copied_memory():
     before = {name: tensor.clone() for name, tensor in kept.params.items()}
     list(sitting)
     assert all(torch.equal(before[name], kept.params[name]) for name in NAMES)
-
-
-def test_statistics_are_the_root_mean_square_of_segment_gradients():
-    static, split = static_params(), text((20,))
-    chosen = DynamicModel(LSTMEngine(MODEL), static, LEVEL_1, ("output.bias",))
-    found = gradient_statistics(chosen, stream(split), tokens=20).rms["output.bias"]
-    squares, state = [], MODEL.init_state(1, static["embedding"])
-    for begin in range(0, 20, 5):
-        bias = static["output.bias"].clone().requires_grad_()
-        inputs = torch.from_numpy(split.inputs(0)[begin : begin + 5]).long()[None]
-        targets = torch.from_numpy(split.ids_N[begin : begin + 5]).long()[None]
-        output = MODEL.twice_differentiable().forward({**static, "output.bias": bias}, state, inputs)
-        loss = token_nats(output.logits_BTV, targets).mean()
-        squares.append(torch.autograd.grad(loss, bias)[0] ** 2)
-        state = detach(output.state)
-    torch.testing.assert_close(found, torch.stack(squares).mean(0).sqrt())
 
 
 @pytest.mark.parametrize("name", RULES)

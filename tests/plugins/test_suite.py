@@ -39,8 +39,10 @@ MODELS = {
     "transformer": transformer.TransformerOptions(kind="transformer", width=8, context=9),
 }
 LEARNED = ("g", "g from adam", "per-weight LSTM")
-RULE_NAMES = ["none", "sgd", "sgd+decay", "rms", "adam", adamax.Adamax.name, *LEARNED]
-CONSTANTS = {"lr": 0.005, "decay": 0.03, "epsilon": 1e-2, "beta1": 0.8, "beta2": 0.9}
+_OF_RMS = ("rms", "rms+reset", "rms+slow", "rms-batch")
+RULE_NAMES = ["none", "sgd", "sgd+decay", *_OF_RMS, "adam", adamax.Adamax.name, *LEARNED]
+_OWN = {"beta1": 0.8, "beta2": 0.9, "boundary_reset": 0.4, "slow_rate": 0.3}
+CONSTANTS = {"lr": 0.005, "decay": 0.03, "epsilon": 1e-2, **_OWN}
 
 
 class Setting(NamedTuple):

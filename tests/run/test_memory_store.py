@@ -14,6 +14,7 @@ import torch
 
 from dynlm.adapt.options import LearnedRuleOptions, StepOptions
 from dynlm.adapt.rules.base import Statistics
+from dynlm.adapt.rules.registry import SEGMENTS, StatisticsKind
 from dynlm.errors import UserError
 from dynlm.run.folder import TrainedModel, load_model
 from dynlm.run.memory_store import MemoryStore
@@ -77,6 +78,41 @@ def test_tuned_rates_of_rules_and_policies_stand_side_by_side(tmp_path: Path, tr
     assert store.load_tuned("sgd", "article") == {"lr": 2.0}
     assert store.load_tuned("rms", "stream") == {"lr": 3.0}
     assert store.load_tuned("rms", "article") is None
+
+
+def test_statistics_of_several_kinds_stand_side_by_side(tmp_path: Path, trained: TrainedModel) -> None:
+    store, own = MemoryStore(tmp_path, trained), statistics_of(trained)
+    kinds = [StatisticsKind(100, 5), StatisticsKind(100, 20), StatisticsKind(7, 20), SEGMENTS]
+    for number, kind in enumerate(kinds, start=1):
+        scaled = Statistics({name: tensor * number for name, tensor in own.rms.items()})
+        store.save_statistics(scaled, 1000 * number, kind)
+    (tmp_path / "memory" / "statistics-1x5-stream.safetensors").touch()  # a learned rule of that name
+    assert {*store.statistics_kinds()} == {*kinds}
+    other = MemoryStore(tmp_path / "other", trained)
+    store.copy_to(other)
+    for held in (store, other):
+        for number, kind in enumerate(kinds, start=1):
+            loaded = held.load_statistics(kind)
+            assert loaded is not None and loaded[1]["tokens"] == 1000 * number
+            assert torch.equal(loaded[0].rms["embedding"], own.rms["embedding"] * number)
+            batches = {} if kind is SEGMENTS else {"lanes": kind.lanes, "segment": kind.segment}
+            assert {name: loaded[1][name] for name in ("lanes", "segment") if name in loaded[1]} == batches
+    store.drop_statistics(kinds[1])
+    assert {*store.statistics_kinds()} == {*kinds} - {kinds[1]}
+    assert store.load_statistics(kinds[1]) is None and store.load_statistics() is not None
+
+
+@pytest.mark.parametrize("name, value", [("boundary_reset", 1.5), ("slow_rate", -0.1), ("epsilon", 0.0)])
+def test_tuned_constants_out_of_bounds_are_refused(
+    name: str, value: float, tmp_path: Path, trained: TrainedModel
+) -> None:
+    store = MemoryStore(tmp_path, trained)
+    tuned = {"lr": 0.1, "decay": 0.0, "epsilon": 1e-3, "boundary_reset": 1.0, "slow_rate": 0.0}
+    store.save_tuned("rms+slow", "stream", tuned)
+    assert store.load_tuned("rms+slow", "stream") == tuned
+    store.save_tuned("rms+slow", "stream", {**tuned, name: value})
+    with pytest.raises(UserError, match=f"its {name} is {value}"):
+        store.load_tuned("rms+slow", "stream")
 
 
 @pytest.mark.parametrize(

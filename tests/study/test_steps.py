@@ -105,6 +105,32 @@ def test_each_rule_names_what_it_needs_in_order(tmp_path: Path):
     assert json.dumps([step.options for step in steps["meta"]])
 
 
+def test_each_kind_of_statistics_has_a_slot_of_its_own(tmp_path: Path):
+    rules = ("rms", "rms+reset", "rms+slow", "rms-batch")
+    variants = [{"name": rule, "memory": {"rule": rule}} for rule in rules]
+    variants.append({"name": "published", "memory": {"rule": "rms-batch", "segment": 5, "lr": 1.0, "decay": 0.0}})
+    variants[-1]["memory"]["epsilon"] = 2e-5
+    steps = slots_of(tmp_path, variants)
+    shared, batches = "gradient statistics R", "gradient statistics R of batches of 100 x {} tokens"
+    assert {name: [step.slot for step in each] for name, each in steps.items()} == {
+        **{rule: [shared, f"the rates of {rule} under stream"] for rule in rules[:3]},
+        "rms-batch": [batches.format(20), "the rates of rms-batch under stream"],
+        "published": [batches.format(5)],
+    }
+    check_slots(steps)
+    assert [steps[name][0].options["segment"] for name in ("rms", "rms-batch", "published")] == [20, 20, 5]
+    assert steps["rms-batch"][1].options["memory.statistics_lanes"] == 100
+
+
+def test_seconds_of_a_step_decide_nothing(tmp_path: Path):
+    slots = Slots()
+    steps = [slots.step("rms", 0.1), slots.step("g", 0.5)]
+    prepare(run_in(tmp_path), steps, True, {})
+    slots.held["rms"]["seconds"] = 7.0
+    first, _ = prepare(run_in(tmp_path), steps, True, {})
+    assert (slots.filled, first.held) == (["rms", "g"], {"rate": 0.1, "seconds": 7.0})
+
+
 def test_variants_with_the_same_rule_share_its_slots(tmp_path: Path):
     variants = [
         {"name": "a", "memory": {"rule": "meta"}},

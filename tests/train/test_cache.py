@@ -132,6 +132,7 @@ def test_a_gate_learns_when_the_cache_knows_best() -> None:
     shares = log_shares(best, picking.features_NK).exp()
     assert shares[picking.features_NK[:, 0] > 0.5, 1].mean() > 0.9
     assert shares[picking.features_NK[:, 0] < -0.5, 1].mean() < 0.1
+    assert trained.seconds > 0 and trained.parameters == (9 * 8 + 8) + (2 * 8 + 2)
     again = trained_gate(start, learning, picking).best
     assert all(torch.equal(best[name], again[name]) for name in best)
 

@@ -20,7 +20,7 @@ import torch
 
 from dynlm.cli.main import main
 from dynlm.run.folder import load_model, load_tensors
-from tests.tiny import Run, as_yaml, tiny_config
+from tests.tiny import Run, as_yaml, tiny_config, without_seconds
 
 pytestmark = pytest.mark.slow
 KILLS = 10
@@ -124,7 +124,7 @@ def test_killed_meta_training_resumes_bit_for_bit(options: list[str], tuned_run:
         tensors, about = load_tensors(folder / "memory" / "all-stream.safetensors")
         read = windows(folder, "metatrain")
         assert about["kept"] != "start" and len(read) > 4
-        return bits(tensors), about, read
+        return bits(tensors), without_seconds(about), read
 
     assert kill_and_resume(metatrain, result, tmp_path, seed=2) == KILLS
 
@@ -154,7 +154,7 @@ def test_killed_tuning_resumes_with_the_same_settings(options: list[str], tuned_
 
     def result(folder: Path) -> Any:
         name = "tuned.json" if "fixed" not in options else "cache-rms-stream.json"
-        return json.loads((folder / "memory" / name).read_text())
+        return without_seconds(json.loads((folder / "memory" / name).read_text()))
 
     assert kill_and_resume(tune, result, tmp_path, seed=4) == KILLS
 
@@ -167,6 +167,6 @@ def test_killed_gate_training_resumes_bit_for_bit(tuned_run: Run, tmp_path: Path
 
     def result(folder: Path) -> Any:
         tensors, about = load_tensors(folder / "memory" / "gated-cache-none-stream.safetensors")
-        return bits(tensors), about
+        return bits(tensors), without_seconds(about)
 
     assert kill_and_resume(train_gate, result, tmp_path, seed=5) == KILLS

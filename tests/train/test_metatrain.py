@@ -52,6 +52,8 @@ def test_it_starts_at_the_tuned_rms_and_keeps_the_best_candidate(tuned_run: Run,
     assert nats["start"] == pytest.approx(tuned["nats_per_token"], abs=1e-5)
     assert card["kept"] == ("learned" if nats["learned"] < nats["start"] else "start")
     assert nats[card["kept"]] <= nats["start"]
+    # A learning rate and a decay of each tensor.
+    assert card["parameters"] == 2 * len(card["tensors"]) and card["seconds"] > 0
 
 
 def test_phi_stays_within_its_bound(tuned_copy: Run) -> None:

@@ -19,7 +19,7 @@ from dynlm.runtime.checkpoints import Checkpoints
 from dynlm.train import cache as caches
 from dynlm.train import pretrain as pretraining
 from dynlm.train import tune as tuning
-from tests.tiny import Run, as_yaml, listing, tiny_config
+from tests.tiny import Run, as_yaml, listing, memory_of, tiny_config, without_seconds
 
 Capture = pytest.CaptureFixture[str]
 SHORT = ("--metatrain.tokens", "700", "--metatrain.window", "4", "--metatrain.pick_tokens", "100")
@@ -78,7 +78,7 @@ def learned(folder: Path, name: str) -> tuple[Any, ...]:
         for line in log_of(folder)
         if line["event"] == "metatrain"
     }
-    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}, about, windows
+    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}, without_seconds(about), windows
 
 
 @pytest.mark.parametrize("options", G.values(), ids=G.keys())
@@ -221,7 +221,7 @@ def test_a_stopped_search_measures_no_setting_again(
     assert f"the same command goes on from {saved}" in capsys.readouterr().err
     assert listing(parts / "memory") == before
     assert run(command, parts, *options) == 0
-    assert listing(whole / "memory") == listing(parts / "memory")
+    assert memory_of(whole) == memory_of(parts)
     assert not list((parts / "checkpoints").iterdir())
     settings = [{name: value for name, value in line.items() if name != "time"} for line in log_of(parts)]
     assert settings == [{name: value for name, value in line.items() if name != "time"} for line in log_of(whole)]
@@ -239,7 +239,7 @@ def test_a_stopped_gate_resumes_at_its_pass(tuned_run: Run, tmp_path: Path, caps
         assert str(saved) in capsys.readouterr().err
     assert passes[1] > passes[0] > 0
     assert run("metatrain", parts, *words) == 0
-    assert listing(whole / "memory") == listing(parts / "memory")
+    assert memory_of(whole) == memory_of(parts)
 
 
 FINETUNE = {

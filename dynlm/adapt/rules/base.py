@@ -50,7 +50,7 @@ class RuleState(NamedTuple):
 
 @dataclass(frozen=True)
 class Statistics:
-    """R: the root mean square of each weight's gradient over training segments."""
+    """R: the root mean square of each weight's gradient over training segments, or over batches of them."""
 
     rms: Params
 
@@ -62,6 +62,13 @@ class Statistics:
         """Return R over its mean (of the tensors' means): weights that training moved much are pulled back harder."""
         mean = torch.stack([tensor.mean() for tensor in self.rms.values()]).mean()
         return {name: tensor / mean for name, tensor in self.rms.items()}
+
+    def slow_limits(self) -> Params:
+        """Return the largest share of each weight's change that slow weights take in.
+
+        The more depends on a weight, the less of it is for good what one article taught.
+        """
+        return {name: 1 / (1 + tensor) for name, tensor in self.decay_shape().items()}
 
     def of(self, names: Iterable[str]) -> Statistics:
         """Return those of the tensors ``names``."""

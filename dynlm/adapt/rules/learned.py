@@ -135,8 +135,7 @@ class LearnedRule(TunedStart):
         if self.moments is None:
             scale, shape = self.statistics.precondition(self.epsilon), self.statistics.decay_shape()
         if self.g.slow or self.g.slow_rate:
-            # The more depends on a weight, the less of it is for good what one article taught.
-            limits = {name: 1 / (1 + tensor) for name, tensor in self.statistics.decay_shape().items()}
+            limits = self.statistics.slow_limits()
         rates: dict[str, Rates] = {}
         shares: dict[str, dict[str, float | Tensor]] = {kind: {} for kind in SHARES}
         none = torch.zeros((), dtype=torch.float64)

@@ -15,7 +15,7 @@ from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.options import MemoryOptions
 from dynlm.adapt.rules.elementwise import LEVEL_1
-from dynlm.adapt.rules.registry import tuned_rules
+from dynlm.adapt.rules.registry import RULES, tuned_rules
 from dynlm.data.stream import StreamPosition, read_in_order
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.data.tokenizers.tokenizer import Tokenizer
@@ -64,7 +64,7 @@ def check_every_rule(run: Run, split: str, places: int = 20, tokens: int = 300) 
     """
     memory, checks = run.section(MemoryOptions), list[Check]()
     for rule, g in rules_of(run, memory.reset):
-        alone = memory.replace(rule=rule, g=g or memory.g, cache="none", no_regret=False)
+        alone = memory.replace(rule=rule, g=g or memory.g, cache="none", no_regret=False, **_as_tuned(run, rule))
         readings = {"": alone, " with a cache": dataclasses.replace(alone, **_CACHE)}
         if rule != "none":
             readings[" without regret"] = dataclasses.replace(alone, no_regret=True)
@@ -85,6 +85,14 @@ def rules_of(run: Run, reset: str) -> list[tuple[str, str]]:
     """Return (rule, name of a learned g or "") of level 1 and of what is tuned or learned in a run under ``reset``."""
     tuned = [(rule, "") for rule in tuned_rules() if run.store.load_tuned(rule, reset)]
     return [("none", ""), *tuned, *(("meta", name) for name in run.store.learned_names(reset))]
+
+
+def _as_tuned(run: Run, rule: str) -> dict[str, Any]:
+    """Return the options that decide which statistics of batches a rule was tuned with; none for other rules."""
+    if RULES[rule].statistics != "batches":
+        return {}
+    tuned = run.store.load_tuned(rule, run.section(MemoryOptions).reset) or {}
+    return {name: tuned[name] for name in ("segment", "statistics_lanes") if name in tuned}
 
 
 def check_dynamic_model(

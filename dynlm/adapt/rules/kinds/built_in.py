@@ -13,16 +13,17 @@ if TYPE_CHECKING:
     from dynlm.adapt.rules.base import Statistics
     from dynlm.adapt.rules.elementwise import ElementwiseRule
 
+RMS = {"lr": Search(1.5e-3, 1.6), "decay": Search(2e-3, 3.0), "epsilon": Search(1e-3, 4.0)}
 _SEARCHED = {
     "none": {},
     "sgd": {"lr": Search(0.3, 1.6)},
     "sgd+decay": {"lr": Search(0.3, 1.6), "decay": Search(1e-3, 3.0)},
-    "rms": {"lr": Search(1.5e-3, 1.6), "decay": Search(2e-3, 3.0), "epsilon": Search(1e-3, 4.0)},
+    "rms": RMS,
 }
 
 
 def _register(name: str, searched: Mapping[str, Search]) -> None:
-    @register_rule(name, StepOptions, searched, needs_statistics="epsilon" in searched)
+    @register_rule(name, StepOptions, searched, statistics="segments" if "epsilon" in searched else None)
     def build(tensors: tuple[str, ...], constants: Mapping[str, Any], statistics: Statistics | None) -> ElementwiseRule:
         from dynlm.adapt.rules.elementwise import LEVEL_1, uniform_rule  # Options are read without torch.
 
