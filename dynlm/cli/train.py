@@ -91,13 +91,14 @@ def _tune(options: Namespace, config: Config) -> int:
     dynlm tune runs/demo
     dynlm tune runs/demo --memory.rule sgd --memory.reset article
     """
+    from dynlm.adapt.rules.registry import RULES
     from dynlm.train.cache import tune_cache
     from dynlm.train.tune import tune
 
     cached = config.memory.cache != "none"
     done = (tune_cache if cached else tune)(open_run(options, config), is_quiet(options))
-    names = ("window", "inverse_temperature", "share") if cached else ("lr", "decay", "epsilon")
-    values = ", ".join(f"{name.replace('_', ' ')} {done[name]:g}" for name in names if name in done)
+    names = ("window", "inverse_temperature", "share") if cached else RULES[done["rule"]].searched
+    values = ", ".join(f"{name.replace('_', ' ')} {done[name]:g}" for name in names)
     rule = f"{done['rule']} + cache" if cached else done["rule"]
     without = "without it" if cached else "level 1"
     without_nats = done["without_cache_nats_per_token" if cached else "level_1_nats_per_token"]
