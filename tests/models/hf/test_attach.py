@@ -205,6 +205,26 @@ def test_rms_with_statistics_of_texts(given: tuple[Any, Any]) -> None:
 
 
 @ONE
+def test_rms_with_statistics_of_batches_of_texts(given: tuple[Any, Any]) -> None:
+    """R is the root mean square of the gradients of batches' mean losses: here of one batch of two sequences."""
+    constants = {"lr": 1e-4, "decay": 0.0, "epsilon": 1e-3, "statistics_lanes": 2, "segment": 6}
+    text = "the bade of the kula was seen near a kula . the bade was seen"
+    ids = given[1](text, return_tensors="pt").input_ids[0]
+    size = len(ids) // 2
+    assert 6 <= size < 12
+    reader = dynlm.attach(*given, rule="rms-batch", rank=0, statistics=[text], **constants)
+    model = copy.deepcopy(given[0]).eval()
+    name, weight = list(model.named_parameters())[-3]
+    targets_BT = torch.stack([ids[:6], ids[size : size + 6]])
+    start_B1 = torch.full((2, 1), given[1].bos_token_id)
+    logits_BTV = model(torch.cat([start_B1, targets_BT[:, :-1]], 1)).logits
+    loss = torch.nn.functional.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten())
+    scale = reader._session.dynamic_model.rule.precondition[name]  # type: ignore[attr-defined]
+    expected = 1 / (torch.autograd.grad(loss, weight)[0].abs() + 1e-3)
+    torch.testing.assert_close(scale, expected, rtol=1e-3, atol=1e-3)
+
+
+@ONE
 @pytest.mark.slow
 @pytest.mark.parametrize("factors", [[], LORA], ids=["all weights", "LoRA"])
 def test_a_learned_rule_of_a_run(given: tuple[Any, Any], adopted: Path, factors: list[str]) -> None:
