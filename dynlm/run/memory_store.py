@@ -81,10 +81,13 @@ class MemoryStore:
         refuse_leaving_run(path, self.folder)
         return path
 
-    def save_statistics(self, statistics: Statistics, tokens: int, kind: StatisticsKind = SEGMENTS) -> None:
-        """Write R, computed on ``tokens`` tokens."""
+    def save_statistics(
+        self, statistics: Statistics, tokens: int, kind: StatisticsKind = SEGMENTS, seconds: float = 0.0
+    ) -> None:
+        """Write R, computed on ``tokens`` tokens in so many ``seconds``."""
         batches = {} if kind.segment is None else {"lanes": kind.lanes, "segment": kind.segment}
-        self._save(kind.name, statistics.rms, {"tokens": tokens, **batches, **self.trained.reading_entry})
+        card = {"tokens": tokens, "seconds": seconds, **batches, **self.trained.reading_entry}
+        self._save(kind.name, statistics.rms, card)
 
     def load_statistics(self, kind: StatisticsKind = SEGMENTS) -> tuple[Statistics, Card] | None:
         """Load R."""
@@ -169,7 +172,7 @@ class MemoryStore:
         """Copy R, of all kinds, and the tuned constants to the run of a fine-tuned model."""
         for kind in self.statistics_kinds():
             if (stored := self.load_statistics(kind)) is not None:
-                other.save_statistics(stored[0], stored[1]["tokens"], kind)
+                other.save_statistics(stored[0], stored[1]["tokens"], kind, stored[1].get("seconds", 0.0))
         if (tuned := self._read("tuned.json")) is not None:
             write_json(other.path("tuned.json"), {**tuned, "model": other.trained.fingerprint})
 

@@ -83,14 +83,14 @@ def ensure_statistics(run: Run, kind: StatisticsKind = SEGMENTS) -> Statistics:
     if (stored := run.store.load_statistics(kind)) is not None:
         return stored[0]
     tokens, segment = run.section(TuneOptions).statistics_tokens, run.section(MemoryOptions).segment
-    train = run.split("train")
+    train, begun = run.split("train"), time.monotonic()
     level_1 = build_dynamic_model(run.trained, StepOptions(rule="none", capture=False), LEVEL_1)
     if kind.segment is None:
         stream = Stream(train, 1, segment, range(train.articles), seed=run.options.seed)
         statistics = gradient_statistics(level_1, stream, tokens)
     else:
         statistics = batch_statistics(level_1, train, kind, tokens)
-    run.store.save_statistics(statistics, tokens, kind)
+    run.store.save_statistics(statistics, tokens, kind, round(time.monotonic() - begun, 1))
     return statistics
 
 
@@ -161,6 +161,7 @@ def find_constants(
         "nats_per_token": found.value,
         "settings": found.settings,
         "seconds": round(found.seconds, 1),
+        "parameters": len(searched),
         "tokens": _tokens_of(stream),
         "corpus": source_name(run.section(CorpusOptions)),
         "split": options.split,
