@@ -1,39 +1,58 @@
-"""Articles from the docstrings of Python source: a module is an article. Source is parsed and never imported."""
+"""Articles from Python source, its docstrings or all of it: a module is an article, parsed and never imported."""
 
 from __future__ import annotations
 
 import ast
 import functools
+import importlib.util
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from dynlm.data.sources.source import Article
 
 MIN_WORDS = 50
 """Modules with less text are left out."""
+TextOf = Callable[[str, Path], str]
+"""Returns the text of the module of a dotted name in a file; empty where it has none."""
 _TESTS = {"test", "tests", "__pycache__"}
 
 _Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def module_articles(folder: Path, package: str = "", excluded: frozenset[str] = frozenset()) -> Iterator[Article]:
-    """Yield an article for each documented module below ``folder``, by dotted name, which begins with ``package``.
+def documentation(name: str, path: Path) -> str:
+    """Return a module's documentation; empty where this Python cannot parse the file."""
+    tree = parse(path)
+    return "" if tree is None else module_text(name, tree)
 
-    Tests, parts of a path that are in ``excluded`` and files that this Python cannot parse are skipped. ``where`` is
-    relative to ``folder``, or to the folder that holds the package.
+
+def source_code(name: str, path: Path) -> str:
+    """Return a module's source code, with an end of its last line; empty where the file cannot be decoded."""
+    try:
+        code = importlib.util.decode_source(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return ""
+    return escape(code if code.endswith("\n") else f"{code}\n")
+
+
+def module_articles(
+    folder: Path, package: str = "", excluded: frozenset[str] = frozenset(), text_of: TextOf = documentation
+) -> Iterator[Article]:
+    """Yield an article for each module below ``folder``, by dotted name, which begins with ``package``.
+
+    Tests, parts of a path that are in ``excluded`` and modules of little text are skipped. ``where`` is relative to
+    ``folder``, or to the folder that holds the package.
     """
     top = folder.parent if package else folder
     for title, path in sorted(_modules(folder, package, excluded)):
-        if (article := module_article(title, path, top)) is not None:
+        if (article := module_article(title, path, top, text_of)) is not None:
             yield article
 
 
 @functools.cache  # Parsing a large package takes seconds: once a process, for all splits.
-def module_article(title: str, path: Path, top: Path) -> Article | None:
-    """Return the article of a module in a file below ``top``; None where it cannot be parsed or documents little."""
-    tree = parse(path)
-    text = "" if tree is None else module_text(title, tree)
+def module_article(title: str, path: Path, top: Path, text_of: TextOf = documentation) -> Article | None:
+    """Return the article of a module in a file below ``top``; None where it has little text."""
+    text = text_of(title, path)
     return Article(title, text, path.relative_to(top).as_posix()) if len(text.split()) >= MIN_WORDS else None
 
 

@@ -1,8 +1,9 @@
-"""Documentation of installed packages: ``docs:PACKAGE[,PACKAGE...]``, a module an article, none of it imported.
+"""Installed packages, a module an article, none of it imported: their documentation or their source code.
 
-It gives text that is newer than a pretrained model: install a recent release of a package and read it. Results name the
-package's version. Modules are in the order of their dotted names, package after package. Relatives thus stand side by
-side, which favours a memory that is carried through the stream; under ``memory.reset article`` the order has no effect.
+``docs:PACKAGE[,PACKAGE...]`` reads docstrings, ``code:PACKAGE[,PACKAGE...]`` all of the source. Either gives text that
+is newer than a pretrained model: install a recent release of a package and read it. Results name the package's version.
+Modules are in the order of their dotted names, package after package. Relatives thus stand side by side, which favours
+a memory that is carried through the stream; under ``memory.reset article`` the order has no effect.
 
 Packages repeat themselves: of transformers 5.24.0's 2,100 documented modules, 1,007 share more than half of their
 8-grams of words with earlier ones (models are copied from one another and generated from modular files). A memory that
@@ -22,7 +23,7 @@ from itertools import chain
 from pathlib import Path
 
 from dynlm.data.options import CorpusOptions
-from dynlm.data.sources.docstrings import module_article, module_articles
+from dynlm.data.sources.docstrings import TextOf, documentation, module_article, module_articles, source_code
 from dynlm.data.sources.source import SOURCES, Article, Source
 from dynlm.errors import UserError
 
@@ -37,26 +38,28 @@ class _Package:
     path: Path
     """The folder of a package, or the file of a module."""
 
-    def articles(self) -> Iterator[Article]:
+    def articles(self, text_of: TextOf) -> Iterator[Article]:
         if self.path.is_dir():
-            return module_articles(self.path, self.name)
-        article = module_article(self.name, self.path, self.path.parent)
+            return module_articles(self.path, self.name, text_of=text_of)
+        article = module_article(self.name, self.path, self.path.parent, text_of)
         return iter([] if article is None else [article])
 
 
-@SOURCES.register("docs:")
+@SOURCES.register("docs:", "code:")
 def open_packages(corpus: CorpusOptions) -> Source:
-    """Open the documentation of the installed packages that ``corpus.source`` names after ``docs:``.
+    """Open documentation or source code of the installed packages that ``corpus.source`` names after the colon.
 
     Raises UserError for a name that is none, a package that is not installed, and one without Python source.
     """
-    names = corpus.source.partition(":")[2].split(",")
-    packages = [_find_package(name) for name in dict.fromkeys(names)]
+    what, _, names = corpus.source.partition(":")
+    kind, text_of = ("documentation", documentation) if what == "docs" else ("source code", source_code)
+    packages = [_find_package(name, what) for name in dict.fromkeys(names.split(","))]
 
     def articles() -> Iterator[Article]:
-        return distinct_articles(chain.from_iterable(each.articles() for each in packages), corpus.max_overlap)
+        modules = chain.from_iterable(each.articles(text_of) for each in packages)
+        return distinct_articles(modules, corpus.max_overlap)
 
-    name = f"documentation of {', '.join(f'{each.name} {each.version}' for each in packages)}"
+    name = f"{kind} of {', '.join(f'{each.name} {each.version}' for each in packages)}"
     if corpus.max_overlap != CorpusOptions.max_overlap:
         name += f" (overlap up to {corpus.max_overlap:g})"
     return Source(name, {"train": articles})
@@ -74,16 +77,18 @@ def distinct_articles(articles: Iterable[Article], max_overlap: float) -> Iterat
             yield article
 
 
-def _find_package(name: str) -> _Package:
-    """Return an installed package or module. Finding a top-level name imports nothing."""
+def _find_package(name: str, what: str) -> _Package:
+    """Return an installed package or module, of which ``what`` is read. Finding a top-level name imports nothing."""
     if not name.isidentifier():
-        raise UserError(f"corpus.source names {name!r}", do="write docs:PACKAGE[,PACKAGE...], such as docs:peft,torch")
+        raise UserError(
+            f"corpus.source names {name!r}", do=f"write {what}:PACKAGE[,PACKAGE...], such as {what}:peft,torch"
+        )
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError) as error:  # A module that was put in place without a specification.
         raise UserError(f"the package {name!r} cannot be found ({error})", "corpus.source") from error
     if spec is None:
-        do = f"install it, or give the name that `import` takes: docs:{name} reads the package {name}"
+        do = f"install it, or give the name that `import` takes: {what}:{name} reads the package {name}"
         raise UserError(f"the package {name!r} is not installed", "corpus.source", do)
     # Modules of the standard library that are part of the interpreter have a file too.
     origin = spec.origin if spec.has_location else getattr(spec.loader_state, "filename", None)

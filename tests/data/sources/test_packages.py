@@ -75,6 +75,25 @@ def test_a_module_of_one_file_and_a_compiled_name(install: Install) -> None:
                               "Comes \\0 \\ud800 twice.\n", "single0.py")  # fmt: skip
 
 
+def test_source_code_is_read_as_it_is(install: Install) -> None:
+    latin = f"# -*- coding: latin-1 -*-\nNAME = 'caf\u00e9'\n# {prose('note')}".encode("latin-1")
+    install({"code0/__init__": module("top"), "code0/short": "x = 1\n", "code0/tests/test_a": module("test")})
+    folder = install({"code0/broken": f'"""{prose("broken")}"""\ndef ('})  # as text it is what it is
+    (folder / "code0" / "latin.py").write_bytes(latin.replace(b"\n", b"\r\n"))
+    (folder / "code0" / "undecodable.py").write_bytes(f"# {prose('bytes')} \xff".encode("latin-1"))
+    articles = load_articles(CorpusOptions("code:code0"), "train+meta")
+    assert [(each.title, each.where, each.text) for each in articles] == [
+        ("code0", "code0/__init__.py", module("top")),
+        ("code0.broken", "code0/broken.py", f'"""{prose("broken")}"""\ndef (\n'),
+        ("code0.latin", "code0/latin.py", latin.decode("latin-1") + "\n"),
+    ]
+    assert "code0" not in sys.modules
+    assert source_name(CorpusOptions("code:code0")) == "source code of code0 (no version)"
+    assert titles("docs:code0") == ["code0"]
+    with pytest.raises(UserError, match="write code:PACKAGE"):
+        load_articles(CorpusOptions("code:"), "train")
+
+
 def test_packages_follow_each_other_and_the_name_has_their_versions(install: Install) -> None:
     install({"second0/__init__": module("second"), "first0/__init__": module("first"), "first0/more": module("more")})
     for name, distribution in (("second0", "second0"), ("first0", "the-first")):
