@@ -42,6 +42,8 @@ class MemoryOptions(Section):
     """rule meta: the name that g was learned under (see the options of g)."""
     reset: Reset = "stream"
     """stream: the dynamic weights run through the whole text; article: each article starts from the static weights."""
+    article_boundaries: bool = bounded(True, omit_default=True)
+    """false: the articles of a command are read as one text, so that nothing tells where one begins (reset stream)."""
     segment: int = bounded(20, 1, LARGEST_SEGMENT)
     """Tokens read between two updates."""
     lanes: int = bounded(1, 1, LARGEST_LANES)
@@ -97,6 +99,17 @@ class MemoryOptions(Section):
         known = {item.name for kind in (StepOptions, cls) for item in fields(kind)}
         return {name: value for name, value in values.items() if value is not None or name not in known}
 
+    @property
+    def policy(self) -> str:
+        """The name under which a run keeps what is tuned for this reset policy, with or without article boundaries."""
+        return self.reset if self.article_boundaries else f"{self.reset}-joined"
+
+    def require_boundaries(self, where: str) -> None:
+        """Raise UserError if articles are to be read as one text, which ``where`` does not do."""
+        if not self.article_boundaries:
+            what = f"memory.article_boundaries is false, and {where} knows where each text begins"
+            raise UserError(what, do="choose --memory.article_boundaries true")
+
     def targets_of(self, seed: int) -> Targets:
         """Return what of the model moves."""
         low_rank = (self.lora_rank, float(self.lora_alpha), self.lora_scaling, self.lora_factors)
@@ -110,6 +123,12 @@ class MemoryOptions(Section):
         plain_name("memory.g", self.g)
         if self.gate is not None:
             plain_name("memory.gate", self.gate)
+        if not self.article_boundaries and self.reset == "article":
+            what = "memory.reset is 'article', but under memory.article_boundaries false nothing tells where one begins"
+            raise UserError(what, do="choose --memory.reset stream")
+        if not self.article_boundaries and self.lanes > 1:
+            what = f"memory.lanes is {self.lanes}, but under memory.article_boundaries false all articles are one text"
+            raise UserError(what, do="choose --memory.lanes 1")
         if self.lanes > 1 and (self.rule, self.cache) != ("none", "none") and self.reset == "stream":
             what = f"memory.lanes is {self.lanes}, but under memory.reset 'stream' each article is read after the last"
             raise UserError(what, do="choose --memory.reset article, or --memory.lanes 1")

@@ -20,8 +20,8 @@ class CorpusOptions(Section):
     COMMON = "source path"
 
     source: str = "stdlib"
-    """stdlib (embedded), docs:PACKAGE[,PACKAGE...] (docstrings of installed packages), wikitext-2[-raw],
-    wikitext-103[-raw], or a hub data set as owner/name."""
+    """stdlib (embedded), docs:PACKAGE[,PACKAGE...] (docstrings of installed packages), code:PACKAGE[,...]
+    (their source code), wikitext-2[-raw], wikitext-103[-raw], or a hub data set as owner/name."""
     path: str | None = None
     """A local file or folder, read in place of source."""
     format: Literal["auto", "wikitext", "text", "jsonl", "parquet"] = "auto"
@@ -39,7 +39,8 @@ class CorpusOptions(Section):
     meta_every: int = bounded(20, 2)
     """Every n-th training article is kept from the language model, for meta-training."""
     max_overlap: float = bounded(0.5, 0, 1, omit_default=True)
-    """Of docs:PACKAGE, a module is left out if more than this share of its 8-grams of words is in modules before it."""
+    """Of docs:PACKAGE and code:PACKAGE, a module is left out if more than this share of its 8-grams of words is in
+    modules before it."""
     num_proc: int = bounded(1, 1, 1024, affects_result=False)
     """Processes that tokenise; the tokens are the same for any number."""
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dynlm.data.joined import join_articles
 from dynlm.data.tokenised_split import TokenisedSplit
 
 
@@ -112,6 +113,13 @@ class Stream:
     repeat: bool = False
     rank: int = 0
     world: int = 1
+    joined_from: Sequence[int] | None = None
+    """Articles, of another split, that the one article of a joined text consists of."""
+
+    @property
+    def articles(self) -> Sequence[int]:
+        """The articles that are read, by their index in the split that they come from."""
+        return self.order if self.joined_from is None else self.joined_from
 
     @property
     def local_lanes(self) -> int:
@@ -187,6 +195,11 @@ def _permutation(seed: int, epoch: int, articles: int) -> np.ndarray:
 def read_in_order(split: TokenisedSplit, segment: int, articles: Sequence[int]) -> Stream:
     """Return a stream of one lane and one pass over ``articles`` in the given order."""
     return Stream(split, lanes=1, segment=segment, order=articles)
+
+
+def read_as_one(split: TokenisedSplit, segment: int, articles: Sequence[int]) -> Stream:
+    """Return a stream of ``articles``, in the given order, as one text without boundaries between them."""
+    return Stream(join_articles(split, articles), 1, segment, [0], joined_from=articles)
 
 
 def read_side_by_side(

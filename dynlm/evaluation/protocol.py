@@ -25,7 +25,7 @@ from dynlm.runtime.renamed import original_options
 from dynlm.runtime.validation import one_of
 
 _ORDER = re.compile(r"in order|shuffled, seed (\d{1,19})", re.ASCII)
-_LATER: dict[str, Any] = {"gate": None}
+_LATER: dict[str, Any] = {"gate": None, "article_boundaries": True}
 _DECISIVE = ("model", "tokenizer", "text", "split", "order", "reset", "segment", "reader", "memory")
 
 
@@ -72,15 +72,17 @@ def scoring_protocol(
     rule, cache, mixture = dynamic_model.rule, dynamic_model.cache, dynamic_model.mixture
     protocol: dict[str, Any] = {
         "run": run.path.name,
-        "variant": variant_name(dynamic_model),
+        "variant": variant_name(dynamic_model) + ("" if memory.article_boundaries else ", no boundaries"),
         "level": rule.level,
         "rule": {"name": rule.name, "rates": rule.describe()},
         "reset": dynamic_model.reset,
         "segment": memory.segment,
         "order": str(order),
-        "statement": _statement(dynamic_model, memory.segment, order),
+        "statement": _statement(dynamic_model, memory, order),
         "reader": constants_of(dynamic_model),
     }
+    if not memory.article_boundaries:
+        protocol["article_boundaries"] = False
     if reading := dynamic_model.model.options.reading():
         protocol["reading"] = reading
     if mixture is not None:
@@ -144,10 +146,10 @@ def resume_key(protocol: Mapping[str, Any]) -> str:
     return fingerprint(json.dumps({k: value for k, value in protocol.items() if k != "date"}, sort_keys=True))
 
 
-def _statement(dynamic_model: DynamicModel, segment: int, order: ArticleOrder) -> str:
+def _statement(dynamic_model: DynamicModel, memory: MemoryOptions, order: ArticleOrder) -> str:
     by_article = dynamic_model.reset == "article"
     clauses = [
-        f"score, then learn: each segment of {segment} tokens is scored once, before anything is learned from it"
+        f"score, then learn: each segment of {memory.segment} tokens is scored once, before anything is learned from it"
     ]
     if dynamic_model.rule.learns:
         runs = "start afresh with each article" if by_article else "run through the whole text"
@@ -163,5 +165,11 @@ def _statement(dynamic_model: DynamicModel, segment: int, order: ArticleOrder) -
         )
     if reading := dynamic_model.model.options.statement():
         clauses.append(reading)
-    clauses.append("the model's state starts afresh with each article, from a start token that is not scored")
+    if memory.article_boundaries:
+        clauses.append("the model's state starts afresh with each article, from a start token that is not scored")
+    else:
+        clauses.append(
+            "the articles are read as one text: nothing tells where one begins, segments run across their ends, and "
+            "the model's state runs through all of them, from one start token that is not scored"
+        )
     return "; ".join(clauses if order.kind == "in order" else [*clauses, f"articles {order}"])

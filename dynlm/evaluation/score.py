@@ -16,6 +16,7 @@ from dynlm.adapt.options import MemoryOptions
 from dynlm.data.article_range import article_range
 from dynlm.errors import UserError
 from dynlm.evaluation.evaluate import Evaluation, evaluate, explain_out_of_memory
+from dynlm.evaluation.joined import evaluate_joined
 from dynlm.evaluation.protocol import ArticleOrder, resume_key, scoring_key, scoring_protocol, start_protocol
 from dynlm.evaluation.score_file import FOLDER, Scores, load_if_whole, write_scores
 from dynlm.evaluation.session import Session
@@ -89,7 +90,10 @@ def score(run: Run, request: ScoreRequest, quiet: bool = False) -> tuple[Path, S
         checkpoints = _checkpoints(path, resume_key(protocol), processes)
         with explain_out_of_memory(memory.lanes):
             seconds, hides = run.options.checkpoint_seconds, quiet or not processes.is_main
-            scores = evaluate(evaluation, begin, checkpoints, seconds, hides)
+            if memory.article_boundaries:
+                scores = evaluate(evaluation, begin, checkpoints, seconds, hides)
+            else:
+                scores = evaluate_joined(evaluation, checkpoints, seconds, hides)
         scores = dataclasses.replace(scores, protocol={**scores.protocol, **protocol})
         if processes.is_main:
             write_scores(path, scores)
@@ -103,6 +107,7 @@ def file_stem(memory: MemoryOptions, split: str, articles: str | None, order: st
     if (memory.rule, memory.cache) != ("none", "none"):
         parts += [memory.reset, *{"fixed": ["cache"], "learned": ["gated-cache"]}.get(memory.cache, [])]
         parts += ["no-regret"] if memory.no_regret else []
+    parts += [] if memory.article_boundaries else ["joined"]
     return "-".join(parts if order == "in order" else [*parts, order.replace(", seed ", "-")])
 
 
@@ -136,6 +141,9 @@ def _checkpoints(path: Path, key: str, processes: Processes) -> Checkpoints:
 
 
 def _check_processes(memory: MemoryOptions, memory_file: Path | None, processes: Processes) -> None:
+    if processes.world > 1 and not memory.article_boundaries:
+        what = f"{processes.world} processes cannot share the one text of memory.article_boundaries false"
+        raise UserError(what, do="start one process")
     if memory_file is not None and memory.reset == "article":
         what = "memory.reset is 'article', which would discard the memory file at the first article"
         raise UserError(what, do="read and score with --memory.reset stream")

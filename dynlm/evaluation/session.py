@@ -68,6 +68,7 @@ class Session:
         Raises UserError where the options ask for several lanes, and as ``load_memory`` and ``open_dynamic_model`` do.
         """
         options = source.memory
+        options.require_boundaries("a reading in sittings")
         if options.lanes > 1:
             what = f"memory.lanes is {options.lanes}, but a saved memory has one"
             raise UserError(what, do="choose --memory.lanes 1")

@@ -37,7 +37,10 @@ class Opened(NamedTuple):
 
 def open_model(arguments: Arguments) -> Opened:
     """Load the model that ``arguments`` name. Raises UserError, naming the argument, for what does not fit."""
-    return _open_pretrained(arguments) if arguments.is_pretrained else _open_run(arguments)
+    opened = _open_pretrained(arguments) if arguments.is_pretrained else _open_run(arguments)
+    with _naming("model_args"):
+        opened.memory.require_boundaries("the harness")
+    return opened
 
 
 def _open_run(arguments: Arguments) -> Opened:

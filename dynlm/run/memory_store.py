@@ -2,10 +2,13 @@
 
 statistics.safetensors                          gradient statistics R of single segments
 statistics-LANESxSEGMENT.safetensors            those of batches
-tuned.json                                      the tuned constants of each rule and reset policy
+tuned.json                                      the tuned constants of each rule and policy
 G-RESET.safetensors and .json                   phi of a learned rule, as tensors and readable
-cache-RULE-RESET.json                           the tuned window, inverse temperature and share of a fixed cache
-gated-cache-RULE[-GATE]-RESET.safetensors and .json    a cache's learned gate, as tensors and readable
+cache-RULE-POLICY.json                          the tuned window, inverse temperature and share of a fixed cache
+gated-cache-RULE[-GATE]-POLICY.safetensors and .json    a cache's learned gate, as tensors and readable
+
+RESET is stream or article; POLICY too, or stream-joined for what was found on articles read as one text. A learned rule
+is the same file for both: it may be read either way.
 """
 
 from __future__ import annotations
@@ -54,8 +57,8 @@ def rule_stem(memory: MemoryOptions) -> str:
 
 
 def gate_stem(memory: MemoryOptions) -> str:
-    """Return the part of file names that tells a learned gate: its rule, its own name if it has one, reset policy."""
-    return "-".join([rule_stem(memory), *([memory.gate] if memory.gate else []), memory.reset])
+    """Return the part of file names that tells a learned gate: its rule, its own name if it has one, policy."""
+    return "-".join([rule_stem(memory), *([memory.gate] if memory.gate else []), memory.policy])
 
 
 def given_constants(memory: MemoryOptions) -> dict[str, Any]:
@@ -110,21 +113,24 @@ class MemoryStore:
         """Remove R, so that it is computed again."""
         self.path(f"{kind.name}.safetensors").unlink(missing_ok=True)
 
-    def save_tuned(self, rule: str, reset: str, tuned: Mapping[str, Any]) -> None:
-        """Write a rule's tuned constants; other processes may write those of other rules at the same time."""
+    def save_tuned(self, rule: str, policy: str, tuned: Mapping[str, Any]) -> None:
+        """Write a rule's constants tuned for a policy (``MemoryOptions.policy``).
+
+        Other processes may write those of other rules at the same time.
+        """
         path = self.path("tuned.json")
         with exclusive(path, "the file of tuned rates", _SECONDS_TO_WAIT):
             content = read_json(path) if path.exists() else {}
             if not isinstance(content, dict) or content.get("model") != self.trained.fingerprint:
                 content = {"model": self.trained.fingerprint}
             before = content.get(rule)
-            content[rule] = {**(before if isinstance(before, dict) else {}), reset: dict(tuned)}
+            content[rule] = {**(before if isinstance(before, dict) else {}), policy: dict(tuned)}
             write_json(path, content)
 
-    def load_tuned(self, rule: str, reset: str) -> Card | None:
-        """Load a rule's tuned constants and how they were tuned."""
+    def load_tuned(self, rule: str, policy: str) -> Card | None:
+        """Load a rule's constants tuned for a policy (``MemoryOptions.policy``), and how they were tuned."""
         tuned = (self._read("tuned.json") or {}).get(rule, {})
-        tuned = tuned.get(reset) if isinstance(tuned, dict) else tuned
+        tuned = tuned.get(policy) if isinstance(tuned, dict) else tuned
         if tuned is None:
             return None
         path = self.path("tuned.json")
@@ -178,12 +184,12 @@ class MemoryStore:
 
     def save_fixed_cache(self, memory: MemoryOptions, tuned: Mapping[str, Any]) -> None:
         """Write the constants of a fixed cache, and how they were tuned."""
-        name = f"cache-{rule_stem(memory)}-{memory.reset}.json"
+        name = f"cache-{rule_stem(memory)}-{memory.policy}.json"
         write_json(self.path(name), {"model": self.trained.fingerprint, **tuned})
 
     def load_fixed_cache(self, memory: MemoryOptions) -> Card | None:
         """Load the constants of a fixed cache, and how they were tuned."""
-        name = f"cache-{rule_stem(memory)}-{memory.reset}.json"
+        name = f"cache-{rule_stem(memory)}-{memory.policy}.json"
         if (content := self._read(name)) is None:
             return None
         for constant, bounds in CACHE_BOUNDS.items():
@@ -235,7 +241,7 @@ class MemoryStore:
         elif kind.searched and all(getattr(memory, name) is not None for name in kind.searched):
             records.append({"what": "rates", "how": "given"})
         elif kind.searched:
-            records += records_of(self.load_tuned(memory.rule, memory.reset), "rates", "tuned")
+            records += records_of(self.load_tuned(memory.rule, memory.policy), "rates", "tuned")
         if memory.cache == "learned":
             records += records_of(card_of(self.load_gated_cache(memory)), "gate", "learned")
         elif memory.cache == "fixed" and None not in given_constants(memory).values():

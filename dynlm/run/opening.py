@@ -180,13 +180,13 @@ def _open_rule(store: MemoryStore, memory: MemoryOptions) -> Rule:
                 raise UserError(f"memory.{option} does not go with memory.rule {memory.rule}, whose rates are learned")
         meta, phi = open_meta(store, memory)
         return meta.rule(phi, memory.g).of(dynamic)
-    tuned, constants = store.load_tuned(memory.rule, memory.reset) or {}, kind.constants(memory)
+    tuned, constants = store.load_tuned(memory.rule, memory.policy) or {}, kind.constants(memory)
     do = f"run `{command('tune', store.folder, memory.replace(cache='none'))}` first"
     for option in kind.searched:
         if constants[option] is None:
             constants[option] = tuned.get(option)
         if constants[option] is None:
-            what = f"{memory.rule} has no memory.{option} and was not tuned for reset {memory.reset!r}"
+            what = f"{memory.rule} has no memory.{option} and was not tuned for reset {memory.policy!r}"
             raise UserError(what, store.folder, f"give --memory.{option} or {do}")
     if (needed := kind.statistics_for(memory)) is None:
         return kind.build(dynamic, constants, None)
@@ -202,7 +202,7 @@ def open_cache(store: MemoryStore, memory: MemoryOptions) -> Cache | None:
     """
     if memory.cache == "none":
         return None
-    beside = f"for rule {memory.rule!r} and reset {memory.reset!r}"
+    beside = f"for rule {memory.rule!r} and reset {memory.policy!r}"
     if memory.cache == "learned":
         for name, value in given_constants(memory).items():
             if value is not None:
@@ -225,7 +225,8 @@ def command(name: str, folder: Path, memory: MemoryOptions) -> str:
     named = f" --memory.g {memory.g}" if memory.rule == "meta" and memory.g != "meta" else ""
     cache = "" if memory.cache == "none" else f" --memory.cache {memory.cache}"
     cache += f" --memory.gate {memory.gate}" if memory.gate and memory.cache == "learned" else ""
+    policy = memory.reset + ("" if memory.article_boundaries else " --memory.article_boundaries false")
     of_factors = [item for item in dataclasses.fields(MemoryOptions) if memory.lora_rank and "lora_" in item.name]
     given = {item.name: getattr(memory, item.name) for item in of_factors if getattr(memory, item.name) != item.default}
     factors = "".join(f" --memory.{option} {value}" for option, value in given.items())
-    return f"dynlm {name} {folder} --memory.rule {memory.rule}{named} --memory.reset {memory.reset}{cache}{factors}"
+    return f"dynlm {name} {folder} --memory.rule {memory.rule}{named} --memory.reset {policy}{cache}{factors}"

@@ -31,7 +31,7 @@ from dynlm.train.options import TuneOptions
 from dynlm.train.tune import ensure_statistics, tune
 
 _LOW_RANK = ("targets", "lora_rank", "lora_alpha", "lora_scaling", "lora_factors")
-_SHARED = ("rule", "g", "reset", "lanes", "segment", *_LOW_RANK)
+_SHARED = ("rule", "g", "reset", "article_boundaries", "lanes", "segment", *_LOW_RANK)
 """Memory options that move the weights: variants that differ in no others share what is found."""
 _CACHE_OPTIONS = ("cache_window", "cache_inverse_temperature", "cache_share")
 _LEDGER = Path("memory") / "prepared.json"
@@ -211,10 +211,10 @@ def _rates(run: Run, variant: Variant, rule: str) -> Step:
     memory = _memory_with(run, own, rule=rule, g=run.section(MemoryOptions).g, **given)
     of = run.with_sections(memory, variant.tune)
     return Step(
-        slot=f"the rates of {rule} under {own.reset}{_of_factors(run, own)}",
+        slot=f"the rates of {rule} under {own.policy}{_of_factors(run, own)}",
         options=_options(run, memory, variant.tune),
         find=lambda quiet: tune(of, quiet),
-        held=lambda: of.store.load_tuned(rule, own.reset),
+        held=lambda: of.store.load_tuned(rule, own.policy),
         budget=_of_a_search,
         apart=f"give one of them its constants (memory: {{{constants}}}), or use two runs" if given else "use two runs",
     )
@@ -242,7 +242,7 @@ def _fixed_cache(run: Run, variant: Variant) -> Step:
     memory = _memory_with(run, own, cache="fixed", **given)
     of = run.with_sections(memory, variant.tune)
     return Step(
-        slot=f"the cache beside {rule_stem(own)} under {own.reset}{_of_factors(run, own)}",
+        slot=f"the cache beside {rule_stem(own)} under {own.policy}{_of_factors(run, own)}",
         options=_options(run, memory, variant.tune),
         find=lambda quiet: tune_cache(of, quiet),
         held=lambda: of.store.load_fixed_cache(memory),
@@ -257,7 +257,7 @@ def _gate(run: Run, variant: Variant) -> Step:
     memory = _memory_with(run, own, cache="learned", **given)
     of = run.with_sections(memory, variant.tune, variant.metatrain)
     return Step(
-        slot=f"the gate{f' ({own.gate})' if own.gate else ''} of the cache beside {rule_stem(own)} under {own.reset}"
+        slot=f"the gate{f' ({own.gate})' if own.gate else ''} of the cache beside {rule_stem(own)} under {own.policy}"
         f"{_of_factors(run, own)}",
         options=_options(run, memory, variant.tune, variant.metatrain),
         find=lambda quiet: train_gate(of, quiet),

@@ -199,9 +199,10 @@ def resets_of(study: StudyConfig) -> list[Reset]:
 def readings_of(variant: Variant, study: StudyConfig) -> list[Reading]:
     """Return the readings of a variant, each distinct one once.
 
-    Reset policy and order do not matter to static weights, nor does the order where memory is reset at each article.
+    Reset policy and order do not matter to static weights that know where articles begin, nor does the order where
+    memory is reset at each article.
     """
-    if variant.is_static:
+    if variant.is_static and variant.memory.article_boundaries:
         return [Reading(variant, None, None)]
     orders: dict[Reset, list[Order | None]] = {"stream": [*orders_of(study)], "article": [None]}
     return [Reading(variant, reset, order) for reset in variant.resets for order in orders[reset]]
@@ -246,7 +247,9 @@ def _variant(options: StudyOptions, entry: dict[str, Any]) -> Variant:
     if run is not None and memory.rule != "none":
         what = f"variant {name!r}: of another run only static weights are read, memory.rule is {memory.rule!r}"
         raise UserError(what, do="choose rule none, or a study of that run")
-    resets = (memory.reset,) if "reset" in given else tuple(resets_of(options.study))
+    # Without article boundaries no memory is reset at one.
+    only = "reset" in given or not memory.article_boundaries
+    resets = (memory.reset,) if only else tuple(resets_of(options.study))
     return Variant(name, resets, **sections, over=over, run=run)
 
 

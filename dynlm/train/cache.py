@@ -87,7 +87,7 @@ def tune_cache(run: Run, quiet: bool = False) -> dict[str, Any]:
     if memory.cache != "fixed":
         learned = memory.replace(cache="learned")
         raise UserError("a learned cache is not tuned by hand", do=f"run `{command('metatrain', run.path, learned)}`")
-    dynamic_model, stem = open_without_cache(run), f"tune-cache-{rule_stem(memory)}-{memory.reset}"
+    dynamic_model, stem = open_without_cache(run), f"tune-cache-{rule_stem(memory)}-{memory.policy}"
     with exclusive(run.store.path(stem), "the search for this cache's constants"):
         stream, begun = enough_to_tune(run, lanes=1), time.monotonic()
         articles = trace_articles(dynamic_model, stream)
@@ -110,11 +110,11 @@ def tune_cache(run: Run, quiet: bool = False) -> dict[str, Any]:
             "window": round(tuned["window"]),
             "seconds": round(tuned["seconds"] + seconds, 1),
             "without_cache_nats_per_token": mean_of(nats_N),
-            "tuned_on": [run.record("cache", "tuned", options.split, stream.order)],
+            "tuned_on": [run.record("cache", "tuned", options.split, stream.articles)],
         }
         run.store.save_fixed_cache(memory, tuned)
         checkpoints.drop()
-    return {"rule": memory.rule, "reset": memory.reset, "cache": "fixed", **tuned}
+    return {"rule": memory.rule, "reset": memory.policy, "cache": "fixed", **tuned}
 
 
 def open_without_cache(run: Run) -> DynamicModel:

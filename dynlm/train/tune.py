@@ -24,7 +24,7 @@ from dynlm.adapt.statistics import batch_statistics, gradient_statistics
 from dynlm.data.article_range import article_range
 from dynlm.data.articles import source_name
 from dynlm.data.options import CorpusOptions
-from dynlm.data.stream import Stream, read_side_by_side
+from dynlm.data.stream import Stream, read_as_one, read_side_by_side
 from dynlm.errors import UserError
 from dynlm.run.opening import build_dynamic_model
 from dynlm.run.run import Run
@@ -42,7 +42,8 @@ _NOTICEABLE = 2e-4
 def tuning_stream(run: Run, tokens: int, lanes: int | None = None) -> Stream:
     """Return the articles that ``tune.articles`` names: all (``tokens`` 0), or evenly spaced ones of about ``tokens``.
 
-    They are read side by side in ``lanes``, by default those of the memory.
+    They are read side by side in ``lanes``, by default those of the memory, or as one text without
+    ``memory.article_boundaries``.
     """
     memory, options = run.section(MemoryOptions), run.section(TuneOptions)
     split = run.split(options.split)
@@ -51,6 +52,8 @@ def tuning_stream(run: Run, tokens: int, lanes: int | None = None) -> Stream:
     if tokens and held > tokens:
         count = max(1, round(count * tokens / held))
     kept = [named[index * len(named) // count] for index in range(count)]
+    if not memory.article_boundaries:
+        return read_as_one(split, memory.segment, kept)
     return read_side_by_side(split, memory.segment, kept, memory.lanes if lanes is None else lanes)
 
 
@@ -103,7 +106,7 @@ def tune(run: Run, quiet: bool = False) -> dict[str, Any]:
     Stopped, with a checkpoint saved, at Ctrl-C and SIGTERM.
     """
     memory, options, trained = run.section(MemoryOptions), run.section(TuneOptions), run.trained
-    kind, stem = RULES[memory.rule], f"tune-{memory.rule}-{memory.reset}"
+    kind, stem = RULES[memory.rule], f"tune-{memory.rule}-{memory.policy}"
     build = kind.build
     if build is None or not kind.searched:
         raise UserError(f"memory.rule {memory.rule!r} is not tuned by hand", do=f"choose {', '.join(tuned_rules())}")
@@ -125,12 +128,12 @@ def tune(run: Run, quiet: bool = False) -> dict[str, Any]:
         tuned |= {name: value for name, value in constants.items() if name not in kind.searched}
         tuned |= {
             "level_1_nats_per_token": mean_nats(build_dynamic_model(trained, memory, LEVEL_1), stream),
-            "tuned_on": [run.record("rates", "tuned", options.split, stream.order)],
+            "tuned_on": [run.record("rates", "tuned", options.split, stream.articles)],
         }
-        run.store.save_tuned(memory.rule, memory.reset, tuned)
+        run.store.save_tuned(memory.rule, memory.policy, tuned)
         if run.processes.is_main:
             checkpoints.drop()
-    return {"rule": memory.rule, "reset": memory.reset, **tuned}
+    return {"rule": memory.rule, "reset": memory.policy, **tuned}
 
 
 def started(searched: Mapping[str, Search], given: Mapping[str, Any]) -> dict[str, Search]:
@@ -165,7 +168,7 @@ def find_constants(
         "tokens": _tokens_of(stream),
         "corpus": source_name(run.section(CorpusOptions)),
         "split": options.split,
-        "articles": sorted(int(index) + 1 for index in stream.order),
+        "articles": sorted(int(index) + 1 for index in stream.articles),
         "segment": memory.segment,
         **run.trained.reading_entry,
     }

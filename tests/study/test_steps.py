@@ -141,6 +141,32 @@ def test_variants_with_the_same_rule_share_its_slots(tmp_path: Path):
     assert steps["a"][-1].slot == steps["b"][-1].slot == "g (a) under stream"
 
 
+def test_a_variant_that_reads_articles_as_one_text_has_slots_of_its_own(tmp_path: Path):
+    joined = {"article_boundaries": False}
+    variants = [
+        {"name": "rms", "memory": {"rule": "rms", "cache": "learned"}},
+        {"name": "joined", "memory": {"rule": "rms", "cache": "learned", **joined}},
+        {"name": "joined g", "memory": {"rule": "meta", **joined}},
+    ]
+    steps = slots_of(tmp_path, variants)
+    check_slots(steps)
+    statistics = "gradient statistics R"
+    assert [step.slot for step in steps["joined"]] == [
+        statistics,
+        "the rates of rms under stream-joined",
+        "the cache beside rms under stream-joined",
+        "the gate of the cache beside rms under stream-joined",
+    ]
+    assert [step.slot for step in steps["joined g"]] == [
+        statistics,
+        "the rates of rms under stream-joined",
+        "g (joined-g) under stream",
+    ]
+    (learned,) = (step for step in steps["joined g"] if step.slot.startswith("g "))
+    assert learned.options["memory.article_boundaries"] is False
+    assert "memory.article_boundaries" not in steps["rms"][1].options
+
+
 def test_two_variants_with_different_options_for_one_slot_are_refused(tmp_path: Path):
     variants = [{"name": "a", "memory": {"rule": "rms"}}, {"name": "b", "memory": {"rule": "rms", "segment": 5}}]
     with pytest.raises(UserError) as error:

@@ -107,6 +107,23 @@ def test_equivalent_readings_are_made_once():
     assert [each.is_in("shuffled") for each in readings] == [True, False, True, True, True]
 
 
+def test_without_article_boundaries_the_order_matters_and_no_memory_is_reset():
+    joined = {"article_boundaries": False}
+    asked = options(
+        [
+            {"name": "level 1", "memory": {"rule": "none", **joined}},
+            {"name": "rms", "memory": {"rule": "rms", **joined}},
+        ]
+    )
+    readings = [reading for variant in variants_of(asked) for reading in readings_of(variant, asked.study)]
+    assert [each.stem for each in readings] == [
+        *("level-1-stream-in-order", "level-1-stream-shuffled"),
+        *("rms-stream-in-order", "rms-stream-shuffled"),
+    ]
+    with pytest.raises(UserError, match="variant 'a': memory.reset is 'article', but under memory.article_boundaries"):
+        variants_of(options([{"name": "a", "memory": {"reset": "article", **joined}}]))
+
+
 def test_names_for_files_hold_letters_digits_and_hyphens_only():
     assert slug("Level 3 + cache/../x") == "level-3-cache-x"
 

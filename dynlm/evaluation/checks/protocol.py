@@ -16,6 +16,7 @@ from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.options import MemoryOptions
 from dynlm.adapt.rules.elementwise import LEVEL_1
 from dynlm.adapt.rules.registry import RULES, tuned_rules
+from dynlm.data.joined import join_articles
 from dynlm.data.stream import StreamPosition, read_in_order
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.data.tokenizers.tokenizer import Tokenizer
@@ -44,11 +45,13 @@ class Check(NamedTuple):
 def check_protocol(run: Run, split: str, places: int = 20, tokens: int = 300) -> list[Check]:
     """Try each promise with the run's memory options on the first ``tokens`` tokens of three articles of ``split``.
 
-    ``places`` is the number of changes of the text. Raises UserError if it is below 1.
+    Without ``memory.article_boundaries`` they are read as one text. ``places`` is the number of changes of the text.
+    Raises UserError if it is below 1.
     """
     within("places", places, 1)
     dynamic_model, memory, trained = run.dynamic_model(), run.section(MemoryOptions), run.trained
     text = run.split(split).excerpt(articles=3, tokens=tokens)
+    text = text if memory.article_boundaries else join_articles(text, range(text.articles))
     before = params_fingerprint(trained.params)
     checks = check_dynamic_model(dynamic_model, text, memory.segment, places, run.options.seed, trained.tokenizer)
     if memory.lanes > 1:
@@ -63,7 +66,7 @@ def check_every_rule(run: Run, split: str, places: int = 20, tokens: int = 300) 
     Each rule also reads with parameters that begin at several addresses in memory.
     """
     memory, checks = run.section(MemoryOptions), list[Check]()
-    for rule, g in rules_of(run, memory.reset):
+    for rule, g in rules_of(run, memory):
         alone = memory.replace(rule=rule, g=g or memory.g, cache="none", no_regret=False, **_as_tuned(run, rule))
         readings = {"": alone, " with a cache": dataclasses.replace(alone, **_CACHE)}
         if rule != "none":
@@ -81,17 +84,17 @@ def check_every_rule(run: Run, split: str, places: int = 20, tokens: int = 300) 
     return checks
 
 
-def rules_of(run: Run, reset: str) -> list[tuple[str, str]]:
-    """Return (rule, name of a learned g or "") of level 1 and of what is tuned or learned in a run under ``reset``."""
-    tuned = [(rule, "") for rule in tuned_rules() if run.store.load_tuned(rule, reset)]
-    return [("none", ""), *tuned, *(("meta", name) for name in run.store.learned_names(reset))]
+def rules_of(run: Run, memory: MemoryOptions) -> list[tuple[str, str]]:
+    """Return (rule, name of a learned g or "") of level 1 and of what a run holds for the policy of ``memory``."""
+    tuned = [(rule, "") for rule in tuned_rules() if run.store.load_tuned(rule, memory.policy)]
+    return [("none", ""), *tuned, *(("meta", name) for name in run.store.learned_names(memory.reset))]
 
 
 def _as_tuned(run: Run, rule: str) -> dict[str, Any]:
     """Return the options that decide which statistics of batches a rule was tuned with; none for other rules."""
     if RULES[rule].statistics != "batches":
         return {}
-    tuned = run.store.load_tuned(rule, run.section(MemoryOptions).reset) or {}
+    tuned = run.store.load_tuned(rule, run.section(MemoryOptions).policy) or {}
     return {name: tuned[name] for name in ("segment", "statistics_lanes") if name in tuned}
 
 

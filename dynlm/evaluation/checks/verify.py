@@ -21,8 +21,9 @@ from dynlm.adapt.dynamic_model import EARLIER_CONSTANTS, DynamicModel, constants
 from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.options import MemoryOptions
 from dynlm.data.article_range import article_range
+from dynlm.data.joined import joined_rows
 from dynlm.data.options import CorpusOptions
-from dynlm.data.stream import Stream, read_side_by_side
+from dynlm.data.stream import Stream, read_as_one, read_side_by_side
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.errors import UserError
 from dynlm.evaluation.evaluate import rows_of, text_columns
@@ -109,14 +110,19 @@ def verify(
         return dataclasses.replace(result, broken=[broken])
     memory, read = run.section(MemoryOptions), order.apply(scores.articles.tolist())
     if articles is not None:
-        _refuse_dependent(dynamic_model, memory.lanes)
+        _refuse_dependent(dynamic_model, memory)
         requested = set(article_range(articles, text.articles))
         if absent := requested - set(read):
             raise UserError(f"article {min(absent) + 1} is not in it", path, "choose among those that were scored")
         read = [index for index in read if index in requested]
-    stream = read_side_by_side(text, memory.segment, read, min(memory.lanes, len(read)))
+    if memory.article_boundaries:
+        stream = read_side_by_side(text, memory.segment, read, min(memory.lanes, len(read)))
+    else:
+        stream = read_as_one(text, memory.segment, read)
     with _threads_of(protocol) as threads:
         split_rows_N, now_N = read_again(dynamic_model, stream, tokens)
+    if not memory.article_boundaries:
+        split_rows_N = joined_rows(text, read)[split_rows_N]
     now["platform"]["threads"] = threads
     exact = rounds_alike(protocol, now) and protocol.get("processes", 1) == 1
     rows_N = np.searchsorted(text.starts[scores.article] + scores.position, split_rows_N)  # in the split's own order
@@ -124,7 +130,7 @@ def verify(
 
 
 def read_again(dynamic_model: DynamicModel, stream: Stream, tokens: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Return (rows in the split, nats) of a stream's tokens, of all or until ``tokens`` were read."""
+    """Return (rows in the stream's split, nats) of a stream's tokens, of all or until ``tokens`` were read."""
     rows: list[np.ndarray] = []
     nats: list[np.ndarray] = []
     for read in iter_segments(dynamic_model, stream):
@@ -207,13 +213,15 @@ def _other_constants(protocol: dict[str, Any], dynamic_model: DynamicModel) -> s
     return f"the {'constants' if same else 'rates'} of the memory changed since then: it was tuned or learned anew"
 
 
-def _refuse_dependent(dynamic_model: DynamicModel, lanes: int) -> None:
+def _refuse_dependent(dynamic_model: DynamicModel, memory: MemoryOptions) -> None:
     """Raise UserError where an article's losses depend on those read before or beside it."""
     what = None
     if dynamic_model.reset != "article" and (dynamic_model.rule.learns or dynamic_model.cache is not None):
         what = "under memory.reset 'stream' an article's losses depend on those before it"
-    elif lanes > 1:
-        what = f"it was read in {lanes} lanes, whose products are rounded together"
+    elif not memory.article_boundaries:
+        what = "under memory.article_boundaries false all articles are one text"
+    elif memory.lanes > 1:
+        what = f"it was read in {memory.lanes} lanes, whose products are rounded together"
     if what is not None:
         raise UserError(what, "--articles", "choose --tokens to read only the first ones")
 
