@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
 from dynlm.data.options import CorpusOptions
@@ -12,9 +14,11 @@ from dynlm.data.sources.hub import open_hub
 from dynlm.data.sources.local import open_local
 from dynlm.data.sources.source import SOURCES, Article, Articles, Source
 from dynlm.errors import UserError
+from dynlm.runtime.validation import shortened
 
 WHOLE_TRAIN = "train+meta"
 """The whole training split, in the source's order."""
+_HUB = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
 def open_source(corpus: CorpusOptions) -> Source:
@@ -30,6 +34,21 @@ def open_source(corpus: CorpusOptions) -> Source:
     else:
         source = SOURCES[name + colon](corpus)
     return replace(source, splits=derive_splits(source.splits, corpus))
+
+
+def corpus_named(text: str, like: CorpusOptions, option: str) -> CorpusOptions:
+    """Return the options of a corpus that ``option`` names as ``corpus.source`` or ``corpus.path`` would.
+
+    A name of a source is one even if there is such a file. Fields, limits and how splits are derived are those of
+    ``like``; the format is detected. Raises UserError for what is no source and no file.
+    """
+    name, colon, _ = text.partition(":")
+    if name + colon in SOURCES.names() or (_HUB.fullmatch(text) and not Path(text).exists()):
+        return replace(like, source=text, path=None, format="auto", subset=None)
+    if not Path(text).expanduser().exists():
+        what, names = f"{option} names {shortened(text)}, which is no source and no file", ", ".join(SOURCES.names())
+        raise UserError(what, do=f"name a file, a folder, OWNER/NAME of the hub, or one of {names}")
+    return replace(like, path=text, format="auto", subset=None)
 
 
 def derive_splits(own: Mapping[str, Articles], corpus: CorpusOptions) -> dict[str, Articles]:

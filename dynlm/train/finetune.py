@@ -34,6 +34,7 @@ from dynlm.runtime.tensors import params_fingerprint
 from dynlm.runtime.tree import clone
 from dynlm.runtime.validation import sections_of
 from dynlm.train.config import Config
+from dynlm.train.meta_texts import MetaText, outer_stream
 from dynlm.train.options import FinetuneOptions, MetatrainOptions, TuneOptions
 from dynlm.train.outer_loop import OuterLoop, best_of
 from dynlm.train.pretrain_loop import validation_card
@@ -141,7 +142,8 @@ def _learn(
     static = StaticGradients({name: dynamic_model.static[name] for name in dynamic_model.dynamic})
     learners: dict[MetaGradient, float] = {static: options.lr}
     with run.processes.in_step(run.options.patience) as processes:
-        loop = OuterLoop(run, dynamic_model, run.split(options.split), options, processes)
+        stream = outer_stream(run, [MetaText(options.split, run, (options.split,))], options, processes)
+        loop = OuterLoop(run, dynamic_model, stream, options, processes)
         if options.phi and isinstance(meta, LearnedRule):
             learners[Sensitivities(meta, phi, dynamic_model, loop.memory, bounds.bound)] = bounds.lr
         averages = loop.learn(learners, checkpoints, quiet, run=target.name)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -24,7 +25,7 @@ from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.options import MAX_INVERSE, MIN_INVERSE, MemoryOptions
 from dynlm.adapt.partners.cache import Cache, CacheInput, CacheState, mixture
 from dynlm.adapt.partners.cache_gate import Gate, initial_gate, log_shares
-from dynlm.data.stream import Stream
+from dynlm.data.stream import Stream, read_as_one
 from dynlm.errors import UserError
 from dynlm.models.scratch import Scratch
 from dynlm.run.memory_store import CACHE_BOUNDS, gate_stem, records_of
@@ -87,6 +88,8 @@ def train_gate(run: Run, quiet: bool = False) -> dict[str, Any]:
     if memory.cache != "learned" or memory.cache_share is not None:
         what = "memory.cache_share is set" if memory.cache == "learned" else "a fixed cache has nothing to meta-train"
         raise UserError(what, do=f"run `{command('tune', run.path, memory.replace(cache='fixed'))}`")
+    if options.texts:
+        raise UserError("metatrain.texts is for g, and memory.cache is 'learned'", do="leave it out")
     dynamic_model, name = open_without_cache(run), gate_stem(memory)
     with exclusive(run.store.path(f"gated-cache-{name}"), "this gated cache"):
         fixed = run.store.load_fixed_cache(memory)
@@ -100,7 +103,12 @@ def train_gate(run: Run, quiet: bool = False) -> dict[str, Any]:
         cache = Cache(memory.cache_window or fixed["window"], inverses, 0.0)
         meta, seed = run.split("meta"), options.seed_or(run.options.seed)
         # Not read a second time: in a cache that is not emptied, an article would find itself.
-        stream, begun = Stream(meta, memory.lanes, memory.segment, range(meta.articles), seed=seed), time.monotonic()
+        stream = Stream(meta, memory.lanes, memory.segment, range(meta.articles), seed=seed)
+        if not memory.article_boundaries:
+            stream = read_as_one(
+                meta, memory.segment, np.random.default_rng([seed, 0]).permutation(meta.articles).tolist()
+            )
+        begun = time.monotonic()
         learning = collect(dynamic_model, cache, stream, options.tokens, quiet)
         picked = tuning_stream(run, options.pick_tokens, lanes=1)
         picking = collect(dynamic_model, cache, picked, 0, quiet)
@@ -130,12 +138,12 @@ def train_gate(run: Run, quiet: bool = False) -> dict[str, Any]:
             "tuned_on": [
                 *records_of(fixed, "cache", "tuned"),
                 run.record("gate", "learned", "meta", range(meta.articles)),
-                run.record("gate", "picked", tune.split, picked.order),
+                run.record("gate", "picked", tune.split, picked.articles),
             ],
         }
         run.store.save_gated_cache(memory, dataclasses.replace(cache, gate=Gate(training.best)), about)
         checkpoints.drop()
-    named = {"rule": memory.rule, "reset": memory.reset, "cache": "learned"}
+    named = {"rule": memory.rule, "reset": memory.policy, "cache": "learned"}
     return {**named, "window": cache.window, "inverse_temperature": list(inverses), **about}
 
 

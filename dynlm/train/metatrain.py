@@ -1,14 +1,16 @@
 """Meta-training of the rule g: its parameters phi, learned from the losses of later segments.
 
 phi starts at the tuned rule ``g.base``, or at the g of another run (``metatrain.start``), and moves by Adam along
-first-order meta-gradients, on training articles that the language model was not trained on. The Polyak average of phi
-is kept if it reads the tuning articles better than the start; otherwise the start is, and the run says so.
+first-order meta-gradients, on training articles that the language model was not trained on, and on further texts where
+``metatrain.texts`` names some. The Polyak average of phi is kept if it reads the tuning articles better than the start;
+otherwise the start is, and the run says so.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +31,7 @@ from dynlm.runtime.checkpoints import Checkpoints
 from dynlm.runtime.files import exclusive
 from dynlm.runtime.tensors import params_fingerprint
 from dynlm.runtime.tree import clone
+from dynlm.train.meta_texts import MetaText, meta_texts, outer_stream
 from dynlm.train.options import MetatrainOptions, TuneOptions
 from dynlm.train.outer_loop import OuterLoop, best_of
 from dynlm.train.tune import ensure_statistics, tune, tuning_stream
@@ -54,45 +57,49 @@ def metatrain(run: Run, quiet: bool = False) -> dict[str, Any]:
 
     Resumes from the newest checkpoint. Returns what was learned, how many parameters in how many ``seconds`` (of
     learning and picking), the nats per token of the tuning articles by each candidate, and the number of ``passes``
-    over the articles: after the first one, a memory that runs through the text
-    (reset "stream") meets articles that it has learned from. Raises Stopped, with a checkpoint saved, at Ctrl-C and
-    SIGTERM, and UserError where another process learns the same, or where Adam is to be the start and was not tuned.
+    over the run's own articles: after the first one, a memory that runs through the text (reset "stream") meets
+    articles that it has learned from. Raises Stopped, with a checkpoint saved, at Ctrl-C and SIGTERM, and UserError
+    where another process learns the same, where Adam is to be the start and was not tuned, and as ``meta_texts`` does.
     """
     memory, options, tuning = run.section(MemoryOptions), run.section(MetatrainOptions), run.section(TuneOptions)
     processes, name = run.processes, f"{memory.g}-{memory.reset}"
     quiet, base = quiet or not processes.is_main, run.section(LearnedRuleOptions).base
     with exclusive(run.store.path(name), f"the learned memory {memory.g!r}"):
         with processes.main_process_first():
-            if options.start is None and base == "rms" and run.store.load_tuned("rms", memory.reset) is None:
+            if options.start is None and base == "rms" and run.store.load_tuned("rms", memory.policy) is None:
                 tune(run.with_sections(memory.replace(rule="rms")), quiet)
             start = _tuned_start(run) if options.start is None else _taken_start(run)
-            aside = run.split("meta")
+            texts = meta_texts(run)
+            prints = [text.fingerprint for text in texts]
             # More articles than the start was tuned on, where there are more: on those the start is at its best.
             picking = tuning_stream(run, options.pick_tokens)
         meta, g = start.meta, start.meta.g
         fingerprints = {
-            "the text": aside.fingerprint,
+            "the text": prints[0] if len(prints) == 1 else prints,
             f"the tuned {g.base}": [*start.constants.values()],
             **({"the statistics R": params_fingerprint(meta.statistics.rms)} if g.needs_statistics else {}),
             **({"the start": params_fingerprint(start.phi)} if start.taken_from else {}),
         }
         checkpoints = run.checkpoints(f"metatrain-{name}", memory, g, options, **fingerprints)
-        seconds, learned = _learn(run, start, checkpoints, quiet) if options.tokens else (0.0, {})
+        seconds, learned = _learn(run, start, texts, checkpoints, quiet) if options.tokens else (0.0, {})
         candidates, begun = {"start": start.phi, **learned}, time.monotonic()
         nats, kept, records = dict[str, float](), "start", start.records
         if options.tokens:
             for when, phi in candidates.items():
                 nats[when] = mean_nats(build_dynamic_model(run.trained, memory, meta.rule(phi)), picking)
             kept, seconds = best_of(nats), seconds + time.monotonic() - begun
-            picked = run.record("g", "picked", tuning.split, picking.order)
-            records = [*records, run.record("g", "learned", "meta", range(aside.articles)), picked]
+            picked = run.record("g", "picked", tuning.split, picking.articles)
+            records = [*records, *(record for text in texts for record in text.records()), picked]
+        share = options.tokens / len(texts)
         about = {
             "segment": memory.segment,
             **run.trained.reading_entry,
             "tokens": options.tokens,
             "seconds": round(seconds, 1),
             "parameters": sum(tensor.numel() for tensor in start.phi.values()),
-            "passes": options.tokens / len(aside.ids_N),
+            "passes": share / texts[0].tokens,
+            **({"texts": [text.described(share) for text in texts]} if len(texts) > 1 else {}),
+            **({} if memory.article_boundaries else {"article_boundaries": False}),
             "start": start.constants,
             "tuning_nats_per_token": nats,
             "kept": kept,
@@ -109,10 +116,10 @@ def metatrain(run: Run, quiet: bool = False) -> dict[str, Any]:
 def _tuned_start(run: Run) -> Start:
     """Return g by the run's options with a phi of zero: the tuned rule ``g.base``."""
     memory, g = run.section(MemoryOptions), run.section(LearnedRuleOptions)
-    tuned, kind = run.store.load_tuned(g.base, memory.reset), RULES[g.base]
+    tuned, kind = run.store.load_tuned(g.base, memory.policy), RULES[g.base]
     if tuned is None:
         do = f"run `{command('tune', run.path, memory.replace(rule=g.base, cache='none'))}` first"
-        raise UserError(f"g.base {g.base} was not tuned for reset {memory.reset!r}", run.path, do)
+        raise UserError(f"g.base {g.base} was not tuned for reset {memory.policy!r}", run.path, do)
     if tuned["segment"] != memory.segment:
         raise UserError(
             f"{g.base} was tuned on segments of {tuned['segment']} tokens, memory.segment is {memory.segment}",
@@ -134,13 +141,15 @@ def _taken_start(run: Run) -> Start:
     return Start(meta, phi, card["start"], records_of(dict(card), "g", "learned"), taken_from)
 
 
-def _learn(run: Run, start: Start, checkpoints: Checkpoints, quiet: bool) -> tuple[float, dict[str, Params]]:
-    """Read the articles kept for it, and return (seconds, the averages of phi halfway and at the end)."""
+def _learn(
+    run: Run, start: Start, texts: Sequence[MetaText], checkpoints: Checkpoints, quiet: bool
+) -> tuple[float, dict[str, Params]]:
+    """Read ``texts``, and return (seconds, the averages of phi halfway and at the end)."""
     memory, options = run.section(MemoryOptions), run.section(MetatrainOptions)
     meta, phi = start.meta, clone(start.phi)
     dynamic_model = build_dynamic_model(run.trained, memory, meta.rule(phi))
     with run.processes.in_step(run.options.patience) as processes:
-        loop = OuterLoop(run, dynamic_model, run.split("meta"), options, processes)
+        loop = OuterLoop(run, dynamic_model, outer_stream(run, texts, options, processes), options, processes)
         learner: MetaGradient
         if isinstance(meta, LearnedLSTMRule):
             generator = torch.Generator().manual_seed(options.seed_or(run.options.seed))

@@ -78,6 +78,9 @@ class MetatrainOptions(Section):
 
     tokens: int = bounded(100000)
     """Tokens read; the articles are read again from the first when they end. 0: nothing is learned."""
+    texts: list[str] | None = bounded(None, omit_default=True)
+    """Further texts to learn on, such as [docs:torch, code:torch, FOLDER], each as corpus.source or corpus.path takes
+    it. Their articles, without valid and test, alternate with the run's own, in equal shares of the tokens."""
     start: str | None = bounded(None, omit_default=True)
     """Folder of another run: start at the g that it learned under the same name, with the options of that one, in place
     of a tuned rule. With tokens 0 it is taken as it is."""

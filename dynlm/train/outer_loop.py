@@ -20,7 +20,6 @@ from tqdm import tqdm
 from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import read_segment
 from dynlm.adapt.meta_gradient.learner import MetaGradient
-from dynlm.adapt.options import MemoryOptions
 from dynlm.adapt.rules.base import StepEvent
 from dynlm.adapt.update_filter import counts_of
 from dynlm.data.stream import Stream, StreamPosition
@@ -77,15 +76,13 @@ class AveragedAdam:
 
 
 class OuterLoop:
-    """Reads ``split`` with ``dynamic_model`` and moves what its learners learn after each window."""
+    """Reads ``stream`` with ``dynamic_model`` and moves what its learners learn after each window."""
 
     def __init__(
-        self, run: Run, dynamic_model: DynamicModel, split: TokenisedSplit, options: LoopOptions, processes: Processes
+        self, run: Run, dynamic_model: DynamicModel, stream: Stream, options: LoopOptions, processes: Processes
     ):
         self.dynamic_model, self._run, self._options, self._processes = dynamic_model, run, options, processes
-        segment, seed = run.section(MemoryOptions).segment, run.options.seed
-        seed = options.seed_or(seed) if isinstance(options, MetatrainOptions) else seed
-        self.stream = shared_stream(split, options, segment, seed, processes)
+        self.stream = stream
         self.memory = dynamic_model.fresh_memory(self.stream.local_lanes)
         self.position, self.seconds = self.stream.begin(), 0.0
         self.learners, self._halfway = list[MetaGradient](), list[Params]()
@@ -198,11 +195,16 @@ def shared_stream(
 
     Raises UserError where the lanes cannot be shared evenly.
     """
+    check_lanes(options, processes)
+    order, rank, world = range(split.articles), processes.rank, processes.world
+    return Stream(split, options.lanes, segment, order, seed, repeat=True, rank=rank, world=world)
+
+
+def check_lanes(options: LoopOptions | PretrainOptions, processes: Processes) -> None:
+    """Raise UserError where the processes cannot share the lanes evenly."""
     if options.lanes % processes.world:
         what = f"{options.SECTION}.lanes is {options.lanes}"
         raise UserError(what, do=f"choose a multiple of the {processes.world} processes")
-    order, rank, world = range(split.articles), processes.rank, processes.world
-    return Stream(split, options.lanes, segment, order, seed, repeat=True, rank=rank, world=world)
 
 
 def best_of(nats: Mapping[str, float]) -> str:

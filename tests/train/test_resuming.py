@@ -33,6 +33,8 @@ G = {
     "rows, momentum, level 2, articles": (
         "--g.sharing row --g.momentum 0.3 --g.level 2 --memory.reset article --metatrain.lanes 2".split()
     ),
+    "as one text": "--memory.article_boundaries false --metatrain.lanes 2 --g.features [doc_age_20]".split(),
+    "kinds of text": "--metatrain.texts [code:json,docs:json] --metatrain.lanes 2".split(),
     "LSTM": "--g.kind lstm --g.hidden 2".split(),
     "LSTM, articles": "--g.kind lstm --g.hidden 2 --memory.reset article --metatrain.lanes 2".split(),
 }
