@@ -6,6 +6,7 @@ comes once. Tokens, words and headings are those of the articles, so that losses
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -57,26 +58,25 @@ def joined_rows(split: TokenisedSplit, articles: Sequence[int]) -> np.ndarray:
     return np.concatenate([split.rows(article) for article in articles])
 
 
-def alternate(kinds: Sequence[Sequence[Piece]], seed: int) -> Iterator[Piece]:
-    """Yield pieces without end, so that the kinds have equal shares of the tokens: next comes the kind with the fewest.
+def alternate(kinds: Sequence[Sequence[Piece]], seed: int, repeat: bool = True) -> Iterator[Piece]:
+    """Yield pieces so that the kinds have equal shares of the tokens: next comes a piece of the kind with the fewest.
 
-    The pieces of a kind are in an order of their own, drawn anew for each pass over them. One kind is in the order of a
-    shuffled ``Stream``.
+    The pieces of a kind are in an order of their own, drawn anew for each pass over them; without ``repeat`` the first
+    kind whose pieces run out ends it. One kind is in the order of a shuffled ``Stream``.
     """
-    tokens, passes = [0] * len(kinds), [_shuffled(kind, seed) for kind in kinds]
+    tokens, passes = [0] * len(kinds), [_shuffled(kind, seed, repeat) for kind in kinds]
     while True:
         kind = tokens.index(min(tokens))
-        piece = next(passes[kind])
+        if (piece := next(passes[kind], None)) is None:
+            return
         tokens[kind] += piece.tokens
         yield piece
 
 
-def _shuffled(pieces: Sequence[Piece], seed: int) -> Iterator[Piece]:
-    epoch = 0
-    while True:
+def _shuffled(pieces: Sequence[Piece], seed: int, repeat: bool) -> Iterator[Piece]:
+    for epoch in itertools.count() if repeat else (0,):
         for index in np.random.default_rng([seed, epoch]).permutation(len(pieces)):
             yield pieces[index]
-        epoch += 1
 
 
 def deal(pieces: Iterator[Piece], lanes: int, tokens: int) -> list[list[Piece]]:

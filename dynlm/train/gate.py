@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -25,7 +24,7 @@ from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.options import MAX_INVERSE, MIN_INVERSE, MemoryOptions
 from dynlm.adapt.partners.cache import Cache, CacheInput, CacheState, mixture
 from dynlm.adapt.partners.cache_gate import Gate, initial_gate, log_shares
-from dynlm.data.stream import Stream, read_as_one
+from dynlm.data.stream import Stream
 from dynlm.errors import UserError
 from dynlm.models.scratch import Scratch
 from dynlm.run.memory_store import CACHE_BOUNDS, gate_stem, records_of
@@ -35,6 +34,7 @@ from dynlm.runtime.checkpoints import Checkpointer, Checkpoints, State
 from dynlm.runtime.files import exclusive
 from dynlm.runtime.tensors import params_fingerprint
 from dynlm.train.cache import mean_of, open_without_cache, tune_cache
+from dynlm.train.meta_texts import meta_texts, single_pass
 from dynlm.train.options import MetatrainOptions, TuneOptions
 from dynlm.train.outer_loop import AveragedAdam
 from dynlm.train.tune import tuning_stream
@@ -88,8 +88,6 @@ def train_gate(run: Run, quiet: bool = False) -> dict[str, Any]:
     if memory.cache != "learned" or memory.cache_share is not None:
         what = "memory.cache_share is set" if memory.cache == "learned" else "a fixed cache has nothing to meta-train"
         raise UserError(what, do=f"run `{command('tune', run.path, memory.replace(cache='fixed'))}`")
-    if options.texts:
-        raise UserError("metatrain.texts is for g, and memory.cache is 'learned'", do="leave it out")
     dynamic_model, name = open_without_cache(run), gate_stem(memory)
     with exclusive(run.store.path(f"gated-cache-{name}"), "this gated cache"):
         fixed = run.store.load_fixed_cache(memory)
@@ -101,23 +99,18 @@ def train_gate(run: Run, quiet: bool = False) -> dict[str, Any]:
             memory.cache_inverse_temperature or (min(max(value, MIN_INVERSE), MAX_INVERSE) for value in around)
         )
         cache = Cache(memory.cache_window or fixed["window"], inverses, 0.0)
-        meta, seed = run.split("meta"), options.seed_or(run.options.seed)
+        texts, seed = meta_texts(run), options.seed_or(run.options.seed)
         # Not read a second time: in a cache that is not emptied, an article would find itself.
-        stream = Stream(meta, memory.lanes, memory.segment, range(meta.articles), seed=seed)
-        if not memory.article_boundaries:
-            stream = read_as_one(
-                meta, memory.segment, np.random.default_rng([seed, 0]).permutation(meta.articles).tolist()
-            )
         begun = time.monotonic()
-        learning = collect(dynamic_model, cache, stream, options.tokens, quiet)
+        learning = collect(dynamic_model, cache, single_pass(run, texts, seed), options.tokens, quiet)
         picked = tuning_stream(run, options.pick_tokens, lanes=1)
         picking = collect(dynamic_model, cache, picked, 0, quiet)
         reading = time.monotonic() - begun
         generator = torch.Generator().manual_seed(seed)
         shares = _first_shares(inverses, fixed["inverse_temperature"], fixed["share"])
         start = initial_gate(shares, learning.features_NK, _HIDDEN, generator)
-        texts = [meta.fingerprint, picked.split.fingerprint]
-        fingerprints = {"the text": texts, "the start": params_fingerprint(start)}
+        prints = [*(text.fingerprint for text in texts), picked.split.fingerprint]
+        fingerprints = {"the text": prints, "the start": params_fingerprint(start)}
         checkpoints = run.checkpoints(f"gate-{name}", memory, options, tune, **fingerprints)
         training = GateTraining(start, learning, picking, generator)
         training.run(checkpoints, run.options.checkpoint_seconds)
@@ -137,7 +130,7 @@ def train_gate(run: Run, quiet: bool = False) -> dict[str, Any]:
             "started_at": {name: fixed[name] for name in CACHE_BOUNDS},
             "tuned_on": [
                 *records_of(fixed, "cache", "tuned"),
-                run.record("gate", "learned", "meta", range(meta.articles)),
+                *(record for text in texts for record in text.records("gate")),
                 run.record("gate", "picked", tune.split, picked.articles),
             ],
         }

@@ -51,9 +51,9 @@ class MetaText:
         prints = [self.run.split(name).fingerprint for name in self.splits]
         return prints[0] if len(prints) == 1 else fingerprint(*prints)
 
-    def records(self) -> list[dict[str, Any]]:
-        """Return the records (``Run.record``) that g was learned on each split."""
-        return [self.run.record("g", "learned", name, range(self.run.split(name).articles)) for name in self.splits]
+    def records(self, what: str) -> list[dict[str, Any]]:
+        """Return the records (``Run.record``) that ``what`` was learned on each split."""
+        return [self.run.record(what, "learned", name, range(self.run.split(name).articles)) for name in self.splits]
 
     def described(self, tokens: float) -> dict[str, Any]:
         """Return what a card says of it, where ``tokens`` of it are read."""
@@ -117,6 +117,21 @@ def outer_stream(
         split, order = join_pieces(deal(pieces, lanes, math.ceil(tokens / lanes))), list(range(lanes))
     rank, world = processes.rank, processes.world
     return Stream(split, lanes, memory.segment, order, repeat=True, rank=rank, world=world)
+
+
+def single_pass(run: Run, texts: Sequence[MetaText], seed: int) -> Stream:
+    """Return the articles of ``texts``, each at most once, in the lanes of the memory, shuffled by ``seed``.
+
+    Those of several texts are read alternately, until one of the texts ends; without ``memory.article_boundaries`` they
+    are one text.
+    """
+    memory = run.section(MemoryOptions)
+    if len(texts) == 1 and memory.article_boundaries:
+        split = texts[0].run.split(*texts[0].splits)
+        return Stream(split, memory.lanes, memory.segment, range(split.articles), seed=seed)
+    pieces = [*alternate([text.pieces() for text in texts], seed, repeat=False)]
+    split = join_pieces([[piece] for piece in pieces] if memory.article_boundaries else [pieces])
+    return Stream(split, memory.lanes, memory.segment, range(split.articles))
 
 
 def _each_once(pieces: Sequence[Piece]) -> tuple[TokenisedSplit, list[int]]:

@@ -89,7 +89,7 @@ def metatrain(run: Run, quiet: bool = False) -> dict[str, Any]:
                 nats[when] = mean_nats(build_dynamic_model(run.trained, memory, meta.rule(phi)), picking)
             kept, seconds = best_of(nats), seconds + time.monotonic() - begun
             picked = run.record("g", "picked", tuning.split, picking.articles)
-            records = [*records, *(record for text in texts for record in text.records()), picked]
+            records = [*records, *(record for text in texts for record in text.records("g")), picked]
         share = options.tokens / len(texts)
         about = {
             "segment": memory.segment,

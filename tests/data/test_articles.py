@@ -122,7 +122,9 @@ def test_less_than_one_process_is_rejected():
 
 
 def test_an_unknown_source_is_rejected_with_suggestions():
-    with pytest.raises(UserError, match=r"did you mean 'wikitext-2'\? choose one of code:, docs:, stdlib, wiki.*owner/name"):
+    with pytest.raises(
+        UserError, match=r"did you mean 'wikitext-2'\? choose one of code:, docs:, stdlib, wiki.*owner/name"
+    ):
         open_source(CorpusOptions(source="wikitext2"))
 
 

@@ -18,7 +18,7 @@ from dynlm.errors import UserError
 from dynlm.evaluation.overlap import overlaps
 from dynlm.runtime.distributed import Processes
 from dynlm.train.config import Config
-from dynlm.train.meta_texts import meta_texts, outer_stream
+from dynlm.train.meta_texts import meta_texts, outer_stream, single_pass
 from tests.tiny import Run, listing, opened, scored, with_memory
 from tests.train.test_resuming import SHORT, run, stopped_after
 from tests.trainings import finetune, metatrain, train_gate
@@ -162,8 +162,23 @@ def test_finetuning_and_a_gate_read_one_text(tuned_copy: Run) -> None:
         done["reset"] == "stream-joined" and len(opened(tuned_copy.folder, gated).split("meta").ids_N) == done["tokens"]
     )
     assert scored(tuned_copy.folder, gated)[1].variant == "rms + gated cache, no boundaries"
-    with pytest.raises(UserError, match="metatrain.texts is for g"):
-        train_gate(tuned_copy.folder, with_texts(gated, ["docs:json"]))
+
+
+@pytest.mark.parametrize("boundaries", [True, False])
+def test_a_gate_learns_on_each_article_once_until_a_text_ends(
+    boundaries: bool, tuned_copy: Run, texts: list[str]
+) -> None:
+    config = with_memory(tuned_copy.config, rule="none", article_boundaries=boundaries, cache="learned")
+    config = with_texts(config, texts, tokens=0)
+    opened_run = opened(tuned_copy.folder, config)
+    found = meta_texts(opened_run)
+    stream = single_pass(opened_run, found, 0)
+    assert stream.split.articles == len(stream.order) and (stream.split.articles == 1) != boundaries
+    done = train_gate(tuned_copy.folder, config)
+    shortest = min(text.tokens for text in found)
+    assert done["tokens"] == len(stream.split.ids_N) and 0 <= done["tokens"] / 3 - shortest < shortest / 2
+    learned = [(each["what"], each["corpus"]) for each in done["tuned_on"] if each["how"] == "learned"]
+    assert learned == [("gate", corpus) for corpus in (str(tuned_copy.corpus), texts[0], texts[0], texts[1])]
 
 
 def test_texts_that_cannot_be_are_refused(tuned_copy: Run, texts: list[str], tmp_path: Path) -> None:
