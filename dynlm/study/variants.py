@@ -176,13 +176,8 @@ def seeded_variants(variants: Sequence[Variant], study: StudyConfig) -> list[Var
     """
     if study.seeded is None:
         return [each for each in variants if each.run is None]
-    by_name = {each.name: each for each in variants}
-    wanted, left = dict[str, None](), [*study.seeded, *baselines_of(study)]
-    while left:
-        name = left.pop()
-        if name not in wanted:
-            wanted[name] = None
-            left += [over] if (over := by_name[name].over) is not None else []
+    wanted = {*study.seeded, *baselines_of(study)}
+    wanted |= {each.over for each in variants if each.name in study.seeded and each.over is not None}
     return [each for each in variants if each.name in wanted and each.run is None]
 
 
