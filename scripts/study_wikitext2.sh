@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Which variant reads WikiText-2 best? Nine variants, both reset policies, articles in order and shuffled, tuned alike.
+# Which variant reads WikiText-2 best? All variants of the config, both reset policies, in order and shuffled, tuned alike.
 #
 #   scripts/study_wikitext2.sh [DIR]
 #
 # Needs:  DIR, a folder with train.txt and valid.txt; without it WikiText-2 is downloaded.
 # Makes:  runs/wikitext-2-small/study: README.md, a table with intervals, curves, the words that gained and lost most.
-# Takes:  about 45 minutes to train the LSTM on two cores (once), then 75 to 100 minutes on one.
+# Takes:  about 45 minutes to train the LSTM on two cores (once), then some hours on one; a night with all seeds.
 # Stopped at any moment, the same command goes on where it was.
 set -euo pipefail
 

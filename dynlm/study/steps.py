@@ -262,7 +262,8 @@ def _gate(run: Run, variant: Variant) -> Step:
         options=_options(run, memory, variant.tune, variant.metatrain),
         find=lambda quiet: train_gate(of, quiet),
         held=lambda: card_of(of.store.load_gated_cache(memory)),
-        budget=lambda held: _of_learning(held["passes"], held),
+        # After each pass it was read on the tuning articles.
+        budget=lambda held: _of_learning(held.get("passes_made", held["passes"]), held),
         apart="give one of them another name (memory: {gate: NAME})",
     )
 
