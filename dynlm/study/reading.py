@@ -16,7 +16,7 @@ from dynlm.run.run import Run
 from dynlm.study.cells import Cell
 from dynlm.study.options import StudyOptions
 from dynlm.study.results import Done
-from dynlm.study.steps import Prepared, Step, check_slots, fingerprint_of, prepare, steps_of
+from dynlm.study.steps import Prepared, Step, check_slots, content_of, fingerprint_of, prepare, steps_of
 from dynlm.study.variants import Reading, Variant, readings_of
 
 
@@ -109,7 +109,7 @@ class StudyReader:
         own |= {"g": dataclasses.asdict(reading.variant.g)}
         own |= {"model": model} if (model := reading.variant.model.reading()) else {}
         own |= {"seed": seed} if reading.memory.lora_rank and (seed := run.options.seed) else {}  # of the factors
-        return fingerprint_of([[run.fingerprint, key, order], own, [each.held for each in prepared]])
+        return fingerprint_of([[run.fingerprint, key, order], own, [content_of(each.held) for each in prepared]])
 
     def _refuse_tuned_on(self, prepared: Prepared) -> None:
         """Raise UserError where a run's own rates, perhaps tuned with other options, were tuned on the articles."""

@@ -96,10 +96,10 @@ def fingerprint_of(content: Any) -> str:
 
 def _entry(key: str, held: dict[str, Any] | None) -> dict[str, str]:
     """Return what the ledger says of a slot."""
-    return {"options": key, "held": fingerprint_of(_content(held))}
+    return {"options": key, "held": fingerprint_of(content_of(held))}
 
 
-def _content(held: dict[str, Any] | None) -> dict[str, Any]:
+def content_of(held: dict[str, Any] | None) -> dict[str, Any]:
     """Return what is held without the time that finding it took, on which nothing depends."""
     return {name: value for name, value in (held or {}).items() if name != "seconds"}
 
@@ -163,7 +163,7 @@ def prepare(
             held = step.held()
             if find:
                 ledger = read_json(path) if path.exists() else {}
-                key = fingerprint_of([step.options, run.fingerprint, [_content(each.held) for each in prepared]])
+                key = fingerprint_of([step.options, run.fingerprint, [content_of(each.held) for each in prepared]])
                 if held is not None and ledger.get(step.slot) == _entry(key, held):
                     say(f"reused: {step.slot}")
                 else:
@@ -198,7 +198,7 @@ def _statistics(run: Run, own: MemoryOptions, kind: StatisticsKind) -> Step:
         options={**_options(run), "tokens": tokens, "segment": kind.segment or memory.segment, **batches},
         find=find,
         held=lambda: card_of(of.store.load_statistics(kind)),
-        budget=lambda held: Budget(seconds=held.get("seconds", 0.0)),
+        budget=lambda held: Budget(seconds=held.get("seconds")),
     )
 
 
