@@ -1,4 +1,4 @@
-"""The hand-made variants of rms: each equals the rule that it is to be compared with, where their constants agree."""
+"""Rules made of rms: each equals the rule that it is to be compared with, where their constants agree."""
 
 from __future__ import annotations
 

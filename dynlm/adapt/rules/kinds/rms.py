@@ -1,4 +1,4 @@
-"""Variants of rms that are tuned as it is: boundary resets, slow weights, and statistics of batches.
+"""Rules made of rms, tuned as it is: with boundary resets, with slow weights, with statistics of batches.
 
 rms+reset    one boundary_reset: the share of the way to theta_0 that all weights go when an article begins
 rms+slow     slow weights besides: what the learned rule is at level 3 with ``g.slow_rate`` and one rate for all tensors
