@@ -3,8 +3,8 @@
 Legend: B lanes, T tokens of a segment.
 
 Rules learn from single segments, whose gradients R should be of. The published dynamic evaluation (Krause et al. 2018,
-arXiv 1709.07432) has it over batches of 100 sequences, in whose gradients most of the noise is averaged out: up to ten
-times smaller, and by another factor for each weight.
+arXiv 1709.07432) has it over batches of 100 sequences, in whose gradients most of the noise is averaged out: it is
+several times smaller there, by another factor for each weight.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 _RESET = {**RMS, "boundary_reset": Search(0.5, 1.5)}
 _SLOW = {**_RESET, "slow_rate": Search(0.25, 2.0)}
-# Learning rate, decay and epsilon of the published code. R of batches of 100 is up to ten times smaller than R of
-# single segments, and so are its rates.
+# Learning rate, decay and epsilon of the published code: in a batch's gradient most of the noise is averaged out, so
+# that R is several times smaller than over single segments.
 _BATCH = {"lr": Search(5e-5, 1.6), "decay": Search(2e-3, 3.0), "epsilon": Search(2e-5, 4.0)}
 
 
