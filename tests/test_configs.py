@@ -26,7 +26,8 @@ def assert_read_as_written(written: Any, read: Any, option: str) -> None:
     """Raise AssertionError unless every value of a YAML file arrives in the dataclass with its value and type."""
     if isinstance(written, dict):
         for name, value in written.items():
-            assert_read_as_written(value, getattr(read, name), f"{option}.{name}")
+            own = read[name] if isinstance(read, dict) else getattr(read, name)
+            assert_read_as_written(value, own, f"{option}.{name}")
     else:
         assert read == written, option
         # YAML 1.1 takes 3e-3 for a string; an integer is accepted for a float.

@@ -45,6 +45,8 @@ def test_every_command_is_accepted(
     (runs / "fewshot" / "cubic-maml").mkdir(parents=True)
     shutil.copy(ROOT / "configs" / "fewshot" / "cubic-maml.yaml", runs / "fewshot" / "cubic-maml" / "config.yaml")
     shutil.copytree(runs / "fewshot" / "cubic-maml", runs / "fewshot" / "centroids")
+    (runs / "fewshot" / "bandit-ucb1").mkdir()
+    shutil.copy(ROOT / "configs" / "fewshot" / "bandit.yaml", runs / "fewshot" / "bandit-ucb1" / "config.yaml")
     monkeypatch.chdir(tmp_path)
     for name, command in COMMANDS.items():
         monkeypatch.setitem(COMMANDS, name, dataclasses.replace(command, run=lambda *_: 0))

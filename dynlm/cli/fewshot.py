@@ -14,7 +14,7 @@ from dynlm.runtime.validation import LARGEST_SEED
 if TYPE_CHECKING:
     from jsonargparse import Namespace
 
-    from dynlm.fewshot.options import FewShotOptions
+    from dynlm.fewshot.options import FewShotOptions, TaskOptions
     from dynlm.fewshot.results import EpisodeScores
     from dynlm.report.fewshot_results import Table
 
@@ -22,17 +22,16 @@ _OPTIONS = "dynlm.fewshot.options:FewShotOptions"
 _INVERTED = "values inverted: the images' background is bright, and ink has to be"
 
 
-@command("fewshot tasks", options=_OPTIONS)
-def _tasks(arguments: Namespace, options: FewShotOptions) -> int:
-    """Show what a task source holds: alphabets, classes and images of each split.
+@command("fewshot tasks", options="dynlm.fewshot.options:TaskOptions", sections="run task")
+def _tasks(arguments: Namespace, options: TaskOptions) -> int:
+    """Show what a task source holds: alphabets, classes and images of each split, or the size of an environment.
 
     dynlm fewshot tasks
     dynlm fewshot tasks --task.source omniglot --task.path omniglot/ --json
     """
-    from dynlm.fewshot.tasks.source import SOURCES, LabelledSource
+    from dynlm.fewshot.tasks.source import LabelledSource
 
-    task = options.task
-    source = SOURCES[task.source](task)
+    task, source = options.task, options.create_source()
     splits, images, rows = source.describe(), source.image_format(), [task.summary()]
     for split, counts in splits.items():
         rows.append(f"{split:8}" + ", ".join(f"{count:,} {name}" for name, count in counts.items()))

@@ -105,6 +105,11 @@ class FewShotOptions:
             what = f"evaluate.steps is set, but learner.kind {self.learner.kind!r} takes no steps"
             raise UserError(what, do="leave it out")
 
+    def create_source(self) -> TaskSource:
+        """Return the task source. Raises UserError where data cannot be read."""
+        source: TaskSource = SOURCES[self.task.source](self.task)
+        return source
+
     @property
     def evaluation_steps(self) -> int:
         """Inner steps in evaluation."""
@@ -115,5 +120,12 @@ class FewShotOptions:
 
     def create(self) -> tuple[TaskSource, Learner]:
         """Return the task source and a learner for its tasks. Raises UserError where data cannot be read."""
-        source: TaskSource = SOURCES[self.task.source](self.task)
+        source = self.create_source()
         return source, LEARNERS[self.learner.kind](self.learner, source.problem)
+
+
+class TaskOptions(FewShotOptions):
+    """The same options for commands without a learner: it is not checked that the learner fits the tasks."""
+
+    def __post_init__(self) -> None:
+        pass

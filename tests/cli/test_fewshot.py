@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,14 @@ def test_tasks_shows_counts_of_splits(capsys: Capture) -> None:
         (["--train.rate", "-1"], "train.rate is -1"),
         (["--task.held_out", "3"], "task.held_out is set, but task.source 'glyphs' does not use it"),
         (["--task.source", "cubic", "--learner.gains", "[1, 2]"], "learner.gains has 2 factors, for 3 layers"),
+        (["--task.source", "bandit", "--learner.kind", "greedy", "--task.pulls", "0"], "task.pulls is 0"),
+        (["--task.source", "tabular", "--learner.kind", "psrl", "--task.horizon", "0"], "task.horizon is 0"),
+        (["--task.source", "bandit"], "learner.kind 'maml' needs labelled examples"),
+        (["--task.source", "navigation", "--learner.kind", "ucb1"], "learner.kind 'ucb1' is for bandits"),
+        (
+            ["--task.source", "gymnasium", "--learner.kind", "random-actions"],
+            "task.parameters is empty" if find_spec("gymnasium") else "pip install dynlm[rl]",
+        ),
         (["--task.source", "cubic", "--learner.activation", "swish"], "learner.activation is 'swish'"),
     ],
 )
@@ -184,3 +193,33 @@ def test_a_learner_of_another_package(tmp_path: Path, capsys: Capture, ridge: No
     assert answer_json(capsys, *train)["steps"] == 3
     output = answer_json(capsys, "fewshot", "evaluate", tmp_path / "ridge")
     assert output["protocol"]["label"] == "ridge regression" and output["steps"][0]["mean"] > 0.3
+
+
+def test_yardsticks_are_evaluated_and_tabulated(tmp_path: Path, capsys: Capture) -> None:
+    words = ["--config", "fewshot/bandit", "--run.folder", tmp_path, "--evaluate.episodes", "30", "--task.pulls", "4"]
+    for kind in ("ucb1", "oracle", "random-actions"):
+        answer(capsys, "fewshot", "train", *words, "--run.name", kind, "--learner.kind", kind)
+    content = answer_json(capsys, "fewshot", "evaluate", tmp_path / "ucb1")
+    protocol = content["protocol"]
+    assert protocol["tuned"]["split"] == "valid" and protocol["tuned"]["confidence"] in protocol["tuned"]["grid"]
+    assert len(content["steps"]) == len(content["regret"]) == 4 and 0 < content["return"]["mean"] < 4
+    assert sum(step["mean"] for step in content["steps"]) == pytest.approx(content["return"]["mean"])
+    assert "oracle, 30 tasks: return" in answer(capsys, "fewshot", "evaluate", tmp_path / "oracle")
+    answer(capsys, "fewshot", "evaluate", tmp_path / "random-actions")
+    runs = [tmp_path / kind for kind in ("ucb1", "oracle", "random-actions")]
+    shown = answer_json(capsys, "fewshot", "show", *runs, "--out", tmp_path / "out")
+    (table,) = shown["tables"]
+    assert table["title"] == "Return on bandit, 10 arms 4 pulls"
+    assert [row[0] for row in table["rows"]] == ["random actions", "UCB1", "oracle"]
+    assert table["rows"][1][1].startswith("confidence ")
+    assert load_fewshot(tmp_path / "out").pictures
+    example = json.loads(next((tmp_path / "oracle" / "examples").glob("*.json")).read_text())
+    acted = example["tasks"][0]["acted"][0]
+    means = example["tasks"][0]["parameters"]["means"]
+    assert example["kind"] == "trajectories" and acted["actions"] == [means.index(max(means))] * 4
+
+
+def test_environments_are_described(capsys: Capture) -> None:
+    assert "bandit: 10 arms 7 pulls" in answer(
+        capsys, "fewshot", "tasks", "--task.source", "bandit", "--task.pulls", "7"
+    )

@@ -10,6 +10,7 @@ from typing import Any
 from dynlm.evaluation.tables import markdown_rows, text_rows
 from dynlm.fewshot.report.curves import animate_fits, plot_errors, plot_strip
 from dynlm.fewshot.report.episode import plot_episode
+from dynlm.fewshot.report.returns import plot_regret, return_table, title_of
 from dynlm.fewshot.results import EpisodeScores, examples_of_runs, scores_of_runs
 from dynlm.report.fewshot_results import FILE, Table, load_fewshot
 from dynlm.runtime.parsing import write_json
@@ -33,11 +34,20 @@ _SINUSOID = {1: "0.67", 5: "0.38", 10: "0.35"}
 
 
 def tables_of(scores: Sequence[EpisodeScores]) -> list[Table]:
-    """Return a table of errors for each regression task, and one of accuracies for each source of images."""
-    by_task: dict[str, list[EpisodeScores]] = {}
+    """Return a table of errors for each regression task, one of accuracies for each source of images, and one of
+    returns for each kind of environments."""
+    return [
+        (return_table if of_task[0].is_return else _accuracies if of_task[0].is_accuracy else _errors)(of_task)
+        for of_task in _by_task(scores)
+    ]
+
+
+def _by_task(scores: Sequence[EpisodeScores]) -> list[list[EpisodeScores]]:
+    """Return the scores of each task source; of each size too where tasks are environments."""
+    by_task: dict[tuple[Any, ...], list[EpisodeScores]] = {}
     for one in scores:
-        by_task.setdefault(one.protocol["task"], []).append(one)
-    return [(_accuracies if of_task[0].is_accuracy else _errors)(of_task) for of_task in by_task.values()]
+        by_task.setdefault((one.protocol["task"], one.protocol.get("size")), []).append(one)
+    return list(by_task.values())
 
 
 def _accuracies(scores: Sequence[EpisodeScores]) -> Table:
@@ -126,7 +136,7 @@ def summarise(runs: Sequence[Path], out: Path, title: str | None = None) -> tupl
         pictures.append({"file": new[0].name, "title": heading, "alt": alt})
 
     curves = examples_of_runs(runs, "curves")
-    for task in dict.fromkeys(one.protocol["task"] for one in scores if not one.is_accuracy):
+    for task in dict.fromkeys(one.protocol["task"] for one in scores if one.protocol["metric"] == "mean squared error"):
         of_task = [one for one in scores if one.protocol["task"] == task]
         alt = f"Mean squared error against inner steps, of {', '.join(one.label for one in of_task)}."
         add(plot_errors(of_task, out / f"{task}-error"), f"Error against steps, {task}", alt)
@@ -139,6 +149,11 @@ def summarise(runs: Sequence[Path], out: Path, title: str | None = None) -> tupl
         for one in shown if len(shown) > 1 else []:
             run = one["protocol"]["run"].removeprefix(f"{task}-")
             files.append(animate_fits([one], out / f"{task}-{run}.gif"))
+    for of_task in _by_task([one for one in scores if one.adapts_while_acting and one.optimal_E is not None]):
+        protocol = of_task[0].protocol
+        alt = f"Regret against {protocol['unit']}s, of {', '.join(one.label for one in of_task)}."
+        stem = out / f"{protocol['task']}-{protocol['size']}-regret"
+        add(plot_regret(of_task, stem), f"Regret, {title_of(protocol)}", alt)
     for one in examples_of_runs(runs, "images"):
         if one["tasks"]:
             protocol = one["protocol"]
@@ -149,7 +164,7 @@ def summarise(runs: Sequence[Path], out: Path, title: str | None = None) -> tupl
             add(plot_episode(one, stem), heading, alt)
     content: dict[str, Any] = {
         "title": title or "Few-shot learning: " + ", ".join(dict.fromkeys(str(one.protocol["task"]) for one in scores)),
-        "text": "Learners that adapt to a task from a few labelled examples, scored on tasks that were not trained on.",
+        "text": "Learners that adapt to a task from a few examples or episodes, scored on tasks not trained on.",
         "tables": [vars(table) for table in tables],
         "pictures": pictures,
     }

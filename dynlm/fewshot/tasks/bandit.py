@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,7 +40,7 @@ class Bandit(ControlSource):
 
     @dataclass
     class Options(ControlSource.Options):
-        unit: ClassVar[str] = "pull"
+        unit = "pull"
 
         arms: int = bounded(10, 2, LARGEST_COUNT)
         """Arms of a bandit."""

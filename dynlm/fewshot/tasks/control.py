@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
@@ -28,10 +28,10 @@ class ControlSource(TaskSource):
     class Options(TaskSource.Options):
         """Which environments, and how many episodes of each."""
 
-        default_steps: ClassVar[int | None] = 3
-        unit: ClassVar[str] = "episode"
+        default_steps = 3
+        unit = "episode"
         """What an episode is called."""
-        has_oracle: ClassVar[bool] = True
+        has_oracle = True
         """Whether the best policy of a task is known."""
 
         queries: int = bounded(20, 1, LARGEST_COUNT)
@@ -57,4 +57,4 @@ def control_protocol(options: Any, *names: str) -> dict[str, Any]:
     about = {name: getattr(options, name) for name in (*names, "queries")}
     if "episodes" in about:  # The protocol's episodes are the tasks of an evaluation.
         about["task_episodes"] = about.pop("episodes")
-    return about | {"unit": options.unit}
+    return about | {"unit": options.unit, "size": options.size_label()}

@@ -26,8 +26,8 @@ class Curves(LabelledSource):
 
     @dataclass
     class Options(LabelledSource.Options):
-        is_regression: ClassVar[bool] = True
-        default_steps: ClassVar[int | None] = 10
+        is_regression = True
+        default_steps = 10
 
         def size_label(self) -> str:
             return f"{self.shots}-points"

@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -107,8 +107,9 @@ class TaskSource(ABC):
         """Which tasks, and how much of each a learner adapts to and is scored on."""
 
         SECTION, COMMON, REGISTRY = "task", "source shots queries", SOURCES
-        default_steps: ClassVar[int | None] = None
-        """Inner steps of gradient learners in evaluation; None: those of training."""
+        # Not annotated, as what follows in subclasses: these are no options.
+        default_steps = 0
+        """Inner steps of gradient learners in evaluation; 0: those of training."""
 
         source: str = "glyphs"
         """glyphs, omniglot, imagefolder, cubic, sinusoid, bandit, tabular, navigation, gymnasium, or one that another
@@ -164,7 +165,7 @@ class LabelledSource(TaskSource):
     class Options(TaskSource.Options):
         """Which tasks, and how many examples their support and query sets have."""
 
-        is_regression: ClassVar[bool] = False
+        is_regression = False
 
         shots: int = bounded(1, 1, LARGEST_COUNT)
         """Support examples of each class, or points of a curve."""
