@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynlm.cli.command import Argument, Option, command, is_quiet, open_run, print_answer
 from dynlm.runtime.perplexity import format_perplexity
+from dynlm.runtime.text import printable
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -23,7 +24,6 @@ def _corpus(options: Namespace, config: Config) -> int:
     dynlm corpus --corpus.path wikitext-2/ --json
     """
     from dynlm.data.articles import describe, open_source
-    from dynlm.runtime.text import printable
 
     source = open_source(config.corpus)
     counts, left = describe(source), source.skipped
@@ -148,8 +148,11 @@ def _rows_of_rule(done: Mapping[str, Any]) -> Iterator[str]:
     said = {"start": f"at the start ({begun})", "halfway": "halfway", "learned": "as learned"}
     nats = ", ".join(f"{value:.4f} {said[when]}" for when, value in done["tuning_nats_per_token"].items())
     yield f"on the tuning articles, nats per token: {nats}; kept: {done['kept']}"
-    yield f"learned on {done['tokens']:,} tokens: {done['passes']:.2f} passes over the articles kept for it"
-    if done["passes"] > 1 and done["reset"] == "stream":
+    further = done.get("texts", [])[1:]
+    passes = [f"{done['passes']:.2f} passes over the articles kept for it"]
+    passes += [f"{text['passes']:.2f} over {printable(text['text'])}" for text in further]
+    yield f"learned on {done['tokens']:,} tokens{' in equal shares' if further else ''}: {', '.join(passes)}"
+    if max(done["passes"], *(text["passes"] for text in further), 0) > 1 and done["reset"] == "stream":
         yield "note: after the first pass the memory met articles that it had learned from before"
 
 

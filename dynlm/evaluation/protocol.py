@@ -72,7 +72,7 @@ def scoring_protocol(
     rule, cache, mixture = dynamic_model.rule, dynamic_model.cache, dynamic_model.mixture
     protocol: dict[str, Any] = {
         "run": run.path.name,
-        "variant": variant_name(dynamic_model) + ("" if memory.article_boundaries else ", no boundaries"),
+        "variant": variant_name(dynamic_model) + ("" if memory.article_boundaries else " without boundaries"),
         "level": rule.level,
         "rule": {"name": rule.name, "rates": rule.describe()},
         "reset": dynamic_model.reset,

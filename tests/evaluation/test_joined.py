@@ -87,7 +87,7 @@ def test_losses_are_those_of_the_articles_concatenated_by_hand(
     assert len(np.unique(read.segment)) == -(-len(nats) // 20)
     assert (read.distance is None) == (memory["rule"] == "none") == (read.reset_share is None)
     comparison = compare([told, read])
-    assert [each.label for each in comparison.variants] == [told.variant, f"{told.variant}, no boundaries"]
+    assert [each.label for each in comparison.variants] == [told.variant, f"{told.variant} without boundaries"]
     statement = str(comparison.variants[1].protocol["statement"])
     assert "the articles are read as one text" in statement and "afresh with each article" not in statement
     assert read.protocol["article_boundaries"] is False and "article_boundaries" not in told.protocol
@@ -223,6 +223,6 @@ def test_the_command_line(tuned_copy: Run, capsys: pytest.CaptureFixture[str]) -
     command = ["score", str(tuned_copy.folder), "--memory.rule", "meta", "--memory.article_boundaries", "false"]
     assert main([*command, "--articles", "1-4"]) == 0
     out = capsys.readouterr().out
-    assert "meta, no boundaries" in out and "read as one text" in " ".join(out.split())
+    assert "meta without boundaries" in out and "read as one text" in " ".join(out.split())
     assert main([*command, "--memory.reset", "article"]) == 2
     assert "memory.reset is 'article'" in capsys.readouterr().err

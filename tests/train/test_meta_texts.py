@@ -161,7 +161,7 @@ def test_finetuning_and_a_gate_read_one_text(tuned_copy: Run) -> None:
     assert (
         done["reset"] == "stream-joined" and len(opened(tuned_copy.folder, gated).split("meta").ids_N) == done["tokens"]
     )
-    assert scored(tuned_copy.folder, gated)[1].variant == "rms + gated cache, no boundaries"
+    assert scored(tuned_copy.folder, gated)[1].variant == "rms + gated cache without boundaries"
 
 
 @pytest.mark.parametrize("boundaries", [True, False])
@@ -228,3 +228,5 @@ def test_a_checkpoint_of_other_texts_is_refused(
     assert "this checkpoint was made with the text [" in capsys.readouterr().err
     changed.write_text(content)
     assert run(*named) == 0
+    said = capsys.readouterr().out
+    assert "learned on 700 tokens in equal shares: " in said and f" over {texts[1]}\n" in said
