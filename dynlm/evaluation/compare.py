@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -146,16 +146,16 @@ def reading_text(protocol: Mapping[str, Any]) -> str:
 
 
 def unique_labels(scores: Sequence[Scores]) -> list[str]:
-    """Return the variants' labels, to equal ones of which context, reset policy, order, run and a number are added."""
+    """Return the variants' labels; equal ones are told apart by what differs among them, else by numbers.
+
+    That is their context, reset policy and order, then the memory's options, then the run.
+    """
     labels = [printable(each.variant) for each in scores]
-    templates = {"reading": "{label}, {value}", "reset": "{label}, {value}", "order": "{label}, {value}"}
-    templates |= {"run": "{value}: {label}"}
-    for key, template in templates.items():
-        marked = []
-        for label, each in zip(labels, scores, strict=True):
-            value = each.protocol.get(key) or ("in order" if key == "order" else None)
-            value = (reading_text(each.protocol) or None) if key == "reading" else value
-            marked.append(label if value is None else template.format(label=label, value=printable(str(value))))
+    for describe, template in _MARKS:
+        marked = [
+            template.format(label=label, mark=printable(mark)) if mark else label
+            for label, mark in zip(labels, describe(labels, scores), strict=True)
+        ]
         # A mark that all equal labels share tells none of them apart.
         marks = {label: {m for m, other in zip(marked, labels, strict=True) if other == label} for label in labels}
         labels = [m if len(marks[label]) > 1 else label for m, label in zip(marked, labels, strict=True)]
@@ -165,6 +165,38 @@ def unique_labels(scores: Sequence[Scores]) -> list[str]:
             seen[label] += 1
             labels[index] = f"{label} #{seen[label]}"
     return labels
+
+
+def _of_protocols(key: str, default: str = "") -> Callable[[Sequence[str], Sequence[Scores]], list[str]]:
+    """Return a function that returns the protocols' values of ``key`` as text."""
+    return lambda labels, scores: [str(each.protocol.get(key) or default) for each in scores]
+
+
+def _memory_differences(labels: Sequence[str], scores: Sequence[Scores]) -> list[str]:
+    """Return each variant's memory options that differ among those with its label, such as "lora_rank 16"."""
+    options = []
+    for each in scores:
+        found = each.protocol.get("options")
+        memory = found.get("memory") if isinstance(found, dict) else None
+        options.append(memory if isinstance(memory, dict) else {})
+    described = []
+    for label, own in zip(labels, options, strict=True):
+        others = [other for other_label, other in zip(labels, options, strict=True) if other_label == label]
+        unused = [name for name in own if name.startswith("lora_") and not own.get("lora_rank")]
+        differing = [name for name in own if any(other.get(name) != own[name] for other in others)]
+        shown = [name for name in differing if name not in unused and own[name] not in (None, False)]
+        described.append(", ".join(f"{name} {own[name]}" for name in shown))
+    return described
+
+
+_MARKS = (
+    (lambda labels, scores: [reading_text(each.protocol) for each in scores], "{label}, {mark}"),
+    (_of_protocols("reset"), "{label}, {mark}"),
+    (_of_protocols("order", "in order"), "{label}, {mark}"),
+    (_memory_differences, "{label}, {mark}"),
+    (_of_protocols("run"), "{mark}: {label}"),
+)
+"""What tells equal labels apart, one after the other."""
 
 
 def bootstrap_counts(articles: int, resamples: int, seed: int) -> np.ndarray | None:

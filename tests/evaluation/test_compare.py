@@ -140,6 +140,19 @@ def test_equal_labels_are_made_unique():
     assert labels == ["rms", "a: rms", "b: rms #1", "b: rms #2"]
 
 
+def test_equal_labels_are_told_apart_by_the_options_that_differ():
+    def with_memory(**memory):
+        return relabelled(small("adam", [1] * 6), options={"memory": {"rule": "adam", "segment": 5, **memory}})
+
+    full, low, lower = with_memory(lora_rank=0), with_memory(lora_rank=8, lr=0.1), with_memory(lora_rank=4, lr=0.1)
+    assert unique_labels([low, lower]) == ["adam, lora_rank 8", "adam, lora_rank 4"]
+    assert unique_labels([full, low, relabelled(full, options="damaged")])[1:] == [
+        "adam, rule adam, segment 5, lora_rank 8, lr 0.1",
+        "adam",
+    ]
+    assert unique_labels([full, with_memory(lora_rank=0, lora_factors="AB", lr=0.2)]) == ["adam", "adam, lr 0.2"]
+
+
 def test_one_rule_under_two_reset_policies_is_labelled_by_them():
     stream, article = (relabelled(small("rms", [1] * 6), run="a", reset=reset) for reset in ("stream", "article"))
     assert unique_labels([stream, article]) == ["rms, stream", "rms, article"]
