@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +185,7 @@ def _open_rule(store: MemoryStore, memory: MemoryOptions) -> Rule:
     for option in kind.searched:
         if constants[option] is None:
             constants[option] = tuned.get(option)
+            _check_tuned_beside(tuned, constants, option, kind.searched)
         if constants[option] is None:
             what = f"{memory.rule} has no memory.{option} and was not tuned for reset {memory.policy!r}"
             raise UserError(what, store.folder, f"give --memory.{option} or {do}")
@@ -193,6 +194,16 @@ def _open_rule(store: MemoryStore, memory: MemoryOptions) -> Rule:
     if needed.segment is not None and tuned.get("segment", memory.segment) != memory.segment:
         do = f"choose --memory.segment {tuned['segment']}, which it was tuned with, or {do}"
     return kind.build(dynamic, constants, _statistics_of(store, dynamic, needed, do))
+
+
+def _check_tuned_beside(
+    tuned: Mapping[str, Any], constants: Mapping[str, Any], option: str, searched: Container[str]
+) -> None:
+    """Raise UserError where a tuned constant is to be used beside others than those that it was tuned beside."""
+    for name, value in constants.items():
+        if name not in searched and name in tuned and tuned[name] != value:
+            what = f"memory.{option} was tuned with memory.{name} {tuned[name]}, and memory.{name} is {value}"
+            raise UserError(what, do=f"give --memory.{name} {tuned[name]}, or --memory.{option} too")
 
 
 def open_cache(store: MemoryStore, memory: MemoryOptions) -> Cache | None:

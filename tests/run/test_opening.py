@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from dynlm.adapt.options import StepOptions
+from dynlm.adapt.options import MemoryOptions, StepOptions
 from dynlm.adapt.rules.elementwise import LEVEL_1, Rates
 from dynlm.errors import UserError
 from dynlm.run.folder import TrainedModel, load_model
@@ -31,6 +31,17 @@ def test_options_go_before_tuned_rates(tuned_run: Run, trained: TrainedModel) ->
     assert set(given.rule.rates.values()) == {Rates(0.25, tuned["decay"])}
     zero = open_dynamic_model(tuned_run.folder, trained, StepOptions(lr=0.0, decay=0.0))
     assert set(zero.rule.rates.values()) == {Rates(0.0, 0.0)}
+
+
+def test_a_tuned_rate_is_not_used_beside_other_moments(tuned_copy: Run, trained: TrainedModel) -> None:
+    store = MemoryStore(tuned_copy.folder, trained)
+    store.save_tuned("adam", "stream", {"lr": 0.01, "beta1": 0.5, "beta2": 0.99, "decay": 0.0})
+    default = MemoryOptions.select({"rule": "adam"})(rule="adam")
+    with pytest.raises(UserError, match=r"memory\.lr was tuned with memory\.beta1 0\.5, and memory\.beta1 is 0\.9"):
+        open_dynamic_model(tuned_copy.folder, trained, default)
+    same = open_dynamic_model(tuned_copy.folder, trained, default.replace(beta1=0.5))
+    assert set(same.rule.rates.values()) == {Rates(0.01, 0.0)}
+    assert open_dynamic_model(tuned_copy.folder, trained, default.replace(lr=0.02)).rule.moments.beta1 == 0.9
 
 
 def test_only_the_tensors_named_move(tuned_run: Run, trained: TrainedModel) -> None:
