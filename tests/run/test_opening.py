@@ -66,7 +66,7 @@ def test_level_1_needs_nothing(trained_run: Run, trained: TrainedModel) -> None:
         ({"rule": "sgd", "lora_rank": 2}, "--memory.rule sgd --memory.reset stream --memory.lora_rank 2` first"),
         ({"rule": "sgd+decay", "lr": 0.1}, "has no memory.decay"),
         ({"rule": "rms", "lr": 0.1, "decay": 0.1}, "has no memory.epsilon"),
-        ({"rule": "rms", "lr": 0.1, "decay": 0.1, "epsilon": 0.1}, "no gradient statistics yet"),
+        ({"rule": "rms", "lr": 0.1, "decay": 0.1, "epsilon": 0.1}, "no gradient statistics R yet"),
         ({"rule": "meta"}, "no learned memory 'meta' for reset 'stream'"),
         ({"rule": "meta", "lr": 0.1}, "memory.lr does not go with memory.rule meta"),
     ],
