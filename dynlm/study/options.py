@@ -45,15 +45,15 @@ class StudyConfig(Section):
     """Which variants are read, how, on which articles, and what they are compared with."""
 
     SECTION = "study"
-    COMMON = "name variants resets orders split articles tune baselines pairs base_seeds meta_seeds"
+    COMMON = "name variants resets orders split articles tune baselines base_seeds meta_seeds"
 
     name: str = "study"
     """Its folder within the run's. Another text needs a study of another name."""
     variants: list[dict[str, Any]] | None = None
     """Each variant: its name, and the options in which it differs (memory: {rule: rms}), section by section. Unset:
     level 1, rms and meta; for a transformer static weights with disjoint windows, static weights, and its memory.
-    ``over``: another variant that its gain is given over, too, such as the one that differs in nothing but the rule.
-    ``run``: static weights of another run beside this one, with the same tokenizer and training text."""
+    ``over``: another variant that its gain is given over too. ``run``: static weights of another run beside this one,
+    with the same tokenizer and training text."""
     resets: list[Reset] | None = None
     """Reset policies that variants are tuned for and read under; one that sets memory.reset is read under that one.
     Unset: both."""
@@ -70,7 +70,7 @@ class StudyConfig(Section):
     """Whether to train, tune and learn what is not there yet; false takes what the run holds."""
     baselines: list[str] | None = None
     """Variants over which gains are given, each under its better reset policy; unset: level 1 and rms, where named. A
-    gain never includes that of another context: it is over static weights with the same one."""
+    gain of a memory is over static weights with its own context."""
     pairs: list[str] | None = None
     """LOWER:HIGHER variants that are compared word by word; unset: level 1:rms and rms:meta, where named."""
     base_seeds: list[int] | None = bounded(None, 0, LARGEST_SEED)
