@@ -241,7 +241,7 @@ def test_every_rule_of_a_run_is_checked_alone_cached_and_mixed(tuned_run: Run) -
     checks = check_every_rule(opened(tuned_run.folder, tuned_run.config), "valid", places=4, tokens=60)
     assert not broken(checks)
     reported = {check.promise.partition(":")[0] for check in checks}
-    rules = rules_of(opened(tuned_run.folder, tuned_run.config), "stream")
+    rules = rules_of(opened(tuned_run.folder, tuned_run.config), tuned_run.config.memory.replace(reset="stream"))
     assert rules == [("none", ""), ("sgd", ""), ("rms", ""), ("meta", "meta")]
     assert {
         f"{rule}{named}" for rule in ("rms", "meta") for named in ("", " with a cache", " without regret")
