@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dynlm.fewshot.control.environments import Environments
@@ -20,6 +21,7 @@ from dynlm.fewshot.learners.learner import Generators, Learned, Learner, Supervi
 from dynlm.fewshot.learners.policy import PolicyLearner
 from dynlm.fewshot.options import FewShotOptions
 from dynlm.fewshot.protocol import protocol
+from dynlm.fewshot.tasks.bandit import BanditEnvironments
 from dynlm.fewshot.tasks.regression import Curves
 from dynlm.fewshot.tasks.source import Episodes, TaskSource, seeded, task_generator, task_sampler
 
@@ -27,6 +29,8 @@ from dynlm.fewshot.tasks.source import Episodes, TaskSource, seeded, task_genera
 EXAMPLES, EXAMPLE_ADAPTATION = 12, 13
 _GRID_POINTS = 121
 _QUERIES_SHOWN = 6
+_COPIES = 200
+"""Copies of a bandit in which it is counted how often each arm is pulled."""
 
 
 def examples(learner: Learner, learned: Learned, source: TaskSource, options: FewShotOptions) -> dict[str, Any]:
@@ -110,7 +114,7 @@ def _acted(
         else:
             acted = learner.lifetime(learned, adapted, randomness)
         shown.append((adapted.step, acted.trajectories))
-    about = [
+    about: list[dict[str, Any]] = [
         {
             "parameters": {name: _rounded(tensor[task]) for name, tensor in tasks.parameters.items()},
             "acted": [
@@ -126,6 +130,12 @@ def _acted(
         }
         for task in range(tasks.tasks)
     ]
+    if not learner.takes_steps and isinstance(tasks, BanditEnvironments):
+        (adapted,) = learner.adapt(learned, tasks, 0, generators)
+        actions_NTE = learner.lifetime(learned, adapted, randomness, _COPIES).trajectories.actions_NTE
+        shares_NTA = F.one_hot(actions_NTE, learner.problem.num_actions).double().mean(2)
+        for task, one in enumerate(about):  # How many of the copies pull each arm (N, A).
+            one |= {"copies": _COPIES, "shares": _rounded(shares_NTA[:, task])}
     return {"kind": "trajectories", "horizon": learner.problem.horizon, "tasks": about}
 
 

@@ -39,7 +39,7 @@ class MetaTraining:
 
     def __init__(self, options: FewShotOptions, source: TaskSource, learner: Learner, learned: Learned):
         self.options, self.source, self.learner = options, source, learner
-        self.environment_steps = 0
+        self.environment_steps = self.updates = 0
         self.steps, self.window, self.logged = 0, list[tuple[float, float]](), (math.nan, math.nan)
         self._began = time.monotonic(), time.process_time()
         self._start(learned)
@@ -63,20 +63,26 @@ class MetaTraining:
         return Learned(self.average or {name: t.detach() for name, t in self.meta.items()}, self.buffers)
 
     def step(self, bar: tqdm) -> None:
-        """Take one meta-step, and log the mean of the last ones where that is due. Raises UserError on divergence."""
+        """Take one meta-step, all steps of the optimiser on one batch of tasks, and log where that is due.
+
+        Raises UserError on divergence.
+        """
         config, seed = self.options.train, self.options.run.seed
         progress, generator = self.steps / config.steps, seeded(seed, EPISODES, self.steps)
         tasks = self.source.batch("train", True, config.tasks, generator)
         learned = Learned(self.meta, self.buffers)
-        done = self.learner.meta_step(learned, tasks, progress, seeded(seed, INNER, self.steps))
-        self.buffers = done.buffers
-        self.environment_steps += done.environment_steps
-        norm = self.update(done.gradients, lr_at(progress, config))
-        self.window.append((done.loss, done.score))
+        results, norm = list[tuple[float, float]](), math.nan
+        for done in self.learner.meta_steps(learned, tasks, progress, seeded(seed, INNER, self.steps)):
+            self.buffers = done.buffers
+            self.environment_steps += done.environment_steps
+            norm = self.update(done.gradients, lr_at(progress, config))
+            results.append((done.loss, done.score))
+        self.steps += 1
+        self.window.append(_mean(results))
         bar.update()
         if self.steps % config.log_every and self.steps < config.steps:
             return
-        loss, score = (sum(values) / len(self.window) for values in zip(*self.window, strict=True))
+        loss, score = _mean(self.window)
         if not math.isfinite(loss) or not math.isfinite(norm):
             do = "lower train.rate or learner.inner_rate, or set train.clip"
             raise UserError("training diverged: the loss is not finite", f"step {self.steps}", do)
@@ -97,9 +103,9 @@ class MetaTraining:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         self._optimizer.step()
-        self.steps += 1
+        self.updates += 1
         # The average of all steps so far at first, so that the initial values do not stay in it.
-        share = max(1 - config.average, 1 / self.steps)
+        share = max(1 - config.average, 1 / self.updates)
         with torch.no_grad():
             for name, mean in self.average.items():
                 mean.lerp_(self.meta[name], share)
@@ -114,6 +120,7 @@ class MetaTraining:
             tensors |= {f"{_STATE}{key}.{name}": value for key, value in state.items()}
         values: dict[str, Any] = dict(zip(("seconds", "cpu_seconds"), self.seconds, strict=True))
         values |= {"window": self.window, "logged": self.logged, "environment_steps": self.environment_steps}
+        values["updates"] = self.updates
         return State(tensors, {"step": self.steps, **values})
 
     def load_state_dict(self, state: State) -> None:
@@ -130,7 +137,14 @@ class MetaTraining:
         loss, score = values["logged"]
         self.steps, self.logged, self.window = values["step"], (loss, score), [(a, b) for a, b in values["window"]]
         self.environment_steps = values.get("environment_steps", 0)
+        self.updates = values.get("updates", self.steps)
         self._began = self._began[0] - values["seconds"], self._began[1] - values["cpu_seconds"]
+
+
+def _mean(pairs: list[tuple[float, float]]) -> tuple[float, float]:
+    """Return the means of the first and of the second numbers."""
+    loss, score = (sum(values) / len(pairs) for values in zip(*pairs, strict=True))
+    return loss, score
 
 
 def train(options: FewShotOptions, quiet: bool = False) -> dict[str, Any]:

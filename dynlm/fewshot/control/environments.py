@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dynlm.fewshot.control.policies import NO_ACTION, Policy, Seen
@@ -59,12 +58,17 @@ class ControlProblem:
         They are the observation, the last action (one-hot if discrete, zeros before the first), the last reward, and 1
         where an episode has just ended (Duan et al. 2016, arXiv 1611.02779, section 2.2).
         """
-        actions = seen.actions
+        first = self.observation_size
+        numbers = seen.observations.new_zeros(*seen.rewards.shape, self.seen_size)
+        numbers[..., :first] = seen.observations
         if self.num_actions:
-            # One class more, which is cut off, for "no action".
-            actions = F.one_hot(actions.clamp_min(0), self.num_actions) * (actions != NO_ACTION)[..., None]
-        numbers = [actions, seen.rewards[..., None], seen.ended[..., None]]
-        return torch.cat([seen.observations, *(each.to(seen.observations) for each in numbers)], -1)
+            index = seen.actions[..., None].clamp_min(0) + first
+            numbers.scatter_(-1, index, (seen.actions != NO_ACTION)[..., None].to(numbers))
+        else:
+            numbers[..., first:-2] = seen.actions
+        numbers[..., -2] = seen.rewards
+        numbers[..., -1] = seen.ended
+        return numbers
 
 
 class Step(NamedTuple):

@@ -58,7 +58,8 @@ class Randomness:
 
     def categorical(self, logits_TEN: Tensor) -> Tensor:
         """Return indices (T, E) drawn with probability softmax(logits) along the last axis."""
-        cumulative_TEN = logits_TEN.softmax(-1).cumsum(-1)
+        # torch's softmax over few classes takes several times as long; the sum scales what is drawn.
+        cumulative_TEN = (logits_TEN - logits_TEN.amax(-1, keepdim=True)).exp().cumsum(-1)
         # Scaled by the last sum, which rounding may leave below 1: the index is then always one of the N.
         drawn_TE1 = self.uniform(*logits_TEN.shape[1:-1], 1).to(logits_TEN) * cumulative_TEN[..., -1:]
         return (cumulative_TEN <= drawn_TE1).sum(-1).clamp_max(logits_TEN.shape[-1] - 1)

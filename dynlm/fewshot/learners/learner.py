@@ -100,8 +100,8 @@ class Learner(ABC):
 
         kind: str = "maml"
         """maml, fomaml, anil, meta-sgd, maml++, reptile, prototypes, lstm-reader, lstm-optimiser, random,
-        nearest-neighbour; random-actions, greedy, epsilon-greedy, ucb1, thompson, gittins, psrl, opsrl,
-        epsilon-greedy-q, oracle; or one that another package registers (entry points dynlm.learners)."""
+        nearest-neighbour; rl2, meta-parameters; random-actions, greedy, epsilon-greedy, ucb1, thompson, gittins, psrl,
+        opsrl, epsilon-greedy-q, oracle; or one that another package registers (entry points dynlm.learners)."""
 
     def __init__(self, options: Any, problem: Any):
         self.options, self.problem = options, problem
@@ -137,6 +137,16 @@ class Learner(ABC):
     def meta_step(self, learned: Learned, tasks: Any, progress: float, generator: torch.Generator) -> MetaStep:
         """Return the meta-gradients of a batch of tasks, at ``progress`` (0 to 1) of the training."""
         raise NotImplementedError(f"{self.label} is not trained")
+
+    def meta_steps(
+        self, learned: Learned, tasks: Any, progress: float, generator: torch.Generator
+    ) -> Iterator[MetaStep]:
+        """Yield what the optimiser takes a step with, one after another, on one batch of tasks: ``meta_step`` once.
+
+        A learner that goes over its batch several times, such as PPO, yields as often. The optimiser changes the
+        tensors of ``learned.meta`` in place before it asks for the next.
+        """
+        yield self.meta_step(learned, tasks, progress, generator)
 
     def protocol(self) -> dict[str, Any]:
         """Return what a score has to be reported with."""

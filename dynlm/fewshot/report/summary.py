@@ -10,6 +10,7 @@ from typing import Any
 from dynlm.evaluation.tables import markdown_rows, text_rows
 from dynlm.fewshot.report.curves import animate_fits, plot_errors, plot_strip
 from dynlm.fewshot.report.episode import plot_episode
+from dynlm.fewshot.report.pulls import plot_pulls, pulls_of
 from dynlm.fewshot.report.returns import plot_regret, return_table, title_of
 from dynlm.fewshot.results import EpisodeScores, examples_of_runs, scores_of_runs
 from dynlm.report.fewshot_results import FILE, Table, load_fewshot
@@ -154,6 +155,11 @@ def summarise(runs: Sequence[Path], out: Path, title: str | None = None) -> tupl
         alt = f"Regret against {protocol['unit']}s, of {', '.join(one.label for one in of_task)}."
         stem = out / f"{protocol['task']}-{protocol['size']}-regret"
         add(plot_regret(of_task, stem), f"Regret, {title_of(protocol)}", alt)
+    for of_task in pulls_of(examples_of_runs(runs, "trajectories")):
+        protocol = of_task[0]["protocol"]
+        alt = f"How often each arm is pulled over time, by {', '.join(one['protocol']['label'] for one in of_task)}."
+        stem = out / f"{protocol['task']}-{protocol['size']}-pulls"
+        add(plot_pulls(of_task, stem), f"Pulls over time, {title_of(protocol)}", alt)
     for one in examples_of_runs(runs, "images"):
         if one["tasks"]:
             protocol = one["protocol"]
