@@ -154,7 +154,7 @@ def test_a_resumed_training_equals_a_whole_one(tmp_path: Path, monkeypatch: pyte
         patch.setattr(Rl2, "loss", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(broken, quiet=True)
-    assert [path.name for path in (tmp_path / "broken" / "checkpoints").iterdir()] == ["step-00000006.safetensors"]
+    assert max((tmp_path / "broken" / "checkpoints").iterdir()).name == "step-00000006.safetensors"
     train(broken, quiet=True)
     one, other = (load_tensors(tmp_path / name / "learner.safetensors")[0] for name in ("whole", "broken"))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
@@ -176,13 +176,10 @@ def test_a_short_training_beats_random_actions(tmp_path: Path) -> None:
 
 def test_a_continuous_policy_learns(tmp_path: Path) -> None:
     """Navigation in five steps: the return of random actions is about -2."""
-    options = options_in(tmp_path, "point", train={"steps": 40, "tasks": 100, "rate": 0.01, "average": 0.0})
-    options.task = SOURCES["navigation"].Options(horizon=5, episodes=4)
-    before = {"steps": 0}
     means = []
-    for name, changed in (("before", before), ("after", {})):
-        one = options_in(tmp_path, name, train={"tasks": 100, "rate": 0.01, "average": 0.0, "steps": 40, **changed})
-        one.task = options.task
+    for name, steps in (("before", 0), ("after", 40)):
+        one = options_in(tmp_path, name, train={"tasks": 100, "rate": 0.01, "average": 0.0, "steps": steps})
+        one.task = SOURCES["navigation"].Options(horizon=5, episodes=4)
         train(one, quiet=True)
         source, learner = one.create()
         learned, _ = load_learned(one.run.path, learner)

@@ -37,34 +37,35 @@ def initial_gru(inputs: int, width: int, generator: torch.Generator) -> GruWeigh
     return GruWeights(*drawn, torch.zeros(3 * width), torch.zeros(3 * width))
 
 
-def gru_step(projected_B3H: Tensor, hidden_BH: Tensor, weights: GruWeights) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the next (hidden state, gates (B, 2H), candidate, recurrent part of the candidate), all but gates (B, H).
+def gru_step(projected_3HB: Tensor, hidden_HB: Tensor, weights: GruWeights) -> tuple[Tensor, ...]:
+    """Return the next (hidden state, reset gate, update gate, candidate, recurrent part of the candidate), each (H, B).
 
-    ``projected_B3H`` is ``project`` of the inputs. With reset gate r and update gate z (Cho et al. 2014, arXiv
+    ``projected_3HB`` is ``project`` of the inputs. With reset gate r and update gate z (Cho et al. 2014, arXiv
     1406.1078, in the variant of ``torch.nn.GRU``, whose reset gate multiplies the product and not the state):
 
         n = tanh(W_n x + r * (U_n h)),    h' = n + z * (h - n)
     """
-    width = hidden_BH.shape[1]
-    recurrent_B3H = torch.addmm(weights.recurrent_bias, hidden_BH, weights.recurrent.T)
-    product_BH = recurrent_B3H[:, 2 * width :]
-    gates_B2H = (projected_B3H[:, : 2 * width] + recurrent_B3H[:, : 2 * width]).sigmoid_()
-    candidate_BH = torch.addcmul(projected_B3H[:, 2 * width :], gates_B2H[:, :width], product_BH).tanh_()
-    return torch.lerp(candidate_BH, hidden_BH, gates_B2H[:, width:]), gates_B2H, candidate_BH, product_BH
+    width = len(hidden_HB)
+    recurrent_3HB = torch.addmm(weights.recurrent_bias[:, None], weights.recurrent, hidden_HB)
+    product_HB = recurrent_3HB[2 * width :]
+    gates_2HB = (projected_3HB[: 2 * width] + recurrent_3HB[: 2 * width]).sigmoid_()
+    reset_HB, update_HB = gates_2HB[:width], gates_2HB[width:]
+    candidate_HB = torch.addcmul(projected_3HB[2 * width :], reset_HB, product_HB).tanh_()
+    return torch.lerp(candidate_HB, hidden_HB, update_HB), reset_HB, update_HB, candidate_HB, product_HB
 
 
 def project(x_BF: Tensor, weights: GruWeights) -> Tensor:
-    """Return the inputs' part of the gates and the candidate (B, 3H)."""
-    return torch.addmm(weights.input_bias, x_BF, weights.input.T)
+    """Return the inputs' part of the gates and the candidate (3H, B)."""
+    return torch.addmm(weights.input_bias[:, None], weights.input, x_BF.T)
 
 
 def gru_sequence(x_NBF: Tensor, weights: GruWeights) -> Tensor:
-    """Return the states after each input (N, B, H), from a state of zeros; differentiable in the weights, once.
+    """Return the states after each input (N, H, B), from a state of zeros; differentiable in the weights, once.
 
     Forward and backward pass are written out: torch's own, step by step with autograd, takes several times as long.
     """
-    hidden_NBH: Tensor = _Sequence.apply(x_NBF, *weights)
-    return hidden_NBH
+    states_NHB: Tensor = _Sequence.apply(x_NBF, *weights)
+    return states_NHB
 
 
 class _Sequence(torch.autograd.Function):
@@ -72,13 +73,12 @@ class _Sequence(torch.autograd.Function):
     def forward(ctx: Any, x_NBF: Tensor, *tensors: Tensor) -> Tensor:
         weights = GruWeights(*tensors)
         (steps, batch, _), width = x_NBF.shape, weights.recurrent.shape[1]
-        hidden_BH = x_NBF.new_zeros(batch, width)
         # States from before the first step to after the last.
-        states = x_NBF.new_zeros(steps + 1, batch, width)
+        states = x_NBF.new_zeros(steps + 1, width, batch)
         kept = []
-        for step in range(steps):
-            hidden_BH, *others = gru_step(project(x_NBF[step], weights), hidden_BH, weights)
-            states[step + 1] = hidden_BH
+        for step, x_BF in enumerate(x_NBF):
+            hidden_HB, *others = gru_step(project(x_BF, weights), states[step], weights)
+            states[step + 1] = hidden_HB
             kept.append(others)
         ctx.save_for_backward(x_NBF, weights.recurrent, states)
         ctx.kept = kept
@@ -86,34 +86,30 @@ class _Sequence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        (upper_NBH,), (x_NBF, recurrent, states) = gradients, ctx.saved_tensors
+        (upper_NHB,), (x_NBF, recurrent, states) = gradients, ctx.saved_tensors
         (steps, batch, inputs), width = x_NBF.shape, recurrent.shape[1]
-        reordered = torch.cat([recurrent[2 * width :], recurrent[: 2 * width]])
-        # Gradients of the candidate's recurrent part, reset gate, update gate and candidate, so that both those of the
-        # recurrent product (first three) and those of the inputs' (last three) are one block.
-        blocks_NB4H = x_NBF.new_empty(steps, batch, 4 * width)
-        carried_BH = x_NBF.new_zeros(batch, width)
+        transposed = torch.cat([recurrent[2 * width :], recurrent[: 2 * width]]).T.contiguous()
+        # The gradients of the candidate's recurrent part, reset gate, update gate and candidate, in this order, so that
+        # those of the recurrent product (the first three) and those of the inputs' (the last three) are one block each.
+        block = x_NBF.new_empty(4 * width, batch)
+        of_recurrent, of_inputs = block[: 3 * width], block[width:]
+        product, reset, update, candidate = block.split(width)
+        carried_HB = x_NBF.new_zeros(width, batch)
+        recurrent_sum, input_sum = x_NBF.new_zeros(3 * width, width), x_NBF.new_zeros(3 * width, inputs)
+        bias_sum = x_NBF.new_zeros(4 * width)
         for step in reversed(range(steps)):
-            gates_B2H, candidate_BH, product_BH = ctx.kept[step]
-            reset_BH, update_BH = gates_B2H[:, :width], gates_B2H[:, width:]
-            product, reset, update, candidate = blocks_NB4H[step].split(width, 1)
-            gradient_BH = carried_BH.add_(upper_NBH[step])
-            kept_BH = gradient_BH * update_BH
-            _tanh_backward(gradient_BH - kept_BH, candidate_BH, grad_input=candidate)
-            torch.mul(candidate, reset_BH, out=product)
-            _sigmoid_backward(candidate * product_BH, reset_BH, grad_input=reset)
-            change_BH = (states[step] - candidate_BH).mul_(gradient_BH)
-            _sigmoid_backward(change_BH, update_BH, grad_input=update)
-            carried_BH = torch.addmm(kept_BH, blocks_NB4H[step, :, : 3 * width], reordered)
-        blocks = blocks_NB4H.flatten(0, 1)
-        of_recurrent = blocks[:, : 3 * width].T @ states[:-1].flatten(0, 1)
-        of_input = blocks[:, width:].T @ x_NBF.reshape(-1, inputs)
-        bias = blocks.sum(0)
-        order = (width, 2 * width)  # Product, then both gates: back to both gates, then the product.
-        return (
-            None,
-            of_input,
-            torch.cat(of_recurrent.split(order)[::-1]),
-            bias[width:],
-            torch.cat(bias[: 3 * width].split(order)[::-1]),
-        )
+            reset_HB, update_HB, candidate_HB, product_HB = ctx.kept[step]
+            gradient_HB = carried_HB.add_(upper_NHB[step])
+            kept_HB = gradient_HB * update_HB
+            _tanh_backward(gradient_HB - kept_HB, candidate_HB, grad_input=candidate)
+            torch.mul(candidate, reset_HB, out=product)
+            _sigmoid_backward(candidate * product_HB, reset_HB, grad_input=reset)
+            change_HB = (states[step] - candidate_HB).mul_(gradient_HB)
+            _sigmoid_backward(change_HB, update_HB, grad_input=update)
+            carried_HB = torch.addmm(kept_HB, transposed, of_recurrent)
+            recurrent_sum.addmm_(of_recurrent, states[step].T)
+            input_sum.addmm_(of_inputs, x_NBF[step])
+            bias_sum += block.sum(1)
+        # From the order product, reset gate, update gate to that of the weights.
+        recurrent_sum, recurrent_bias = (each.roll(-width, 0) for each in (recurrent_sum, bias_sum[: 3 * width]))
+        return None, input_sum, recurrent_sum, bias_sum[width:], recurrent_bias

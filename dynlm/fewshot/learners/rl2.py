@@ -1,7 +1,7 @@
 """RL^2: a recurrent policy whose memory runs through all episodes of a task, trained by PPO.
 
 Legend: N steps of a task, T tasks, E copies of each (here one), B = T * E, F numbers that a policy sees, H width, A
-discrete actions or numbers of an action, O = A + 1 outputs.
+discrete actions or numbers of an action, O = A + 1 outputs. States have the batch last, so that each gate is one block.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ class RecurrentPolicy:
     """Whether actions are drawn; else they are the most probable ones."""
 
     def initial_state(self, tasks: int, copies: int) -> Tensor:
-        return torch.zeros(tasks * copies, len(self.meta[_HEAD_WEIGHT]))
+        return torch.zeros(len(self.meta[_HEAD_WEIGHT]), tasks * copies)
 
     def act(self, state: Tensor, seen: Seen, randomness: Randomness) -> Decision:
         x_BF, weights = self.problem.encode(seen).flatten(0, 1), gru_of(self.meta)
-        state_BH, *_ = gru_step(project(x_BF, weights), state, weights)
-        outputs_BO = torch.addmm(self.meta[_HEAD_BIAS], state_BH, self.meta[_HEAD_WEIGHT])
+        state_HB, *_ = gru_step(project(x_BF, weights), state, weights)
+        outputs_BO = torch.addmm(self.meta[_HEAD_BIAS][:, None], self.meta[_HEAD_WEIGHT].T, state_HB).T
         outputs_TEA = outputs_BO[:, :-1].unflatten(0, seen.rewards.shape)
         distribution = distribution_of(self.problem, self.meta)
         actions = distribution.draw(outputs_TEA, randomness) if self.draws else distribution.mode(outputs_TEA)
-        return Decision(actions, state_BH, {"inputs": x_BF, "outputs": outputs_BO})
+        return Decision(actions, state_HB, {"inputs": x_BF, "outputs": outputs_BO})
 
 
 class Batch(NamedTuple):
@@ -173,8 +173,9 @@ class Rl2(PolicyLearner):
 
     def loss(self, meta: Params, batch: Batch, entropy_weight: float) -> Tensor:
         """Return PPO's loss (Schulman et al. 2017, equations 7 and 9), a mean over the steps that were taken."""
-        hidden_NBH = gru_sequence(batch.inputs_NBF, gru_of(meta))
-        outputs_NBO = hidden_NBH @ meta[_HEAD_WEIGHT] + meta[_HEAD_BIAS]
+        states_NHB = gru_sequence(batch.inputs_NBF, gru_of(meta))
+        weight_NOH = meta[_HEAD_WEIGHT].T.expand(len(states_NHB), -1, -1)
+        outputs_NBO = torch.baddbmm(meta[_HEAD_BIAS][:, None], weight_NOH, states_NHB).transpose(1, 2)
         outputs_NBA, values_NB = outputs_NBO[..., :-1], outputs_NBO[..., -1]
         distribution, clip = distribution_of(self.problem, meta), self.options.ratio_clip
         ratio_NB = (distribution.log_prob(outputs_NBA, batch.actions_NB) - batch.log_probs_NB).exp()

@@ -22,7 +22,7 @@ def random_weights(inputs: int, width: int) -> GruWeights:
 def test_a_sequence_equals_torchs_gru_with_its_gradients(steps: int, batch: int) -> None:
     weights = random_weights(5, 4)
     x, upper = (torch.randn(steps, batch, n, generator=seeded(n), dtype=torch.float64) for n in (5, 4))
-    ours = gru_sequence(x, weights)
+    ours = gru_sequence(x, weights).transpose(1, 2)
     theirs, _ = torch.gru(x, upper.new_zeros(1, batch, 4), list(weights), True, 1, 0.0, True, False, False)
     torch.testing.assert_close(ours, theirs)
     for one, other in zip(*(torch.autograd.grad((out * upper).sum(), weights) for out in (ours, theirs)), strict=True):
@@ -31,7 +31,7 @@ def test_a_sequence_equals_torchs_gru_with_its_gradients(steps: int, batch: int)
 
 def test_steps_equal_the_sequence() -> None:
     weights = GruWeights(*(tensor.detach() for tensor in random_weights(3, 2)))
-    x, hidden = torch.randn(4, 5, 3, generator=seeded(2), dtype=torch.float64), torch.zeros(5, 2, dtype=torch.float64)
+    x, hidden = torch.randn(4, 5, 3, generator=seeded(2), dtype=torch.float64), torch.zeros(2, 5, dtype=torch.float64)
     for x_BF, after in zip(x, gru_sequence(x, weights), strict=True):
         hidden, *_ = gru_step(project(x_BF, weights), hidden, weights)
         assert torch.equal(hidden, after)
