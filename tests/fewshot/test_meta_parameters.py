@@ -61,7 +61,7 @@ def test_meta_parameters_move_along_the_noise_where_rewards_grow() -> None:
     begun = state.base[0, 0].tolist()
     assert begun == pytest.approx([0.0, math.log(2.0), math.log(0.9 / 0.1)], abs=1e-5)
     noise = torch.tensor([[[0.1, -0.2, 0.0]]])
-    control = policy.learner.control
+    control = policy.control
     state = control(state._replace(step=1, noise=noise), torch.tensor([[1.0]]))
     assert float(state.short) == float(state.long) == 1.0 and state.base[0, 0].tolist() == pytest.approx(begun)
     state = control(state._replace(step=2), torch.tensor([[3.0]]))

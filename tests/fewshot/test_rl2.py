@@ -162,8 +162,8 @@ def test_a_resumed_training_equals_a_whole_one(tmp_path: Path, monkeypatch: pyte
 
 def test_a_short_training_beats_random_actions(tmp_path: Path) -> None:
     """Three arms and ten pulls: random actions have 5, the best arm has 7.5."""
-    training = {"steps": 60, "tasks": 200, "rate": 0.01, "final_rate": 0.1}
-    options = options_in(tmp_path, "one", train={**training, "average": 0.0})
+    training = {"steps": 60, "tasks": 400, "rate": 0.02, "final_rate": 0.1}
+    options = options_in(tmp_path, "one", train={**training, "average": 0.0}, learner={"epochs": 4})
     train(options, quiet=True)
     source, learner = options.create()
     learned, _ = load_learned(options.run.path, learner)
@@ -177,8 +177,8 @@ def test_a_short_training_beats_random_actions(tmp_path: Path) -> None:
 def test_a_continuous_policy_learns(tmp_path: Path) -> None:
     """Navigation in five steps: the return of random actions is about -2."""
     means = []
-    for name, steps in (("before", 0), ("after", 40)):
-        one = options_in(tmp_path, name, train={"tasks": 100, "rate": 0.01, "average": 0.0, "steps": steps})
+    for name, steps in (("before", 0), ("after", 50)):
+        one = options_in(tmp_path, name, train={"tasks": 300, "rate": 0.02, "average": 0.0, "steps": steps})
         one.task = SOURCES["navigation"].Options(horizon=5, episodes=4)
         train(one, quiet=True)
         source, learner = one.create()

@@ -97,15 +97,15 @@ class Rl2(PolicyLearner):
         """Width of the recurrent layer (a GRU)."""
         discount: float = bounded(1.0, 0, 1)
         """Discount of a reward for each step until it, through all episodes of a task."""
-        gae_lambda: float = bounded(0.9, 0, 1)
+        gae_lambda: float = bounded(0.6, 0, 1)
         """Lambda of generalised advantage estimation; 1: returns minus values."""
-        epochs: int = bounded(4, 1, 1000)
+        epochs: int = bounded(3, 1, 1000)
         """Passes over the tasks of a meta-step; with one pass in one minibatch PPO is A2C."""
         minibatches: int = bounded(4, 1, 1000)
         """Parts of these tasks, for each of which the optimiser takes a step in each pass."""
         ratio_clip: float = bounded(0.2, 0, 10)
         """Largest change of an action's probability, as a fraction, that an advantage is pursued to."""
-        entropy: float = bounded(0.01, 0, 10)
+        entropy: float = bounded(0.003, 0, 10)
         """Weight of the entropy bonus, at first: it decreases linearly to 0."""
         value_weight: float = bounded(0.5, 0, 100)
         """Weight of the value head's squared error."""

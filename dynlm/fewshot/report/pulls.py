@@ -64,6 +64,8 @@ def plot_pulls(examples: Sequence[dict[str, Any]], stem: Path, task: int = 0) ->
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
         for axes in list(panels.flat)[len(examples) :]:
             axes.set_axis_off()
+        for axes in list(panels.flat)[len(examples) - columns : len(examples)]:  # The lowest of each column.
+            axes.xaxis.set_tick_params(labelbottom=True)
         figure.supxlabel(first["protocol"]["unit"], fontsize=9)
         figure.supylabel("arm: its probability of a reward", fontsize=9)
         copies = first["tasks"][task]["copies"]
