@@ -33,8 +33,8 @@ class GruWeights(NamedTuple):
 def initial_gru(inputs: int, width: int, generator: torch.Generator) -> GruWeights:
     """Return weights uniform in +-1 / sqrt(H), as ``torch.nn.GRU`` has them, and biases of zero."""
     bound = 1 / math.sqrt(width)
-    drawn = (uniform((3 * width, size), bound, generator) for size in (inputs, width))
-    return GruWeights(*drawn, torch.zeros(3 * width), torch.zeros(3 * width))
+    of_inputs, of_state = (uniform((3 * width, size), bound, generator) for size in (inputs, width))
+    return GruWeights(of_inputs, of_state, torch.zeros(3 * width), torch.zeros(3 * width))
 
 
 def gru_step(projected_3HB: Tensor, hidden_HB: Tensor, weights: GruWeights) -> tuple[Tensor, ...]:

@@ -155,11 +155,11 @@ def summarise(runs: Sequence[Path], out: Path, title: str | None = None) -> tupl
         alt = f"Regret against {protocol['unit']}s, of {', '.join(one.label for one in of_task)}."
         stem = out / f"{protocol['task']}-{protocol['size']}-regret"
         add(plot_regret(of_task, stem), f"Regret, {title_of(protocol)}", alt)
-    for of_task in pulls_of(examples_of_runs(runs, "trajectories")):
-        protocol = of_task[0]["protocol"]
-        alt = f"How often each arm is pulled over time, by {', '.join(one['protocol']['label'] for one in of_task)}."
+    for same in pulls_of(examples_of_runs(runs, "trajectories")):
+        protocol = same[0]["protocol"]
+        alt = f"How often each arm is pulled over time, by {', '.join(one['protocol']['label'] for one in same)}."
         stem = out / f"{protocol['task']}-{protocol['size']}-pulls"
-        add(plot_pulls(of_task, stem), f"Pulls over time, {title_of(protocol)}", alt)
+        add(plot_pulls(same, stem), f"Pulls over time, {title_of(protocol)}", alt)
     for one in examples_of_runs(runs, "images"):
         if one["tasks"]:
             protocol = one["protocol"]
