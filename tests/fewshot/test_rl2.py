@@ -127,7 +127,8 @@ def test_each_pass_over_each_part_is_one_step_and_counts_no_environment_step_twi
 
 
 def options_in(folder: Path, name: str, **sections: dict[str, Any]) -> FewShotOptions:
-    learner = {"width": 16, "epochs": 2, "minibatches": 2, **sections.get("learner", {})}
+    learner = {"width": 16, "epochs": 2, "minibatches": 2, "gae_lambda": 0.9, "entropy": 0.01}
+    learner |= sections.get("learner", {})
     training = {"steps": 9, "tasks": 20, "log_every": 4, "checkpoint_every": 3, "average": 0.9, "clip": 1.0}
     return FewShotOptions(
         RunOptions(name, str(folder)),

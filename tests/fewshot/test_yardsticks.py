@@ -22,7 +22,7 @@ from dynlm.fewshot.tasks.source import SOURCES, seeded, task_sampler
 from dynlm.fewshot.tasks.tabular import TabularEnvironments
 
 GIVEN: dict[str, Any] = {"epsilon-greedy": {"epsilon": 0.0}, "ucb1": {"confidence": 0.1}, "opsrl": {"samples": 3}}
-GIVEN["epsilon-greedy-q"] = {"epsilon": 0.01}
+GIVEN |= {"epsilon-greedy-q": {"epsilon": 0.01}, "meta-parameters": {"inverse_temperature": 5.0}}
 
 
 def options_of(kind: str, source: str, at_once: int = 250, tasks: int = 1000, **task: Any) -> FewShotOptions:
