@@ -101,7 +101,7 @@ class Learner(ABC):
         kind: str = "maml"
         """maml, fomaml, anil, meta-sgd, maml++, reptile, prototypes, lstm-reader, lstm-optimiser, random,
         nearest-neighbour; rl2, meta-parameters; random-actions, greedy, epsilon-greedy, ucb1, thompson, gittins, psrl,
-        opsrl, epsilon-greedy-q, oracle; or one that another package registers (entry points dynlm.learners)."""
+        opsrl, epsilon-greedy-q, oracle; or a plug-in (entry points dynlm.learners)."""
 
     def __init__(self, options: Any, problem: Any):
         self.options, self.problem = options, problem
