@@ -42,11 +42,10 @@ def test_every_command_is_accepted(
     runs = tmp_path / "runs"
     for name in ("demo", "gru", "wikitext-103"):
         shutil.copytree(tuned_copy.folder, runs / name)
-    (runs / "fewshot" / "cubic-maml").mkdir(parents=True)
-    shutil.copy(ROOT / "configs" / "fewshot" / "cubic-maml.yaml", runs / "fewshot" / "cubic-maml" / "config.yaml")
-    shutil.copytree(runs / "fewshot" / "cubic-maml", runs / "fewshot" / "centroids")
-    (runs / "fewshot" / "bandit-ucb1").mkdir()
-    shutil.copy(ROOT / "configs" / "fewshot" / "bandit.yaml", runs / "fewshot" / "bandit-ucb1" / "config.yaml")
+    names = {path.stem: path for path in (ROOT / "configs" / "fewshot").glob("*.yaml")}
+    for name, config in {**names, "centroids": names["cubic-maml"], "bandit-ucb1": names["bandit"]}.items():
+        (runs / "fewshot" / name).mkdir(parents=True)
+        shutil.copy(config, runs / "fewshot" / name / "config.yaml")
     monkeypatch.chdir(tmp_path)
     for name, command in COMMANDS.items():
         monkeypatch.setitem(COMMANDS, name, dataclasses.replace(command, run=lambda *_: 0))
