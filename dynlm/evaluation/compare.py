@@ -146,7 +146,7 @@ def reading_text(protocol: Mapping[str, Any]) -> str:
 
 
 def unique_labels(scores: Sequence[Scores]) -> list[str]:
-    """Return the variants' labels; equal ones are told apart by what differs among them, else by numbers.
+    """Return the variants' labels; equal ones get what differs among them, else numbers.
 
     That is their context, reset policy and order, then the memory's options, then the run.
     """
