@@ -70,7 +70,10 @@ def plot_pulls(examples: Sequence[dict[str, Any]], stem: Path, task: int = 0) ->
         figure.supylabel("arm: its probability of a reward", fontsize=9)
         copies = first["tasks"][task]["copies"]
         figure.colorbar(image, ax=panels, label=f"share of {copies:,} copies", shrink=0.9)
-        figure.suptitle(f"One bandit ({title_of(first['protocol'])})", x=0.01, ha="left", fontsize=11, weight="bold")
+        title = f"Arms pulled over time in one bandit ({title_of(first['protocol'])})"
+        if len(first["tasks"][task]["shares"]) <= _MOST_MARKS:
+            title += "\nDots: the pulls of one copy, filled where it got a reward"
+        figure.suptitle(title, x=0.01, ha="left", fontsize=9, weight="bold")
         return save_figure(figure, stem)
 
 

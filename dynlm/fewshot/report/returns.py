@@ -8,9 +8,10 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from dynlm.fewshot.results import EpisodeScores, interval
-from dynlm.report.drawing import GRID, drawing, line_style, save_figure
+from dynlm.report.drawing import GRID, add_headings, add_legend, drawing, line_style, save_figure
 from dynlm.report.fewshot_results import Table
 
 
@@ -80,7 +81,9 @@ def plot_regret(scores: Sequence[EpisodeScores], stem: Path) -> list[Path]:
         axes.grid(True, color=GRID, linewidth=0.5)
         axes.set_xlim(1, max(2, *(one.steps[-1] for one in scores)))
         axes.set_xlabel(f"{protocol['unit']} of a task")
-        axes.set_ylabel("regret so far")
-        axes.set_title(f"{protocol['episodes']:,} new tasks ({title_of(protocol)})", loc="left")
-        axes.legend(handlelength=3.4)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_ylabel("regret so far, sum of rewards")
+        subtitle = f"Mean of {protocol['episodes']:,} new tasks; band: 95 %, normal"
+        add_headings(axes, f"Regret while acting ({title_of(protocol)})", subtitle)
+        add_legend(axes, axes)
         return save_figure(figure, stem)
