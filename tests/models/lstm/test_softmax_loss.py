@@ -40,19 +40,34 @@ def test_losses_are_the_same_bits_with_and_without_gradients():
     assert torch.equal(without, with_gradients)
 
 
-def test_large_logits_do_not_overflow():
-    features = torch.tensor([[1000.0]])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_large_logits_do_not_overflow(dtype):
+    features = torch.tensor([[1000.0]], dtype=dtype)
     weight = torch.tensor([[1.0], [-1.0]])
     _, nats = weighted_nats(features, weight, torch.zeros(2), torch.tensor([0]), torch.ones(1))
     assert nats.item() == 0.0
 
 
-def test_gradients_of_the_weights_stay_float32_for_bfloat16_features():
+@pytest.mark.parametrize("entries", [1, 4, 512])
+def test_bfloat16_features_give_the_losses_and_gradients_of_their_rounded_product(entries, monkeypatch):
+    monkeypatch.setattr(module, "_ENTRIES_ON_CPU", entries)
     features, weight, bias, targets, share = inputs(torch.float32, positions=64)
-    weight.requires_grad_()
-    exact, _ = weighted_nats(features, weight, bias, targets, share)
-    (expected,) = torch.autograd.grad(exact, weight)
-    total, nats = weighted_nats(features.bfloat16(), weight, bias, targets, share)
-    (found,) = torch.autograd.grad(total, weight)
-    assert found.dtype == nats.dtype == torch.float32
-    torch.testing.assert_close(found, expected, rtol=0.1, atol=0.1)
+    low = features.bfloat16().requires_grad_()
+    leaves = [weight.requires_grad_(), bias.requires_grad_()]
+    rounded = (low @ weight.bfloat16().T).float() + bias
+    naive = F.cross_entropy(rounded, targets, reduction="none")
+    expected = torch.autograd.grad((naive * share).sum(), [low, *leaves])
+    total, nats = weighted_nats(low, *leaves, targets, share)
+    torch.testing.assert_close(nats, naive, rtol=1e-4, atol=1e-4)
+    found = torch.autograd.grad(total, [low, *leaves])
+    assert [gradient.dtype for gradient in found] == [torch.bfloat16, torch.float32, torch.float32]
+    for mine, gradient in zip(found, expected, strict=True):
+        # The gradient of the logits is rounded once, to 8 bits.
+        torch.testing.assert_close(mine, gradient, rtol=0.02, atol=0.02)
+
+
+def test_positions_without_a_share_have_no_gradient_in_bfloat16():
+    features, weight, bias, targets, share = inputs(torch.float32, positions=9)
+    low = features.bfloat16().requires_grad_()
+    (gradient,) = torch.autograd.grad(weighted_nats(low, weight, bias, targets, share)[0], low)
+    assert not gradient[share == 0].any() and gradient[share > 0].any(1).all()
