@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +19,10 @@ from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 from dynlm.adapt.memory_file import options_of
 from dynlm.adapt.options import MemoryOptions
 from dynlm.errors import UserError
-from dynlm.evaluation.generate import Sampling, generate
+from dynlm.evaluation.generate import generate
 from dynlm.evaluation.model_card import model_card
 from dynlm.evaluation.protocol import variant_name
+from dynlm.evaluation.sampling import Sampling, Stop
 from dynlm.evaluation.score_file import Scores
 from dynlm.evaluation.session import Session
 from dynlm.evaluation.session_folder import memory_file_in, save_session
@@ -141,16 +142,29 @@ class DynamicLM(ModelHubMixin, library_name="dynlm"):
         variant, options = variant_name(session.dynamic_model), session.options
         return Losses(**columns, protocol={"variant": variant, "reset": options.reset, "segment": options.segment})
 
-    @_differentiable
     def generate(
-        self, prompt: str = "", tokens: int = 200, temperature: float = 0.8, top: int = 40, seed: int = 0
+        self, prompt: str = "", tokens: int = 200, stop: str | Sequence[str] = (), learn: bool = False, **sampling: Any
     ) -> str:
-        """Return ``tokens`` tokens sampled after ``prompt``, from the ``top`` likeliest (0: all) at ``temperature``.
+        """Return up to ``tokens`` tokens sampled after ``prompt``, ending before the first of the texts ``stop``.
 
-        The prompt continues an unfinished article; the memory stays as it is. Raises UserError for options out of their
-        range.
+        The prompt continues an unfinished article; the memory stays as it is. ``sampling`` are ``temperature``,
+        ``top_k``, ``top_p`` and ``seed``: see ``Sampling``. With ``learn`` each segment that was generated is learned
+        from before the next one is. Raises UserError for options out of their range.
         """
-        return generate(self._session.copy(), prompt, Sampling(tokens, temperature, top, seed))
+        return "".join(self.stream(prompt, tokens, stop, learn, **sampling))
+
+    @_differentiable
+    def stream(
+        self, prompt: str = "", tokens: int = 200, stop: str | Sequence[str] = (), learn: bool = False, **sampling: Any
+    ) -> Iterator[str]:
+        """Return an iterator over the text of ``generate``, in pieces as they are sampled.
+
+        What the model reads meanwhile does not change the text.
+        """
+        ends = Stop((stop,) if isinstance(stop, str) else tuple(stop))
+        session, how = self._session.copy(), Sampling(tokens, **sampling)
+        pieces: Iterator[str] = _differentiable(generate)(session, prompt, how, ends, learn)  # each time it goes on
+        return pieces
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Save the memory as a folder for ``load_memory``, in the place of one that was saved there before.

@@ -156,11 +156,12 @@ def generated(
     folder: Path, config: Config, prompt: str, tokens: int, memory_file: Path | None = None, **sampling: Any
 ) -> str:
     """Generate text with the seed of ``config``."""
-    from dynlm.evaluation.generate import Sampling, generate
+    from dynlm.evaluation.generate import generate
+    from dynlm.evaluation.sampling import Sampling
     from dynlm.evaluation.session import Session
 
     session = Session.open(opened(folder, config), memory_file)
-    return generate(session, prompt, Sampling(tokens, seed=config.run.seed, **sampling))
+    return "".join(generate(session, prompt, Sampling(tokens, seed=config.run.seed, **sampling)))
 
 
 def read_into(

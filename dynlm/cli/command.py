@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,10 @@ Function = Callable[["Namespace", Any], int]
 
 @dataclass(frozen=True)
 class Option:
-    """An option of a command's own; without a ``type`` a switch. Numbers must lie in [low, high]."""
+    """An option of a command's own; without a ``type`` a switch. Numbers must lie in [low, high].
+
+    ``many``: it may be given several times, and its value is the list of all, or None.
+    """
 
     name: str
     about: str
@@ -32,6 +35,7 @@ class Option:
     default: Any = None
     low: float = 0
     high: float = LARGEST
+    many: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Command:
     takes_memory: bool = False
     """Whether ``--memory FILE`` names a memory file; the options that it was read with are then the defaults."""
     mixes_new_memories: bool = False
-    """Whether ``memory.no_regret`` defaults to true for a memory file that does not exist yet."""
+    """Whether ``memory.no_regret`` defaults to true without a memory file that exists."""
     options: str = "dynlm.train.config:Config"
     """The dataclass of all sections that a config file may have, which is imported when the command runs."""
     sections: str = ""
@@ -107,6 +111,13 @@ def print_answer(options: Namespace, content: Any, text: str) -> None:
     """Print ``text``, or ``content`` as JSON for ``--json``, with control characters escaped; the main process only."""
     if is_main_process():
         print(json_text(content) if options.json else printable(text, lines=True))
+
+
+def print_pieces(pieces: Iterable[str]) -> None:
+    """Print a text as its pieces come, with control characters escaped; the main process only."""
+    for piece in pieces:
+        if is_main_process():
+            print(printable(piece, lines=True), end="", flush=True)
 
 
 def is_quiet(options: Namespace) -> bool:

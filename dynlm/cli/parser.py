@@ -120,6 +120,8 @@ def _own_parser(name: str, command: Command) -> _Parser:
             parser.add_argument(dest, type=str, nargs=count, metavar=each.metavar, help=each.about)
         elif each.type is None:
             parser.add_argument(each.name, action="store_true", help=each.about)
+        elif each.many:
+            parser.add_argument(each.name, type=each.type, action="append", help=each.about)
         else:
             kind = each.type if each.default is not None else each.type | None
             parser.add_argument(each.name, type=kind, default=each.default, help=each.about)
@@ -152,13 +154,13 @@ def _config_files(command: Command, kind: type, given: Given) -> Files:
 def _run_options(command: Command, folder: Path, given: Given) -> dict[str, Any]:
     """Return the options of a run, with those of a memory file that is given."""
     config = pkgutil.resolve_name(command.load_run)(folder)
-    for path in [Path(value) for option, value in given if option == "memory_file" and command.takes_memory]:
-        if path.exists():
-            from dynlm.adapt.memory_file import options_of
+    files = [Path(value) for option, value in given if option == "memory_file" and command.takes_memory]
+    if existing := [path for path in files if path.exists()]:
+        from dynlm.adapt.memory_file import options_of
 
-            config = dataclasses.replace(config, memory=options_of(path, config.memory))
-        elif command.mixes_new_memories:
-            config = dataclasses.replace(config, memory=dataclasses.replace(config.memory, no_regret=True))
+        config = dataclasses.replace(config, memory=options_of(existing[-1], config.memory))
+    elif command.mixes_new_memories:
+        config = dataclasses.replace(config, memory=dataclasses.replace(config.memory, no_regret=True))
     return dataclasses.asdict(config)
 
 

@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dynlm.cli.command import Argument, Option, command, is_quiet, open_run, print_answer
-from dynlm.errors import UserError
-from dynlm.runtime.text import read_text
-from dynlm.runtime.validation import LARGEST_SEED, is_utf8, within
+from dynlm.runtime.validation import LARGEST_SEED
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -47,36 +45,6 @@ def _score(options: Namespace, config: Config) -> int:
     done = f"was scored before: {path} (--force scores it anew)" if before else f"wrote {path}"
     answer = {"file": str(path), "scored_before": before, **comparison.to_dict()}
     print_answer(options, answer, f"{text_table(comparison)}\n{done}")
-    return 0
-
-
-@command(
-    "generate",
-    Option("--prompt", "text to read first; - reads standard input", str, ""),
-    Option("--tokens", "tokens to generate", int, 200),
-    Option("--temperature", "0 takes the likeliest token each time", float, 0.8),
-    Option("--top", "sample from this many likeliest tokens; 0: all", int, 40),
-    sections="run memory",
-    takes_run=True,
-    takes_memory=True,
-)
-def _generate(options: Namespace, config: Config) -> int:
-    """Read a prompt, learn from it, and continue it.
-
-    dynlm generate runs/demo --prompt 'Return the'
-    dynlm generate runs/demo --memory.rule meta --prompt - < notes.txt
-    """
-    from dynlm.evaluation.generate import Sampling, generate
-    from dynlm.evaluation.session import Session
-
-    if options.temperature:
-        within("--temperature (where it is not 0)", options.temperature, 1e-3, 1e3)
-    prompt = read_text("-") if options.prompt == "-" else options.prompt
-    if not is_utf8(prompt):
-        raise UserError("the prompt is not UTF-8", "--prompt", "convert it")
-    sampling = Sampling(options.tokens, options.temperature, options.top, config.run.seed)
-    text = generate(Session.open(open_run(options, config), _memory_file(options)), prompt, sampling)
-    print_answer(options, {"prompt": prompt, "generated": text}, prompt + text)
     return 0
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +21,8 @@ from dynlm.adapt.next_token import predict_after_each
 from dynlm.data.stream import read_in_order
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.data.tokenizers.tokenizer import Tokenizer
-from dynlm.evaluation.generate import Sampling, sample, start_article
+from dynlm.evaluation.generate import Start, continue_text, start_article
+from dynlm.evaluation.sampling import Sampling, Stop
 
 
 class Context(NamedTuple):
@@ -34,18 +34,6 @@ class Context(NamedTuple):
     ids: tuple[int, ...]
     last: int
     memory: Memory
-
-
-@dataclass(frozen=True)
-class Stop:
-    """What ends a generated text, and is cut off: one of ``texts``, or one of ``tokens``."""
-
-    texts: tuple[str, ...] = ()
-    tokens: frozenset[int] = frozenset()
-
-    def find(self, text: str) -> int:
-        """Return where the first of ``texts`` begins in ``text``; -1 if there is none."""
-        return min((at for stop in self.texts if stop and (at := text.find(stop)) >= 0), default=-1)
 
 
 class DocumentReader:
@@ -112,15 +100,8 @@ class DocumentReader:
 
     def continue_text(self, context: Context, sampling: Sampling, stop: Stop) -> str:
         """Return the text sampled after ``context``, up to what ends it."""
-        ids: list[int] = []
-        for token in sample(self.dynamic_model, context.memory, context.last, sampling):
-            if token in stop.tokens:
-                break
-            ids.append(token)
-            text = self.tokenizer.decode(ids)
-            if (at := stop.find(text)) >= 0:
-                return text[:at]
-        return self.tokenizer.decode(ids)
+        start = Start(context.last, context.memory)
+        return "".join(continue_text(self.dynamic_model, self.tokenizer, start, sampling, stop))
 
     def _segments(self, split: TokenisedSplit, articles: Sequence[int]) -> Iterator[np.ndarray]:
         """Read articles; yield the losses of each segment."""

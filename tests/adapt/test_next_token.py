@@ -68,7 +68,8 @@ def test_text_is_generated_from_a_memory_with_a_cache(tuned_copy: Run, tmp_path:
     mixed = with_memory(tuned_copy.config, rule="rms", no_regret=True, **options)
     assert generated(tuned_copy.folder, mixed, LINE * 3, 5) and generated(tuned_copy.folder, mixed, "", 5)
     given = ("--memory", me, "--prompt", LINE, "--tokens", "30", "--temperature", "0")
-    assert answer_json(capsys, "generate", tuned_copy.folder, *given)["generated"] == cached
+    (sample,) = answer_json(capsys, "generate", tuned_copy.folder, *given)["samples"]
+    assert sample["text"] == cached
     model = dynlm.load(tuned_copy.folder)
     model.load_memory(me)
     assert model.generate(LINE, 30, temperature=0) == cached

@@ -173,7 +173,7 @@ def test_a_cache_is_tuned_learned_scored_and_audited(tuned_copy: Run, capsys: Ca
     checks = answer_json(capsys, "check", folder, "--places", "3", "--memory.cache", "learned")
     assert checks["kept"] and len(checks["checks"]) == 4
     for cache in ("fixed", "learned"):
-        assert answer_json(capsys, "generate", folder, "--tokens", "3", "--memory.cache", cache)["generated"]
+        assert answer_json(capsys, "generate", folder, "--tokens", "3", "--memory.cache", cache)["samples"]
 
 
 def test_score_reads_articles_in_a_shuffled_order(tuned_copy: Run, capsys: Capture) -> None:
@@ -228,15 +228,6 @@ def test_reports_that_cannot_be_made_are_refused(tuned_copy: Run, tmp_path: Path
     assert not (folder / "figures").exists()
 
 
-def test_generate_goes_on_from_the_prompt(tuned_run: Run, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    options = ["generate", tuned_run.folder, "--tokens", "12", "--memory.rule", "none"]
-    made = answer_json(capsys, *options, "--prompt", " the town")
-    assert made["prompt"] == " the town" and made["generated"]
-    assert answer(capsys, *options, "--prompt", " the town") == " the town" + made["generated"] + "\n"
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b" the town"), "utf-8"))
-    assert answer_json(capsys, *options, "--prompt", "-") == made
-
-
 def test_audit_says_what_is_kept(tuned_run: Run, capsys: Capture) -> None:
     checks = answer_json(capsys, "check", tuned_run.folder, "--places", "2")
     assert checks["kept"] and len(checks["checks"]) == 4
@@ -279,7 +270,7 @@ def test_no_regret_reads_a_prompt_and_keeps_every_promise(tuned_run: Run, capsys
         answer_json(capsys, "generate", *options, "--prompt", " the town", "--tokens", "8", "--memory.switch_share", s)
         for s in ("0.001", "0.5")
     ]
-    assert all(each["generated"] for each in said)
+    assert all(each["samples"][0]["text"] for each in said)
     assert "memory.switch_share is 2" in refused(capsys, "score", *options, "--memory.switch_share", "2")
 
 

@@ -70,7 +70,7 @@ def test_a_memory_brings_its_options(tuned_copy: Run, book: Path, me: Path, caps
     assert scored["variants"][0]["protocol"]["segment"] == 10
     told = answer_json(capsys, "generate", folder, "--memory", me, "--prompt", " the", "--tokens", "5")
     plain = answer_json(capsys, "generate", folder, "--memory.rule", "meta", "--prompt", " the", "--tokens", "5")
-    assert told["prompt"] == plain["prompt"] and told["generated"] and plain["generated"]
+    assert told["prompt"] == plain["prompt"] and told["samples"][0]["text"] and plain["samples"][0]["text"]
     said = refused(capsys, "score", folder, "--memory", me, "--memory.segment", "20")
     assert "memory.segment 10, not 20" in said and str(me) in said
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from dynlm.adapt.next_token import predict_next
 from dynlm.data.articles import load_articles
-from dynlm.errors import UserError
+from dynlm.evaluation.generate import generate, read_prompt, sample
+from dynlm.evaluation.sampling import Sampling, Stop
+from dynlm.evaluation.session import Session
 from dynlm.run.folder import load_model, params_fingerprint
 from dynlm.run.opening import open_dynamic_model
 from dynlm.train.config import Config
-from tests.tiny import Run, generated, tiny_config, with_memory
+from tests.tiny import Run, generated, opened, tiny_config, with_memory
 
 PROMPT = " the bafidela of the town was seen near a bafidela . \n"
+CACHE = {"cache_window": 50, "cache_inverse_temperature": [0.5], "cache_share": 0.3}
 
 
 def seeded(run: Run, seed: int) -> Config:
@@ -25,14 +30,14 @@ def test_same_seed_same_text(tuned_run: Run) -> None:
 
 def test_without_temperature_or_choice_the_likeliest_is_taken(tuned_run: Run) -> None:
     cold = {generated(tuned_run.folder, seeded(tuned_run, seed), PROMPT, 20, temperature=0) for seed in (1, 2)}
-    only = {generated(tuned_run.folder, seeded(tuned_run, seed), PROMPT, 20, top=1) for seed in (1, 2)}
+    only = {generated(tuned_run.folder, seeded(tuned_run, seed), PROMPT, 20, top_k=1) for seed in (1, 2)}
     assert len(cold) == 1
     assert cold == only
 
 
 def test_drawing_among_all_is_drawing_among_as_many_as_there_are(tuned_run: Run) -> None:
-    everything = generated(tuned_run.folder, seeded(tuned_run, 1), PROMPT, 20, top=0)
-    assert everything == generated(tuned_run.folder, seeded(tuned_run, 1), PROMPT, 20, top=100_000)
+    everything = generated(tuned_run.folder, seeded(tuned_run, 1), PROMPT, 20, top_k=0)
+    assert everything == generated(tuned_run.folder, seeded(tuned_run, 1), PROMPT, 20, top_k=100_000)
 
 
 def test_generation_continues_the_prompt(tuned_run: Run) -> None:
@@ -78,10 +83,75 @@ def test_a_mixture_generates_with_the_better_expert(tuned_run: Run) -> None:
     assert wild == plain
 
 
-@pytest.mark.parametrize("options", [{"tokens": 0}, {"tokens": 5, "temperature": -0.1}, {"tokens": 5, "top": -1}])
-def test_options_out_of_range_are_refused(options: dict[str, float], tuned_run: Run) -> None:
-    with pytest.raises(UserError, match="generate needs"):
-        generated(tuned_run.folder, with_memory(tuned_run.config, rule="none"), PROMPT, **options)  # type: ignore[arg-type]
+def test_only_what_is_asked_for_is_learned_from(tuned_run: Run) -> None:
+    """Learning from the generated text changes what follows its first segment, and neither prompt nor caller."""
+    config = with_memory(tuned_run.config, rule="sgd", lr=3.0, segment=5)
+    session = Session.open(opened(tuned_run.folder, config))
+    start = read_prompt(session, PROMPT)
+    before, sampling = start.memory.copy(), Sampling(40, temperature=0)
+    plain, learned = (list(sample(session.dynamic_model, start, sampling, segment)) for segment in (None, 5))
+    assert plain == list(sample(session.dynamic_model, start, sampling))
+    assert plain[:5] == learned[:5] and plain != learned
+    for name, tensor in before.params.items():
+        assert torch.equal(tensor, session.saved.memory.params[name])
+    still = Session.open(opened(tuned_run.folder, with_memory(config, rule="sgd", lr=0.0)))
+    start = read_prompt(still, PROMPT)
+    assert [*sample(still.dynamic_model, start, sampling, 5)] == [*sample(still.dynamic_model, start, sampling)]
+
+
+def test_what_is_generated_and_learned_is_a_text_that_is_read(tuned_run: Run) -> None:
+    """After whole segments the next distribution is that of a session which read prompt and generated tokens."""
+    config = with_memory(tuned_run.config, rule="rms", cache="fixed", segment=10, no_regret=True, **CACHE)
+    session = Session.open(opened(tuned_run.folder, config))
+    tokenizer, dynamic_model = session.trained.tokenizer, session.dynamic_model
+    # A prompt of whole segments, so that those of the generated text are the next ones.
+    prompt = tokenizer.decode(tokenizer.encode(PROMPT * 9).ids[:120])
+    assert len(tokenizer.encode(prompt).ids) == 120
+    start = read_prompt(session.copy(), prompt)
+    made = list(sample(dynamic_model, start, Sampling(21, temperature=0), 10))
+    text = tokenizer.decode(made[:20])
+    if [*tokenizer.encode(prompt + text).ids] != [*tokenizer.encode(prompt).ids, *made[:20]]:
+        pytest.skip("the generated tokens are not those of their text")
+    (again,) = sample(dynamic_model, read_prompt(session.copy(), prompt + text), Sampling(1, temperature=0))
+    assert again == made[20]
+
+
+@pytest.mark.parametrize("no_regret", [False, True])
+@pytest.mark.parametrize("rule", ["none", "rms"])
+def test_the_mixed_distribution_is_one_and_expects_what_was_just_read(
+    rule: str, no_regret: bool, tuned_run: Run
+) -> None:
+    """Of a model with a cache: it sums to 1, and words of the prompt are likelier than without the cache."""
+    config = with_memory(tuned_run.config, rule=rule, no_regret=no_regret)
+    p_with, p_without = (
+        next_distribution(tuned_run, with_memory(config, **options), PROMPT * 2)
+        for options in ({"cache": "fixed", **CACHE}, {})
+    )
+    assert float(p_with.sum()) == pytest.approx(1, abs=1e-5) and float(p_without.sum()) == pytest.approx(1, abs=1e-5)
+    tokenizer = load_model(tuned_run.folder).tokenizer
+    word = sorted(set(tokenizer.encode(" bafidela").ids.tolist()))
+    others = [*set(range(tokenizer.size)) - set(tokenizer.encode(PROMPT).ids.tolist())]
+    assert float(p_with[word].sum()) > float(p_without[word].sum())
+    assert (p_with[others] < p_without[others]).all()
+
+
+def next_distribution(run: Run, config: Config, prompt: str) -> torch.Tensor:
+    """The probabilities (V) of the token after ``prompt``."""
+    session = Session.open(opened(run.folder, config))
+    start = read_prompt(session, prompt)
+    logits_V, _ = predict_next(session.dynamic_model, start.memory, start.token)
+    return logits_V.double().softmax(-1)
+
+
+def test_a_text_is_generated_in_pieces_and_ends_before_a_stop(tuned_run: Run) -> None:
+    config = with_memory(tuned_run.config, rule="none")
+    session = Session.open(opened(tuned_run.folder, config))
+    pieces = list(generate(session.copy(), PROMPT, Sampling(30, temperature=0)))
+    whole = "".join(pieces)
+    assert len(pieces) > 10 and whole == generated(tuned_run.folder, config, PROMPT, 30, temperature=0)
+    stop = whole[12:16]
+    ended = "".join(generate(session.copy(), PROMPT, Sampling(30, temperature=0), Stop((stop,))))
+    assert ended == whole[: whole.index(stop)]
 
 
 def test_any_text_is_a_prompt(tuned_run: Run) -> None:

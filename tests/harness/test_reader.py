@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from dynlm.adapt.next_token import predict_next
-from dynlm.evaluation.generate import Sampling, generate
+from dynlm.evaluation.generate import generate
+from dynlm.evaluation.sampling import Sampling, Stop
 from dynlm.evaluation.session import Session
 from dynlm.harness.arguments import Arguments
 from dynlm.harness.opening import open_model
-from dynlm.harness.reader import DocumentReader, Stop
+from dynlm.harness.reader import DocumentReader
 from dynlm.train.config import Config
 from tests.harness.conftest import DOCUMENTS, LINE
 from tests.tiny import Run, opened, scored, with_memory
@@ -150,8 +151,8 @@ def test_a_mixture_and_a_cache_stay_as_the_context_left_them(tuned_run: Run) -> 
 
 def test_a_text_continues_as_a_session_generates_it(trained_run: Run) -> None:
     config = config_of(trained_run)
-    sampling = Sampling(20, temperature=0.8, top=40, seed=3)
-    expected = generate(Session.open(opened(trained_run.folder, config)), LINE * 5, sampling)
+    sampling = Sampling(20, temperature=0.8, top_k=40, seed=3)
+    expected = "".join(generate(Session.open(opened(trained_run.folder, config)), LINE * 5, sampling))
     reader = reader_of(run=str(trained_run.folder), **SGD)
     context = reader.read_context(LINE * 5)
     assert reader.continue_text(context, sampling, Stop()) == expected
@@ -161,6 +162,6 @@ def test_a_text_continues_as_a_session_generates_it(trained_run: Run) -> None:
     ids = ids_of(reader, expected)
     cut = reader.continue_text(context, sampling, Stop(tokens=frozenset({ids[4]})))
     assert expected.startswith(cut) and len(cut) < len(expected)
-    nothing = generate(Session.open(opened(trained_run.folder, config)), "", dataclasses.replace(sampling, tokens=5))
-    empty = reader.read_context("")
-    assert reader.continue_text(empty, dataclasses.replace(sampling, tokens=5), Stop()) == nothing
+    few = dataclasses.replace(sampling, tokens=5)
+    nothing = "".join(generate(Session.open(opened(trained_run.folder, config)), "", few))
+    assert reader.continue_text(reader.read_context(""), few, Stop()) == nothing
