@@ -63,16 +63,14 @@ def test_options_of_generate_decide_on_the_text(tuned_run: Run, capsys: Capture)
         (["--samples", "0"], "--samples is 0"),
         (["--seed", "-1"], "--seed is -1"),
         (["--stop", ""], "--stop is empty"),
-        (["--top", "3"], "did you mean --top_k"),
+        (["--top", "3"], "unrecognized arguments: --top 3"),
         (["--prompt", "a", "--prompt_file", "b"], "give one of them"),
         (["--prompt_file", "nowhere.txt"], "nowhere.txt: no such file"),
         (["--prompt", "a\udc80"], "not UTF-8"),
-        (["--memory.rule", "sgd", "--memory.lr", "1e300", "--memory.update_filter", "false"], "not finite"),
     ],
 )
 def test_generate_refuses_in_one_line(options: list[str], what: str, tuned_run: Run, capsys: Capture) -> None:
     given = options if "--prompt" in options[0] else [*options, "--prompt", " the town was seen near a town ." * 9]
-    given = given if "finite" not in what else [*given, "--memory.no_regret", "false", "--json"]
     assert what.lower() in refused(capsys, "generate", tuned_run.folder, *given).lower()
 
 

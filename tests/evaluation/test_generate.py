@@ -7,6 +7,7 @@ import torch
 
 from dynlm.adapt.next_token import predict_next
 from dynlm.data.articles import load_articles
+from dynlm.errors import UserError
 from dynlm.evaluation.generate import generate, read_prompt, sample
 from dynlm.evaluation.sampling import Sampling, Stop
 from dynlm.evaluation.session import Session
@@ -85,10 +86,10 @@ def test_a_mixture_generates_with_the_better_expert(tuned_run: Run) -> None:
 
 def test_only_what_is_asked_for_is_learned_from(tuned_run: Run) -> None:
     """Learning from the generated text changes what follows its first segment, and neither prompt nor caller."""
-    config = with_memory(tuned_run.config, rule="sgd", lr=3.0, segment=5)
+    config = with_memory(tuned_run.config, rule="sgd", lr=0.5, segment=5)
     session = Session.open(opened(tuned_run.folder, config))
     start = read_prompt(session, PROMPT)
-    before, sampling = start.memory.copy(), Sampling(40, temperature=0)
+    before, sampling = start.memory.copy(), Sampling(100, temperature=1.0, top_k=0)
     plain, learned = (list(sample(session.dynamic_model, start, sampling, segment)) for segment in (None, 5))
     assert plain == list(sample(session.dynamic_model, start, sampling))
     assert plain[:5] == learned[:5] and plain != learned
@@ -97,6 +98,15 @@ def test_only_what_is_asked_for_is_learned_from(tuned_run: Run) -> None:
     still = Session.open(opened(tuned_run.folder, with_memory(config, rule="sgd", lr=0.0)))
     start = read_prompt(still, PROMPT)
     assert [*sample(still.dynamic_model, start, sampling, 5)] == [*sample(still.dynamic_model, start, sampling)]
+
+
+def test_nothing_is_generated_from_weights_that_are_not_finite(tuned_run: Run) -> None:
+    session = Session.open(opened(tuned_run.folder, with_memory(tuned_run.config, rule="rms")))
+    start = read_prompt(session, PROMPT)
+    for tensor in start.memory.params.values():
+        tensor.fill_(torch.nan)
+    with pytest.raises(UserError, match="weights are not finite"):
+        next(sample(session.dynamic_model, start, Sampling()))
 
 
 def test_what_is_generated_and_learned_is_a_text_that_is_read(tuned_run: Run) -> None:
