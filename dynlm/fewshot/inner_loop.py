@@ -10,6 +10,7 @@ equally many examples, so the sum is T times the mean over all examples.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -56,6 +57,26 @@ class SecondMoment:
         return {name: 1 / ((square / correction).sqrt() + epsilon) for name, square in self.squares.items()}
 
 
+def inner_step(
+    weights: Params,
+    adapted: tuple[str, ...],
+    loss: Callable[[Params], Tensor],
+    lr: Callable[[str], Tensor | float],
+    order: Order,
+    moment: SecondMoment | None = None,
+) -> Params:
+    """Return the weights after a gradient step of the tensors ``adapted`` on ``loss``, the sum of the tasks' losses."""
+    with torch.enable_grad():
+        if not all(weights[name].requires_grad for name in adapted):
+            weights = {n: t.detach().requires_grad_() if n in adapted else t for n, t in weights.items()}
+        leaves = [weights[name] for name in adapted]
+        grads = torch.autograd.grad(loss(weights), leaves, create_graph=order is Order.SECOND)
+    gradients = dict(zip(adapted, grads, strict=True))
+    scales: Mapping[str, Tensor | float] = moment.preconditioner(gradients) if moment else {}
+    moved = {n: gradient_step(weights[n], g, lr(n), scales.get(n, 1.0)) for n, g in gradients.items()}
+    return {**weights, **moved}
+
+
 @dataclass(frozen=True)
 class InnerLoop:
     """Gradient steps of the tensors ``adapted`` of a network, on all tasks at once."""
@@ -95,14 +116,9 @@ class InnerLoop:
             yield weights
             if step == len(batches):
                 return
-            with torch.enable_grad():
-                if not all(weights[name].requires_grad for name in self.adapted):
-                    weights = {n: t.detach().requires_grad_() if n in self.adapted else t for n, t in weights.items()}
-                inputs_TN, targets_TN = batches[step]
-                total = len(inputs_TN) * self.problem.loss(self.forward(weights, inputs_TN)[0], targets_TN)
-                leaves = [weights[name] for name in self.adapted]
-                grads = torch.autograd.grad(total, leaves, create_graph=order is Order.SECOND)
-            gradients = dict(zip(self.adapted, grads, strict=True))
-            scales: Mapping[str, Tensor | float] = moment.preconditioner(gradients) if moment else {}
-            moved = {n: gradient_step(weights[n], g, lr(step, n), scales.get(n, 1.0)) for n, g in gradients.items()}
-            weights = {**weights, **moved}
+            inputs_TN, targets_TN = batches[step]
+
+            def loss(weights: Params, inputs_TN: Tensor = inputs_TN, targets_TN: Tensor = targets_TN) -> Tensor:
+                return len(inputs_TN) * self.problem.loss(self.forward(weights, inputs_TN)[0], targets_TN)
+
+            weights = inner_step(weights, self.adapted, loss, functools.partial(lr, step), order, moment)

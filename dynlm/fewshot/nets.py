@@ -60,10 +60,10 @@ class PerceptronOptions(Section):
 
 
 class Perceptron:
-    """Linear layers from one input to one output with an activation between them (Finn et al. 2017: ReLU)."""
+    """Linear layers with an activation between them; by default from one input to one output (Finn et al. 2017)."""
 
-    def __init__(self, options: PerceptronOptions):
-        self.widths, self.gains = (1, *options.hidden, 1), options.gains or [1.0] * (len(options.hidden) + 1)
+    def __init__(self, options: PerceptronOptions, inputs: int = 1, outputs: int = 1):
+        self.widths, self.gains = (inputs, *options.hidden, outputs), options.gains or [1.0] * (len(options.hidden) + 1)
         self.activate: Callable[[Tensor], Tensor] = _ACTIVATIONS[options.activation]
         last = len(options.hidden)
         self.head = (f"linear.{last}.weight", f"linear.{last}.bias")
@@ -77,7 +77,7 @@ class Perceptron:
 
     def init_params(self, generator: torch.Generator) -> Params:
         """Return weights and biases uniform in +-gain / sqrt(inputs), as ``torch.nn.Linear`` has them for gain 1."""
-        bounds = [math.sqrt(1 / width) * gain for width, gain in zip(self.widths, self.gains, strict=False)]
+        bounds = [math.sqrt(1 / max(1, width)) * gain for width, gain in zip(self.widths, self.gains, strict=False)]
         shapes = self.shapes().items()
         return {name: uniform(shape, bounds[int(name.split(".")[1])], generator) for name, shape in shapes}
 

@@ -1,6 +1,6 @@
 """Distributions of actions, given the outputs of a network.
 
-Legend: A numbers of an action, or discrete actions.
+Legend: T tasks, A numbers of an action, or discrete actions.
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ class ActionDistribution(Protocol):
         """Return the entropy in nats."""
         ...
 
+    def imitation_loss(self, outputs: Tensor, actions: Tensor) -> Tensor:
+        """Return how far what is drawn is from the actions of an expert."""
+        ...
+
 
 class Categorical:
     """Discrete actions; outputs are logits."""
@@ -51,10 +55,14 @@ class Categorical:
         log_probs = log_softmax(outputs)
         return -(log_probs.exp() * log_probs).sum(-1)
 
+    def imitation_loss(self, outputs: Tensor, actions: Tensor) -> Tensor:
+        """Return minus the log-probability."""
+        return -self.log_prob(outputs, actions)
+
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Independent normal numbers around the outputs, with standard deviations that all states share.
+    """Independent normal numbers around the outputs, with standard deviations that all states of a task share.
 
     Outputs and ``log_std`` are in units in which the bounds are -1 and 1. What is drawn may be outside: environments
     clip it, and the log-probability is that before clipping, as usual for PPO (Andrychowicz et al. 2021, arXiv
@@ -63,7 +71,7 @@ class Gaussian:
 
     problem: ControlProblem
     log_std: Tensor
-    """(A,)."""
+    """(A,), or (T, 1, A) where each task has its own."""
 
     def draw(self, outputs: Tensor, randomness: Randomness) -> Tensor:
         noise = randomness.normal(*outputs.shape[1:])
@@ -73,12 +81,18 @@ class Gaussian:
         return self._centre + self._half_range * outputs
 
     def log_prob(self, outputs: Tensor, actions: Tensor) -> Tensor:
-        z = ((actions - self._centre) / self._half_range - outputs) / self.log_std.exp()
-        return -0.5 * (z.square() + math.log(2 * math.pi)).sum(-1) - self.log_std.sum()
+        z = ((actions - self._centre) / self._half_range - outputs) * (-self.log_std).exp()
+        shared = self.log_std.sum(-1) + 0.5 * math.log(2 * math.pi) * outputs.shape[-1]
+        return -0.5 * z.square().sum(-1) - shared
 
     def entropy(self, outputs: Tensor) -> Tensor:
         each = self.log_std + 0.5 * math.log(2 * math.pi * math.e)
-        return each.sum().expand(outputs.shape[:-1])
+        return each.sum(-1).expand(outputs.shape[:-1])
+
+    def imitation_loss(self, outputs: Tensor, actions: Tensor) -> Tensor:
+        """Return half the expected squared distance, ((mean - action)^2 + variance) / 2, in units of the outputs."""
+        gaps = (actions - self._centre) / self._half_range - outputs
+        return 0.5 * (gaps.square().sum(-1) + (2 * self.log_std).exp().sum(-1))
 
     @property
     def _centre(self) -> float:

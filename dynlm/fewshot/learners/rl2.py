@@ -20,6 +20,7 @@ from dynlm.fewshot.control.gru import GruWeights, gru_sequence, gru_step, initia
 from dynlm.fewshot.control.policies import Decision, Policy, Seen
 from dynlm.fewshot.control.randomness import Randomness
 from dynlm.fewshot.control.rollout import Trajectories, rollout
+from dynlm.fewshot.control.surrogates import clipped_gains
 from dynlm.fewshot.learners.learner import LEARNERS, Adapted, Learned, MetaStep, add_prefix, gradients_of, strip_prefix
 from dynlm.fewshot.learners.policy import PolicyLearner
 from dynlm.fewshot.nets import uniform
@@ -177,10 +178,9 @@ class Rl2(PolicyLearner):
         weight_NOH = meta[_HEAD_WEIGHT].T.expand(len(states_NHB), -1, -1)
         outputs_NBO = torch.baddbmm(meta[_HEAD_BIAS][:, None], weight_NOH, states_NHB).transpose(1, 2)
         outputs_NBA, values_NB = outputs_NBO[..., :-1], outputs_NBO[..., -1]
-        distribution, clip = distribution_of(self.problem, meta), self.options.ratio_clip
-        ratio_NB = (distribution.log_prob(outputs_NBA, batch.actions_NB) - batch.log_probs_NB).exp()
-        clipped_NB = ratio_NB.clamp(1 - clip, 1 + clip) * batch.advantages_NB
-        gains_NB = torch.minimum(ratio_NB * batch.advantages_NB, clipped_NB)
+        distribution = distribution_of(self.problem, meta)
+        log_ratios_NB = distribution.log_prob(outputs_NBA, batch.actions_NB) - batch.log_probs_NB
+        gains_NB = clipped_gains(log_ratios_NB, batch.advantages_NB, self.options.ratio_clip)
         losses_NB = self.options.value_weight * (values_NB - batch.targets_NB).square() - gains_NB
         losses_NB = losses_NB - entropy_weight * distribution.entropy(outputs_NBA)
         return (losses_NB * batch.valid_NB).sum() / batch.valid_NB.sum()

@@ -44,6 +44,7 @@ def test_discrete_actions_equal_torchs_distribution() -> None:
     actions = theirs.sample()
     torch.testing.assert_close(ours.log_prob(logits, actions), theirs.log_prob(actions))
     torch.testing.assert_close(ours.entropy(logits), theirs.entropy())
+    torch.testing.assert_close(ours.imitation_loss(logits, actions), -theirs.log_prob(actions))
     drawn = ours.draw(logits[:, :1].expand(-1, 4000, -1), Randomness(seeded(1), 7))
     shares = torch.stack([(drawn == action).double().mean(1) for action in range(5)], -1)
     torch.testing.assert_close(shares, theirs.probs[:, 0].double(), atol=0.03, rtol=0)
@@ -63,3 +64,19 @@ def test_normal_actions_equal_torchs_distribution_in_the_problems_units() -> Non
     torch.testing.assert_close(drawn.mean(1), theirs.mean[:, 0], atol=0.1, rtol=0)
     torch.testing.assert_close(drawn.std(1), theirs.stddev[:, 0], atol=0.06, rtol=0)
     torch.testing.assert_close(ours.mode(outputs), theirs.mean)
+    # The imitation loss is the mean over what is drawn of half the squared distance, in units of half the range.
+    distances = 0.5 * ((drawn - actions[:, :1]) / 2).square().sum(-1)
+    torch.testing.assert_close(distances.mean(1), ours.imitation_loss(outputs, actions)[:, 0], atol=0.05, rtol=0.03)
+
+
+def test_each_task_may_have_standard_deviations_of_its_own() -> None:
+    problem = ControlProblem(1, 1, 1, action_size=2, low=-1.0, high=3.0)
+    log_std_T1A = torch.tensor([[[-1.0, 0.5]], [[0.3, -0.2]]])
+    outputs, actions = (torch.randn(2, 4, 2, generator=seeded(seed)) for seed in (0, 1))
+    together = Gaussian(problem, log_std_T1A)
+    for task in range(2):
+        alone = Gaussian(problem, log_std_T1A[task, 0])
+        for method in ("log_prob", "imitation_loss"):
+            one, other = getattr(together, method)(outputs, actions), getattr(alone, method)(outputs, actions)
+            torch.testing.assert_close(one[task], other[task])
+        assert torch.equal(together.entropy(outputs)[task], alone.entropy(outputs)[task])
