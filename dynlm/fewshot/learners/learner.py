@@ -100,7 +100,8 @@ class Learner(ABC):
 
         kind: str = "maml"
         """maml, fomaml, anil, meta-sgd, maml++, reptile, prototypes, lstm-reader, lstm-optimiser, random,
-        nearest-neighbour; rl2, meta-parameters; random-actions, greedy, epsilon-greedy, ucb1, thompson, gittins, psrl,
+        nearest-neighbour; rl2, policy-maml, policy-fomaml, policy-reptile, policy-pretrained, policy-random, guided,
+        meta-parameters; random-actions, greedy, epsilon-greedy, ucb1, thompson, gittins, psrl,
         opsrl, epsilon-greedy-q, oracle; or a plug-in (entry points dynlm.learners)."""
 
     def __init__(self, options: Any, problem: Any):
