@@ -12,6 +12,7 @@ from dynlm.fewshot.report.curves import animate_fits, plot_errors, plot_strip
 from dynlm.fewshot.report.episode import plot_episode
 from dynlm.fewshot.report.pulls import plot_pulls, pulls_of
 from dynlm.fewshot.report.returns import plot_regret, return_table, title_of
+from dynlm.fewshot.report.trajectories import animate_trajectories, plot_trajectories, trajectories_of
 from dynlm.fewshot.results import EpisodeScores, examples_of_runs, scores_of_runs
 from dynlm.report.fewshot_results import FILE, Table, load_fewshot
 from dynlm.runtime.parsing import write_json
@@ -160,6 +161,13 @@ def summarise(runs: Sequence[Path], out: Path, title: str | None = None) -> tupl
         alt = f"How often each arm is pulled over time, by {', '.join(one['protocol']['label'] for one in same)}."
         stem = out / f"{protocol['task']}-{protocol['size']}-pulls"
         add(plot_pulls(same, stem), f"Pulls over time, {title_of(protocol)}", alt)
+    for same in trajectories_of(examples_of_runs(runs, "trajectories")):
+        title, labels = title_of(same[0]["protocol"]), ", ".join(one["protocol"]["label"] for one in same)
+        name = f"{same[0]['protocol']['task']}-{same[0]['protocol']['size']}"
+        gif = animate_trajectories(same, out / f"{name}-trajectories.gif")
+        add([gif], f"Before and after one inner step, {title}", f"Trajectories of {labels}.")
+        strip = plot_trajectories(same, out / f"{name}-strip")
+        add(strip, f"The same as stills, step by step, {title}", f"Trajectories of {labels} after some steps.")
     for one in examples_of_runs(runs, "images"):
         if one["tasks"]:
             protocol = one["protocol"]
