@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 
@@ -23,7 +22,6 @@ from dynlm.evaluation.generate import generate
 from dynlm.evaluation.model_card import model_card
 from dynlm.evaluation.protocol import variant_name
 from dynlm.evaluation.sampling import Sampling, Stop
-from dynlm.evaluation.score_file import Scores
 from dynlm.evaluation.session import Session
 from dynlm.evaluation.session_folder import memory_file_in, save_session
 from dynlm.evaluation.text_result import TextResult
@@ -54,22 +52,10 @@ class Losses(TextResult):
 
         Its ``save`` writes pictures and a page. Raises UserError where nothing was read, or read with ``static=False``.
         """
-        from dynlm.report.heatmap import HeatMap
-        from dynlm.report.passages import Passage
+        from dynlm.report.own_text import heat_map_of
 
-        if self.static is None or not len(self):
-            raise UserError("there are no two losses of each token to compare", do="read a text with static=True")
         opening = " ".join(b"".join(self.surface[:40]).decode("utf-8", "replace").split())
-        articles = [{"index": 0, "title": opening[:60]}]
-        position = np.arange(len(self), dtype=np.int32)
-        zeros = np.zeros_like(position)
-        columns = zeros, position, zeros, self.token, self.words
-        said = ("level 1, with the same context", "each token is scored before anything is learned from it")
-        protocol = {**self.protocol, "text": "", "tokenizer": "", "articles": articles, "statement": said[1]}
-        adapted = Scores(protocol, *columns, self.nats, self.surface)
-        level_1 = {"variant": "static", "statement": said[0]}
-        static = Scores(protocol | level_1, *columns, self.static, self.surface)
-        return HeatMap(static, adapted, [Passage(0, 0, min(tokens, len(self)))])
+        return heat_map_of([self.head(tokens)], [opening[:60]], self.protocol)
 
     def _repr_html_(self) -> str | None:
         return None if self.static is None or not len(self) else self.heat_map()._repr_html_()
@@ -132,13 +118,15 @@ class DynamicLM(ModelHubMixin, library_name="dynlm"):
         """
         session = self._session.copy()  # an interrupted reading leaves the memory as it was
         beside = None
-        if static:
+        if static and not session.compares:
             beside = session.level_1() if self._static is None else self._static.copy()
         result = session.read(text, finish=not unfinished)
-        level_1 = result if beside is None else beside.read(text, finish=not unfinished)
+        if beside is not None:
+            result = replace(result, static=beside.read(text, finish=not unfinished).nats)
+        session.record(result)
         self._session, self._static = session, beside if unfinished else None
         columns = {item.name: getattr(result, item.name) for item in fields(result)}
-        columns["static"] = level_1.nats if static else None
+        columns["static"] = result.static if static else None
         variant, options = variant_name(session.dynamic_model), session.options
         return Losses(**columns, protocol={"variant": variant, "reset": options.reset, "segment": options.segment})
 

@@ -168,6 +168,8 @@ def read_into(
     path: Path, folder: Path, config: Config, texts: list[str], unfinished: bool = False, again: bool = False
 ) -> Any:
     """Read ``texts`` into the memory file ``path``."""
-    from dynlm.evaluation.session import read_texts
+    from dynlm.data.sources.source import Article
+    from dynlm.evaluation.sitting import read_texts
 
-    return read_texts(opened(folder, config), texts, path, not unfinished, again)
+    articles = [Article(f"text {number}", text, "a test") for number, text in enumerate(texts, 1)]
+    return read_texts(opened(folder, config), articles, path, not unfinished, again)

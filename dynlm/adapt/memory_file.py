@@ -3,13 +3,14 @@
 A memory file is a safetensors file. It holds the tensors of ``state_tensors`` in one lane, the bytes of the unfinished
 article (``text``), and a JSON description (``About``): the fingerprints of the model and of the rule's constants, the
 options, how much was read. ``content`` is a fingerprint of all of it, which detects damage. It leaves out ``last``, the
-fingerprint of the texts read last: a text read in two parts leaves the same memory as read in one. A memory that was
-reset has no tensors.
+fingerprint of the texts read last, and what is for display: a text read in two parts leaves the same memory as read in
+one. A memory that was reset has no tensors.
 
 The target of a link is written, not the link. A file keeps its permissions; a new one can be read by its owner only.
 ``changing`` locks a file from reading to writing it.
 
-The content is private: dynamic weights are trained on the text, and a cache and an unfinished article hold it verbatim.
+The content is private: dynamic weights are trained on the text, and a cache, an unfinished article and the record of
+the reading hold words of it.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynlm.adapt.dynamic_model import DynamicModel, Memory, constants_of
+from dynlm.adapt.dynamic_model import DynamicModel, Memory, constants_of, distance
 from dynlm.adapt.options import MemoryOptions
+from dynlm.adapt.reading_record import ReadingRecord
 from dynlm.adapt.state_tensors import as_tensors, flaw, flaw_of_shapes, from_tensors
 from dynlm.errors import UserError
 from dynlm.runtime.files import exclusive
@@ -84,9 +86,13 @@ class About:
     unfinished: int | None = None
     """How many tokens of ``text`` were read, where the last article is not finished."""
     content: str = ""
-    """Fingerprint of all tensors and of everything else here but ``last``."""
+    """Fingerprint of all tensors and of everything else here but ``last``, ``distance`` and ``record``."""
     last: str = ""
     """Fingerprint of the texts that were read last, where it is known."""
+    distance: float | None = None
+    """|theta_t - theta_0| / |theta_0|, for display."""
+    record: dict[str, Any] = field(default_factory=dict)
+    """A ``ReadingRecord``, for display."""
     format: int = FORMAT
 
     def memory_options(self, where: object) -> MemoryOptions:
@@ -107,6 +113,7 @@ class SavedMemory:
     unfinished: Unfinished | None = None
     last: str = ""
     """Fingerprint of the texts that `dynlm read` read last."""
+    record: ReadingRecord = field(default_factory=ReadingRecord)
 
     def copy(self) -> SavedMemory:
         """Return a copy that further reading of this one leaves as it is."""
@@ -134,6 +141,8 @@ def save_memory(
         articles=saved.articles,
         unfinished=None if saved.unfinished is None else saved.unfinished.read,
         last=saved.last,
+        distance=float(distance(saved.memory, dynamic_model.static)) if saved.memory.params else 0.0,
+        record=saved.record.to_dict(),
     )
     return _write(path, about, tensors)
 
@@ -163,12 +172,12 @@ def load_memory(path: Path, dynamic_model: DynamicModel, options: MemoryOptions,
         return SavedMemory(dynamic_model.fresh_memory())
     if (wrong := flaw(state, dynamic_model)) is not None:
         raise _damaged(wrong, path)
-    memory = from_tensors(state, dynamic_model)
+    memory, record = from_tensors(state, dynamic_model), ReadingRecord.from_dict(about.record, path)
     if memory.cache is not None and not memory.cache.is_sound(dynamic_model.model.vocab_size):
         raise _damaged("its cache holds impossible values", path)
     if about.format < FORMAT:
         warn(f"{path}: written by an earlier dynlm (format {about.format}); its constants are not checked")
-    return SavedMemory(memory, about.tokens, about.articles, unfinished, about.last)
+    return SavedMemory(memory, about.tokens, about.articles, unfinished, about.last, record)
 
 
 def load_about(path: Path) -> tuple[About, dict[str, Tensor]]:
@@ -200,7 +209,7 @@ def reset_memory(path: Path) -> About:
     """
     with changing(path) as path:
         about, _ = load_about(path)
-        return _write(path, dataclasses.replace(about, tokens=0, articles=0, unfinished=None, last=""), {})
+        return _write(path, About(about.model, about.constants, about.options, about.rule, format=about.format), {})
 
 
 @contextlib.contextmanager
@@ -245,7 +254,8 @@ def _renamed(name: str, version: int) -> str:
 
 def _content_of(about: About, tensors: Mapping[str, Tensor]) -> str:
     description = {**dataclasses.asdict(about), "content": None}
-    del description["last"]
+    for name in ("last", "distance", "record"):
+        del description[name]
     return fingerprint(json.dumps(description, sort_keys=True), params_fingerprint(tensors))
 
 

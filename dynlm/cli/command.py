@@ -107,10 +107,13 @@ def open_run(options: Namespace, config: Config) -> Run:
     return Run.open(options.folder, *vars(config).values())
 
 
-def print_answer(options: Namespace, content: Any, text: str) -> None:
-    """Print ``text``, or ``content`` as JSON for ``--json``, with control characters escaped; the main process only."""
+def print_answer(options: Namespace, content: Any, text: str, indent: int | None = 2) -> None:
+    """Print ``text``, or ``content`` as JSON for ``--json``, with control characters escaped; the main process only.
+
+    ``indent`` None prints JSON on one line.
+    """
     if is_main_process():
-        print(json_text(content) if options.json else printable(text, lines=True))
+        print(json_text(content, indent) if options.json else printable(text, lines=True))
 
 
 def print_pieces(pieces: Iterable[str]) -> None:

@@ -1,70 +1,19 @@
-"""Commands of memory files: ``dynlm read``, ``dynlm memory COMMAND``. torch is imported only when they run."""
+"""Commands of memory files, ``dynlm memory COMMAND``. torch is imported only when they run."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynlm.cli.command import Argument, Option, command, open_run, print_answer
+from dynlm.cli.command import Argument, Option, command, print_answer
 from dynlm.errors import UserError
-from dynlm.runtime.text import LARGEST_TEXT, read_text, warn
+from dynlm.runtime.text import read_text
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
 
-    from dynlm.train.config import Config
 
 _FILE = Argument("FILE", "a memory file")
-_NOTICEABLE = 0.02
-"""Nats per token: a memory that is worse by less causes no warning."""
-
-
-@command(
-    "read",
-    Argument("TEXT", f"text files, each an article of up to {LARGEST_TEXT // 2**20} MiB; -: standard input", many=True),
-    Option("--unfinished", "more of the last text is to follow"),
-    Option("--again", "learn again from texts that the memory has read last"),
-    sections="run memory",
-    takes_run=True,
-    takes_memory=True,
-    mixes_new_memories=True,
-)
-def _read(options: Namespace, config: Config) -> int:
-    """Read texts of your own and keep the memory of them in a file, to continue with.
-
-    dynlm read runs/demo --memory me.safetensors book.txt
-    dynlm read runs/demo --memory me.safetensors --unfinished - < notes.txt
-    """
-    from dynlm.evaluation.session import read_texts
-
-    if options.memory_file is None:
-        raise UserError("a memory to keep was not named", do="give --memory FILE, such as --memory me.safetensors")
-    run, path = open_run(options, config), Path(options.memory_file)
-    texts = [read_text(name) for name in options.texts]  # standard input may take long: no file is locked meanwhile
-    done = read_texts(run, texts, path, not options.unfinished, options.again)
-    report, cost = done.to_dict(), "nothing yet: the text goes on"
-    if done.repeated:
-        what = "these texts are what this memory has read last; they were not read again"
-        warn(f"{path}: {what}; give --again to learn them once more")
-        cost = "nothing"
-    elif done.tokens:
-        cost = f"{done.tokens:,} tokens, {report['nats_per_token']:.4f} nats per token before each was learned from"
-        cost += f" (level 1: {report['level_1_nats_per_token']:.4f})"
-    if done.worse_by > _NOTICEABLE:
-        what = f"reading with this memory cost {done.worse_by:.2f} nats per token more than without"
-        do = "tune the rule on more text, or lower its rate"
-        do += "" if config.memory.no_regret else ", or begin a memory with --memory.no_regret true"
-        warn(f"{path}: {what}; {do}")
-    lines = [
-        f"read {cost}",
-        f"the memory has read {done.about.tokens:,} tokens of {done.about.articles:,} articles; its weights are "
-        f"{done.distance:.4g} |theta_0| from the static ones",
-        f"the update filter acted {done.rejected:,} times" if done.rejected else "",
-        f"static parameters: checksum {done.static[0]} before, {done.static[1]} after",
-        "" if done.repeated else f"wrote {path}",
-    ]
-    print_answer(options, {"file": str(path), **report}, "\n".join(line for line in lines if line))
-    return 0
 
 
 @command("memory show", _FILE, takes_config=False)

@@ -7,15 +7,110 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynlm.cli.command import Option, command, open_run, print_answer, print_pieces
+from dynlm.cli.command import Argument, Option, command, open_run, print_answer, print_pieces
 from dynlm.errors import UserError
-from dynlm.runtime.text import read_text
+from dynlm.runtime.launcher import is_main_process
+from dynlm.runtime.text import read_text, warn
 from dynlm.runtime.validation import LARGEST_SEED, is_utf8
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
 
+    from dynlm.evaluation.sitting import ReadSummary
     from dynlm.train.config import Config
+
+_NOTICEABLE = 0.02
+"""Nats per token: a memory that is worse by less causes no warning."""
+_MOST_SHOWN = 600
+"""Tokens: of longer texts two passages are shown."""
+
+
+@command(
+    "read",
+    Argument("TEXT", "text files, folders, JSON lines, or - for standard input; a text is an article", many=True),
+    Option("--unfinished", "more of the last text is to follow"),
+    Option("--again", "learn again from texts that the memory has read last"),
+    Option("--compare", "false: don't read with the static model too, which saves its time", bool, True),
+    Option("--show", "print the text in colours: blue where the memory loses fewer nats than the static model"),
+    sections="run memory",
+    takes_run=True,
+    takes_memory=True,
+    mixes_new_memories=True,
+)
+def _read(options: Namespace, config: Config) -> int:
+    """Read texts of your own, say what was learned, and keep the memory in a file to continue with.
+
+    dynlm read runs/demo book.txt --show
+    dynlm read runs/demo --memory me.safetensors book.txt notes/ --json
+    """
+    from dynlm.data.own_texts import load_own_texts
+    from dynlm.evaluation.sitting import read_texts
+    from dynlm.evaluation.word_gains import changes_text
+
+    if options.show and (options.json or options.unfinished or not options.compare):
+        what = "--show prints whole texts in colours, by the difference from the static model"
+        raise UserError(what, do="leave out --json, --unfinished and --compare false")
+    if options.unfinished and options.memory_file is None:
+        raise UserError("what is to follow needs a memory that is kept", do="give --memory FILE")
+    run, path = open_run(options, config), None if options.memory_file is None else Path(options.memory_file)
+    texts, skipped = load_own_texts(options.texts)  # standard input may take long: no file is locked meanwhile
+    done = read_texts(run, texts, path, not options.unfinished, options.again, options.compare)
+    if skipped:
+        example = next(iter(skipped.items()))
+        warn(f"{len(skipped)} of the folder's files were left out, such as {': '.join(example)}")
+    if done.repeated:
+        what = "these texts are what this memory has read last; they were not read again"
+        warn(f"{path}: {what}; give --again to learn them once more")
+    if done.worse_by > _NOTICEABLE:
+        where = "" if path is None else f"{path}: "
+        what = f"reading with this memory cost {done.worse_by:.2f} nats per token more than without"
+        do = "tune the rule on more text, or lower its rate"
+        do += "" if config.memory.no_regret else ", or begin a memory with --memory.no_regret true"
+        warn(f"{where}{what}; {do}")
+    if options.show and done.tokens:
+        _show(done)
+    memory = done.memory
+    lines = [
+        f"read {_cost(done)}",
+        *(f"the memory {line}" for line in changes_text(done.words)),
+        f"the memory has read {memory['tokens']:,} tokens of {memory['articles']:,} articles; its weights are "
+        f"{done.distance:.4g} |theta_0| from the static ones",
+        f"the update filter acted {done.rejected:,} times" if done.rejected else "",
+        f"static parameters: checksum {done.static[0]} before, {done.static[1]} after",
+        "nothing was kept: --memory FILE keeps the memory"
+        if path is None
+        else ""
+        if done.repeated
+        else f"wrote {path}",
+    ]
+    file = None if path is None else str(path)
+    answer = {"file": file, **done.to_dict(), "skipped": skipped}
+    print_answer(options, answer, "\n".join(line for line in lines if line), indent=None)
+    return 0
+
+
+def _cost(done: ReadSummary) -> str:
+    """Return what was read, and what it cost with the memory and by the static model."""
+    if done.repeated:
+        return "nothing"
+    if not done.tokens:
+        return "nothing yet: the text goes on"
+    cost = f"{done.tokens:,} tokens, {done.nats_per_token:.4f} nats per token before each was learned from"
+    if done.static_nats_per_token is None:
+        return cost
+    time = "; --compare false saves its time" if done.read_twice else ""
+    return f"{cost} (static model: {done.static_nats_per_token:.4f}{time})"
+
+
+def _show(done: ReadSummary) -> None:
+    """Print the heat map of what was read."""
+    from rich.console import Console
+
+    from dynlm.report.own_text import heat_map_of
+
+    heat_map = heat_map_of(done.results, done.titles, done.protocol, _MOST_SHOWN)
+    if is_main_process():
+        Console(highlight=False).print(heat_map, soft_wrap=True)
 
 
 @command(

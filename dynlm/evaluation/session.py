@@ -8,17 +8,15 @@ not whole, and the last line, whose tokens are not final before its end) is not 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from dynlm.adapt.dynamic_model import DynamicModel, distance
 from dynlm.adapt.loop import iter_segments
-from dynlm.adapt.memory_file import About, SavedMemory, Unfinished, changing, load_about, load_memory, save_memory
+from dynlm.adapt.memory_file import About, SavedMemory, Unfinished, load_memory, save_memory
 from dynlm.adapt.options import MemoryOptions
 from dynlm.adapt.rules.elementwise import LEVEL_1
 from dynlm.adapt.update_filter import FilterState
@@ -26,11 +24,9 @@ from dynlm.data.stream import StreamPosition, read_in_order
 from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.errors import UserError
 from dynlm.evaluation.text_result import TextResult
+from dynlm.evaluation.word_gains import record_of
 from dynlm.run.folder import TrainedModel
 from dynlm.run.opening import build_dynamic_model
-from dynlm.run.run import Run
-from dynlm.runtime.hashing import fingerprint
-from dynlm.runtime.tensors import params_fingerprint
 from dynlm.runtime.tree import clone
 
 
@@ -97,12 +93,17 @@ class Session:
         """Return a session with the same model that has read nothing."""
         return dataclasses.replace(self, saved=SavedMemory(self.dynamic_model.fresh_memory()))
 
+    @property
+    def compares(self) -> bool:
+        """Whether reading gives the static model's losses too: it is that model, or is mixed with it."""
+        return self.dynamic_model.is_static or self.dynamic_model.mixture is not None
+
     def level_1(self) -> Session | None:
-        """Return a session of the static parameters that reads the same from here on; None where this one is that.
+        """Return a session of the static parameters that reads the same from here on; None where this one ``compares``.
 
         An unfinished article continues with the model's state in the memory, which has no state of level 1's.
         """
-        if self.dynamic_model.is_static:
+        if self.compares:
             return None
         level_1 = build_dynamic_model(self.trained, self.options, LEVEL_1)
         memory = level_1.fresh_memory()._replace(state=clone(self.saved.memory.state))
@@ -111,7 +112,8 @@ class Session:
     def read(self, text: str, finish: bool = True) -> TextResult:
         """Read an article, or more of the unfinished one, and learn from it; ``finish=False`` leaves it unfinished.
 
-        The result also has the tokens of earlier text that were not read before. Raises UserError for an empty text and
+        The result also has the tokens of earlier text that were not read before, and the static model's losses where
+        this session ``compares``. Raises UserError for an empty text and
         for a lone surrogate.
         """
         before = self.saved.unfinished
@@ -128,12 +130,15 @@ class Session:
         segment = self.options.segment
         end = len(split.ids_N) if finish else done + max(0, _num_final(split) - done) // segment * segment
         stream = read_in_order(dataclasses.replace(split, starts=np.array([0, end], dtype=np.int64)), segment, [0])
-        memory, nats = self.saved.memory, [np.zeros(0, np.float32)]
+        memory, mixes = self.saved.memory, self.dynamic_model.mixture is not None
+        nats, static = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
         if end > done:
             position = StreamPosition(0, 1, (0,), (done,)) if done else None
             for read in iter_segments(self.dynamic_model, stream, memory, position):
                 memory = read.memory
                 nats.append(read.nats_T.float().cpu().numpy())
+                if mixes:
+                    static.append(read.experts_BT2[0, :, 0].float().cpu().numpy())
         rejected = 0
         if memory.filter is not None:
             # Counts belong to a reading; a saved memory has none.
@@ -143,74 +148,15 @@ class Session:
         columns = split.ids_N[own], split.surfaces(0)[own], split.words_N[own]
         unfinished = None if finish else _unfinished(split, end)
         articles = self.saved.articles + (before is None)
-        self.saved = SavedMemory(memory, self.saved.tokens + end - done, articles, unfinished)
-        return TextResult(*columns, np.concatenate(nats), rejected)
+        self.saved = SavedMemory(memory, self.saved.tokens + end - done, articles, unfinished, record=self.saved.record)
+        own_N = np.concatenate(nats)
+        static_N = np.concatenate(static) if mixes else own_N if self.compares else None
+        return TextResult(*columns, own_N, rejected, static_N)
 
-
-@dataclass(frozen=True)
-class ReadSummary:
-    """The outcome of reading texts into a memory file."""
-
-    about: About
-    distance: float
-    """|theta_t - theta_0| / |theta_0|."""
-    static: tuple[str, str]
-    """Fingerprint of the static parameters before and after."""
-    tokens: int = 0
-    nats: float = 0.0
-    level_1_nats: float = 0.0
-    """Loss of the same tokens by the static parameters."""
-    rejected: int = 0
-    """Updates that the update filter rejected, and weights that it restored."""
-    repeated: bool = False
-    """Whether the texts are those of the sitting before, which were not read again."""
-
-    @property
-    def worse_by(self) -> float:
-        """Nats per token above level 1; below 0 the memory helped."""
-        return (self.nats - self.level_1_nats) / max(1, self.tokens)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything, ready for JSON."""
-        return {
-            "tokens": self.tokens,
-            "nats_per_token": self.nats / self.tokens if self.tokens else None,
-            "level_1_nats_per_token": self.level_1_nats / self.tokens if self.tokens else None,
-            "repeated": self.repeated,
-            "distance": self.distance,
-            "guarded": self.rejected,
-            "static_parameters": {"before": self.static[0], "after": self.static[1]},
-            "memory": {"tokens": self.about.tokens, "articles": self.about.articles, "content": self.about.content},
-        }
-
-
-def read_texts(run: Run, texts: Sequence[str], path: Path, finish: bool = True, again: bool = False) -> ReadSummary:
-    """Read ``texts``, each an article, with the memory in ``path`` (a fresh one), and save it there once at the end.
-
-    ``finish=False`` leaves the last text unfinished. Texts that are those of the last sitting, as after a command that
-    was interrupted and repeated, are read only with ``again``. Raises UserError for a memory that does not fit, is
-    locked or diverged, and for an empty text; the file then stays as it was.
-    """
-    with changing(path) as path:
-        session = Session.open(run, path if path.exists() else None)
-        before = params_fingerprint(run.trained.params)
-        last = fingerprint(*(text.encode("utf-8", "replace") for text in texts), "" if finish else "unfinished")
-        if session.saved.last == last and not again:
-            return ReadSummary(load_about(path)[0], session.distance, (before, before), repeated=True)
-        level_1 = session.level_1()
-        tokens, nats, level_1_nats, rejected = 0, 0.0, 0.0, 0
-        for number, text in enumerate(texts, 1):
-            ends = finish or number < len(texts)
-            result = session.read(text, ends)
-            tokens, nats, rejected = tokens + len(result), nats + result.total, rejected + result.rejected
-            level_1_nats += result.total if level_1 is None else level_1.read(text, ends).total
-        if not math.isfinite(nats):
-            raise UserError("this memory is not saved: the loss is not finite", path, "lower the rule's rate")
-        after = params_fingerprint(run.trained.params)
-        assert after == before, "reading changed the static parameters"
-        session.saved = dataclasses.replace(session.saved, last=last)
-        about = session.save(path)
-        return ReadSummary(about, session.distance, (before, after), tokens, nats, level_1_nats, rejected)
+    def record(self, result: TextResult, title: str = "") -> None:
+        """Add what ``read`` returned, with the static model's losses, to what the memory tells of its reading."""
+        record = self.saved.record.plus(record_of([result], [title] if title else []))
+        self.saved = dataclasses.replace(self.saved, record=record)
 
 
 def _num_final(split: TokenisedSplit) -> int:

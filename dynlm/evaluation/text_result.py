@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -55,6 +55,11 @@ class TextResult:
         return float(self.nats.sum(dtype=np.float64))
 
     @property
+    def static_total(self) -> float | None:
+        """The sum of the static model's nats; None where these were not computed."""
+        return None if self.static is None else float(self.static.sum(dtype=np.float64))
+
+    @property
     def nats_per_token(self) -> float:
         """Mean nats; NaN where no token was read."""
         return self.total / len(self) if len(self) else math.nan
@@ -62,9 +67,9 @@ class TextResult:
     @property
     def static_nats_per_token(self) -> float | None:
         """Mean nats of the static model; None where these were not computed."""
-        if self.static is None:
+        if (total := self.static_total) is None:
             return None
-        return float(self.static.sum(dtype=np.float64)) / len(self) if len(self) else math.nan
+        return total / len(self) if len(self) else math.nan
 
     @property
     def bits_per_byte(self) -> float:
@@ -81,6 +86,15 @@ class TextResult:
             import pandas as pd
         except ImportError as error:
             raise UserError("a table needs pandas", do="pip install pandas") from error
+        return pd.DataFrame(self.columns())
+
+    def head(self, tokens: int) -> TextResult:
+        """Return the first ``tokens`` tokens."""
+        names = [name for name in ("token", "surface", "words", "nats", "static") if getattr(self, name) is not None]
+        return replace(self, **{name: getattr(self, name)[:tokens] for name in names})
+
+    def columns(self) -> dict[str, Any]:
+        """Return the columns of ``to_pandas`` by name, as arrays and lists."""
         columns = {
             "token": self.token,
             "surface": self._texts(),
@@ -88,7 +102,7 @@ class TextResult:
             "words": self.words,
             "nats": self.nats,
         }
-        return pd.DataFrame(columns if self.static is None else {**columns, "static": self.static})
+        return columns if self.static is None else {**columns, "static": self.static}
 
     def _texts(self) -> list[str]:
         return [surface.decode("utf-8", "replace") for surface in self.surface]

@@ -88,10 +88,17 @@ def test_show_diff_and_reset(tuned_copy: Run, book: Path, me: Path, tmp_path: Pa
     assert shown["moved"]["embedding"] == pytest.approx(float(moved.square().mean().sqrt()))
     said = answer(capsys, "memory", "show", me)
     assert f"{about.tokens:,} tokens of 3 articles" in said and "rule rms" in said
+    in_words, rest = said.split("moved from the static parameters")
+    assert (
+        "expects more" in in_words and "bafidela (36 times, " in in_words and f"read last: {book}, {book}" in in_words
+    )
+    assert "% of the static ones' size" in in_words and "it helped by" in in_words and "embedding" in rest
+    assert shown["record"]["words"]["bafidela"][0] == 36 and shown["distance"] > 0
     apart = answer_json(capsys, "memory", "diff", early, me)
     assert apart["equal"] is False and apart["articles"] == [1, 3]
     assert all(value > 0 for value in apart["apart"].values())
-    assert "apart" in answer(capsys, "memory", "diff", early, me)
+    said = answer(capsys, "memory", "diff", early, me)
+    assert said.index(f"{me} expects more (nats saved in all): ") < said.index("apart") and "bafidela (+" in said
     assert "as if nothing had been read" in answer(capsys, "memory", "reset", me)
     assert "0 tokens of 0 articles" in answer(capsys, "memory", "show", me)
     from_fresh = answer_json(capsys, "memory", "diff", me, early)
@@ -106,7 +113,7 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(
     tuned_copy: Run, book: Path, me: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     folder = tuned_copy.folder
-    assert "--memory FILE" in refused(capsys, "read", folder, book)
+    assert "--memory FILE" in refused(capsys, "read", folder, "--unfinished", book)
     assert "no such file" in refused(capsys, "score", folder, "--memory", me).lower()
     assert "no such file" in refused(capsys, "read", folder, "--memory", me, tmp_path / "none.txt")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")

@@ -1,4 +1,4 @@
-"""The command ``generate``: what it prints, and what it refuses in one line."""
+"""The commands ``read`` and ``generate``: what they print, and what they refuse in one line."""
 
 from __future__ import annotations
 
@@ -11,6 +11,70 @@ import pytest
 
 from tests.cli.test_main import Capture, answer, answer_json, refused
 from tests.tiny import Run, listing
+
+LINE = " the bafidela of the town was seen near a bafidela .\n"
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    """A folder with a text, records below it, and a file that is no text."""
+    folder = tmp_path / "texts"
+    (folder / "more").mkdir(parents=True)
+    (folder / "book.txt").write_text(LINE * 6)
+    (folder / "more" / "notes.jsonl").write_text('{"text": "the bafidela", "title": "T"}\n{"text": "a town"}\n')
+    (folder / "picture.png").write_bytes(b"\x89PNG\0")
+    return folder
+
+
+def test_a_folder_is_read_and_what_was_learned_is_said(tuned_copy: Run, texts: Path, capsys: Capture) -> None:
+    before = listing(tuned_copy.folder)
+    told = answer_json(capsys, "read", tuned_copy.folder, texts)
+    assert listing(tuned_copy.folder) == before and told["file"] is None
+    assert [text["title"] for text in told["texts"]] == [str(texts / "book.txt"), "T", f"{texts}/more/notes.jsonl:2"]
+    assert [*told["skipped"]] == [str(texts / "picture.png")]
+    book = told["texts"][0]
+    assert "".join(book["surface"]) == LINE * 6
+    assert sum(len(text["nats"]) for text in told["texts"]) == told["tokens"]
+    sums = {name: sum(sum(text[name]) for text in told["texts"]) for name in ("nats", "static")}
+    assert sums["nats"] / told["tokens"] == pytest.approx(told["nats_per_token"])
+    assert sums["static"] / told["tokens"] == pytest.approx(told["level_1_nats_per_token"])
+    (best,) = (word for word in told["word_gains"]["gained"] if word["word"] == "bafidela")
+    assert best["times"] == 13 and best["static"] > best["nats"]
+    said = answer(capsys, "read", tuned_copy.folder, texts, "--show")
+    assert "Where no-regret (rms) predicts better than static" in said and "of the town was" in said
+    assert "nothing was kept" in said and "bafidela (13 times, " in said
+
+
+def test_several_texts_and_files_are_read_in_their_order(tuned_copy: Run, texts: Path, capsys: Capture) -> None:
+    notes, book = texts / "more" / "notes.jsonl", texts / "book.txt"
+    told = answer_json(capsys, "read", tuned_copy.folder, notes, book)
+    assert [text["title"] for text in told["texts"]] == ["T", f"{notes}:2", str(book)]
+
+
+def test_the_static_model_is_read_only_where_it_is_needed(tuned_copy: Run, texts: Path, capsys: Capture) -> None:
+    read = ["read", tuned_copy.folder, texts / "book.txt"]
+    alone = ["--memory.no_regret", "false"]
+    costs = [answer_json(capsys, *read, *more) for more in ([], alone, [*alone, "--compare", "false"])]
+    assert costs[0]["level_1_nats_per_token"] == pytest.approx(costs[1]["level_1_nats_per_token"], abs=1e-5)
+    assert costs[2]["level_1_nats_per_token"] is None and costs[2]["nats_per_token"] == costs[1]["nats_per_token"]
+    assert costs[2]["word_gains"] == {"gained": [], "lost": []} and "static" not in costs[2]["texts"][0]
+    assert "--compare false saves its time" in answer(capsys, *read, *alone)
+    assert "--compare" not in answer(capsys, *read) + answer(capsys, *read, *alone, "--compare", "false")
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        (["--show", "--json"], "leave out --json"),
+        (["--show", "--compare", "false"], "--compare false"),
+        (["--compare", "maybe"], "compare"),
+        (["nowhere"], "nowhere: no such file"),
+    ],
+)
+def test_read_refuses_in_one_line(options: list[str], what: str, tuned_run: Run, texts: Path, capsys: Capture) -> None:
+    assert what in refused(capsys, "read", tuned_run.folder, texts / "book.txt", *options)
+    (texts / "more" / "notes.jsonl").write_text("no JSON\n")
+    assert "no text in this folder" in refused(capsys, "read", tuned_run.folder, texts / "more")
 
 
 def test_generate_goes_on_from_the_prompt(

@@ -109,6 +109,19 @@ def test_files_read_in_two_sittings(rule: str, tuned_copy: Run, tmp_path: Path) 
     assert len({load_about(path)[0].content for path in (one, two, three)}) == 1
 
 
+@pytest.mark.parametrize("cuts", [[], [77]])
+def test_a_mixture_gives_the_static_models_losses(cuts: list[int], tuned_run: Run) -> None:
+    mixed = Session.open(opened(tuned_run.folder, with_memory(tuned_run.config, rule="rms", no_regret=True)))
+    plain = Session.open(opened(tuned_run.folder, with_memory(tuned_run.config, rule="none")))
+    assert mixed.compares and plain.compares and mixed.level_1() is None
+    for begin, end in zip([0, *cuts], [*cuts, None], strict=True):
+        results = [session.read(FIRST[begin:end], finish=end is None) for session in (mixed, plain)]
+        assert all(result.static is not None for result in results) and results[1].static is results[1].nats
+        np.testing.assert_allclose(results[0].static, results[1].nats, rtol=0, atol=1e-5)
+    alone = Session.open(opened(tuned_run.folder, with_memory(tuned_run.config, rule="rms")))
+    assert not alone.compares and alone.read(FIRST).static is None
+
+
 def test_reading_changes_no_static_parameter(tuned_copy: Run, tmp_path: Path) -> None:
     before = listing(tuned_copy.folder)
     done = read_into(tmp_path / "me.safetensors", tuned_copy.folder, tuned_copy.config, [FIRST])
@@ -121,8 +134,8 @@ def test_reading_changes_no_static_parameter(tuned_copy: Run, tmp_path: Path) ->
 def test_reading_the_same_text_again_costs_less(tuned_copy: Run, tmp_path: Path) -> None:
     path = tmp_path / "me.safetensors"
     first, again = (read_into(path, tuned_copy.folder, tuned_copy.config, [FIRST], again=True) for _ in range(2))
-    assert again.nats < first.nats - 5
-    assert (again.about.tokens, again.about.articles) == (2 * first.tokens, 2)
+    assert again.nats_per_token < first.nats_per_token - 5 / first.tokens
+    assert (again.memory["tokens"], again.memory["articles"]) == (2 * first.tokens, 2)
 
 
 def test_a_sitting_that_fails_leaves_the_file(tuned_copy: Run, tmp_path: Path) -> None:

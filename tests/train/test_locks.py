@@ -175,7 +175,7 @@ def test_a_memory_that_reads_worse_than_none_is_warned_of(tuned_copy: Run, tmp_p
 
     assert main([*map(str, bad), "--memory.no_regret", "false", str(book)]) == 0
     said = capsys.readouterr()
-    assert "nats per token more than without" in said.err and "(level 1: " in said.out
+    assert "nats per token more than without" in said.err and "(static model: " in said.out
     assert "begin a memory with --memory.no_regret true" in said.err
     me.unlink()
     # Unless that is refused, a new memory is read without regret.
