@@ -23,9 +23,9 @@ class CorpusOptions(Section):
     """stdlib (embedded), docs:PACKAGE[,PACKAGE...] (docstrings of installed packages), code:PACKAGE[,...]
     (their source code), wikitext-2[-raw], wikitext-103[-raw], or a hub data set as owner/name."""
     path: str | None = None
-    """A local file or folder, read in place of source."""
-    format: Literal["auto", "wikitext", "text", "jsonl", "parquet"] = "auto"
-    """Format of local files; text: one file an article."""
+    """A local file, folder or quoted pattern, read in place of source."""
+    format: Literal["auto", "wikitext", "text", "jsonl", "parquet", "mediawiki"] = "auto"
+    """Format of local files; text: one file an article; mediawiki: XML dumps, such as Wikipedia's."""
     subset: str | None = None
     """Configuration of a hub data set, such as 20231101.en."""
     text_field: str = "text"

@@ -29,6 +29,7 @@ CASES = {
     "json lines": 700,
     "parquet corpora": 600,
     "wikitext": 1000,
+    "dumps": 600,
     "token arrays": 500,
     "yaml configs": 60,
     "run configs": 600,

@@ -24,6 +24,7 @@ from dynlm.data.sources.source import Article
 from dynlm.data.sources.wikitext import wikitext_articles
 from dynlm.data.token_store import tokenise
 from dynlm.data.tokenizers.words import WordTokenizer
+from tests.data.sources.dumps import dump, page
 from tests.fuzz.cases import damaged, damaged_json, fuzz, tried
 from tests.tiny import article
 
@@ -97,6 +98,19 @@ def parquet_file(compression: str) -> bytes:
 )
 def test_parquet_corpora(folder: Path, content: bytes) -> None:
     read(folder / "any.parquet", content)
+
+
+DUMP = dump(
+    page("A", "'''bold''' {{t|x}} [[a|b]] <ref>c</ref>\n== H ==\n{|\n| d\n|}\n* e &amp; f"),
+    page("B", "#REDIRECT [[A]]", redirect="A"),
+    page("T:A", "text", ns=1),
+)
+
+
+@fuzz("dumps", content=damaged(DUMP), ending=st.sampled_from([".xml", ".xml.bz2"]))
+def test_dumps(folder: Path, content: bytes, ending: str) -> None:
+    pytest.importorskip("mwparserfromhell")
+    read(folder / f"any{ending}", bz2.compress(content) if ending.endswith(".bz2") else content)
 
 
 LINE = st.sampled_from(

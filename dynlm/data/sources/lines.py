@@ -19,6 +19,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 
+from dynlm.data.sources.seven_zip import open_only_member
 from dynlm.errors import UserError
 from dynlm.runtime.files import cannot_read, open_regular
 from dynlm.runtime.text import decode_text
@@ -37,17 +38,17 @@ UNPACKING_ERRORS = (
 
 def unpacked_name(path: Path) -> str:
     """Return the file's name without the suffix of a compression: ``train.txt`` for ``train.txt.xz``."""
-    return path.stem if path.suffix.lower() in (".zip", *_READERS) else path.name
+    return path.stem if path.suffix.lower() in (".zip", ".7z", *_READERS) else path.name
 
 
 def text_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield (location, line) of a UTF-8 file, plain or compressed (.gz, .bz2, .xz, .zip, .zst); lines keep their end.
+    """Yield (location, line) of a UTF-8 file, plain or compressed (.gz .bz2 .xz .zip .zst .7z); lines keep their end.
 
     Raises UserError, with line and byte if known, if the file is not regular, truncated, damaged or not UTF-8, has a
     NUL character or a line over 16 MiB, or is a zip archive of several files.
     """
     number = offset = 0
-    with _open_unpacked(path) as file:
+    with open_unpacked(path) as file:
         while line := file.readline(LONGEST_LINE + 1):
             number += 1
             location = f"{path}:{number}"
@@ -59,7 +60,7 @@ def text_lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 @contextlib.contextmanager
-def _open_unpacked(path: Path) -> Iterator[IO[bytes]]:
+def open_unpacked(path: Path) -> Iterator[IO[bytes]]:
     """Open a file for reading; errors of the operating system and of decompressors in the block become UserErrors."""
     suffix = path.suffix.lower()
     try:
@@ -72,6 +73,8 @@ def _open_unpacked(path: Path) -> Iterator[IO[bytes]]:
                     what = f"an archive of {len(members)} files, not of one"
                     raise UserError(what, path, "unpack it and name the folder")
                 file = stack.enter_context(archive.open(members[0]))
+            elif suffix == ".7z":
+                file = stack.enter_context(io.BufferedReader(open_only_member(file, path)))
             elif suffix in _READERS:
                 if not os.fstat(file.fileno()).st_size:
                     raise EOFError("it is empty")

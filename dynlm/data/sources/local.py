@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
 from dynlm.data.options import CorpusOptions
+from dynlm.data.sources.dump import dump_articles
 from dynlm.data.sources.lines import text_lines, unpacked_name
+from dynlm.data.sources.markup import require_parser
 from dynlm.data.sources.records import json_records, parquet_records, record_articles
-from dynlm.data.sources.source import SPLIT_NAMES, Article, ArticleText, Source
+from dynlm.data.sources.source import SPLIT_NAMES, Article, ArticleText, Skipped, Source
 from dynlm.data.sources.wikitext import wikitext_articles
 from dynlm.errors import UserError
 from dynlm.runtime.files import check_inside, check_regular
@@ -21,9 +24,16 @@ _FORMATS = {
     **dict.fromkeys((".txt", ".md", ".tokens", ".raw"), "text"),
     **dict.fromkeys((".jsonl", ".ndjson", ".json"), "jsonl"),
     ".parquet": "parquet",
+    ".xml": "mediawiki",
 }
+_ANY_FORMAT = "text, JSON lines, Parquet or MediaWiki XML"
+_DUMP_PART = re.compile(r"\.xml-p\d+p\d+")
+"""Suffix of a part of a dump: pages 1 to 41242 are in ``enwiki-20260901-pages-articles1.xml-p1p41242.bz2``."""
 _SPLIT_FILE = re.compile(rf"(?:wiki\.)?({'|'.join(SPLIT_NAMES)})(?:[._-].*)?")
-_NOTES = re.compile(r"(readme|licen[cs]e|copying)([._-].*)?|dataset_infos?\.json|state\.json")
+_NOTES = re.compile(
+    r"(readme|licen[cs]e|copying)([._-].*)?|dataset_infos?\.json|state\.json"
+    r"|.*-(multistream-index\d*|md5sums|sha1sums)[.-].*"
+)
 """Files that describe the data beside them."""
 _LINES_TO_JUDGE = 1000
 """WikiText has a title among its first lines."""
@@ -33,42 +43,51 @@ _LINES_TO_JUDGE = 1000
 class _File:
     path: Path
     format: str
-    """wikitext, text, jsonl or parquet."""
+    """wikitext, text, jsonl, parquet or mediawiki."""
     split: str
     """The split named by the file or its folder, else train."""
 
 
 def open_local(corpus: CorpusOptions) -> Source:
-    """Open the file or folder ``corpus.path``.
+    """Open the file or folder ``corpus.path``, or the files that it matches as a pattern.
 
     The splits of a folder are files named like them (``train.txt.xz``, ``wiki.valid.tokens``, ``test-00000.parquet``)
     or subfolders. If there are such, other files are skipped; notes such as README.md always are. Raises UserError if
     there is nothing to read, if a file is not regular or links out of the folder, or if formats or files are ambiguous.
     """
     root = Path(corpus.path or "").expanduser()
-    skipped: dict[str, str] = {}
+    skipped: Skipped = {}
     if root.is_dir():
-        files, top = _find_files(root, corpus.format, skipped), root
+        files, top = _find_files(_walk(root, root, skipped), root, corpus.format, skipped), root
     elif root.exists():
         check_regular(root)
         files, top = [_File(root, _format_of(root, corpus.format), "train")], root.parent
+    elif matching := _matching(root):
+        files, top = _find_files(matching, root.parent, corpus.format, skipped), root.parent
     else:
         raise UserError("no such file or folder", root, "check --corpus.path")
     _check_unique(files)
+    for file in files:
+        if file.format == "mediawiki":
+            require_parser(file.path)
     by_split: dict[str, list[_File]] = {}
     for file in files:
         by_split.setdefault(file.split, []).append(file)
-    return Source(str(root), {split: partial(_articles, by_split[split], top, corpus) for split in by_split}, skipped)
+    splits = {split: partial(_articles, by_split[split], top, corpus, skipped) for split in by_split}
+    return Source(str(root), splits, skipped)
 
 
-def _articles(files: list[_File], top: Path, corpus: CorpusOptions) -> Iterator[Article]:
-    """Yield the articles of files, which are all records or all text; the name below ``top`` is a text file's title."""
+def _articles(files: list[_File], top: Path, corpus: CorpusOptions, skipped: Skipped) -> Iterator[Article]:
+    """Yield the articles of files of one kind; the name below ``top`` is a text file's title."""
     if files[0].format in ("jsonl", "parquet"):
         # All files as one sequence: WikiText may continue in the next shard.
         records = (json_records(f.path) if f.format == "jsonl" else parquet_records(f.path, corpus) for f in files)
         yield from record_articles(chain.from_iterable(records), corpus)
         return
     for file in files:
+        if file.format == "mediawiki":
+            yield from dump_articles(file.path, skipped)
+            continue
         if file.format == "wikitext":
             yield from wikitext_articles(text_lines(file.path))
             continue
@@ -82,7 +101,8 @@ def _articles(files: list[_File], top: Path, corpus: CorpusOptions) -> Iterator[
 
 
 def _format_by_name(path: Path) -> str | None:
-    return _FORMATS.get(Path(unpacked_name(path)).suffix.lower())
+    suffix = Path(unpacked_name(path)).suffix.lower()
+    return _FORMATS.get(".xml" if _DUMP_PART.fullmatch(suffix) else suffix)
 
 
 def _format_of(path: Path, requested: str) -> str:
@@ -92,25 +112,36 @@ def _format_of(path: Path, requested: str) -> str:
     by_name = _format_by_name(path) or "text"
     if by_name != "text":
         return by_name
+    if next(text_lines(path), ("", ""))[1].startswith("<mediawiki"):
+        return "mediawiki"
     head = wikitext_articles(islice(text_lines(path), _LINES_TO_JUDGE))
     return "wikitext" if any(article.title for article in head) else "text"
 
 
-def _find_files(root: Path, requested: str, skipped: dict[str, str]) -> list[_File]:
-    """Return the folder's files to read, sorted; adds the others to ``skipped``."""
+def _matching(pattern: Path) -> list[Path]:
+    """Return the files whose names match the last part of a path, such as ``dumps/enwiki-*.xml*.bz2``, sorted."""
+    if not any(letter in pattern.name for letter in "*?[") or not pattern.parent.is_dir():
+        return []
+    return [
+        path for path in sorted(pattern.parent.iterdir()) if fnmatchcase(path.name, pattern.name) and path.is_file()
+    ]
+
+
+def _find_files(found: Iterable[Path], root: Path, requested: str, skipped: Skipped) -> list[_File]:
+    """Return the files to read of those that were found in ``root``; adds the others to ``skipped``."""
     paths = []
-    for path in _walk(root, root, skipped):
+    for path in found:
         by_name = _format_by_name(path)
         if _NOTES.fullmatch(path.name.lower()):
             skipped[str(path)] = "a note about the data"
         elif by_name is None:
-            skipped[str(path)] = "its name is not that of a text, JSON lines or Parquet file"
+            skipped[str(path)] = f"its name is not that of a {_ANY_FORMAT} file"
         elif requested != "auto" and by_name != {"wikitext": "text"}.get(requested, requested):
             skipped[str(path)] = f"not {requested}, which --corpus.format asks for"
         else:
             paths.append(path)
     if not paths:
-        formats = "text, JSON lines or Parquet" if requested == "auto" else requested
+        formats = _ANY_FORMAT if requested == "auto" else requested
         raise UserError(f"no {formats} files in this folder", root, "check --corpus.path and --corpus.format")
     if any(_split_of(path, root, requested) for path in paths):
         for path in paths:
@@ -137,7 +168,7 @@ def _find_files(root: Path, requested: str, skipped: dict[str, str]) -> list[_Fi
     return [_File(path, format_, _split_of(path, root, format_) or "train") for path, format_ in formats_.items()]
 
 
-def _walk(folder: Path, root: Path, skipped: dict[str, str]) -> Iterator[Path]:
+def _walk(folder: Path, root: Path, skipped: Skipped) -> Iterator[Path]:
     """Yield the files below ``folder`` in order, without hidden ones.
 
     A linked folder is followed only if it is named like a split: others may form cycles.

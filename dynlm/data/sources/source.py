@@ -66,6 +66,8 @@ def too_long(where: str) -> UserError:
     return UserError(limit, where, "break it into articles")
 
 
+Skipped = dict[str, str]
+"""What of a source is not read, a file or pages of a file, and why."""
 Articles = Callable[[], Iterator[Article]]
 """Starts an iterator over a split from its first article."""
 
@@ -80,8 +82,8 @@ class Source:
     name: str
     """Name in reports and messages."""
     splits: Mapping[str, Articles]
-    skipped: Mapping[str, str] = field(default_factory=dict)
-    """Files of a folder that are not part of the corpus, and why."""
+    skipped: Skipped = field(default_factory=dict)
+    """Files of a folder that are not part of the corpus, and why; a dump adds its pages while it is read."""
 
 
 SOURCES = Registry[Callable[[CorpusOptions], Source]](

@@ -161,7 +161,7 @@ def test_bad_parquet_is_rejected(tmp_path):
 
 def test_missing_and_empty_inputs_are_rejected(tmp_path):
     assert "no such file or folder" in error_of(corpus(tmp_path / "none"))
-    assert "no text, JSON lines or Parquet files" in error_of(corpus(tmp_path))
+    assert "no text, JSON lines, Parquet or MediaWiki XML files" in error_of(corpus(tmp_path))
     write(tmp_path / "a.txt", "text")
     assert "no jsonl files" in error_of(corpus(tmp_path, format="jsonl"))
 
