@@ -40,7 +40,7 @@ def test_every_command_is_accepted(
 ) -> None:
     """Parsed with the options of a run, and not carried out."""
     runs = tmp_path / "runs"
-    for name in ("demo", "gru", "wikitext-103"):
+    for name in ("demo", "gru", "wikitext-103", "wikitext-2-small"):
         shutil.copytree(tuned_copy.folder, runs / name)
     names = {path.stem: path for path in (ROOT / "configs" / "fewshot").glob("*.yaml")}
     for name, config in {**names, "centroids": names["cubic-maml"], "bandit-ucb1": names["bandit"]}.items():

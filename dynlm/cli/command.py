@@ -45,6 +45,8 @@ class Argument:
     metavar: str
     about: str
     many: bool = False
+    runs: str | None = None
+    """The folder of runs in which a name is looked up as well; the words are then the folders that were found."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,12 @@ class Command:
     run: Function
     own: tuple[Option | Argument, ...] = ()
     takes_run: bool = False
-    """Whether a run's folder is the first argument; the run's options are then the defaults."""
+    """Whether a run's folder or name is the first argument; the run's options are then the defaults."""
     run_is_optional: bool = False
     """Whether that argument may be left out."""
     takes_config: bool = True
+    runs: str = "runs"
+    """The folder of runs of its kind, in which a run is found by its name."""
     takes_memory: bool = False
     """Whether ``--memory FILE`` names a memory file; the options that it was read with are then the defaults."""
     mixes_new_memories: bool = False

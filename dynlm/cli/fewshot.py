@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynlm.cli.command import Argument, Option, command, is_quiet, print_answer
 from dynlm.errors import UserError
+from dynlm.run.locate import writable_copy
 from dynlm.runtime.text import printable
 from dynlm.runtime.validation import LARGEST_SEED
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from dynlm.report.fewshot_results import Table
 
 _OPTIONS = "dynlm.fewshot.options:FewShotOptions"
+_LOAD = "dynlm.fewshot.run_folder:load_run_options"
+_RUNS = "runs/fewshot"
 _INVERTED = "values inverted: the images' background is bright, and ink has to be"
 
 
@@ -64,7 +67,7 @@ def _train(arguments: Namespace, options: FewShotOptions) -> int:
     return 0
 
 
-@command("fewshot evaluate", takes_run=True, options=_OPTIONS, load_run="dynlm.fewshot.run_folder:load_run_options")
+@command("fewshot evaluate", takes_run=True, runs=_RUNS, options=_OPTIONS, load_run=_LOAD)
 def _evaluate(arguments: Namespace, options: FewShotOptions) -> int:
     """Evaluate a trained learner on new tasks, by the published protocol.
 
@@ -102,7 +105,7 @@ def _evaluate(arguments: Namespace, options: FewShotOptions) -> int:
 
 @command(
     "fewshot show",
-    Argument("RUN", "evaluated few-shot runs", many=True),
+    Argument("RUN", "evaluated few-shot runs: their folders, or names", many=True, runs=_RUNS),
     Option("--out", "folder to write to; unset: the first run's figures/", str),
     Option("--title", "title of the results in a report", str),
     Option("--markdown", "print Markdown tables"),
@@ -125,9 +128,34 @@ def _show(arguments: Namespace, options: None) -> int:
         raise UserError("no few-shot run", paths[0], "name folders that `dynlm fewshot train` made")
     for path in (path for path in paths if path not in runs):
         print(f"dynlm: skipped, no few-shot run: {printable(str(path))}", file=sys.stderr)
-    tables, files = summarise(runs, Path(arguments.out or runs[0] / "figures"), arguments.title)
+    home = writable_copy(runs[0], Path(_RUNS) / runs[0].name) if arguments.out is None else runs[0]
+    tables, files = summarise(runs, Path(arguments.out or home / "figures"), arguments.title)
     text = "\n\n".join(as_markdown(table) for table in tables) if arguments.markdown else _text(tables, files)
     print_answer(arguments, _summary(tables, files), text)
+    return 0
+
+
+@command(
+    "fewshot pack",
+    Argument("TARGET", "the learner's folder to write, such as data/models/fewshot-NAME"),
+    Option("--replace", "replace a packed learner that is there"),
+    takes_run=True,
+    runs=_RUNS,
+    options=_OPTIONS,
+    load_run=_LOAD,
+    sections="run",
+)
+def _pack(arguments: Namespace, options: FewShotOptions) -> int:
+    """Pack a trained learner as a small read-only folder: tensors, options, scores, checksums.
+
+    dynlm fewshot pack runs/fewshot/cubic-maml data/models/fewshot-cubic-maml
+    dynlm fewshot pack runs/fewshot/cubic-maml maml --replace
+    """
+    from dynlm.fewshot.packing import pack_learner
+
+    done = pack_learner(Path(arguments.folder), Path(arguments.target), arguments.replace)
+    text = f"wrote {arguments.target}: {done['files']} files, {done['bytes'] / 1e6:.2f} MB"
+    print_answer(arguments, done, text)
     return 0
 
 

@@ -23,6 +23,7 @@ from docstring_parser import parse_from_object
 from dynlm.cli.command import Argument, Command
 from dynlm.cli.config_files import Files, Layers, config_path, read_config
 from dynlm.errors import UserError
+from dynlm.run.locate import find_run
 from dynlm.runtime.renamed import rename_words
 from dynlm.runtime.text import did_you_mean
 from dynlm.runtime.validation import Section, sections_of, within
@@ -74,8 +75,9 @@ def parse(name: str, command: Command, argv: list[str]) -> tuple[jsonargparse.Na
         section, dot, own = option.partition(".")
         if dot:
             words.setdefault(section, {})[own] = value
-    folder = _first_positional(parser, argv) if command.takes_run else None
-    run = {} if folder is None else _run_options(command, Path(folder), given)
+    named = _first_positional(parser, argv) if command.takes_run else None
+    folder = None if named is None else find_run(named, command.runs)
+    run = {} if folder is None else _run_options(command, folder, given)
     layers = Layers(kind, _config_files(command, kind, given), run, words)
     used = command.sections.split() or list(layers.kinds)
     of_a_run = command.takes_run and not (command.run_is_optional and folder is None)
@@ -88,6 +90,8 @@ def parse(name: str, command: Command, argv: list[str]) -> tuple[jsonargparse.Na
     if hidden:
         parser.epilog = f"`{parser.prog} --help all` lists {hidden} more options.\n\n{parser.epilog}"
     options = _parse_args(parser, command, argv)
+    if folder is not None:
+        options.folder = str(folder)
     config = layers.build({section: options[section].as_dict() for section in used if taken[section]})
     if options.print_config:
         print(yaml.safe_dump({each: vars(getattr(config, each)) for each in used}, sort_keys=False), end="")
@@ -109,15 +113,18 @@ def _own_parser(name: str, command: Command) -> _Parser:
             parser.add_argument("--base", type=str, metavar="FILE", help=about)
         parser.add_argument("--print_config", action="store_true", help="print the options as YAML, and do nothing")
     if command.takes_run:
-        about, count = "the run's folder, such as runs/demo", "?" if command.run_is_optional else None
+        about, count = (
+            f"a run: its folder, such as {command.runs}/demo, or a name",
+            "?" if command.run_is_optional else None,
+        )
         parser.add_argument("folder", type=str, nargs=count, metavar="RUN", help=about)
     if command.takes_memory:
         about = "a memory file to start from, as `dynlm read` writes it (also --memory FILE)"
         parser.add_argument("--memory_file", type=str | None, default=None, metavar="FILE", help=about)
     for each in command.own:
         if isinstance(each, Argument):
-            dest, count = each.metavar.lower() + "s" * each.many, "+" if each.many else None
-            parser.add_argument(dest, type=str, nargs=count, metavar=each.metavar, help=each.about)
+            count = "+" if each.many else None
+            parser.add_argument(_dest(each), type=str, nargs=count, metavar=each.metavar, help=each.about)
         elif each.type is None:
             parser.add_argument(each.name, action="store_true", help=each.about)
         elif each.many:
@@ -206,7 +213,16 @@ def _parse_args(parser: _Parser, command: Command, argv: list[str]) -> jsonargpa
     for each in command.own:
         if not isinstance(each, Argument) and isinstance(value := options[each.name[2:]], int | float):
             within(each.name, value, each.low, each.high)
+        if isinstance(each, Argument) and each.runs is not None:
+            dest = _dest(each)
+            words = [str(find_run(word, each.runs, missing_ok=True)) for word in options[dest]]
+            options[dest] = words
     return options
+
+
+def _dest(argument: Argument) -> str:
+    """Return the name of a positional argument among the parsed options."""
+    return argument.metavar.lower() + "s" * argument.many
 
 
 def _first_positional(parser: _Parser, argv: list[str]) -> str | None:

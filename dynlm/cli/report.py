@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from jsonargparse import Namespace
 
 
-_FILES = Argument("FILE", "score files, or a run whose files to take", many=True)
+_FILES = Argument("FILE", "score files, or a run whose files to take", many=True, runs="runs")
 _TEXT = Option("--text", "of scores of several texts, those of the text whose fingerprint begins so", str)
 _OUT = Option("--out", "folder to write to; unset: the run's figures/", str)
 _RESAMPLES = Option("--resamples", "bootstrap resamples of the articles", int, 2000, high=1_000_000)
@@ -134,7 +134,7 @@ def _heatmap(options: Namespace, config: None) -> int:
 
 @command(
     "report",
-    Argument("RUN", "runs or score files of one text, and few-shot results", many=True),
+    Argument("RUN", "runs or score files of one text, and few-shot results", many=True, runs="runs"),
     _TEXT,
     Option("--out", "file; unset: report.html in the run's figures/", str),
     Option("--open", "show it in the browser"),

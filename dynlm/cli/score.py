@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dynlm.cli.command import Argument, Option, command, is_quiet, open_run, print_answer
+from dynlm.run.locate import is_packed
 from dynlm.runtime.validation import LARGEST_SEED
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def _check(options: Namespace, config: Config) -> int:
 
 @command(
     "verify",
-    Argument("FILE", "score files, or a run whose files to take", many=True),
+    Argument("FILE", "score files, a run whose files to take, or a packed model", many=True, runs="runs"),
     Option("--articles", "read only these again, where articles do not depend on others", str),
     Option("--tokens", "read only the first so many tokens again", int),
     Option("--path", "where the corpus is now, if it was moved", str),
@@ -84,20 +85,55 @@ def _check(options: Namespace, config: Config) -> int:
     takes_config=False,
 )
 def _verify(options: Namespace, config: None) -> int:
-    """Score texts again, and check that every loss is the same.
+    """Score texts again and check that every loss is the same, or check a packed model.
 
-    dynlm verify runs/demo
     dynlm verify runs/demo --tokens 5000
+    dynlm verify data/models/wikitext-2-small --path wikitext-2/
     """
+    from dynlm.evaluation.checks.packed import check_packed
     from dynlm.evaluation.checks.verify import verify
     from dynlm.evaluation.score_selection import texts_named
+    from dynlm.fewshot.packing import check_packed_learner, is_learner
 
-    paths = [path for paths in texts_named(options.files) for path in paths]
+    models = [Path(name) for name in options.files if is_packed(Path(name))]
+    files = [name for name in options.files if Path(name) not in models]
+    paths = [path for paths in (texts_named(files) if files else []) for path in paths]
+    checked = [check_packed_learner(path) if is_learner(path) else check_packed(path, options.path) for path in models]
     done = [verify(path, options.articles, options.tokens, options.path, options.tolerance) for path in paths]
-    holds = all(each.holds for each in done)
+    holds = all(each.holds for each in (*checked, *done))
     answer = {"holds": holds, "files": [each.to_dict() for each in done]}
-    print_answer(options, answer, "\n".join(each.to_text() for each in done))
+    answer |= {"models": [each.to_dict() for each in checked]} if checked else {}
+    print_answer(options, answer, "\n".join(each.to_text() for each in (*checked, *done)))
     return 0 if holds else 1
+
+
+@command(
+    "pack",
+    Argument("TARGET", "the model's folder to write, such as data/models/NAME"),
+    Option("--learned", "learned rules to keep, such as level-3,level-2; unset: all, '': none", str),
+    Option("--tokens", "tokens of the valid split that figures are of; 0: no figures", int, 2000),
+    Option("--replace", "replace a packed model that is there"),
+    sections="run corpus memory",
+    common="corpus memory",
+    takes_run=True,
+)
+def _pack(options: Namespace, config: Config) -> int:
+    """Pack a run as a small read-only model folder: weights, tokenizer, memory, figures, checksums.
+
+    dynlm pack runs/demo data/models/demo
+    dynlm pack runs/demo demo-model --memory.rule meta --learned meta --replace
+    """
+    from dynlm.evaluation.packing import pack
+
+    learned = None if options.learned is None else [name for name in options.learned.split(",") if name]
+    run, target = open_run(options, config), Path(options.target)
+    done = pack(run, target, learned, options.tokens, options.replace)
+    lines = [f"{variant}: {nats:.4f} nats per token" for variant, nats in done["figures"].items()]
+    if done["rounding"] is not None:
+        lines.append(f"rounding: {done['rounding']['variant']} {done['rounding']['difference']:+.6f} nats per token")
+    lines.append(f"wrote {target}: {done['files']} files, {done['bytes'] / 1e6:.2f} MB, {done['variants']} variants")
+    print_answer(options, done, "\n".join(lines))
+    return 0
 
 
 @command(

@@ -6,6 +6,7 @@ Text from a corpus or a file (titles, names) is escaped.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from dynlm.evaluation.score_selection import texts_named
 from dynlm.evaluation.tables import markdown_rows, markdown_table, render_markdown
 from dynlm.models.options import ModelOptions
 from dynlm.run.options import RunOptions
+from dynlm.run.provenance import FILE
 from dynlm.run.run import Run
+from dynlm.runtime.parsing import read_json
 from dynlm.runtime.perplexity import format_perplexity
 from dynlm.runtime.renamed import current_options
 from dynlm.runtime.text import markdown
@@ -30,9 +33,12 @@ _TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.j2"
 _TITLES_SHOWN = 8
 
 
-def model_card(run: Run, place: str = "this folder or its name on the hub") -> str:
+def model_card(
+    run: Run, place: str = "this folder or its name on the hub", figures: Mapping[str, Any] | None = None
+) -> str:
     """Return the card of ``run``; ``place`` is what ``from_pretrained`` is to be given.
 
+    A packed model has ``figures``, the content of its ``figures.json``, perhaps empty, and is loaded by its name.
     Raises UserError where a score file, tuned constants or a learned rule of the run cannot be read.
     """
     return render_markdown(
@@ -40,6 +46,9 @@ def model_card(run: Run, place: str = "this folder or its name on the hub") -> s
         name=run.section(RunOptions).name,
         version=dynlm.__version__,
         place=re.sub(r"[^\w./: -]", "", place),
+        packed=figures is not None,
+        figures=_figures(figures or {}),
+        made_of=_made_of(run) if figures is not None else "",
         model=_table([("", ""), *_model_rows(run)]),
         tuned=_tuned(run),
         learned=[each for reset in RESETS for each in _learned(run, reset)],
@@ -102,6 +111,28 @@ def _texts(folder: Path) -> list[dict[str, Any]]:
         table, more = markdown_table(compared).rstrip(), max(0, len(titles) - _TITLES_SHOWN)
         texts.append({"table": table, "titles": titles[:_TITLES_SHOWN], "more": more})
     return texts
+
+
+def _figures(figures: Mapping[str, Any]) -> str:
+    """Return a table of the figures of a packed model, empty where there are none."""
+    rows = [
+        (each["variant"], f"{each['tokens']:,}", f"{each['nats_per_token']:.4f}") for each in figures.get("figures", [])
+    ]
+    return _table([("variant", f"tokens of {figures['split']}", "nats/token"), *rows], left=1) if rows else ""
+
+
+def _made_of(run: Run) -> str:
+    """Return a table of the text that each part of a packed model was trained, tuned, learned or picked on."""
+    provenance = read_json(run.path / FILE)
+    rows: list[tuple[str, ...]] = []
+    for split, text in provenance["data"].items():
+        what = ("static parameters", "trained") if split == "train" else ("", "kept aside")
+        rows.append((*what, split, f"{text.get('articles')} in all", str(text.get("fingerprint"))))
+    rows += [
+        tuple(str(one.get(name)) for name in ("what", "how", "split", "articles", "split_text"))
+        for one in provenance["tuned_on"]
+    ]
+    return _table([("what", "how", "split", "articles", "fingerprint of the text"), *rows], left=5)
 
 
 def _table(rows: list[tuple[str, ...]], left: int = 2) -> str:

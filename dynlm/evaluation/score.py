@@ -78,6 +78,7 @@ def score(run: Run, request: ScoreRequest, quiet: bool = False) -> tuple[Path, S
         protocol |= start_protocol(request.memory_file, session.saved, protocol)
         stem += f"-after-{request.memory_file.stem}"
     protocol |= request.overrides
+    run = run.writable()
     path, found = _file_of(request, run.path / FOLDER, stem, scoring_key(protocol))
     if found is not None:
         return path, found

@@ -25,6 +25,7 @@ from dynlm.fewshot.results import EpisodeScores, write_scores
 from dynlm.fewshot.run_folder import load_learned
 from dynlm.fewshot.tasks.image_tasks import check_image_format
 from dynlm.fewshot.tasks.source import TaskSource, seeded, task_sampler
+from dynlm.run.locate import writable_copy
 from dynlm.runtime.allocator import keep_freed_memory
 from dynlm.runtime.parsing import write_json
 
@@ -35,11 +36,14 @@ ADAPTATION = 11
 def evaluate(folder: Path, options: FewShotOptions, quiet: bool = False) -> tuple[Path, EpisodeScores]:
     """Evaluate a trained run; return the file that was written and its scores.
 
+    Scores with a packed learner, which is read-only, go to its copy in the folder of runs.
+
     Raises UserError where the run is not trained, and where the split is too small for such episodes.
     """
     keep_freed_memory()
     source, learner = options.create()
     learned, card = load_learned(folder, learner)
+    folder = writable_copy(folder, options.run.path)
     if warning := check_image_format(card.get("images") or {}, source.image_format()):
         print(f"dynlm: warning: {warning}", file=sys.stderr)
     scores = score_episodes(learner, learned, source, options, quiet)

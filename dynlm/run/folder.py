@@ -46,10 +46,12 @@ from dynlm.types import Params
 _Options = TypeVar("_Options")
 MAKERS = ("dynlm pretrain", "dynlm adopt")
 """The commands that make runs of a language model."""
+_STORED = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+"""Types in which a model may be stored (``stored`` of its card) that is read in the default one."""
 _CARD_TYPES: dict[str, type] = {
     **{"corpus": str, "parameters": int, "tokens": int},
     **{"valid_nats_per_token": float, "valid_perplexity_per_word": float},
-    **{"adopted_from": str, "revision": str},
+    **{"adopted_from": str, "revision": str, "stored": str},
 }
 """Types of the entries of a model's card that describe where it comes from; each may be missing."""
 TOKENIZER_FILES = (
@@ -107,8 +109,10 @@ def save_config(folder: Path, config: Any) -> None:
 
 
 def save_model(folder: Path, model: SequenceModel, params: Params, tokenizer: Tokenizer, about: dict[str, Any]) -> None:
-    """Write the static parameters and their card."""
-    save_tensors(folder / "model.safetensors", params)
+    """Write the static parameters and their card; in the type ``about["stored"]``, if given, which must hold them."""
+    stored = _STORED.get(about.get("stored", ""))
+    written = {name: tensor.to(stored) for name, tensor in params.items()} if stored else params
+    save_tensors(folder / "model.safetensors", written)
     card = {
         "model": dataclasses.asdict(model.options),
         "vocabulary": model.vocab_size,
@@ -134,7 +138,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> TrainedModel
         raise UserError("no trained model in this run folder", folder, "run `dynlm pretrain` to its end first")
     card, weights = read_json(folder / "model.json"), folder / "model.safetensors"
     model = _model_of(card, folder / "model.json")
-    params, _ = load_tensors(weights, device, model.shapes())
+    params, _ = load_tensors(weights, device, model.shapes(), stored=_STORED.get(card.get("stored", "")))
     for name, tensor in params.items():
         if not bool(tensor.isfinite().all()):
             raise UserError(f"{name} is not finite", weights, "restore the file or train again")

@@ -96,13 +96,15 @@ class MemoryStore:
         """Load R."""
         if (stored := self._load(kind.name)) is None:
             return None
-        for name, tensor in stored[0].items():
+        # Those of a packed model are bfloat16.
+        rms = {name: R.float() if R.dtype == torch.bfloat16 else R for name, R in stored[0].items()}
+        for name, tensor in rms.items():
             own = self.trained.params.get(name)
             fits = own is not None and (tensor.shape, tensor.dtype) == (own.shape, torch.get_default_dtype())
             if not fits or not bool(((tensor >= 0) & (tensor < torch.inf)).all()):
                 path = self.path(f"{kind.name}.safetensors")
                 raise UserError(f"tensor {name} is no statistics of the model's", path, "remove it and run tune again")
-        return Statistics(stored[0]), stored[1]
+        return Statistics(rms), stored[1]
 
     def statistics_kinds(self) -> list[StatisticsKind]:
         """Return the kinds of statistics that are stored."""

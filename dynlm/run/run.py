@@ -19,6 +19,7 @@ from dynlm.data.token_store import TokenisedSplit, tokenise
 from dynlm.errors import UserError
 from dynlm.models.options import ModelOptions
 from dynlm.run.folder import MAKERS, TrainedModel, load_model, log_line, read_options
+from dynlm.run.locate import find_run, is_packed, writable_copy
 from dynlm.run.memory_store import MemoryStore
 from dynlm.run.opening import open_dynamic_model
 from dynlm.run.options import RunOptions
@@ -46,12 +47,25 @@ class Run:
 
     @classmethod
     def open(cls, path: str | Path, *sections: Section, device: torch.device | str | None = None) -> Run:
-        """Open the run in the folder ``path``; ``sections`` replace its own options of the same sections.
+        """Open the run of a folder or a name (see ``find_run``); ``sections`` replace its own options.
 
         The model is loaded to ``device``, by default that of the processes (``run.cpu``). Raises UserError if the
         folder holds no run.
         """
-        return cls(Path(path), read_options(Path(path), *MAKERS), device).with_sections(*sections)
+        path = find_run(path)
+        return cls(path, read_options(path, *MAKERS), device).with_sections(*sections)
+
+    def writable(self) -> Run:
+        """Return this run or, of a packed model, its copy in the folder of runs, which is made if it is not there.
+
+        Raises UserError if that is a run of another model.
+        """
+        if not is_packed(self.path):
+            return self
+        run = copy.copy(self)
+        with self.processes.main_process_first():
+            run.path = writable_copy(self.path, self.options.path)
+        return run
 
     def with_sections(self, *sections: Section) -> Run:
         """Return this run with other options, which shares its model and its tokenised splits."""

@@ -136,8 +136,9 @@ def commit_dir(staged: Path, folder: Path, keep_existing: bool = False) -> None:
     With ``keep_existing`` such a folder is kept: for a cache, where another process wrote the same.
     """
     try:
-        for path in staged.iterdir():
-            _sync(path)
+        for path in staged.rglob("*"):
+            if path.is_file():
+                _sync(path)
         os.replace(staged, folder)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):

@@ -23,7 +23,7 @@ from dynlm.runtime.parsing import parse_json
 Shapes = Mapping[str, tuple[int, ...]]
 Check = Callable[[Shapes, dict[str, Any]], None]
 """Gets a file's shapes and metadata before any tensor is read; raises UserError to reject the file."""
-_DTYPES = {torch.float32: "F32", torch.float64: "F64"}
+_DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
 def save_tensors(
@@ -51,27 +51,34 @@ def save_tensors(
 
 
 def load_tensors(
-    path: Path, device: torch.device | str = "cpu", shapes: Shapes | None = None, check: Check | None = None
+    path: Path,
+    device: torch.device | str = "cpu",
+    shapes: Shapes | None = None,
+    check: Check | None = None,
+    stored: torch.dtype | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Load the tensors and the metadata of a file of ``save_tensors``.
 
-    With ``shapes`` the file must have just these tensors, of torch's default dtype. This and ``check`` are tested on
-    the header, which cannot claim more than the file holds, before any tensor is allocated. Raises UserError if the
-    file is missing, truncated or something else.
+    With ``shapes`` the file must have just these tensors, of the type ``stored``, by default torch's default dtype, in
+    which they are returned. This and ``check`` are tested on the header, which cannot claim more than the file holds,
+    before any tensor is allocated. Raises UserError if the file is missing, truncated or something else.
     """
     with _open(path, device) as (file, about):
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict.
         found = {name: tuple(part.get_shape()) for name, part in slices.items()}
         if shapes is not None:
             check_shapes(found, shapes, path)
-            default = torch.get_default_dtype()
-            if other := [name for name, part in slices.items() if part.get_dtype() != _DTYPES[default]]:
-                raise ValueError(f"tensor {other[0]} is not of {str(default).removeprefix('torch.')}")
+            dtype = torch.get_default_dtype() if stored is None else stored
+            if other := [name for name, part in slices.items() if part.get_dtype() != _DTYPES[dtype]]:
+                raise ValueError(f"tensor {other[0]} is not of {str(dtype).removeprefix('torch.')}")
         if check is not None:
             check(found, about)
         # Copied into torch's own storage: the file is mapped at an address that depends on the header's length, and
         # products of one row round differently with the alignment. Results would depend on the metadata.
-        return {name: file.get_tensor(name).clone() for name in slices}, about
+        tensors = {name: file.get_tensor(name).clone() for name in slices}
+        if stored is not None:
+            tensors = {name: tensor.to(torch.get_default_dtype()) for name, tensor in tensors.items()}
+        return tensors, about
 
 
 def load_metadata(path: Path) -> dict[str, Any]:

@@ -87,6 +87,7 @@ def tune_cache(run: Run, quiet: bool = False) -> dict[str, Any]:
     if memory.cache != "fixed":
         learned = memory.replace(cache="learned")
         raise UserError("a learned cache is not tuned by hand", do=f"run `{command('metatrain', run.path, learned)}`")
+    run = run.writable()
     dynamic_model, stem = open_without_cache(run), f"tune-cache-{rule_stem(memory)}-{memory.policy}"
     with exclusive(run.store.path(stem), "the search for this cache's constants"):
         stream, begun = enough_to_tune(run, lanes=1), time.monotonic()

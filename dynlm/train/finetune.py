@@ -54,6 +54,7 @@ def finetune(run: Run, quiet: bool = False) -> dict[str, Any]:
     run's card says. Raises UserError where the new run exists already, or another process makes it, or the rules lack
     what they need, and Stopped, with a checkpoint saved, at Ctrl-C and SIGTERM.
     """
+    run = run.writable()
     memory, options = run.section(MemoryOptions), run.section(FinetuneOptions)
     target = run.path.parent / (options.name or f"{run.path.name}-finetuned-{_label(memory)}")
     with exclusive(target, "this run"):

@@ -88,6 +88,7 @@ def train_gate(run: Run, quiet: bool = False) -> dict[str, Any]:
     if memory.cache != "learned" or memory.cache_share is not None:
         what = "memory.cache_share is set" if memory.cache == "learned" else "a fixed cache has nothing to meta-train"
         raise UserError(what, do=f"run `{command('tune', run.path, memory.replace(cache='fixed'))}`")
+    run = run.writable()
     dynamic_model, name = open_without_cache(run), gate_stem(memory)
     with exclusive(run.store.path(f"gated-cache-{name}"), "this gated cache"):
         fixed = run.store.load_fixed_cache(memory)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +23,7 @@ from dynlm.adapt.options import LearnedRuleOptions, MemoryOptions
 from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule
 from dynlm.adapt.rules.registry import RULES
 from dynlm.errors import UserError
+from dynlm.run.locate import find_run
 from dynlm.run.memory_store import AnyLearnedRule, Card, records_of
 from dynlm.run.opening import build_dynamic_model, command, meta_of, take_meta
 from dynlm.run.run import Run
@@ -61,6 +61,7 @@ def metatrain(run: Run, quiet: bool = False) -> dict[str, Any]:
     articles that it has learned from. Raises Stopped, with a checkpoint saved, at Ctrl-C and SIGTERM, and UserError
     where another process learns the same, where Adam is to be the start and was not tuned, and as ``meta_texts`` does.
     """
+    run = run.writable()
     memory, options, tuning = run.section(MemoryOptions), run.section(MetatrainOptions), run.section(TuneOptions)
     processes, name = run.processes, f"{memory.g}-{memory.reset}"
     quiet, base = quiet or not processes.is_main, run.section(LearnedRuleOptions).base
@@ -135,7 +136,7 @@ def _tuned_start(run: Run) -> Start:
 
 def _taken_start(run: Run) -> Start:
     """Return the g that the run ``metatrain.start`` learned, for this run's model."""
-    memory, folder = run.section(MemoryOptions), Path(str(run.section(MetatrainOptions).start))
+    memory, folder = run.section(MemoryOptions), find_run(str(run.section(MetatrainOptions).start))
     meta, phi, card = take_meta(run.store, memory, folder, lambda: ensure_statistics(run))
     taken_from = {"run": folder.resolve().name, "model": card.get("model")}
     return Start(meta, phi, card["start"], records_of(dict(card), "g", "learned"), taken_from)

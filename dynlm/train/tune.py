@@ -105,6 +105,7 @@ def tune(run: Run, quiet: bool = False) -> dict[str, Any]:
     has nothing to tune by hand, for less than ``tune.fewest_tokens`` to read, and where another process tunes the same;
     Stopped, with a checkpoint saved, at Ctrl-C and SIGTERM.
     """
+    run = run.writable()
     memory, options, trained = run.section(MemoryOptions), run.section(TuneOptions), run.trained
     kind, stem = RULES[memory.rule], f"tune-{memory.rule}-{memory.policy}"
     build = kind.build
