@@ -209,11 +209,13 @@ class DynamicLM(ModelHubMixin, library_name="dynlm"):
 
 @_differentiable
 def load(path: str | os.PathLike[str], **options: Any) -> DynamicLM:
-    """Load the run in a folder; ``options`` of the memory, such as ``rule="rms"``, replace the run's own.
+    """Load the run of a folder or a name; ``options`` of the memory, such as ``rule="rms"``, replace the run's own.
 
-    Raises UserError where the folder holds no trained model, for an unknown option, and where the rule was not tuned.
+    A name is that of a folder, of a run in ``runs/``, or of a model that comes with dynlm (``data/models`` of a
+    checkout, or in the package), in this order. Raises UserError where there is no trained model, for an unknown
+    option, and where the rule was not tuned.
     """
-    run = Run.open(Path(path))
+    run = Run.open(path)
     return DynamicLM(run.with_memory(change_options(run.memory, options)))
 
 

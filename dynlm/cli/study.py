@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dynlm.cli.command import command, print_answer
+from dynlm.run.locate import writable_copy
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -58,7 +59,7 @@ def _study(options: Namespace, config: StudyOptions) -> int:
     from dynlm.study.tables import as_dict, figures_table
 
     if options.folder is not None:
-        path = Path(options.folder)
+        path = writable_copy(Path(options.folder), config.run.path)
         path = path if path.name not in ("", "..") else path.resolve()
         config.run = config.run.replace(folder=str(path.parent), name=path.name)
     results, written = study(config, quiet=options.json, progress=sys.stderr.isatty() and not options.json)

@@ -17,6 +17,7 @@ from dynlm.fewshot.options import FewShotOptions, TrainOptions
 from dynlm.fewshot.run_folder import from_tensors, load_learned, load_run_options, save_learned, to_tensors
 from dynlm.fewshot.tasks.source import TaskSource, seeded, task_sampler
 from dynlm.run.folder import log_line, save_config
+from dynlm.run.locate import find_run
 from dynlm.runtime.allocator import keep_freed_memory
 from dynlm.runtime.checkpoints import Checkpointer, Checkpoints, State
 from dynlm.runtime.files import exclusive
@@ -160,7 +161,7 @@ def train(options: FewShotOptions, quiet: bool = False) -> dict[str, Any]:
     source, learner = options.create()
     learned = learner.initial(seeded(options.run.seed, INITIAL))
     if config.start is not None:
-        learned, _ = load_learned(Path(config.start), learner)
+        learned, _ = load_learned(find_run(config.start, "runs/fewshot"), learner)
     card: dict[str, Any] = {"learner": options.learner.kind, "steps": 0, "seconds": 0.0, "cpu_seconds": 0.0}
     card |= {"tasks": source.describe(), "images": source.image_format()}
     is_trained = learner.is_trained and config.steps

@@ -54,7 +54,7 @@ def find_run(name: StrPath, runs: StrPath = "runs", missing_ok: bool = False) ->
         return found[0] if found else path
     known = packed_models()
     where = ", ".join(str(folder) for folder in (Path.cwd(), Path(runs), *MODELS) if folder.is_dir())
-    models = f", or one of the models {', '.join(known)}" if known else ""
+    models = f" or one of the models {', '.join(known)}" if known else ""
     what = f"no such run{did_you_mean(str(path), known)}; looked in {where}"
     raise UserError(what, path, f"name the folder of a run{models}")
 

@@ -25,6 +25,7 @@ from dynlm.run.opening import open_dynamic_model
 from dynlm.run.options import RunOptions
 from dynlm.runtime.checkpoints import Checkpoints
 from dynlm.runtime.distributed import Processes
+from dynlm.runtime.files import StrPath
 from dynlm.runtime.validation import Section, fingerprint_options, section_of
 
 _Section = TypeVar("_Section", bound=Section)
@@ -46,7 +47,7 @@ class Run:
         self._loaded: dict[Any, Any] = {}
 
     @classmethod
-    def open(cls, path: str | Path, *sections: Section, device: torch.device | str | None = None) -> Run:
+    def open(cls, path: StrPath, *sections: Section, device: torch.device | str | None = None) -> Run:
         """Open the run of a folder or a name (see ``find_run``); ``sections`` replace its own options.
 
         The model is loaded to ``device``, by default that of the processes (``run.cpu``). Raises UserError if the

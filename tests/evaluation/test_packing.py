@@ -186,6 +186,18 @@ def test_results_go_to_a_copy_among_the_runs(
     assert listing(models) == before
 
 
+def test_a_study_is_of_its_copy(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    studied = []
+
+    def study(options: Any, **_: Any) -> None:
+        studied.append(options.run.path)
+        raise UserError("that is enough")
+
+    monkeypatch.setattr("dynlm.study.run.study", study)
+    assert main(["study", "small"]) == 2
+    assert studied == [Path("runs/small")] and OpenRun.open("runs/small").trained
+
+
 def test_a_packed_model_is_shared_as_it_is(models: Path, tmp_path: Path) -> None:
     dynlm.load(models / "small").save_pretrained(tmp_path / "shared")
     shared = dynlm.DynamicLM.from_pretrained(tmp_path / "shared")
