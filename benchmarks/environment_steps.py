@@ -1,20 +1,18 @@
 """Environment steps a second of few-shot reinforcement learning, policy included, and where the time goes.
 
-    python -m benchmarks.environment_steps [--seconds 10] [--threads 2] [--json]
+    python -m benchmarks.environment_steps [--seconds 10] [--threads 2] [--width 64] [--cpu] [--json]
 
 Bandits and tabular tasks: 10,000 tasks in one environment each; navigation: 40 tasks in 20 copies each. Policies are
-random actions, a recurrent policy that all tasks share (a GRU of 32), and for navigation one network for each task (two
-layers of 100, as after an inner step). Run nothing else on the machine meanwhile.
-
-Legend: T tasks, E copies of each, F numbers that a policy sees, H hidden units, A actions or numbers of one.
+random actions, that of ``rl2``, which all tasks share, and for navigation one network for each task, as after an inner
+step of ``policy-maml``. They act as in training, and what it needs is recorded. Run nothing else meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,54 +22,21 @@ from dynlm.fewshot.control.environments import ControlProblem, Environments, Ste
 from dynlm.fewshot.control.policies import Decision, Memoryless, Policy, Seen
 from dynlm.fewshot.control.randomness import Randomness
 from dynlm.fewshot.control.rollout import rollout
+from dynlm.fewshot.learners.learner import Adapted
+from dynlm.fewshot.learners.policy_gradient import PolicyRandom
+from dynlm.fewshot.learners.rl2 import Rl2
 from dynlm.fewshot.tasks.bandit import Bandit
 from dynlm.fewshot.tasks.control import ControlSource
 from dynlm.fewshot.tasks.navigation import Navigation
 from dynlm.fewshot.tasks.source import seeded
 from dynlm.fewshot.tasks.tabular import Tabular
 
-GRU_WIDTH, NET_WIDTH = 32, 100
-
-
-class Recurrent:
-    """A GRU that all tasks share, with linear logits."""
-
-    def __init__(self, problem: ControlProblem):
-        self.problem = problem
-        self.cell = torch.nn.GRUCell(problem.seen_size, GRU_WIDTH)
-        self.head = torch.nn.Linear(GRU_WIDTH, problem.num_actions)
-
-    def initial_state(self, tasks: int, copies: int) -> Tensor:
-        return torch.zeros(tasks * copies, GRU_WIDTH)
-
-    def act(self, state: Tensor, seen: Seen, randomness: Randomness) -> Decision:
-        state = self.cell(self.problem.encode(seen).flatten(0, 1), state)
-        logits_TEA = self.head(state).unflatten(0, seen.rewards.shape)
-        return Decision(randomness.categorical(logits_TEA), state)
-
-
-class TaskNetworks:
-    """Gaussian actions around the output of each task's own network."""
-
-    def __init__(self, problem: ControlProblem, tasks: int):
-        widths = (problem.observation_size, NET_WIDTH, NET_WIDTH, problem.action_size)
-        self.weights = [0.1 * torch.randn(tasks, a, b) for a, b in itertools.pairwise(widths)]
-        self.biases = [torch.zeros(tasks, 1, width) for width in widths[1:]]
-
-    def initial_state(self, tasks: int, copies: int) -> None:
-        return None
-
-    def act(self, state: None, seen: Seen, randomness: Randomness) -> Decision:
-        x_TEF = seen.observations
-        for index, (bias, weight) in enumerate(zip(self.biases, self.weights, strict=True)):
-            x_TEF = torch.baddbmm(bias, torch.relu(x_TEF) if index else x_TEF, weight)
-        return Decision(x_TEF + 0.1 * randomness.normal(*x_TEF.shape[1:]), state)
-
 
 class Timed:
     """Environments and a policy whose time is counted."""
 
-    def __init__(self, environments: Environments, policy: Policy):
+    def __init__(self, environments: Environments, policy: Policy, clock: Callable[[], float]):
+        self.clock = clock
         self.seconds = {"environment": 0.0, "policy": 0.0}
         self._reset, self._step, self._act = environments.reset, environments.step, policy.act
         self.initial_state = policy.initial_state
@@ -79,9 +44,9 @@ class Timed:
         self.environments = environments
 
     def _counted(self, name: str, call: Any, *arguments: Any) -> Any:
-        begun = time.perf_counter()
+        begun = self.clock()
         result = call(*arguments)
-        self.seconds[name] += time.perf_counter() - begun
+        self.seconds[name] += self.clock() - begun
         return result
 
     def reset(self, copies: int, randomness: Randomness) -> tuple[Any, Tensor]:
@@ -109,10 +74,28 @@ def random_policy(problem: ControlProblem) -> Policy:
     return Memoryless(choose)
 
 
-def measure(seconds: float = 10.0, threads: int = 2, scale: float = 1.0) -> dict[str, dict[str, float]]:
+def network_policy(environments: Environments, width: int) -> Policy:
+    """Return the policy of ``rl2`` with this width, or, for continuous actions, a network for each task."""
+    problem = environments.problem
+    if problem.num_actions:
+        recurrent = Rl2(Rl2.Options("rl2", width=width), problem)
+        return recurrent.policy(recurrent.initial(seeded(2)), Adapted({}, environments, 0))
+    learner = PolicyRandom(PolicyRandom.Options(kind="policy-random"), problem)
+    learned, generators = learner.initial(seeded(2)), [seeded(2, task) for task in range(environments.tasks)]
+    return learner.policy(learned, next(learner.adapt(learned, environments, 0, generators)))
+
+
+def measure(
+    seconds: float = 10.0,
+    threads: int = 2,
+    scale: float = 1.0,
+    width: int = Rl2.Options.width,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, dict[str, float]]:
     """Steps a second of each kind of task and policy, and the shares of environment, policy and the rest.
 
-    ``scale`` multiplies the numbers of tasks.
+    ``scale`` multiplies the numbers of tasks; ``width`` is that of the recurrent layer, and
+    ``clock`` what time is measured by.
     """
     many, few = max(1, round(10_000 * scale)), max(1, round(40 * scale))
     sources: dict[str, tuple[ControlSource, int, int]] = {
@@ -125,10 +108,10 @@ def measure(seconds: float = 10.0, threads: int = 2, scale: float = 1.0) -> dict
     result = {}
     try:
         for name, (source, tasks, copies) in sources.items():
-            problem = source.problem
-            network: Policy = Recurrent(problem) if problem.num_actions else TaskNetworks(problem, tasks)
-            for kind, policy in (("random actions", random_policy(problem)), ("network", network)):
-                timed = Timed(source.sample(tasks, seeded(0)), policy)
+            environments = source.sample(tasks, seeded(0))
+            policies = {"random actions": random_policy(source.problem), "network": network_policy(environments, width)}
+            for kind, policy in policies.items():
+                timed = Timed(source.sample(tasks, seeded(0)), policy, clock)
                 result[f"{name}, {kind}"] = _speed(timed, copies, seconds / 6)
     finally:
         torch.set_num_threads(before)
@@ -140,11 +123,11 @@ def _speed(timed: Timed, copies: int, seconds: float) -> dict[str, float]:
     problem, randomness = environments.problem, Randomness(seeded(1), environments.tasks)
     episodes = 1 if problem.horizon > 10 else 10
     rollout(environments, timed, randomness, episodes, copies)  # Warms up.
-    timed.seconds, begun = dict.fromkeys(timed.seconds, 0.0), time.perf_counter()
-    while not rounds or time.perf_counter() - begun < seconds:
+    timed.seconds, begun = dict.fromkeys(timed.seconds, 0.0), timed.clock()
+    while not rounds or timed.clock() - begun < seconds:
         rollout(environments, timed, randomness, episodes, copies)
         rounds += 1
-    taken = time.perf_counter() - begun
+    taken = timed.clock() - begun
     steps = rounds * environments.tasks * copies * problem.horizon * episodes
     shares = {f"{name}_share": round(value / taken, 3) for name, value in timed.seconds.items()}
     return {"steps_a_second": round(steps / taken), **shares}
@@ -154,9 +137,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--width", type=int, default=Rl2.Options.width, help="of the recurrent layer of rl2")
+    parser.add_argument("--cpu", action="store_true", help="by processor time, on a busy machine; needs --threads 1")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    result = measure(options.seconds, options.threads)
+    if options.cpu and options.threads != 1:
+        parser.error("--cpu needs --threads 1: the processor time of several threads is their sum")
+    clock = time.process_time if options.cpu else time.perf_counter
+    result = measure(options.seconds, options.threads, width=options.width, clock=clock)
     if options.json:
         print(json.dumps(result))
         return
