@@ -58,19 +58,22 @@ def joined_rows(split: TokenisedSplit, articles: Sequence[int]) -> np.ndarray:
     return np.concatenate([split.rows(article) for article in articles])
 
 
-def alternate(kinds: Sequence[Sequence[Piece]], seed: int, repeat: bool = True) -> Iterator[Piece]:
-    """Yield pieces so that the kinds have equal shares of the tokens: next comes a piece of the kind with the fewest.
+def alternate(kinds: Sequence[Sequence[Piece]], seed: int, repeat: bool = True, turn: int = 0) -> Iterator[Piece]:
+    """Yield pieces so that the kinds have equal shares of the tokens: next comes the kind with the fewest.
 
-    The pieces of a kind are in an order of their own, drawn anew for each pass over them; without ``repeat`` the first
-    kind whose pieces run out ends it. One kind is in the order of a shuffled ``Stream``.
+    A kind's turn lasts for one piece, or until it has had ``turn`` tokens. The pieces of a kind are in an order of
+    their own, drawn anew for each pass over them; without ``repeat`` the first kind whose pieces run out ends it. One
+    kind is in the order of a shuffled ``Stream``.
     """
     tokens, passes = [0] * len(kinds), [_shuffled(kind, seed, repeat) for kind in kinds]
     while True:
         kind = tokens.index(min(tokens))
-        if (piece := next(passes[kind], None)) is None:
-            return
-        tokens[kind] += piece.tokens
-        yield piece
+        end = tokens[kind] + max(1, turn)
+        while tokens[kind] < end:
+            if (piece := next(passes[kind], None)) is None:
+                return
+            tokens[kind] += piece.tokens
+            yield piece
 
 
 def _shuffled(pieces: Sequence[Piece], seed: int, repeat: bool) -> Iterator[Piece]:

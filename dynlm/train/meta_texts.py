@@ -95,7 +95,7 @@ def outer_stream(
 ) -> Stream:
     """Return the stream of an outer loop over ``texts``, again and again, in ``options.lanes`` lanes.
 
-    The articles of one text are shuffled in each pass; those of several are read alternately (``data.joined``). Without
+    The articles of one text are shuffled in each pass; the texts are read by turns (``data.joined``). Without
     ``memory.article_boundaries`` each lane reads its share of them as one text. Raises UserError where the lanes cannot
     be shared evenly by the processes.
     """
@@ -106,7 +106,7 @@ def outer_stream(
         return shared_stream(texts[0].run.split(name), options, memory.segment, seed, processes)
     check_lanes(options, processes)
     kinds = [text.pieces() for text in texts]
-    pieces = alternate(kinds, seed)
+    pieces = alternate(kinds, seed, turn=options.turn if isinstance(options, MetatrainOptions) else 0)
     # The last window may begin just before the last token.
     tokens = options.tokens + math.ceil(options.window / lanes) * lanes * memory.segment
     if memory.article_boundaries:

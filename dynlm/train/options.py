@@ -81,6 +81,9 @@ class MetatrainOptions(Section):
     texts: list[str] | None = bounded(None, omit_default=True)
     """Further texts to learn on, such as [docs:torch, code:torch, FOLDER], each as corpus.source or corpus.path takes
     it. Their articles, without valid and test, alternate with the run's own, in equal shares of the tokens."""
+    turn: int = bounded(0, omit_default=True)
+    """With further texts: tokens read of one, in whole articles, before the next one's turn; 0: one article. What a
+    memory keeps of an article (memory.reset stream) helps only where articles of one kind follow each other."""
     start: str | None = bounded(None, omit_default=True)
     """Folder of another run: start at the g that it learned under the same name, with the options of that one, in place
     of a tuned rule. With tokens 0 it is taken as it is."""

@@ -70,6 +70,18 @@ def test_kinds_have_equal_shares_and_none_repeats_before_it_ends(kinds, seed):
             assert len(set(once)) == len(once)
 
 
+@settings(max_examples=40, deadline=None)
+@given(kinds=st.lists(LENGTHS, min_size=2, max_size=4), seed=st.integers(0, 9), turn=st.integers(1, 90))
+def test_a_turn_lasts_for_its_tokens(kinds, seed, turn):
+    pieces = [pieces_of(lengths) for lengths in kinds]
+    kind_of = {id(own[0].split): number for number, own in enumerate(pieces)}
+    order = itertools.islice(alternate(pieces, seed, turn=turn), 80)
+    turns = [[piece.tokens for piece in each] for _, each in itertools.groupby(order, lambda p: kind_of[id(p.split)])]
+    for sizes in turns[:-1]:  # the last may be cut off; turns of one kind may follow each other
+        assert sum(sizes) >= turn
+        assert len(turns) > 2 or sum(sizes[:-1]) < 2 * turn + 40
+
+
 def test_one_kind_is_in_the_order_of_a_shuffled_stream():
     split = split_of([3] * 7)
     stream = Stream(split, 1, 3, range(7), seed=4, repeat=True)
