@@ -30,7 +30,9 @@ from dynlm.run.run import Run
 from dynlm.run.sharing import PATTERNS, share_run
 
 if TYPE_CHECKING:
+    from dynlm.evaluation.score_file import Scores
     from dynlm.report.heatmap import HeatMap
+    from dynlm.report.notebook import DifferenceCurve
 
 _OF_DOWNLOADS = ("revision", "cache_dir", "force_download", "local_files_only", "token")
 """What ``ModelHubMixin.from_pretrained`` passes on beside the options of the memory."""
@@ -54,8 +56,23 @@ class Losses(TextResult):
         """
         from dynlm.report.own_text import heat_map_of
 
+        return heat_map_of(*self._pair(tokens))
+
+    def plot(self, window: int | None = None) -> DifferenceCurve:
+        """Return the curve of the static model's perplexity minus the memory's; ``window`` tokens are averaged over.
+
+        It displays itself in a notebook, and its ``save`` writes a picture. Raises UserError as ``heat_map`` does.
+        """
+        from dynlm.report.notebook import DifferenceCurve
+
+        return DifferenceCurve(self._pair(), None, window)
+
+    def _pair(self, tokens: int | None = None) -> tuple[Scores, Scores]:
+        """Return the scores of the static model and of the memory, of the first ``tokens`` tokens."""
+        from dynlm.report.own_text import score_pair
+
         opening = " ".join(b"".join(self.surface[:40]).decode("utf-8", "replace").split())
-        return heat_map_of([self.head(tokens)], [opening[:60]], self.protocol)
+        return score_pair([self.head(tokens or len(self))], [opening[:60]], self.protocol)
 
     def _repr_html_(self) -> str | None:
         return None if self.static is None or not len(self) else self.heat_map()._repr_html_()

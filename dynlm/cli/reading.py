@@ -106,9 +106,9 @@ def _show(done: ReadSummary) -> None:
     """Print the heat map of what was read."""
     from rich.console import Console
 
-    from dynlm.report.own_text import heat_map_of
+    from dynlm.report.own_text import heat_map_of, score_pair
 
-    heat_map = heat_map_of(done.results, done.titles, done.protocol, _MOST_SHOWN)
+    heat_map = heat_map_of(*score_pair(done.results, done.titles, done.protocol), _MOST_SHOWN)
     if is_main_process():
         Console(highlight=False).print(heat_map, soft_wrap=True)
 

@@ -85,7 +85,7 @@ class TextResult:
         try:
             import pandas as pd
         except ImportError as error:
-            raise UserError("a table needs pandas", do="pip install pandas") from error
+            raise UserError("a table needs pandas", do="pip install 'dynlm[pandas]'") from error
         return pd.DataFrame(self.columns())
 
     def head(self, tokens: int) -> TextResult:

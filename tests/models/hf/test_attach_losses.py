@@ -77,7 +77,7 @@ def test_losses_are_a_table(given: tuple[Any, Any], monkeypatch: pytest.MonkeyPa
     assert losses.static_nats_per_token == pytest.approx(table["static"].mean())
     assert re.fullmatch(r"Losses\(\d+ tokens; [\d.]+ nats/token, [\d.]+ bits/byte; static model .*\)", repr(losses))
     monkeypatch.setitem(__import__("sys").modules, "pandas", None)
-    with pytest.raises(UserError, match="pip install pandas"):
+    with pytest.raises(UserError, match=r"pip install 'dynlm\[pandas\]'"):
         losses.to_pandas()
 
 
