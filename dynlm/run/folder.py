@@ -47,7 +47,7 @@ _Options = TypeVar("_Options")
 MAKERS = ("dynlm pretrain", "dynlm adopt")
 """The commands that make runs of a language model."""
 _STORED = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-"""Types in which a model may be stored (``stored`` of its card) that is read in the default one."""
+"""Types in which a model may be stored, beside the default one."""
 _CARD_TYPES: dict[str, type] = {
     **{"corpus": str, "parameters": int, "tokens": int},
     **{"valid_nats_per_token": float, "valid_perplexity_per_word": float},
@@ -138,7 +138,11 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> TrainedModel
         raise UserError("no trained model in this run folder", folder, "run `dynlm pretrain` to its end first")
     card, weights = read_json(folder / "model.json"), folder / "model.safetensors"
     model = _model_of(card, folder / "model.json")
-    params, _ = load_tensors(weights, device, model.shapes(), stored=_STORED.get(card.get("stored", "")))
+    # A transformer is read in the type that it is stored in, a packed model in the default one.
+    stored = _STORED.get(card.get("stored") or getattr(model.options, "dtype", ""))
+    params, _ = load_tensors(weights, device, model.shapes(), dtype=stored)
+    if "stored" in card:
+        params = {name: tensor.to(torch.get_default_dtype()) for name, tensor in params.items()}
     for name, tensor in params.items():
         if not bool(tensor.isfinite().all()):
             raise UserError(f"{name} is not finite", weights, "restore the file or train again")

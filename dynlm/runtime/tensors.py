@@ -55,30 +55,27 @@ def load_tensors(
     device: torch.device | str = "cpu",
     shapes: Shapes | None = None,
     check: Check | None = None,
-    stored: torch.dtype | None = None,
+    dtype: torch.dtype | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Load the tensors and the metadata of a file of ``save_tensors``.
 
-    With ``shapes`` the file must have just these tensors, of the type ``stored``, by default torch's default dtype, in
-    which they are returned. This and ``check`` are tested on the header, which cannot claim more than the file holds,
-    before any tensor is allocated. Raises UserError if the file is missing, truncated or something else.
+    With ``shapes`` the file must have just these tensors, of the type ``dtype``, by default torch's default one. This
+    and ``check`` are tested on the header, which cannot claim more than the file holds, before any tensor is allocated.
+    Raises UserError if the file is missing, truncated or something else.
     """
     with _open(path, device) as (file, about):
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict.
         found = {name: tuple(part.get_shape()) for name, part in slices.items()}
         if shapes is not None:
             check_shapes(found, shapes, path)
-            dtype = torch.get_default_dtype() if stored is None else stored
+            dtype = torch.get_default_dtype() if dtype is None else dtype
             if other := [name for name, part in slices.items() if part.get_dtype() != _DTYPES[dtype]]:
                 raise ValueError(f"tensor {other[0]} is not of {str(dtype).removeprefix('torch.')}")
         if check is not None:
             check(found, about)
         # Copied into torch's own storage: the file is mapped at an address that depends on the header's length, and
         # products of one row round differently with the alignment. Results would depend on the metadata.
-        tensors = {name: file.get_tensor(name).clone() for name in slices}
-        if stored is not None:
-            tensors = {name: tensor.to(torch.get_default_dtype()) for name, tensor in tensors.items()}
-        return tensors, about
+        return {name: file.get_tensor(name).clone() for name in slices}, about
 
 
 def load_metadata(path: Path) -> dict[str, Any]:

@@ -34,6 +34,15 @@ def test_the_default_context_is_that_of_the_model(pretrained: Path, tmp_path: Pa
     assert not (tmp_path / "long").exists()
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("pretrained", ["llama"], indirect=True)
+def test_half_precision_is_kept(pretrained: Path, tmp_path: Path, dtype: str) -> None:
+    words = ["--dtype", dtype, "--run.folder", str(tmp_path), "--run.name", "half", "--run.cpu", "true"]
+    assert main(["adopt", str(pretrained), *words]) == 0
+    assert {str(tensor.dtype) for tensor in load_model(tmp_path / "half").params.values()} == {f"torch.{dtype}"}
+    assert main(["generate", str(tmp_path / "half"), "--memory.rule", "none", "--tokens", "3"]) == 0
+
+
 def test_a_model_that_cannot_be_read_in_segments_is_not_adopted(
     tiny_corpus: Path, tmp_path: Path, capsys: Capture
 ) -> None:
