@@ -7,7 +7,7 @@ import os
 import sys
 
 from dynlm.cli import command as registry
-from dynlm.cli import fewshot, memory, reading, report, score, study, train
+from dynlm.cli import completion, fewshot, memory, reading, report, score, study, train
 from dynlm.cli.command import Command
 from dynlm.errors import UserError
 from dynlm.runtime import renamed
@@ -44,6 +44,8 @@ def main(argv: list[str] | None = None) -> int:
     2: an error that the user can correct, printed as one line; 130: stopped by Ctrl-C; 143: by SIGTERM; 141: the reader
     of standard output has closed it.
     """
+    if completion.is_asked():
+        return completion.complete(COMMANDS)
     argv = sys.argv[1:] if argv is None else argv
     escape_for_streams()
     try:

@@ -20,6 +20,7 @@ import jsonargparse
 import yaml
 from docstring_parser import parse_from_object
 
+from dynlm.cli import completion
 from dynlm.cli.command import Argument, Command
 from dynlm.cli.config_files import Files, Layers, config_path, read_config
 from dynlm.errors import UserError
@@ -205,6 +206,8 @@ def _add_section(parser: _Parser, section: str, layers: Layers, names: list[str]
 
 def _parse_args(parser: _Parser, command: Command, argv: list[str]) -> jsonargparse.Namespace:
     """Parse ``argv``. Raises UserError for whatever the parser raises for a value, and for numbers out of bounds."""
+    if completion.is_asked():
+        completion.offer_values(parser)
     try:
         options = parser.parse_args(argv)
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
