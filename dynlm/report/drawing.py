@@ -33,6 +33,12 @@ DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
 )
 INK, FAINT, GRID = "#222222", "#666666", "#dddddd"
 THOUSANDS = StrMethodFormatter("{x:,.0f}")
+_METADATA: dict[str, dict[str, None]] = {
+    ".png": {"Software": None},
+    ".svg": {"Date": None},
+    ".pdf": {"CreationDate": None},
+}
+"""Suffixes of a figure's files, and what would differ from one writing to the next."""
 _MAX_NAMED = 8
 """Characters that a warning names."""
 
@@ -55,7 +61,10 @@ def drawing(texts: Iterable[str] = ()) -> Iterator[None]:
     level = logger.level
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
-        matplotlib.rc("font", family=_with_fallbacks(["DejaVu Sans"], texts), size=9.0)
+        family = _with_fallbacks(["DejaVu Sans"], texts)
+        matplotlib.rc("font", family=family, size=9.0)
+        # Journals want fonts embedded as TrueType, which other fonts may not be.
+        matplotlib.rc("pdf", fonttype=42 if len(family) == 1 else 3)
         matplotlib.rc("text", color=INK, parse_math=False)
         matplotlib.rc("axes", edgecolor=FAINT, labelcolor=INK, titlesize=11.0, titleweight="bold")
         matplotlib.rc("axes.spines", top=False, right=False)
@@ -114,12 +123,12 @@ def add_legend(lines: Axes, axes: Axes, below: float = 34.0) -> float:
 
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
-    """Write ``stem``.png (150 dots an inch) and ``stem``.svg; the same figure gives the same bytes.
+    """Write ``stem``.png (150 dots an inch), ``stem``.svg and ``stem``.pdf; the same figure gives the same bytes.
 
     Raises UserError where they cannot be written.
     """
     paths = []
-    for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
+    for suffix, metadata in _METADATA.items():
         path = stem.with_name(stem.name + suffix)
         with atomic_write(path) as aside:
             figure.savefig(aside, dpi=150, metadata=metadata, bbox_inches="tight", pad_inches=0.12, facecolor="white")

@@ -37,12 +37,12 @@ class _Figure:
     _title: ClassVar[str]
 
     def save(self, stem: Path) -> list[Path]:
-        """Write ``stem``.png and .svg. Returns what was written. Raises UserError as the function that draws it."""
+        """Write ``stem``.png, .svg and .pdf; return the paths. Raises UserError as the function that draws it."""
         return type(self)._draw(ScoreSet(self.scores), Path(stem))
 
     def _repr_html_(self) -> str:
         with tempfile.TemporaryDirectory() as folder:
-            _, svg = self.save(Path(folder) / "figure")
+            _, svg, _ = self.save(Path(folder) / "figure")
             address = f"data:image/svg+xml;base64,{base64.b64encode(svg.read_bytes()).decode('ascii')}"
         return f'<img src="{address}" alt="{escape(self._title)}" style="max-width: 100%">'
 
@@ -68,7 +68,7 @@ class DifferenceCurve(_Figure):
     _title = TITLES["difference"]
 
     def save(self, stem: Path) -> list[Path]:
-        """Write ``stem``.png and .svg. Returns what was written. Raises UserError as ``curves.plot_difference``."""
+        """Write ``stem``.png, .svg and .pdf; return the paths. Raises UserError as ``curves.plot_difference``."""
         return plot_difference(ScoreSet(self.scores), Path(stem), self.window, self.pairs)
 
 

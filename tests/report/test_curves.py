@@ -18,13 +18,17 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.mark.parametrize("articles", [8, 30])
-def test_every_figure_is_written_as_png_and_svg(tmp_path, articles):
+def test_every_figure_is_written_as_png_svg_and_pdf(tmp_path, articles):
     paths = write_files(tmp_path, synthetic_scores(articles, ("level 1", "rms", "meta"), tokens=150))
     written = plot_run(paths, tmp_path / "figures")
-    assert [path.name for path in written] == ["difference.png", "difference.svg", "position.png", "position.svg"]
+    assert [path.name for path in written] == [
+        f"{name}.{kind}" for name in ("difference", "position") for kind in ("png", "svg", "pdf")
+    ]
     for path in written:
         if path.suffix == ".png":
             assert path.read_bytes().startswith(PNG)
+        elif path.suffix == ".pdf":
+            assert path.read_bytes().startswith(b"%PDF-") and b"/Type3" not in path.read_bytes()
         else:
             assert ElementTree.parse(path).getroot().tag.endswith("svg")
 
@@ -33,12 +37,12 @@ def test_same_scores_give_the_same_bytes(tmp_path):
     scores = ScoreSet(synthetic_scores(3, tokens=60))
     first, second = (plot_difference(scores, tmp_path / name, window=20) for name in "ab")
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
-    assert b"<dc:date>" not in first[1].read_bytes()
+    assert b"<dc:date>" not in first[1].read_bytes() and b"CreationDate" not in first[2].read_bytes()
 
 
 def test_one_file_gives_only_the_position_figure(tmp_path):
     paths = write_files(tmp_path, synthetic_scores(1, ("level 1",), tokens=60))
-    assert [path.name for path in plot_run(paths, tmp_path)] == ["position.png", "position.svg"]
+    assert [path.name for path in plot_run(paths, tmp_path)] == ["position.png", "position.svg", "position.pdf"]
 
 
 def test_labels_and_titles_are_never_parsed_as_tex(tmp_path):
@@ -53,7 +57,7 @@ def test_labels_and_titles_are_never_parsed_as_tex(tmp_path):
         )
         for index, scores in enumerate(synthetic_scores(1, ("a", "b", "c"), tokens=50))
     ]
-    assert len(plot_run(write_files(tmp_path, variants), tmp_path)) == 4
+    assert len(plot_run(write_files(tmp_path, variants), tmp_path)) == 6
 
 
 def test_user_errors_name_the_wrong_choice(tmp_path):
@@ -79,7 +83,7 @@ def test_recorded_memories_are_drawn_and_others_rejected(tmp_path):
         {"reset_share": reset_share, "distance": distance},
     ):
         paths = write_files(tmp_path, [plain, replace(learned, **columns)])
-        assert [path.name for path in plot_run(paths, tmp_path)][-2:] == ["memory.png", "memory.svg"]
+        assert [path.name for path in plot_run(paths, tmp_path)][-3:] == ["memory.png", "memory.svg", "memory.pdf"]
     with pytest.raises(UserError, match="no score file has a record"):
         plot_memory(ScoreSet([plain, learned]), tmp_path / "none")
 

@@ -125,10 +125,10 @@ def test_classes_follow_the_sign_of_the_gain():
 def test_a_run_writes_figure_and_page(tmp_path, hostile):
     paths = write_files(tmp_path, hostile)
     written = heatmap_run(*paths, tmp_path / "out", (1, 0, 25))
-    assert [path.name for path in written] == ["heatmap.png", "heatmap.svg", "heatmap.html"]
+    assert [path.name for path in written] == ["heatmap.png", "heatmap.svg", "heatmap.pdf", "heatmap.html"]
     assert all(path.stat().st_size > 1000 for path in written)
     assert "<script" not in written[1].read_text(encoding="utf-8")
-    text = written[2].read_text(encoding="utf-8")
+    text = written[3].read_text(encoding="utf-8")
     count = hostile[0].rows(0).stop
     assert ">Article 1:" in text and f"Tokens 0 to 24 of {count}" in text
 

@@ -44,14 +44,14 @@ def test_the_table_holds_every_figure(variants):
 def test_curves_are_displayed_and_saved(variants, part, tmp_path):
     shown = part(variants)._repr_html_()
     assert re.fullmatch(r'<img src="data:image/svg\+xml;base64,[\w+/=]+" alt="[^"]+" style="[^"]+">', shown)
-    assert [path.name for path in part(variants).save(tmp_path / "a")] == ["a.png", "a.svg"]
+    assert [path.name for path in part(variants).save(tmp_path / "a")] == ["a.png", "a.svg", "a.pdf"]
 
 
 def test_the_heat_map_is_displayed_in_a_frame_that_runs_nothing(variants, tmp_path):
     part = HeatMap(*variants)
     shown = part._repr_html_()
     assert 'sandbox=""' in shown and "<script" not in shown
-    assert [path.name for path in part.save(tmp_path / "heat")] == ["heat.png", "heat.svg", "heat.html"]
+    assert [path.name for path in part.save(tmp_path / "heat")] == ["heat.png", "heat.svg", "heat.pdf", "heat.html"]
     page = html.unescape(re.search(r'srcdoc="([^"]*)"', shown)[1])
     assert page == (tmp_path / "heat.html").read_text(encoding="utf-8")
     console = Console(file=io.StringIO())
