@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dynlm.evaluation.export import Format, Table, export
 from dynlm.runtime.launcher import is_main_process
 from dynlm.runtime.text import json_text, printable
 from dynlm.runtime.validation import LARGEST
@@ -90,6 +91,10 @@ class Command:
         return (inspect.getdoc(self.run) or "").splitlines()[-2:]
 
 
+FORMAT = Option(
+    "--format", "of the table: csv has unrounded figures, latex is for booktabs, json has everything", Format, "text"
+)
+"""Option of the commands that print tables."""
 COMMANDS: dict[str, Command] = {}
 """All commands by name."""
 
@@ -111,13 +116,27 @@ def open_run(options: Namespace, config: Config) -> Run:
     return Run.open(options.folder, *vars(config).values())
 
 
+def answer_format(options: Namespace) -> Format:
+    """Return the format of the answer: that of ``--format``, or ``json`` for ``--json``."""
+    return "json" if options.json else options.get("format", "text")
+
+
 def print_answer(options: Namespace, content: Any, text: str, indent: int | None = 2) -> None:
     """Print ``text``, or ``content`` as JSON for ``--json``, with control characters escaped; the main process only.
 
     ``indent`` None prints JSON on one line.
     """
     if is_main_process():
-        print(json_text(content, indent) if options.json else printable(text, lines=True))
+        print(json_text(content, indent) if answer_format(options) == "json" else printable(text, lines=True))
+
+
+def print_tables(options: Namespace, tables: Sequence[Table], content: Any, text: str) -> None:
+    """Print ``tables`` in the format of ``--format``: ``content`` for JSON, and ``text`` for a terminal."""
+    form = answer_format(options)
+    if form in ("text", "json"):
+        print_answer(options, content, text)
+    elif is_main_process():
+        print(export(tables, form), end="")
 
 
 def print_pieces(pieces: Iterable[str]) -> None:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynlm.cli.command import Argument, Option, command, is_quiet, print_answer
+from dynlm.cli.command import FORMAT, Argument, Option, command, is_quiet, print_answer, print_tables
 from dynlm.errors import UserError
 from dynlm.run.locate import writable_copy
 from dynlm.runtime.text import printable
@@ -108,16 +108,16 @@ def _evaluate(arguments: Namespace, options: FewShotOptions) -> int:
     Argument("RUN", "evaluated few-shot runs: their folders, or names", many=True, runs=_RUNS),
     Option("--out", "folder to write to; unset: the first run's figures/", str),
     Option("--title", "title of the results in a report", str),
-    Option("--markdown", "print Markdown tables"),
+    FORMAT,
     takes_config=False,
 )
 def _show(arguments: Namespace, options: None) -> int:
     """Draw evaluated runs and tabulate them beside published figures.
 
     dynlm fewshot show runs/fewshot/cubic-*
-    dynlm fewshot show runs/fewshot/omniglot-* --out omniglot --markdown
+    dynlm fewshot show runs/fewshot/omniglot-* --out omniglot --format csv
     """
-    from dynlm.fewshot.report.summary import as_markdown, summarise
+    from dynlm.fewshot.report.summary import as_export, summarise
 
     paths = [Path(run) for run in arguments.runs]
     if missing := [path for path in paths if not path.exists()]:
@@ -130,8 +130,7 @@ def _show(arguments: Namespace, options: None) -> int:
         print(f"dynlm: skipped, no few-shot run: {printable(str(path))}", file=sys.stderr)
     home = writable_copy(runs[0], Path(_RUNS) / runs[0].name) if arguments.out is None else runs[0]
     tables, files = summarise(runs, Path(arguments.out or home / "figures"), arguments.title)
-    text = "\n\n".join(as_markdown(table) for table in tables) if arguments.markdown else _text(tables, files)
-    print_answer(arguments, _summary(tables, files), text)
+    print_tables(arguments, [*map(as_export, tables)], _summary(tables, files), _text(tables, files))
     return 0
 
 

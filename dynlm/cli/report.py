@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynlm.cli.command import Argument, Option, command, print_answer
+from dynlm.cli.command import FORMAT, Argument, Option, command, print_answer, print_tables
 from dynlm.errors import UserError
 from dynlm.runtime.validation import LARGEST_SEED
 
@@ -23,7 +23,7 @@ _RESAMPLES = Option("--resamples", "bootstrap resamples of the articles", int, 2
     "compare",
     _FILES,
     _TEXT,
-    Option("--markdown", "print a Markdown table"),
+    FORMAT,
     _RESAMPLES,
     Option("--seed", "seed of the bootstrap", int, 0, high=LARGEST_SEED),
     takes_config=False,
@@ -32,21 +32,20 @@ def _compare(options: Namespace, config: None) -> int:
     """Print one table of several score files of the same text.
 
     dynlm compare runs/demo
-    dynlm compare a.parquet b.parquet --markdown
+    dynlm compare a.parquet b.parquet --format latex
     """
     from dynlm.evaluation.compare import compare
     from dynlm.evaluation.score_file import read_scores
     from dynlm.evaluation.score_selection import texts_named
-    from dynlm.evaluation.tables import markdown_table, text_table
+    from dynlm.evaluation.tables import comparison_table, text_table
 
     compared = [
         compare([read_scores(path) for path in paths], resamples=options.resamples, seed=options.seed)
         for paths in texts_named(options.files, options.text)
     ]
-    tables = [(markdown_table if options.markdown else text_table)(each) for each in compared]
     # One text, the common case, is not wrapped.
     content = compared[0].to_dict() if len(compared) == 1 else {"texts": [each.to_dict() for each in compared]}
-    print_answer(options, content, "\n".join(tables))
+    print_tables(options, [*map(comparison_table, compared)], content, "\n".join(map(text_table, compared)))
     return 0
 
 

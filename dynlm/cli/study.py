@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynlm.cli.command import command, print_answer
+from dynlm.cli.command import FORMAT, answer_format, command, print_answer, print_tables
 from dynlm.run.locate import writable_copy
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def _demo(options: Namespace, config: Config) -> int:
 
 @command(
     "study",
+    FORMAT,
     options="dynlm.study.options:StudyOptions",
     common="run corpus study",
     takes_run=True,
@@ -53,19 +54,22 @@ def _study(options: Namespace, config: StudyOptions) -> int:
     dynlm study --config study-wikitext-2 --corpus.path DIR
     dynlm study runs/smol --corpus.path DIR
     """
+    from dynlm.evaluation.export import to_markdown
     from dynlm.study.pages import verdict
     from dynlm.study.run import study
-    from dynlm.study.seed_tables import STATEMENT, seed_dict, seed_table
-    from dynlm.study.tables import as_dict, figures_table
+    from dynlm.study.seed_tables import STATEMENT, seed_dict, seed_figures
+    from dynlm.study.tables import as_dict, figures
 
     if options.folder is not None:
         path = writable_copy(Path(options.folder), config.run.path)
         path = path if path.name not in ("", "..") else path.resolve()
         config.run = config.run.replace(folder=str(path.parent), name=path.name)
-    results, written = study(config, quiet=options.json, progress=sys.stderr.isatty() and not options.json)
-    files = [str(path) for path in written]
-    rows = results.over_seeds
-    text = ["", figures_table(results), verdict(results), *([f"\n{seed_table(rows)}\n{STATEMENT}"] if rows else [])]
+    quiet = answer_format(options) != "text"
+    results, written = study(config, quiet=quiet, progress=sys.stderr.isatty() and not quiet)
+    files, rows = [str(path) for path in written], results.over_seeds
+    tables = [figures(results), *([seed_figures(rows)] if rows else [])]
+    shown = [to_markdown(table) for table in tables]
+    text = ["", shown[0], verdict(results), *(f"\n{table}\n{STATEMENT}" for table in shown[1:])]
     content = {**as_dict(results), **({"over_seeds": seed_dict(rows)} if rows else {}), "files": files}
-    print_answer(options, content, "\n".join([*text, "", *(f"wrote {file}" for file in files)]))
+    print_tables(options, tables, content, "\n".join([*text, "", *(f"wrote {file}" for file in files)]))
     return 0

@@ -16,9 +16,10 @@ from dynlm.adapt.rules.registry import RULES, tuned_rules
 from dynlm.data.options import TokenizerOptions
 from dynlm.errors import UserError
 from dynlm.evaluation.compare import compare
+from dynlm.evaluation.export import markdown_rows, to_markdown
 from dynlm.evaluation.score_file import read_scores, scores_of_run
 from dynlm.evaluation.score_selection import texts_named
-from dynlm.evaluation.tables import markdown_rows, markdown_table, render_markdown
+from dynlm.evaluation.tables import comparison_table, render_markdown
 from dynlm.models.options import ModelOptions
 from dynlm.run.options import RunOptions
 from dynlm.run.provenance import FILE
@@ -108,7 +109,7 @@ def _texts(folder: Path) -> list[dict[str, Any]]:
     for paths in texts_named([str(folder)]) if scores_of_run(folder) else []:
         compared = compare([read_scores(path) for path in paths])
         titles = [str(article["title"]) for article in compared.articles]
-        table, more = markdown_table(compared).rstrip(), max(0, len(titles) - _TITLES_SHOWN)
+        table, more = to_markdown(comparison_table(compared)).rstrip(), max(0, len(titles) - _TITLES_SHOWN)
         texts.append({"table": table, "titles": titles[:_TITLES_SHOWN], "more": more})
     return texts
 

@@ -1,4 +1,4 @@
-"""Tables in plain text and in Markdown, a comparison as either, and Markdown pages from Jinja templates."""
+"""Tables in plain text, a comparison as a table, and Markdown pages from Jinja templates."""
 
 from __future__ import annotations
 
@@ -11,30 +11,20 @@ import jinja2
 
 from dynlm.data.article_range import format_ranges
 from dynlm.evaluation.compare import Comparison, Gain, VariantFigures, reading_of, reading_text
+from dynlm.evaluation.export import Table, align
 from dynlm.evaluation.overlap import overlap_notes
 from dynlm.runtime.text import markdown, markdown_code, printable
 
 WIDTH = 100
+FIGURES = ("nats", "nats_per_token", "perplexity_per_token", "perplexity_per_word", "bits_per_byte")
+"""Fields of ``VariantFigures`` that are numbers."""
+_GAIN = {"gain": "nats", "gain_low": "low", "gain_high": "high"}
 HEADINGS = ("variant", "nats/token", "ppl/token", "ppl/word", "bits/byte", "gain, nats/token [95 %]")
-
-
-def align(rows: Sequence[Sequence[str]], left: int = 1) -> list[list[str]]:
-    """Pad the cells of each column to one width; the first ``left`` columns are aligned to the left."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    pads = [str.ljust if n < left else str.rjust for n in range(len(widths))]
-    return [[pad(cell, width) for pad, cell, width in zip(pads, row, widths, strict=True)] for row in rows]
 
 
 def text_rows(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
     """Return the rows of a table in plain text, one line each."""
     return ["  ".join(cells).rstrip() for cells in align(rows, left)]
-
-
-def markdown_rows(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
-    """Return the lines of a Markdown table, aligned in a terminal too; the first row holds the headings."""
-    headings, *cells = align(rows, left)
-    rule = ["-" * len(cell) if n < left else "-" * (len(cell) - 1) + ":" for n, cell in enumerate(headings)]
-    return [f"| {' | '.join(row)} |" for row in (headings, rule, *cells)]
 
 
 def render_markdown(template: Path, **values: Any) -> str:
@@ -64,15 +54,19 @@ def text_table(comparison: Comparison) -> str:
     return "\n".join([*lines, "", *(textwrap.fill(note, WIDTH) for note in notes_of(comparison))]) + "\n"
 
 
-def markdown_table(comparison: Comparison) -> str:
-    """Return a comparison as a Markdown table, the baseline's label in italics."""
-    rows: list[tuple[str, ...]] = [HEADINGS]
-    for index, each in enumerate(comparison.variants):
-        label = markdown(each.label)
-        is_base = index == comparison.baseline and len(comparison.variants) > 1
-        rows.append((f"*{label}*" if is_base else label, *figures_of(each)))
-    notes = "  \n".join(markdown(note) for note in notes_of(comparison))
-    return "\n".join([*markdown_rows(rows), "", notes]) + "\n"
+def comparison_table(comparison: Comparison) -> Table:
+    """Return a comparison as a table, the baseline's label in italics."""
+    rows = [(each.label, *figures_of(each)) for each in comparison.variants]
+    text = {name: getattr(comparison, name) for name in ("tokens", "words", "bytes")}
+    records = [
+        {"variant": each.label, **text}
+        | {name: getattr(each, name) for name in FIGURES}
+        | {name: getattr(each.gain, field, None) for name, field in _GAIN.items()}
+        for each in comparison.variants
+    ]
+    baseline = comparison.baseline if len(rows) > 1 else None
+    title = "Nats per token and perplexity of the same text"
+    return Table(HEADINGS, rows, title, notes_of(comparison), baseline=baseline, records=records)
 
 
 def figures_of(variant: VariantFigures) -> tuple[str, ...]:

@@ -45,6 +45,7 @@ KEYS = {
 }
 """New name of each key of the files in a run's ``memory/`` and of each part of phi, by its old name."""
 COMMANDS = {"audit": "check", "hostile": "stress"}
+SWITCHES = {"--markdown": ["--format", "markdown"]}
 _warned: set[str] = set()
 
 
@@ -85,8 +86,13 @@ def current_keys(content: Any) -> Any:
 
 def rename_words(argv: list[str]) -> list[str]:
     """Return the words of a command line with new names of options and of values in place of old ones."""
-    words, option = [], ""
+    words: list[str] = []
+    option = ""
     for word in argv:
+        if word in SWITCHES:
+            warn_renamed([(word, " ".join(SWITCHES[word]))])
+            words += SWITCHES[word]
+            continue
         if word.startswith("--"):
             option, equals, value = word.partition("=")
             section, _, name = option[2:].partition(".")

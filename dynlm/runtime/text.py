@@ -25,6 +25,19 @@ LARGEST_TEXT = 64 * 2**20
 # Joiners select letter forms in some scripts, and combine emoji.
 _JOINERS = "\u200c\u200d"
 _MARKDOWN = re.compile(r"([\\`*_|<>\[\]&@~])")
+_INTERVAL = re.compile(r"\\\[([-+\d.,e% ]+)\\\](?![\\(\[:])")
+_LATEX = {letter: f"\\{letter}" for letter in "{}$&#_%"} | {
+    "\\": r"\textbackslash{}",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    '"': r"\textquotedbl{}",
+    **{letter: f"{{{letter}}}" for letter in "[]"},  # After "\\" they would be its option.
+    **{letter: f"${letter}$" for letter in "<>|"},
+    **{"\u00b1": r"$\pm$", "\u00d7": r"$\times$", "\u2192": r"$\rightarrow$", "\u2212": "$-$"},
+    **{"\u03b8": r"$\theta$", "\u03c6": r"$\phi$", "\u03bb": r"$\lambda$", "\u00b2": "$^2$"},
+    **{chr(0x2080 + digit): f"$_{digit}$" for digit in range(10)},
+}
+_MINUS = re.compile(r"(?<![\w-])-(?=\d)")
 
 
 def decode_text(data: bytes, where: object, offset: int = 0) -> str:
@@ -72,6 +85,16 @@ def printable(text: str, lines: bool = False) -> str:
 def markdown(text: str) -> str:
     """Return ``text`` on one line, escaped for Markdown; addresses do not become links."""
     return _MARKDOWN.sub(r"\\\1", printable(text)).replace("://", ":\\//").replace("www.", "www\\.")
+
+
+def markdown_cell(text: str) -> str:
+    """Return ``text`` as ``markdown`` does, but with the brackets of intervals of numbers as they are."""
+    return _INTERVAL.sub(r"[\1]", markdown(text))
+
+
+def latex(text: str) -> str:
+    """Return ``text`` on one line, escaped for LaTeX; no part of it can be a command."""
+    return _MINUS.sub("$-$", "".join(_LATEX.get(letter, letter) for letter in printable(text)))
 
 
 def markdown_code(text: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dynlm.evaluation.compare import reading_of
+from dynlm.evaluation.export import to_csv, to_latex, to_markdown
 from dynlm.evaluation.overlap import tuned_notes
 from dynlm.evaluation.tables import gain_cell, notes_of, render_markdown
 from dynlm.report.curves import TITLES, plot_run
@@ -16,11 +17,11 @@ from dynlm.runtime.parsing import write_json
 from dynlm.runtime.text import markdown, printable
 from dynlm.study.options import StudyOptions
 from dynlm.study.results import Results, shown
-from dynlm.study.seed_tables import STATEMENT, seed_csv, seed_dict, seed_table
-from dynlm.study.tables import as_csv, as_dict, figures_table, words_of_pairs
+from dynlm.study.seed_tables import STATEMENT, seed_dict, seed_figures
+from dynlm.study.tables import as_dict, figures, words_of_pairs
 from dynlm.study.variants import pairs_of
 
-_OF_SEEDS = ("seeds.md", "seeds.csv", "seeds.json")
+_OF_SEEDS = ("seeds.md", "seeds.csv", "seeds.tex", "seeds.json")
 _TEMPLATE = Path(__file__).parent / "templates" / "README.md.j2"
 
 
@@ -30,7 +31,8 @@ def write_pages(folder: Path, results: Results, options: StudyOptions, card: dic
     Figures and README.md are written before pictures are drawn, so that they exist where drawing fails.
     """
     study = options.study
-    texts = {"table.md": figures_table(results), "table.csv": as_csv(results)}
+    table = figures(results)
+    texts = {"table.md": to_markdown(table), "table.csv": to_csv(table), "table.tex": to_latex(table)}
     contents: dict[str, Any] = {"table.json": {**as_dict(results), "model": card["fingerprint"]}}
     if pairs := pairs_of(study):
         texts["words.md"], contents["words.json"] = words_of_pairs(results, pairs)
@@ -50,11 +52,11 @@ def write_seeds(
     folder: Path, results: Results, options: StudyOptions, card: dict[str, Any], written: list[Path]
 ) -> list[Path]:
     """Write the tables over seeds beside the pages that are ``written``, and README.md with them; return the tables."""
-    rows, paths = results.over_seeds, [folder / name for name in _OF_SEEDS]
-    write_page(paths[0], seed_table(rows))
-    write_page(paths[1], seed_csv(rows))
-    write_json(paths[2], seed_dict(rows))
-    pictures = [path for path in written if path.suffix in (".png", ".svg")]
+    table, paths = seed_figures(results.over_seeds), [folder / name for name in _OF_SEEDS]
+    for path, text in zip(paths, (to_markdown(table), to_csv(table), to_latex(table)), strict=False):
+        write_page(path, text)
+    write_json(paths[-1], seed_dict(results.over_seeds))
+    pictures = [path for path in written if path.suffix in (".png", ".svg", ".pdf")]
     write_page(folder / "README.md", _readme(folder, results, options, card, pictures))
     return paths
 
@@ -95,7 +97,7 @@ def _readme(folder: Path, results: Results, options: StudyOptions, card: dict[st
         card=card,
         command=f"dynlm study --config {shlex.quote(str(folder / 'config.yaml'))}",
         verdict=verdict(results),
-        figures=figures_table(results),
+        figures=to_markdown(figures(results)),
         text_note=notes_of(results.text)[0],
         own=any(row.own is not None for row in results.rows),
         other_runs=_other_runs(results),
@@ -110,7 +112,7 @@ def _readme(folder: Path, results: Results, options: StudyOptions, card: dict[st
         tune=options.study.tune,
         tuned_on=sorted(tuned_on),
         statistics_tokens=options.tune.statistics_tokens,
-        over_seeds=seed_table(results.over_seeds) if results.over_seeds else "",
+        over_seeds=to_markdown(seed_figures(results.over_seeds)) if results.over_seeds else "",
         seeds_statement=STATEMENT,
         pictures={path.name: TITLES.get(path.stem, path.stem) for path in pictures if path.suffix == ".png"},
         order=results.order,

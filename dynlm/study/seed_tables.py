@@ -1,14 +1,14 @@
-"""The figures of a study over seeds, as Markdown, CSV and JSON."""
+"""The figures of a study over seeds, as a table and for JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from dynlm.evaluation.export import Table
 from dynlm.evaluation.tables import gain_cell
-from dynlm.runtime.text import markdown
 from dynlm.study.results import GainOverSeeds, SeedRow, Spread
-from dynlm.study.tables import csv_text, gain_key, named, table
+from dynlm.study.tables import gain_key, named
 
 STATEMENT = (
     "Means and ranges (lowest to highest) are over seeds of training: of the base model, and of g and gates that are "
@@ -19,28 +19,27 @@ STATEMENT = (
 )
 
 
-def seed_table(rows: Sequence[SeedRow]) -> str:
-    """Return one line for each reading: its seeds, the spread of its loss, and that of each gain with its interval."""
+def seed_figures(rows: Sequence[SeedRow]) -> Table:
+    """Return one row for each reading: its seeds, the spread of its loss, and that of each gain with its interval."""
     names = [gain.name for gain in rows[0].gains]
     own = any(row.own is not None for row in rows)
-    headings = ["variant", "reset", "order", "base models", "meta seeds", "nats/token: mean (range)"]
-    for name in [*map(markdown, names), *(["its own baseline"] if own else [])]:
-        headings += [f"gain over {name}: mean (range)", "first seeds [95 %]"]
-    lines = [headings]
+    columns = ["variant", "reset", "order", "base models", "meta seeds", "nats/token: mean (range)"]
+    for name in [*names, *(["its own baseline"] if own else [])]:
+        columns += [f"gain over {name}: mean (range)", "first seeds [95 %]"]
+    lines = []
     for row in rows:
-        cells = [markdown(row.reading.variant.name), row.reading.reset or "-", row.reading.order or "-"]
+        cells = [row.reading.variant.name, row.reading.reset or "-", row.reading.order or "-"]
         cells += [str(row.bases), "-" if row.meta_seeds is None else str(row.meta_seeds)]
         cells.append(_spread_cell(row.nats, "{:.4f}"))
         for gain in [*row.gains, *([row.own] if own else [])]:
-            over = f" over {markdown(gain.name)}" if gain is not None and gain is row.own else ""
+            over = f" over {gain.name}" if gain is not None and gain is row.own else ""
             spread = "-" if gain is None or gain.spread is None else _spread_cell(gain.spread, "{:+.4f}") + over
             cells += [spread, gain_cell(gain.first if gain is not None else None)]
         lines.append(cells)
-    return table(lines, left=3)
+    return Table(columns, lines, "Variants over seeds of training", left=3, records=_records(rows))
 
 
-def seed_csv(rows: Sequence[SeedRow]) -> str:
-    """Return the same as comma-separated values, unrounded; an empty field where there is none."""
+def _records(rows: Sequence[SeedRow]) -> list[dict[str, Any]]:
     records = []
     for row in rows:
         record = named(row.reading) | {"base_models": row.bases, "meta_seeds": row.meta_seeds}
@@ -50,7 +49,7 @@ def seed_csv(rows: Sequence[SeedRow]) -> str:
         if any(each.own is not None for each in rows):
             record |= {"own_baseline": row.own and row.own.name} | _gain_fields("gain_over_own", row.own)
         records.append(record)
-    return csv_text(records)
+    return records
 
 
 def seed_dict(rows: Sequence[SeedRow]) -> dict[str, Any]:

@@ -1,22 +1,20 @@
-"""The figures of a study, and the words that gained, as Markdown, CSV and JSON."""
+"""The figures of a study as a table and for JSON, and the words that gained."""
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import asdict
 from typing import Any
 
 from dynlm.evaluation.compare import reading_of
-from dynlm.evaluation.tables import figures_of, gain_cell, markdown_rows
+from dynlm.evaluation.export import Table, markdown_rows
+from dynlm.evaluation.tables import FIGURES, figures_of, gain_cell
 from dynlm.report.words import class_gains, find_words, most_changed
 from dynlm.runtime.cost import Cost
-from dynlm.runtime.text import csv_field, markdown
+from dynlm.runtime.text import markdown
 from dynlm.study.results import Done, GainOver, Results, Row
 from dynlm.study.steps import Budget
 from dynlm.study.variants import Reading, slug
 
-_FIGURES = ("nats", "nats_per_token", "perplexity_per_token", "perplexity_per_word", "bits_per_byte")
 _BUDGET = {
     "settings": "settings tried",
     "tokens": "tokens each",
@@ -34,26 +32,27 @@ _DIVISIONS = {
 }
 
 
-def table(rows: list[list[str]], left: int = 1) -> str:
-    """Return a Markdown table; the first row has the headings, the first ``left`` columns are aligned to the left."""
-    return "\n".join(markdown_rows(rows, left)) + "\n"
+def table(rows: list[list[str]]) -> str:
+    """Return a Markdown table; the first row has the headings, the first column is aligned to the left."""
+    return "\n".join(markdown_rows(rows)) + "\n"
 
 
-def figures_table(results: Results) -> str:
-    """Return one line for each reading: its context, figures and gains, what finding it took, and what reading took."""
+def figures(results: Results) -> Table:
+    """Return one row for each reading: its context, figures and gains, what finding it took, and what reading took."""
     names, own = reading_names(results), any(row.own is not None for row in results.rows)
-    rows = [["variant", "reset", "order", *map(markdown, names), "nats/token", "ppl/token", "ppl/word", "bits/byte"]]
-    rows[0] += [f"gain over {markdown(over.name)} [95 %]" for over in results.rows[0].over]
-    rows[0] += ["gain over its own baseline [95 %]"] if own else []
-    rows[0] += [*_BUDGET.values(), "seconds", "tokens/s", "peak MB"]
+    columns = ["variant", "reset", "order", *names, "nats/token", "ppl/token", "ppl/word", "bits/byte"]
+    columns += [f"gain over {over.name} [95 %]" for over in results.rows[0].over]
+    columns += ["gain over its own baseline [95 %]"] if own else []
+    columns += [*_BUDGET.values(), "seconds", "tokens/s", "peak MB"]
+    rows = []
     for row in results.rows:
         reading, chosen = row.done.reading, reading_of(row.done.scores.protocol)
-        cells = [markdown(reading.variant.name), reading.reset or "-", reading.order or "-"]
-        cells += [markdown(str(chosen.get(name, "-"))) for name in names]
+        cells = [reading.variant.name, reading.reset or "-", reading.order or "-"]
+        cells += [str(chosen.get(name, "-")) for name in names]
         gains = [gain_cell(over.gain) for over in row.over] + ([_own_cell(row)] if own else [])
         spent = [*_budget_cells(row.budget), *_cost_cells(row.done)]
         rows.append([*cells, *figures_of(row.figures)[:-1], *gains, *spent])
-    return table(rows, left=3)
+    return Table(columns, rows, f"Variants on {results.text.split}", left=3, records=_records(results))
 
 
 def reading_names(results: Results) -> list[str]:
@@ -68,7 +67,7 @@ def _own_cell(row: Row) -> str:
     """Return the gain over the variant's own baseline, which differs from row to row and is named."""
     if row.own is None or row.own.baseline is None:
         return "-"
-    return f"{gain_cell(row.own.gain)} over {markdown(row.own.baseline.reading.label)}"
+    return f"{gain_cell(row.own.gain)} over {row.own.baseline.reading.label}"
 
 
 def _cost_cells(done: Done) -> list[str]:
@@ -84,37 +83,23 @@ def _budget_cells(budget: Budget) -> list[str]:
     return [f"{value:,.0f}" if value else "-" for value in values]
 
 
-def as_csv(results: Results) -> str:
-    """Return the figures as comma-separated values, unrounded; an empty field where there is none.
-
-    Names are escaped so that no spreadsheet takes them for a formula.
-    """
+def _records(results: Results) -> list[dict[str, Any]]:
     records, names = [], reading_names(results)
     own = any(row.own is not None for row in results.rows)
     for row in results.rows:
         cost, chosen = row.done.cost, reading_of(row.done.scores.protocol)
         record = named(row.done.reading) | {name: getattr(results.text, name) for name in ("tokens", "words", "bytes")}
-        record |= {name: getattr(row.figures, name) for name in _FIGURES}
+        record |= {name: getattr(row.figures, name) for name in FIGURES}
         for over in row.over:
             record |= _gain_fields(gain_key(over.name), over)
         if own:
             baseline = row.own.baseline if row.own is not None else None
             record |= {"own_baseline": baseline and baseline.reading.label} | _gain_fields("gain_over_own", row.own)
         record |= {f"finding_{name}": value for name, value in vars(row.budget).items()}
-        record |= {csv_field(name): chosen.get(name) for name in names}
+        record |= {name: chosen.get(name) for name in names}
         record |= cost._asdict() if cost else dict.fromkeys(Cost._fields)
         records.append(record)
-    return csv_text(records)
-
-
-def csv_text(records: list[dict[str, Any]]) -> str:
-    """Return records with the same fields as comma-separated values; text is escaped."""
-    written = io.StringIO()
-    writer = csv.DictWriter(written, list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    for record in records:
-        writer.writerow({k: csv_field(value) if isinstance(value, str) else value for k, value in record.items()})
-    return written.getvalue()
+    return records
 
 
 def gain_key(name: str) -> str:
@@ -137,7 +122,7 @@ def as_dict(results: Results) -> dict[str, Any]:
         "readings": [
             {
                 **named(row.done.reading),
-                **{name: getattr(row.figures, name) for name in _FIGURES},
+                **{name: getattr(row.figures, name) for name in FIGURES},
                 "gains": [_gain_dict(over) for over in row.over],
                 "own_gain": row.own and _gain_dict(row.own),
                 "reading": reading_of(row.done.scores.protocol),

@@ -44,7 +44,7 @@ def test_training_evaluation_and_tables(tmp_path: Path, capsys: Capture) -> None
     assert len(answer_json(capsys, "fewshot", "show", *everything, "--out", tmp_path / "all")["tables"][0]["rows"]) == 3
     assert "no few-shot run" in refused(capsys, "fewshot", "show", runs / "figures")
     assert "| nearest neighbour |" in answer(
-        capsys, "fewshot", "show", runs / "nearest", "--markdown", "--out", tmp_path / "one"
+        capsys, "fewshot", "show", runs / "nearest", "--format", "markdown", "--out", tmp_path / "one"
     )
 
 

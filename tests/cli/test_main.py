@@ -127,12 +127,14 @@ def test_score_compare_and_pictures(tuned_copy: Run, tmp_path: Path, capsys: Cap
     assert '"rms"' in compared and '"level 1"' in compared
     said = answer(capsys, "compare", folder, "--resamples", "50")
     assert said.index("level 1") < said.index("rms")
-    assert "|" in answer(capsys, "compare", folder, "--resamples", "50", "--markdown")
+    assert "|" in answer(capsys, "compare", folder, "--resamples", "50", "--format", "markdown")
+    command = ("compare", folder, "--resamples", "50")
+    assert answer(capsys, *command, "--format", "json") == answer(capsys, *command, "--json")
     assert answer(capsys, "compare", *(folder / "scores").iterdir(), "--resamples", "50") == said
     plotted = answer_json(capsys, "plot", folder, "--window", "100", "--out", tmp_path / "out")["files"]
     mapped = answer_json(capsys, "heatmap", folder, "--article", "5", "--length", "40", "--out", tmp_path / "out")
     files = [Path(name) for name in (*plotted, *mapped["files"])]
-    assert {path.suffix for path in files} == {".png", ".svg", ".html"}
+    assert {path.suffix for path in files} == {".png", ".svg", ".pdf", ".html"}
     assert all(path.parent == tmp_path / "out" and path.stat().st_size > 500 for path in files)
     assert sorted(files) == sorted((tmp_path / "out").iterdir())
     assert "Tokens 3 to 12 of" in answer(

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from dynlm.errors import UserError
 from dynlm.evaluation.compare import baseline_of, bootstrap_counts, compare, gain_of, unique_labels
+from dynlm.evaluation.export import to_markdown
 from dynlm.evaluation.score_file import Scores
-from dynlm.evaluation.tables import markdown_table, text_table
+from dynlm.evaluation.tables import comparison_table, text_table
 from tests.synthetic_scores import synthetic_scores
 
 
@@ -192,7 +193,7 @@ def test_the_table_fits_100_columns_and_states_the_protocol():
 
 def test_markdown_is_one_table_whatever_the_labels_hold():
     variants = synthetic_scores(articles=2, variants=("level 1", "a|b <c>\nd"), tokens=60)
-    lines = markdown_table(compare(variants)).splitlines()
+    lines = to_markdown(comparison_table(compare(variants))).splitlines()
     table = [line for line in lines if line.startswith("|")]
     assert len(table) == 4
     assert r"a\|b \<c\> d" in table[3]
@@ -228,10 +229,10 @@ ANY = st.text(st.characters(exclude_categories=()), min_size=1, max_size=30)
 def test_names_are_escaped_in_terminal_and_markdown(variant: str, title: str, statement: str) -> None:
     named = relabelled(small("rms", [1, 2, 2, 1, 1, 2], level=2), variant=variant, statement=statement)
     result = compare([small("level 1", [1, 2, 3, 2, 1, 3]), named], resamples=10)
-    for text in (text_table(result), markdown_table(result)):
+    for text in (text_table(result), to_markdown(comparison_table(result))):
         text.encode("utf-8")
         assert all(letter.isprintable() or letter in "\n\u200c\u200d" for letter in text)
-    table = markdown_table(result).split("\n\n")[0].splitlines()
+    table = to_markdown(comparison_table(result)).split("\n\n")[0].splitlines()
     assert len(table) == 4
     # As many cells in each row, however many bars a name has: those of names are escaped.
     assert {len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in table} == {7}

@@ -74,6 +74,11 @@ def test_old_names_on_the_command_line(capsys: Capture) -> None:
     ]
 
 
+def test_the_old_switch_for_markdown_is_a_format(capsys: Capture) -> None:
+    assert renamed.rename_words(["RUN", "--markdown", "--seed", "1"]) == ["RUN", "--format", "markdown", "--seed", "1"]
+    assert "--markdown is now --format markdown" in capsys.readouterr().err
+
+
 def test_a_config_file_warns_once_for_all_old_names(tmp_path: Path, capsys: Capture) -> None:
     path = tmp_path / "old.yaml"
     path.write_text("memory: {rate: 0.5, guard: false}\ng: {features: [distance]}\n")

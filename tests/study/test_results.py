@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from dynlm.evaluation.compare import compare
+from dynlm.evaluation.export import to_csv, to_markdown
 from dynlm.evaluation.score_file import read_scores, write_scores
 from dynlm.models.hf.options import HFOptions
 from dynlm.runtime.text import markdown
@@ -23,7 +24,7 @@ from dynlm.study.options import StudyConfig, StudyOptions
 from dynlm.study.pages import verdict, write_pages
 from dynlm.study.results import SHOWN, Done, Results, results_of, shown
 from dynlm.study.steps import Budget, Prepared
-from dynlm.study.tables import as_csv, as_dict, figures_table
+from dynlm.study.tables import as_dict, figures
 from dynlm.study.variants import readings_of, variants_of
 from tests.synthetic_scores import synthetic_scores
 
@@ -119,11 +120,11 @@ def test_pictures_show_each_variant_once_and_not_too_many(tmp_path: Path, result
 
 
 def test_tables_hold_the_same_figures(results: Results):
-    lines = figures_table(results).splitlines()
+    lines = to_markdown(figures(results)).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert len(lines) == 2 + len(BELOW)
     assert "gain over level 1 [95 %]" in lines[0] and "gain over rms [95 %]" in lines[0]
-    records = list(csv.DictReader(io.StringIO(as_csv(results))))
+    records = list(csv.DictReader(io.StringIO(to_csv(figures(results)))))
     reported = json.loads(json.dumps(as_dict(results)))["readings"]
     for record, entry, line in zip(records, reported, lines[2:], strict=True):
         assert float(record["nats_per_token"]) == entry["nats_per_token"]
@@ -135,7 +136,7 @@ def test_tables_hold_the_same_figures(results: Results):
 
 
 def test_budgets_add_up_over_a_variants_steps(results: Results):
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in figures_table(results).splitlines()]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in to_markdown(figures(results)).splitlines()]
     first = lines[0].index("settings tried")
     columns = ["settings tried", "tokens each", "tokens learned on", "parameters learned", "seconds of finding"]
     assert lines[0][first : first + 5] == columns
@@ -151,7 +152,7 @@ def test_budgets_add_up_over_a_variants_steps(results: Results):
     reported = as_dict(results)["readings"][-1]
     took = {"settings": 7, "tokens": 400, "learned_on": 900, "parameters": 30, "seconds": None}
     assert reported["budget"] == took and [each["seconds"] for each in reported["found"]] == [2000.0, None]
-    records = list(csv.DictReader(io.StringIO(as_csv(results))))
+    records = list(csv.DictReader(io.StringIO(to_csv(figures(results)))))
     assert (records[-1]["finding_parameters"], records[-1]["finding_seconds"]) == ("30", "")
     assert (records[1]["finding_settings"], records[1]["finding_seconds"]) == ("7", "2000.0")
 
@@ -160,7 +161,7 @@ def test_a_variants_own_baseline_is_in_its_row(tmp_path: Path):
     asked = options()
     asked.study.variants[2]["over"] = "rms"  # type: ignore[index]
     results = results_of(done(asked, BELOW, tmp_path), asked.study.replace(baselines=["level 1"]))
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in figures_table(results).splitlines()]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in to_markdown(figures(results)).splitlines()]
     column = lines[0].index("gain over its own baseline [95 %]")
     assert [line[column] for line in lines[2:6]] == ["-"] * 4
     assert [line[column].partition(" over ")[2] for line in lines[6:]] == [
@@ -172,7 +173,7 @@ def test_a_variants_own_baseline_is_in_its_row(tmp_path: Path):
     pair = compare([rows["rms, article"].done.scores, rows["meta, article"].done.scores], 0, 60, 0)
     own = rows["meta, article"].own
     assert own is not None and own.gain == pair.variants[1].gain
-    entry, record = as_dict(results)["readings"][-1], [*csv.DictReader(io.StringIO(as_csv(results)))][-1]
+    entry, record = as_dict(results)["readings"][-1], [*csv.DictReader(io.StringIO(to_csv(figures(results))))][-1]
     assert entry["own_gain"]["over"] == {"variant": "rms", "reset": "article", "order": None}
     assert len(entry["gains"]) == 1 and record["own_baseline"] == "rms, article"
     assert float(record["gain_over_own"]) == entry["own_gain"]["nats"] == pytest.approx(0.06, abs=1e-5)
@@ -194,7 +195,7 @@ def test_pages_hold_the_table_the_verdict_and_their_pictures(tmp_path: Path, res
         "position.png",
     }
     page = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert figures_table(results) in page and markdown(verdict(results)) in page and "` base `" in page
+    assert to_markdown(figures(results)) in page and markdown(verdict(results)) in page and "` base `" in page
     for path in written:
         if path.suffix == ".png":
             assert f"]({path.name})" in page
@@ -208,7 +209,7 @@ def test_a_study_without_pairs_or_baselines_has_neither_words_nor_gains(tmp_path
     results = results_of(done(asked, BELOW, tmp_path), asked.study)
     written = write_pages(tmp_path, results, asked, CARD)
     assert not [path for path in written if path.name.startswith("words")]
-    assert "gain over" not in figures_table(results) and "context" not in figures_table(results)
+    assert "gain over" not in to_markdown(figures(results)) and "context" not in to_markdown(figures(results))
 
 
 @pytest.mark.parametrize("name", ["=cmd()", "a|b", "*x* <script>", "@sum", "-1+2", "`a", "[x](http://y)"])
@@ -218,9 +219,9 @@ def test_a_variants_name_is_neither_markup_nor_a_formula(name: str, tmp_path: Pa
         f"{name}, {policy}": 0.1 for policy in ("stream, in order", "stream, shuffled", "article")
     }
     results = results_of(done(asked, below, tmp_path), asked.study)
-    for record in csv.DictReader(io.StringIO(as_csv(results))):
+    for record in csv.DictReader(io.StringIO(to_csv(figures(results)))):
         assert not record["variant"].startswith(("=", "+", "-", "@"))
-    table = figures_table(results)
+    table = to_markdown(figures(results))
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
     assert not re.search(r"(?<!\\)(<script|\]\(|\*x)", table)
 
@@ -241,7 +242,7 @@ def test_context_and_cost_are_in_every_table_and_no_gain_of_a_memory_is_one_of_c
     for each, cost in zip(made, costs, strict=True):
         each.scores.protocol.update(reading=each.reading.variant.model.reading(), cost=cost)
     results = results_of(made, asked.study)
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in figures_table(results).splitlines()]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in to_markdown(figures(results)).splitlines()]
     assert lines[0][3:5] == ["context", "stride"] and lines[0][-3:] == ["seconds", "tokens/s", "peak MB"]
     assert [line[3:5] for line in lines[2:]] == [["64", "16"], ["64", "64"], ["64", "16"], ["32", "16"]]
     tokens = len(made[0].scores)
@@ -255,7 +256,7 @@ def test_context_and_cost_are_in_every_table_and_no_gain_of_a_memory_is_one_of_c
     gains = [entry["gains"][0] for entry in as_dict(results)["readings"]]
     assert [gain["nats"] and round(gain["nats"], 3) for gain in gains] == [None, -0.5, 0.2, None]
     assert gains[3]["over"] is None and gains[2]["over"]["variant"] == "static"
-    records = list(csv.DictReader(io.StringIO(as_csv(results))))
+    records = list(csv.DictReader(io.StringIO(to_csv(figures(results)))))
     assert [record["context"] for record in records] == ["64", "64", "64", "32"]
     assert [bool(record["gain_over_static"]) for record in records] == [False, True, True, False]
     assert (records[1]["seconds"], records[1]["peak_memory"], records[2]["peak_memory"]) == ("4.0", "500000000", "")
@@ -302,4 +303,4 @@ def test_figures_are_there_where_pictures_cannot_be_drawn(
         path.name for path in tmp_path.iterdir()
     }
     page = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert figures_table(results) in page and ".png" not in page
+    assert to_markdown(figures(results)) in page and ".png" not in page

@@ -85,8 +85,8 @@ def test_an_interrupted_study_resumes_and_repeats_nothing(
     made = [read_scores(path) for path in scores_of_run(place)]
     assert sorted(path.stem for path in scores_of_run(place)) == sorted(READINGS)
     check_same_text(made)
-    names = {"README.md", "table.md", "table.csv", "table.json", "words.md", "words.json", "config.yaml"}
-    names |= {f"{picture}.{kind}" for picture in ("difference", "position") for kind in ("png", "svg")}
+    names = {"README.md", "table.md", "table.csv", "table.tex", "table.json", "words.md", "words.json", "config.yaml"}
+    names |= {f"{picture}.{kind}" for picture in ("difference", "position") for kind in ("png", "svg", "pdf")}
     assert {path.name for path in place.iterdir()} == {*names, "scores"}
     content = json.loads((place / "table.json").read_text())
     assert [each["variant"] for each in content["readings"]] == ["level 1", *["rms"] * 3, *["g"] * 3]

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dynlm.evaluation.tables import markdown_rows, text_rows
+from dynlm.evaluation import export
+from dynlm.evaluation.tables import text_rows
 from dynlm.fewshot.report.curves import animate_fits, plot_errors, plot_strip
 from dynlm.fewshot.report.episode import plot_episode
 from dynlm.fewshot.report.pulls import plot_pulls, pulls_of
@@ -16,7 +17,7 @@ from dynlm.fewshot.report.trajectories import animate_trajectories, plot_traject
 from dynlm.fewshot.results import EpisodeScores, examples_of_runs, scores_of_runs
 from dynlm.report.fewshot_results import FILE, Table, load_fewshot
 from dynlm.runtime.parsing import write_json
-from dynlm.runtime.text import markdown, printable
+from dynlm.runtime.text import printable
 
 _STEPS = (1, 5, 10)
 # Published figures. Finn et al. 2017 and Nichol et al. 2018 draw test characters at random; statistics of the former
@@ -117,10 +118,9 @@ def as_text(table: Table) -> str:
     return "\n".join([printable(table.title), *text_rows(cells, len(table.columns)), printable(table.note)])
 
 
-def as_markdown(table: Table) -> str:
-    """Return a Markdown table."""
-    cells = [[markdown(cell) for cell in row] for row in (table.columns, *table.rows)]
-    return "\n".join(markdown_rows(cells, len(table.columns)))
+def as_export(table: Table) -> export.Table:
+    """Return a table for ``export``; all of its cells are text."""
+    return export.Table(table.columns, table.rows, table.title, [table.note] if table.note else [], len(table.columns))
 
 
 def summarise(runs: Sequence[Path], out: Path, title: str | None = None) -> tuple[list[Table], list[Path]]:
