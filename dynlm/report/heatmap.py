@@ -139,7 +139,7 @@ class HeatMap:
 
 
 def heatmap_run(lower: Path, higher: Path, out: Path, request: Request = (None, None, None)) -> list[Path]:
-    """Draw two score files' heat map into the folder ``out``: heatmap.png, .svg and .html. Return what was written.
+    """Draw two score files' heat map into ``out``: heatmap.png, .svg, .pdf and .html. Return what was written.
 
     Raises UserError as ``HeatMap.load`` does.
     """
