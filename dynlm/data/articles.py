@@ -9,9 +9,11 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from dynlm.data.cut import cut_articles
 from dynlm.data.options import CorpusOptions
 from dynlm.data.sources.hub import open_hub
 from dynlm.data.sources.local import open_local
+from dynlm.data.sources.mixed import open_mixed
 from dynlm.data.sources.source import SOURCES, Article, Articles, Source
 from dynlm.errors import UserError
 from dynlm.runtime.validation import shortened
@@ -28,12 +30,17 @@ def open_source(corpus: CorpusOptions) -> Source:
     """
     name, colon, _ = corpus.source.partition(":")
     if corpus.path is not None:
-        source = open_local(corpus)
+        source = open_mixed(corpus) if corpus.format == "mixed" else open_local(corpus)
     elif "/" in name:
         source = open_hub(corpus)
     else:
         source = SOURCES[name + colon](corpus)
-    return replace(source, splits=derive_splits(source.splits, corpus))
+    own = {name: _cut(articles, corpus.cut_words) for name, articles in source.splits.items()}
+    return replace(source, splits=derive_splits(own, corpus))
+
+
+def _cut(articles: Articles, words: int) -> Articles:
+    return (lambda: cut_articles(articles(), words)) if words else articles
 
 
 def corpus_named(text: str, like: CorpusOptions, option: str) -> CorpusOptions:

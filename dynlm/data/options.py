@@ -24,8 +24,9 @@ class CorpusOptions(Section):
     (their source code), wikitext-2[-raw], wikitext-103[-raw], or a hub data set as owner/name."""
     path: str | None = None
     """A local file, folder or quoted pattern, read in place of source."""
-    format: Literal["auto", "wikitext", "text", "jsonl", "parquet", "mediawiki"] = "auto"
-    """Format of local files; text: one file an article; mediawiki: XML dumps, such as Wikipedia's."""
+    format: Literal["auto", "wikitext", "text", "jsonl", "parquet", "mediawiki", "mixed"] = "auto"
+    """Format of local files; text: one file an article; mediawiki: XML dumps, such as Wikipedia's; mixed: each file of
+    a folder by its own format, without those that cannot be read."""
     subset: str | None = None
     """Configuration of a hub data set, such as 20231101.en."""
     text_field: str = "text"
@@ -34,6 +35,8 @@ class CorpusOptions(Section):
     """Field with the title, if there is one."""
     limit: int | None = bounded(None, 1)
     """Read at most this many articles of each split."""
+    cut_words: int = bounded(0, 0, omit_default=True)
+    """Longer texts are cut into articles of at most this many words, at headings or paragraphs; 0: none is cut."""
     hold_out_every: int = bounded(12, 3)
     """Of a source without valid and test splits, every n-th article goes to each."""
     meta_every: int = bounded(20, 2)

@@ -58,7 +58,7 @@ def open_local(corpus: CorpusOptions) -> Source:
     root = Path(corpus.path or "").expanduser()
     skipped: Skipped = {}
     if root.is_dir():
-        files, top = _find_files(_walk(root, root, skipped), root, corpus.format, skipped), root
+        files, top = _find_files(walk(root, root, skipped), root, corpus.format, skipped), root
     elif root.exists():
         check_regular(root)
         files, top = [_File(root, _format_of(root, corpus.format), "train")], root.parent
@@ -168,7 +168,7 @@ def _find_files(found: Iterable[Path], root: Path, requested: str, skipped: Skip
     return [_File(path, format_, _split_of(path, root, format_) or "train") for path, format_ in formats_.items()]
 
 
-def _walk(folder: Path, root: Path, skipped: Skipped) -> Iterator[Path]:
+def walk(folder: Path, root: Path, skipped: Skipped) -> Iterator[Path]:
     """Yield the files below ``folder`` in order, without hidden ones.
 
     A linked folder is followed only if it is named like a split: others may form cycles.
@@ -185,7 +185,7 @@ def _walk(folder: Path, root: Path, skipped: Skipped) -> Iterator[Path]:
             skipped[str(path)] = "a linked folder"
         else:
             check_inside(path, root)
-            yield from _walk(path, root, skipped)
+            yield from walk(path, root, skipped)
 
 
 def _check_unique(files: list[_File]) -> None:
