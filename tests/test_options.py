@@ -23,13 +23,14 @@ from dynlm.fewshot.learners.learner import LEARNERS
 from dynlm.fewshot.options import FewShotOptions
 from dynlm.fewshot.tasks.source import SOURCES
 from dynlm.runtime.validation import section_of
+from dynlm.study.learn_options import LearnOptions
 from dynlm.study.options import StudyOptions
 from dynlm.train.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 SECTIONS = {
     (name, kind)
-    for whole in (Config, FewShotOptions, StudyOptions)
+    for whole in (Config, FewShotOptions, StudyOptions, LearnOptions)
     for name, kind in get_type_hints(whole).items()
     if dataclasses.is_dataclass(kind)
 }

@@ -22,7 +22,7 @@ import yaml
 from dynlm.cli.main import COMMANDS, main
 from tests.fewshot.drawn import write_omniglot
 from tests.models.hf.pretrained import write_pretrained
-from tests.tiny import Run
+from tests.tiny import Run, write_corpus
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / "scripts").glob("*.sh"))
@@ -32,6 +32,7 @@ cd "{pipes}" && printf '%s\\n' {name} "$@" > request && exit "$(cat answer)"
 # Studies are tested in tests/study: here their options are read.
 ONLY_PARSED = ("study",)
 SMALL = {
+    "learn": "--run.cpu true --learn.fewest_words 5000 --learn.budget 0.01",
     "adopt": "--run.cpu true",
     "metatrain": "--metatrain.tokens 400 --metatrain.lanes 1",
     "stress": "--tokens 100",
@@ -114,6 +115,8 @@ def arguments_of(script: Path, run: Run, folder: Path) -> list[str]:
         "PROCESSES": "1",
         "MODEL": str(folder.parent / "pretrained"),
     }
+    if script.stem == "train_your_own_text":
+        values["DIR"] = str(write_corpus(folder / "own", sentences=40))
     if script.stem == "smollm2":
         pytest.importorskip("transformers", reason="the extra dynlm[hf] is not installed")
         pytest.importorskip("peft", reason="the extra dynlm[hf] is not installed")

@@ -6,8 +6,10 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dynlm.errors import UserError
 from dynlm.evaluation.export import Format, Table, export
 from dynlm.runtime.launcher import is_main_process
 from dynlm.runtime.text import json_text, printable
@@ -144,6 +146,14 @@ def print_pieces(pieces: Iterable[str]) -> None:
     for piece in pieces:
         if is_main_process():
             print(printable(piece, lines=True), end="", flush=True)
+
+
+def open_in_browser(page: Path) -> None:
+    """Show a page in the browser. Raises UserError where none is found."""
+    import webbrowser
+
+    if not webbrowser.open(page.resolve().as_uri()):
+        raise UserError("no browser was found to show it in", page, "open it yourself")
 
 
 def is_quiet(options: Namespace) -> bool:

@@ -7,7 +7,7 @@ import os
 import sys
 
 from dynlm.cli import command as registry
-from dynlm.cli import completion, fewshot, memory, reading, report, score, study, train
+from dynlm.cli import completion, fewshot, learn, memory, reading, report, score, study, train
 from dynlm.cli.command import Command
 from dynlm.errors import UserError
 from dynlm.runtime import renamed
@@ -15,7 +15,7 @@ from dynlm.runtime.launcher import is_main_process, is_multi_process
 from dynlm.runtime.signals import Stopped, raise_on_sigterm
 from dynlm.runtime.text import did_you_mean, escape_for_streams, printable
 
-_GROUPS = (study, train, score, report, reading, memory, fewshot)
+_GROUPS = (study, learn, train, score, report, reading, memory, fewshot)
 COMMANDS: dict[str, Command] = {
     name: command
     for group in _GROUPS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynlm.cli.command import FORMAT, Argument, Option, command, print_answer, print_tables
+from dynlm.cli.command import FORMAT, Argument, Option, command, open_in_browser, print_answer, print_tables
 from dynlm.errors import UserError
 from dynlm.runtime.validation import LARGEST_SEED
 
@@ -147,8 +147,6 @@ def _report(options: Namespace, config: None) -> int:
     dynlm report runs/demo --open
     dynlm report runs/one runs/other --out report.html
     """
-    import webbrowser
-
     from dynlm.evaluation.score_selection import one_text_named
     from dynlm.report.fewshot_results import FILE
     from dynlm.report.page import report_run
@@ -163,6 +161,6 @@ def _report(options: Namespace, config: None) -> int:
         raise UserError("a folder", out, "name the file to write")
     written = report_run(paths, out, fewshot, options.window, options.resamples)
     _print_written(options, [written], paths)
-    if options.open and not webbrowser.open(written.resolve().as_uri()):
-        raise UserError("no browser was found to show it in", written, "open it yourself")
+    if options.open:
+        open_in_browser(written)
     return 0

@@ -26,9 +26,9 @@ def _demo(options: Namespace, config: Config) -> int:
     from dynlm.evaluation.checks.protocol import check_every_rule, to_dict, to_text
     from dynlm.evaluation.tables import text_table
     from dynlm.run.run import Run
-    from dynlm.study.demo import demo
+    from dynlm.study.main_job import main_job
 
-    comparison, written = demo(config, quiet=options.json, progress=sys.stderr.isatty() and not options.json)
+    comparison, written = main_job(config, quiet=options.json, progress=sys.stderr.isatty() and not options.json)
     checks = check_every_rule(Run.open(config.run.path, *vars(config).values()), "valid", places=4)
     files = [str(path) for path in written]
     print_answer(

@@ -1,4 +1,4 @@
-"""The main job from nothing to pictures in one call: what ``dynlm demo`` runs."""
+"""The main job from nothing to pictures in one call: what ``dynlm demo`` and ``dynlm learn`` run."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ from dynlm.train.tune import tune
 
 RULES = ("none", "rms", "meta")
 SPLIT = "test"
+PAGE = Path("figures") / "report.html"
+"""The report's place in the run's folder."""
 
 
-def demo(config: Config, quiet: bool = False, progress: bool = False) -> tuple[Comparison, list[Path]]:
+def main_job(config: Config, quiet: bool = False, progress: bool = False) -> tuple[Comparison, list[Path]]:
     """Train level 1, tune rms, learn meta, read the test articles with each, compare and draw.
 
-    What is trained, tuned or learned already is not done again. Returns the comparison and the files written.
+    What is trained, tuned, learned, scored or drawn already is not done again, and what was interrupted goes on.
+    Returns the comparison and the files drawn.
     """
     folder, say = config.run.path, Progress(quiet)
     if not (folder / "model.json").exists():
@@ -45,8 +48,19 @@ def demo(config: Config, quiet: bool = False, progress: bool = False) -> tuple[C
         path, read = score(by_rule, ScoreRequest(SPLIT), quiet=not progress)
         paths.append(path)
         scores.append(read)
+    return compare(scores), _drawn(paths, folder / PAGE) or _draw(paths, folder / PAGE, say)
+
+
+def _drawn(scores: list[Path], page: Path) -> list[Path]:
+    """Return the pictures that were drawn since the last of ``scores`` was written; the page is the last one drawn."""
+    if not page.exists() or page.stat().st_mtime_ns < max(path.stat().st_mtime_ns for path in scores):
+        return []
+    return sorted(path for path in page.parent.iterdir() if path.is_file())
+
+
+def _draw(scores: list[Path], page: Path, say: Progress) -> list[Path]:
     say("drawing")
-    written = plot_run(paths, folder / "figures")
-    written += heatmap_run(paths[0], paths[-1], folder / "figures")
-    written.append(report_run(paths, folder / "figures" / "report.html"))
-    return compare(scores), written
+    page.unlink(missing_ok=True)
+    written = plot_run(scores, page.parent)
+    written += heatmap_run(scores[0], scores[-1], page.parent)
+    return [*written, report_run(scores, page)]
