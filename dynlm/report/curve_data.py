@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -17,6 +18,7 @@ _BIN_GROWTH = 2**0.5
 _MIN_BIN = 8
 """Tokens of the first bins of positions, before they grow."""
 _PARTS = 1200
+_MAX_OVERLAPPING = 3
 RESET_SHARE = 0.5
 """A step that moves the weights at least this share of the way back to theta_0 is counted as a reset."""
 
@@ -91,6 +93,28 @@ def position_curve(scores: Scores, baseline: Scores | None = None) -> PositionCu
     half_K = np.where(reached_K > 1, 1.96 * np.sqrt(variance_K / reached_K), np.nan)
     centre_K = np.sqrt(edges[:-1] * (edges[1:] - 1.0))[kept_K]
     return PositionCurve(centre_K, mean_K, mean_K - half_K, mean_K + half_K, reached_K)
+
+
+def overlapping(curves: Sequence[np.ndarray], tolerance: float) -> list[tuple[int, int]]:
+    """Return the pairs of curves within ``tolerance`` of each other at three of four points, the lower curve first.
+
+    Of many curves on each other, only those that follow each other in height are paired; at most three pairs. Drawn
+    with lines as wide as ``tolerance``, the curves of a pair hide each other, and their difference should be drawn.
+    """
+    order = sorted(range(len(curves)), key=lambda index: float(np.mean(curves[index])))
+    near = [
+        pair
+        for pair in pairwise(order)
+        if np.quantile(np.abs(np.asarray(curves[pair[1]]) - curves[pair[0]]), 0.75) <= tolerance
+    ]
+    return near[:_MAX_OVERLAPPING]
+
+
+def overlapping_positions(curves: Sequence[PositionCurve], line: float) -> list[tuple[int, int]]:
+    """Return ``overlapping`` pairs, the better one first, where a line's width is ``line`` of the chart's height."""
+    bounds = np.concatenate([np.r_[each.mean, each.low, each.high] for each in curves])
+    bounds = bounds[np.isfinite(bounds)]
+    return overlapping([each.mean for each in curves], line * float(np.ptp(bounds)))
 
 
 def position_note(articles: int) -> str:

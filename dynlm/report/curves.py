@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import string
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,31 +12,29 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
 from dynlm.errors import UserError
-from dynlm.evaluation.score_file import Scores
+from dynlm.report.article_labels import MAX_TITLED, label_articles, list_largest_gains
 from dynlm.report.curve_data import (
     RESET_SHARE,
     PositionCurve,
     memory_records,
+    overlapping,
+    overlapping_positions,
     perplexity_difference,
     position_curve,
     position_note,
 )
 from dynlm.report.drawing import (
-    COLOURS,
-    FAINT,
     INK,
     THOUSANDS,
     add_headings,
     add_legend,
-    annotate,
     drawing,
     line_style,
     new_figure,
     save_figure,
-    size_in_points,
     warn_of_missing,
 )
-from dynlm.report.passages import article_gains
+from dynlm.report.palette import BETTER, DASHES, WORSE, LineStyle
 from dynlm.report.score_set import Pairs, ScoreSet
 from dynlm.report.token_cells import short
 
@@ -47,10 +45,6 @@ TITLES = {
 }
 """Title of each figure, by the stem of its files."""
 _POINTS = 1500
-_MAX_TITLED = 12
-"""Articles that are labelled by their titles; more are labelled by letters."""
-_LETTER_ROWS = 3
-_LISTED_GAINS = 8
 
 
 def plot_run(paths: Sequence[Path], out: Path, window: int | None = None, pairs: Pairs | None = None) -> list[Path]:
@@ -83,26 +77,39 @@ def plot_difference(scores: ScoreSet, path: Path, window: int | None = None, pai
     lower_name = labels[indices[0][0]] if one_lower else "lower level"
     higher_name = labels[indices[0][1]] if one_pair else "higher level"
     rows = np.unique(np.linspace(0, len(text) - 1, min(len(text), _POINTS)).round().astype(int))
+    lines = [perplexity_difference(scores.variants[low], scores.variants[high], window)[rows] for low, high in indices]
+    near = overlapping(lines, 1.3 / 230 * float(np.ptp([0, *np.concatenate(lines)])))
+    styles = _pair_styles(scores, indices)
     with drawing(scores.shown_texts()):
-        figure, (axes,) = new_figure(3.9)
-        for number, (lower, higher) in enumerate(indices):
-            line = perplexity_difference(scores.variants[lower], scores.variants[higher], window)[rows]
-            # A variant has the same colour in all figures. A single line is blue, as better is everywhere.
+        figure, panels = new_figure(5.4 if near else 3.9, (3, 1) if near else (1,))
+        axes = panels[0]
+        for (lower, higher), style, line in zip(indices, styles, lines, strict=True):
             label = labels[higher] if one_lower else f"{labels[lower]} \N{MINUS SIGN} {labels[higher]}"
-            style = line_style(higher if one_lower and not one_pair else number, label)
-            axes.plot(rows + 1, line, linewidth=1.3, zorder=3, **style)
+            # A single difference is black over blue and red areas, as on the page.
+            drawn: dict[str, Any] = {"color": INK} if one_pair else line_style(style, label)
+            axes.plot(rows + 1, line, linewidth=1.3, zorder=3, **drawn)
             if one_pair:
-                axes.fill_between(rows + 1, line, 0, where=line >= 0, color=COLOURS[0], alpha=0.16, linewidth=0)
-                axes.fill_between(rows + 1, line, 0, where=line <= 0, color=COLOURS[1], alpha=0.22, linewidth=0)
-        axes.axhline(0, color=INK, linewidth=0.8, zorder=2)
-        axes.set(xlim=(1, max(2, len(text))), xlabel="tokens read")
-        difference = f"perplexity({short(lower_name)}) \N{MINUS SIGN} perplexity({short(higher_name)})"
-        axes.set_ylabel(f"{difference},\nper token", ma="center")
-        below = 34.0 if one_pair else add_legend(axes, axes)
-        above = _label_articles(axes, text)
-        if len(text.articles) > _MAX_TITLED:
-            lower, higher = indices[0]
-            _list_largest_gains(axes, scores.variants[lower], scores.variants[higher], short(labels[higher]), below)
+                axes.fill_between(rows + 1, line, 0, where=line >= 0, color=BETTER, alpha=0.2, linewidth=0)
+                axes.fill_between(rows + 1, line, 0, where=line <= 0, color=WORSE, alpha=0.25, linewidth=0)
+        for low, high in near:
+            difference = _difference(labels[indices[low][1]], labels[indices[high][1]])
+            panels[1].plot(rows + 1, lines[high] - lines[low], linewidth=1.3, **line_style(styles[high], difference))
+        for panel in panels:
+            panel.axhline(0, color=INK, linewidth=0.8, zorder=2)
+        axes.set(xlim=(1, max(2, len(text))))
+        panels[-1].set_xlabel("tokens read")
+        axes.set_ylabel(
+            f"perplexity({short(lower_name)}) \N{MINUS SIGN} perplexity({short(higher_name)}),\nper token", ma="center"
+        )
+        _name_overlapping(panels[1:], "perplexity")
+        below = 34.0 if one_pair else add_legend(axes, panels[-1])
+        above = label_articles(axes, text)
+        if len(text.articles) > MAX_TITLED:
+            largest = max(range(len(lines)), key=lambda n: float(lines[n].mean()))
+            lower, higher = indices[largest]
+            list_largest_gains(
+                panels[-1], scores.variants[lower], scores.variants[higher], short(labels[higher]), below
+            )
         subtitle = f"Above zero {'' if one_pair else 'the '}{short(higher_name)} predicts better. "
         subtitle += f"Perplexity of the mean loss over {window:,} tokens; letters are articles."
         add_headings(axes, TITLES["difference"], subtitle, above)
@@ -115,12 +122,19 @@ def plot_position(scores: ScoreSet, path: Path) -> list[Path]:
     Lines are means over articles with equal weights, with a 95 % normal band. ``path`` is a stem for .png and .svg.
     """
     baseline, several = scores.variants[scores.baseline], len(scores.variants) > 1
+    curves = [position_curve(each) for each in scores.variants]
+    near = overlapping_positions(curves, 1.5 / 170)
     with drawing(scores.shown_texts()):
-        figure, panels = new_figure(6.2 if several else 3.6, (1, 1) if several else (1,))
-        for index, (label, variant) in enumerate(zip(scores.labels, scores.variants, strict=True)):
-            _plot_band(panels[0], position_curve(variant), line_style(index, label))
+        figure, panels = new_figure(3.6 + 2.6 * several + 1.6 * bool(near), (5, 5, 3)[: 1 + several + bool(near)])
+        for index, (label, curve) in enumerate(zip(scores.labels, curves, strict=True)):
+            _plot_band(panels[0], curve, line_style(scores.styles[index], label))
             if index != scores.baseline:
-                _plot_band(panels[1], position_curve(variant, baseline), line_style(index))
+                gain = position_curve(scores.variants[index], baseline)
+                _plot_band(panels[1], gain, line_style(scores.styles[index]))
+        for better, worse in near:
+            difference = _difference(scores.labels[worse], scores.labels[better])
+            curve = position_curve(scores.variants[better], scores.variants[worse])
+            _plot_band(panels[2], curve, line_style(scores.styles[better], difference))
         panels[0].set_ylabel("nats per token")
         for panel in panels:
             panel.set_xscale("log")
@@ -128,11 +142,14 @@ def plot_position(scores: ScoreSet, path: Path) -> list[Path]:
         panels[-1].xaxis.set(major_locator=LogLocator(base=10, subs=(1, 2, 5)), major_formatter=THOUSANDS)
         panels[-1].xaxis.set(minor_locator=NullLocator(), minor_formatter=NullFormatter())
         panels[-1].set_xlabel("position in the article, tokens")
+        for panel in panels[1:]:
+            panel.axhline(0, color=INK, linewidth=0.8)
+        _name_overlapping(panels[2:], "nats per token")
         if several:
-            panels[1].axhline(0, color=INK, linewidth=0.8)
             panels[1].set_ylabel(f"nats per token below\n{short(scores.labels[scores.baseline], 40)}", ma="center")
-            add_legend(panels[0], panels[1])
-        add_headings(panels[0], TITLES["position"], position_note(len(scores.text.articles)))
+            add_legend(panels[0], panels[-1])
+        note = position_note(len(scores.text.articles))
+        add_headings(panels[0], TITLES["position"], note if several else f"{short(scores.labels[0], 40)}. {note}")
         return save_figure(figure, path)
 
 
@@ -144,89 +161,59 @@ def plot_memory(scores: ScoreSet, path: Path) -> list[Path]:
     records = memory_records(scores.variants)
     if not records:
         raise UserError("no score file has a record of its memory", do="score with --memory.track true")
+    moved = any(record.distance is not None for record in records)
+    with_resets = [record for record in records if record.reset is not None]
     with drawing(scores.shown_texts()):
-        figure, (above, below) = new_figure(3.6 + 0.22 * len(records), (3, 1))
-        for index, record in enumerate(records):
-            style = line_style(record.variant, scores.labels[record.variant])
+        heights = (3.0,) * moved + (max(0.6, 0.3 * len(with_resets)),) * bool(with_resets)
+        figure, panels = new_figure(0.6 + sum(heights), heights)
+        for record in records:
             if record.distance is not None:
-                above.plot(record.row + 1, record.distance, linewidth=1.2, **style)
-            if record.reset is not None:
-                rows = record.row[record.reset >= RESET_SHARE] + 1
-                below.plot(rows, np.full(len(rows), index), linestyle="none", marker="|", color=style["color"])
-        above.set_ylabel("distance from θ₀,\nrelative", ma="center")
-        below.yaxis.grid(False)
-        below.set_yticks(range(len(records)), [short(scores.labels[record.variant]) for record in records])
-        below.set(xlim=(1, max(2, len(scores.text))), ylim=(len(records) - 0.4, -0.6))
-        below.set(xlabel="tokens read", ylabel="resets")
-        if above.lines:
-            add_legend(above, below)
-        moved = f"moved at least {100 * RESET_SHARE:.0f} % of the way back to the static weights"
-        add_headings(above, TITLES["memory"], f"Marks: the weights were {moved}.")
+                style = line_style(scores.styles[record.variant], scores.labels[record.variant])
+                panels[0].plot(record.row + 1, record.distance, linewidth=1.2, **style)
+        for index, record in enumerate(with_resets):
+            rows = record.row[np.asarray(record.reset) >= RESET_SHARE] + 1
+            colour = line_style(scores.styles[record.variant])["color"]
+            panels[-1].plot(rows, np.full(len(rows), index), linestyle="none", marker="|", color=colour)
+        subtitle = "Distance relative to the norm of the static weights."
+        if with_resets:
+            panels[-1].yaxis.grid(False)
+            names = [short(scores.labels[record.variant]) for record in with_resets]
+            panels[-1].set_yticks(range(len(names)), names)
+            panels[-1].set(ylim=(len(names) - 0.4, -0.6), ylabel="resets")
+            marks = "Marks: the weights were" if any(each.resets for each in with_resets) else "The weights were never"
+            subtitle = f"{marks} moved at least {100 * RESET_SHARE:.0f} % of the way back to the static weights."
+        panels[-1].set(xlim=(1, max(2, len(scores.text))), xlabel="tokens read")
+        if moved:
+            panels[0].set_ylabel("distance from θ₀,\nrelative", ma="center")
+            add_legend(panels[0], panels[-1])
+        add_headings(panels[0], TITLES["memory"], subtitle)
         return save_figure(figure, path)
 
 
-def article_letters(index: int) -> str:
-    """Return the label of an article: A to Z, then AA, AB, ..."""
-    before = article_letters(index // 26 - 1) if index >= 26 else ""
-    return before + string.ascii_uppercase[index % 26]
+def _pair_styles(scores: ScoreSet, pairs: Sequence[tuple[int, int]]) -> list[LineStyle]:
+    """Return the style of each pair's line: that of its higher level, and other dashes where that is drawn again."""
+    drawn: Counter[int] = Counter()
+    styles = []
+    for _, higher in pairs:
+        colour, dash = scores.styles[higher]
+        styles.append(LineStyle(colour, (dash + drawn[higher]) % len(DASHES)))
+        drawn[higher] += 1
+    return styles
 
 
-def spread(positions: np.ndarray, gap: float, limit: float) -> np.ndarray:
-    """Return sorted ``positions``, shifted to be at least ``gap`` apart with the last within ``limit``."""
-    steps = gap * np.arange(len(positions))
-    return np.minimum(np.maximum.accumulate(positions - steps), limit - steps[-1]) + steps
+def _difference(worse: str, better: str) -> str:
+    return f"{short(worse, 17)} \N{MINUS SIGN} {short(better, 17)}"
+
+
+def _name_overlapping(panels: Sequence[Axes], quantity: str) -> None:
+    """Label the panel, if there is one, of differences between lines that hide each other."""
+    for panel in panels:
+        panel.set_ylabel(f"{quantity},\ndifference", ma="center")
+        panel.margins(y=0.3)
+        # As an artist of its own it stays beside the legend of all lines.
+        panel.add_artist(panel.legend(loc="upper left", ncols=3, fontsize=8, handlelength=3.4, borderpad=0.2))
 
 
 def _plot_band(axes: Axes, curve: PositionCurve, style: dict[str, Any]) -> None:
     axes.plot(curve.position, curve.mean, linewidth=1.5, **style)
     axes.fill_between(curve.position, curve.low, curve.high, color=style["color"], alpha=0.13, linewidth=0)
-
-
-def _label_articles(axes: Axes, scores: Scores) -> float:
-    """Draw the articles' borders and label them above the axes. Return the labels' height in points."""
-    starts, (width, _) = scores.starts, size_in_points(axes)
-    for border in starts[1:-1]:
-        axes.axvline(border + 0.5, color="#bbbbbb", linewidth=0.6, zorder=1)
-    centres = (starts[:-1] + starts[1:]) / 2 / starts[-1] * width
-    if len(centres) > _MAX_TITLED:
-        return _label_with_letters(axes, centres)
-    labels = []
-    for index, (article, x) in enumerate(zip(scores.articles.tolist(), centres, strict=True)):
-        title = f"{article_letters(index)}  {short(scores.title(article), 26)}"
-        labels.append(annotate(axes, title, (0, 1), (x, 5), fontsize=8, ha="center"))
-    scale, spans = 72 / axes.figure.dpi, np.diff(starts) / starts[-1] * width
-    if any(label.get_window_extent().width * scale > span - 4 for label, span in zip(labels, spans, strict=True)):
-        for label, x in zip(labels, spread(centres, 15.0, width) - 3, strict=True):
-            label.xyann = (x, 5)
-            label.set(rotation=32, rotation_mode="anchor", ha="left", va="bottom")
-    top = max(label.get_window_extent().y1 for label in labels)
-    return float((top - axes.get_window_extent().y1) * scale)
-
-
-def _label_with_letters(axes: Axes, centres: np.ndarray) -> float:
-    """Write letters above the articles; one that would touch its neighbour moves up a row, or is left out."""
-    ends, rows_used = [-np.inf] * _LETTER_ROWS, 1
-    for index, x in enumerate(centres):
-        letters = article_letters(index)
-        half = 2.6 * len(letters)
-        row = next((row for row in range(_LETTER_ROWS) if ends[row] + 2.5 <= x - half), None)
-        if row is not None:
-            annotate(axes, letters, (0, 1), (x, 4 + 9 * row), fontsize=7, ha="center")
-            ends[row], rows_used = x + half, max(rows_used, row + 1)
-    return 4.0 + 9.0 * rows_used
-
-
-def _list_largest_gains(axes: Axes, lower: Scores, higher: Scores, name: str, below: float) -> None:
-    """List the articles with the largest gain in two columns, ``below`` points under the axes."""
-    gains, tokens = article_gains(lower, higher), np.diff(lower.starts)
-    largest = sorted(np.argsort(-gains, kind="stable")[:_LISTED_GAINS].tolist())
-    column_width, rows = size_in_points(axes)[0] / 2, -(-len(largest) // 2)
-    heading = f"Largest total gains of {name}, with nats per token:"
-    annotate(axes, heading, (0, 0), (0, -below), va="top", color=FAINT, fontsize=8)
-    for index, article in enumerate(largest):
-        column, row = divmod(index, rows)
-        x, y = column_width * column, -below - 13 * (row + 1)
-        title = short(lower.title(int(lower.articles[article])), 44)
-        gain = f"{title}  ({gains[article] / tokens[article]:+.3f})"
-        annotate(axes, article_letters(article), (0, 0), (x, y), va="top", weight="bold", fontsize=8)
-        annotate(axes, gain, (0, 0), (x + 18, y), va="top", fontsize=8)

@@ -17,20 +17,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
+from dynlm.report.palette import DASHES, LIGHT, LineStyle
 from dynlm.report.token_cells import short
 from dynlm.runtime.files import atomic_write
 from dynlm.runtime.text import warn
 
-# Okabe & Ito's palette, safe for colour-blind readers; dashes distinguish lines without colour.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
-    "solid",
-    (0, (5, 1.6)),
-    (0, (1.2, 1.2)),
-    (0, (6, 1.5, 1.2, 1.5)),
-    (0, (9, 2)),
-    (0, (3, 1.2, 1.2, 1.2, 1.2, 1.2)),
-)
+COLOURS = LIGHT
+"""Colours of lines that are no variants', by their index."""
 INK, FAINT, GRID = "#222222", "#666666", "#dddddd"
 THOUSANDS = StrMethodFormatter("{x:,.0f}")
 _METADATA: dict[str, dict[str, None]] = {
@@ -43,11 +36,17 @@ _MAX_NAMED = 8
 """Characters that a warning names."""
 
 
-def line_style(index: int, label: str | None = None) -> dict[str, Any]:
-    """Return colour and dashes of the line with this index, and its label if it is in the legend."""
-    style = {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index % len(DASHES)]}
+def line_style(index: int | LineStyle, label: str | None = None) -> dict[str, Any]:
+    """Return colour and dashes of the line of a variant, or of that with this index, and its label for the legend."""
+    style = index if isinstance(index, LineStyle) else LineStyle(index % len(LIGHT), index % len(DASHES))
+    dashes = DASHES[style.dash]
+    # Matplotlib counts dashes in widths of the line.
+    drawn = {
+        "color": LIGHT[style.colour],
+        "linestyle": (0, tuple(each * 0.62 for each in dashes)) if dashes else "solid",
+    }
     # The space keeps labels that begin with an underscore, which matplotlib leaves out of legends.
-    return style if label is None else {**style, "label": f" {short(label, 36)}"}
+    return drawn if label is None else {**drawn, "label": f" {short(label, 36)}"}
 
 
 @contextlib.contextmanager

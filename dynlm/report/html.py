@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
+from dynlm.report import palette
 from dynlm.report.fewshot_results import Table
 from dynlm.report.scale import all_steps
 from dynlm.runtime.files import atomic_write
@@ -26,7 +27,7 @@ _TEMPLATES = jinja2.Environment(
     lstrip_blocks=True,
     undefined=jinja2.StrictUndefined,
 )
-_TEMPLATES.globals["steps"] = all_steps()
+_TEMPLATES.globals |= {"steps": all_steps(), "palette": palette}
 
 
 def source(name: str) -> str:

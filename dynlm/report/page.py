@@ -34,6 +34,7 @@ from dynlm.report.curve_data import (
 )
 from dynlm.report.fewshot_results import FewShot, Table, load_fewshot
 from dynlm.report.html import render_page, source, write_page
+from dynlm.report.palette import DASHES
 from dynlm.report.passages import PASSAGE, article_passages
 from dynlm.report.scale import STEPS, limit_of
 from dynlm.report.score_set import ScoreSet
@@ -156,6 +157,7 @@ def _page_data(scores: ScoreSet, records: Sequence[MemoryRecord], window: int) -
     data = {
         "tokens": tokens,
         "variants": scores.labels,
+        "styles": [{"colour": style.colour, "dashes": DASHES[style.dash]} for style in scores.styles],
         "lower": scores.baseline,
         "higher": min(scores.others, key=lambda index: float(nats[index].sum())),
         "starts": text.starts.tolist(),

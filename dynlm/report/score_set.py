@@ -11,6 +11,8 @@ from pathlib import Path
 from dynlm.errors import UserError
 from dynlm.evaluation.compare import baseline_of, check_same_text, unique_labels
 from dynlm.evaluation.score_file import Scores, read_scores
+from dynlm.report.palette import LineStyle, line_styles
+from dynlm.runtime.text import printable
 
 Pairs = Sequence[tuple[str, str]]
 """Labels of the variants to compare: the lower level's first, then the higher level's."""
@@ -47,6 +49,11 @@ class ScoreSet:
         return unique_labels(self.variants)
 
     @cached_property
+    def styles(self) -> list[LineStyle]:
+        """Colour and dashes of each variant, by its name."""
+        return line_styles([printable(each.variant) for each in self.variants])
+
+    @cached_property
     def baseline(self) -> int:
         """Index of the variant that the others are compared with: level 1, else the first."""
         return baseline_of(self.variants)
@@ -59,13 +66,15 @@ class ScoreSet:
     def pairs(self, labels: Pairs | None = None) -> list[tuple[int, int]]:
         """Return the indices of the pairs with these labels; by default the baseline with each other variant.
 
-        Raises UserError for an unknown label.
+        Raises UserError for an unknown label, and for a variant paired with itself.
         """
         if not labels:
             return [(self.baseline, other) for other in self.others]
         if unknown := [label for pair in labels for label in pair if label not in self.labels]:
             do = f"choose among {', '.join(map(repr, self.labels))}"
             raise UserError(f"no variant is called {unknown[0]!r}", do=do)
+        if same := [lower for lower, higher in labels if lower == higher]:
+            raise UserError(f"a pair compares {same[0]!r} with itself", do="name two variants")
         return [(self.labels.index(lower), self.labels.index(higher)) for lower, higher in labels]
 
     def window(self, tokens: int | None = None) -> int:

@@ -20,8 +20,9 @@ from dynlm.errors import UserError
 from dynlm.run.run import Run
 from dynlm.runtime.distributed import Processes
 from dynlm.runtime.hashing import fingerprint
-from dynlm.train.options import FinetuneOptions, MetatrainOptions
+from dynlm.train.options import FinetuneOptions, MetatrainOptions, TuneOptions
 from dynlm.train.outer_loop import check_lanes, shared_stream
+from dynlm.train.tune import tuning_stream
 
 _LEARNED_ON = ("train", "meta")
 """Splits of a further text, which the run's language model was not trained on; valid and test are left for figures."""
@@ -88,6 +89,21 @@ def meta_texts(run: Run) -> list[MetaText]:
         taken[name] = "is named twice"
         texts.append(MetaText(text, run.with_sections(corpus), splits))
     return texts
+
+
+def picking_streams(run: Run, texts: Sequence[MetaText], tokens: int) -> list[tuple[Run, str, Stream]]:
+    """Return (run, split, stream) of the articles that choose between what was learned and its start.
+
+    They are the tuning articles, and of each further text its valid articles, where it has some; up to ``tokens``
+    tokens of each.
+    """
+    tuning = run.section(TuneOptions)
+    picking: list[tuple[Run, str, Stream]] = [(run, tuning.split, tuning_stream(run, tokens))]
+    for text in texts[1:]:
+        if "valid" in splits_with_articles(text.run.section(CorpusOptions)):
+            own = text.run.with_sections(tuning.replace(split="valid", articles="all"))
+            picking.append((own, "valid", tuning_stream(own, tokens)))
+    return picking
 
 
 def outer_stream(

@@ -2,8 +2,8 @@
 
 phi starts at the tuned rule ``g.base``, or at the g of another run (``metatrain.start``), and moves by Adam along
 first-order meta-gradients, on training articles that the language model was not trained on, and on further texts where
-``metatrain.texts`` names some. The Polyak average of phi is kept if it reads the tuning articles better than the start;
-otherwise the start is, and the run says so.
+``metatrain.texts`` names some. The Polyak average of phi is kept if it reads the tuning articles, and the valid
+articles of the further texts, better than the start (the mean over texts); otherwise the start is, and the run says so.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
@@ -31,10 +32,10 @@ from dynlm.runtime.checkpoints import Checkpoints
 from dynlm.runtime.files import exclusive
 from dynlm.runtime.tensors import params_fingerprint
 from dynlm.runtime.tree import clone
-from dynlm.train.meta_texts import MetaText, meta_texts, outer_stream
-from dynlm.train.options import MetatrainOptions, TuneOptions
+from dynlm.train.meta_texts import MetaText, meta_texts, outer_stream, picking_streams
+from dynlm.train.options import MetatrainOptions
 from dynlm.train.outer_loop import OuterLoop, best_of
-from dynlm.train.tune import ensure_statistics, tune, tuning_stream
+from dynlm.train.tune import ensure_statistics, tune
 from dynlm.types import Params
 
 _SAMPLE = 4096
@@ -62,7 +63,7 @@ def metatrain(run: Run, quiet: bool = False) -> dict[str, Any]:
     where another process learns the same, where Adam is to be the start and was not tuned, and as ``meta_texts`` does.
     """
     run = run.writable()
-    memory, options, tuning = run.section(MemoryOptions), run.section(MetatrainOptions), run.section(TuneOptions)
+    memory, options = run.section(MemoryOptions), run.section(MetatrainOptions)
     processes, name = run.processes, f"{memory.g}-{memory.reset}"
     quiet, base = quiet or not processes.is_main, run.section(LearnedRuleOptions).base
     with exclusive(run.store.path(name), f"the learned memory {memory.g!r}"):
@@ -73,7 +74,7 @@ def metatrain(run: Run, quiet: bool = False) -> dict[str, Any]:
             texts = meta_texts(run)
             prints = [text.fingerprint for text in texts]
             # More articles than the start was tuned on, where there are more: on those the start is at its best.
-            picking = tuning_stream(run, options.pick_tokens)
+            picking = picking_streams(run, texts, options.pick_tokens)
         meta, g = start.meta, start.meta.g
         fingerprints = {
             "the text": prints[0] if len(prints) == 1 else prints,
@@ -87,10 +88,11 @@ def metatrain(run: Run, quiet: bool = False) -> dict[str, Any]:
         nats, kept, records = dict[str, float](), "start", start.records
         if options.tokens:
             for when, phi in candidates.items():
-                nats[when] = mean_nats(build_dynamic_model(run.trained, memory, meta.rule(phi)), picking)
+                candidate = build_dynamic_model(run.trained, memory, meta.rule(phi))
+                nats[when] = fmean(mean_nats(candidate, stream) for _, _, stream in picking)
             kept, seconds = best_of(nats), seconds + time.monotonic() - begun
-            picked = run.record("g", "picked", tuning.split, picking.articles)
-            records = [*records, *(record for text in texts for record in text.records("g")), picked]
+            records = [*records, *(record for text in texts for record in text.records("g"))]
+            records += [of.record("g", "picked", split, stream.articles) for of, split, stream in picking]
         share = options.tokens / len(texts)
         about = {
             "segment": memory.segment,

@@ -80,7 +80,8 @@ class MetatrainOptions(Section):
     """Tokens read; the articles are read again from the first when they end. 0: nothing is learned."""
     texts: list[str] | None = bounded(None, omit_default=True)
     """Further texts to learn on, such as [docs:torch, code:torch, FOLDER], each as corpus.source or corpus.path takes
-    it. Their articles, without valid and test, alternate with the run's own, in equal shares of the tokens."""
+    it. Their articles, without valid and test, alternate with the run's own, in equal shares of the tokens; their valid
+    articles help to choose between what was learned and its start."""
     turn: int = bounded(0, omit_default=True)
     """With further texts: tokens read of one, in whole articles, before the next one's turn; 0: one article. What a
     memory keeps of an article (memory.reset stream) helps only where articles of one kind follow each other."""

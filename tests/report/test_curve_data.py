@@ -13,6 +13,8 @@ from dynlm.report.curve_data import (
     bin_equally,
     memory_records,
     moving_mean,
+    overlapping,
+    overlapping_positions,
     perplexity_difference,
     position_curve,
 )
@@ -87,3 +89,21 @@ def test_distance_is_averaged_and_resets_are_counted_by_segment():
     assert memory_records([plain, learned]) == []
     (record,) = memory_records([replace(learned, distance=distance)])
     assert record.reset is None and record.resets is None
+
+
+def test_curves_within_a_lines_width_are_paired():
+    steps = np.linspace(0, 10, 200)
+    curves = [steps, steps + 5, steps + 5.05, steps - 0.02]
+    assert overlapping(curves, 0.1) == [(3, 0), (1, 2)]
+    assert overlapping(curves, 0.03) == [(3, 0)]
+    assert overlapping(curves, 0.01) == []
+    apart = np.where(np.arange(200) < 60, 4.0, 0.0)  # at less than three of four points
+    assert overlapping([steps, steps + apart], 0.1) == []
+    assert len(overlapping([steps] * 6, 0.1)) == 3
+
+
+def test_variants_that_hardly_differ_are_paired_by_position():
+    plain, rms = synthetic_scores(6, tokens=400)
+    same = replace(rms, nats=rms.nats + np.float32(1e-4))
+    curves = [position_curve(each) for each in (plain, same, rms)]
+    assert overlapping_positions(curves, 0.01) == [(2, 1)]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from dynlm.errors import UserError
-from dynlm.report.curves import article_letters, plot_difference, plot_memory, plot_run, spread
+from dynlm.report.article_labels import article_letters, spread
+from dynlm.report.curves import plot_difference, plot_memory, plot_run
 from dynlm.report.score_set import ScoreSet
 from tests.report.samples import write_files
 from tests.synthetic_scores import synthetic_scores

@@ -121,15 +121,17 @@ def test_the_card_and_score_files_say_what_g_learned_on(tuned_copy: Run, texts: 
         (texts[0], "meta", "1-3"),
         (texts[1], "train", "1-3"),
     ]
+    picked = [record for record in done["tuned_on"] if record["what"] == "g" and record["how"] == "picked"]
+    assert [(record["corpus"], record["split"]) for record in picked][1:] == [(texts[0], "valid")]
     card = json.loads((tuned_copy.folder / "memory" / "kinds-stream.json").read_text())
     assert card["texts"] == done["texts"] and card["tuned_on"] == done["tuned_on"]
-    # A figure on the articles that g learned on is marked, one on the articles held out of them is not.
+    # A figure on the articles that g learned on or was picked by is marked, one on the others is not.
     corpus = dataclasses.replace(config.corpus, path=texts[0])
     marked = {}
-    for split in ("train", "valid"):
+    for split in ("train", "valid", "test"):
         protocol = scored(tuned_copy.folder, dataclasses.replace(config, corpus=corpus), split=split)[1].protocol
         marked[split] = [(each["what"], each["articles"], each["of"]) for each in overlaps(protocol)]
-    assert marked == {"train": [("g", 17, 17)], "valid": []}
+    assert marked == {"train": [("g", 17, 17)], "valid": [("g", 2, 2)], "test": []}
 
 
 def test_without_texts_nothing_is_added_to_the_card(tuned_run: Run) -> None:

@@ -22,6 +22,7 @@ anchor is constant, and the recurrences above are those of x. When the next arti
 slow decay and theta and anchor as they were,
 
     d anchor / d phi <- (1 - d) d anchor / d phi + c x   (+ (theta - anchor) * limits for the slow rate c itself,
+                                                         + the same * log_distance for the weight of its gate,
                                                          - (anchor - theta_0) for the slow decay d itself)
     x <- (1 - f) (s - d anchor / d phi)                  by the new anchor (and - (theta - anchor) for f itself)
 
@@ -41,11 +42,11 @@ import torch
 from torch import Tensor
 
 from dynlm.adapt.dynamic_model import DynamicModel, Memory
-from dynlm.adapt.gates import at_bound
+from dynlm.adapt.gates import at_bound, log_distance
 from dynlm.adapt.meta_gradient.learner import MetaGradient
 from dynlm.adapt.rules.base import StepEvent
 from dynlm.adapt.rules.elementwise import ElementwiseRule
-from dynlm.adapt.rules.learned import SHARES, LearnedRule, clamp_, each_shape
+from dynlm.adapt.rules.learned import AT_BOUNDARIES, LearnedRule, clamp_, each_shape
 from dynlm.data.stream import Segment
 from dynlm.models.scratch import Scratch
 from dynlm.runtime.tree import leaves, map_tensors
@@ -71,7 +72,7 @@ class Sensitivities(MetaGradient):
         """Sum over segments and lanes of dL / d phi since ``gradients`` were taken."""
         gated = [kind for kind in ("lr", "decay") if f"{kind}.gates" in phi]
         kinds = [f"{kind}.{feature}" for kind in gated for feature in meta.g.features]
-        kinds += [kind for kind in ("decay", *SHARES) if kind in phi]
+        kinds += [kind for kind in ("decay", *AT_BOUNDARIES) if kind in phi]
         like = dict.fromkeys(kinds, memory.params)
         self.fast: dict[str, Params] = map_tensors(torch.zeros_like, like)
         """s less d anchor / d phi, of each parameter kind and tensor."""
@@ -120,18 +121,21 @@ class Sensitivities(MetaGradient):
 
     def _move_anchor(self, name: str, lane: int, theta: Tensor, anchor: Tensor, theta_0: Tensor) -> Tensor:
         """Carry d anchor / d phi over the end of an article; returns the next anchor."""
-        decay, rate = float(self._rule.slow_decay.get(name, 0.0)), self._rule.slow_share(name)
+        rule, decay = self._rule, float(self._rule.slow_decay.get(name, 0.0))
+        slow_rate, free = rule.slow_rate_at(name, theta, theta_0)
+        rate, limits = rule.slow_share(name, slow_rate), 1.0 if rule.slow_limits is None else rule.slow_limits[name]
         for kind, tensors in self.fast.items():
             fast, slow = tensors[name][lane], self.slow[kind][name][lane]
             moved = rate * fast - decay * slow
-            if kind == "slow_rate":
-                limits = self._rule.slow_limits
-                moved += (theta - anchor) * (1.0 if limits is None else limits[name])
+            if kind == "slow_rate" and free:
+                moved += (theta - anchor) * limits
+            elif kind == "slow_gate" and free:
+                moved += (theta - anchor) * limits * log_distance(theta, theta_0)
             elif kind == "slow_decay":
                 moved -= anchor - theta_0
             slow.add_(moved)
             fast.sub_(moved)
-        return self._rule.next_anchor(name, theta, anchor, theta_0)
+        return rule.next_anchor(name, theta, anchor, theta_0)
 
     def end_segment(self, nats_BT: Tensor, segment: Segment, restored_B: np.ndarray) -> None:
         self._reset(restored_B.nonzero()[0].tolist())
@@ -182,7 +186,7 @@ class Sensitivities(MetaGradient):
             for j, feature in enumerate(features):
                 if f"{kind}.{feature}" in fast:
                     self.summed[f"{kind}.gates"][row, j] += _dot(u, whole[f"{kind}.{feature}"])
-        for kind in fast.keys() & set(SHARES):
+        for kind in fast.keys() & set(AT_BOUNDARIES):
             self.summed[kind][row] += _dot(u, whole[kind])
         # Over the step every sensitivity keeps 1 - beta of itself, and where beta is clamped no parameter moves it.
         clamps, free = self._rule.clamps[name], None
@@ -203,7 +207,7 @@ class Sensitivities(MetaGradient):
         by_lr = by_lr * (-float(self._rule.rates[name].lr) * scales["lr"])
         for kind in others:
             fast[kind].mul_(keep)
-            if kind not in SHARES:
+            if kind not in AT_BOUNDARIES:
                 what, _, feature = kind.partition(".")
                 term = by_lr if what == "lr" else by_decay
                 fast[kind].add_(term, alpha=values[features.index(feature)] * free_gate[what])

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dynlm.adapt.gates import Gates, GateScales, SegmentStats
+from dynlm.adapt.gates import Gates, GateScales, SegmentStats, log_distance
 from dynlm.adapt.rules.base import Rule, Slot, Statistics, StepEvent
 from dynlm.adapt.rules.gradient_step import gradient_step, largest_norm, step_rows_
 from dynlm.adapt.rules.moments import SLOTS, Moments
@@ -50,8 +50,9 @@ class ElementwiseRule(Rule):
     ``gates`` scale learning rates and decays from segment to segment. ``boundary_reset`` is each tensor's share of the
     way to the anchor that its weights go when an article begins: 0 keeps them, 1 forgets. ``slow_rate`` is a tensor's
     share of the weights' distance from the anchor that the anchor takes in at an article's end, times each weight's
-    ``slow_limits``; ``slow_decay`` the share of its way back to theta_0 that the anchor goes first. With ``momentum``
-    the step is by a running sum of gradients, with ``moments`` by Adam's update.
+    ``slow_limits``; with ``slow_gate`` the rate is ``slow_rate`` plus this weight times ``log_distance``, from 0 to 1.
+    ``slow_decay`` is the share of its way back to theta_0 that the anchor goes first. With ``momentum`` the step is by
+    a running sum of gradients, with ``moments`` by Adam's update.
     """
 
     name: str
@@ -62,6 +63,7 @@ class ElementwiseRule(Rule):
     boundary_reset: Mapping[str, float | Tensor] = field(default_factory=dict)
     slow_rate: Mapping[str, float | Tensor] = field(default_factory=dict)
     slow_limits: Params | None = None
+    slow_gate: Mapping[str, float | Tensor] = field(default_factory=dict)
     slow_decay: Mapping[str, float | Tensor] = field(default_factory=dict)
     momentum: float = 0.0
     moments: Moments | None = None
@@ -121,8 +123,8 @@ class ElementwiseRule(Rule):
         return replace(self, rates=dict.fromkeys(self.rates, Rates(0.0, 0.0)))
 
     def constants(self) -> Any:
-        # Files of rules without moments know none.
-        return {name: value for name, value in super().constants().items() if name != "moments" or value is not None}
+        later = ("moments", "slow_gate")  # Files of rules without them know none.
+        return {name: value for name, value in super().constants().items() if name not in later or value}
 
     def decays(self) -> Mapping[str, Tensor | float]:
         return self.beta
@@ -130,14 +132,23 @@ class ElementwiseRule(Rule):
     def describe(self) -> dict[str, dict[str, float]]:
         return {name: {k: float(v) for k, v in rates._asdict().items()} for name, rates in self.rates.items()}
 
-    def slow_share(self, name: str) -> float | Tensor:
-        """Return each weight's share of its distance from the anchor that the anchor takes in."""
-        return self.slow_rate.get(name, 0.0) * (1.0 if self.slow_limits is None else self.slow_limits[name])
+    def slow_rate_at(self, name: str, theta: Tensor, theta_0: Tensor) -> tuple[float | Tensor, bool]:
+        """Return (a tensor's slow rate when an article has ended, whether the gate has not cut it off at 0 or 1)."""
+        rate = self.slow_rate.get(name, 0.0)
+        if name not in self.slow_gate:
+            return rate, True
+        gated = torch.as_tensor(rate + self.slow_gate[name] * log_distance(theta, theta_0))
+        return gated.clamp(0, 1), bool((gated >= 0) & (gated <= 1))
+
+    def slow_share(self, name: str, rate: float | Tensor) -> float | Tensor:
+        """Return each weight's share of its distance from the anchor that the anchor takes in, at a slow rate."""
+        return rate * (1.0 if self.slow_limits is None else self.slow_limits[name])
 
     def next_anchor(self, name: str, theta: Tensor, anchor: Tensor, theta_0: Tensor) -> Tensor:
         """Return the anchor after an article that ended with the weights ``theta``, of one lane."""
+        rate, _ = self.slow_rate_at(name, theta, theta_0)
         decayed = anchor + self.slow_decay.get(name, 0.0) * (theta_0 - anchor)
-        return decayed + self.slow_share(name) * (theta - anchor)
+        return decayed + self.slow_share(name, rate) * (theta - anchor)
 
     def init_lanes(self, lanes: int, like: Tensor) -> SegmentStats | None:
         if self.gates is None and self.moments is None:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from dynlm.errors import UserError
 from dynlm.fewshot.results import EpisodeScores
-from dynlm.report.drawing import COLOURS, DASHES, FAINT, GRID, INK, drawing, line_style, save_figure
+from dynlm.report.drawing import COLOURS, FAINT, GRID, INK, drawing, line_style, save_figure
 from dynlm.runtime.files import atomic_write
 
 _GIF_DPI = 90
@@ -79,7 +79,7 @@ def _panel(axes: Axes, example: dict[str, Any], task: int, index: int) -> Any:
     """Draw curve, support points and the fit before any step; return the fit's line and the title."""
     shown = example["tasks"][task]
     grid, true, support = (np.asarray(values) for values in (example["grid"], shown["true"], shown["support"]))
-    axes.plot(grid, true, color=INK, linewidth=1.0, linestyle=DASHES[1], label="the curve", zorder=2)
+    axes.plot(grid, true, color=INK, linewidth=1.0, linestyle="--", label="the curve", zorder=2)
     axes.plot(support[:, 0], support[:, 1], linestyle="none", marker="o", markersize=2.6, color=FAINT, zorder=1)
     (line,) = axes.plot(grid, shown["fits"][0], linewidth=2.0, zorder=3, color=COLOURS[index % len(COLOURS)])
     margin = 0.25 * (true.max() - true.min()) + 0.5

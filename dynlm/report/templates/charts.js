@@ -1,13 +1,12 @@
 // Elements and charts of the report; charts are drawn with uPlot.
 "use strict";
 
-const DASHES = [[], [8, 3], [2, 3], [10, 3, 2, 3], [14, 4], [5, 3, 2, 3, 2, 3]];
 const FONT = '12px system-ui, "Segoe UI", "Noto Sans", "DejaVu Sans", sans-serif';
 const drawn = [];
 
 // A colour of the page's style, read at each drawing, so that charts follow light and dark mode.
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
-const variantColour = (index) => colour("variant" + (index % 7));
+const variantColour = (style) => colour("variant" + style.colour);
 const grouped = (number) => Math.round(number).toLocaleString("en");
 const compact = (number) => (number >= 1e4 ? +(number / 1e3).toFixed(1) + "k" : grouped(number));
 
@@ -43,24 +42,24 @@ for (const query of ["(prefers-color-scheme: dark)", "print"]) {
   matchMedia(query).addEventListener("change", () => drawn.forEach((each) => each.redraw(false)));
 }
 
-// Lines of several variants over one axis, each { variant, label, values, low, high }; low and high make a band.
+// Lines of several variants over one axis, each { style, label, values, low, high }; low and high make a band.
 function lines(element, { x, series, xLabel, yLabel, log, steps }) {
   const data = [x], shown = [{ label: xLabel, value: (u, value) => (value == null ? "" : grouped(value)) }], bands = [];
-  for (const { variant, label, values, low, high } of series) {
+  for (const { style, label, values, low, high } of series) {
     const value = (u, number) => (number == null ? "" : number.toPrecision(4));
-    shown.push({ label, value, stroke: () => variantColour(variant), dash: steps ? [] : DASHES[variant % DASHES.length], width: steps ? 1.2 : 1.8,
+    shown.push({ label, value, stroke: () => variantColour(style), dash: steps ? [] : style.dashes, width: steps ? 1.2 : 1.8,
       points: { show: false }, paths: steps ? uPlot.paths.stepped({ align: 1 }) : undefined });
     data.push(values);
     if (low) {
       const quiet = { stroke: "transparent", points: { show: false }, class: "u-quiet" };
-      bands.push({ series: [data.length + 1, data.length], fill: () => variantColour(variant) + "26" });
+      bands.push({ series: [data.length + 1, data.length], fill: () => variantColour(style) + "26" });
       shown.push(quiet, quiet);
       data.push(low, high);
     }
   }
   // Each line is labelled at its end too, for colour-blind readers.
   function names(u) {
-    const ends = series.map(({ variant, label, values }) => ({ variant, label, y: u.valToPos(values.findLast((value) => value !== null) ?? 0, "y", true) }));
+    const ends = series.map(({ style, label, values }) => ({ style, label, y: u.valToPos(values.findLast((value) => value !== null) ?? 0, "y", true) }));
     const apart = 14 * devicePixelRatio;
     ends.sort((a, b) => a.y - b.y).forEach((end, i) => { if (i) end.y = Math.max(end.y, ends[i - 1].y + apart); });
     const over = (ends.at(-1)?.y ?? 0) - (u.bbox.top + u.bbox.height);
@@ -68,8 +67,8 @@ function lines(element, { x, series, xLabel, yLabel, log, steps }) {
     u.ctx.font = FONT.replace("12px", 12 * devicePixelRatio + "px");
     u.ctx.textBaseline = "middle";
     u.ctx.textAlign = "left";
-    for (const { variant, label, y } of ends) {
-      u.ctx.fillStyle = variantColour(variant);
+    for (const { style, label, y } of ends) {
+      u.ctx.fillStyle = variantColour(style);
       u.ctx.fillText(label, u.bbox.left + u.bbox.width + 5 * devicePixelRatio, y - Math.max(0, over), 84 * devicePixelRatio);
     }
     u.ctx.restore();

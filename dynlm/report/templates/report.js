@@ -272,7 +272,7 @@
   byId("as-table").addEventListener("toggle", () => { if (byId("as-table").open) tokenTable(); });
 
   // --- The other charts ----------------------------------------------------------------------------------------------
-  const { position } = data, band = (curves, variant) => ({ variant, label: labels[variant], values: curves[variant].mean,
+  const { position } = data, band = (curves, variant) => ({ style: data.styles[variant], label: labels[variant], values: curves[variant].mean,
     ...(curves[variant].low.some((value) => value !== null) ? { low: curves[variant].low, high: curves[variant].high } : {}) });
   const everyVariant = labels.map((_, variant) => variant);
   lines(byId("position-loss"), { x: position.tokens, log: true, xLabel: "position in the article, tokens", yLabel: "nats per token",
@@ -283,7 +283,7 @@
     const there = data.memory.filter((one) => one[name]);
     if (there.length) {
       lines(byId("memory-" + name), { x: there[0].row, xLabel: "tokens read", yLabel, steps: name === "reset",
-        series: there.map((one) => ({ variant: one.variant, label: labels[one.variant], values: one[name] })) });
+        series: there.map((one) => ({ style: data.styles[one.variant], label: labels[one.variant], values: one[name] })) });
     }
   }
 
