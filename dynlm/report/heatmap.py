@@ -21,8 +21,8 @@ from dynlm.evaluation.overlap import overlap_notes, overlaps
 from dynlm.evaluation.score_file import Scores
 from dynlm.report.drawing import FAINT, INK, drawing, monospace, save_figure, warn_of_missing
 from dynlm.report.html import render_frame, render_page, write_page
-from dynlm.report.passages import Passage, Request, select_passages
-from dynlm.report.scale import Step, all_steps, colour_map, limit_of, step_of
+from dynlm.report.passages import Passage, Request, reason, select_passages
+from dynlm.report.scale import LINES, UNDERLINE, Step, all_steps, colour_map, limit_of, step_of
 from dynlm.report.score_set import ScoreSet
 from dynlm.report.token_cells import Cell, short, token_cells, wrap_cells
 from dynlm.report.words import find_words
@@ -42,6 +42,8 @@ class HeatMapPassage:
     """One passage: its article, its location with both levels' mean losses, and its tokens."""
 
     heading: str
+    why: str
+    """Why it is shown; empty where it was asked for."""
     caption: str
     cells: list[Cell]
 
@@ -49,7 +51,7 @@ class HeatMapPassage:
 class HeatMap:
     """Passages token by token; displays itself in a notebook and, by ``rich``, in a terminal.
 
-    ``passages`` are by default the opening and the middle of the article with the largest gain.
+    ``passages`` are by default the middle and the opening of the article with the largest gain.
     Raises UserError where the scores are of different texts.
     """
 
@@ -65,6 +67,7 @@ class HeatMap:
             self.passages.append(
                 HeatMapPassage(
                     heading=f"Article {passage.article + 1}: {lower.title(passage.article)}",
+                    why=reason(lower, higher, passage),
                     caption=f"Tokens {passage.start:,} to {last:,} of {count:,}. {losses}",
                     cells=token_cells(lower.surface[rows], lower.nats[rows], higher.nats[rows], repeated_N[rows]),
                 )
@@ -118,17 +121,20 @@ class HeatMap:
         A token's background shows its gain; where the console has no colours, one to three plus or minus signs after
         the token do. Words that occurred before in the article are underlined.
         """
-        coloured, columns = console.color_system is not None, min(_MAX_TERMINAL_COLUMNS, console.width)
+        coloured = console.color_system is not None and not console.no_color
+        columns = min(_MAX_TERMINAL_COLUMNS, console.width)
         yield Text(self.title, "bold")
         if coloured:
             key = [(" a", _style(step)) for step in all_steps()]
             yield Text.assemble(f"{self.higher} worse by {self.end} ", *key, f" better by {self.end}")
-            yield Text("Underlined: the word occurred before in this article.", "dim")
         else:
             more = f"- to ---: more. Three: about {self.end} or more."
             yield Text(f"+ to +++: {self.higher} loses fewer nats on the token. {more}")
+        if console.color_system is not None:
+            yield Text(UNDERLINE, "dim")
         for passage in self.passages:
-            yield from (Text(), Text(passage.heading, "bold"), Text(passage.caption, "dim"))
+            yield from (Text(), Text(passage.heading, "bold"))
+            yield from (Text(line, "dim") for line in (passage.why, passage.caption) if line)
             cells, styles = [], []
             for cell in passage.cells:
                 step, underline = self.step(cell), Style(underline=cell.repeated)
@@ -172,36 +178,37 @@ def _draw(heat_map: HeatMap, stem: Path) -> list[Path]:
     family = monospace(texts)
     # The style of a cell's text is its index.
     wrapped = [wrap_cells(each.cells, _COLUMNS, map(str, range(len(each.cells)))) for each in heat_map.passages]
-    height = 92 + sum(56 + _LINE_HEIGHT * len(lines) for lines in wrapped)
-    explanation = (
-        f"Blue, solid line: {short(heat_map.higher)} loses fewer nats on the token. Red, dotted line: it loses more. "
-        "Each token was scored before the weights were updated on it."
-    )
+    height = 118 + sum(69 + _LINE_HEIGHT * len(lines) for lines in wrapped)
+    higher = short(heat_map.higher)
+    explanation = f"Blue: {higher} loses fewer nats on the token; red: it loses more. {UNDERLINE}\n{LINES}\n"
+    explanation += "Each token was scored before the weights were updated on it."
     with drawing(texts):
         figure = Figure(figsize=(_WIDTH / 72, height / 72))
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set(xlim=(0, _WIDTH), ylim=(height, 0))
         axes.set_axis_off()
         axes.text(0, 4, short(heat_map.title, 90), weight="bold", fontsize=12, va="top")
-        axes.text(0, 25, explanation, fontsize=8.5, va="top", color=FAINT)
+        axes.text(0, 25, explanation, fontsize=8.5, va="top", color=FAINT, linespacing=1.35)
         _draw_colour_bar(figure, height, heat_map)
-        y = 92.0
+        y = 118.0
         for passage, lines in zip(heat_map.passages, wrapped, strict=True):
             axes.text(0, y, short(passage.heading, 80), fontsize=10, weight="bold", va="top")
-            axes.text(0, y + 15, short(passage.caption, 120), fontsize=8.5, va="top", color=FAINT)
-            y += 34
+            for note in (passage.why, passage.caption):
+                y += 13 if note else 0
+                axes.text(0, y + 2, short(note, 120), fontsize=8.5, va="top", color=FAINT)
+            y += 21
             for line in lines:
                 for span in line.spans:
                     x = cell_len(line.plain[: span.start]) * _LETTER
-                    step = heat_map.step(passage.cells[int(str(span.style))])
-                    _draw_cell(axes, (x, y), line.plain[span.start : span.end], step, family)
+                    cell = replace(passage.cells[int(str(span.style))], text=line.plain[span.start : span.end])
+                    _draw_cell(axes, (x, y), cell, heat_map.step(cell), family)
                 y += _LINE_HEIGHT
             y += 22
         return save_figure(figure, stem)
 
 
 def _draw_colour_bar(figure: Figure, height: float, heat_map: HeatMap) -> None:
-    left, width, top, limit = 8.0, 210.0, 46.0, heat_map.limit
+    left, width, top, limit = 8.0, 210.0, 72.0, heat_map.limit
     bar = figure.add_axes((left / _WIDTH, 1 - (top + 11) / height, width / _WIDTH, 11 / height))
     bar.imshow(np.linspace(-1, 1, 256)[None], aspect="auto", cmap=colour_map(), extent=(-limit, limit, 0, 1))
     ticks = [-limit, -limit / 2, 0, limit / 2, limit]
@@ -213,13 +220,15 @@ def _draw_colour_bar(figure: Figure, height: float, heat_map: HeatMap) -> None:
     bar.text(1 + 14 / width, 0.5, meaning, transform=bar.transAxes, va="center", color=INK)
 
 
-def _draw_cell(axes: Axes, corner: tuple[float, float], text: str, step: Step, family: list[str]) -> None:
-    """Draw a cell's text on its colour, above a line that is solid for a gain and dotted for a loss."""
-    (x, y), width, (background, letters) = corner, cell_len(text) * _LETTER, step.light
+def _draw_cell(axes: Axes, corner: tuple[float, float], cell: Cell, step: Step, family: list[str]) -> None:
+    """Draw a cell on its colour, under a line that is solid for a gain and dotted for a loss."""
+    (x, y), width, (background, letters) = corner, cell_len(cell.text) * _LETTER, step.light
     box = Rectangle(corner, width, 1.36 * _FONT_SIZE, facecolor=background, edgecolor="white", linewidth=0.5)
     axes.add_patch(box)
-    axes.text(x, y + 0.98 * _FONT_SIZE, text, family=family, fontsize=_FONT_SIZE, color=letters, va="baseline")
+    axes.text(x, y + 0.98 * _FONT_SIZE, cell.text, family=family, fontsize=_FONT_SIZE, color=letters, va="baseline")
     if step.thickness:
         style: Any = "solid" if step.index > 0 else (0, (1, 1.2))
-        line = {"color": letters, "linewidth": 0.45 * step.thickness, "linestyle": style}
-        axes.hlines(y + 1.2 * _FONT_SIZE, x + 0.8, x + width - 0.8, **line)
+        line = {"color": letters, "linewidth": 0.5 * step.thickness, "linestyle": style}
+        axes.hlines(y + 0.06 * _FONT_SIZE, x + 0.6, x + width - 0.6, **line)
+    if cell.repeated:
+        axes.hlines(y + 1.14 * _FONT_SIZE, x, x + width, color=letters, linewidth=0.6)

@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 
 from dynlm.report import palette
 from dynlm.report.fewshot_results import Table
-from dynlm.report.scale import all_steps
+from dynlm.report.scale import LINES, UNDERLINE, all_steps
 from dynlm.runtime.files import atomic_write
 
 _FOLDER = Path(__file__).parent
@@ -27,7 +27,7 @@ _TEMPLATES = jinja2.Environment(
     lstrip_blocks=True,
     undefined=jinja2.StrictUndefined,
 )
-_TEMPLATES.globals |= {"steps": all_steps(), "palette": palette}
+_TEMPLATES.globals |= {"steps": all_steps(), "palette": palette, "marks": {"lines": LINES, "underline": UNDERLINE}}
 
 
 def source(name: str) -> str:

@@ -29,10 +29,12 @@ from dynlm.report.curve_data import (
     MemoryRecord,
     PositionCurve,
     memory_records,
+    overlapping_positions,
     position_curve,
     position_note,
 )
 from dynlm.report.fewshot_results import FewShot, Table, load_fewshot
+from dynlm.report.headline import cautions, headline, lead
 from dynlm.report.html import render_page, source, write_page
 from dynlm.report.palette import DASHES
 from dynlm.report.passages import PASSAGE, article_passages
@@ -45,6 +47,8 @@ from dynlm.runtime.text import printable
 _WINDOWS = (20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 _WORDS = 25
 _BEGINS_WORD, _REPEATED = 1, 2
+_LINE = 1.8 / 240
+"""Width of a line in a chart of losses, as a share of its height."""
 
 
 def report_run(
@@ -77,10 +81,14 @@ def report_page(
         scripts=[f"/*\n{licence}\n*/\n{library}", source("templates/charts.js"), source("templates/report.js")],
         style=source("assets/uPlot.min.css") + "\n",
         title=_title(scores.text.protocol),
+        headline=headline(comparison),
+        lead=lead(comparison),
+        cautions=cautions(comparison),
         scores=scores,
         levels=levels_table(comparison),
         notes=notes_of(comparison),
         position_note=position_note(len(scores.text.articles)),
+        near=data["position"]["near"],
         position_table=_position_table(data["position"], scores.labels),
         constants=rates_table(scores),
         records=records,
@@ -199,11 +207,16 @@ def _position(scores: ScoreSet) -> dict[str, Any]:
         return {name: _rounded(getattr(curve, name)) for name in ("mean", "low", "high")}
 
     losses, baseline = [position_curve(each) for each in scores.variants], scores.variants[scores.baseline]
+    near = overlapping_positions(losses, _LINE)
     return {
         "tokens": _rounded(losses[0].position),
         "articles": losses[0].articles.tolist(),
         "loss": [band(curve) for curve in losses],
         "gain": [band(position_curve(each, baseline)) for each in scores.variants],
+        "near": [
+            {"worse": worse, "better": better, **band(position_curve(scores.variants[better], scores.variants[worse]))}
+            for better, worse in near
+        ],
     }
 
 

@@ -53,14 +53,14 @@ def article_passages(scores: Scores, article: int, length: int = PASSAGE) -> lis
 
 
 def select_passages(lower: Scores, higher: Scores, request: Request = (None, None, None)) -> list[Passage]:
-    """Return the requested passage; by default the opening and the middle of the article with the largest gain.
+    """Return the requested passage; by default the middle and the opening of the article with the largest gain.
 
     Raises UserError, with the valid range, where the passage is not wholly in the text.
     """
     article, start, length = request
     largest_gain = int(lower.articles[np.argmax(article_gains(lower, higher))])
     if request == (None, None, None):
-        return article_passages(lower, largest_gain)
+        return article_passages(lower, largest_gain)[::-1]
     article = largest_gain if article is None else article - 1
     if article not in lower.articles:
         low, high = lower.articles.min() + 1, lower.articles.max() + 1
@@ -75,3 +75,16 @@ def select_passages(lower: Scores, higher: Scores, request: Request = (None, Non
     if length > _MAX_LENGTH:
         raise UserError(f"{length} tokens are too many for a heat map", do=f"choose at most {_MAX_LENGTH}")
     return [Passage(article, start, length)]
+
+
+def reason(lower: Scores, higher: Scores, passage: Passage) -> str:
+    """Return why a passage is shown by default; empty for other passages."""
+    gains = article_gains(lower, higher)
+    best = int(np.argmax(gains))
+    shown = article_passages(lower, int(lower.articles[best]))
+    if passage not in shown:
+        return ""
+    part = "All" if len(shown) == 1 else "The opening" if passage == shown[0] else "The middle"
+    which = "the article with the largest gain" if len(gains) > 1 else "the article"
+    read = f", of which {passage.start:,} tokens were read before" if passage.start else ""
+    return f"{part} of {which} ({gains[best]:+,.0f} nats in all){read}."

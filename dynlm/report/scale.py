@@ -13,6 +13,9 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
 
 STEPS = 8
+LINES = "A line above a token: solid where fewer nats are lost on it, dotted where more; the thicker, the more so."
+UNDERLINE = "Underlined: the word occurred before in this article."
+"""What marks of tokens mean, in pictures, pages and the terminal alike."""
 _LIGHT = ("#b2182b", "#d6604d", "#f4a582", "#fddbc7", "#ffffff", "#d1e5f0", "#92c5de", "#4393c3", "#2166ac")
 _DARK = ("#ff9d80", "#d9694f", "#9c4030", "#57291f", "#181a1f", "#1b3a54", "#22628f", "#4196cf", "#8fd0ff")
 _ROUND_LIMITS = (0.1, 0.2, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 8.0, 10.0)
@@ -28,7 +31,7 @@ class Step:
 
     @property
     def thickness(self) -> int:
-        """Thickness of the line, 0 to 3; solid where the higher level is better, wavy or dotted where it is worse."""
+        """Thickness of the line above the token, 0 to 3: solid where the higher level is better, else dotted."""
         return (abs(self.index) + 1) // 3
 
     @property

@@ -69,13 +69,14 @@ def check_tokens(opened: Opened, lower: Scores, higher: Scores) -> None:
     assert opened.tokens() == [cell.text for cell in cells]
     for index in (0, len(cells) // 2, len(cells) - 1):
         opened.page.locator("#tokens .t").nth(index).hover()
-        tip = opened.text("#tip")
-        assert f": {cells[index].lower:.3f} nats" in tip and f": {cells[index].higher:.3f} nats" in tip
+        # Where there is no room beside the passage, the losses are below it.
+        losses = opened.text("#tip" if opened.page.locator("#tip").is_visible() else "#readout")
+        assert f": {cells[index].lower:.3f}" in losses and f": {cells[index].higher:.3f}" in losses
 
 
 def test_it_opens_on_the_passage_that_gained_most(open_page, scores):
     opened = open_page()
-    (first, middle) = select_passages(scores[0], scores[2])
+    (middle, first) = select_passages(scores[0], scores[2])
     assert opened.passage() == (middle.article + 1, middle.start, middle.length)
     check_tokens(opened, scores[0], scores[2])
     buttons = opened.page.locator("#ready button")

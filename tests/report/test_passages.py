@@ -10,17 +10,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynlm.errors import UserError
-from dynlm.report.passages import PASSAGE, Passage, article_gains, article_passages, select_passages
+from dynlm.report.passages import PASSAGE, Passage, article_gains, article_passages, reason, select_passages
 from tests.synthetic_scores import synthetic_scores
 
 
-def test_default_passages_are_the_opening_and_the_middle_of_the_largest_gain():
+def test_default_passages_are_the_middle_and_the_opening_of_the_largest_gain():
     lower, higher = synthetic_scores(articles=6, tokens=900, first_article=30)
-    opening, middle = select_passages(lower, higher)
+    middle, opening = select_passages(lower, higher)
     rows = lower.rows(opening.article)
     assert opening.article == middle.article == 30 + int(np.argmax(article_gains(lower, higher)))
     assert (opening.start, opening.length, middle.length) == (0, PASSAGE, PASSAGE)
     assert abs(middle.start + PASSAGE / 2 - (rows.stop - rows.start) / 2) < 20
+    gain = article_gains(lower, higher).max()
+    why = (
+        f"The middle of the article with the largest gain ({gain:+,.0f} nats in all), of which {middle.start:,} tokens"
+    )
+    assert reason(lower, higher, middle) == f"{why} were read before."
+    assert (
+        reason(lower, higher, opening)
+        == f"The opening of the article with the largest gain ({gain:+,.0f} nats in all)."
+    )
+    assert reason(lower, higher, replace(middle, start=middle.start + 1)) == ""
+    one = synthetic_scores(articles=1, tokens=60)
+    assert reason(*one, select_passages(*one)[0]).startswith("All of the article (")
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,8 +1,10 @@
-// Elements and charts of the report; charts are drawn with uPlot.
+// Elements, columns and charts of the report; charts are drawn with uPlot.
 "use strict";
 
 const FONT = '12px system-ui, "Segoe UI", "Noto Sans", "DejaVu Sans", sans-serif';
+const PRINTED = 680;
 const drawn = [];
+let printing = false;
 
 // A colour of the page's style, read at each drawing, so that charts follow light and dark mode.
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
@@ -24,6 +26,50 @@ function make(tag, properties = {}, ...inside) {
 const signed = (number, digits = 3) => (number < 0 ? MINUS : "+") +
   Math.abs(number).toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 
+// Unpacks columns of `tokens` values, each of these bytes wide; those after the first two are float32.
+async function unpack(text, widths, tokens) {
+  const letters = atob(text), packed = new Uint8Array(letters.length);
+  for (let i = 0; i < packed.length; i++) packed[i] = letters.charCodeAt(i);
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const planes = new Uint8Array(await new Response(stream).arrayBuffer());
+  let offset = 0;
+  return widths.map((width, index) => {
+    const bytes = new Uint8Array(tokens * width);
+    for (let plane = 0; plane < width; plane++, offset += tokens) {
+      for (let row = 0, to = plane; row < tokens; row++, to += width) bytes[to] = planes[offset + row];
+    }
+    if (index > 1) return new Float32Array(bytes.buffer);
+    return width === 4 ? new Uint32Array(bytes.buffer) : width === 2 ? new Uint16Array(bytes.buffer) : bytes;
+  });
+}
+
+function table(headings, rows, caption) {
+  const cell = (tag, column, inside, more = {}) => make(tag, { className: column ? "" : "text title", ...more }, inside);
+  const head = headings.map((heading, column) => cell("th", column, heading, { scope: "col" }));
+  const body = rows.map((row) => make("tr", {}, ...row.map((inside, column) =>
+    cell(column ? "td" : "th", column, inside instanceof Node ? inside : make("bdi", {}, String(inside)),
+      column ? { "data-label": headings[column], className: /^(gain|difference)/.test(headings[column]) ? "gain" : "" } : { scope: "row" }))));
+  return make("table", {}, ...(caption ? [make("caption", {}, caption)] : []), make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...body));
+}
+
+// Returns a function that shows rows in `element`, beside the passage and never over it: at a point, or where the passage
+// is in the way, at its right, between `within` from top to bottom. Where there is no room beside the passage, nothing is
+// shown over it: the text below it has the same figures.
+function tipBeside(element, passage) {
+  const narrowest = 200, widest = 416;
+  return (rows, x, y, within = [4, innerHeight - 8]) => {
+    const { right, bottom } = passage.getBoundingClientRect(), isBeside = innerWidth - right >= narrowest;
+    element.hidden = !rows || (!isBeside && x < right && y < bottom);
+    if (element.hidden) return;
+    element.replaceChildren(...rows.map((row) => make("div", { dir: "auto" }, row)));
+    const least = isBeside ? right + 8 : 4;
+    element.style.maxWidth = Math.min(widest, innerWidth - least - 8) + "px";
+    const box = element.getBoundingClientRect();
+    element.style.left = Math.max(least, Math.min(x + 14, innerWidth - box.width - 8)) + "px";
+    element.style.top = (y + 18 + box.height > within[1] ? Math.max(within[0], y - box.height - 12) : y + 18) + "px";
+  };
+}
+
 function axis(more) {
   return { stroke: () => colour("ink"), font: FONT, labelFont: FONT, labelSize: 20, size: 56, gap: 4,
     grid: { stroke: () => colour("line"), width: 0.5 }, ticks: { stroke: () => colour("line"), size: 5 }, ...more };
@@ -31,16 +77,23 @@ function axis(more) {
 
 // Makes a chart as wide as its element, and resizes it with the element.
 function chart(element, height, options, data) {
-  const width = () => Math.max(240, element.clientWidth);
+  const width = () => (printing ? Math.min(PRINTED, element.clientWidth || PRINTED) : Math.max(240, element.clientWidth));
   const made = new uPlot({ width: width(), height, ...options }, data, element);
-  new ResizeObserver(() => { if (width() !== made.width) made.setSize({ width: width(), height }); }).observe(element);
-  drawn.push(made);
+  const fit = () => { if (width() !== made.width) made.setSize({ width: width(), height }); };
+  new ResizeObserver(fit).observe(element);
+  drawn.push({ fit, made });
   return made;
 }
 
-for (const query of ["(prefers-color-scheme: dark)", "print"]) {
-  matchMedia(query).addEventListener("change", () => drawn.forEach((each) => each.redraw(false)));
+// On paper charts are as wide as the sheet, in the colours of light mode.
+function redrawAll(onPaper = printing) {
+  printing = onPaper;
+  drawn.forEach(({ fit, made }) => { fit(); made.redraw(false); });
 }
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => redrawAll());
+matchMedia("print").addEventListener("change", (event) => redrawAll(event.matches));
+addEventListener("beforeprint", () => redrawAll(true));
+addEventListener("afterprint", () => redrawAll(false));
 
 // Lines of several variants over one axis, each { style, label, values, low, high }; low and high make a band.
 function lines(element, { x, series, xLabel, yLabel, log, steps }) {
@@ -73,6 +126,7 @@ function lines(element, { x, series, xLabel, yLabel, log, steps }) {
     }
     u.ctx.restore();
   }
+  const atEnd = (u) => u.setLegend({ idx: x.length - 1 }, false);
   const ticks = (u, splits) => splits.map((value) => (value == null ? null : compact(value)));
   function marks(u) {
     let before = -1e9;
@@ -89,7 +143,9 @@ function lines(element, { x, series, xLabel, yLabel, log, steps }) {
     axes: [axis({ label: xLabel, values: ticks, size: 34, space: 40, ...(log ? { splits: marks, filter: (u, all) => all } : {}) }),
       axis({ label: yLabel, size: 58 })],
     cursor: { drag: { x: false, y: false }, y: false, points: { size: 6 } },
-    bands, series: shown, padding: [8, 90, 0, 0], hooks: { draw: steps ? [] : [names] },
+    bands, series: shown, padding: [8, 90, 0, 0],
+    // Without a pointer the legend shows the values at the end.
+    hooks: { draw: steps ? [] : [names], ready: [atEnd], setLegend: [(u) => { if (u.legend.idx == null) atEnd(u); }] },
   }, data);
 }
 

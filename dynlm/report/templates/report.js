@@ -9,22 +9,7 @@
   const lineEnds = new Set(data.lineEnds);
 
   // --- The tokens ----------------------------------------------------------------------------------------------------
-  async function unpack() {
-    const letters = atob(byId("columns").textContent), packed = new Uint8Array(letters.length);
-    for (let i = 0; i < packed.length; i++) packed[i] = letters.charCodeAt(i);
-    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
-    const planes = new Uint8Array(await new Response(stream).arrayBuffer());
-    let offset = 0;
-    return data.widths.map((width, index) => {
-      const bytes = new Uint8Array(tokens * width);
-      for (let plane = 0; plane < width; plane++, offset += tokens) {
-        for (let row = 0, to = plane; row < tokens; row++, to += width) bytes[to] = planes[offset + row];
-      }
-      if (index > 1) return new Float32Array(bytes.buffer);
-      return width === 4 ? new Uint32Array(bytes.buffer) : width === 2 ? new Uint16Array(bytes.buffer) : bytes;
-    });
-  }
-  const [which, flags, ...nats] = await unpack();
+  const [which, flags, ...nats] = await unpack(byId("columns").textContent, data.widths, tokens);
   byId("columns").remove();
   // Prefix sums, for the mean over any range of rows.
   const sums = nats.map((each) => {
@@ -97,6 +82,7 @@
     const article = articleOf(start), { title, number } = articles[article];
     const length = starts[article + 1] - starts[article];
     byId("passage-title").textContent = `Article ${number}: ${title}`;
+    byId("why").textContent = reasonOf(start);
     const means = [lower, higher].map((variant) => `${labels[variant]} ${mean(variant, start, end).toFixed(3)}`);
     byId("passage-where").textContent = `Tokens ${grouped(positionOf(start))} to ${grouped(positionOf(end - 1))} of ${grouped(length)}. ` +
       `Nats per token here: ${means.join(", ")}.`;
@@ -123,8 +109,18 @@
       button.setAttribute("aria-pressed", +button.dataset.start === start);
     }
   }
+  // Why a passage is one of those to begin with; empty for others.
+  function reasonOf(start) {
+    const gains = articles.map((_, index) => gainOf(index)), article = articleOf(start);
+    const extreme = { [gains.indexOf(Math.min(...gains))]: "smallest", [gains.indexOf(Math.max(...gains))]: "largest" }[article];
+    const part = articles[article].passages.findIndex(([first, length]) => whole(first, first + length)[0] === start);
+    if (!extreme || part < 0) return "";
+    const parts = articles[article].passages.length > 1 ? ["The opening", "The middle"] : ["All"], read = positionOf(start);
+    return `${parts[part]} of the article` + (articles.length > 1 ? ` with the ${extreme} gain` : "") + ` (${signed(gains[article], 0)} nats in all)` +
+      (read ? `, of which ${grouped(read)} tokens were read before.` : ".");
+  }
   function tokenTable() {
-    byId("as-table").lastElementChild.replaceChildren(table(["token", labels[lower], labels[higher], "difference", "repeated"],
+    byId("as-table").lastElementChild.replaceChildren(table(["token", `${labels[lower]}, nats`, `${labels[higher]}, nats`, "difference", "repeated"],
       cells.map((cell) => [cell.text, cell.lower.toFixed(3), cell.higher.toFixed(3), signed(cell.lower - cell.higher), cell.repeated ? "yes" : ""])));
   }
   function showToken(index, scroll) {
@@ -135,23 +131,9 @@
     if (scroll) tokensShown[current].scrollIntoView({ block: "nearest" });
     byId("readout").replaceChildren(make("bdi", {}, cells[current].text), " \u2014 " + describe(cells[current]));
   }
-  function tip(rows, x, y) {
-    byId("tip").hidden = !rows;
-    if (!rows) return;
-    byId("tip").replaceChildren(...rows.map((row) => make("div", { dir: "auto" }, row)));
-    const box = byId("tip").getBoundingClientRect();
-    byId("tip").style.left = Math.max(4, Math.min(x + 14, innerWidth - box.width - 8)) + "px";
-    byId("tip").style.top = (y + 18 + box.height > innerHeight ? Math.max(4, y - box.height - 12) : y + 18) + "px";
-  }
+  const tip = tipBeside(byId("tip"), byId("passage"));
 
   // --- Tables --------------------------------------------------------------------------------------------------------
-  function table(headings, rows, caption) {
-    const cell = (tag, column, inside, more = {}) => make(tag, { className: column ? "" : "text title", ...more }, inside);
-    const head = headings.map((heading, column) => cell("th", column, heading, { scope: "col" }));
-    const body = rows.map((row) => make("tr", {}, ...row.map((inside, column) =>
-      cell(column ? "td" : "th", column, inside instanceof Node ? inside : make("bdi", {}, String(inside)), column ? {} : { scope: "row" }))));
-    return make("table", {}, ...(caption ? [make("caption", {}, caption)] : []), make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...body));
-  }
   function passageButtons(article) {
     const names = articles[article].passages.length > 1 ? ["opening", "middle"] : ["all of it"];
     return make("span", { className: "buttons" }, ...articles[article].passages.map(([start, length], index) => {
@@ -188,13 +170,13 @@
     tokens, starts,
     titles: articles.map(({ title }) => (title.length > 20 ? title.slice(0, 19) + "\u2026" : title)),
     at: (row) => perplexity(lower, row) - perplexity(higher, row),
-    yLabel: () => `perplexity(${labels[lower]}) ${MINUS} perplexity(${labels[higher]}), per token`,
+    yLabel: () => `perplexity(${labels[lower]}) ${MINUS} perplexity(${labels[higher]})`,
     marked: () => shown,
     onClick: (row) => {
       showPassage(...passageAt(row));
-      // On a small screen the words are below the curve.
-      const { top } = byId("passage-title").getBoundingClientRect();
-      if (top > innerHeight - 80) scrollBy(0, top - innerHeight / 2);
+      // On a small screen the words are above the curve.
+      const { top, bottom } = byId("passage-title").getBoundingClientRect();
+      if (bottom < 0 || top > innerHeight - 80) byId("passage").scrollIntoView();
     },
     onHover: (row, plot) => {
       if (row === null) return tip(null);
@@ -203,7 +185,8 @@
       const box = plot.over.getBoundingClientRect();
       tip([`Article ${number}: ${title}`, `token ${grouped(positionOf(row))} of ${grouped(starts[articleOf(row) + 1] - starts[articleOf(row)])}`,
         `perplexity ${labels[lower]} ${low.toFixed(2)}, ${labels[higher]} ${high.toFixed(2)}: ${signed(low - high, 2)}`,
-        "\u2026 " + near.map((cell) => cell.space + cell.text).join("").trim() + " \u2026"], box.left + plot.cursor.left, box.top + plot.cursor.top);
+        "\u2026 " + near.map((cell) => cell.space + cell.text).join("").trim() + " \u2026"], box.left + plot.cursor.left, box.top + plot.cursor.top,
+        [byId("curve").getBoundingClientRect().top, innerHeight - 8]);
     },
   });
   byId("curve").setAttribute("aria-valuemax", tokens);
@@ -211,6 +194,8 @@
   function showPair() {
     const limit = data.limits[lower][higher], nat = `nat${limit === 1 ? "" : "s"}`;
     byId("curve-note").textContent = `Above zero ${labels[higher]} predicts better. Perplexity of the mean loss over ${grouped(smoothed)} tokens. Click on the curve to read the words there.`;
+    byId("lower").value = lower;
+    byId("higher").value = higher;
     byId("key-worse").textContent = `${labels[higher]} worse by \u2265 ${limit} ${nat}`;
     byId("key-better").textContent = `better by \u2265 ${limit} ${nat}`;
     const ready = showTables();
@@ -224,8 +209,9 @@
     byId(id).addEventListener("change", () => { choose(+byId(id).value); showPair(); showPassage(...shown); });
   }
   const named = labels.map((label, index) => [index, label]);
-  choices("lower", named, lower, (chosen) => { lower = chosen; });
-  choices("higher", named, higher, (chosen) => { higher = chosen; });
+  // A variant is never compared with itself: choosing the other one swaps the two.
+  choices("lower", named, lower, (chosen) => { [lower, higher] = [chosen, chosen === higher ? lower : higher]; });
+  choices("higher", named, higher, (chosen) => { [lower, higher] = [chosen === lower ? higher : lower, chosen]; });
   choices("window", data.windows.map((each) => [each, `${grouped(each)} tokens`]), smoothed, (chosen) => { smoothed = chosen; });
   for (const [id, act] of [["in", () => curve.zoom(0.5)], ["out", () => curve.zoom(2)], ["left", () => curve.pan(-0.5)],
     ["right", () => curve.pan(0.5)], ["whole", curve.whole]]) byId(id).addEventListener("click", act);
@@ -279,9 +265,14 @@
     series: everyVariant.map((variant) => band(position.loss, variant)) });
   lines(byId("position-gain"), { x: position.tokens, log: true, xLabel: "position in the article, tokens", yLabel: `nats per token below ${labels[data.lower]}`,
     series: everyVariant.filter((variant) => variant !== data.lower).map((variant) => band(position.gain, variant)) });
+  if (position.near.length) {
+    lines(byId("position-near"), { x: position.tokens, log: true, xLabel: "position in the article, tokens", yLabel: "nats per token, difference",
+      series: position.near.map(({ worse, better, mean, low, high }) => ({ style: data.styles[better], label: `${labels[worse]} ${MINUS} ${labels[better]}`,
+        values: mean, ...(low.some((value) => value !== null) ? { low, high } : {}) })) });
+  }
   for (const [name, yLabel] of [["distance", "distance from \u03b8\u2080, relative"], ["reset", "moved back to \u03b8\u2080, share"]]) {
     const there = data.memory.filter((one) => one[name]);
-    if (there.length) {
+    if (there.length && byId("memory-" + name)) {
       lines(byId("memory-" + name), { x: there[0].row, xLabel: "tokens read", yLabel, steps: name === "reset",
         series: there.map((one) => ({ style: data.styles[one.variant], label: labels[one.variant], values: one[name] })) });
     }
