@@ -118,8 +118,8 @@ def test_memory_statistics_and_few_shot_results_are_on_the_page(variants):
     picture = Picture("Five <steps>", "a curve", "data:image/png;base64,iVBORw0KGgo=")
     fewshot = FewShot("Omniglot", "", [Table("Accuracy", ["learner", "%"], [["MAML", "98.1"]])], [picture])
     text = report_page([variants[0], learned], [fewshot])
-    assert "<td>0.0024</td><td>0.00125</td>" in text and "rms 1." in text
-    assert 'id="memory-distance"' in text and "<td>98.1</td>" in text
+    assert 'data-label="rms, decay">0.00125</td>' in text and ">0.0024</td>" in text and "rms 1." in text
+    assert 'id="memory-distance"' in text and ">98.1</td>" in text
     assert 'alt="a curve"' in text and "Five &lt;steps&gt;" in text
     assert Figures(text).referred == [picture.address]
 
