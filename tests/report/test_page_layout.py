@@ -141,6 +141,8 @@ def test_print_is_in_light_colours_with_the_protocol_and_without_controls(open_p
     opened.page.emulate_media(media="print", color_scheme="dark")
     assert max(dark) < 60 and colour_of(opened, "body", "backgroundColor") == (255, 255, 255)
     assert colour_of(opened, "#figures .line", "borderTopColor") == as_bytes(LIGHT[0])
+    marker = "#position-loss .u-legend .u-series:nth-child(2) .u-marker"
+    assert colour_of(opened, marker, "borderTopColor") == as_bytes(LIGHT[0])
     assert opened.page.locator("#protocol .note").first.is_visible()
     for hidden in (".controls", "#ready", "#tip", "#protocol summary", "#articles button"):
         assert not opened.page.locator(hidden).first.is_visible()

@@ -97,9 +97,10 @@ addEventListener("afterprint", () => redrawAll(false));
 
 // Lines of several variants over one axis, each { style, label, values, low, high }; low and high make a band.
 function lines(element, { x, series, xLabel, yLabel, log, steps }) {
-  const data = [x], shown = [{ label: xLabel, value: (u, value) => (value == null ? "" : grouped(value)) }], bands = [];
+  const data = [x], inks = [], shown = [{ label: xLabel, value: (u, value) => (value == null ? "" : grouped(value)) }], bands = [];
   for (const { style, label, values, low, high } of series) {
     const value = (u, number) => (number == null ? "" : number.toPrecision(4));
+    inks[shown.length] = `var(--variant${style.colour})`;
     shown.push({ label, value, stroke: () => variantColour(style), dash: steps ? [] : style.dashes, width: steps ? 1.2 : 1.8,
       points: { show: false }, paths: steps ? uPlot.paths.stepped({ align: 1 }) : undefined });
     data.push(values);
@@ -143,6 +144,8 @@ function lines(element, { x, series, xLabel, yLabel, log, steps }) {
     axes: [axis({ label: xLabel, values: ticks, size: 34, space: 40, ...(log ? { splits: marks, filter: (u, all) => all } : {}) }),
       axis({ label: yLabel, size: 58 })],
     cursor: { drag: { x: false, y: false }, y: false, points: { size: 6 } },
+    // By their names the colours follow light and dark mode, and print.
+    legend: { markers: { stroke: (u, index) => inks[index] ?? "transparent" } },
     bands, series: shown, padding: [8, 90, 0, 0],
     // Without a pointer the legend shows the values at the end.
     hooks: { draw: steps ? [] : [names], ready: [atEnd], setLegend: [(u) => { if (u.legend.idx == null) atEnd(u); }] },
