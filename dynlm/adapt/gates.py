@@ -171,10 +171,10 @@ def displacement(theta: Params, theta_0: Params, scratch: Scratch | None = None)
     return torch.as_tensor(squares_B).clamp(min=1e-30).sqrt()
 
 
-def log_distance(theta: Tensor, theta_0: Tensor) -> Tensor:
-    """Return the logarithm of 50 |theta - theta_0| / |theta_0| of a tensor, from -3 to 3.
+def log_distance(theta: Tensor, anchor: Tensor, theta_0: Tensor) -> Tensor:
+    """Return the logarithm of 50 |theta - anchor| / |theta_0| of a tensor, from -3 to 3; a constant.
 
     At the end of articles like the training text it is about 0 in a small LSTM.
     """
-    relative = (theta.detach() - theta_0).norm() / theta_0.norm().clamp(min=1e-30)
+    relative = (theta.detach() - anchor.detach()).norm() / theta_0.norm().clamp(min=1e-30)
     return (50 * relative).clamp(min=1e-30).log().clamp(-3, 3)

@@ -188,8 +188,8 @@ class LearnedRuleOptions(Section):
     """Two time scales: learn for each tensor the anchor's share and the decay of what earlier articles left in it
     (matters for memory.reset stream)."""
     slow_gate: bool = bounded(False, omit_default=True)
-    """With g.slow: let the anchor's share depend, by a learned weight of each tensor, on how far the weights are from
-    the static ones, which is farther in a text unlike the training text."""
+    """With g.slow: let the anchor's share depend, by a learned weight of each tensor, on how far the article moved the
+    weights from the anchor, which is farther in a text unlike those before."""
     momentum: float = bounded(0.0, 0, 0.99)
     """Decay of the running sum of gradients; not learned."""
 

@@ -122,7 +122,7 @@ class Sensitivities(MetaGradient):
     def _move_anchor(self, name: str, lane: int, theta: Tensor, anchor: Tensor, theta_0: Tensor) -> Tensor:
         """Carry d anchor / d phi over the end of an article; returns the next anchor."""
         rule, decay = self._rule, float(self._rule.slow_decay.get(name, 0.0))
-        slow_rate, free = rule.slow_rate_at(name, theta, theta_0)
+        slow_rate, free = rule.slow_rate_at(name, theta, anchor, theta_0)
         rate, limits = rule.slow_share(name, slow_rate), 1.0 if rule.slow_limits is None else rule.slow_limits[name]
         for kind, tensors in self.fast.items():
             fast, slow = tensors[name][lane], self.slow[kind][name][lane]
@@ -130,7 +130,7 @@ class Sensitivities(MetaGradient):
             if kind == "slow_rate" and free:
                 moved += (theta - anchor) * limits
             elif kind == "slow_gate" and free:
-                moved += (theta - anchor) * limits * log_distance(theta, theta_0)
+                moved += (theta - anchor) * limits * log_distance(theta, anchor, theta_0)
             elif kind == "slow_decay":
                 moved -= anchor - theta_0
             slow.add_(moved)

@@ -132,12 +132,12 @@ class ElementwiseRule(Rule):
     def describe(self) -> dict[str, dict[str, float]]:
         return {name: {k: float(v) for k, v in rates._asdict().items()} for name, rates in self.rates.items()}
 
-    def slow_rate_at(self, name: str, theta: Tensor, theta_0: Tensor) -> tuple[float | Tensor, bool]:
+    def slow_rate_at(self, name: str, theta: Tensor, anchor: Tensor, theta_0: Tensor) -> tuple[float | Tensor, bool]:
         """Return (a tensor's slow rate when an article has ended, whether the gate has not cut it off at 0 or 1)."""
         rate = self.slow_rate.get(name, 0.0)
         if name not in self.slow_gate:
             return rate, True
-        gated = torch.as_tensor(rate + self.slow_gate[name] * log_distance(theta, theta_0))
+        gated = torch.as_tensor(rate + self.slow_gate[name] * log_distance(theta, anchor, theta_0))
         return gated.clamp(0, 1), bool((gated >= 0) & (gated <= 1))
 
     def slow_share(self, name: str, rate: float | Tensor) -> float | Tensor:
@@ -146,7 +146,7 @@ class ElementwiseRule(Rule):
 
     def next_anchor(self, name: str, theta: Tensor, anchor: Tensor, theta_0: Tensor) -> Tensor:
         """Return the anchor after an article that ended with the weights ``theta``, of one lane."""
-        rate, _ = self.slow_rate_at(name, theta, theta_0)
+        rate, _ = self.slow_rate_at(name, theta, anchor, theta_0)
         decayed = anchor + self.slow_decay.get(name, 0.0) * (theta_0 - anchor)
         return decayed + self.slow_share(name, rate) * (theta - anchor)
 

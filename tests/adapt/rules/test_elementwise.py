@@ -33,18 +33,18 @@ def test_a_step_of_known_values():
 
 
 @pytest.mark.parametrize("gate, share", [(0.25, 0.5), (-0.25, 0.0), (0.5, 0.75), (1.0, 1.0)])
-def test_a_gate_moves_the_slow_rate_by_the_distance_from_the_static_weights(gate, share):
+def test_a_gate_moves_the_slow_rate_by_the_distance_from_the_anchor(gate, share):
     """At a distance of e / 50 of the static weights' norm the logarithm is 1."""
-    theta_0 = torch.tensor([3.0, 4.0], dtype=torch.float64)
-    theta = theta_0 + torch.tensor([0.0, 5 * math.e / 50], dtype=torch.float64)
+    theta_0, anchor = torch.tensor([[3.0, 4.0], [1.0, -2.0]], dtype=torch.float64)
+    theta = anchor + torch.tensor([0.0, 5 * math.e / 50], dtype=torch.float64)
     rule = ElementwiseRule("meta", {"a": Rates(0.1, 0.0)}, slow_rate={"a": 0.25}, slow_gate={"a": gate})
-    torch.testing.assert_close(rule.next_anchor("a", theta, theta_0, theta_0), theta_0.lerp(theta, share))
+    torch.testing.assert_close(rule.next_anchor("a", theta, anchor, theta_0), anchor.lerp(theta, share))
 
 
 def test_distances_are_of_finite_logarithms_where_nothing_moved_or_everything():
-    theta_0 = torch.tensor([3.0, 4.0])
-    assert log_distance(theta_0, theta_0) == -3 and log_distance(theta_0 * 1e6, theta_0) == 3
-    assert log_distance(theta_0, torch.zeros(2)) == 3
+    theta_0, zero = torch.tensor([3.0, 4.0]), torch.zeros(2)
+    assert log_distance(theta_0, theta_0, theta_0) == -3 and log_distance(theta_0 * 1e6, zero, theta_0) == 3
+    assert log_distance(theta_0, zero, zero) == 3
 
 
 def test_the_anchor_moves_by_the_slow_rate_after_the_slow_decay():
