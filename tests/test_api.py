@@ -62,7 +62,7 @@ def test_generating_leaves_the_memory_as_it_was(tuned_run: Run, tmp_path: Path) 
     path = tmp_path / "after.safetensors"
     by_verb = generated(tuned_run.folder, tuned_run.config, " the", 12, memory_file=path)
     assert by_verb == model.generate(" the", tokens=12, seed=tuned_run.config.run.seed)
-    with pytest.raises(UserError, match="generate needs"):
+    with pytest.raises(UserError, match="tokens is 0"):
         model.generate(tokens=0)
 
 

@@ -49,11 +49,14 @@ def test_a_verdict_is_a_line_for_each_thing_it_tells(text: str) -> None:
 @example(WORST)
 def test_a_memorys_names_are_a_line_each(text: str) -> None:
     shown = {"file": text, "options": {"rule": text}, "model": text, "bytes": 1, "tokens": 2, "articles": 1}
-    lines = as_text({**shown, "unfinished": None, "moved": {text: 0.5}}).split("\n")
-    assert len(lines) == 4 and all(map(is_shown, lines))
+    record = {"tokens": 2, "static": 3.0, "nats": 1.0, "texts": [text], "words": {text: [2, 3.0, 1.0]}}
+    of_memory = {"unfinished": None, "moved": {text: 0.5}, "distance": 0.1, "record": record}
+    lines = as_text({**shown, **of_memory}).split("\n")
+    assert len(lines) == 8 and all(map(is_shown, lines))
     told = {"files": [text, text], "tokens": [1, 1], "articles": [1, 1], "options": {text: [text, 1]}}
+    told |= {"distance": [0.1, None], "records": [record, {}]}
     lines = diff_as_text({**told, "equal": False, "apart": {text: 0.5}}).split("\n")
-    assert len(lines) == 5 and all(map(is_shown, lines))
+    assert len(lines) == 6 and all(map(is_shown, lines))
 
 
 def test_a_corpus_with_a_hostile_title_is_a_line_for_each_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

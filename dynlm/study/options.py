@@ -45,7 +45,7 @@ class StudyConfig(Section):
     """Which variants are read, how, on which articles, and what they are compared with."""
 
     SECTION = "study"
-    COMMON = "name variants resets orders split articles tune baselines base_seeds meta_seeds"
+    COMMON = "name variants resets orders split articles tune baselines base_seeds"
 
     name: str = "study"
     """Its folder within the run's. Another text needs a study of another name."""

@@ -119,7 +119,18 @@ def test_only_what_resumes_says_that_it_goes_on(capsys: Capture, monkeypatch: py
 
     goes_on = {name for name, verb in COMMANDS.items() if verb.resumes}
     assert goes_on == {
-        *("demo", "study", "pretrain", "tune", "metatrain", "finetune", "score", "fewshot demo", "fewshot train")
+        *(
+            "demo",
+            "learn",
+            "study",
+            "pretrain",
+            "tune",
+            "metatrain",
+            "finetune",
+            "score",
+            "fewshot demo",
+            "fewshot train",
+        )
     }
     for name in COMMANDS:
         with monkeypatch.context() as patch:

@@ -36,7 +36,7 @@ def test_the_table_holds_every_figure(variants):
     shown = Levels(variants)._repr_html_()
     for each in compare(variants).variants:
         for figure in figures_of(each):
-            assert f"<td>{html.escape(figure)}</td>" in shown
+            assert re.search(f"<td[^>]*>{re.escape(html.escape(figure))}</td>", shown)
     assert str(Levels(variants)) == text_table(compare(variants))
 
 
@@ -69,7 +69,8 @@ def test_words_and_rates_are_tables_of_text(variants):
     assert "&lt;script&gt;" in shown and "<script" not in shown and shown.count("<table") == 2
     assert "no learning rates" in MemoryRates(variants)._repr_html_()
     variants[1].protocol["rule"]["rates"] = {"lstm.bias": {"lr": 0.0024, "decay": 0.001}}
-    assert "<td>0.0024</td><td>0.001</td>" in MemoryRates(variants)._repr_html_()
+    cells = re.sub("<td[^>]*>", "<td>", MemoryRates(variants)._repr_html_())
+    assert "<td>0.0024</td><td>0.001</td>" in cells
 
 
 def test_the_report_is_a_page_in_a_frame_and_saves_it(variants, tmp_path):

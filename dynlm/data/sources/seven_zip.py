@@ -32,14 +32,14 @@ def open_only_member(file: IO[bytes], path: Path) -> io.RawIOBase:
         raise EOFError(str(error) or "not a 7z archive") from error
     if len(names) != 1:
         raise UserError(f"an archive of {len(names)} files, not of one", path, "unpack it and name the folder")
-    return _Member(archive)
+    return _Member(archive, names[0])
 
 
 class _Member(io.RawIOBase):
     """Bytes of an archive's file. py7zr pushes them: a thread unpacks, and waits while it is some chunks ahead."""
 
-    def __init__(self, archive: Any):
-        self._archive, self._rest, self._ended = archive, memoryview(b""), False
+    def __init__(self, archive: Any, name: str):
+        self._archive, self._name, self._rest, self._ended = archive, name, memoryview(b""), False
         self._chunks: queue.Queue[bytes | Exception | None] = queue.Queue(_CHUNKS)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._unpack, daemon=True)
@@ -94,7 +94,8 @@ class _Member(io.RawIOBase):
                 return Writer()
 
         try:
-            self._archive.extractall(factory=Factory())
+            # Nothing is written: the factory's writers take the bytes.
+            self._archive.extract(targets=[self._name], factory=Factory())
             self._put(None)
         except _Closed:
             pass

@@ -112,7 +112,7 @@ def test_losses_are_drawn(given: tuple[Any, Any], tmp_path: Path) -> None:
         # Later lines were learned: the model with a memory loses less.
         gains = [
             float(re.search(r"difference ([+-][\d.]+)", each)[1])
-            for each in (tokens.nth(index).get_attribute("title") for index in range(0, len(losses), 7))  # type: ignore[index]
+            for each in (tokens.nth(index).get_attribute("data-losses") for index in range(0, len(losses), 7))  # type: ignore[index]
         ]
         assert gains == pytest.approx(
             [float(low - high) for low, high in list(zip(losses.static, losses.nats, strict=True))[::7]], abs=1e-3
