@@ -147,8 +147,9 @@ def _rows_of_rule(done: Mapping[str, Any]) -> Iterator[str]:
         return
     said = {"start": f"at the start ({begun})", "halfway": "halfway", "learned": "as learned"}
     nats = ", ".join(f"{value:.4f} {said[when]}" for when, value in done["tuning_nats_per_token"].items())
-    yield f"on the tuning articles, nats per token: {nats}; kept: {done['kept']}"
     further = done.get("texts", [])[1:]
+    picking = "the tuning articles" + (" and valid articles of the further texts, a mean over texts" if further else "")
+    yield f"on {picking}, nats per token: {nats}; kept: {done['kept']}"
     passes = [f"{done['passes']:.2f} passes over the articles kept for it"]
     passes += [f"{text['passes']:.2f} over {printable(text['text'])}" for text in further]
     yield f"learned on {done['tokens']:,} tokens{' in equal shares' if further else ''}: {', '.join(passes)}"

@@ -25,7 +25,7 @@ from dynlm.train.outer_loop import check_lanes, shared_stream
 from dynlm.train.tune import tuning_stream
 
 _LEARNED_ON = ("train", "meta")
-"""Splits of a further text, which the run's language model was not trained on; valid and test are left for figures."""
+"""Splits of a further text; the run's language model was not trained on it. valid picks, test is left for figures."""
 
 
 @dataclass(frozen=True)
