@@ -20,13 +20,14 @@ from dynlm.runtime.files import check_regular
 from dynlm.runtime.parsing import read_json, write_json
 from dynlm.runtime.tensors import load_tensors, save_tensors
 from dynlm.runtime.text import printable
+from dynlm.runtime.verdict import Verdict
 
 _EPISODES = 4
 """New tasks that are learned to check a learner."""
 
 
 @dataclass(frozen=True)
-class LearnerCheck:
+class LearnerCheck(Verdict):
     """What checking a packed learner found: ``broken`` is what does not hold.
 
     ``score`` is that of a few new tasks, None where they need data that was not given.
@@ -37,20 +38,10 @@ class LearnerCheck:
     score: float | None = None
     broken: list[str] = field(default_factory=list)
 
-    @property
-    def holds(self) -> bool:
-        """Whether everything is as it was packed."""
-        return not self.broken
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything, ready for JSON."""
-        return {**vars(self), "path": str(self.path), "holds": self.holds}
-
     def to_text(self) -> str:
         """Return a line with the verdict, and one for each entry of ``broken``."""
         tasks = "no tasks, which need data" if self.score is None else f"{_EPISODES} tasks: {self.score:.4g}"
-        line = f"{'holds ' if self.holds else 'BROKEN'}  {printable(str(self.path))}: {self.files} files, {tasks}"
-        return "\n".join([line, *(f"        {printable(each)}" for each in self.broken)])
+        return "\n".join(self.lines(printable(str(self.path)), f"{self.files} files, {tasks}"))
 
 
 def is_learner(folder: Path) -> bool:

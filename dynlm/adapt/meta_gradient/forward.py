@@ -123,7 +123,7 @@ class Sensitivities(MetaGradient):
         """Carry d anchor / d phi over the end of an article; returns the next anchor."""
         rule, decay = self._rule, float(self._rule.slow_decay.get(name, 0.0))
         slow_rate, free = rule.slow_rate_at(name, theta, anchor, theta_0)
-        rate, limits = rule.slow_share(name, slow_rate), 1.0 if rule.slow_limits is None else rule.slow_limits[name]
+        rate, limits = rule.slow_share(name, slow_rate), rule.slow_share(name, 1.0)
         for kind, tensors in self.fast.items():
             fast, slow = tensors[name][lane], self.slow[kind][name][lane]
             moved = rate * fast - decay * slow

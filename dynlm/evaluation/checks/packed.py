@@ -25,6 +25,7 @@ from dynlm.runtime.checksums import check_checksums, listed_files
 from dynlm.runtime.parsing import read_json
 from dynlm.runtime.text import printable
 from dynlm.runtime.validation import number_in, section_of
+from dynlm.runtime.verdict import Verdict
 
 FILE = "figures.json"
 TOLERANCE = 1e-3
@@ -37,7 +38,7 @@ TEXT = (
 
 
 @dataclass(frozen=True)
-class PackedCheck:
+class PackedCheck(Verdict):
     """What checking a packed model found: ``broken`` is what does not hold.
 
     ``variants`` of its rules and caches were opened and read. ``figures`` were compared on ``tokens`` tokens; the
@@ -52,15 +53,6 @@ class PackedCheck:
     largest: float = 0.0
     broken: list[str] = field(default_factory=list)
 
-    @property
-    def holds(self) -> bool:
-        """Whether everything is as it was packed."""
-        return not self.broken
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything, ready for JSON."""
-        return {**vars(self), "path": str(self.path), "holds": self.holds}
-
     def to_text(self) -> str:
         """Return a line with the verdict, and one for each entry of ``broken``."""
         parts = [f"{self.files} files", f"{self.variants} variants open and read"]
@@ -68,9 +60,7 @@ class PackedCheck:
             parts.append(f"{self.figures} figures of {self.tokens:,} tokens within {self.largest:.1g} nats per token")
         else:
             parts.append("figures were not read again (--path names the corpus)")
-        verdict = "holds " if self.holds else "BROKEN"
-        line = f"{verdict}  {printable(str(self.path))}: {', '.join(parts)}"
-        return "\n".join([line, *(f"        {printable(each)}" for each in self.broken)])
+        return "\n".join(self.lines(printable(str(self.path)), ", ".join(parts)))
 
 
 def check_packed(folder: Path, corpus_path: str | None = None) -> PackedCheck:

@@ -35,13 +35,14 @@ from dynlm.run.provenance import differences, made_with, rounds_alike
 from dynlm.run.run import Run
 from dynlm.runtime.text import printable
 from dynlm.runtime.validation import check_mapping, section_of, within
+from dynlm.runtime.verdict import Verdict
 
 TOLERANCE = 1e-3
 """Nats by which a token may differ where sums are rounded otherwise."""
 
 
 @dataclass(frozen=True)
-class VerifyResult:
+class VerifyResult(Verdict):
     """Result of re-scoring a file.
 
     ``compared`` of ``tokens`` were read again; ``differing`` of them are not the same bits, by at most ``largest``
@@ -59,15 +60,6 @@ class VerifyResult:
     broken: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
 
-    @property
-    def holds(self) -> bool:
-        """Whether everything that was compared agrees."""
-        return not self.broken
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything, ready for JSON."""
-        return {**vars(self), "path": str(self.path), "holds": self.holds}
-
     def to_text(self) -> str:
         """Return a line with the verdict, and one for each entry of ``broken`` and ``changed``."""
         read = f"{self.compared:,} of {self.tokens:,} tokens read again"
@@ -76,9 +68,7 @@ class VerifyResult:
             read += f" (tolerance {self.tolerance:g})" if self.tolerance else ""
         elif self.compared:
             read += ", all bit for bit"
-        verdict = "holds " if self.holds else "BROKEN"
-        lines = [f"{verdict}  {printable(self.variant)} ({printable(str(self.path))}): {read}"]
-        lines += [f"        {printable(line)}" for line in self.broken]
+        lines = self.lines(f"{printable(self.variant)} ({printable(str(self.path))})", read)
         return "\n".join([*lines, *(f"        different here: {printable(line)}" for line in self.changed)])
 
 
