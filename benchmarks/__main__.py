@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import startup, tokenising, training_rate
+from benchmarks import parts, startup, tokenising, training_rate
 from benchmarks.bound import Cost, learning_cost, level_1_cost
 from benchmarks.kinds import timed, timed_in_processes
 from benchmarks.machine import Machine, measure_machine
@@ -123,6 +123,22 @@ def _can_compile() -> bool:
     return True
 
 
+def part_rows(config_path: str) -> list[Row]:
+    """Return the time of each part of a segment, on one thread and on all, beside that many threads' own rates."""
+    rows = []
+    for threads in sorted({1, torch.get_num_threads()}):
+        for native in (False, True) if _can_compile() else (False,):
+            label = f"rms, {threads} thread{'s' * (threads > 1)}{', native' * native}"
+            found = parts.measure(config_path, threads, native)["parts"]
+            total = sum(one["seconds"] for one in found)
+            for one in sorted(found, key=lambda one: -one["seconds"]):
+                bound = one["bound_seconds"]
+                share = None if bound is None else bound / one["seconds"]
+                rows.append(Row(f"{label}: {one['part']}", 1e3 * one["seconds"], "ms a segment", share))
+            rows.append(Row(f"{label}: all parts", 1e3 * total, "ms a segment"))
+    return rows
+
+
 def training_rows(machine: Machine, config_path: str) -> list[Row]:
     found = training_rate.measure(config_path)
     share = found["operations_a_second"] / machine.product_rate
@@ -164,19 +180,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/wikitext-2-small.yaml")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks.json"))
-    parser.add_argument("--only", choices=["reading", "training", "tokenising", "startup"])
+    parser.add_argument("--only", choices=["reading", "parts", "training", "tokenising", "startup"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each way to read, in each round")
     options = parser.parse_args()
     before = read_json(options.out) if options.out.exists() else {}
     machine = measure_machine()
-    parts: dict[str, Callable[[], list[Row]]] = {
+    groups: dict[str, Callable[[], list[Row]]] = {
         "reading": lambda: Readings(options.config, options.rounds, options.seconds).measure(machine),
+        "parts": lambda: part_rows(options.config),
         "training": lambda: training_rows(machine, options.config),
         "tokenising": tokenising_rows,
         "startup": lambda: startup_rows(options.config),
     }
-    rows = [row for name, part in parts.items() if options.only in (None, name) for row in part()]
+    rows = [row for name, group in groups.items() if options.only in (None, name) for row in group()]
     print(machine)
     print(table(rows, before))
     content = {

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import time
 from pathlib import Path
 
 import pytest
 
 import benchmarks
+from benchmarks.bound import learning_cost
 from benchmarks.kinds import KINDS, Setting, call_of, largest_difference
+from benchmarks.parts import PartTimer, part_costs, part_seconds
 from benchmarks.training_rate import measure
 
 MODULES = [module.name for module in pkgutil.iter_modules(benchmarks.__path__) if module.name != "__main__"]
@@ -44,3 +47,27 @@ def test_the_plain_loop_has_the_same_losses(tiny: str) -> None:
 
 def test_training_is_timed(tiny: str) -> None:
     assert measure(tiny, seconds=0.0)["tokens_a_second"] > 0
+
+
+def test_the_parts_of_a_segment_have_the_cost_of_the_whole(tiny: str) -> None:
+    model = Setting(tiny).model
+    costs, whole = part_costs(model, 20), learning_cost(model, 1, 20)
+    assert sum(cost.operations for cost in costs.values()) == whole.operations
+    moved = sum(cost.moved_bytes for part, cost in costs.items() if part != "softmax of the logits")
+    biases = 2 * 4 * (model.vocab_size + 4 * 8)  # The passes of the products have none.
+    assert moved == whole.moved_bytes - biases
+
+
+def test_every_part_of_a_segment_is_timed(tiny: str) -> None:
+    setting = Setting(tiny)
+    found = part_seconds(setting, native=False, seconds=0.0)
+    assert found.keys() == {*part_costs(setting.model, 20), "Python and the rest"}
+    assert all(seconds > 0 for seconds in found.values())
+
+
+def test_the_time_of_a_part_leaves_out_the_parts_inside_it() -> None:
+    timer = PartTimer()
+    inner = timer.timed(lambda: time.sleep(0.02), lambda: "inner")
+    timer.timed(lambda: (inner(), inner()), lambda: "outer")()
+    assert timer.seconds["inner"] >= 0.04
+    assert timer.seconds["outer"] < timer.seconds["inner"]

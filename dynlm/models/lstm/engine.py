@@ -88,10 +88,7 @@ class LSTMEngine(AutogradEngine):
         logits_BTV = scratch.take("logits", (lanes, length, model.vocab_size), like)
         affine(x_BTE, model.output_weight(weights), weights["output.bias"], logits_BTV)
         indices_N = _stacked_rows(targets_BT.reshape(-1, 1), model.vocab_size)
-        of_target_BT = logits_BTV.view(-1)[indices_N].view(lanes, length)
-        top_BT1 = logits_BTV.amax(2, keepdim=True)
-        total_BT1 = logits_BTV.sub_(top_BT1).exp_().sum(2, keepdim=True)
-        nats_BT = (total_BT1.log() + top_BT1).squeeze(2) - of_target_BT
+        nats_BT, total_BT1 = token_nats_(logits_BTV, indices_N)
         tape_of_all = _Tape(weights, inputs_BT, layers, indices_N)
         return Scored(nats_BT, tuple(after), x_BTE, NextTokenDistribution(logits_BTV, total_BT1), tape_of_all)
 
@@ -102,9 +99,7 @@ class LSTMEngine(AutogradEngine):
         model, scratch, native = self.model, self.scratch, self.native
         tape: _Tape = scored.tape
         weights, layers, features_BTH = tape.weights, tape.layers, scored.features_BTH
-        scaled_BTV, total_BT1 = scored.next_tokens
-        d_logits_BTV = scaled_BTV.mul_(share_BT[..., None] / total_BT1)
-        d_logits_BTV.view(-1).index_add_(0, tape.target_indices_N, share_BT.reshape(-1), alpha=-1)
+        d_logits_BTV = logit_gradients_(scored.next_tokens, tape.target_indices_N, share_BT)
         # A token's probabilities and its target's 1 are no further apart than the square root of 2.
         of_output = (math.sqrt(2), share_BT, features_BTH)
         if "output.bias" in names:
@@ -155,6 +150,24 @@ class LSTMEngine(AutogradEngine):
         """See ``Engine.lanes_at_once``: as many as there are cores where lanes have weights of their own, on a CPU."""
         by_logits = super().lanes_at_once(length, learns, like)
         return min(by_logits, torch.get_num_threads()) if learns and like.device.type == "cpu" else by_logits
+
+
+def token_nats_(logits_BTV: Tensor, target_indices_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (nats_BT, total_BT1), with p = scaled / total; the logits become ``scaled``, their exponentials.
+
+    The most probable token's is 1. ``target_indices_N``: where the targets' logits are among all.
+    """
+    of_target_BT = logits_BTV.view(-1)[target_indices_N].view(logits_BTV.shape[:2])
+    top_BT1 = logits_BTV.amax(2, keepdim=True)
+    total_BT1 = logits_BTV.sub_(top_BT1).exp_().sum(2, keepdim=True)
+    return (total_BT1.log() + top_BT1).squeeze(2) - of_target_BT, total_BT1
+
+
+def logit_gradients_(next_tokens: NextTokenDistribution, target_indices_N: Tensor, share_BT: Tensor) -> Tensor:
+    """Return the gradient of sum(share * nats) by the logits, written over ``next_tokens.scaled_BTV``."""
+    d_logits_BTV = next_tokens.scaled_BTV.mul_(share_BT[..., None] / next_tokens.total_BT1)
+    d_logits_BTV.view(-1).index_add_(0, target_indices_N, share_BT.reshape(-1), alpha=-1)
+    return d_logits_BTV
 
 
 class _ByRow:
