@@ -22,8 +22,6 @@ from dynlm.report.token_cells import short
 from dynlm.runtime.files import atomic_write
 from dynlm.runtime.text import warn
 
-COLOURS = LIGHT
-"""Colours of lines that are no variants', by their index."""
 INK, FAINT, GRID = "#222222", "#666666", "#dddddd"
 THOUSANDS = StrMethodFormatter("{x:,.0f}")
 _METADATA: dict[str, dict[str, None]] = {
@@ -36,9 +34,8 @@ _MAX_NAMED = 8
 """Characters that a warning names."""
 
 
-def line_style(index: int | LineStyle, label: str | None = None) -> dict[str, Any]:
-    """Return colour and dashes of the line of a variant, or of that with this index, and its label for the legend."""
-    style = index if isinstance(index, LineStyle) else LineStyle(index % len(LIGHT), index % len(DASHES))
+def line_style(style: LineStyle, label: str | None = None) -> dict[str, Any]:
+    """Return matplotlib's options of a line: colour and dashes, and its label for the legend."""
     dashes = DASHES[style.dash]
     # Matplotlib counts dashes in widths of the line.
     drawn = {

@@ -1,4 +1,4 @@
-"""Colours and dashes of variants: the same variant has the same colour in every picture and on every page.
+"""Colours and dashes: a variant, or a few-shot learner, has the same colour in every picture and on every page.
 
 After Okabe & Ito's palette, safe for colour-blind readers, with darker tones on white and lighter ones on black, so
 that letters in them can be read (contrast at least 4.5). Dashes distinguish lines without colour.
@@ -40,6 +40,16 @@ _USUAL = {
     "no-regret": 6,
 }
 """Colours of variants that studies have, by name."""
+_LEARNERS = (
+    ("random initialisation", "random actions", "LSTM optimiser"),
+    ("MAML", "RL²"),
+    ("Reptile", "Thompson sampling", "PSRL", "nearest neighbour"),
+    ("FOMAML", "UCB1", "optimistic PSRL", "prototypical network"),
+    ("Meta-SGD", "pretrained", "greedy", "epsilon-greedy", "epsilon-greedy on the mean model"),
+    ("ANIL", "guided search", "Gittins index", "meta-parameter controller"),
+    ("MAML++", "LSTM that reads", "oracle"),
+)
+"""Labels of the kinds of few-shot learners by colour. Those that share one are alike, or seldom in one picture."""
 
 
 class LineStyle(NamedTuple):
@@ -59,15 +69,33 @@ def line_styles(variants: Sequence[str]) -> list[LineStyle]:
     taken: dict[str, int] = {}
     uses: Counter[int] = Counter()
     for name in sorted(set(variants), key=lambda name: (name not in _USUAL, name)):
-        wanted = _USUAL.get(name, zlib.crc32(name.encode("utf-8", "backslashreplace")) % len(LIGHT))
+        wanted = _USUAL.get(name, _colour_of_other(name))
         # The wanted one, or the next after it that the fewest names have.
         taken[name] = min(range(wanted, wanted + len(LIGHT)), key=lambda slot: uses[slot % len(LIGHT)]) % len(LIGHT)
         uses[taken[name]] += 1
-    # Lines of one colour, whatever their names, have different dashes.
+    return _dashed([taken[name] for name in variants])
+
+
+def learner_styles(labels: Sequence[str]) -> list[LineStyle]:
+    """Return the style of the lines of few-shot learners with these labels, in their order.
+
+    A kind's colour depends on its label alone, and not on what else is drawn: there are more kinds than colours, and
+    lines that share one differ in their dashes. What follows " + " in a label is not the kind.
+    """
+    known = {kind: colour for colour, kinds in enumerate(_LEARNERS) for kind in kinds}
+    own = [label.partition(" + ")[0] for label in labels]
+    return _dashed([known.get(kind, _colour_of_other(kind)) for kind in own])
+
+
+def _colour_of_other(name: str) -> int:
+    return zlib.crc32(name.encode("utf-8", "backslashreplace")) % len(LIGHT)
+
+
+def _dashed(colours: Sequence[int]) -> list[LineStyle]:
+    """Return styles with these colours; lines of one colour, whatever their names, have different dashes."""
     drawn: Counter[int] = Counter()
     styles = []
-    for name in variants:
-        colour = taken[name]
+    for colour in colours:
         styles.append(LineStyle(colour, (colour + drawn[colour]) % len(DASHES)))
         drawn[colour] += 1
     return styles

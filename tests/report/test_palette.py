@@ -14,7 +14,7 @@ from PIL import Image
 
 from dynlm.errors import UserError
 from dynlm.report.curves import plot_memory, plot_position
-from dynlm.report.palette import DARK, DASHES, LIGHT, line_styles
+from dynlm.report.palette import DARK, DASHES, LIGHT, learner_styles, line_styles
 from dynlm.report.score_set import ScoreSet
 from tests.report.test_scale import contrast
 from tests.synthetic_scores import synthetic_scores
@@ -44,6 +44,27 @@ def test_readings_of_one_variant_share_its_colour_and_differ_in_dashes():
     many = line_styles([f"variant {index}" for index in range(30)])
     assert {style.colour for style in many} == set(range(len(LIGHT)))
     assert len(set(many)) == 30
+
+
+TOGETHER = [
+    ["random initialisation", "MAML", "Reptile", "FOMAML", "Meta-SGD", "ANIL", "MAML++"],
+    ["random initialisation", "MAML", "Reptile", "FOMAML", "pretrained", "guided search"],
+    ["random actions", "RL²", "Thompson sampling", "UCB1", "epsilon-greedy", "Gittins index", "oracle"],
+    ["random actions", "RL²", "PSRL", "optimistic PSRL", "epsilon-greedy on the mean model", "oracle"],
+]
+
+
+@pytest.mark.parametrize("labels", TOGETHER)
+def test_learners_that_are_drawn_together_have_different_colours(labels):
+    assert len({style.colour for style in learner_styles(labels)}) == len(labels)
+
+
+@given(st.lists(st.sampled_from([*{label for labels in TOGETHER for label in labels}, "a plug-in's", "greedy"])))
+def test_a_learner_has_one_colour_whatever_else_is_drawn(labels):
+    styles = learner_styles(labels)
+    assert [style.colour for style in styles] == [learner_styles([label])[0].colour for label in labels]
+    assert len(set(styles)) >= min(len(labels), len(DASHES))
+    assert learner_styles([f"{label} + transduction" for label in labels]) == styles
 
 
 def lab(colour: str, sight: np.ndarray) -> np.ndarray:

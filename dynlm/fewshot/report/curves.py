@@ -19,7 +19,8 @@ from PIL import Image
 
 from dynlm.errors import UserError
 from dynlm.fewshot.results import EpisodeScores
-from dynlm.report.drawing import COLOURS, FAINT, GRID, INK, drawing, line_style, save_figure
+from dynlm.report.drawing import FAINT, GRID, INK, drawing, line_style, save_figure
+from dynlm.report.palette import LIGHT, LineStyle, learner_styles
 from dynlm.runtime.files import atomic_write
 
 _GIF_DPI = 90
@@ -50,7 +51,7 @@ def animate_fits(examples: Sequence[dict[str, Any]], path: Path, task: int = 0) 
         figure = Figure(figsize=(3.1 * len(examples) + 0.3, 3.0))
         canvas = FigureCanvasAgg(figure)
         panels = figure.subplots(1, len(examples), sharey=True, squeeze=False)[0]
-        lines = [_panel(axes, one, task, index) for index, (axes, one) in enumerate(zip(panels, examples, strict=True))]
+        lines = [_panel(*panel, task) for panel in zip(panels, examples, _styles(examples), strict=True)]
         for axes in panels:
             axes.set_xlabel("x")
         panels[0].set_ylabel("y")
@@ -75,13 +76,17 @@ def _title(example: dict[str, Any], task: int, step: int) -> str:
     return f"{example['protocol']['label']}\n{step} step{'s' * (step != 1)}: error {error:.3f}"
 
 
-def _panel(axes: Axes, example: dict[str, Any], task: int, index: int) -> Any:
+def _styles(examples: Sequence[dict[str, Any]]) -> list[LineStyle]:
+    return learner_styles([one["protocol"]["label"] for one in examples])
+
+
+def _panel(axes: Axes, example: dict[str, Any], style: LineStyle, task: int) -> Any:
     """Draw curve, support points and the fit before any step; return the fit's line and the title."""
     shown = example["tasks"][task]
     grid, true, support = (np.asarray(values) for values in (example["grid"], shown["true"], shown["support"]))
     axes.plot(grid, true, color=INK, linewidth=1.0, linestyle="--", label="the curve", zorder=2)
     axes.plot(support[:, 0], support[:, 1], linestyle="none", marker="o", markersize=2.6, color=FAINT, zorder=1)
-    (line,) = axes.plot(grid, shown["fits"][0], linewidth=2.0, zorder=3, color=COLOURS[index % len(COLOURS)])
+    (line,) = axes.plot(grid, shown["fits"][0], linewidth=2.0, zorder=3, color=LIGHT[style.colour])
     margin = 0.25 * (true.max() - true.min()) + 0.5
     axes.set_ylim(true.min() - margin, true.max() + margin)
     axes.set_xlim(grid[0], grid[-1])
@@ -105,10 +110,10 @@ def plot_strip(examples: Sequence[dict[str, Any]], stem: Path, task: int = 0) ->
         grid = {"wspace": 0.06, "hspace": 0.3}
         size = len(examples), len(columns)
         panels = figure.subplots(*size, sharex=True, sharey=True, squeeze=False, gridspec_kw=grid)
-        for row, one in enumerate(examples):
+        for row, (one, style) in enumerate(zip(examples, _styles(examples), strict=True)):
             for axes, step in zip(panels[row], columns, strict=True):
                 shown = min(step, len(one["tasks"][task]["fits"]) - 1)
-                line, title = _panel(axes, one, task, row)
+                line, title = _panel(axes, one, style, task)
                 line.set_ydata(one["tasks"][task]["fits"][shown])
                 error = one["tasks"][task]["errors"][shown]
                 title.set_text(f"step {shown}: {error:.3f}" if row else f"step {shown}: error {error:.3f}")
@@ -125,9 +130,9 @@ def plot_errors(scores: Sequence[EpisodeScores], stem: Path) -> list[Path]:
         figure = Figure(figsize=(6.4, 3.8))
         FigureCanvasAgg(figure)
         axes = figure.subplots()
-        for index, one in enumerate(scores):
+        for one, drawn in zip(scores, learner_styles([one.label for one in scores]), strict=True):
             mean, half = np.asarray([one.at(step) for step in one.steps]).T
-            style = line_style(index)
+            style = line_style(drawn)
             axes.plot(one.steps, mean, linewidth=1.6, label=one.label, **style)
             axes.fill_between(one.steps, mean - half, mean + half, color=style["color"], alpha=0.18, linewidth=0)
         axes.set_yscale("log")

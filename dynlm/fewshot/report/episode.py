@@ -15,11 +15,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dynlm.report.drawing import COLOURS, INK, drawing, save_figure
+from dynlm.report.drawing import INK, drawing, save_figure
+from dynlm.report.palette import BETTER, WORSE
 
 _MAX_SHOTS = 5
 _NAMES = "ABCDEFGHIJKLMNOPQRST"
-_RIGHT, _WRONG = COLOURS[0], COLOURS[1]
 
 
 def unpack_images(packed: dict[str, Any]) -> np.ndarray:
@@ -51,12 +51,12 @@ def plot_episode(example: dict[str, Any], stem: Path, task: int = 0) -> list[Pat
             for column, index in enumerate(np.flatnonzero(query_classes == way)):
                 axes = panels[way, shots + 1 + column]
                 if answers[index] == way:
-                    _draw_image(axes, query[index], _RIGHT, "solid", 1.8)
+                    _draw_image(axes, query[index], BETTER, "solid", 1.8)
                     continue
-                _draw_image(axes, query[index], _WRONG, (0, (2, 1.5)), 1.8)
+                _draw_image(axes, query[index], WORSE, (0, (2, 1.5)), 1.8)
                 sign = f"\N{MULTIPLICATION SIGN} {_NAMES[answers[index] % len(_NAMES)]}"
                 corner: Any = {"transform": axes.transAxes, "ha": "right", "va": "bottom", "color": "white"}
-                box = {"facecolor": _WRONG, "edgecolor": "none", "pad": 1.2}
+                box = {"facecolor": WORSE, "edgecolor": "none", "pad": 1.2}
                 axes.text(0.96, 0.04, sign, fontsize=8, weight="bold", bbox=box, **corner)
         panels[0, 0].set_title("support", loc="left", fontsize=9)
         right = int(np.sum(answers == query_classes))

@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from dynlm.fewshot.report.returns import title_of
-from dynlm.report.drawing import COLOURS, INK, drawing, save_figure
+from dynlm.report.drawing import INK, drawing, save_figure
+from dynlm.report.palette import BETTER
 
 _COLUMNS = 3
 _MOST_MARKS = 60
@@ -50,7 +51,7 @@ def plot_pulls(examples: Sequence[dict[str, Any]], stem: Path, task: int = 0) ->
         figure = Figure(figsize=(2.9 * columns + 1.6, (0.17 * len(means_A) + 0.75) * rows + 0.65), layout="constrained")
         FigureCanvasAgg(figure)
         panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        colours = LinearSegmentedColormap.from_list("shares", ["#ffffff", COLOURS[0]])
+        colours = LinearSegmentedColormap.from_list("shares", ["#ffffff", BETTER])
         image: Any = None
         for axes, one in zip(panels.flat, examples, strict=False):
             shares_NA = np.asarray(one["tasks"][task]["shares"])

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from dynlm.fewshot.results import EpisodeScores, interval
 from dynlm.report.drawing import GRID, add_headings, add_legend, drawing, line_style, save_figure
 from dynlm.report.fewshot_results import Table
+from dynlm.report.palette import learner_styles
 
 
 def title_of(protocol: dict[str, Any]) -> str:
@@ -71,11 +72,11 @@ def plot_regret(scores: Sequence[EpisodeScores], stem: Path) -> list[Path]:
         figure = Figure(figsize=(6.4, 3.8))
         FigureCanvasAgg(figure)
         axes = figure.subplots()
-        for index, one in enumerate(scores):
+        for one, drawn in zip(scores, learner_styles([one.label for one in scores]), strict=True):
             regret = one.regret()
             assert regret is not None
             mean, half = regret
-            style = line_style(index)
+            style = line_style(drawn)
             axes.plot(one.steps, mean, linewidth=1.6, label=one.label, **style)
             axes.fill_between(one.steps, mean - half, mean + half, color=style["color"], alpha=0.18, linewidth=0)
         axes.grid(True, color=GRID, linewidth=0.5)

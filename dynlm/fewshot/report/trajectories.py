@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from dynlm.errors import UserError
-from dynlm.report.drawing import COLOURS, FAINT, GRID, INK, drawing, save_figure
+from dynlm.report.drawing import FAINT, GRID, INK, drawing, save_figure
+from dynlm.report.palette import LIGHT, learner_styles
 from dynlm.runtime.files import atomic_write
 
 _GIF_DPI = 90
@@ -71,12 +72,12 @@ def plot_trajectories(examples: Sequence[dict[str, Any]], stem: Path, task: int 
         FigureCanvasAgg(figure)
         grid = {"wspace": 0.08, "hspace": 0.25}
         panels = figure.subplots(len(examples), columns, sharex=True, sharey=True, squeeze=False, gridspec_kw=grid)
-        for index, (one, row) in enumerate(zip(examples, rows, strict=True)):
+        for index, (one, row, colour) in enumerate(zip(examples, rows, _colours(examples), strict=True)):
             for axes in panels[index, len(row) :]:
                 axes.set_axis_off()
             for axes, (step, positions_N2, total) in zip(panels[index], row, strict=False):
                 _plane(axes, one, task)
-                axes.plot(*positions_N2.T, color=COLOURS[index % len(COLOURS)], linewidth=1.2, zorder=3)
+                axes.plot(*positions_N2.T, color=colour, linewidth=1.2, zorder=3)
                 axes.set_title(f"step {step}: {total:.1f}", fontsize=8, loc="left", weight="normal")
             panels[index, 0].set_ylabel(one["protocol"]["label"])
         return save_figure(figure, stem)
@@ -99,8 +100,7 @@ def animate_trajectories(examples: Sequence[dict[str, Any]], path: Path, task: i
         grid = {"wspace": 0.08, "hspace": 0.22, "left": 0.16 if len(examples) == 1 else 0.09, "right": 0.98}
         panels = figure.subplots(2, len(examples), sharex=True, sharey=True, squeeze=False, gridspec_kw=grid)
         drawn = []
-        for index, (one, pair) in enumerate(zip(examples, shown, strict=True)):
-            colour = COLOURS[index % len(COLOURS)]
+        for index, (one, pair, colour) in enumerate(zip(examples, shown, _colours(examples), strict=True)):
             for axes, (step, positions_N2, total) in zip(panels[:, index], pair, strict=False):
                 _plane(axes, one, task)
                 (line,) = axes.plot([], [], color=colour, linewidth=1.2, zorder=3)
@@ -119,6 +119,10 @@ def animate_trajectories(examples: Sequence[dict[str, Any]], path: Path, task: i
     with atomic_write(path) as staged:
         frames[0].save(staged, save_all=True, append_images=frames[1:], duration=durations, loop=0, optimize=True)
     return path
+
+
+def _colours(examples: Sequence[dict[str, Any]]) -> list[str]:
+    return [LIGHT[style.colour] for style in learner_styles([one["protocol"]["label"] for one in examples])]
 
 
 def _plane(axes: Axes, example: dict[str, Any], task: int) -> None:

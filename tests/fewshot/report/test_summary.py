@@ -15,6 +15,8 @@ from dynlm.fewshot.report.episode import unpack_images
 from dynlm.fewshot.report.summary import as_export, as_text, published_accuracy, published_error, summarise, tables_of
 from dynlm.fewshot.results import EpisodeScores, write_scores
 from dynlm.report.fewshot_results import load_fewshot
+from dynlm.report.palette import LIGHT
+from tests.report.test_palette import pixels
 
 
 def accuracies(learner: str = "maml", ways: int = 5, mean: float = 0.98, task: str = "omniglot") -> EpisodeScores:
@@ -109,6 +111,15 @@ def test_figures_are_drawn_from_files_and_included_in_the_report(tmp_path: Path)
         (tmp_path / "out" / "cubic-fits.gif").read_bytes(),
         (tmp_path / "out" / "cubic-error.png").read_bytes(),
     )
+
+
+def test_pictures_draw_a_learner_in_its_colour_whichever_others_are_there(tmp_path: Path) -> None:
+    reptile, maml = (curve_run(tmp_path, name, 1.0) for name in ("Reptile", "MAML"))
+    for number, runs in enumerate(([maml, reptile], [reptile])):
+        summarise(runs, out := tmp_path / str(number))
+        for png in (out / "cubic-error.png", out / "cubic-strip.png"):
+            assert pixels(png, LIGHT[2]) > 50
+            assert (pixels(png, LIGHT[1]) > 50) == (maml in runs)
 
 
 def test_different_curves_are_not_compared(tmp_path: Path) -> None:
