@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dynlm.errors import UserError
+from dynlm.runtime.frames import import_pandas
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,11 +82,8 @@ class TextResult:
 
         Raises UserError where pandas is not installed.
         """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise UserError("a table needs pandas", do="pip install 'dynlm[pandas]'") from error
-        return pd.DataFrame(self.columns())
+        frame: pd.DataFrame = import_pandas().DataFrame(self.columns())
+        return frame
 
     def head(self, tokens: int) -> TextResult:
         """Return the first ``tokens`` tokens."""

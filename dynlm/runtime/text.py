@@ -37,6 +37,8 @@ _LATEX = {letter: f"\\{letter}" for letter in "{}$&#_%"} | {
     **{"\u03b8": r"$\theta$", "\u03c6": r"$\phi$", "\u03bb": r"$\lambda$", "\u00b2": "$^2$"},
     **{chr(0x2080 + digit): f"$_{digit}$" for digit in range(10)},
 }
+_FORMULA = ("=", "+", "-", "@")
+"""With what a formula begins."""
 _MINUS = re.compile(r"(?<![\w-])-(?=\d)")
 
 
@@ -107,7 +109,12 @@ def markdown_code(text: str) -> str:
 def csv_field(text: str) -> str:
     """Return ``text`` on one line as a CSV field that no spreadsheet evaluates as a formula."""
     text = printable(text)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def csv_text(field: str) -> str:
+    """Return the text that ``csv_field`` wrote as ``field``."""
+    return field[1:] if field.startswith(tuple(f"'{sign}" for sign in _FORMULA)) else field
 
 
 def json_text(content: Any, indent: int | None = 2) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 from dynlm.evaluation.export import Table
 from dynlm.evaluation.tables import gain_cell
 from dynlm.study.results import GainOverSeeds, SeedRow, Spread
-from dynlm.study.tables import gain_key, named
+from dynlm.study.tables import named
+from dynlm.study.variants import gain_key
 
 STATEMENT = (
     "Means and ranges (lowest to highest) are over seeds of training: of the base model, and of g and gates that are "

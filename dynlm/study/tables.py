@@ -13,7 +13,7 @@ from dynlm.runtime.cost import Cost
 from dynlm.runtime.text import markdown
 from dynlm.study.results import Done, GainOver, Results, Row
 from dynlm.study.steps import Budget
-from dynlm.study.variants import Reading, slug
+from dynlm.study.variants import Reading, gain_key
 
 _BUDGET = {
     "settings": "settings tried",
@@ -100,11 +100,6 @@ def _records(results: Results) -> list[dict[str, Any]]:
         record |= cost._asdict() if cost else dict.fromkeys(Cost._fields)
         records.append(record)
     return records
-
-
-def gain_key(name: str) -> str:
-    """Return the name of the field of a gain over the baseline ``name``."""
-    return f"gain_over_{slug(name).replace('-', '_')}"
 
 
 def _gain_fields(key: str, over: GainOver | None) -> dict[str, Any]:

@@ -106,6 +106,11 @@ def slug(name: str) -> str:
     return "-".join(re.findall(r"\w+", name.casefold()))
 
 
+def gain_key(name: str) -> str:
+    """Return the name of the field of a gain over the baseline ``name``, in tables for programs."""
+    return f"gain_over_{slug(name).replace('-', '_')}"
+
+
 def variants_of(options: StudyOptions) -> list[Variant]:
     """Return the variants that the options name.
 

@@ -13,7 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynlm.errors import UserError
-from dynlm.runtime.text import csv_field, decode_text, json_text, markdown, markdown_code, printable, read_text
+from dynlm.runtime.text import (
+    csv_field,
+    csv_text,
+    decode_text,
+    json_text,
+    markdown,
+    markdown_code,
+    printable,
+    read_text,
+)
 
 ANY = st.text(st.characters(exclude_categories=()), max_size=40)
 
@@ -42,6 +51,8 @@ def test_json_text_round_trips(content):
 @given(ANY)
 def test_a_csv_field_is_never_a_formula(text):
     assert not csv_field(text).startswith(("=", "+", "-", "@"))
+    if not text.startswith("'"):
+        assert csv_text(csv_field(text)) == printable(text)
 
 
 def test_markdown_is_escaped():

@@ -16,6 +16,7 @@ from dynlm.evaluation.compare import compare
 from dynlm.evaluation.score_file import read_scores
 from dynlm.runtime.tensors import load_tensors
 from dynlm.study import pages, reading
+from dynlm.study.frame import load_study
 from dynlm.study.options import StudyConfig, StudyOptions
 from dynlm.study.variants import seeded_variants, variants_of
 from dynlm.train.config import load_config
@@ -131,6 +132,12 @@ def _check_tables(place: Path, answer: dict[str, Any]) -> None:
     record = [*csv.DictReader((place / "seeds.csv").open())][-1]
     assert float(record["gain_over_own_mean"]) == gain["mean"] and record["own_baseline"] == "rms"
     assert float(record["nats_per_token_highest"]) == rows["g"]["nats_per_token"]["highest"]
+    cells = load_study(place.parent, table="cells").query("variant == 'g'")
+    assert cells["nats_per_token"].tolist() == [cell["nats"] for cell in rows["g"]["cells"]]
+    assert cells["gain_over_own"].tolist() == [cell["own"] for cell in rows["g"]["cells"]]
+    assert [*zip(cells["base_seed"], cells["meta_seed"], strict=True)] == [(0, 0), (0, 3), (1, 0), (1, 3)]
+    last = load_study(place.parent, table="seeds").iloc[-1]
+    assert (last.variant, last.meta_seeds, last.gain_over_own_mean) == ("g", 2, gain["mean"])
     table, page = (place / "seeds.md").read_text(), (place / "README.md").read_text()
     assert (
         table in page and found["statement"] in page and f"({gain['lowest']:+.4f} to {gain['highest']:+.4f})" in table
