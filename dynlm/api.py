@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
+from huggingface_hub import ModelCard, ModelHubMixin
 
 from dynlm.adapt.memory_file import options_of
 from dynlm.adapt.options import MemoryOptions
@@ -26,8 +26,9 @@ from dynlm.evaluation.session import Session
 from dynlm.evaluation.session_folder import memory_file_in, save_session
 from dynlm.evaluation.text_result import TextResult
 from dynlm.run.attach import AttachedModel, Wanted, attach_memory, change_options
+from dynlm.run.hub import fetch_run
 from dynlm.run.run import Run
-from dynlm.run.sharing import PATTERNS, share_run
+from dynlm.run.sharing import share_run
 
 if TYPE_CHECKING:
     from dynlm.evaluation.score_file import Scores
@@ -219,18 +220,16 @@ class DynamicLM(ModelHubMixin, library_name="dynlm"):
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **options: Any) -> DynamicLM:
         download = {name: options.pop(name) for name in _OF_DOWNLOADS}
-        if not Path(model_id).is_dir():
-            model_id = snapshot_download(model_id, allow_patterns=list(PATTERNS), **download)
-        return load(model_id, **options)
+        return load(model_id if Path(model_id).is_dir() else fetch_run(model_id, **download), **options)
 
 
 @_differentiable
 def load(path: str | os.PathLike[str], **options: Any) -> DynamicLM:
     """Load the run of a folder or a name; ``options`` of the memory, such as ``rule="rms"``, replace the run's own.
 
-    A name is that of a folder, of a run in ``runs/``, or of a model that comes with dynlm (``data/models`` of a
-    checkout, or in the package), in this order. Raises UserError where there is no trained model, for an unknown
-    option, and where the rule was not tuned.
+    A name is that of a folder, of a run in ``runs/``, of a model that comes with dynlm (``data/models`` of a checkout,
+    or in the package), or ORG/NAME on the Hugging Face hub, in this order. Raises UserError where there is no trained
+    model, for an unknown option, and where the rule was not tuned.
     """
     run = Run.open(path)
     return DynamicLM(run.with_memory(change_options(run.memory, options)))

@@ -186,7 +186,7 @@ def test_only_the_files_of_a_run_are_downloaded(
         asked.update(repo_id=repo_id, **options)
         return str(tmp_path / "shared")
 
-    monkeypatch.setattr("dynlm.api.snapshot_download", snapshot)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     monkeypatch.setattr(
         "huggingface_hub.hub_mixin.hf_hub_download", lambda **options: str(tmp_path / "shared" / "config.json")
     )

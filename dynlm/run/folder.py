@@ -36,7 +36,7 @@ from dynlm.errors import UserError
 from dynlm.models.options import ModelOptions, Targets
 from dynlm.models.protocol import SequenceModel
 from dynlm.models.registry import build_model
-from dynlm.runtime.files import atomic_write, cannot_write, check_inside
+from dynlm.runtime.files import atomic_write, cannot_write, check_inside, link_root
 from dynlm.runtime.parsing import LARGEST_JSON, read_bytes, read_json, read_yaml, write_json
 from dynlm.runtime.renamed import rename_sections
 from dynlm.runtime.tensors import load_tensors, params_fingerprint, save_tensors
@@ -171,16 +171,8 @@ def _model_of(card: Any, where: Path) -> SequenceModel:
 
 
 def refuse_leaving_run(path: Path, folder: Path) -> None:
-    """Raise UserError if ``path``, of the run in ``folder``, is a link that leads out of the run.
-
-    In the cache of a model hub, files are links to the same model's ``blobs``.
-    """
-    check_inside(path, folder.parent.parent if is_hub_cache(folder) else folder)
-
-
-def is_hub_cache(folder: Path) -> bool:
-    """Return whether ``folder`` is a snapshot in the cache of a model hub."""
-    return folder.parent.name == "snapshots" and (folder.parent.parent / "blobs").is_dir()
+    """Raise UserError if ``path``, of the run in ``folder``, is a link that leads out of the run."""
+    check_inside(path, link_root(folder))
 
 
 def log_line(folder: Path, **fields: Any) -> None:

@@ -1,8 +1,10 @@
-"""Finding a run or a packed model by its name, and a copy to write to: packed models are read-only.
+"""Finding a run or a packed model by its name, and a copy to write to: some models are read-only.
 
 A name is looked up as a folder of that path, then in the folder of runs, then among the packed models of the checkout
-(``data/models``), then among those of the installed package. A packed model (run/packing) has checksums of its files:
-what is tuned, learned or scored with one goes to its copy in the folder of runs, which is then found before it.
+(``data/models``), then among those of the installed package. ORG/NAME that is no path is looked up on the hub
+(run/hub). Packed models (run/packing), which have checksums of their files, and the snapshots in the hub's cache are
+read-only: what is tuned, learned or scored with one goes to its copy in the folder of runs, in which a name is found
+before it.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dynlm.errors import UserError
-from dynlm.runtime.checksums import FILE, listed_files
-from dynlm.runtime.files import StrPath, check_inside, commit_dir, exclusive, staging_dir
+from dynlm.run.hub import fetch_run, is_hub_id
+from dynlm.runtime.checksums import FILE, listed_files, names_below
+from dynlm.runtime.files import StrPath, check_inside, commit_dir, exclusive, is_hub_cache, link_root, staging_dir
 from dynlm.runtime.parsing import read_json
 from dynlm.runtime.text import did_you_mean, printable
 from dynlm.runtime.validation import plain_name
@@ -40,15 +43,24 @@ def is_packed(folder: Path) -> bool:
     return (folder / FILE).is_file()
 
 
+def is_read_only(folder: Path) -> bool:
+    """Return whether ``folder`` is not written to: a packed model, or in the cache of the hub."""
+    return is_packed(folder) or is_hub_cache(folder)
+
+
 def find_run(name: StrPath, runs: StrPath = "runs", missing_ok: bool = False) -> Path:
     """Return the folder of a run or packed model; ``runs`` is the folder of runs of its kind.
 
-    A path with a separator, and what is there, is returned as it is. Raises UserError, saying where it looked, for a
-    plain name that is none, which is returned as it is with ``missing_ok``.
+    ORG/NAME is looked up on the hub where there is no folder ORG. Another path with a separator, and what is there, is
+    returned as it is. Raises UserError, saying where it looked, for a plain name that is none, which is returned as it
+    is with ``missing_ok``, and as ``fetch_run`` does.
     """
     path = Path(name)
-    if (path / "config.yaml").exists() or len(path.parts) != 1 or path.name == "..":
+    if (path / "config.yaml").exists() or path.name == "..":
         return path
+    if len(path.parts) != 1:
+        on_hub = is_hub_id(os.fspath(name)) and not path.parent.exists() and path.parts[0] != Path(runs).parts[0]
+        return fetch_run(os.fspath(name)) if on_hub else path
     found = [folder / path for folder in (Path(runs), *MODELS) if (folder / path / "config.yaml").exists()]
     if found or path.exists() or missing_ok:
         return found[0] if found else path
@@ -60,18 +72,19 @@ def find_run(name: StrPath, runs: StrPath = "runs", missing_ok: bool = False) ->
 
 
 def writable_copy(folder: Path, target: Path) -> Path:
-    """Return ``folder``, or for a packed model its copy ``target``, which is made where there is none.
+    """Return ``folder``, or for a read-only model its copy ``target``, which is made where there is none.
 
     Raises UserError if ``target`` is there and is of another model, or cannot be written.
     """
-    if not is_packed(folder):
+    if not is_read_only(folder):
         return folder
     with exclusive(target, "this run"):
         if not target.exists():
             with staging_dir(target.parent, target) as staged:
-                for name in listed_files(folder):
+                for name in listed_files(folder) if is_packed(folder) else names_below(folder):
                     if name not in _ONLY_PACKED:
                         check_inside(staged / name, staged)
+                        check_inside(folder / name, link_root(folder))
                         (staged / name).parent.mkdir(parents=True, exist_ok=True)
                         shutil.copyfile(folder / name, staged / name)
                 commit_dir(staged, target)

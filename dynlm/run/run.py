@@ -19,7 +19,7 @@ from dynlm.data.token_store import TokenisedSplit, tokenise
 from dynlm.errors import UserError
 from dynlm.models.options import ModelOptions
 from dynlm.run.folder import MAKERS, TrainedModel, load_model, log_line, read_options
-from dynlm.run.locate import find_run, is_packed, writable_copy
+from dynlm.run.locate import find_run, is_read_only, writable_copy
 from dynlm.run.memory_store import MemoryStore
 from dynlm.run.opening import open_dynamic_model
 from dynlm.run.options import RunOptions
@@ -57,11 +57,11 @@ class Run:
         return cls(path, read_options(path, *MAKERS), device).with_sections(*sections)
 
     def writable(self) -> Run:
-        """Return this run or, of a packed model, its copy in the folder of runs, which is made if it is not there.
+        """Return this run or, of a read-only one, its copy in the folder of runs, which is made if it is not there.
 
         Raises UserError if that is a run of another model.
         """
-        if not is_packed(self.path):
+        if not is_read_only(self.path):
             return self
         run = copy.copy(self)
         with self.processes.main_process_first():

@@ -19,9 +19,9 @@ from dynlm.adapt.options import RESETS
 from dynlm.adapt.rules.registry import StatisticsKind
 from dynlm.data.options import CorpusOptions
 from dynlm.errors import UserError
-from dynlm.run.folder import TOKENIZER_FILES, is_hub_cache, read_options, refuse_leaving_run, save_config
+from dynlm.run.folder import TOKENIZER_FILES, read_options, refuse_leaving_run, save_config
 from dynlm.run.options import RunOptions
-from dynlm.runtime.files import atomic_write, check_regular
+from dynlm.runtime.files import atomic_write, check_regular, is_hub_cache
 from dynlm.runtime.parsing import read_json, write_json
 from dynlm.runtime.tensors import load_metadata, load_tensors, save_tensors
 from dynlm.runtime.validation import section_of
@@ -29,8 +29,8 @@ from dynlm.runtime.validation import section_of
 _LEARNED = tuple(f"memory/*-{reset}.{suffix}" for reset in RESETS for suffix in ("safetensors", "json"))
 _MODEL = ("config.yaml", "model.json", "model.safetensors")
 _FOUND = ("memory/statistics.safetensors", "memory/statistics-*x*.safetensors", "memory/tuned.json")
-PATTERNS = (*_MODEL, "config.json", *TOKENIZER_FILES, *_FOUND, *_LEARNED)
-"""Patterns of the files of a shared run."""
+_PATTERNS = (*_MODEL, "config.json", *TOKENIZER_FILES, *_FOUND, *_LEARNED)
+"""Patterns of the files that are shared."""
 
 
 def share_run(folder: Path, target: Path) -> None:
@@ -73,7 +73,7 @@ def _local_source(card: Any) -> str | None:
 def shared_files(folder: Path) -> list[Path]:
     """Return the files of the run ``folder`` that are copied. Raises UserError if one of them is a link."""
     found = []
-    for path in sorted({path for pattern in PATTERNS for path in folder.glob(pattern)}):
+    for path in sorted({path for pattern in _PATTERNS for path in folder.glob(pattern)}):
         if path.name.startswith((".", "config.")):
             continue
         if is_hub_cache(folder):

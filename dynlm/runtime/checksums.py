@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from dynlm.errors import UserError
-from dynlm.runtime.files import check_inside, open_regular
+from dynlm.runtime.files import check_inside, link_root, open_regular
 from dynlm.runtime.parsing import read_json, write_json
 
 FILE = "checksums.json"
@@ -15,7 +15,7 @@ _CHUNK = 2**20
 
 def write_checksums(folder: Path) -> None:
     """Write the checksums of all files below ``folder``. Raises UserError if it cannot be written."""
-    files = {name: _checksum(folder / name) for name in _names(folder)}
+    files = {name: _checksum(folder / name) for name in names_below(folder)}
     write_json(folder / FILE, {"algorithm": "sha256", "files": files})
 
 
@@ -29,14 +29,14 @@ def check_checksums(folder: Path) -> list[str]:
 
     Raises UserError if the checksums themselves cannot be read.
     """
-    listed, found = _read(folder), _names(folder)
+    listed, found = _read(folder), names_below(folder)
     broken = [f"{name} is missing" for name in listed if name not in found]
     broken += [f"{name} is not in {FILE}" for name in found if name not in listed]
     common = [name for name in found if name in listed]
     return broken + [f"{name} was changed" for name in common if _checksum(folder / name) != listed[name]]
 
 
-def _names(folder: Path) -> list[str]:
+def names_below(folder: Path) -> list[str]:
     """Return the names of all files below ``folder``, without the checksums, hidden ones left out."""
     paths = (path for path in sorted(folder.rglob("*")) if not path.is_dir())
     names = (path.relative_to(folder).as_posix() for path in paths)
@@ -50,7 +50,7 @@ def _read(folder: Path) -> dict[str, dict[str, object]]:
     if not isinstance(files, dict) or not all(isinstance(entry, dict) for entry in files.values()):
         raise UserError("not a file of checksums", path, "pack the model again")
     for name in files:
-        check_inside(folder / name, folder)
+        check_inside(folder / name, link_root(folder))
     return files
 
 

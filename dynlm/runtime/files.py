@@ -49,6 +49,16 @@ def check_inside(path: Path, root: Path) -> None:
         raise UserError(f"leads out of {root}", path, "put the file itself there, or name its own folder")
 
 
+def is_hub_cache(folder: Path) -> bool:
+    """Return whether ``folder`` is a snapshot in the cache of a model hub."""
+    return folder.parent.name == "snapshots" and (folder.parent.parent / "blobs").is_dir()
+
+
+def link_root(folder: Path) -> Path:
+    """Return where links in ``folder`` may lead to: in a snapshot of a hub's cache files are links to ``blobs``."""
+    return folder.parent.parent if is_hub_cache(folder) else folder
+
+
 def check_regular(path: StrPath) -> None:
     """Raise UserError if ``path`` is missing or, after following links, not a regular file. Opens nothing."""
     try:
