@@ -28,6 +28,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dynlm.adapt.rules.online_rate import OnlineRate
 from dynlm.models.scratch import Scratch
 from dynlm.types import Params
 
@@ -45,25 +46,29 @@ _LARGEST_LOG_SCALE = 3.0
 
 class SegmentStats(NamedTuple):
     """Of each lane (B,): segments since its article began, the running mean of its nats (NaN before the first), and
-    segments since a heading was completed. For rules that count them, update steps since its weights were fresh."""
+    segments since a heading was completed. For rules that have them, update steps since its weights were fresh, and the
+    slow rate's shift."""
 
     segments_B: Tensor
     running_nats_B: Tensor
     since_heading_B: Tensor
     steps_B: Tensor | None = None
+    online: OnlineRate | None = None
 
     @classmethod
-    def initial(cls, lanes: int, like: Tensor, counts_steps: bool = False) -> SegmentStats:
+    def initial(cls, lanes: int, like: Tensor, counts_steps: bool = False, shifts_rate: bool = False) -> SegmentStats:
         """Return the statistics before anything was read."""
         zeros_B = like.new_zeros(lanes)
-        return cls(zeros_B, zeros_B + torch.nan, zeros_B + _LONG_AGO, zeros_B.clone() if counts_steps else None)
+        steps_B = zeros_B.clone() if counts_steps else None
+        online = OnlineRate.initial(lanes, like) if shifts_rate else None
+        return cls(zeros_B, zeros_B + torch.nan, zeros_B + _LONG_AGO, steps_B, online)
 
     def start_articles(self, starts_B: Tensor, fresh: bool) -> SegmentStats:
         """Start articles in the lanes of ``starts_B``; unless they start ``fresh`` the running mean goes on."""
         running_B = self.running_nats_B.masked_fill(starts_B, torch.nan) if fresh else self.running_nats_B
         since_heading_B = self.since_heading_B.masked_fill(starts_B, _LONG_AGO)
         steps_B = self.steps_B if self.steps_B is None or not fresh else self.steps_B.masked_fill(starts_B, 0)
-        return SegmentStats(self.segments_B.masked_fill(starts_B, 0), running_B, since_heading_B, steps_B)
+        return SegmentStats(self.segments_B.masked_fill(starts_B, 0), running_B, since_heading_B, steps_B, self.online)
 
     def restart_steps(self, fresh_B: Tensor) -> SegmentStats:
         """Note that the weights of the lanes ``fresh_B`` (bool) are fresh."""
@@ -73,11 +78,12 @@ class SegmentStats(NamedTuple):
         """Note that the segment that is read completes a heading in the lanes of ``headings_B``."""
         return self._replace(since_heading_B=self.since_heading_B.masked_fill(headings_B, 0))
 
-    def end_segment(self, nats_B: Tensor) -> SegmentStats:
-        """Count a segment of mean loss ``nats_B``."""
+    def end_segment(self, nats_B: Tensor, slow_step: float = 0.0) -> SegmentStats:
+        """Count a segment of mean loss ``nats_B``; ``slow_step``: that of the slow rate's shift."""
         running_B = torch.where(self.running_nats_B.isnan(), nats_B, self.running_nats_B.lerp(nats_B, _RUNNING))
         steps_B = None if self.steps_B is None else self.steps_B + 1
-        return SegmentStats(self.segments_B + 1, running_B, self.since_heading_B + 1, steps_B)
+        online = None if self.online is None else self.online.end_segment(slow_step)
+        return SegmentStats(self.segments_B + 1, running_B, self.since_heading_B + 1, steps_B, online)
 
 
 class GateScales(NamedTuple):
@@ -169,12 +175,3 @@ def displacement(theta: Params, theta_0: Params, scratch: Scratch | None = None)
             squares_B = squares_B + torch.linalg.vector_norm(moved.flatten(1), dim=1).square()
     # The root has no derivative at zero either.
     return torch.as_tensor(squares_B).clamp(min=1e-30).sqrt()
-
-
-def log_distance(theta: Tensor, anchor: Tensor, theta_0: Tensor) -> Tensor:
-    """Return the logarithm of 50 |theta - anchor| / |theta_0| of a tensor, from -3 to 3; a constant.
-
-    At the end of articles like the training text it is about 0 in a small LSTM.
-    """
-    relative = (theta.detach() - anchor.detach()).norm() / theta_0.norm().clamp(min=1e-30)
-    return (50 * relative).clamp(min=1e-30).log().clamp(-3, 3)

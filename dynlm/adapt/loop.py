@@ -21,6 +21,7 @@ from dynlm.adapt.dynamic_model import DynamicModel, Memory, StepObserver
 from dynlm.adapt.rules.base import reset_lane_
 from dynlm.adapt.segment import score_and_learn
 from dynlm.data.stream import Batch, Segment, Stream, StreamPosition, to_batch
+from dynlm.runtime.tree import select_lanes
 
 
 class SegmentResult(NamedTuple):
@@ -88,7 +89,8 @@ def start_articles(dynamic_model: DynamicModel, memory: Memory, starts: np.ndarr
             continue
         for name, tensor in memory.params.items():
             slots = {slot: tensors[name][lane] for slot, tensors in rule.slots.items()}
-            dynamic_model.rule.carry_over_(name, tensor[lane], slots, dynamic_model.static[name])
+            lane_state = select_lanes(rule.lanes, slice(lane, lane + 1))
+            dynamic_model.rule.carry_over_(name, tensor[lane], slots, dynamic_model.static[name], lane_state)
     if rule.lanes is not None:
         rule = rule._replace(lanes=dynamic_model.rule.start_articles(rule.lanes, starts_B, fresh, dynamic_model.like))
     cache, mixture = memory.cache, memory.mixture

@@ -187,9 +187,9 @@ class LearnedRuleOptions(Section):
     slow: bool = False
     """Two time scales: learn for each tensor the anchor's share and the decay of what earlier articles left in it
     (matters for memory.reset stream)."""
-    slow_gate: bool = bounded(False, omit_default=True)
-    """With g.slow: let the anchor's share depend, by a learned weight of each tensor, on how far the article moved the
-    weights from the anchor, which is farther in a text unlike those before."""
+    slow_step: float = bounded(0.0, 0, 1, omit_default=True)
+    """Let reading find the anchor's share: step by which each segment moves its log-odds, by the hypergradient of its
+    loss; 0: the share stays as it is. 0.02 is a good value."""
     momentum: float = bounded(0.0, 0, 0.99)
     """Decay of the running sum of gradients; not learned."""
 
@@ -207,8 +207,8 @@ class LearnedRuleOptions(Section):
                 if name not in ("kind", "hidden") and value != plain[name]:
                     do = f"choose --g.{name} {json.dumps(plain[name]).strip(chr(34))}"
                     raise UserError(f"g.{name} {value!r} does not go with g.kind 'lstm'", do=do)
-        if self.slow_gate and not self.slow:
-            raise UserError("g.slow_gate needs learned slow weights", do="choose --g.slow true")
+        if self.slow_step and not self.slow_rate:
+            raise UserError("g.slow_step needs slow weights", do="choose --g.slow_rate 0.3, where their rate starts")
         if self.base == "adam" and self.momentum:
             raise UserError("g.momentum does not go with g.base 'adam', which has its own", do="leave it out")
         if self.level == 2 and self.boundary_reset and not self.slow_rate:

@@ -22,12 +22,12 @@ anchor is constant, and the recurrences above are those of x. When the next arti
 slow decay and theta and anchor as they were,
 
     d anchor / d phi <- (1 - d) d anchor / d phi + c x   (+ (theta - anchor) * limits for the slow rate c itself,
-                                                         + the same * log_distance for the weight of its gate,
                                                          - (anchor - theta_0) for the slow decay d itself)
     x <- (1 - f) (s - d anchor / d phi)                  by the new anchor (and - (theta - anchor) for f itself)
 
 so that one more tensor is stored for each, ``slow``. That of the learning rate is anchor - theta_0 and need not be
 stored either. Where phi itself moves during the reading, all are derivatives by a constant added to phi at all times.
+The shift of a slow rate that moves while reading (``rules.online_rate``) is a constant too.
 """
 
 from __future__ import annotations
@@ -42,14 +42,15 @@ import torch
 from torch import Tensor
 
 from dynlm.adapt.dynamic_model import DynamicModel, Memory
-from dynlm.adapt.gates import at_bound, log_distance
+from dynlm.adapt.gates import SegmentStats, at_bound
 from dynlm.adapt.meta_gradient.learner import MetaGradient
 from dynlm.adapt.rules.base import StepEvent
 from dynlm.adapt.rules.elementwise import ElementwiseRule
-from dynlm.adapt.rules.learned import AT_BOUNDARIES, LearnedRule, clamp_, each_shape
+from dynlm.adapt.rules.learned import SHARES, LearnedRule, clamp_, each_shape
+from dynlm.adapt.rules.online_rate import shifted, slope_of_shifted
 from dynlm.data.stream import Segment
 from dynlm.models.scratch import Scratch
-from dynlm.runtime.tree import leaves, map_tensors
+from dynlm.runtime.tree import leaves, map_tensors, select_lanes
 from dynlm.types import Params
 
 _PREFIX = "lanes/sensitivities"
@@ -72,7 +73,7 @@ class Sensitivities(MetaGradient):
         """Sum over segments and lanes of dL / d phi since ``gradients`` were taken."""
         gated = [kind for kind in ("lr", "decay") if f"{kind}.gates" in phi]
         kinds = [f"{kind}.{feature}" for kind in gated for feature in meta.g.features]
-        kinds += [kind for kind in ("decay", *AT_BOUNDARIES) if kind in phi]
+        kinds += [kind for kind in ("decay", *SHARES) if kind in phi]
         like = dict.fromkeys(kinds, memory.params)
         self.fast: dict[str, Params] = map_tensors(torch.zeros_like, like)
         """s less d anchor / d phi, of each parameter kind and tensor."""
@@ -112,30 +113,38 @@ class Sensitivities(MetaGradient):
                 theta, anchor = weights[lane], dynamic_model.static[name]
                 if self.slow:
                     own = memory.rule.slots["anchor"][name][lane]
-                    anchor = self._move_anchor(name, lane, theta, own, anchor)
+                    stats = select_lanes(memory.rule.lanes, slice(lane, lane + 1))
+                    anchor = self._move_anchor(name, lane, (theta, own, anchor), stats)
                 if share := float(self._rule.boundary_reset.get(name, 0.0)):
                     for tensors in self.fast.values():
                         tensors[name][lane].mul_(1 - share)
                 if "boundary_reset" in self.fast:
                     self.fast["boundary_reset"][name][lane].sub_(theta - anchor)
 
-    def _move_anchor(self, name: str, lane: int, theta: Tensor, anchor: Tensor, theta_0: Tensor) -> Tensor:
-        """Carry d anchor / d phi over the end of an article; returns the next anchor."""
-        rule, decay = self._rule, float(self._rule.slow_decay.get(name, 0.0))
-        slow_rate, free = rule.slow_rate_at(name, theta, anchor, theta_0)
+    def _move_anchor(
+        self, name: str, lane: int, weights: tuple[Tensor, Tensor, Tensor], stats: SegmentStats | None
+    ) -> Tensor:
+        """Carry d anchor / d phi over the end of an article; returns the next anchor.
+
+        ``weights`` are theta, anchor and theta_0 as they were.
+        """
+        rule, (theta, anchor, theta_0) = self._rule, weights
+        decay, slow_rate = float(rule.slow_decay.get(name, 0.0)), rule.slow_rate.get(name, 0.0)
+        slope = 1.0
+        if stats is not None and stats.online is not None:
+            shift = stats.online.shift_B[0]
+            slope, slow_rate = slope_of_shifted(float(slow_rate), shift), shifted(slow_rate, shift)
         rate, limits = rule.slow_share(name, slow_rate), rule.slow_share(name, 1.0)
         for kind, tensors in self.fast.items():
             fast, slow = tensors[name][lane], self.slow[kind][name][lane]
             moved = rate * fast - decay * slow
-            if kind == "slow_rate" and free:
-                moved += (theta - anchor) * limits
-            elif kind == "slow_gate" and free:
-                moved += (theta - anchor) * limits * log_distance(theta, anchor, theta_0)
+            if kind == "slow_rate":
+                moved += (theta - anchor) * limits * slope
             elif kind == "slow_decay":
                 moved -= anchor - theta_0
             slow.add_(moved)
             fast.sub_(moved)
-        return rule.next_anchor(name, theta, anchor, theta_0)
+        return rule.next_anchor(name, theta, anchor, theta_0, stats)
 
     def end_segment(self, nats_BT: Tensor, segment: Segment, restored_B: np.ndarray) -> None:
         self._reset(restored_B.nonzero()[0].tolist())
@@ -186,7 +195,7 @@ class Sensitivities(MetaGradient):
             for j, feature in enumerate(features):
                 if f"{kind}.{feature}" in fast:
                     self.summed[f"{kind}.gates"][row, j] += _dot(u, whole[f"{kind}.{feature}"])
-        for kind in fast.keys() & set(AT_BOUNDARIES):
+        for kind in fast.keys() & set(SHARES):
             self.summed[kind][row] += _dot(u, whole[kind])
         # Over the step every sensitivity keeps 1 - beta of itself, and where beta is clamped no parameter moves it.
         clamps, free = self._rule.clamps[name], None
@@ -207,7 +216,7 @@ class Sensitivities(MetaGradient):
         by_lr = by_lr * (-float(self._rule.rates[name].lr) * scales["lr"])
         for kind in others:
             fast[kind].mul_(keep)
-            if kind not in AT_BOUNDARIES:
+            if kind not in SHARES:
                 what, _, feature = kind.partition(".")
                 term = by_lr if what == "lr" else by_decay
                 fast[kind].add_(term, alpha=values[features.index(feature)] * free_gate[what])

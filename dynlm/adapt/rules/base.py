@@ -154,8 +154,11 @@ class Rule:
         """Return the lanes' state where articles start in ``starts_B`` (bool), with ``fresh`` weights or not."""
         return replace_lanes(lanes, self.init_lanes(len(starts_B), like), starts_B) if fresh else lanes
 
-    def carry_over_(self, name: str, theta: Tensor, slots: Params, theta_0: Tensor) -> None:
-        """Write one lane's weights and slots (views) as they start the next article, where memory runs on."""
+    def carry_over_(self, name: str, theta: Tensor, slots: Params, theta_0: Tensor, lanes: Any = None) -> None:
+        """Write one lane's weights and slots (views) as they start the next article, where memory runs on.
+
+        ``lanes`` is that lane's state (1, ...) as the last article left it.
+        """
 
     def start_segment(self, lanes: Any, headings_B: Tensor) -> Any:
         """Return the lanes' state before a segment that completes a heading in the lanes of ``headings_B`` (bool)."""

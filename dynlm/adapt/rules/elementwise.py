@@ -21,10 +21,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dynlm.adapt.gates import Gates, GateScales, SegmentStats, log_distance
+from dynlm.adapt.gates import Gates, GateScales, SegmentStats
 from dynlm.adapt.rules.base import Rule, Slot, Statistics, StepEvent
 from dynlm.adapt.rules.gradient_step import gradient_step, largest_norm, step_rows_
 from dynlm.adapt.rules.moments import SLOTS, Moments
+from dynlm.adapt.rules.online_rate import shifted
 from dynlm.models.protocol import Gradient
 from dynlm.models.scratch import Scratch
 from dynlm.runtime.tree import expand_lanes
@@ -50,7 +51,7 @@ class ElementwiseRule(Rule):
     ``gates`` scale learning rates and decays from segment to segment. ``boundary_reset`` is each tensor's share of the
     way to the anchor that its weights go when an article begins: 0 keeps them, 1 forgets. ``slow_rate`` is a tensor's
     share of the weights' distance from the anchor that the anchor takes in at an article's end, times each weight's
-    ``slow_limits``; with ``slow_gate`` the rate is ``slow_rate`` plus this weight times ``log_distance``, from 0 to 1.
+    ``slow_limits``; with ``slow_step`` the rate moves while reading (``online_rate``), ``slow_rate`` being its start.
     ``slow_decay`` is the share of its way back to theta_0 that the anchor goes first. With ``momentum`` the step is by
     a running sum of gradients, with ``moments`` by Adam's update.
     """
@@ -63,7 +64,7 @@ class ElementwiseRule(Rule):
     boundary_reset: Mapping[str, float | Tensor] = field(default_factory=dict)
     slow_rate: Mapping[str, float | Tensor] = field(default_factory=dict)
     slow_limits: Params | None = None
-    slow_gate: Mapping[str, float | Tensor] = field(default_factory=dict)
+    slow_step: float = 0.0
     slow_decay: Mapping[str, float | Tensor] = field(default_factory=dict)
     momentum: float = 0.0
     moments: Moments | None = None
@@ -95,8 +96,10 @@ class ElementwiseRule(Rule):
 
     @property
     def slots(self) -> dict[str, Slot]:  # type: ignore[override]
-        """``anchor``, where weights have slow ones, ``velocity``, where it has momentum, and those of the moments."""
+        """``anchor``, where weights have slow ones, ``moved``, how the slow rate moved those of this article,
+        ``velocity``, where it has momentum, and those of the moments."""
         slow = {"anchor": Slot(fill=None)} if self.slow_rate else {}
+        slow |= {"moved": Slot()} if self.slow_step else {}
         return {**slow, **({"velocity": Slot()} if self.momentum else {}), **(SLOTS if self.moments else {})}
 
     @property
@@ -123,7 +126,7 @@ class ElementwiseRule(Rule):
         return replace(self, rates=dict.fromkeys(self.rates, Rates(0.0, 0.0)))
 
     def constants(self) -> Any:
-        later = ("moments", "slow_gate")  # Files of rules without them know none.
+        later = ("moments", "slow_step")  # Files of rules without them know none.
         return {name: value for name, value in super().constants().items() if name not in later or value}
 
     def decays(self) -> Mapping[str, Tensor | float]:
@@ -132,37 +135,35 @@ class ElementwiseRule(Rule):
     def describe(self) -> dict[str, dict[str, float]]:
         return {name: {k: float(v) for k, v in rates._asdict().items()} for name, rates in self.rates.items()}
 
-    def slow_rate_at(self, name: str, theta: Tensor, anchor: Tensor, theta_0: Tensor) -> tuple[float | Tensor, bool]:
-        """Return (a tensor's slow rate when an article has ended, whether the gate has not cut it off at 0 or 1)."""
-        rate = self.slow_rate.get(name, 0.0)
-        if name not in self.slow_gate:
-            return rate, True
-        gated = torch.as_tensor(rate + self.slow_gate[name] * log_distance(theta, anchor, theta_0))
-        return gated.clamp(0, 1), bool((gated >= 0) & (gated <= 1))
-
     def slow_share(self, name: str, rate: float | Tensor) -> float | Tensor:
         """Return each weight's share of its distance from the anchor that the anchor takes in, at a slow rate."""
         return rate * (1.0 if self.slow_limits is None else self.slow_limits[name])
 
-    def next_anchor(self, name: str, theta: Tensor, anchor: Tensor, theta_0: Tensor) -> Tensor:
-        """Return the anchor after an article that ended with the weights ``theta``, of one lane."""
-        rate, _ = self.slow_rate_at(name, theta, anchor, theta_0)
+    def next_anchor(
+        self, name: str, theta: Tensor, anchor: Tensor, theta_0: Tensor, stats: SegmentStats | None = None
+    ) -> Tensor:
+        """Return the anchor after an article that ended with the weights ``theta``, of one lane (``stats`` too)."""
+        rate = self.slow_rate.get(name, 0.0)
+        if stats is not None and stats.online is not None:
+            rate = shifted(rate, stats.online.shift_B[0])
         decayed = anchor + self.slow_decay.get(name, 0.0) * (theta_0 - anchor)
         return decayed + self.slow_share(name, rate) * (theta - anchor)
 
     def init_lanes(self, lanes: int, like: Tensor) -> SegmentStats | None:
-        if self.gates is None and self.moments is None:
+        if self.gates is None and self.moments is None and not self.slow_step:
             return None
-        return SegmentStats.initial(lanes, like, counts_steps=self.moments is not None)
+        return SegmentStats.initial(lanes, like, self.moments is not None, bool(self.slow_step))
 
     def start_articles(self, lanes: Any, starts_B: Tensor, fresh: bool, like: Tensor) -> Any:
         return lanes if lanes is None else lanes.start_articles(starts_B, fresh)
 
-    def carry_over_(self, name: str, theta: Tensor, slots: Params, theta_0: Tensor) -> None:
+    def carry_over_(self, name: str, theta: Tensor, slots: Params, theta_0: Tensor, lanes: Any = None) -> None:
         """Move the anchor toward the weights, then the weights toward the anchor; stop the running gradient."""
         anchor = theta_0
+        if "moved" in slots:
+            slots["moved"].copy_(self.slow_share(name, 1.0) * (theta - slots["anchor"]))
         if "anchor" in slots:
-            anchor = slots["anchor"].copy_(self.next_anchor(name, theta, slots["anchor"], theta_0))
+            anchor = slots["anchor"].copy_(self.next_anchor(name, theta, slots["anchor"], theta_0, lanes))
         if share := float(self.boundary_reset.get(name, 0.0)):
             theta.copy_(anchor) if share >= 1 else theta.lerp_(anchor, share)
         if "velocity" in slots:
@@ -172,7 +173,7 @@ class ElementwiseRule(Rule):
         return lanes if lanes is None else lanes.complete_headings(headings_B)
 
     def end_segment(self, lanes: Any, nats_B: Tensor) -> Any:
-        return lanes if lanes is None else lanes.end_segment(nats_B)
+        return lanes if lanes is None else lanes.end_segment(nats_B, self.slow_step)
 
     def restore_lanes(self, lanes: Any, restored_B: Tensor, like: Tensor) -> Any:
         """Count Adam's steps anew; what the text is like stays known."""
@@ -247,6 +248,8 @@ class ElementwiseRule(Rule):
         With scales the update is scaled in place.
         """
         theta, update, anchor, part = event.theta, event.update, event.anchor, event.gradient.part
+        if "moved" in event.slots:
+            event.lane_state.online.add_slope_(event.gradient.tensor, event.slots["moved"])
         beta = self.beta[event.name]
         beta = beta[part] if isinstance(beta, Tensor) else beta
         lr = float(self.rates[event.name].lr)

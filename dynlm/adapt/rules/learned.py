@@ -11,7 +11,7 @@ importance of elastic weight consolidation: Kirkpatrick et al. 2017), tensor k's
 where lr_0, decay_0 and epsilon are the tuned rms rule's: phi of zero *is* that rule. With ``g.base adam`` it is the
 tuned Adam: its update takes the place of precondition * u, decay_shape is 1, and epsilon is Adam's. ``lr.each`` exists
 where rates are shared by rows or by nothing. ``adapt.gates`` has the gates; each tensor's shares ``boundary_reset``,
-``slow_rate`` and ``slow_decay``, and ``slow_gate``, are in ``rules.elementwise``. phi holds as many numbers as
+``slow_rate`` and ``slow_decay`` are in ``rules.elementwise``. phi holds as many numbers as
 there are tensors, whatever their sizes, unless rates are shared less than by tensors.
 
 With ``g.sharing kind`` all of these are one number for the tensors of a kind (``SequenceModel.tensor_kinds``), and lr_k
@@ -37,9 +37,7 @@ from dynlm.models.protocol import TensorKind
 from dynlm.types import Params
 
 SHARES = ("boundary_reset", "slow_rate", "slow_decay")
-"""Parts of phi that are from 0 to 1."""
-AT_BOUNDARIES = (*SHARES, "slow_gate")
-"""Parts of phi that act where an article begins."""
+"""Parts of phi that act where an article begins; from 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +116,6 @@ class LearnedRule(TunedStart):
             phi["boundary_reset"] = zeros_P
         if self.g.slow:
             phi["slow_rate"] = zeros_P + self.g.slow_rate
-            if self.g.slow_gate:
-                phi["slow_gate"] = zeros_P
             if self.g.level == 3:
                 phi["slow_decay"] = zeros_P
         return {key: tensor.clone() for key, tensor in phi.items()}
@@ -142,7 +138,7 @@ class LearnedRule(TunedStart):
         if self.g.slow or self.g.slow_rate:
             limits = self.statistics.slow_limits()
         rates: dict[str, Rates] = {}
-        shares: dict[str, dict[str, float | Tensor]] = {kind: {} for kind in AT_BOUNDARIES}
+        shares: dict[str, dict[str, float | Tensor]] = {kind: {} for kind in SHARES}
         none = torch.zeros((), dtype=torch.float64)
         if self.g.slow_rate and not self.g.slow:
             shares["slow_rate"] = dict.fromkeys(self.names, self.g.slow_rate)
@@ -179,6 +175,7 @@ class LearnedRule(TunedStart):
             shape or None,
             gates,
             slow_limits=limits,
+            slow_step=self.g.slow_step,
             momentum=self.g.momentum,
             moments=self.moments,
             **shares,

@@ -42,7 +42,8 @@ def unrolled_meta_gradient(
     like, static = dynamic_model.like, {name: tensor.detach() for name, tensor in dynamic_model.static.items()}
     theta = {name: static[name].clone().requires_grad_() for name in meta.names}
     anchor, running, steps = dict(static), _zeros(theta), 0
-    state, stats = model.init_state(1, like), SegmentStats.initial(1, like)
+    state, stats = model.init_state(1, like), SegmentStats.initial(1, like, shifts_rate=bool(rule.slow_step))
+    moved = {name: torch.zeros_like(tensor) for name, tensor in static.items()}
     place = stream.begin() if place is None else place
     total, nats = torch.zeros((), dtype=like.dtype, device=like.device), 0.0
     for _ in range(segments):
@@ -54,7 +55,8 @@ def unrolled_meta_gradient(
             fresh = dynamic_model.reset == "article"
             state = model.reset_state(state, batch.starts_B, like)
             stats = stats.start_articles(batch.starts_B, fresh)
-            theta, anchor = _started(rule, theta, anchor, static, fresh)
+            moved = {name: rule.slow_share(name, 1.0) * (theta[name] - anchor[name]).detach() for name in theta}
+            theta, anchor = _started(rule, theta, anchor, static, None if fresh else stats)
             if fresh or rule.moments is None:
                 running, steps = _zeros(theta), 0
         stats = stats.complete_headings(batch.headings_B)
@@ -77,7 +79,10 @@ def unrolled_meta_gradient(
         running = {name: _next_running(rule, before, u[name]) for name, before in running.items()}
         update = {name: _update(rule, *sums, steps) for name, sums in running.items()}
         theta = rule.step(theta, update, anchor, scales)
-        stats = stats.end_segment((loss if second_order else loss.detach())[None])
+        if stats.online is not None:
+            slope = sum((u[name].detach() * moved[name]).sum() for name in theta)
+            stats = stats._replace(online=stats.online._replace(slope_B=torch.as_tensor(slope)[None]))
+        stats = stats.end_segment((loss if second_order else loss.detach())[None], rule.slow_step)
     found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
     return nats, {
         key: torch.zeros_like(leaf) if gradient is None else gradient
@@ -107,12 +112,12 @@ def _update(rule: ElementwiseRule, mean: Tensor, square: Tensor, steps: int) -> 
 
 
 def _started(
-    rule: ElementwiseRule, theta: Params, anchor: Params, static: Params, fresh: bool
+    rule: ElementwiseRule, theta: Params, anchor: Params, static: Params, stats: SegmentStats | None
 ) -> tuple[Params, Params]:
-    """Return the weights and the anchor that the next article starts with."""
-    if fresh:
+    """Return the weights and the anchor that the next article starts with; without ``stats``, fresh ones."""
+    if stats is None:
         return {name: static[name].clone().requires_grad_() for name in theta}, dict(static)
-    anchor = {name: rule.next_anchor(name, theta[name], anchor[name], static[name]) for name in theta}
+    anchor = {name: rule.next_anchor(name, theta[name], anchor[name], static[name], stats) for name in theta}
     share: Mapping[str, float | Tensor] = rule.boundary_reset
     return {name: theta[name] + share.get(name, 0.0) * (anchor[name] - theta[name]) for name in theta}, anchor
 

@@ -11,7 +11,7 @@ from dynlm.adapt.meta_gradient.forward import Sensitivities
 from dynlm.adapt.options import FEATURES, LearnedRuleOptions
 from dynlm.adapt.rules.base import Statistics
 from dynlm.adapt.rules.elementwise import uniform_rule
-from dynlm.adapt.rules.learned import AT_BOUNDARIES, LearnedRule
+from dynlm.adapt.rules.learned import SHARES, LearnedRule
 from dynlm.adapt.rules.registry import RULES
 from dynlm.data.stream import Stream, read_in_order
 from dynlm.models.autograd_engine import AutogradEngine
@@ -49,7 +49,8 @@ KINDS = {
         "slow_rate": 0.1,
         "features": ("weight_distance",),
     },
-    "slow, gate": {"slow": True, "slow_gate": True, "slow_rate": 0.1, "boundary_reset": True, "importance": True},
+    "slow, step": {"slow": True, "slow_step": 0.3, "slow_rate": 0.2, "boundary_reset": True, "importance": True},
+    "given slow weights, step": {"slow_step": 0.3, "slow_rate": 0.2, "boundary_reset": True},
     "slow, momentum": {"slow": True, "boundary_reset": True, "momentum": 0.4},
     "kinds": {"sharing": "kind"},
     "kinds, gates": {**EVERYTHING, "sharing": "kind"},
@@ -124,7 +125,7 @@ def test_forward_equals_reverse_within_rounding(kind, reset):
     for key in expected:
         torch.testing.assert_close(found[key], expected[key], rtol=1e-9, atol=1e-12)
         # Under "article" weights and anchors start afresh.
-        assert found[key].abs().max() > 0 or (key in AT_BOUNDARIES and reset == "article")
+        assert found[key].abs().max() > 0 or (key in SHARES and reset == "article")
 
 
 @pytest.mark.parametrize("left_out, tied", [(n, tied) for tied in (True, False) for n in range(5 if tied else 6)])

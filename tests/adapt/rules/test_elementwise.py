@@ -1,14 +1,11 @@
 """Element-wise rules: known values, in place as by the formula, and the special cases of one step."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynlm.adapt.gates import log_distance
 from dynlm.adapt.rules.base import Statistics, StepEvent
 from dynlm.adapt.rules.elementwise import LEVEL_1, ElementwiseRule, Rates, uniform_rule
 from dynlm.adapt.rules.gradient_step import gradient_step
@@ -30,21 +27,6 @@ def test_a_step_of_known_values():
     theta, theta_0, u = torch.tensor([1.0, 2.0]), torch.tensor([0.0, 4.0]), torch.tensor([10.0, -1.0])
     moved = gradient_step(theta, u, lr=0.1, precondition=torch.tensor([1.0, 2.0]), anchor=theta_0, beta=0.5)
     assert moved.tolist() == pytest.approx([1 - 0.5 - 1.0, 2 + 1 + 0.2])
-
-
-@pytest.mark.parametrize("gate, share", [(0.25, 0.5), (-0.25, 0.0), (0.5, 0.75), (1.0, 1.0)])
-def test_a_gate_moves_the_slow_rate_by_the_distance_from_the_anchor(gate, share):
-    """At a distance of e / 50 of the static weights' norm the logarithm is 1."""
-    theta_0, anchor = torch.tensor([[3.0, 4.0], [1.0, -2.0]], dtype=torch.float64)
-    theta = anchor + torch.tensor([0.0, 5 * math.e / 50], dtype=torch.float64)
-    rule = ElementwiseRule("meta", {"a": Rates(0.1, 0.0)}, slow_rate={"a": 0.25}, slow_gate={"a": gate})
-    torch.testing.assert_close(rule.next_anchor("a", theta, anchor, theta_0), anchor.lerp(theta, share))
-
-
-def test_distances_are_of_finite_logarithms_where_nothing_moved_or_everything():
-    theta_0, zero = torch.tensor([3.0, 4.0]), torch.zeros(2)
-    assert log_distance(theta_0, theta_0, theta_0) == -3 and log_distance(theta_0 * 1e6, zero, theta_0) == 3
-    assert log_distance(theta_0, zero, zero) == 3
 
 
 def test_the_anchor_moves_by_the_slow_rate_after_the_slow_decay():

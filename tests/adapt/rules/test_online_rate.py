@@ -1,0 +1,131 @@
+"""The shift of a slow rate: known values, what it may not depend on, and what it does on two kinds of text."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from dynlm.adapt.dynamic_model import DynamicModel
+from dynlm.adapt.loop import iter_segments, read_segment
+from dynlm.adapt.rules.elementwise import ElementwiseRule, Rates
+from dynlm.adapt.rules.online_rate import OnlineRate, shifted, slope_of_shifted
+from dynlm.errors import UserError
+from tests.adapt.readings import NAMES, engine, meta, moved_phi, static_params, stream, text
+
+like = torch.zeros(1, dtype=torch.float64)
+
+
+def after(slopes, step=0.1):
+    state = OnlineRate.initial(1, like)
+    for slope in slopes:
+        state.slope_B.fill_(slope)
+        state = state.end_segment(step)
+    return state
+
+
+def test_the_first_step_is_of_its_own_size_whatever_the_slope():
+    for slope in (1e-9, 3.0, 1e9):
+        assert float(after([slope]).shift_B) == pytest.approx(-0.1)
+        assert float(after([-slope]).shift_B) == pytest.approx(0.1)
+
+
+def test_a_slope_is_divided_by_the_root_of_the_running_mean_of_squares():
+    state = after([1.0, 3.0])
+    mean = (0.98 * 0.02 * 1 + 0.02 * 9) / (1 - 0.98**2)
+    assert float(state.shift_B) == pytest.approx(-0.1 - 0.1 * 3 / mean**0.5)
+    assert not state.slope_B.any()
+
+
+def test_what_is_no_number_changes_nothing():
+    before = after([1.0, -2.0])
+    for slope in (0.0, float("nan"), float("inf")):
+        state = after([1.0, -2.0, slope])
+        assert all(torch.equal(*pair) for pair in zip(state, before, strict=True))
+
+
+def test_a_shift_is_at_most_four():
+    assert float(after([1.0] * 100).shift_B) == -4 and float(after([-1.0] * 100).shift_B) == 4
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.3, 0.98])
+@pytest.mark.parametrize("shift", [-2.0, 0.0, 1.5])
+def test_the_slope_of_a_shifted_rate_is_its_derivative(rate, shift):
+    leaf = torch.tensor(rate, dtype=torch.float64, requires_grad=True)
+    shift = torch.tensor(shift, dtype=torch.float64)
+    (found,) = torch.autograd.grad(shifted(leaf, shift), leaf)
+    assert slope_of_shifted(rate, shift) == pytest.approx(float(found))
+    assert float(shifted(rate, torch.zeros((), dtype=torch.float64))) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_a_rate_at_its_end_starts_a_little_inside_and_has_no_slope(rate):
+    zero = torch.zeros((), dtype=torch.float64)
+    assert float(shifted(rate, zero)) == pytest.approx(abs(rate - 0.02)) and slope_of_shifted(rate, zero) == 0
+
+
+def test_the_hypergradient_is_the_derivative_of_the_loss_by_the_slow_rate():
+    """By finite differences of the loss of the first segment of the second article."""
+    made = meta(slow_rate=0.4, slow_step=1e-12, boundary_reset=True)
+    phi = moved_phi(made)
+    phi["boundary_reset"].fill_(1.0)
+
+    def second_article(rate):
+        rule = dataclasses.replace(made, g=made.g.replace(slow_rate=rate)).rule(phi)
+        model = DynamicModel(engine(True), static_params(), rule, NAMES)
+        source = stream()
+        memory, place, starts = model.fresh_memory(), source.begin(), 0
+        while True:
+            segment, place = source.next(place)
+            starts += int(segment.starts_B[0])
+            slopes = []
+            if starts == 2:
+                watched = dataclasses.replace(model, rule=Watched(rule, slopes))
+                nats_BT, memory = read_segment(watched, memory, segment)
+                return float(nats_BT.mean()), float(sum(slopes))
+            _, memory = read_segment(model, memory, segment)
+
+    (high, _), (low, _), (_, slope) = second_article(0.4001), second_article(0.3999), second_article(0.4)
+    assert slope == pytest.approx((high - low) / 2e-4, rel=1e-4)
+
+
+class Watched:
+    """A rule whose hypergradient is noted at the end of each segment."""
+
+    def __init__(self, rule, slopes):
+        self._rule, self._slopes = rule, slopes
+
+    def __getattr__(self, name):
+        return getattr(self._rule, name)
+
+    def end_segment(self, lanes, nats_B):
+        self._slopes.append(lanes.online.slope_B.sum())
+        return self._rule.end_segment(lanes, nats_B)
+
+
+def test_no_loss_depends_on_a_later_token():
+    made = meta(slow_rate=0.4, slow_step=0.3, boundary_reset=True)
+    model = DynamicModel(engine(), static_params(), made.rule(moved_phi(made)), NAMES)
+    whole = [read.nats_T for read in iter_segments(model, stream())]
+    for count in (3, 9):
+        part = [read.nats_T for read in itertools.islice(iter_segments(model, stream()), count)]
+        assert all(torch.equal(*pair) for pair in zip(part, whole, strict=False))
+
+
+def test_a_repeated_article_raises_the_slow_rate():
+    """What the first reading of an article teaches helps at the second: more of it is kept."""
+    split = text((40, 40, 40))
+    split = dataclasses.replace(split, ids_N=np.tile(split.ids_N[:40], 3))
+    made = meta(slow_rate=0.3, slow_step=0.1, boundary_reset=True)
+    phi = made.initial()
+    phi["boundary_reset"].fill_(1.0)
+    model = DynamicModel(engine(), static_params(), made.rule(phi), NAMES)
+    *_, last = iter_segments(model, stream(split))
+    assert float(last.memory.rule.lanes.online.shift_B) > 0
+
+
+def test_it_needs_slow_weights():
+    with pytest.raises(UserError, match="slow_step needs slow weights"):
+        meta(slow_step=0.1)
+    assert "moved" not in ElementwiseRule("meta", {"a": Rates(0.1, 0.0)}, slow_rate={"a": 0.5}).slots
