@@ -188,8 +188,8 @@ class LearnedRuleOptions(Section):
     """Two time scales: learn for each tensor the anchor's share and the decay of what earlier articles left in it
     (matters for memory.reset stream)."""
     slow_step: float = bounded(0.0, 0, 1, omit_default=True)
-    """Let reading find the anchor's share: step by which each segment moves its log-odds, by the hypergradient of its
-    loss; 0: the share stays as it is. 0.02 is a good value."""
+    """Let reading find the anchor's share, which is then one of all weights of a tensor: step by which each segment
+    moves its log-odds, by the hypergradient of its loss; 0: the share stays as it is. 0.05 is a good value."""
     momentum: float = bounded(0.0, 0, 0.99)
     """Decay of the running sum of gradients; not learned."""
 

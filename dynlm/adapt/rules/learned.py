@@ -135,7 +135,7 @@ class LearnedRule(TunedStart):
         scale, shape = Params(), Params()
         if self.moments is None:
             scale, shape = self.statistics.precondition(self.epsilon), self.statistics.decay_shape()
-        if self.g.slow or self.g.slow_rate:
+        if (self.g.slow or self.g.slow_rate) and not self.g.slow_step:
             limits = self.statistics.slow_limits()
         rates: dict[str, Rates] = {}
         shares: dict[str, dict[str, float | Tensor]] = {kind: {} for kind in SHARES}
