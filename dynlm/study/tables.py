@@ -17,7 +17,7 @@ from dynlm.study.variants import Reading, gain_key
 
 _BUDGET = {
     "settings": "settings tried",
-    "tokens": "tokens each",
+    "tokens": "tokens read",
     "learned_on": "tokens learned on",
     "parameters": "parameters learned",
     "seconds": "seconds of finding",

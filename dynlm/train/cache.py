@@ -14,7 +14,7 @@ import functools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from torch import Tensor
 from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.options import MemoryOptions
-from dynlm.adapt.partners.cache import Cache, CacheInput, CacheState, mixture
+from dynlm.adapt.partners.cache import LOOKED_UP_AT_ONCE, Cache, CacheInput, CacheState, mixture
 from dynlm.adapt.rules.registry import Search
 from dynlm.data.stream import Stream
 from dynlm.errors import UserError
@@ -30,10 +30,12 @@ from dynlm.models.scratch import Scratch
 from dynlm.run.memory_store import CACHE_BOUNDS, given_constants, rule_stem
 from dynlm.run.opening import command
 from dynlm.run.run import Run
+from dynlm.runtime.checkpoints import State
 from dynlm.runtime.files import exclusive
 from dynlm.runtime.hashing import fingerprint
 from dynlm.runtime.tree import map_tensors
 from dynlm.train.options import TuneOptions
+from dynlm.train.search import Part, part_tokens
 from dynlm.train.tune import enough_to_tune, find_constants, started
 
 _STEPS = {"window": (2000.0, 2.0), "inverse_temperature": (0.5, 1.4), "share": (0.15, 1.5)}
@@ -61,25 +63,80 @@ def trace_articles(dynamic_model: DynamicModel, stream: Stream) -> list[CacheInp
     return [map_tensors(lambda *parts: torch.cat(parts, 1), *segments) for segments in articles]
 
 
-def look_up(cache: Cache, articles: Sequence[CacheInput], empty: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (log_p_NF, num_visible_N, the model's nats_N) of articles in turn; ``empty``: each with an empty cache."""
-    like, scratch = articles[0].features_BTH, Scratch()
-    state = cache.fresh(1, like.shape[2], like)
-    starts_1 = torch.ones(1, dtype=torch.bool, device=like.device)
-    found = []
+class _Piece(NamedTuple):
+    """Tokens of one article, and whether it begins with them."""
+
+    seen: CacheInput
+    starts: bool
+
+
+def cut_trace(articles: Sequence[CacheInput], tokens: int) -> list[list[_Piece]]:
+    """Return the trace in parts of at least ``tokens``, but for the last one.
+
+    Within an article pieces end where a lookup of the whole article does, so that nothing depends on ``tokens``.
+    """
+    parts, filled, length = list[list[_Piece]](), tokens, max(1, tokens // LOOKED_UP_AT_ONCE) * LOOKED_UP_AT_ONCE
     for article in articles:
-        state = cache.begin_articles(state, starts_1, empty)
-        lookup, state = cache.look(state, article, scratch)
-        found.append((lookup.log_p_BTF[0], lookup.num_visible_BT[0], article.nats_BT[0]))
-    log_p_NF, num_visible_N, nats_N = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return log_p_NF, num_visible_N, nats_N
+        for begin in range(0, article.nats_BT.shape[1], length):
+            if filled >= tokens:
+                parts.append([])
+                filled = 0
+            piece = map_tensors(lambda tensor, at=slice(begin, begin + length): tensor[:, at], article)
+            parts[-1].append(_Piece(piece, begin == 0))
+            filled += piece.nats_BT.shape[1]
+    return parts
+
+
+class _Lookups:
+    """What a cache finds for each token: (log_p_NF, num_visible_N, the model's nats_N) of part after part.
+
+    ``empty``: each article begins with an empty cache. A part is looked up when it is first asked for.
+    """
+
+    def __init__(self, cache: Cache, parts: Sequence[Sequence[_Piece]], empty: bool):
+        like = parts[0][0].seen.features_BTH
+        self._cache, self._parts, self._empty, self._scratch = cache, parts, empty, Scratch()
+        self._state = cache.fresh(1, like.shape[2], like)
+        self._starts_1 = torch.ones(1, dtype=torch.bool, device=like.device)
+        self._found: list[tuple[Tensor, ...]] = []
+
+    def of_part(self, index: int) -> tuple[Tensor, ...]:
+        """Return what is found for the tokens of a part."""
+        for part in self._parts[len(self._found) : index + 1]:
+            self._found.append(tuple(map(torch.cat, zip(*map(self._look, part), strict=True))))
+        return self._found[index]
+
+    def _look(self, piece: _Piece) -> tuple[Tensor, ...]:
+        if piece.starts:
+            self._state = self._cache.begin_articles(self._state, self._starts_1, self._empty)
+        lookup, self._state = self._cache.look(self._state, piece.seen, self._scratch)
+        return lookup.log_p_BTF[0], lookup.num_visible_BT[0], piece.seen.nats_BT[0]
+
+
+class _CacheReading:
+    """The trace read with a cache of one share; what is looked up is not saved with a search, but looked up again."""
+
+    def __init__(self, lookups: _Lookups, share: float):
+        self._lookups, self._share, self._read = lookups, share, 0
+
+    def read_part(self) -> Part:
+        found = self._lookups.of_part(self._read)
+        nats_N = mixture(found[0].new_tensor([1 - self._share, self._share]).log(), *found)
+        self._read += 1
+        return Part(float(nats_N.double().sum()), len(nats_N))
+
+    def state_dict(self) -> State:
+        return State({}, {"read": self._read})
+
+    def load_state_dict(self, state: State) -> None:
+        self._read = int(state.values["read"])
 
 
 def tune_cache(run: Run, quiet: bool = False) -> dict[str, Any]:
     """Tune a fixed cache beside ``memory.rule``, whose constants stay as they are, and keep it in the run.
 
-    Resumes with the settings that an interrupted search has measured, once the articles were read again. Returns
-    window, inverse temperature and share, their nats per token and the rule's alone, and how many settings were tried.
+    Resumes with what an interrupted search has measured, once the articles were read again. Returns window, inverse
+    temperature and share, their nats per token and the rule's alone, and the settings that were tried.
     Raises UserError where the rule cannot be opened, where another kind of cache is asked for, and for less than
     ``tune.fewest_tokens`` to read; Stopped, with a checkpoint saved, at Ctrl-C and SIGTERM.
     """
@@ -95,18 +152,18 @@ def tune_cache(run: Run, quiet: bool = False) -> dict[str, Any]:
         nats_N = torch.cat([article.nats_BT[0] for article in articles])
         seconds = time.monotonic() - begun
 
-        @functools.lru_cache(maxsize=1)  # Shares are searched with one lookup; others would only take memory.
-        def lookup(window: int, inverse_temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-            return look_up(Cache(window, (inverse_temperature,), 0.0), articles, memory.reset == "article")
+        parts = cut_trace(articles, part_tokens(len(nats_N)))
 
-        def measure(values: Mapping[str, float]) -> float:
-            values, share = {**values, "window": round(values["window"])}, values["share"]
-            found = lookup(int(values["window"]), values["inverse_temperature"])
-            return mean_of(mixture(nats_N.new_tensor([1 - share, share]).log(), *found))
+        @functools.lru_cache(maxsize=2)  # Shares are searched with one lookup; more than two settings never go on.
+        def lookups(window: int, inverse_temperature: float) -> _Lookups:
+            return _Lookups(Cache(window, (inverse_temperature,), 0.0), parts, memory.reset == "article")
+
+        def read_with(values: Mapping[str, float]) -> _CacheReading:
+            return _CacheReading(lookups(round(values["window"]), values["inverse_temperature"]), values["share"])
 
         losses = fingerprint(nats_N.cpu().numpy().tobytes())
         checkpoints = run.checkpoints(stem, memory, options, **{"the losses without a cache": losses})
-        tuned = find_constants(run, stream, started(_SEARCHED, given_constants(memory)), measure, checkpoints, quiet)
+        tuned = find_constants(run, stream, started(_SEARCHED, given_constants(memory)), read_with, checkpoints, quiet)
         tuned |= {
             "window": round(tuned["window"]),
             "seconds": round(tuned["seconds"] + seconds, 1),

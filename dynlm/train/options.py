@@ -60,7 +60,10 @@ class TuneOptions(Section):
     articles: str = "1-30"
     """Which of its articles, counted from 1."""
     tokens: int = bounded(40000)
-    """Tokens read for each setting; 0 reads all of them."""
+    """Tokens read for each setting, at most; 0 reads all of them."""
+    search: Literal["race", "full"] = bounded("race", omit_default=True)
+    """race: a setting stops reading as soon as it is clearly worse than the best so far; full: each reads all tokens,
+    which takes about three times as long."""
     statistics_tokens: int = bounded(40000, 1)
     """Training tokens read for the gradient statistics R."""
     rounds: int = bounded(2, 0, 1000)

@@ -1,42 +1,39 @@
 """The constants of hand-made rules, tuned by reading articles that no figure is reported on.
 
-A coordinate search over factors: each of a rule's options is moved up or down by its factor for as long as the nats per
-token of the articles fall. Every hand-made rule and fixed cache is tuned by this search on the same tokens; the rule g
-and gates are learned (``metatrain``, ``gate``).
+A coordinate search over factors (``search``): each of a rule's options is moved up or down by its factor for as long as
+the nats per token of the articles fall. Every hand-made rule and fixed cache is tuned by this search on the same
+articles; the rule g and gates are learned (``metatrain``, ``gate``).
 """
 
 from __future__ import annotations
 
-import itertools
-import math
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
+import torch
 from tqdm import tqdm
 
-from dynlm.adapt.loop import mean_nats
+from dynlm.adapt.dynamic_model import DynamicModel
+from dynlm.adapt.loop import iter_segments, mean_nats
 from dynlm.adapt.options import MemoryOptions, StepOptions
 from dynlm.adapt.rules.base import Statistics
 from dynlm.adapt.rules.elementwise import LEVEL_1
 from dynlm.adapt.rules.registry import RULES, SEGMENTS, Search, StatisticsKind, tuned_rules
+from dynlm.adapt.state_tensors import as_tensors, from_tensors
 from dynlm.adapt.statistics import batch_statistics, gradient_statistics
 from dynlm.data.article_range import article_range
 from dynlm.data.articles import source_name
 from dynlm.data.options import CorpusOptions
-from dynlm.data.stream import Stream, read_as_one, read_side_by_side
+from dynlm.data.stream import Stream, StreamPosition, read_as_one, read_side_by_side
 from dynlm.errors import UserError
 from dynlm.run.opening import build_dynamic_model
 from dynlm.run.run import Run
-from dynlm.runtime.checkpoints import Checkpointer, Checkpoints, State
+from dynlm.runtime.checkpoints import Checkpoints, State
 from dynlm.runtime.files import exclusive
 from dynlm.runtime.tensors import params_fingerprint
 from dynlm.train.options import TuneOptions
-
-Measure = Callable[[Mapping[str, float]], float]
-"""Returns the nats per token with a setting of constants."""
-_NOTICEABLE = 2e-4
-"""Nats per token: between settings that differ by less the search stays where it is."""
+from dynlm.train.search import Opener, Part, Race, Tried, coordinate_search, part_tokens
 
 
 def tuning_stream(run: Run, tokens: int, lanes: int | None = None) -> Stream:
@@ -65,7 +62,7 @@ def enough_to_tune(run: Run, lanes: int | None = None) -> Stream:
     options = run.section(TuneOptions)
     for tokens in (options.tokens, 0):
         stream = tuning_stream(run, tokens, lanes)
-        if (held := _tokens_of(stream)) >= options.fewest_tokens:
+        if (held := tokens_of(stream)) >= options.fewest_tokens:
             return stream
     raise UserError(
         f"the tuning articles have {held:,} tokens, and rates found on less than {options.fewest_tokens:,} "
@@ -74,7 +71,8 @@ def enough_to_tune(run: Run, lanes: int | None = None) -> Stream:
     )
 
 
-def _tokens_of(stream: Stream) -> int:
+def tokens_of(stream: Stream) -> int:
+    """Return the tokens of one pass over a stream's articles."""
     return sum(len(stream.split.article(index)) for index in stream.order)
 
 
@@ -100,8 +98,8 @@ def ensure_statistics(run: Run, kind: StatisticsKind = SEGMENTS) -> Statistics:
 def tune(run: Run, quiet: bool = False) -> dict[str, Any]:
     """Tune ``memory.rule`` for ``memory.reset``, by the run's options, and keep the result in the run.
 
-    Resumes with the settings that an interrupted search has measured. Returns the constants, their nats per token and
-    level 1's, how many settings were read, on how many tokens and in how many seconds. Raises UserError for a rule that
+    Resumes where an interrupted search stopped reading. Returns the constants, their nats per token and level 1's, the
+    settings that were tried with the tokens read of each, and in how many seconds. Raises UserError for a rule that
     has nothing to tune by hand, for less than ``tune.fewest_tokens`` to read, and where another process tunes the same;
     Stopped, with a checkpoint saved, at Ctrl-C and SIGTERM.
     """
@@ -119,13 +117,13 @@ def tune(run: Run, quiet: bool = False) -> dict[str, Any]:
             statistics = ensure_statistics(run, needed).of(dynamic)
             fingerprints["the statistics R"] = params_fingerprint(statistics.rms)
 
-        def measure(values: Mapping[str, float]) -> float:
+        def read_with(values: Mapping[str, float]) -> RuleReading:
             rule = build(dynamic, {**constants, **values}, statistics)
-            return mean_nats(build_dynamic_model(trained, memory, rule), stream)
+            return RuleReading(build_dynamic_model(trained, memory, rule), stream)
 
         # The name of a learned rule decides nothing here.
         checkpoints = run.checkpoints(stem, memory.replace(g="meta"), options, **fingerprints)
-        tuned = find_constants(run, stream, started(kind.searches(), constants), measure, checkpoints, quiet)
+        tuned = find_constants(run, stream, started(kind.searches(), constants), read_with, checkpoints, quiet)
         tuned |= {name: value for name, value in constants.items() if name not in kind.searched}
         tuned |= {
             "level_1_nats_per_token": mean_nats(build_dynamic_model(trained, memory, LEVEL_1), stream),
@@ -143,110 +141,69 @@ def started(searched: Mapping[str, Search], given: Mapping[str, Any]) -> dict[st
     return {name: each._replace(start=starts[name]) for name, each in searched.items()}
 
 
+class RuleReading:
+    """The tuning articles read with one setting of a rule's constants."""
+
+    def __init__(self, dynamic_model: DynamicModel, stream: Stream):
+        self._dynamic_model, self._stream, self._part = dynamic_model, stream, part_tokens(tokens_of(stream))
+        self._memory, self._position = dynamic_model.fresh_memory(stream.local_lanes), stream.begin()
+        self._segments = iter_segments(dynamic_model, stream, self._memory, self._position)
+
+    def read_part(self) -> Part:
+        """Read whole segments of all lanes until a part is full."""
+        nats, begun = [], self._position.tokens
+        for read in self._segments:
+            nats.append(read.nats_BT[torch.from_numpy(read.segment.mask_BT)])
+            self._memory, self._position = read.memory, read.position
+            if self._position.tokens - begun >= self._part:
+                break
+        return Part(float(torch.cat(nats).double().sum()), self._position.tokens - begun)
+
+    def state_dict(self) -> State:
+        tensors = as_tensors(self._memory, self._dynamic_model, self._stream.local_lanes)
+        return State(tensors, self._position.to_dict())
+
+    def load_state_dict(self, state: State) -> None:
+        tensors = {name: tensor.to(self._dynamic_model.device) for name, tensor in state.tensors.items()}
+        self._memory = from_tensors(tensors, self._dynamic_model, self._stream.local_lanes)
+        self._position = StreamPosition.from_dict(state.values)
+        self._segments = iter_segments(self._dynamic_model, self._stream, self._memory, self._position)
+
+
 def find_constants(
-    run: Run, stream: Stream, searched: Mapping[str, Search], measure: Measure, checkpoints: Checkpoints, quiet: bool
+    run: Run, stream: Stream, searched: Mapping[str, Search], read_with: Opener, checkpoints: Checkpoints, quiet: bool
 ) -> dict[str, Any]:
-    """Return the setting of the lowest ``measure`` on ``stream``, and how it was found; each one is logged."""
-    memory, options = run.section(MemoryOptions), run.section(TuneOptions)
+    """Return the setting of the lowest nats on ``stream``, and how it was found; each one is logged.
+
+    ``read_with`` opens the reading of all of the stream's tokens with a setting.
+    """
+    memory, options, tokens = run.section(MemoryOptions), run.section(TuneOptions), tokens_of(stream)
     event = "tune" if memory.cache == "none" else "tune cache"
     with tqdm(desc=f"{event} {memory.rule}", unit="setting", disable=quiet) as bar:
 
-        def logged(values: Mapping[str, float]) -> float:
-            nats = measure(values)
+        def log(tried: Tried) -> None:
             bar.update()
-            bar.set_postfix({"nats": f"{nats:.4f}", **{name: f"{value:.4g}" for name, value in values.items()}})
-            run.log(event=event, rule=memory.rule, reset=memory.reset, nats=nats, **values)
-            return nats
+            shown = {name: f"{value:.4g}" for name, value in tried.constants.items()}
+            bar.set_postfix({"nats": f"{tried.nats_per_token:.4f}", "tokens": f"{tried.tokens:,}", **shown})
+            found = {"nats": tried.nats_per_token, "tokens": tried.tokens, **tried.constants}
+            run.log(event=event, rule=memory.rule, reset=memory.reset, **found)
 
+        race = Race(read_with, tokens, options.search, log)
         saved_in = checkpoints if run.processes.is_main else None
-        found = coordinate_search(logged, searched, options.rounds, saved_in)
+        found = coordinate_search(race, searched, options.rounds, saved_in, run.options.checkpoint_seconds)
     return {
         **found.constants,
         "nats_per_token": found.value,
-        "settings": found.settings,
+        "settings": len(found.tried),
         "seconds": round(found.seconds, 1),
         "parameters": len(searched),
-        "tokens": _tokens_of(stream),
+        "tokens": tokens,
+        "tokens_read": found.tokens,
+        "search": options.search,
+        "tried": [each.to_dict() for each in found.tried],
         "corpus": source_name(run.section(CorpusOptions)),
         "split": options.split,
         "articles": sorted(int(index) + 1 for index in stream.articles),
         "segment": memory.segment,
         **run.trained.reading_entry,
     }
-
-
-class Found(NamedTuple):
-    """The setting of a search with the lowest value, how many settings were measured, and in how many seconds."""
-
-    constants: dict[str, float]
-    value: float
-    settings: int
-    seconds: float
-
-
-class _Measured:
-    """The settings that a search has measured and their values, infinite where not finite, in how many seconds."""
-
-    def __init__(self, measure: Measure):
-        self._measure = measure
-        self.values, self.seconds = dict[tuple[float, ...], float](), 0.0
-
-    def value_of(self, setting: Mapping[str, float]) -> float:
-        """Return the value of a setting, measured once."""
-        key = tuple(setting.values())
-        if key not in self.values:
-            begun = time.monotonic()
-            value = self._measure(setting)
-            self.seconds += time.monotonic() - begun
-            self.values[key] = value if math.isfinite(value) else math.inf
-        return self.values[key]
-
-    def state_dict(self) -> State:
-        return State({}, {"measured": list(self.values.items()), "seconds": self.seconds})
-
-    def load_state_dict(self, state: State) -> None:
-        self.values.update({tuple(setting): float(value) for setting, value in state.values["measured"]})
-        self.seconds = float(state.values.get("seconds", 0.0))  # Earlier versions did not keep them.
-
-
-def coordinate_search(
-    measure: Measure, searched: Mapping[str, Search], rounds: int, checkpoints: Checkpoints | None = None
-) -> Found:
-    """Return the setting of the lowest ``measure`` that steps by factors find, within the bounds of the searches.
-
-    Non-finite values are treated as infinite. Every setting that was measured is saved in ``checkpoints``, and not
-    measured again by the same search. Raises UserError where no setting that was tried is finite.
-    """
-    measured = _Measured(measure)
-    with Checkpointer(checkpoints, measured) as checkpointer:
-        checkpointer.resume()
-
-        def value_of(setting: dict[str, float]) -> float:
-            before = len(measured.values)
-            value = measured.value_of(setting)
-            if len(measured.values) > before:
-                checkpointer.after_step(len(measured.values))
-            return value
-
-        best = {name: each.start for name, each in searched.items()}
-        lowest = value_of(best)
-        for _, (name, each) in itertools.product(range(rounds), searched.items()):
-            for factor in (each.factor, 1 / each.factor):
-                before = lowest
-                while True:
-                    trial = {**best, name: _step(best[name], factor, each)}
-                    value = value_of(trial)
-                    if not value < lowest - _NOTICEABLE:
-                        break
-                    best, lowest = trial, value
-                if lowest < before:
-                    break
-    if not math.isfinite(lowest):
-        tried = ", ".join(f"{name} {value:g}" for name, value in best.items())
-        raise UserError(f"no setting near {tried} gives finite losses", do="start from a lower rate")
-    return Found(best, lowest, len(measured.values), measured.seconds)
-
-
-def _step(value: float, factor: float, within: Search) -> float:
-    """Return the next value of a search; rounding keeps a step up and one down on the same grid."""
-    return min(max(float(f"{value * factor:.4g}"), within.low), within.high)

@@ -93,7 +93,7 @@ STUDY = (
     "--tune.articles 1-3 --tune.fewest_tokens 100 --study.articles 4-6 --study.tune false --study.resamples 50"
 )
 _LEFT_OUT = {"seconds", "cost", "file", "run", "corpus", "date", "fingerprint", "model", "folder", "tuned_on"}
-_LEFT_OUT |= {"content", "budget", "parameters", "texts", "word_gains"}
+_LEFT_OUT |= {"content", "budget", "parameters", "texts", "word_gains", "tried", "tokens_read"}
 
 
 def figures_of(answer: Any) -> Any:

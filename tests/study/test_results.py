@@ -138,7 +138,7 @@ def test_tables_hold_the_same_figures(results: Results):
 def test_budgets_add_up_over_a_variants_steps(results: Results):
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in to_markdown(figures(results)).splitlines()]
     first = lines[0].index("settings tried")
-    columns = ["settings tried", "tokens each", "tokens learned on", "parameters learned", "seconds of finding"]
+    columns = ["settings tried", "tokens read", "tokens learned on", "parameters learned", "seconds of finding"]
     assert lines[0][first : first + 5] == columns
     budgets = {", ".join(line[:2]): line[first : first + 5] for line in lines[2:]}
     assert budgets == {

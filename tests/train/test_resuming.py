@@ -196,22 +196,32 @@ TUNE = {
 }
 
 
+@pytest.mark.parametrize("shortest", [1000, 50], ids=["whole", "parts"])
 @pytest.mark.parametrize("words", TUNE.values(), ids=TUNE.keys())
-def test_a_stopped_search_measures_no_setting_again(
-    words: tuple[str, ...], tuned_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+def test_a_stopped_search_reads_nothing_again(
+    words: tuple[str, ...],
+    shortest: int,
+    tuned_run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Capture,
 ) -> None:
-    """``metatrain`` with a learned cache tunes the fixed one first."""
+    """``metatrain`` with a learned cache tunes the fixed one first. In short parts settings race against each other."""
     command, *options = words
+    options += ["--run.checkpoint_seconds", "0"]
+    monkeypatch.setattr("dynlm.train.search._SHORTEST_PART", shortest)
     whole, parts = copy_of(tuned_run, tmp_path / "whole"), copy_of(tuned_run, tmp_path / "parts")
     assert run(command, whole, *options) == 0
     before = listing(parts / "memory")
-    module, name = (tuning, "mean_nats") if command == "tune" and "fixed" not in options else (caches, "mixture")
+    module, name = (
+        (caches, "mixture") if "fixed" in options or "learned" in options else (tuning.RuleReading, "read_part")
+    )
     measure, measured = getattr(module, name), 0
 
     def interrupted(*arguments: Any) -> Any:
         nonlocal measured
         measured += 1
-        if measured == 3:
+        if measured == 3 + (shortest < 100):
             os.kill(os.getpid(), signal.SIGTERM)
         return measure(*arguments)
 
@@ -219,7 +229,7 @@ def test_a_stopped_search_measures_no_setting_again(
         patch.setattr(module, name, interrupted)
         capsys.readouterr()
         assert run(command, parts, *options) == 143
-    (saved,) = (parts / "checkpoints").glob("tune-*-00000003.safetensors")
+    (saved,) = (parts / "checkpoints").glob(f"tune-*-0000000{measured}.safetensors")
     assert f"the same command goes on from {saved}" in capsys.readouterr().err
     assert listing(parts / "memory") == before
     assert run(command, parts, *options) == 0

@@ -27,8 +27,8 @@ from dynlm.models.scratch import Scratch
 from dynlm.models.softmax import NextTokenDistribution
 from dynlm.runtime.tree import map_tensors
 
-# So many tokens are written before the lookup: there are as many slots more than the window.
-_AT_ONCE = 64
+LOOKED_UP_AT_ONCE = 64
+"""Tokens that are written before they are looked up: there are as many slots more than the window."""
 GAIN_DECAY = 0.98
 """Decay, a token, of the running average of each inverse temperature's gain."""
 LARGEST_GAIN = 20.0
@@ -89,7 +89,7 @@ class Cache:
 
     def fresh(self, lanes: int, width: int, like: Tensor) -> CacheState:
         """Return empty caches for features of ``width``."""
-        keys_BCH = like.new_zeros(lanes, self.window + _AT_ONCE, width)
+        keys_BCH = like.new_zeros(lanes, self.window + LOOKED_UP_AT_ONCE, width)
         tokens_BC = like.new_zeros(keys_BCH.shape[:2], dtype=torch.int64)
         none_B, gain_BF = tokens_BC.new_zeros(lanes), like.new_zeros(lanes, len(self.inverse_temperatures))
         return CacheState(keys_BCH, tokens_BC, none_B, none_B, gain_BF)
@@ -136,8 +136,8 @@ class Cache:
         """
         scratch = Scratch() if scratch is None else scratch
         lookups = []
-        for begin in range(0, segment.targets_BT.shape[1], _AT_ONCE):
-            part = slice(begin, begin + _AT_ONCE)
+        for begin in range(0, segment.targets_BT.shape[1], LOOKED_UP_AT_ONCE):
+            part = slice(begin, begin + LOOKED_UP_AT_ONCE)
             lookup, state = self._look(state, map_tensors(lambda t, part=part: t[:, part], segment), scratch)
             lookups.append(lookup)
         if len(lookups) == 1:
