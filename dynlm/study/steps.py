@@ -39,8 +39,9 @@ _LEDGER = Path("memory") / "prepared.json"
 
 @dataclass(frozen=True)
 class Budget:
-    """What a step took: ``settings`` tried and ``tokens`` read with all of them together, training tokens that were
-    ``learned_on``, ``parameters`` learned, and ``seconds``; the last two are None where the run does not say.
+    """What a step took: ``settings`` tried on ``tokens`` of text, ``tokens_read`` with all of them together, training
+    tokens that were ``learned_on``, ``parameters`` learned, and ``seconds``; the last two are None where the run does
+    not say.
     """
 
     settings: int = 0
@@ -48,17 +49,19 @@ class Budget:
     learned_on: int = 0
     parameters: int | None = 0
     seconds: float | None = 0.0
+    tokens_read: int = 0
 
     @classmethod
     def total(cls, budgets: Sequence[Budget]) -> Budget:
-        """Return what several steps took in all; None where it is not known of all."""
+        """Return what several steps took: sums, and the largest number of tokens; None where it is not known of all."""
         parameters, seconds = [each.parameters for each in budgets], [each.seconds for each in budgets]
         return cls(
             sum(each.settings for each in budgets),
-            sum(each.tokens for each in budgets),
+            max((each.tokens for each in budgets), default=0),
             sum(each.learned_on for each in budgets),
             None if None in parameters else sum(each or 0 for each in parameters),
             None if None in seconds else sum(each or 0.0 for each in seconds),
+            sum(each.tokens_read for each in budgets),
         )
 
 
@@ -290,9 +293,9 @@ def _of_factors(run: Run, memory: MemoryOptions) -> str:
 
 
 def _of_a_search(held: dict[str, Any]) -> Budget:
-    settings = held["settings"]
-    read = held.get("tokens_read", settings * held.get("tokens", 0))  # Earlier searches read all tokens each time.
-    return Budget(settings, read, 0, held.get("parameters"), held.get("seconds"))
+    settings, tokens = held["settings"], held.get("tokens", 0)
+    read = held.get("tokens_read", settings * tokens)  # Earlier searches read all tokens with each setting.
+    return Budget(settings, tokens, 0, held.get("parameters"), held.get("seconds"), read)
 
 
 def _of_learning(settings: int, held: dict[str, Any]) -> Budget:

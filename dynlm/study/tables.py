@@ -17,7 +17,8 @@ from dynlm.study.variants import Reading, gain_key
 
 _BUDGET = {
     "settings": "settings tried",
-    "tokens": "tokens read",
+    "tokens": "tuning tokens",
+    "tokens_read": "tokens read",
     "learned_on": "tokens learned on",
     "parameters": "parameters learned",
     "seconds": "seconds of finding",
@@ -79,7 +80,7 @@ def _cost_cells(done: Done) -> list[str]:
 
 
 def _budget_cells(budget: Budget) -> list[str]:
-    values = [*vars(budget).values()]
+    values = [getattr(budget, name) for name in _BUDGET]
     return [f"{value:,.0f}" if value else "-" for value in values]
 
 

@@ -61,7 +61,9 @@ def done(asked: StudyOptions, below: dict[str, float], folder: Path) -> list[Don
         }
         path = folder / "scores" / f"{each.stem}.parquet"
         write_scores(path, replace(base, nats=nats, protocol=protocol))
-        found = [Prepared("the rates of rms", {}, Budget(7, 400, seconds=2000.0))] if each.reset else []
+        found = (
+            [Prepared("the rates of rms", {}, Budget(7, 400, seconds=2000.0, tokens_read=1300))] if each.reset else []
+        )
         if each.variant.name == "meta":
             found.append(Prepared("g", {}, Budget(learned_on=900, parameters=30, seconds=None)))
         made.append(Done(each, read_scores(path), found))
@@ -138,19 +140,21 @@ def test_tables_hold_the_same_figures(results: Results):
 def test_budgets_add_up_over_a_variants_steps(results: Results):
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in to_markdown(figures(results)).splitlines()]
     first = lines[0].index("settings tried")
-    columns = ["settings tried", "tokens read", "tokens learned on", "parameters learned", "seconds of finding"]
-    assert lines[0][first : first + 5] == columns
-    budgets = {", ".join(line[:2]): line[first : first + 5] for line in lines[2:]}
+    columns = ["settings tried", "tuning tokens", "tokens read", "tokens learned on"]
+    columns += ["parameters learned", "seconds of finding"]
+    assert lines[0][first : first + 6] == columns
+    budgets = {", ".join(line[:2]): line[first : first + 6] for line in lines[2:]}
     assert budgets == {
-        "level 1, -": ["-"] * 5,
-        "rms, stream": ["7", "400", "-", "-", "2,000"],
-        "rms, article": ["7", "400", "-", "-", "2,000"],
+        "level 1, -": ["-"] * 6,
+        "rms, stream": ["7", "400", "1,300", "-", "-", "2,000"],
+        "rms, article": ["7", "400", "1,300", "-", "-", "2,000"],
         # The card of g does not say how long it took.
-        "meta, stream": ["7", "400", "900", "30", "-"],
-        "meta, article": ["7", "400", "900", "30", "-"],
+        "meta, stream": ["7", "400", "1,300", "900", "30", "-"],
+        "meta, article": ["7", "400", "1,300", "900", "30", "-"],
     }
     reported = as_dict(results)["readings"][-1]
     took = {"settings": 7, "tokens": 400, "learned_on": 900, "parameters": 30, "seconds": None}
+    took["tokens_read"] = 1300
     assert reported["budget"] == took and [each["seconds"] for each in reported["found"]] == [2000.0, None]
     records = list(csv.DictReader(io.StringIO(to_csv(figures(results)))))
     assert (records[-1]["finding_parameters"], records[-1]["finding_seconds"]) == ("30", "")
