@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ _NEEDED = {"variant": str, "articles": list, "text": str, "tokenizer": str}
 _AGAIN = "score the text anew"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Scores:
     """One variant's reading of a text, one entry for each scored token in the split's own order.
 
@@ -72,7 +72,7 @@ class Scores:
     token: np.ndarray
     words: np.ndarray
     nats: np.ndarray
-    surface: Sequence[bytes] = field(repr=False)
+    surface: Sequence[bytes]
     path: Path | None = None
     distance: np.ndarray | None = None
     reset_share: np.ndarray | None = None
@@ -84,6 +84,10 @@ class Scores:
 
     def __len__(self) -> int:
         return len(self.nats)
+
+    def __repr__(self) -> str:
+        mean = f", {self.nats.mean(dtype=np.float64):.4f} nats/token" if len(self) else ""
+        return f"Scores({self.name}: {len(self):,} tokens{mean})"
 
     @property
     def columns(self) -> dict[str, Any]:

@@ -241,3 +241,7 @@ def test_files_of_an_earlier_version_have_todays_names():
     assert protocol["variant"] == read_scores(GOLDEN).variant == "rms"
     assert protocol["update_filter"]["refused"] == {}
     assert protocol["rule"]["rates"]["embedding"].keys() == {"lr", "decay"}
+
+
+def test_the_repr_is_one_line_with_the_mean_loss(scores):
+    assert repr(scores) == f"Scores('{scores.variant}': {len(scores):,} tokens, {scores.nats.mean():.4f} nats/token)"
