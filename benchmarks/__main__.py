@@ -54,11 +54,14 @@ class Readings:
         kinds = {
             "straightforward": ("straightforward", 1, False, 1),
             "rms": ("rms", 1, False, 1),
+            "rms, merged": ("rms-merged", 1, False, 1),
             "meta": ("meta", 1, False, 1),
             "meta-training": ("meta-training", 1, False, 1),
             f"rms, {LANES} lanes": ("rms", LANES, False, 1),
             f"rms, {LANES} lanes in 2 processes": ("rms", LANES, False, 2),
+            f"rms, merged, {LANES} lanes": ("rms-merged", LANES, False, 1),
             "rms, native": ("rms", 1, True, 1),
+            "rms, merged, native": ("rms-merged", 1, True, 1),
             "meta-training, native": ("meta-training", 1, True, 1),
             f"rms, {LANES} lanes, native": ("rms", LANES, True, 1),
             f"rms, {LANES} lanes in 2 processes, native": ("rms", LANES, True, 2),
@@ -97,8 +100,8 @@ class Readings:
     def _note(self, name: str, lanes: int, seconds: dict[str, float], found: dict[str, list[dict[str, Any]]]) -> str:
         native = ", native" if name.endswith(", native") else ""
         rms = seconds[f"rms{native}"]
-        if name in ("rms", "rms, native"):
-            return f"{seconds['straightforward'] / rms:.2f} times the straightforward"
+        if name.removesuffix(native) in ("rms", "rms, merged"):
+            return f"{seconds['straightforward'] / seconds[name]:.2f} times the straightforward"
         if name.startswith("meta"):
             grew = max(one["peak_grew_bytes"] for one in found[name]) / 1e6
             return f"{seconds[name] / rms:.2f} times the time of rms{native}; memory grew by {grew:.1f} MB"

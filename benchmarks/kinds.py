@@ -27,6 +27,7 @@ from dynlm.adapt.options import FEATURES, LearnedRuleOptions
 from dynlm.adapt.rules.base import Rule, Statistics
 from dynlm.adapt.rules.elementwise import LEVEL_1, uniform_rule
 from dynlm.adapt.rules.learned import LearnedRule
+from dynlm.adapt.rules.merged import MergedRule
 from dynlm.cli.config_files import load_options
 from dynlm.data.stream import Segment
 from dynlm.models.lstm.model import LSTMLanguageModel
@@ -35,11 +36,12 @@ from dynlm.runtime.tree import num_bytes
 from dynlm.train.config import Config
 from dynlm.types import Params
 
-LR, DECAY, EPSILON = 2.4e-3, 2e-3, 1e-3
+LR, DECAY, EPSILON, MERGE_EVERY = 2.4e-3, 2e-3, 1e-3, 4
 KINDS = [
     "straightforward",
     "level-1",
     "rms",
+    "rms-merged",
     "meta",
     "meta-gated",
     "meta-slow-gated",
@@ -64,6 +66,10 @@ class Setting:
         )
         self.names = tuple(self.static)
         self.rms = uniform_rule("rms", self.names, LR, DECAY, (self.statistics, EPSILON))
+
+    def merged(self) -> MergedRule:
+        """Return rms as ``memory.merge_every`` has it."""
+        return MergedRule(self.rms, self.model.factored_tensor, MERGE_EVERY, self.segment)
 
     def text(self, lanes: int) -> Segment:
         shape = (2, lanes, self.segment)
@@ -118,7 +124,8 @@ def call_of(setting: Setting, kind: str, lanes: int, native: bool) -> tuple[Call
         return read, {}
     meta = setting.meta(kind)
     phi = setting.phi(meta)
-    rule = meta.rule(phi) if kind.startswith("meta") else LEVEL_1 if kind == "level-1" else setting.rms
+    rule: Rule = meta.rule(phi) if kind.startswith("meta") else LEVEL_1 if kind == "level-1" else setting.rms
+    rule = setting.merged() if kind == "rms-merged" else rule
     dynamic_model = setting.dynamic_model(rule, native)
     memory = [dynamic_model.fresh_memory(lanes)]
     training = kind.startswith("meta-training")

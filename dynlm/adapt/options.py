@@ -86,6 +86,9 @@ class MemoryOptions(Section):
     """On a GPU: record a segment's kernels once and replay them (CUDA graphs)."""
     kernels: Literal["torch", "native"] = "torch"
     """native: C++ for the CPU, compiled on first use (needs g++ and pip install dynlm[native])."""
+    merge_every: int = bounded(1, 1, 64, omit_default=True)
+    """Above 1: update the LSTM's matrices by products, with a precondition of rows times columns, and merge those of
+    its softmax layer every so many segments (rules that keep nothing else): faster, with slightly other losses."""
 
     @classmethod
     def select(cls, values: Mapping[str, Any]) -> type[MemoryOptions]:
@@ -108,6 +111,12 @@ class MemoryOptions(Section):
         if not self.article_boundaries:
             what = f"memory.article_boundaries is false, and {where} knows where each text begins"
             raise UserError(what, do="choose --memory.article_boundaries true")
+
+    def require_merged(self, where: str) -> None:
+        """Raise UserError if updates are held outside the weights, which ``where`` keeps or uses."""
+        if self.merge_every > 1:
+            what = f"memory.merge_every is {self.merge_every}, and {where} needs all updates in the weights"
+            raise UserError(what, do="choose --memory.merge_every 1")
 
     def targets_of(self, seed: int) -> Targets:
         """Return what of the model moves."""

@@ -97,7 +97,8 @@ def _read_block(
 
 def _score(dynamic_model: DynamicModel, own: Memory, batch: Batch, state: State, names: Collection[str]) -> Scored:
     engine, static = dynamic_model.engine, dynamic_model.static
-    return engine.score(static, own.params, batch.inputs_BT, batch.targets_BT, state, names)
+    lane_params = dynamic_model.rule.with_pending(own.params, own.rule.lanes)
+    return engine.score(static, lane_params, batch.inputs_BT, batch.targets_BT, state, names)
 
 
 def _restored(

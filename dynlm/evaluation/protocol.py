@@ -25,7 +25,7 @@ from dynlm.runtime.renamed import original_options
 from dynlm.runtime.validation import one_of
 
 _ORDER = re.compile(r"in order|shuffled, seed (\d{1,19})", re.ASCII)
-_LATER: dict[str, Any] = {"gate": None, "article_boundaries": True}
+_LATER: dict[str, Any] = {"gate": None, "article_boundaries": True, "merge_every": 1}
 _DECISIVE = ("model", "tokenizer", "text", "split", "order", "reset", "segment", "reader", "memory")
 
 

@@ -65,6 +65,7 @@ class Session:
         """
         options = source.memory
         options.require_boundaries("a reading in sittings")
+        options.require_merged("a reading in sittings")
         if options.lanes > 1:
             what = f"memory.lanes is {options.lanes}, but a saved memory has one"
             raise UserError(what, do="choose --memory.lanes 1")

@@ -40,6 +40,7 @@ def open_model(arguments: Arguments) -> Opened:
     opened = _open_pretrained(arguments) if arguments.is_pretrained else _open_run(arguments)
     with _naming("model_args"):
         opened.memory.require_boundaries("the harness")
+        opened.memory.require_merged("the harness")
     return opened
 
 

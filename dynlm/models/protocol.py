@@ -125,6 +125,11 @@ class SequenceModel(Protocol):
         """Return the same model by operations that have second derivatives."""
         return self
 
+    @property
+    def factored_tensor(self) -> str | None:
+        """The matrix that the engine takes with a low-rank displacement; None where there is none."""
+        return None
+
     def output_tensor(self, names: Collection[str]) -> str:
         """Return the one of ``names`` nearest the loss: gate features measure the size of its gradient.
 
@@ -167,12 +172,25 @@ class Scored(NamedTuple):
     tape: Any
 
 
+class Factors(NamedTuple):
+    """A matrix's gradient as factors: left^T right and, where there are any, ``at_rows_BTH`` in its rows ``rows_BT``.
+
+    One left row and one right row of each token (V, H: the matrix's rows and columns); all are scratch.
+    """
+
+    left_BTV: Tensor
+    right_BTH: Tensor
+    rows_BT: Tensor | None = None
+    at_rows_BTH: Tensor | None = None
+
+
 class Gradient(NamedTuple):
     """dL_b / d tensor of each lane b, for one tensor or some of its rows.
 
     ``tensor``: (B, rows of ``part``, ...), valid until the next gradient is asked for. ``rows_BT``: where it is set,
     only these of the tensor's rows can differ from zero. ``norm_factors``: no lane's norm exceeds the sum of these
     products of a number and of tensors' norms; empty where ``tensor`` itself is small or no bound is known.
+    ``factors``: set for the matrices of a model that was given a displacement; ``tensor`` is then empty (B, 0).
     """
 
     name: str
@@ -180,6 +198,7 @@ class Gradient(NamedTuple):
     part: slice = slice(None)
     rows_BT: Tensor | None = None
     norm_factors: tuple[tuple[Any, ...], ...] = ()
+    factors: Factors | None = None
 
     def select_lane(self, lane: int) -> Gradient:
         """Return one lane's gradient, as a gradient of one lane."""
@@ -192,6 +211,7 @@ class Engine(Protocol):
     """Score segments with a model and differentiate the losses, in lanes that may have weights of their own.
 
     ``lane_params`` and the gradients have a leading dimension of B; tensors that are not in ``lane_params`` are shared.
+    Beside the model's ``factored_tensor`` they may hold a displacement of it (``low_rank.with_low_rank``).
     """
 
     @property

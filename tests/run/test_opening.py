@@ -8,10 +8,12 @@ import pytest
 
 from dynlm.adapt.options import MemoryOptions, StepOptions
 from dynlm.adapt.rules.elementwise import LEVEL_1, Rates
+from dynlm.adapt.rules.merged import MergedRule
 from dynlm.errors import UserError
+from dynlm.models.protocol import SequenceModel
 from dynlm.run.folder import TrainedModel, load_model
 from dynlm.run.memory_store import MemoryStore
-from dynlm.run.opening import open_dynamic_model
+from dynlm.run.opening import merged_rule, open_dynamic_model
 from tests.tiny import Run
 
 NAMES = ("embedding", "lstm.0.input", "lstm.0.recurrent", "lstm.0.bias", "output.bias")
@@ -53,6 +55,23 @@ def test_only_the_tensors_named_move(tuned_run: Run, trained: TrainedModel) -> N
         assert tuple(dynamic_model.fresh_memory().params) == NAMES[1:]
     with pytest.raises(UserError, match=r"memory\.targets has 'decoder'"):
         open_dynamic_model(tuned_run.folder, trained, StepOptions(targets=["decoder"]))
+
+
+def test_updates_are_merged_for_rules_and_models_that_can(tuned_run: Run, trained: TrainedModel) -> None:
+    merged = open_dynamic_model(tuned_run.folder, trained, StepOptions(merge_every=3))
+    assert isinstance(merged.rule, MergedRule)
+    assert (merged.rule.matrix, merged.rule.segments) == ("embedding", 3)
+    assert open_dynamic_model(tuned_run.folder, trained, StepOptions(rule="none", merge_every=3)).rule == LEVEL_1
+    others = StepOptions(targets=["lstm.*"], merge_every=3)
+    assert not isinstance(open_dynamic_model(tuned_run.folder, trained, others).rule, MergedRule)
+    with pytest.raises(UserError, match=r"memory\.merge_every does not go with memory.precision"):
+        open_dynamic_model(tuned_run.folder, trained, StepOptions(precision="bfloat16", merge_every=3))
+    adam = MemoryOptions.select({"rule": "adam"})(rule="adam", lr=0.1, merge_every=3)
+    with pytest.raises(UserError, match=r"memory\.merge_every does not go with memory.rule 'adam'"):
+        open_dynamic_model(tuned_run.folder, trained, adam)
+    foreign = trained.model.twice_differentiable()
+    with pytest.raises(UserError, match=r"memory\.merge_every is for models"):
+        merged_rule(LEVEL_1, SequenceModel.factored_tensor.fget(foreign), StepOptions(merge_every=3))  # type: ignore
 
 
 def test_level_1_needs_nothing(trained_run: Run, trained: TrainedModel) -> None:

@@ -168,6 +168,13 @@ class Rule:
         """Return the lanes' state after the update by a segment of mean loss ``nats_B``."""
         return lanes
 
+    def reset_lanes_(self, lanes: Any, lanes_B: Tensor) -> None:
+        """Drop in place what the lanes' state holds of updates, where weights go back to the static parameters."""
+
+    def with_pending(self, params: Params, lanes: Any) -> Params:
+        """Return weights (B, ...) as the engine takes them, with updates that are not added to them yet."""
+        return params
+
     def restore_lanes(self, lanes: Any, restored_B: Tensor, like: Tensor) -> Any:
         """Return the lanes' state after a segment that took the lanes ``restored_B`` (bool) back to fresh weights."""
         return replace_lanes(lanes, self.init_lanes(len(restored_B), like), restored_B)
@@ -227,12 +234,15 @@ def reset_lanes_(rule: Rule, params: Params, state: RuleState, static: Params, l
             tensor.copy_(torch.where(mask, static[name], tensor))
         else:
             tensor.masked_fill_(mask, fill)
+    rule.reset_lanes_(state.lanes, lanes_B)
 
 
 def reset_lane_(rule: Rule, params: Params, state: RuleState, static: Params, lane: int) -> None:
     """Take one lane back, without touching the others' tensors."""
     for name, tensor, fill in _with_fill(rule, params, state):
         tensor[lane].copy_(static[name]) if fill is None else tensor[lane].fill_(fill)
+    like = next(iter(params.values()))
+    rule.reset_lanes_(state.lanes, torch.arange(len(like), device=like.device) == lane)
 
 
 def _with_fill(rule: Rule, params: Params, state: RuleState) -> Iterator[tuple[str, Tensor, float | None]]:

@@ -16,15 +16,16 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dynlm.models.autograd_engine import AutogradEngine
+from dynlm.models.low_rank import LowRank, low_rank_of
 from dynlm.models.lstm.layers import LayerTape, affine, product, read_layer, through_time
 from dynlm.models.lstm.model import LSTMLanguageModel, LSTMState
-from dynlm.models.protocol import Gradient, Scored
+from dynlm.models.protocol import Factors, Gradient, Scored
 from dynlm.models.scratch import Scratch
 from dynlm.models.softmax import NextTokenDistribution
 from dynlm.types import Params
@@ -42,6 +43,8 @@ class _Tape(NamedTuple):
     layers: list[LayerTape]
     target_indices_N: Tensor
     """Indices of the targets' logits among all of ``scaled_BTV``."""
+    displacement: LowRank | None
+    """Of the softmax layer's matrix."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,9 @@ class LSTMEngine(AutogradEngine):
         x_BTE = scratch.take("embedded", (lanes, length, width), embedding)
         rows_N = inputs_BT.reshape(-1) if embedding.dim() == 2 else _stacked_rows(inputs_BT, model.vocab_size)
         torch.index_select(embedding.view(-1, width), 0, rows_N, out=x_BTE.view(-1, width))
+        displacement = low_rank_of(lane_params, model.factored_tensor)
+        if displacement is not None and model.options.tied:
+            displacement.add_rows_(inputs_BT, x_BTE)
         layers, after = [], []
         for index in range(model.options.layers):
             tape = read_layer(x_BTE, state[index], weights, index, scratch, self.native)
@@ -87,9 +93,11 @@ class LSTMEngine(AutogradEngine):
             x_BTE = tape.outputs_BSH[:, 1:]
         logits_BTV = scratch.take("logits", (lanes, length, model.vocab_size), like)
         affine(x_BTE, model.output_weight(weights), weights["output.bias"], logits_BTV)
+        if displacement is not None:
+            displacement.add_product_(x_BTE, logits_BTV)
         indices_N = _stacked_rows(targets_BT.reshape(-1, 1), model.vocab_size)
         nats_BT, total_BT1 = token_nats_(logits_BTV, indices_N)
-        tape_of_all = _Tape(weights, inputs_BT, layers, indices_N)
+        tape_of_all = _Tape(weights, inputs_BT, layers, indices_N, displacement)
         return Scored(nats_BT, tuple(after), x_BTE, NextTokenDistribution(logits_BTV, total_BT1), tape_of_all)
 
     @torch.no_grad()
@@ -107,10 +115,15 @@ class LSTMEngine(AutogradEngine):
         output = model.output_weight(weights)
         d_x = scratch.take("d_features", tuple(features_BTH.shape), features_BTH)
         product(d_logits_BTV, output, d_x)
+        factored = tape.displacement is not None
+        if tape.displacement is not None:
+            tape.displacement.add_transposed_product_(d_logits_BTV, d_x)
         # Of the tensors, these come in parts.
         whole = whole_first and model.output_tensor(names) in ("output.weight", "embedding")
         rows = model.vocab_size if whole or d_x.is_cuda else _rows_of_a_part(len(d_x), features_BTH)
-        if not model.options.tied and "output.weight" in names:
+        if not model.options.tied and "output.weight" in names and factored:
+            yield _as_factors("output.weight", Factors(d_logits_BTV, features_BTH), (of_output,))
+        elif not model.options.tied and "output.weight" in names:
             for part in _parts(model.vocab_size, rows):
                 d_part_BRH = _outer(d_logits_BTV[..., part], features_BTH, output.dtype, scratch)
                 yield Gradient("output.weight", d_part_BRH, part, norm_factors=(of_output,))
@@ -120,17 +133,29 @@ class LSTMEngine(AutogradEngine):
             d_gates_BT4H = through_time(layer, d_x, recurrent, scratch, native)
             if (name := f"lstm.{index}.recurrent") in names:
                 before_BTH = layer.outputs_BSH[:, :-1]
-                u = _outer(d_gates_BT4H, before_BTH, recurrent.dtype, scratch)
-                yield Gradient(name, u, norm_factors=((1.0, d_gates_BT4H, before_BTH),))
+                bounds = ((1.0, d_gates_BT4H, before_BTH),)
+                if factored:
+                    yield _as_factors(name, Factors(d_gates_BT4H, before_BTH), bounds)
+                else:
+                    u = _outer(d_gates_BT4H, before_BTH, recurrent.dtype, scratch)
+                    yield Gradient(name, u, norm_factors=bounds)
             if (name := f"lstm.{index}.bias") in names:
                 yield Gradient(name, d_gates_BT4H.sum(1))
             d_x = scratch.take("d_input", tuple(layer.x_BTE.shape), d_gates_BT4H)
             product(d_gates_BT4H, inward, d_x)
             if (name := f"lstm.{index}.input") in names:
-                u = _outer(d_gates_BT4H, layer.x_BTE, inward.dtype, scratch)
-                yield Gradient(name, u, norm_factors=((1.0, d_gates_BT4H, layer.x_BTE),))
+                bounds = ((1.0, d_gates_BT4H, layer.x_BTE),)
+                if factored:
+                    yield _as_factors(name, Factors(d_gates_BT4H, layer.x_BTE), bounds)
+                else:
+                    u = _outer(d_gates_BT4H, layer.x_BTE, inward.dtype, scratch)
+                    yield Gradient(name, u, norm_factors=bounds)
         of_input = (math.sqrt(d_x.shape[1]), d_x)
         if "embedding" not in names:
+            return
+        if model.options.tied and factored:
+            factors = Factors(d_logits_BTV, features_BTH, tape.inputs_BT, d_x)
+            yield _as_factors("embedding", factors, (of_output, of_input))
             return
         if model.options.tied:
             embedded = _ByRow(tape.inputs_BT, d_x, rows, model.vocab_size)
@@ -193,6 +218,11 @@ class _ByRow:
             if tokens.start < tokens.stop:
                 rows = self.rows_BT[lane, tokens] - index * self.rows_of_a_part
                 part_BRE[lane].index_add_(0, rows, self.d_x_BTE[lane, tokens])
+
+
+def _as_factors(name: str, factors: Factors, norm_factors: tuple[tuple[Any, ...], ...]) -> Gradient:
+    """Return the gradient of a matrix as factors alone."""
+    return Gradient(name, factors.left_BTV[:, 0, :0], norm_factors=norm_factors, factors=factors)
 
 
 def _outer(d_BTO: Tensor, x_BTI: Tensor, precision: torch.dtype, scratch: Scratch) -> Tensor:

@@ -125,9 +125,14 @@ class LSTMLanguageModel(SequenceModel):
     def output_tensor(self, names: Collection[str]) -> str:
         return min(names, key=_distance_from_loss)
 
+    @property
+    def factored_tensor(self) -> str:
+        """The softmax layer's matrix."""
+        return "embedding" if self.options.tied else "output.weight"
+
     def output_weight(self, params: Params) -> Tensor:
         """Return the softmax layer's matrix (V, H)."""
-        return params["embedding" if self.options.tied else "output.weight"]
+        return params[self.factored_tensor]
 
     def features(self, params: Params, state: LSTMState, inputs_BT: Tensor) -> tuple[Tensor, LSTMState, Tensor]:
         """Return (features_TBH after dropout, state after the last token, penalty in nats per token)."""

@@ -1,0 +1,226 @@
+"""Updates of matrices as products of factors; those of the softmax layer are held, and merged every few segments.
+
+A segment's gradient of a matrix is a product of factors with one row for each token: u = left^T right. A step with it
+writes and reads a gradient, the weights and the rule's constants, each as large as the matrix. Here a matrix's
+precondition is taken as the nearest product of a row's and a column's factor (in logarithms), and its decay as the mean
+over the matrix: scaled factors are the update itself, and a product adds it to the weights. Of the softmax layer those
+of K segments are held, the model predicts with theta and their products (``models.low_rank``), and one pass over the
+weights merges them:
+
+    theta <- theta + (1 - kept^K) (theta_0 - theta) + sum over segments of kept^(K - 1 - k) left_k^T right_k
+
+with kept = 1 - decay. That is K steps of ``gradient_step`` with these constants, except that weights between two merges
+lack their decay since the last one: of their distance from theta_0, a share of 1 - kept^(K - 1) at most. Gradients of
+embedded tokens are steps of single rows, taken at once.
+
+Legend: B lanes, T tokens of a segment, M rows of held factors, V rows and H columns of the matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dynlm.adapt.rules.base import Rule, RuleState, StepEvent
+from dynlm.adapt.rules.elementwise import ElementwiseRule
+from dynlm.models.low_rank import LowRank, with_low_rank
+from dynlm.models.protocol import Factors
+from dynlm.types import Params
+
+# For each core in use: a part of the weights stays in its cache between decay and updates.
+_PART_BYTES = 1 << 20
+
+
+class PendingUpdates(NamedTuple):
+    """The held updates of each lane: left^T right, of ``rows_B`` used rows and ``segments_B`` segments.
+
+    Unused rows of ``left_BMV`` are zero.
+    """
+
+    left_BMV: Tensor
+    right_BMH: Tensor
+    rows_B: Tensor
+    segments_B: Tensor
+
+
+def can_merge(rule: Rule) -> bool:
+    """Whether a rule's steps depend on gradients and constants alone, so that they can be put off."""
+    if not isinstance(rule, ElementwiseRule):
+        return False
+    return rule.gates is None and not rule.slots and not any(rule.boundary_reset.values())
+
+
+class MatrixConstants(NamedTuple):
+    """What a matrix's factors are multiplied by (the learning rate is in the column's), and what decay leaves."""
+
+    by_row_V: Tensor
+    by_column_H: Tensor
+    kept: float
+
+
+@dataclass(frozen=True)
+class MergedRule(Rule):
+    """``rule`` with the updates of the matrix ``matrix`` merged every ``segments`` segments of ``tokens`` tokens."""
+
+    rule: ElementwiseRule
+    matrix: str
+    segments: int
+    tokens: int
+    _constants: dict[str, MatrixConstants] = field(init=False)
+
+    def __post_init__(self) -> None:
+        made = {}
+        for name, rates in self.rule.rates.items():
+            precondition = None if self.rule.precondition is None else self.rule.precondition[name]
+            beta = torch.as_tensor(self.rule.beta[name])
+            if precondition is None or precondition.dim() == 2:
+                by_row, by_column = (torch.ones(()),) * 2 if precondition is None else nearest_product(precondition)
+                made[name] = MatrixConstants(by_row, by_column * -float(rates.lr), 1 - float(beta.mean()))
+        object.__setattr__(self, "_constants", made)
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return self.rule.name
+
+    @property
+    def tensors(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.rule.tensors
+
+    @property
+    def level(self) -> int:
+        return self.rule.level
+
+    def constants(self) -> Any:
+        return {**self.rule.constants(), "merge_every": self.segments}
+
+    def describe(self) -> dict[str, dict[str, float]]:
+        return self.rule.describe()
+
+    def decays(self) -> Mapping[str, Tensor | float]:
+        return self.rule.decays()
+
+    def standing_still(self) -> MergedRule:
+        return MergedRule(self.rule.standing_still(), self.matrix, self.segments, self.tokens)
+
+    def init_lanes(self, lanes: int, like: Tensor) -> None:
+        """Return None: the size of the state is that of the weights, see ``init_state``."""
+
+    def init_state(self, params: Params) -> RuleState:
+        theta_BVH, rows = params[self.matrix], self.segments * self.tokens
+        lanes, height, width = theta_BVH.shape
+        counts_B = torch.zeros(lanes, dtype=torch.int64, device=theta_BVH.device)
+        held = theta_BVH.new_zeros(lanes, rows, height), theta_BVH.new_zeros(lanes, rows, width)
+        return RuleState(PendingUpdates(*held, counts_B, counts_B.clone()))
+
+    def start_articles(self, lanes: Any, starts_B: Tensor, fresh: bool, like: Tensor) -> Any:
+        """Return ``lanes``: ``reset_lanes_`` has dropped what fresh weights have not; the lanes merge together."""
+        return lanes
+
+    def restore_lanes(self, lanes: Any, restored_B: Tensor, like: Tensor) -> Any:
+        return lanes
+
+    def reset_lanes_(self, lanes: PendingUpdates, lanes_B: Tensor) -> None:
+        for held in (lanes.left_BMV, lanes.right_BMH):
+            held.masked_fill_(lanes_B[:, None, None], 0)
+
+    def with_pending(self, params: Params, lanes: PendingUpdates) -> Params:
+        return with_low_rank(params, self.matrix, _used(lanes))
+
+    def prepare_(self, event: StepEvent) -> StepEvent:
+        """Merge what is held where another segment's updates would be too many."""
+        pending, factors = event.lane_state, event.gradient.factors
+        if event.name != self.matrix or factors is None:
+            return event
+        if (
+            int(pending.segments_B.amax()) >= self.segments
+            or int(pending.rows_B.amax()) + factors.left_BTV.shape[1] > pending.left_BMV.shape[1]
+        ):
+            self._merge_(event)
+        return event
+
+    def reject_(self, event: StepEvent, allowed_B: Tensor) -> None:
+        """Drop the updates that ``step_`` has just added to those held."""
+        factors = event.gradient.factors
+        if event.name == self.matrix and factors is not None:
+            end = int(event.lane_state.rows_B.amax())
+            added = slice(end - factors.left_BTV.shape[1], end)
+            for held in event.lane_state[:2]:
+                held[:, added].masked_fill_(~allowed_B[:, None, None], 0)
+
+    def update_norms(self, event: StepEvent) -> Tensor:
+        """See ``ElementwiseRule.update_norms``; of factors it takes their product."""
+        if (factors := event.gradient.factors) is not None:
+            event = event._replace(update=dense_gradient(factors))
+        return self.rule.update_norms(event)
+
+    def update_norm_bound(self, event: StepEvent) -> float:
+        return self.rule.update_norm_bound(event)
+
+    @torch.no_grad()
+    def step_(self, event: StepEvent) -> None:
+        """Take the step, by a product where the gradient comes as factors; hold those of the softmax layer."""
+        if (factors := event.gradient.factors) is None:
+            self.rule.step_(event)
+            return
+        by_row_V, by_column_H, kept = self._constants[event.name]
+        if event.name != self.matrix:
+            left_BTV = factors.left_BTV * by_row_V
+            if kept < 1:
+                event.theta.lerp_(event.anchor.expand_as(event.theta), 1 - kept)
+            event.theta.baddbmm_(left_BTV.transpose(1, 2), factors.right_BTH * by_column_H)
+            return
+        pending: PendingUpdates = event.lane_state
+        begin = int(pending.rows_B.amax())
+        added = slice(begin, begin + factors.left_BTV.shape[1])
+        pending.right_BMH[:, :begin].mul_(kept)
+        torch.mul(factors.left_BTV, by_row_V, out=pending.left_BMV[:, added])
+        torch.mul(factors.right_BTH, by_column_H, out=pending.right_BMH[:, added])
+        pending.rows_B.fill_(added.stop)
+        pending.segments_B.add_(1)
+        if factors.rows_BT is not None and factors.at_rows_BTH is not None:
+            precondition, lr = self.rule.precondition, float(self.rule.rates[event.name].lr)
+            for lane, (rows_T, u_TH) in enumerate(zip(factors.rows_BT, factors.at_rows_BTH, strict=True)):
+                scale = 1.0 if precondition is None else precondition[event.name][rows_T]
+                event.theta[lane].index_add_(0, rows_T, u_TH * scale, alpha=-lr)
+
+    def _merge_(self, event: StepEvent) -> None:
+        """Decay the weights by all segments since the last merge, and add the held updates."""
+        pending: PendingUpdates = event.lane_state
+        left_BMV, right_BMH = _used(pending)
+        (lanes, height, width), kept = event.theta.shape, self._constants[self.matrix].kept
+        decay = 1 - kept ** int(pending.segments_B.amax())
+        rows = max(1, _PART_BYTES * torch.get_num_threads() // (lanes * width * right_BMH.element_size()))
+        for begin in range(0, height, rows):
+            part = slice(begin, begin + rows)
+            theta, anchor = event.theta[:, part], event.anchor[..., part, :]
+            if decay:
+                theta.lerp_(anchor.expand_as(theta), decay)
+            theta.baddbmm_(left_BMV[..., part].transpose(1, 2), right_BMH)
+        pending.left_BMV.zero_()
+        pending.rows_B.zero_()
+        pending.segments_B.zero_()
+
+
+def nearest_product(positive_VH: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a factor of each row and one of each column whose products are nearest to a matrix, in logarithms."""
+    log_VH = positive_VH.log()
+    by_row_V = log_VH.mean(1)
+    return by_row_V.exp(), (log_VH.mean(0) - by_row_V.mean()).exp()
+
+
+def dense_gradient(factors: Factors) -> Tensor:
+    """Return the gradient (B, V, H) that the factors stand for."""
+    u_BVH = LowRank(factors.left_BTV, factors.right_BTH).dense()
+    if factors.rows_BT is not None and factors.at_rows_BTH is not None:
+        for u_VH, rows_T, at_rows_TH in zip(u_BVH, factors.rows_BT, factors.at_rows_BTH, strict=True):
+            u_VH.index_add_(0, rows_T, at_rows_TH)
+    return u_BVH
+
+
+def _used(pending: PendingUpdates) -> LowRank:
+    used = slice(int(pending.rows_B.amax()))
+    return LowRank(pending.left_BMV[:, used], pending.right_BMH[:, used])
