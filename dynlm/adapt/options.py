@@ -35,8 +35,8 @@ class MemoryOptions(Section):
     COMMON = "rule g reset segment lanes cache no_regret"
 
     rule: str = "rms"
-    """none: level 1, static weights; sgd, sgd+decay, rms (Krause et al. 2018), rms+reset, rms+slow, rms-batch, adam;
-    meta: the learned g; or one that another package registers (entry points dynlm.rules)."""
+    """none: level 1, static weights; sgd, sgd+decay, rms (Krause et al. 2018), rms+reset, rms+slow, rms+online,
+    rms-batch, adam; meta: the learned g; or one that another package registers (entry points dynlm.rules)."""
     g: str = "meta"
     """rule meta: the name that g was learned under (see the options of g)."""
     reset: Reset = "stream"

@@ -62,11 +62,24 @@ def test_slow_weights_of_rate_0_are_none() -> None:
     assert not made.slots and torch.equal(losses(made), losses(rule("rms+reset", boundary_reset=0.4)))
 
 
+def test_an_online_rate_is_the_learned_rules() -> None:
+    g = LearnedRuleOptions(level=3, slow_rate=0.5, slow_step=0.1, boundary_reset=True)
+    own = {name: static_params()[name] for name in NAMES}
+    learned = LearnedRule(statistics(), own, *RMS.values(), g, MODEL.output_tensor(NAMES))
+    phi = learned.initial()
+    phi["boundary_reset"] += 0.4
+    found = rule("rms+online", boundary_reset=0.4, slow_step=0.1)
+    assert found.slots == learned.rule(phi).slots and found.level == 3
+    assert torch.equal(losses(found), losses(learned.rule(phi)))
+    constant = rule("rms+online", boundary_reset=0.4, slow_step=0.0)
+    assert set(constant.slots) == {"anchor"} and not torch.equal(losses(constant), losses(found))
+
+
 def test_batches_are_rms_by_other_statistics() -> None:
     assert torch.equal(losses(rule("rms-batch", statistics_lanes=100)), losses(rule("rms")))
 
 
-@pytest.mark.parametrize("name", ["rms+reset", "rms+slow"])
+@pytest.mark.parametrize("name", ["rms+reset", "rms+slow", "rms+online"])
 def test_where_nothing_outlives_an_article_they_are_refused(name: str) -> None:
     message = rf"memory\.rule '{name.replace('+', '.')}' is rms under memory\.reset 'article'.*memory\.reset stream"
     with pytest.raises(UserError, match=message):
@@ -75,7 +88,9 @@ def test_where_nothing_outlives_an_article_they_are_refused(name: str) -> None:
         section_of(MemoryOptions, {"rule": name}).replace(reset="article")
 
 
-@pytest.mark.parametrize("option, rule", [("boundary_reset", "rms+reset"), ("slow_rate", "rms+slow")])
+@pytest.mark.parametrize(
+    "option, rule", [("boundary_reset", "rms+reset"), ("slow_rate", "rms+slow"), ("slow_step", "rms+online")]
+)
 def test_shares_are_from_0_to_1(option: str, rule: str) -> None:
     for share in (0, 0.5, 1):
         assert getattr(section_of(MemoryOptions, {"rule": rule, option: share}), option) == share

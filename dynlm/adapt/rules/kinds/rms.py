@@ -2,6 +2,7 @@
 
 rms+reset    one boundary_reset: the share of the way to theta_0 that all weights go when an article begins
 rms+slow     slow weights besides: what the learned rule is at level 3 with ``g.slow_rate`` and one rate for all tensors
+rms+online   the same, but that reading itself finds the slow rate (``rules.online_rate``)
 rms-batch    R is the root mean square of gradients of batches, as in the published dynamic evaluation
              (Krause et al. 2018, arXiv 1709.07432; their settings: --memory.segment 5, batches of 100)
 """
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 _RESET = {**RMS, "boundary_reset": Search(0.5, 1.5)}
 _SLOW = {**_RESET, "slow_rate": Search(0.25, 2.0)}
+_ONLINE = {**_RESET, "slow_step": Search(0.05, 2.0)}
+_START = 0.5
+"""The slow rate that rms+online starts at."""
 # Learning rate, decay and epsilon of the published code: in a batch's gradient most of the noise is averaged out, so
 # that R is several times smaller than over single segments.
 _BATCH = {"lr": Search(5e-5, 1.6), "decay": Search(2e-3, 3.0), "epsilon": Search(2e-5, 4.0)}
@@ -55,6 +59,17 @@ class SlowWeightsOptions(BoundaryResetOptions):
     slow_rate: float | None = bounded(None, 0, 1)
     """Share of an article's weight change that the slow weights, which the others are pulled toward, take in at its
     end, less of a more important weight; unset: the tuned one of the run."""
+
+
+@dataclass
+class OnlineRateOptions(BoundaryResetOptions):
+    """The memory, with the constants of rms, its boundary reset and the step by which the slow rate moves."""
+
+    COMMON = f"{BoundaryResetOptions.COMMON} slow_step"
+
+    slow_step: float | None = bounded(None, 0, 1)
+    """Step by which each segment moves the log-odds of the slow rate, by the hypergradient of its loss; unset: the
+    tuned one of the run."""
 
 
 @dataclass
@@ -94,6 +109,16 @@ def build_slow(
         return rule
     slow_rate = dict.fromkeys(tensors, constants["slow_rate"])
     return replace(rule, slow_rate=slow_rate, slow_limits=statistics.slow_limits())
+
+
+@register_rule("rms+online", OnlineRateOptions, _ONLINE, statistics="segments")
+def build_online(
+    tensors: tuple[str, ...], constants: Mapping[str, Any], statistics: Statistics | None
+) -> ElementwiseRule:
+    """Return rms with a boundary reset and slow weights, whose rate starts at one half."""
+    assert statistics is not None
+    rule = replace(build_reset(tensors, constants, statistics), name="rms+online")
+    return replace(rule, slow_rate=dict.fromkeys(tensors, _START), slow_step=constants["slow_step"])
 
 
 @register_rule("rms-batch", BatchStatisticsOptions, _BATCH, statistics="batches")
