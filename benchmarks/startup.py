@@ -45,7 +45,7 @@ def measure(config_path: str = "configs/wikitext-2-small.yaml", times: int = 5) 
         tokenizer.save(run / "tokenizer")
         save_model(run, model, model.init_params(torch.Generator().manual_seed(0)), tokenizer, {})
         call = "import sys; from dynlm.cli.main import main; sys.exit(main())"
-        score = [sys.executable, "-c", call, "score", str(run), "--memory.rule", "none"]
+        score = [sys.executable, "-c", call, "score", str(run), "--memory.rule", "none", "--force"]
         return {
             "score_seconds": _median_seconds(score, times),
             "torch_import_seconds": _median_seconds([sys.executable, "-c", "import torch"], times),

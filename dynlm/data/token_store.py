@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import multiprocessing
 import multiprocessing.connection
 import os
 import signal
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,10 @@ from dynlm.runtime.text import printable
 
 _MIN_TOKENS = 2
 """Of an article: with one token there is nothing to condition on."""
+_CHUNKS_A_PROCESS = 4
+"""To start a process takes as long as encoding a few chunks."""
+_MOST_WAITING = 2
+"""Encoded chunks, for each process, that wait for the ones before them."""
 _LAYOUT = "5"
 """Version of the files of a cache entry, part of its key."""
 _DTYPES: dict[str, type[np.generic]] = {
@@ -50,9 +56,10 @@ _OFFSETS = {**_STARTS, "headings": "ids"}
 def tokenise(articles: Iterable[Article] | SpooledArticles, tokenizer: Tokenizer, num_proc: int = 1) -> TokenisedSplit:
     """Encode ``articles`` with up to ``num_proc`` processes, or memory-map the arrays of an earlier call.
 
-    Neither articles nor tokens are held in memory. With several processes the tokenizer is pickled. Articles of fewer
-    than two tokens are left out, and their number is printed on standard error. Raises UserError if no article remains,
-    or if a process is killed or cannot start.
+    Neither articles nor tokens are held in memory. This process is one of the ``num_proc``; the others, for which the
+    tokenizer is pickled, are started for texts that are long enough. Articles of fewer than two tokens are left out,
+    and their number is printed on standard error. Raises UserError if no article remains, or if a process is killed or
+    cannot start.
     """
     if not isinstance(articles, SpooledArticles):
         with spool(articles) as spooled:
@@ -137,19 +144,46 @@ _Chunk = tuple[np.ndarray, dict[str, np.ndarray]]
 def _encode_chunks(articles: SpooledArticles, tokenizer: Tokenizer, num_proc: int) -> Iterator[_Chunk]:
     """Yield the chunks of ``articles`` in order."""
     chunks, encode = range(len(articles.offsets)), functools.partial(_encode_chunk, articles, tokenizer)
-    if min(num_proc, len(chunks)) == 1:
+    workers = min(num_proc, -(-len(chunks) // _CHUNKS_A_PROCESS)) - 1
+    if not workers:
         yield from map(encode, chunks)
         return
     # Spawned, not forked: a fork copies locks that other threads (torch's, SentencePiece's) may hold.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(num_proc, len(chunks)), context, _init_worker, (encode,))
+    pool = ProcessPoolExecutor(workers, context, _init_worker, (encode,))
     try:
-        yield from pool.map(_encode_in_worker, chunks)
+        yield from _encode_beside(pool, workers, encode, iter(chunks))
     except BrokenProcessPool as error:
         what = "a process that tokenised was killed or could not start"
         raise UserError(what, "corpus.num_proc", "choose 1, or free some memory") from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _encode_beside(
+    pool: ProcessPoolExecutor, workers: int, encode: Callable[[int], _Chunk], chunks: Iterator[int]
+) -> Iterator[_Chunk]:
+    """Yield the chunks in order. Each worker has two to do at a time, and this process encodes others meanwhile."""
+    waiting: deque[Future[_Chunk]] = deque()
+
+    def keep_busy() -> None:
+        while sum(not each.done() for each in waiting) < 2 * workers and (index := next(chunks, None)) is not None:
+            waiting.append(pool.submit(_encode_in_worker, index))
+
+    own_first = [*itertools.islice(chunks, _CHUNKS_A_PROCESS)]
+    keep_busy()
+    yield from map(encode, own_first)  # While the workers start.
+    while True:
+        keep_busy()
+        if not waiting:
+            return
+        is_full = len(waiting) >= _MOST_WAITING * (workers + 1)
+        if waiting[0].done() or is_full or (index := next(chunks, None)) is None:
+            yield waiting.popleft().result()
+            continue
+        own: Future[_Chunk] = Future()
+        own.set_result(encode(index))
+        waiting.append(own)
 
 
 def _encode_chunk(spooled: SpooledArticles, tokenizer: Tokenizer, index: int) -> _Chunk:

@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dynlm.errors import UserError
+from dynlm.runtime.arrow import from_bytes, from_numbers, to_numpy
 from dynlm.runtime.files import atomic_write
 from dynlm.runtime.parsing import parse_json
 from dynlm.runtime.text import printable
@@ -145,7 +146,10 @@ def write_scores(path: Path, scores: Scores) -> None:
     _check(scores, scores.variant)
     metadata = {_KEY: json.dumps(protocol, ensure_ascii=False).encode("utf-8", "surrogatepass")}
     fields = [pa.field(name, _TYPES[name], nullable=False) for name in scores.columns]
-    arrays = [pa.array(column, type=_TYPES[name]) for name, column in scores.columns.items()]
+    arrays = [
+        from_bytes(column) if name == "surface" else from_numbers(column, _TYPES[name])
+        for name, column in scores.columns.items()
+    ]
     with atomic_write(path) as staged:
         table = pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata=metadata))
         pq.write_table(table, staged, compression="zstd", write_page_checksum=True)
@@ -171,19 +175,19 @@ def read_scores(path: Path) -> Scores:
             if missing := [name for name in _TYPES if name not in (*stored, *_OPTIONAL)]:
                 raise UserError(f"the score file has no column {missing[0]!r}", path, _AGAIN)
             numbers = pa.schema([pa.field(name, _TYPES[name]) for name in stored if name != "surface"])
-            parts = [numbers.empty_table()]
+            parts = []
             # A row group at a time: each may have a dictionary of its own, as large as it claims.
             for index in range(len(groups)):
                 part = file.read_row_group(index, columns=[*stored.values()])
                 part = part.select([*stored.values()]).rename_columns([*stored])
                 _add_surfaces(surfaces, part.column("surface"), path)
                 parts.append(part.select(numbers.names).replace_schema_metadata().cast(numbers))
-        table = pa.concat_tables(parts)
+        table = pa.concat_tables(parts) if parts else numbers.empty_table()
     except _UNREADABLE as error:
         raise _damaged(path, error) from error
     if any(column.null_count for column in table.columns):
         raise UserError("the score file has empty fields", path, _AGAIN)
-    columns = {name: table.column(name).to_numpy() for name in table.column_names}
+    columns = {name: to_numpy(table.column(name)) for name in table.column_names}
     scores = Scores(protocol=protocol, surface=surfaces, path=path, **columns)
     _check(scores, path)
     return scores
@@ -245,7 +249,7 @@ def _add_surfaces(surfaces: list[bytes], column: pa.ChunkedArray, path: Path) ->
         values = chunk.dictionary.cast(pa.binary()).to_pylist()
         if chunk.null_count or None in values:
             raise UserError("the score file has empty fields", path, _AGAIN)
-        indices = chunk.indices.to_numpy()
+        indices = to_numpy(chunk.indices)
         total += int(np.array([len(value) for value in values], dtype=np.int64)[indices].sum())
         _check_claim(path, "bytes of text", total)
         surfaces += [values[index] for index in indices.tolist()]

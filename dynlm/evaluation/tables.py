@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from dynlm.data.article_range import format_ranges
 from dynlm.evaluation.compare import Comparison, Gain, VariantFigures, reading_of, reading_text
 from dynlm.evaluation.export import Table, align
@@ -29,6 +27,8 @@ def text_rows(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
 
 def render_markdown(template: Path, **values: Any) -> str:
     """Render a template; its filters ``markdown`` and ``code`` escape text, and make it a code span."""
+    import jinja2  # Most commands render no page.
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(template.parent),
         undefined=jinja2.StrictUndefined,

@@ -15,7 +15,6 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from torch import Tensor
 
 from dynlm.errors import UserError
@@ -36,7 +35,12 @@ class Processes:
     @classmethod
     def start(cls, cpu: bool) -> Processes:
         """Join other processes, if any; ``cpu`` uses no GPU. Raises UserError as ``is_multi_process`` does."""
-        state = PartialState(cpu=cpu, **({"timeout": _LONGEST_WAIT} if is_multi_process() else {}))
+        several = is_multi_process()
+        if not several and (cpu or not torch.accelerator.is_available()):
+            return cls()
+        from accelerate import PartialState  # It takes long to import, and one process without a GPU needs none of it.
+
+        state = PartialState(cpu=cpu, **({"timeout": _LONGEST_WAIT} if several else {}))
         # safetensors does not know numbered CPUs.
         device = torch.device("cpu") if state.device.type == "cpu" else state.device
         return cls(state.process_index, state.num_processes, device)

@@ -641,6 +641,30 @@ def test_commands_that_do_not_compute_import_no_torch(words: list[str], tmp_path
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("words", [["score", "RUN", "--force"], ["read", "RUN", "own.txt"]], ids=["score", "read"])
+def test_reading_imports_nothing_that_it_does_not_use(words: list[str], tuned_run: Run, tmp_path: Path) -> None:
+    """Each of these takes a tenth of a second or more: the first token would come later."""
+    (tmp_path / "own.txt").write_text("A few words to read.\n")
+    shutil.copytree(tuned_run.folder, tmp_path / "runs" / "tiny")
+    words = ["tiny" if word == "RUN" else word for word in words]
+    unused = {
+        "pandas",
+        "jinja2",
+        "rich",
+        "matplotlib",
+        "datasets",
+        "transformers",
+        "accelerate",
+        "huggingface_hub",
+        "scipy",
+    }
+    code = f"import sys; from dynlm.cli.main import main; assert main({[*words, '--memory.rule', 'rms']}) == 0\n"
+    code += f"print(sorted({unused} & set(sys.modules)), file=sys.stderr)"
+    done = process(sys.executable, "-c", code, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
 def test_a_refusal_is_one_line_of_a_real_process(tmp_path: Path) -> None:
     done = process(sys.executable, "-m", "dynlm", "score", "no-such-run", folder=tmp_path)
     assert done.returncode == 2
