@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 from dynlm.report.fewshot_results import FILE
 from dynlm.report.heatmap import heatmap_run
 from dynlm.report.page import report_run
-from tests.browser import Opened, started
+from tests.browser import Opened
 from tests.report.samples import write_files
 from tests.synthetic_scores import synthetic_scores
 
@@ -43,12 +42,6 @@ EVIL = [
     "\u2028\u2029 lines",
     "&lt;script&gt; &#60;script&#62;",
 ]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with started() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,15 +16,9 @@ from dynlm.report.page import report_run
 from dynlm.report.passages import PASSAGE, article_gains, article_passages, select_passages
 from dynlm.report.token_cells import token_cells
 from dynlm.report.words import find_words, most_changed
-from tests.browser import Opened, started
+from tests.browser import Opened
 from tests.report.samples import HOSTILE_TOKENS, write_files
 from tests.synthetic_scores import synthetic_scores
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with started() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -39,21 +31,6 @@ def scores(tmp_path_factory: pytest.TempPathFactory) -> list[Scores]:
 @pytest.fixture(scope="module")
 def page_file(scores: list[Scores], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return report_run([each.path for each in scores if each.path], tmp_path_factory.mktemp("page") / "report.html")
-
-
-@pytest.fixture
-def open_page(browser: Any, page_file: Path) -> Iterator[Callable[..., Opened]]:
-    opened: list[Opened] = []
-
-    def open_it(path: Path = page_file, **options: Any) -> Opened:
-        opened.append(Opened(browser, path, **options))
-        return opened[-1]
-
-    yield open_it
-    for one in opened:
-        assert one.messages == []
-        assert len(one.requests) == 1 and one.requests[0].startswith("file://")
-        one.close()
 
 
 def shown_rows(opened: Opened, scores: Scores) -> slice:

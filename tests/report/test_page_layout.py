@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,18 +17,12 @@ from dynlm.report.page import report_run
 from dynlm.report.palette import DARK, LIGHT
 from dynlm.report.scale import LINES, UNDERLINE
 from dynlm.report.score_set import ScoreSet
-from tests.browser import Opened, started
+from tests.browser import Opened
 from tests.report.samples import write_files
 from tests.report.test_palette import pixels
 from tests.synthetic_scores import synthetic_scores
 
 NEAR = "meta, nearly"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with started() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -47,20 +39,6 @@ def variants() -> list[Scores]:
 def page_file(variants: list[Scores], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     return report_run(write_files(folder, variants), folder / "report.html", resamples=50)
-
-
-@pytest.fixture
-def open_page(browser: Any, page_file: Path) -> Iterator[Callable[..., Opened]]:
-    opened: list[Opened] = []
-
-    def open_it(path: Path = page_file, **options: Any) -> Opened:
-        opened.append(Opened(browser, path, **options))
-        return opened[-1]
-
-    yield open_it
-    for one in opened:
-        assert one.messages == []
-        one.close()
 
 
 def overlap(one: dict[str, float], other: dict[str, float]) -> bool:
