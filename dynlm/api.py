@@ -25,7 +25,7 @@ from dynlm.evaluation.sampling import Sampling, Stop
 from dynlm.evaluation.session import Session
 from dynlm.evaluation.session_folder import memory_file_in, save_session
 from dynlm.evaluation.text_result import TextResult
-from dynlm.run.attach import AttachedModel, Wanted, attach_memory, change_options
+from dynlm.run.attach import AttachedModel, Wanted, attach_memory
 from dynlm.run.hub import fetch_run
 from dynlm.run.run import Run
 from dynlm.run.sharing import share_run
@@ -232,7 +232,7 @@ def load(path: str | os.PathLike[str], **options: Any) -> DynamicLM:
     model, for an unknown option, and where the rule was not tuned.
     """
     run = Run.open(path)
-    return DynamicLM(run.with_memory(change_options(run.memory, options)))
+    return DynamicLM(run.with_memory(run.memory.with_options(options)))
 
 
 @_differentiable

@@ -99,7 +99,7 @@ def test_an_interrupted_reading_leaves_the_memory(tuned_run: Run, monkeypatch: p
 def test_missing_runs_and_options_are_refused(tuned_run: Run, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such run"):
         dynlm.load(tmp_path / "none")
-    with pytest.raises(UserError, match="the memory has no option 'rules'"):
+    with pytest.raises(UserError, match=r"memory has no option 'rules' \(did you mean rule\?\)"):
         dynlm.load(tuned_run.folder, rules="rms")
     with pytest.raises(UserError, match=r"memory\.lanes is 2"):
         dynlm.load(tuned_run.folder, rule="none", lanes=2)

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynlm.adapt.options import StepOptions
 from dynlm.cli.main import COMMANDS, main
 from dynlm.cli.parser import _first_positional, _own_parser
 from dynlm.data.article_range import article_range
@@ -69,6 +70,20 @@ def test_lone_surrogates_are_refused_by_name(section: str, kind: Any, option: st
     with pytest.raises(UserError, match=rf"^{section}\.{option} is ") as refusal:
         kind(**{option: ["\ud83d"] if is_list else "\ud83d"})
     str(refusal.value).encode()
+
+
+def test_options_that_a_user_gives_are_checked_and_those_of_another_rule_take_its_defaults() -> None:
+    own = StepOptions(lr=0.1, segment=7)
+    changed = own.with_options({"rule": "adam"})
+    assert (changed.rule, vars(changed)["lr"], changed.segment, vars(changed)["decay"]) == ("adam", 0.1, 7, 0)
+    assert own.with_options({"lr": None}).lr is None
+    for options, said in (
+        ({"rul": "rms"}, r"memory has no option 'rul' \(did you mean rule\?\); choose among .*, lr, .*, zeal"),
+        ({"lr": "fast"}, r"memory\.lr is 'fast'"),
+        ({"segment": 0}, r"memory\.segment is 0"),
+    ):
+        with pytest.raises(UserError, match=said):
+            own.with_options(options, ["zeal"])
 
 
 def test_sizes_are_bounded_before_anything_is_allocated() -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from dynlm.errors import UserError
 from dynlm.models.hf.options import HFOptions
-from dynlm.runtime.text import did_you_mean
-from dynlm.runtime.validation import LARGEST_SEED, Section, check_types, shortened, within
+from dynlm.runtime.validation import LARGEST_SEED, Section, shortened, within
 
 _Section = TypeVar("_Section", bound=Section)
 
@@ -67,25 +66,21 @@ class Arguments:
         return cls(source, is_pretrained, None if device is None else str(device), seed, memory, model)
 
 
-def changed(section: _Section, changes: Mapping[str, Any], others: Iterable[str] = ()) -> _Section:
-    """Return ``section`` with ``changes``, values as the harness parses them; None is unset, or the choice "none".
+def changed(section: _Section, given: Mapping[str, Any], others: Iterable[str] = ()) -> _Section:
+    """Return ``section`` with options as the harness parses them; None is the default, or the choice "none".
 
-    Lists are joined by "+". Raises UserError, naming the argument, for one that is unknown (``others`` are known too)
-    or has a value that does not fit.
+    Lists are joined by "+". Raises UserError as ``Section.with_options`` does.
     """
-    named = {name: "none" if value is None and name == "rule" else value for name, value in changes.items()}
+    named = {name: "none" if value is None and name == "rule" else value for name, value in given.items()}
     kind = type(section).select({**vars(section), **named})
-    hints = get_type_hints(kind)
-    if unknown := [name for name in named if name not in hints or name.isupper()]:
-        known = sorted({item.name for item in fields(kind)} | {*others})
-        what = f"model_args: there is no {unknown[0]!r}{did_you_mean(unknown[0], known)}"
-        raise UserError(what, do=f"choose among {', '.join(known)}")
-    converted = {name: _converted(value, hints[name]) for name, value in named.items()}
-    values = {name: value for name, value in {**vars(section), **converted}.items() if value is not None}
-    check_types(kind, {name: values[name] for name in converted.keys() & values.keys()})
-    # What is unset takes the default of the kind, which a rule with options of its own may have.
-    own = {item.name for item in fields(kind)}
-    return kind(**{name: value for name, value in values.items() if name in own})  # type: ignore[return-value]
+    hints, items = get_type_hints(kind), {item.name: item for item in fields(kind)}
+    values = {name: _converted(value, hints[name]) if name in items else value for name, value in named.items()}
+    unset = {name: _default(items[name]) for name, value in values.items() if value is None and name in items}
+    return section.with_options({**values, **unset}, others)
+
+
+def _default(item: Field[Any]) -> Any:
+    return item.default if item.default_factory is MISSING else item.default_factory()
 
 
 def _converted(value: object, hint: Any) -> object:

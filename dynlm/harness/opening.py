@@ -51,7 +51,8 @@ def _open_run(arguments: Arguments) -> Opened:
         if arguments.seed is not None:
             run = run.with_sections(run.options.replace(seed=arguments.seed))
         own = run.section(MemoryOptions)
-    memory = changed(own, arguments.memory, OWN)
+    with _naming("model_args"):
+        memory = changed(own, arguments.memory, OWN)
     with _naming(f"run={arguments.source}"):
         run = run.with_sections(memory)
         opened = run.trained, memory, run.dynamic_model(), run.options.seed
@@ -62,9 +63,10 @@ def _open_pretrained(arguments: Arguments) -> Opened:
     if "rule" not in arguments.memory:
         do = "write rule=none for the static model, or a rule and its constants, such as rule=adam,lr=1e-3,lora_rank=8"
         raise UserError("model_args: pretrained is given without rule", do=do)
-    memory = changed(StepOptions(), arguments.memory, OWN)
+    with _naming("model_args"):
+        memory = changed(StepOptions(), arguments.memory, OWN)
+        _window(arguments, None)
     _check_constants(memory)
-    _window(arguments, None)
     device = _device(arguments.device) or Processes.start(cpu=False).device
     with _naming(f"pretrained={arguments.source}"):
         trained = _load(arguments, device)

@@ -158,20 +158,6 @@ def _model_of(module: Any, found: Pretrained, window: Mapping[str, Any]) -> Sequ
     return HFModel.of(module, options)
 
 
-def change_options(memory: MemoryOptions, changes: Mapping[str, Any], others: Iterable[str] = ()) -> MemoryOptions:
-    """Return ``memory`` with ``changes``; a rule of another kind keeps what is an option of its own too.
-
-    Raises UserError for an unknown option; ``others`` are names that the message offers beside those of the memory.
-    """
-    kind = MemoryOptions.select({**vars(memory), **changes})
-    known = {item.name for item in dataclasses.fields(kind)}
-    if unknown := [name for name in changes if name not in known]:
-        do = f"choose among {', '.join(sorted({*known, *others}))}"
-        raise UserError(f"the memory has no option {unknown[0]!r}", do=do)
-    kept = {name: value for name, value in vars(memory).items() if name in known and value is not None}
-    return section_of(MemoryOptions, {**kept, **changes})
-
-
 class _KeptInRun(NamedTuple):
     """A file in the ``memory/`` of a run, and that run's options."""
 
@@ -204,7 +190,7 @@ class _KeptInRun(NamedTuple):
         """The run's options of the memory, with the rank that the file's folder is named by."""
         ranks = [re.fullmatch(r"lora(\d+)-\w+", part) for part in self.path.parts]
         rank = next((int(match[1]) for match in ranks if match), 0)
-        return change_options(section_of(MemoryOptions, self.content.get("memory", {})), {"lora_rank": rank})
+        return section_of(MemoryOptions, self.content.get("memory", {})).replace(lora_rank=rank)
 
     def of_rule(self) -> dict[str, Any]:
         """Return the options of the learned rule in this file. Raises UserError if its name is not that of one."""
@@ -236,7 +222,7 @@ def _memory_of(wanted: Wanted, options: dict[str, Any], kept: _KeptInRun | None,
             changes["lora_alpha"] = 2.0 * rank
         if wanted.rule == "adam":
             changes["lr"] = ADAM_LR["low-rank factors" if rank else "weights"]
-        return change_options(StepOptions(), {**changes, **options}, [*_WINDOW, "seed"])
+        return StepOptions().with_options({**changes, **options}, [*_WINDOW, "seed"])
     base = kept.memory
     if wanted.rank is not None:
         changes["lora_rank"] = wanted.rank
@@ -244,7 +230,7 @@ def _memory_of(wanted: Wanted, options: dict[str, Any], kept: _KeptInRun | None,
         # Without the constants of the rule that the run was made with.
         shared = {item.name: getattr(base, item.name) for item in dataclasses.fields(MemoryOptions)}
         base, changes = StepOptions(), {**shared, **changes, **kept.of_rule()}
-    return change_options(base, {**changes, **options}, [*_WINDOW, "seed"])
+    return base.with_options({**changes, **options}, [*_WINDOW, "seed"])
 
 
 def _check_constants(memory: MemoryOptions, has_texts: bool) -> None:

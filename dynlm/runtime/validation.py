@@ -9,13 +9,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from dynlm.errors import UserError
 from dynlm.runtime.renamed import original_options, rename_sections
+from dynlm.runtime.text import did_you_mean
 
 LARGEST = 10**12
 """Upper bound of every number among the options; most have a smaller one of their own."""
@@ -74,6 +75,21 @@ class Section:
             kept = {name: value for name, value in kept.items() if value is not None}
         replaced: _Section = kind(**{**kept, **changes})  # type: ignore[assignment]
         return replaced
+
+    def with_options(self: _Section, changes: Mapping[str, Any], others: Iterable[str] = ()) -> _Section:
+        """Return what ``replace`` does for ``changes`` that a user gave.
+
+        Raises UserError, naming the option, for one that is unknown or has the wrong type; ``others`` are names that
+        the message offers beside the section's own.
+        """
+        kind = type(self).select({**vars(self), **changes})
+        known = {item.name for item in dataclasses.fields(kind)}
+        if unknown := [name for name in changes if name not in known]:
+            offered = sorted({*known, *others})
+            what = f"{self.SECTION} has no option {unknown[0]!r}{did_you_mean(unknown[0], offered)}"
+            raise UserError(what, do=f"choose among {', '.join(offered)}")
+        check_types(kind, changes)
+        return self.replace(**changes)
 
 
 def bounded(

@@ -54,8 +54,11 @@ def test_values_take_the_types_of_their_options() -> None:
         ({"run": "a", "seed": "x"}, "seed is 'x'"),
         ({"run": "a", "seed": -1}, "seed is -1"),
         ({"run": "a", "rule": "rsm"}, "did you mean 'rms'"),
-        ({"run": "a", "rul": "rms"}, r"no 'rul' \(did you mean rule\?\); choose among .*, cache, .*, lr, "),
-        ({"run": "a", "SECTION": "x"}, "no 'SECTION'"),
+        (
+            {"run": "a", "rul": "rms"},
+            r"memory has no option 'rul' \(did you mean rule\?\); choose among .*, cache, .*, lr, ",
+        ),
+        ({"run": "a", "SECTION": "x"}, "no option 'SECTION'"),
         ({"run": "a", "lr": "fast"}, r"memory\.lr is 'fast'"),
         ({"run": "a", "lr": -1}, r"memory\.lr is -1"),
         ({"run": "a", "lr": True}, r"memory\.lr is True"),

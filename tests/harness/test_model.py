@@ -157,7 +157,7 @@ def test_what_a_pretrained_model_lacks_is_said_by_name(pretrained: Path, trained
         ({"pretrained": str(tmp_path / "none"), "rule": "none"}, r"pretrained=.*none: .*no such folder"),
         ({"run": str(tmp_path / "none")}, r"run=.*none: .*no such run"),
         ({"run": str(trained_run.folder), "rule": "rms"}, r"run=.*rms has no memory\.lr and was not tuned"),
-        ({"run": str(trained_run.folder), "lr": 1, "foo": 2}, "there is no 'foo'"),
+        ({"run": str(trained_run.folder), "lr": 1, "foo": 2}, "model_args: memory has no option 'foo'"),
         ({"run": str(trained_run.folder), **SGD, "device": "gpu9"}, "device is 'gpu9'"),
     ):
         with pytest.raises(UserError, match=what) as refused:

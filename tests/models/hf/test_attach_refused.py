@@ -30,7 +30,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"rule": "meta"}, "meta' needs parameters that were learned; give the path"),
     ({"rule": "adamant"}, "memory.rule is 'adamant'"),
     ({"rule": "nowhere/meta-stream.safetensors"}, "no such file"),
-    ({"lrate": 0.1}, "no option 'lrate'; choose among .*context.*lora_alpha.*seed"),
+    ({"lrate": 0.1}, "no option 'lrate'.*; choose among .*context.*lora_alpha.*seed"),
     ({"lora_rank": 4}, "no option 'lora_rank'; give rank"),
     ({"lr": "fast"}, "memory.lr is 'fast'"),
     ({"rank": -1}, "memory.lora_rank is -1"),
