@@ -2,16 +2,15 @@
 
 A segment's gradient of a matrix is a product of factors with one row for each token: u = left^T right. A step with it
 writes and reads a gradient, the weights and the rule's constants, each as large as the matrix. Here a matrix's
-precondition is taken as the nearest product of a row's and a column's factor (in logarithms), and its decay as the mean
-over the matrix: scaled factors are the update itself, and a product adds it to the weights. Of the softmax layer those
-of K segments are held, the model predicts with theta and their products (``models.low_rank``), and one pass over the
-weights merges them:
+precondition is taken as the nearest product of a row's and a column's factor (in logarithms): scaled factors are the
+update itself, and a product adds it to the weights. Of the softmax layer those of K segments are held, the model
+predicts with theta and their products (``models.low_rank``), and one pass over the weights merges them:
 
-    theta <- theta + (1 - kept^K) (theta_0 - theta) + sum over segments of kept^(K - 1 - k) left_k^T right_k
+    theta <- theta + (1 - (1 - beta)^K) (theta_0 - theta) + sum over segments of kept^(K - 1 - k) left_k^T right_k
 
-with kept = 1 - decay. That is K steps of ``gradient_step`` with these constants, except that weights between two merges
-lack their decay since the last one: of their distance from theta_0, a share of 1 - kept^(K - 1) at most. Gradients of
-embedded tokens are steps of single rows, taken at once.
+with kept = 1 - (mean of beta). So the weights lack their decay since the last merge: of their distance from theta_0 a
+share of 1 - (1 - beta)^(K - 1) at most, and held updates decay alike. Gradients of embedded tokens are steps of single
+rows, taken at once.
 
 Legend: B lanes, T tokens of a segment, M rows of held factors, V rows and H columns of the matrix.
 """
@@ -55,10 +54,14 @@ def can_merge(rule: Rule) -> bool:
 
 
 class MatrixConstants(NamedTuple):
-    """What a matrix's factors are multiplied by (the learning rate is in the column's), and what decay leaves."""
+    """What a matrix's factors are multiplied by (the learning rate is in the column's), and its decays.
+
+    ``decay`` is each weight's between two additions to the matrix, ``kept`` what a segment leaves of held updates.
+    """
 
     by_row_V: Tensor
     by_column_H: Tensor
+    decay: Tensor | float
     kept: float
 
 
@@ -76,10 +79,11 @@ class MergedRule(Rule):
         made = {}
         for name, rates in self.rule.rates.items():
             precondition = None if self.rule.precondition is None else self.rule.precondition[name]
-            beta = torch.as_tensor(self.rule.beta[name])
+            beta = self.rule.beta[name]
             if precondition is None or precondition.dim() == 2:
                 by_row, by_column = (torch.ones(()),) * 2 if precondition is None else nearest_product(precondition)
-                made[name] = MatrixConstants(by_row, by_column * -float(rates.lr), 1 - float(beta.mean()))
+                decay, kept = _decay_of(beta, self.segments if name == self.matrix else 1), 1 - torch.as_tensor(beta)
+                made[name] = MatrixConstants(by_row, by_column * -float(rates.lr), decay, float(kept.mean()))
         object.__setattr__(self, "_constants", made)
 
     @property
@@ -166,11 +170,11 @@ class MergedRule(Rule):
         if (factors := event.gradient.factors) is None:
             self.rule.step_(event)
             return
-        by_row_V, by_column_H, kept = self._constants[event.name]
+        by_row_V, by_column_H, decay, kept = self._constants[event.name]
         if event.name != self.matrix:
             left_BTV = factors.left_BTV * by_row_V
             if kept < 1:
-                event.theta.lerp_(event.anchor.expand_as(event.theta), 1 - kept)
+                event.theta.lerp_(event.anchor.expand_as(event.theta), decay)
             event.theta.baddbmm_(left_BTV.transpose(1, 2), factors.right_BTH * by_column_H)
             return
         pending: PendingUpdates = event.lane_state
@@ -191,18 +195,23 @@ class MergedRule(Rule):
         """Decay the weights by all segments since the last merge, and add the held updates."""
         pending: PendingUpdates = event.lane_state
         left_BMV, right_BMH = _used(pending)
-        (lanes, height, width), kept = event.theta.shape, self._constants[self.matrix].kept
-        decay = 1 - kept ** int(pending.segments_B.amax())
+        (lanes, height, width), decay = event.theta.shape, self._constants[self.matrix].decay
+        if (segments := int(pending.segments_B.amax())) != self.segments:
+            decay = _decay_of(self.rule.beta[self.matrix], segments)
         rows = max(1, _PART_BYTES * torch.get_num_threads() // (lanes * width * right_BMH.element_size()))
         for begin in range(0, height, rows):
             part = slice(begin, begin + rows)
             theta, anchor = event.theta[:, part], event.anchor[..., part, :]
-            if decay:
-                theta.lerp_(anchor.expand_as(theta), decay)
+            theta.lerp_(anchor.expand_as(theta), decay[part] if isinstance(decay, Tensor) else decay)
             theta.baddbmm_(left_BMV[..., part].transpose(1, 2), right_BMH)
         pending.left_BMV.zero_()
         pending.rows_B.zero_()
         pending.segments_B.zero_()
+
+
+def _decay_of(beta: Tensor | float, segments: int) -> Tensor | float:
+    """Return the decay of so many segments together."""
+    return beta if segments == 1 else 1 - (1 - beta) ** segments
 
 
 def nearest_product(positive_VH: Tensor) -> tuple[Tensor, Tensor]:

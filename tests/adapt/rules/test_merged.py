@@ -104,14 +104,15 @@ def test_lanes_equal_readings_one_by_one() -> None:
 
 
 def test_a_merge_is_the_formula() -> None:
-    """After a merge the weights are those of as many steps with a product as precondition and one decay."""
+    """Updates are by a product as precondition; those held decay alike, each weight as the rule has it."""
     plain, every = rule("rms", 0.01, 0.05), 3
     chosen = reader(merged(plain, every))
     memory, seen = chosen.fresh_memory(), list[Factors]()
     theta_0, lr = chosen.static["embedding"], plain.rates["embedding"].lr
     assert plain.precondition is not None
     precondition, by = plain.precondition["embedding"], nearest_product(plain.precondition["embedding"])
-    kept = 1 - float(plain.beta["embedding"].mean())  # type: ignore[union-attr]
+    beta = plain.beta["embedding"]
+    kept = 1 - float(beta.mean())  # type: ignore[union-attr]
     engine_gradients = LSTMEngine.gradients
 
     def recorded(self, *arguments):  # type: ignore[no-untyped-def]
@@ -128,7 +129,7 @@ def test_a_merge_is_the_formula() -> None:
     theta = theta_0.clone()
     for factors in seen[:every]:
         theta.index_add_(0, factors.rows_BT, factors.at_rows_BTH * precondition[factors.rows_BT], alpha=-lr)
-    theta = theta_0 + kept**every * (theta - theta_0)
+    theta = theta_0 + (1 - beta) ** every * (theta - theta_0)
     for age, factors in enumerate(reversed(seen[:every])):
         theta -= lr * kept**age * by[0][:, None] * by[1] * (factors.left_BTV.T @ factors.right_BTH)
     last = seen[every]
