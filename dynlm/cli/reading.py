@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from dynlm.cli.command import Argument, Option, command, open_run, print_answer, print_pieces
 from dynlm.errors import UserError
 from dynlm.runtime.launcher import is_main_process
-from dynlm.runtime.text import read_text, warn
+from dynlm.runtime.text import counted, read_text, warn
 from dynlm.runtime.validation import LARGEST_SEED, is_utf8
 
 if TYPE_CHECKING:
@@ -73,8 +73,8 @@ def _read(options: Namespace, config: Config) -> int:
     lines = [
         f"read {_cost(done)}",
         *(f"the memory {line}" for line in changes_text(done.words)),
-        f"the memory has read {memory['tokens']:,} tokens of {memory['articles']:,} articles; its weights are "
-        f"{done.distance:.4g} |theta_0| from the static ones",
+        f"the memory has read {counted(memory['tokens'], 'token')} of {counted(memory['articles'], 'article')}; its "
+        f"weights are {done.distance:.4g} |theta_0| from the static ones",
         f"the update filter acted {done.rejected:,} times" if done.rejected else "",
         f"static parameters: checksum {done.static[0]} before, {done.static[1]} after",
         "nothing was kept: --memory FILE keeps the memory"

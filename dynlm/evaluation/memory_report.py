@@ -14,7 +14,7 @@ from dynlm.adapt.reading_record import ReadingRecord, Words, WordSum
 from dynlm.errors import UserError
 from dynlm.evaluation.tables import text_rows
 from dynlm.evaluation.word_gains import changes_text
-from dynlm.runtime.text import printable
+from dynlm.runtime.text import counted, printable
 
 _SHOWN = ("model", "options", "rule", "tokens", "articles", "unfinished", "content")
 _TEXTS, _WORDS = 5, 8
@@ -72,7 +72,7 @@ def as_text(shown: dict[str, Any]) -> str:
     """Return the result of ``show`` for a terminal: what was read and learned in words, then tensors."""
     record, options = ReadingRecord.from_dict(shown["record"]), shown["options"]
     unfinished = "" if shown["unfinished"] is None else "; the last is unfinished, and its end is kept as text"
-    read = f"has read {shown['tokens']:,} tokens of {shown['articles']:,} articles{unfinished}"
+    read = f"has read {counted(shown['tokens'], 'token')} of {counted(shown['articles'], 'article')}{unfinished}"
     words = [
         f"{printable(shown['file'])}: {read}",
         f"read last: {', '.join(map(printable, record.texts[-_TEXTS:]))}" if record.texts else "",
@@ -94,7 +94,7 @@ def diff_as_text(found: dict[str, Any]) -> str:
     rows = []
     for file, tokens, articles, moved in read:
         far = "" if moved is None else f", {moved:.3g} |theta_0| from the static parameters"
-        rows.append(f"{file}: {tokens:,} tokens of {articles:,} articles{far}")
+        rows.append(f"{file}: {counted(tokens, 'token')} of {counted(articles, 'article')}{far}")
     if found["equal"]:
         return "\n".join([*rows, "equal to the bit"])
     one, other = (ReadingRecord.from_dict(record).words for record in found["records"])

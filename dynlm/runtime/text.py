@@ -128,6 +128,11 @@ def json_text(content: Any, indent: int | None = 2) -> str:
     )
 
 
+def counted(number: int, one: str) -> str:
+    """Return a number and what is counted: "1 article", "1,234 articles"."""
+    return f"{number:,} {one if number == 1 else one + 's'}"
+
+
 def did_you_mean(word: str, names: Iterable[str]) -> str:
     """Return a hint at the nearest of ``names``; empty if none is near."""
     near = difflib.get_close_matches(word, list(names), n=1)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from dynlm.errors import UserError
 from dynlm.runtime.text import (
+    counted,
     csv_field,
     csv_text,
     decode_text,
@@ -101,3 +102,12 @@ def test_a_code_span_cannot_be_closed_by_its_text(text):
     assert not re.search(rf"(?<!`){fence}(?!`)", inside)
     assert not (inside.startswith("`") or inside.endswith("`"))
     assert inside.strip() == printable(text)
+
+
+def test_one_is_not_several() -> None:
+    assert [counted(number, "article") for number in (0, 1, 2, 1234)] == [
+        "0 articles",
+        "1 article",
+        "2 articles",
+        "1,234 articles",
+    ]
