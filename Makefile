@@ -21,7 +21,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo fewshot-demo smollm2 test floors fuzz lint docs wheel bench instructions chromium clean
+.PHONY: help demo fewshot-demo smollm2 test floors fuzz lint docs wheel results bench instructions chromium clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name about; do printf 'make %-13s %s\n' "$$name" "$$about"; done
@@ -57,6 +57,10 @@ docs: $(VENV)/.installed-docs ## build the documentation site into site/; a brok
 
 wheel: $(VENV)/.installed-dev ## build the wheel and the source distribution into dist/
 	@$(BIN)/python -m hatchling build
+
+results: $(VENV)/.installed ## make README.md's table: train and study on WikiText-2 in DIR=..., a night on two cores
+	@$(BIN)/dynlm study --config study-wikitext-2 $(if $(DIR),--corpus.path "$(DIR)")
+	@$(BIN)/python scripts/readme_results.py
 
 bench: $(VENV)/.installed-dev ## time reading, training, tokenising and starting, beside the machine's own limits
 	@$(PIP) -e '.[benchmarks]' || echo "higher and torchopt could not be installed; what needs them is skipped" >&2
