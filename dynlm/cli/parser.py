@@ -115,7 +115,7 @@ def _own_parser(name: str, command: Command) -> _Parser:
         parser.add_argument("--print_config", action="store_true", help="print the options as YAML, and do nothing")
     if command.takes_run:
         about, count = (
-            f"a run: its folder, such as {command.runs}/demo, a name, or ORG/NAME on the hub",
+            f"a run: folder ({command.runs}/demo), name, or hub ORG/NAME",
             "?" if command.run_is_optional else None,
         )
         parser.add_argument("folder", type=str, nargs=count, metavar="RUN", help=about)

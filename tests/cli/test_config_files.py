@@ -99,7 +99,8 @@ def unpacked_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_wheel_holds_the_configs_and_its_demo_is_the_repositorys(
     unpacked_wheel: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    held = {path.relative_to(unpacked_wheel / "dynlm" / "configs") for path in unpacked_wheel.rglob("*.yaml")}
+    configs = unpacked_wheel / "dynlm" / "configs"
+    held = {path.relative_to(configs) for path in configs.rglob("*.yaml")}
     assert held == {path.relative_to(ROOT / "configs") for path in ROOT.glob("configs/**/*.yaml")}
     done = subprocess.run(
         [sys.executable, "-m", "dynlm", "demo", "--print_config"],
