@@ -19,7 +19,10 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {
     "README.md": "index.md",
-    **{name: name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "data/README.md", "scripts/README.md")},
+    **{
+        name: name
+        for name in ("CONTRIBUTING.md", "CHANGELOG.md", "data/README.md", "data/models/README.md", "scripts/README.md")
+    },
 }
 """Markdown files outside docs/, with their path in the site."""
 STATIC = ("LICENSE", "CITATION.cff", "configs/**/*.yaml", "scripts/*.sh", "tests/plugins/*.py", "tests/examples/*.py")
