@@ -87,9 +87,9 @@ def start_articles(dynamic_model: DynamicModel, memory: Memory, starts: np.ndarr
         if fresh:
             reset_lane_(dynamic_model.rule, memory.params, rule, dynamic_model.static, int(lane))
             continue
+        lane_state = select_lanes(rule.lanes, slice(lane, lane + 1))
         for name, tensor in memory.params.items():
             slots = {slot: tensors[name][lane] for slot, tensors in rule.slots.items()}
-            lane_state = select_lanes(rule.lanes, slice(lane, lane + 1))
             dynamic_model.rule.carry_over_(name, tensor[lane], slots, dynamic_model.static[name], lane_state)
     if rule.lanes is not None:
         rule = rule._replace(lanes=dynamic_model.rule.start_articles(rule.lanes, starts_B, fresh, dynamic_model.like))

@@ -47,7 +47,7 @@ from dynlm.adapt.meta_gradient.learner import MetaGradient
 from dynlm.adapt.rules.base import StepEvent
 from dynlm.adapt.rules.elementwise import ElementwiseRule
 from dynlm.adapt.rules.learned import SHARES, LearnedRule, clamp_, each_shape
-from dynlm.adapt.rules.online_rate import shifted, slope_of_shifted
+from dynlm.adapt.rules.online_rate import slope_of_shifted
 from dynlm.data.stream import Segment
 from dynlm.models.scratch import Scratch
 from dynlm.runtime.tree import leaves, map_tensors, select_lanes
@@ -109,11 +109,11 @@ class Sensitivities(MetaGradient):
             self._reset(starting)
             return
         for lane in starting:
+            stats = select_lanes(memory.rule.lanes, slice(lane, lane + 1))
             for name, weights in memory.params.items():
                 theta, anchor = weights[lane], dynamic_model.static[name]
                 if self.slow:
                     own = memory.rule.slots["anchor"][name][lane]
-                    stats = select_lanes(memory.rule.lanes, slice(lane, lane + 1))
                     anchor = self._move_anchor(name, lane, (theta, own, anchor), stats)
                 if share := float(self._rule.boundary_reset.get(name, 0.0)):
                     for tensors in self.fast.values():
@@ -129,12 +129,10 @@ class Sensitivities(MetaGradient):
         ``weights`` are theta, anchor and theta_0 as they were.
         """
         rule, (theta, anchor, theta_0) = self._rule, weights
-        decay, slow_rate = float(rule.slow_decay.get(name, 0.0)), rule.slow_rate.get(name, 0.0)
-        slope = 1.0
+        decay, slope = float(rule.slow_decay.get(name, 0.0)), 1.0
         if stats is not None and stats.online is not None:
-            shift = stats.online.shift_B[0]
-            slope, slow_rate = slope_of_shifted(float(slow_rate), shift), shifted(slow_rate, shift)
-        rate, limits = rule.slow_share(name, slow_rate), rule.slow_share(name, 1.0)
+            slope = slope_of_shifted(float(rule.slow_rate.get(name, 0.0)), stats.online.shift_B[0])
+        rate, limits = rule.slow_share(name, rule.slow_rate_at(name, stats)), rule.slow_share(name, 1.0)
         for kind, tensors in self.fast.items():
             fast, slow = tensors[name][lane], self.slow[kind][name][lane]
             moved = rate * fast - decay * slow

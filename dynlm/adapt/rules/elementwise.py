@@ -96,8 +96,7 @@ class ElementwiseRule(Rule):
 
     @property
     def slots(self) -> dict[str, Slot]:  # type: ignore[override]
-        """``anchor``, where weights have slow ones, ``moved``, how the slow rate moved those of this article,
-        ``velocity``, where it has momentum, and those of the moments."""
+        """``anchor`` (slow weights), ``moved`` (by the slow rate), ``velocity`` (momentum), and those of the moments."""
         slow = {"anchor": Slot(fill=None)} if self.slow_rate else {}
         slow |= {"moved": Slot()} if self.slow_step else {}
         return {**slow, **({"velocity": Slot()} if self.momentum else {}), **(SLOTS if self.moments else {})}
@@ -139,15 +138,15 @@ class ElementwiseRule(Rule):
         """Return each weight's share of its distance from the anchor that the anchor takes in, at a slow rate."""
         return rate * (1.0 if self.slow_limits is None else self.slow_limits[name])
 
-    def next_anchor(
-        self, name: str, theta: Tensor, anchor: Tensor, theta_0: Tensor, stats: SegmentStats | None = None
-    ) -> Tensor:
-        """Return the anchor after an article that ended with the weights ``theta``, of one lane (``stats`` too)."""
+    def slow_rate_at(self, name: str, stats: SegmentStats | None) -> float | Tensor:
+        """Return a tensor's slow rate in the lane of ``stats``, shifted where reading finds it."""
         rate = self.slow_rate.get(name, 0.0)
-        if stats is not None and stats.online is not None:
-            rate = shifted(rate, stats.online.shift_B[0])
+        return rate if stats is None or stats.online is None else shifted(rate, stats.online.shift_B[0])
+
+    def next_anchor(self, name: str, theta: Tensor, anchor: Tensor, theta_0: Tensor, stats: Any = None) -> Tensor:
+        """Return the anchor after an article that ended with the weights ``theta``, of one lane (``stats`` too)."""
         decayed = anchor + self.slow_decay.get(name, 0.0) * (theta_0 - anchor)
-        return decayed + self.slow_share(name, rate) * (theta - anchor)
+        return decayed + self.slow_share(name, self.slow_rate_at(name, stats)) * (theta - anchor)
 
     def init_lanes(self, lanes: int, like: Tensor) -> SegmentStats | None:
         if self.gates is None and self.moments is None and not self.slow_step:
