@@ -96,7 +96,7 @@ class ElementwiseRule(Rule):
 
     @property
     def slots(self) -> dict[str, Slot]:  # type: ignore[override]
-        """``anchor`` (slow weights), ``moved`` (by the slow rate), ``velocity`` (momentum), and those of the moments."""
+        """``anchor`` (slow weights), ``moved`` (by the slow rate), ``velocity`` (momentum), those of the moments."""
         slow = {"anchor": Slot(fill=None)} if self.slow_rate else {}
         slow |= {"moved": Slot()} if self.slow_step else {}
         return {**slow, **({"velocity": Slot()} if self.momentum else {}), **(SLOTS if self.moments else {})}
