@@ -1,16 +1,18 @@
-"""One MAML meta-step beside the packages `higher` and `torchopt`: cubic, 25 tasks, 5 inner steps, second order.
+"""One MAML meta-step beside `torch.func` and the packages `higher` and `torchopt`: cubic, 25 tasks, 5 inner steps.
 
     pip install dynlm[benchmarks]
     python -m benchmarks.maml_step [--seconds 20] [--json]
 
-All three are given the same network, start and episodes, and must give the same meta-loss and the same meta-gradient
-before they are timed side by side in one process. The other two are used as in their examples: a loop over
-tasks. Run nothing else on the machine meanwhile.
+All are given the same network, start and episodes, and must give the same meta-loss and the same second-order
+meta-gradient before they are timed side by side in one process. The packages are used as in their examples, with a
+loop over tasks; `torch.func` as in its own example of MAML, with `vmap` over tasks and `grad` inside it. A package that
+is not installed is left out. Run nothing else on the machine meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import itertools
 import json
 import math
@@ -19,6 +21,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
 
 from benchmarks.machine import side_by_side
 from dynlm.fewshot.learners.learner import Learned
@@ -65,6 +68,31 @@ def _gradients(module: nn.Module) -> list[Tensor]:
         assert parameter.grad is not None
         found.append(parameter.grad.T if parameter.dim() > 1 else parameter.grad)
     return found
+
+
+def vmap_step(episodes: Episodes, start: Params) -> Callable[[], Gradients]:
+    """One meta-step by `vmap` over tasks of inner steps by `torch.func.grad`, as in PyTorch's example of MAML."""
+    module = module_of(start)
+    parameters: Params = dict(module.named_parameters())
+    (support_inputs, support_targets), (query_inputs, query_targets) = episodes
+
+    def loss(weights: Params, inputs_N: Tensor, targets_N: Tensor) -> Tensor:
+        return F.mse_loss(functional_call(module, weights, (inputs_N,)), targets_N)
+
+    def query_loss(*examples: Tensor) -> Tensor:
+        weights = parameters
+        for _ in range(STEPS):
+            gradients = grad(loss)(weights, *examples[:2])
+            weights = {name: weights[name] - RATE * gradients[name] for name in weights}
+        return loss(weights, *examples[2:])
+
+    def step() -> Gradients:
+        module.zero_grad()
+        total = vmap(query_loss)(support_inputs, support_targets, query_inputs, query_targets).mean()
+        total.backward()
+        return float(total.detach()), _gradients(module)
+
+    return step
 
 
 def higher_step(episodes: Episodes, start: Params) -> Callable[[], Gradients]:
@@ -118,21 +146,27 @@ def torchopt_step(episodes: Episodes, start: Params) -> Callable[[], Gradients]:
     return step
 
 
-MAKERS = {"dynlm": dynlm_step, "higher": higher_step, "torchopt": torchopt_step}
+MAKERS = {"dynlm": dynlm_step, "vmap": vmap_step, "higher": higher_step, "torchopt": torchopt_step}
+PACKAGES = ("higher", "torchopt")
 
 
-def measure(seconds: float = 20.0, threads: int = 1, names: tuple[str, ...] = tuple(MAKERS)) -> dict[str, float]:
-    """Median milliseconds of a meta-step of each, and how many times as fast dynlm's is.
+def installed() -> tuple[str, ...]:
+    """Return the names of ``MAKERS`` that can be measured."""
+    return tuple(name for name in MAKERS if name not in PACKAGES or importlib.util.find_spec(name))
+
+
+def measure(seconds: float = 20.0, threads: int = 1) -> dict[str, float]:
+    """Median milliseconds of a meta-step of each that is installed, and how many times as fast dynlm's is.
 
     Raises ValueError where their losses or gradients differ by more than rounding. One thread is the fastest for
-    tensors as small as these, for all three.
+    tensors as small as these, for all of them.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         episodes = Cubic(Cubic.Options()).sample("train", EpisodeShape(1, 40, 80), TASKS, seeded(0, 1))
         start = Maml(Maml.Options(), Cubic.problem).initial(seeded(0)).meta
-        calls = {name: MAKERS[name](episodes, start) for name in names}
+        calls = {name: MAKERS[name](episodes, start) for name in installed()}
         answers = {name: call() for name, call in calls.items()}
         loss, gradients = answers["dynlm"]
         for name, (other, others) in answers.items():
@@ -156,17 +190,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    try:
-        result = measure(options.seconds, options.threads)
-    except ModuleNotFoundError as error:
-        if error.name not in ("higher", "torchopt"):
-            raise
-        parser.exit(0, f"skipped: {error.name} is not installed; pip install dynlm[benchmarks]\n")
+    result = measure(options.seconds, options.threads)
     if options.json:
         print(json.dumps(result))
         return
-    print(f"meta-loss {result['meta_loss']:.6f}, the same by all three; {options.threads} thread(s)")
+    print(f"meta-loss {result['meta_loss']:.6f}, the same by all; {options.threads} thread(s)")
     for name in MAKERS:
+        if f"{name}_ms" not in result:
+            print(f"  {name:10} not installed: pip install dynlm[benchmarks]")
+            continue
         ratio = f", {result[f'times_as_fast_as_{name}']:.1f} times dynlm's" if name != "dynlm" else ""
         print(f"  {name:10}{result[f'{name}_ms']:8.1f} ms{ratio}")
 

@@ -1,27 +1,47 @@
-"""The benchmarks of few-shot learning: a MAML meta-step beside two packages, and environment steps."""
+"""The benchmarks of few-shot learning: a MAML meta-step beside others' ways, and environment steps."""
 
 from __future__ import annotations
 
-import importlib.util
+from collections.abc import Callable
 
 import pytest
+from torch import Tensor
 
-from benchmarks import environment_steps
-from benchmarks.maml_step import MAKERS, measure
+from benchmarks import environment_steps, maml_step
+from benchmarks.maml_step import PACKAGES, installed, measure
+from dynlm.fewshot.tasks.source import Episodes
+from dynlm.types import Params
 
-INSTALLED = tuple(name for name in MAKERS if name == "dynlm" or importlib.util.find_spec(name))
+Step = Callable[[], tuple[float, list[Tensor]]]
 
 
 def test_a_meta_step_is_measured_beside_what_is_installed() -> None:
-    told = measure(0.0, names=INSTALLED)
-    assert told["dynlm_ms"] > 0 and told["meta_loss"] > 0
-    for name in INSTALLED[1:]:
-        assert told[f"times_as_fast_as_{name}"] > 1
+    found = measure(0.0)
+    assert found["dynlm_ms"] > 0 and found["meta_loss"] > 0
+    assert {"dynlm", "vmap"} <= set(installed())
+    for name in installed()[1:]:
+        assert found[f"times_as_fast_as_{name}"] > 1
 
 
-@pytest.mark.skipif(len(INSTALLED) == len(MAKERS), reason="all are installed")
-def test_what_is_missing_is_said_by_name() -> None:
-    with pytest.raises(ModuleNotFoundError, match=r"higher|torchopt"):
+def test_a_package_that_is_missing_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maml_step.importlib.util, "find_spec", lambda name: None)
+    found = measure(0.0)
+    assert found["vmap_ms"] > 0
+    assert not any(f"{name}_ms" in found for name in PACKAGES)
+
+
+def test_another_meta_gradient_is_refused_before_it_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def halved(episodes: Episodes, start: Params) -> Step:
+        step = maml_step.dynlm_step(episodes, start)
+
+        def call() -> tuple[float, list[Tensor]]:
+            loss, gradients = step()
+            return loss, [gradient / 2 for gradient in gradients]
+
+        return call
+
+    monkeypatch.setitem(maml_step.MAKERS, "vmap", halved)
+    with pytest.raises(ValueError, match="vmap gives another meta-step"):
         measure(0.0)
 
 
