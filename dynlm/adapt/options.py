@@ -16,6 +16,8 @@ Reset = Literal["stream", "article"]
 CacheKind = Literal["none", "fixed", "learned"]
 Feature = Literal["doc_age_20", "doc_age_100", "section_age", "loss_delta", "grad_rms", "weight_distance"]
 RESETS: tuple[Reset, ...] = get_args(Reset)
+POLICIES = (*RESETS, "stream-joined")
+"""Values of ``MemoryOptions.policy``."""
 CACHES: tuple[CacheKind, ...] = get_args(CacheKind)
 FEATURES: tuple[Feature, ...] = get_args(Feature)
 

@@ -1,6 +1,6 @@
 """Runs and packed models on the Hugging Face hub, as ORG/NAME: a snapshot in the cache of the hub's client.
 
-Only the files of a run are downloaded. ``huggingface_hub`` is imported when something is looked for.
+Only the files of a run are downloaded. ``huggingface_hub`` and torch are imported when something is looked for.
 """
 
 from __future__ import annotations
@@ -14,13 +14,6 @@ from typing import Any
 
 from dynlm.errors import UserError
 
-PATTERNS = (
-    *("config.yaml", "config.json", "model.json", "model.safetensors", "tokenizer/*.json", "tokenizer/*.model"),
-    *("memory/*.json", "memory/*.safetensors"),
-    *("learner.json", "learner.safetensors", "scores/*.json"),
-    *("checksums.json", "figures.json", "provenance.json", "README.md"),
-)
-"""Patterns of the files of a shared run, a packed model and a packed learner."""
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
 _FILES = (".parquet", ".json", ".yaml", ".safetensors")
 
@@ -41,6 +34,8 @@ def fetch_run(name: str, **download: Any) -> Path:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise UserError("no such folder, and the hub needs a package", name, "pip install huggingface_hub") from error
+    from dynlm.run.sharing import PUBLIC_FILES
+
     with _hub_errors(name):
         # First that alone: another program's model may be large.
         with _bars(False):
@@ -49,7 +44,7 @@ def fetch_run(name: str, **download: Any) -> Path:
             what = "on the hub, but no run of dynlm"
             raise UserError(what, name, f"`dynlm adopt {name}` makes one of a model of transformers")
         with _bars(sys.stderr.isatty()):
-            return Path(snapshot_download(name, allow_patterns=list(PATTERNS), **download))
+            return Path(snapshot_download(name, allow_patterns=list(PUBLIC_FILES), **download))
 
 
 @contextlib.contextmanager

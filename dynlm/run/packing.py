@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from dynlm.adapt.options import RESETS, MemoryOptions, StepOptions
+from dynlm.adapt.options import POLICIES, RESETS, MemoryOptions, StepOptions
 from dynlm.adapt.rules.base import Statistics
 from dynlm.adapt.rules.registry import RULES, tuned_rules
 from dynlm.data.options import CorpusOptions
@@ -31,7 +31,7 @@ from dynlm.runtime.parsing import write_json
 from dynlm.runtime.validation import section_of
 
 _POLICIES = (*((reset, True) for reset in RESETS), ("stream", False))
-_GATED = re.compile(r"gated-cache-(.+?)-(stream-joined|stream|article)")
+_GATED = re.compile(f"gated-cache-(.+?)-({'|'.join(POLICIES)})")
 _OF_THE_FILE = ("model", "vocabulary", "tensors", "parameters", "tokenizer", "fingerprint", "kinds")
 """Entries of cards that are written anew."""
 

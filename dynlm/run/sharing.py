@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dynlm.adapt.memory_file import is_memory
-from dynlm.adapt.options import RESETS
+from dynlm.adapt.options import POLICIES
 from dynlm.adapt.rules.registry import StatisticsKind
 from dynlm.data.options import CorpusOptions
 from dynlm.errors import UserError
@@ -26,11 +26,22 @@ from dynlm.runtime.parsing import read_json, write_json
 from dynlm.runtime.tensors import load_metadata, load_tensors, save_tensors
 from dynlm.runtime.validation import section_of
 
-_LEARNED = tuple(f"memory/*-{reset}.{suffix}" for reset in RESETS for suffix in ("safetensors", "json"))
-_MODEL = ("config.yaml", "model.json", "model.safetensors")
-_FOUND = ("memory/statistics.safetensors", "memory/statistics-*x*.safetensors", "memory/tuned.json")
-_PATTERNS = (*_MODEL, "config.json", *TOKENIZER_FILES, *_FOUND, *_LEARNED)
-"""Patterns of the files that are shared."""
+_MEMORY = ("memory", "memory/lora*-*")
+"""Folders of what was found for tensors of the model, and for low-rank factors."""
+_LEARNED = tuple(
+    f"{folder}/*-{policy}.{suffix}" for folder in _MEMORY for policy in POLICIES for suffix in ("safetensors", "json")
+)
+_FOUND = tuple(
+    f"{folder}/{name}"
+    for folder in _MEMORY
+    for name in ("statistics.safetensors", "statistics-*x*.safetensors", "tuned.json")
+)
+_COPIED = ("model.json", "model.safetensors", *TOKENIZER_FILES, *_FOUND, *_LEARNED)
+"""Patterns of the files that are copied."""
+_LEARNER = ("learner.json", "learner.safetensors", "scores/*.json")
+_PACKED = ("checksums.json", "figures.json", "provenance.json")
+PUBLIC_FILES = ("config.yaml", "config.json", "README.md", *_COPIED, *_LEARNER, *_PACKED)
+"""Patterns of the files of a shared run, a packed model and a packed learner, which are downloaded from the hub."""
 
 
 def share_run(folder: Path, target: Path) -> None:
@@ -73,22 +84,22 @@ def _local_source(card: Any) -> str | None:
 def shared_files(folder: Path) -> list[Path]:
     """Return the files of the run ``folder`` that are copied. Raises UserError if one of them is a link."""
     found = []
-    for path in sorted({path for pattern in _PATTERNS for path in folder.glob(pattern)}):
-        if path.name.startswith((".", "config.")):
+    for path in sorted({path for pattern in _COPIED for path in folder.glob(pattern)}):
+        if path.name.startswith("."):
             continue
         if is_hub_cache(folder):
             refuse_leaving_run(path, folder)
         elif any(one.is_symlink() for one in (path, *path.parents) if one != folder and one.is_relative_to(folder)):
             raise UserError("a link, which is not shared", path, "put the file itself there, or remove the link")
-        if path.is_file() and _is_run_file(path):
+        if path.is_file() and _is_run_file(path, folder):
             found.append(path)
     return found
 
 
-def _is_run_file(path: Path) -> bool:
-    """Return whether the content of ``path`` is what a run has under such a name."""
+def _is_run_file(path: Path, folder: Path) -> bool:
+    """Return whether the content of ``path`` is what the run ``folder`` has under such a name."""
     is_tensors = path.suffix == ".safetensors"
-    if path.parent.name != "memory":
+    if path.relative_to(folder).parts[0] != "memory":
         return not is_tensors or not is_memory(load_metadata(path))
     about = load_metadata(path) if is_tensors else read_json(path)
     if not isinstance(about, dict) or is_memory(about):
@@ -99,7 +110,7 @@ def _is_run_file(path: Path) -> bool:
         return {"model", "tokens"} <= about.keys() and (about.get("lanes", 1), about.get("segment")) == kind
     # A fixed cache and what was tuned are JSON alone.
     alone, learned = path.stem == "tuned" or path.name.startswith("cache-"), path.with_suffix(".safetensors")
-    return isinstance(about.get("model"), str) and (alone or (learned.is_file() and _is_run_file(learned)))
+    return isinstance(about.get("model"), str) and (alone or (learned.is_file() and _is_run_file(learned, folder)))
 
 
 def _copy(source: Path, target: Path, public: Callable[[Any], Any]) -> None:
