@@ -24,7 +24,7 @@ def test_what_was_found_is_shared_and_downloaded(tuned_copy: Run, tmp_path: Path
     memory = tuned_copy.folder / "memory"
     config = with_memory(tuned_copy.config, rule="rms", reset="stream", article_boundaries=False)
     opened(tuned_copy.folder, config).store.save_fixed_cache(config.memory, CACHE)
-    found = {f"memory/{part}{path.name}" for path in memory.iterdir() }
+    found = {f"memory/{part}{path.name}" for path in memory.iterdir()}
     if part:
         memory.rename(tmp_path / "found")
         memory.mkdir()
