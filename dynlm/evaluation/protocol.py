@@ -22,10 +22,9 @@ from dynlm.run.provenance import made_with
 from dynlm.run.run import Run
 from dynlm.runtime.hashing import fingerprint
 from dynlm.runtime.renamed import original_options
-from dynlm.runtime.validation import one_of
+from dynlm.runtime.validation import earlier_options, one_of
 
 _ORDER = re.compile(r"in order|shuffled, seed (\d{1,19})", re.ASCII)
-_LATER: dict[str, Any] = {"gate": None, "article_boundaries": True, "merge_every": 1}
 _DECISIVE = ("model", "tokenizer", "text", "split", "order", "reset", "segment", "reader", "memory")
 
 
@@ -129,16 +128,12 @@ def scoring_key(protocol: Mapping[str, Any]) -> str:
     """
     options = protocol.get("options")
     memory = options.get("memory") if isinstance(options, dict) else None
-    memory = original_options("memory", earlier_options(memory)) if isinstance(memory, dict) else memory
+    if isinstance(memory, dict):
+        memory = original_options("memory", earlier_options(MemoryOptions, memory))
     decisive = {name: protocol.get(name) for name in _DECISIVE}
     if reading := protocol.get("reading"):  # of models that have no such options, earlier keys stay as they were
         decisive["reading"] = reading
     return fingerprint(json.dumps([decisive, memory], sort_keys=True))
-
-
-def earlier_options(memory: Mapping[str, Any]) -> dict[str, Any]:
-    """Return memory options without those that earlier versions lack and that have their default, for keys."""
-    return {name: value for name, value in memory.items() if name not in _LATER or value != _LATER[name]}
 
 
 def resume_key(protocol: Mapping[str, Any]) -> str:

@@ -109,17 +109,17 @@ def fingerprint_options(*sections: Section) -> dict[str, Any]:
     """Return the options that affect a result, by their full names (``memory.segment``), old ones if they changed."""
     options: dict[str, Any] = {}
     for section in sections:
-        affecting = [item.name for item in dataclasses.fields(section) if _decides(item, getattr(section, item.name))]
-        values = original_options(section.SECTION, {name: getattr(section, name) for name in affecting})
+        affecting = [item.name for item in dataclasses.fields(section) if item.metadata.get("affects_result", True)]
+        values = earlier_options(type(section), {name: getattr(section, name) for name in affecting})
+        values = original_options(section.SECTION, values)
         options |= {f"{section.SECTION}.{name}": value for name, value in values.items()}
     return options
 
 
-def _decides(item: dataclasses.Field[Any], value: object) -> bool:
-    """Return whether the value of an option belongs in a fingerprint."""
-    if item.metadata.get("omit_default") and value == item.default:
-        return False
-    return bool(item.metadata.get("affects_result", True))
+def earlier_options(kind: type[Section], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``values`` of a section without the defaults of options that earlier versions lack (see ``bounded``)."""
+    later = {item.name: item.default for item in dataclasses.fields(kind) if item.metadata.get("omit_default")}
+    return {name: value for name, value in values.items() if name not in later or value != later[name]}
 
 
 def one_of(option: str, value: object, choices: tuple[Any, ...]) -> None:

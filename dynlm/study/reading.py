@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 from dynlm.data.articles import source_name
 from dynlm.errors import UserError
-from dynlm.evaluation.protocol import ArticleOrder, earlier_options, text_fingerprint
+from dynlm.evaluation.protocol import ArticleOrder, text_fingerprint
 from dynlm.evaluation.score import ScoreRequest, score
 from dynlm.evaluation.score_file import FOLDER, load_if_whole, read_scores
 from dynlm.run.run import Run
+from dynlm.runtime.validation import earlier_options
 from dynlm.study.cells import Cell
 from dynlm.study.options import StudyOptions
 from dynlm.study.results import Done
@@ -105,8 +106,8 @@ class StudyReader:
         """
         reading, run, prepared = planned
         key = text_fingerprint(run.split(self._options.study.split), self._articles)
-        own: dict[str, Any] = {"memory": earlier_options(dataclasses.asdict(reading.memory))}
-        own |= {"g": dataclasses.asdict(reading.variant.g)}
+        sections = (reading.memory, reading.variant.g)
+        own: dict[str, Any] = {each.SECTION: earlier_options(type(each), dataclasses.asdict(each)) for each in sections}
         own |= {"model": model} if (model := reading.variant.model.reading()) else {}
         own |= {"seed": seed} if reading.memory.lora_rank and (seed := run.options.seed) else {}  # of the factors
         return fingerprint_of([[run.fingerprint, key, order], own, [content_of(each.held) for each in prepared]])

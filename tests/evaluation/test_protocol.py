@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from dynlm.adapt.options import MemoryOptions
 from dynlm.errors import UserError
 from dynlm.evaluation.compare import check_same_text, unique_labels
 from dynlm.evaluation.protocol import ArticleOrder, resume_key, scoring_key
+from dynlm.evaluation.score_file import read_scores
 from dynlm.run.folder import TrainedModel
+from dynlm.runtime.validation import section_of
 from tests.tiny import Run, readable_name, rescored, scored, with_memory
 
 
@@ -78,3 +83,13 @@ def test_keys_tell_scorings_apart_and_the_date_does_not(tuned_copy: Run) -> None
     assert scoring_key(later) == scoring_key(protocol) and resume_key(later) == resume_key(protocol)
     newer = {**protocol, "versions": {"torch": "99"}, "commit": "another"}
     assert scoring_key(newer) == scoring_key(protocol) and resume_key(newer) != resume_key(protocol)
+
+
+def test_a_scoring_of_an_earlier_version_is_found_again() -> None:
+    kept = read_scores(Path(__file__).parents[1] / "golden" / "run" / "scores" / "kept.parquet").protocol
+    earlier = kept["options"]["memory"]
+    now = dict(vars(section_of(MemoryOptions, earlier)))
+    assert now.keys() - earlier.keys() > {"lora_rank", "gate", "merge_every"}
+    for memory, found in ((now, True), ({**now, "merge_every": 2}, False), ({**now, "lora_rank": 4}, False)):
+        protocol = {**kept, "options": {**kept["options"], "memory": memory}}
+        assert (scoring_key(protocol) == scoring_key(kept)) == found
