@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,6 +99,8 @@ FORMAT = Option(
 """Option of the commands that print tables."""
 COMMANDS: dict[str, Command] = {}
 """All commands by name."""
+_MOST_SKIPPED = 20
+"""Files that were not read, which are listed; JSON has all."""
 
 
 def command(name: str, *own: Option | Argument, **fields: Any) -> Callable[[Function], Function]:
@@ -154,6 +156,14 @@ def open_in_browser(page: Path) -> None:
 
     if not webbrowser.open(page.resolve().as_uri()):
         raise UserError("no browser was found to show it in", page, "open it yourself")
+
+
+def skipped_lines(skipped: Mapping[str, str]) -> Iterator[str]:
+    """Yield a line with the reason for each file that was not read, or for the first of them and one for the rest."""
+    for path, why in [*skipped.items()][:_MOST_SKIPPED]:
+        yield printable(f"not read: {path}: {why}")
+    if (more := len(skipped) - _MOST_SKIPPED) > 0:
+        yield f"not read: {more:,} more, which --json has"
 
 
 def is_quiet(options: Namespace) -> bool:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from dynlm.cli.command import COMMANDS, Argument, Option, command, open_in_browser, print_answer
+from dynlm.cli.command import COMMANDS, Argument, Option, command, open_in_browser, print_answer, skipped_lines
 from dynlm.errors import UserError
 from dynlm.run.locate import find_run, packed_models
 from dynlm.runtime.launcher import is_main_process
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
     from dynlm.study.learn import Survey
     from dynlm.study.learn_options import LearnOptions
     from dynlm.train.config import Config
-
-_MOST_LISTED = 20
-"""Files that were not read, of which the rest is in the JSON."""
 
 
 @command(
@@ -49,7 +45,7 @@ def _learn(options: Namespace, config: LearnOptions) -> int:
         return _read_instead(options, config, found)
     chosen = begin(config, found)
     splits = describe(open_source(chosen.corpus))
-    _say(options, *_survey_lines(found), _split_line(splits, chosen))
+    _say(options, _survey_line(found), *skipped_lines(found.skipped), _split_line(splits, chosen))
     comparison, written = main_job(chosen, quiet=options.json, progress=sys.stderr.isatty() and not options.json)
     page = chosen.run.path / PAGE
     text = ["", text_table(comparison), "", _verdict(comparison), f"report: {page}"]
@@ -72,14 +68,10 @@ def _say(options: Namespace, *lines: str) -> None:
         print(printable("\n".join(lines), lines=True), flush=True)
 
 
-def _survey_lines(found: Survey) -> Iterator[str]:
-    """Yield what was read, and what was not and why."""
+def _survey_line(found: Survey) -> str:
+    """Return what was read."""
     files = ", ".join(f"{count:,} {suffix}" for suffix, count in found.files.items())
-    yield f"read {found.path}: {found.texts:,} texts of {found.size.words:,} words in {files}"
-    for path, why in [*found.skipped.items()][:_MOST_LISTED]:
-        yield f"not read: {path}: {why}"
-    if (more := len(found.skipped) - _MOST_LISTED) > 0:
-        yield f"not read: {more:,} more"
+    return f"read {found.path}: {found.texts:,} texts of {found.size.words:,} words in {files}"
 
 
 def _split_line(splits: dict[str, Any], config: Config) -> str:
@@ -112,6 +104,6 @@ def _read_instead(options: Namespace, config: LearnOptions, found: Survey) -> in
         raise UserError(f"{what}, and there is no model {name!r} (--learn.model) to read them with", found.path, do)
     words = [str(model), options.texts, "--run.cpu", str(config.run.cpu).lower()]
     words.append("--json" if options.json else "--show")
-    _say(options, *_survey_lines(found), f"{what}: {name} reads them instead", f"dynlm read {shlex.join(words)}")
+    _say(options, _survey_line(found), f"{what}: {name} reads them instead", f"dynlm read {shlex.join(words)}")
     read = COMMANDS["read"]
     return read.run(*parse("read", read, words))

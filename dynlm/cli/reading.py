@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynlm.cli.command import Argument, Option, command, open_run, print_answer, print_pieces
+from dynlm.cli.command import Argument, Option, command, open_run, print_answer, print_pieces, skipped_lines
 from dynlm.errors import UserError
 from dynlm.runtime.launcher import is_main_process
 from dynlm.runtime.text import counted, read_text, warn
@@ -55,9 +55,6 @@ def _read(options: Namespace, config: Config) -> int:
     run, path = open_run(options, config), None if options.memory_file is None else Path(options.memory_file)
     texts, skipped = load_own_texts(options.texts)  # standard input may take long: no file is locked meanwhile
     done = read_texts(run, texts, path, not options.unfinished, options.again, options.compare)
-    if skipped:
-        example = next(iter(skipped.items()))
-        warn(f"{len(skipped)} of the folder's files were left out, such as {': '.join(example)}")
     if done.repeated:
         what = "these texts are what this memory has read last; they were not read again"
         warn(f"{path}: {what}; give --again to learn them once more")
@@ -71,6 +68,7 @@ def _read(options: Namespace, config: Config) -> int:
         _show(done)
     memory = done.memory
     lines = [
+        *skipped_lines(skipped),
         f"read {_cost(done)}",
         *(f"the memory {line}" for line in changes_text(done.words)),
         f"the memory has read {counted(memory['tokens'], 'token')} of {counted(memory['articles'], 'article')}; its "

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dynlm.cli.command import Argument, Option, command, is_quiet, open_run, print_answer
+from dynlm.cli.command import Argument, Option, command, is_quiet, open_run, print_answer, skipped_lines
 from dynlm.runtime.perplexity import format_perplexity
 from dynlm.runtime.text import printable
 
@@ -35,7 +35,7 @@ def _corpus(options: Namespace, config: Config) -> int:
             f"{printable(longest['title'])} ({longest['words']:,} words)"
         )
     rows.append("words and types count each end of line as one, as the literature does")
-    rows += [f"not read: {printable(path)}: {why}" for path, why in left.items()]
+    rows += skipped_lines(left)
     print_answer(options, {**counts, "not_read": dict(left)} if left else counts, "\n".join(rows))
     return 0
 

@@ -13,7 +13,7 @@ from typing import Any
 from dynlm.data.cut import size_in_words
 from dynlm.data.options import CorpusOptions, TokenizerOptions
 from dynlm.data.sources.lines import unpacked_name
-from dynlm.data.sources.mixed import open_mixed
+from dynlm.data.sources.mixed import no_text_in, open_mixed
 from dynlm.errors import UserError
 from dynlm.runtime.hashing import Hasher
 from dynlm.runtime.parsing import read_json, write_json
@@ -69,16 +69,14 @@ def survey(corpus: CorpusOptions, coverage: float = TokenizerOptions.character_c
         files[_ROW.sub("", article.where)] = None
         hasher.add(article.title)
         hasher.add(article.text)
-    left = dict(source.skipped)
     if not texts:
-        reason = f" ({': '.join(next(iter(left.items())))})" if left else ""
-        raise UserError(f"no text in this folder{reason}", corpus.path, "name a folder with text files or JSON lines")
+        raise no_text_in(str(corpus.path), source.skipped)
     suffixes = Counter(Path(unpacked_name(Path(file))).suffix.lower() or "without suffix" for file in files)
     covered = itertools.accumulate(times for _, times in characters.most_common())
     needed = 1 + sum(1 for total in covered if total < coverage * characters.total())
     by_suffix = dict(sorted(suffixes.items(), key=lambda item: (-item[1], item[0])))
     size = TextSize(math.floor(words), len(types), needed)
-    return Survey(str(corpus.path), texts, size, by_suffix, left, hasher.hexdigest())
+    return Survey(str(corpus.path), texts, size, by_suffix, source.skipped, hasher.hexdigest())
 
 
 def begin(options: LearnOptions, found: Survey) -> Config:

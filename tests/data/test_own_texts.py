@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from dynlm.data.options import CorpusOptions
 from dynlm.data.own_texts import load_own_texts
+from dynlm.data.sources.mixed import open_mixed
 from dynlm.errors import UserError
 
 
@@ -38,13 +40,27 @@ def test_each_text_is_an_article(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_a_folder_may_hold_several_formats(tmp_path: Path) -> None:
     write(tmp_path / "b", z_txt="last", a_json='{"text": "first"}\n')
-    write(tmp_path, a_md="read me", c_bin=b"\0\1", d_txt=" \n", e_jsonl='{"body": "no text"}')
+    write(
+        tmp_path, a_md="read me", c_bin=b"\0\1", d_txt=" \n", e_jsonl='{"body": "no text"}', f_html="<p>", g_txt="last"
+    )
     write(tmp_path / ".git", a_txt="hidden")
     articles, skipped = load_own_texts([str(tmp_path)])
     assert [article.text for article in articles] == ["read me", "first", "last"]
+    assert [article.title for article in articles] == [
+        f"{tmp_path}/{name}" for name in ("a.md", "b/a.json:1", "b/z.txt")
+    ]
     reasons = {Path(path).name: reason for path, reason in skipped.items()}
-    assert [*reasons] == ["c.bin", "d.txt", "e.jsonl"]
+    assert [*reasons] == ["c.bin", "d.txt", "e.jsonl", "f.html", "g.txt"]
     assert "NUL" in reasons["c.bin"] and "no text" in reasons["d.txt"] and "'text'" in reasons["e.jsonl"]
+    assert "convert it" in reasons["f.html"] and reasons["g.txt"] == f"the same text as {tmp_path}/b/z.txt"
+
+
+def test_a_folder_is_read_as_a_corpus_of_its_files_is(tmp_path: Path) -> None:
+    write(tmp_path, a_md="read me", b_txt=" \n = Two = \n \n two \n \n = Three = \n \n three \n", c_png=b"\0")
+    articles, skipped = load_own_texts([str(tmp_path)])
+    source = open_mixed(CorpusOptions(path=str(tmp_path), format="mixed"))
+    assert [article.text for article in articles] == [article.text for article in source.splits["train"]()]
+    assert [article.title for article in articles][1:] == ["Two", "Three"] and skipped == source.skipped
 
 
 def test_what_is_named_has_to_be_readable(tmp_path: Path) -> None:

@@ -35,6 +35,12 @@ def open_mixed(corpus: CorpusOptions) -> Source:
     return Source(str(root), {"train": partial(_articles, files, root, corpus, skipped, {})}, skipped)
 
 
+def no_text_in(folder: str, skipped: Skipped) -> UserError:
+    """Return the UserError for a folder of which all files were ``skipped``."""
+    reason = f" ({': '.join(next(iter(skipped.items())))})" if skipped else ""
+    return UserError(f"no text in this folder{reason}", folder, "name a folder with text files or JSON lines")
+
+
 def _articles(
     files: list[Path], root: Path, corpus: CorpusOptions, skipped: Skipped, readable: dict[Path, bool]
 ) -> Iterator[Article]:
