@@ -12,7 +12,8 @@ from dynlm.cli.config_files import load_options
 from dynlm.fewshot.options import FewShotOptions
 from dynlm.run.run import Run
 from dynlm.study.options import StudyOptions
-from dynlm.study.steps import check_slots, steps_of
+from dynlm.study.prepare import check_slots
+from dynlm.study.steps import steps_of
 from dynlm.study.variants import readings_of, variants_of
 from dynlm.train.config import Config
 

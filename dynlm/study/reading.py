@@ -16,8 +16,9 @@ from dynlm.run.run import Run
 from dynlm.runtime.validation import earlier_options
 from dynlm.study.cells import Cell
 from dynlm.study.options import StudyOptions
+from dynlm.study.prepare import Prepared, Step, check_slots, content_of, fingerprint_of, prepare
 from dynlm.study.results import Done
-from dynlm.study.steps import Prepared, Step, check_slots, content_of, fingerprint_of, prepare, steps_of
+from dynlm.study.steps import steps_of
 from dynlm.study.variants import Reading, Variant, readings_of
 
 

@@ -10,8 +10,9 @@ from dynlm.data.options import Order
 from dynlm.evaluation.compare import Comparison, Gain, VariantFigures, compare
 from dynlm.evaluation.score_file import Scores
 from dynlm.runtime.cost import Cost
+from dynlm.study.budget import Budget
 from dynlm.study.options import StudyConfig
-from dynlm.study.steps import Budget, Prepared
+from dynlm.study.prepare import Prepared
 from dynlm.study.variants import Reading, baseline_for, baselines_of, orders_of
 
 SHOWN = 6

@@ -1,28 +1,18 @@
-"""What a variant needs before it reads: an ordered list of steps, each done once and kept in the run.
-
-A step fills one slot of the run (the rates of rms under ``stream``, say). ``memory/prepared.json`` records the options
-with which each slot was filled, so that a study that was stopped resumes, and one with other options fills it anew.
-"""
+"""What a variant needs before it reads: an ordered list of steps, which variants share."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from dynlm.adapt.options import MemoryOptions, Reset
 from dynlm.adapt.rules.registry import RULES, SEGMENTS, StatisticsKind
 from dynlm.data.options import CorpusOptions
-from dynlm.errors import UserError
 from dynlm.models.options import ModelOptions
 from dynlm.run.memory_store import card_of, rule_stem
 from dynlm.run.run import Run
-from dynlm.runtime.hashing import fingerprint
-from dynlm.runtime.parsing import read_json, write_json
-from dynlm.runtime.renamed import current_name
 from dynlm.runtime.validation import Section, fingerprint_options
+from dynlm.study.budget import Budget
+from dynlm.study.prepare import Step
 from dynlm.study.variants import Variant
 from dynlm.train.cache import tune_cache
 from dynlm.train.gate import train_gate
@@ -34,77 +24,6 @@ _LOW_RANK = ("targets", "lora_rank", "lora_alpha", "lora_scaling", "lora_factors
 _SHARED = ("rule", "g", "reset", "article_boundaries", "lanes", "segment", *_LOW_RANK)
 """Memory options that move the weights: variants that differ in no others share what is found."""
 _CACHE_OPTIONS = ("cache_window", "cache_inverse_temperature", "cache_share")
-_LEDGER = Path("memory") / "prepared.json"
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a step took: ``settings`` tried on ``tokens`` of text, ``tokens_read`` with all of them together, training
-    tokens that were ``learned_on``, ``parameters`` learned, and ``seconds``; the last two are None where the run does
-    not say.
-    """
-
-    settings: int = 0
-    tokens: int = 0
-    learned_on: int = 0
-    parameters: int | None = 0
-    seconds: float | None = 0.0
-    tokens_read: int = 0
-
-    @classmethod
-    def total(cls, budgets: Sequence[Budget]) -> Budget:
-        """Return what several steps took: sums, and the largest number of tokens; None where it is not known of all."""
-        parameters, seconds = [each.parameters for each in budgets], [each.seconds for each in budgets]
-        return cls(
-            sum(each.settings for each in budgets),
-            max((each.tokens for each in budgets), default=0),
-            sum(each.learned_on for each in budgets),
-            None if None in parameters else sum(each or 0 for each in parameters),
-            None if None in seconds else sum(each or 0.0 for each in seconds),
-            sum(each.tokens_read for each in budgets),
-        )
-
-
-@dataclass(frozen=True)
-class Step:
-    """One thing to be found before a variant reads."""
-
-    slot: str
-    """The slot of the run that it fills, as messages name it; variants with the same slot share what is found."""
-    options: Mapping[str, Any]
-    """All options that affect what is found."""
-    find: Callable[[bool], object]
-    """Finds and saves it; takes whether to be quiet."""
-    held: Callable[[], dict[str, Any] | None]
-    """Returns what the run holds in the slot, ready for JSON; None where it is empty."""
-    budget: Callable[[dict[str, Any]], Budget]
-    """Returns what finding it took, given what is held."""
-    apart: str = "use two runs"
-    """How another variant gets a slot of its own."""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A filled slot: what is in it, and what filling it took."""
-
-    slot: str
-    held: dict[str, Any]
-    budget: Budget
-
-
-def fingerprint_of(content: Any) -> str:
-    """Return the fingerprint of content that is ready for JSON."""
-    return fingerprint(json.dumps(content, sort_keys=True, default=list))
-
-
-def _entry(key: str, held: dict[str, Any] | None) -> dict[str, str]:
-    """Return what the ledger says of a slot."""
-    return {"options": key, "held": fingerprint_of(content_of(held))}
-
-
-def content_of(held: dict[str, Any] | None) -> dict[str, Any]:
-    """Return what is held without the time that finding it took, on which nothing depends."""
-    return {name: value for name, value in (held or {}).items() if name != "seconds"}
 
 
 def steps_of(run: Run, variant: Variant, reset: Reset) -> list[Step]:
@@ -130,59 +49,6 @@ def steps_of(run: Run, variant: Variant, reset: Reset) -> list[Step]:
     if memory.cache == "learned":
         steps.append(_gate(run, variant))
     return steps
-
-
-def check_slots(steps_of_variants: Mapping[str, Sequence[Step]]) -> None:
-    """Raise UserError where two variants would fill one slot of the run with different things."""
-    filled: dict[str, tuple[str, Step]] = {}
-    for variant, steps in steps_of_variants.items():
-        for step in steps:
-            other, first = filled.setdefault(step.slot, (variant, step))
-            if first.options != step.options:
-                names = [name for name in step.options if step.options[name] != first.options.get(name)]
-                names += [name for name in first.options if name not in step.options]
-                what = (
-                    f"variants {other!r} and {variant!r} need {step.slot} found with different {current_name(names[0])}"
-                )
-                raise UserError(what, do=step.apart)
-
-
-def prepare(
-    run: Run,
-    steps: Sequence[Step],
-    find: bool,
-    filled: dict[str, Prepared],
-    say: Callable[[str], None] = lambda what: None,
-    quiet: bool = True,
-) -> list[Prepared]:
-    """Fill the slots of ``steps`` one after the other, except those that hold what these options lead to.
-
-    Without ``find`` they are taken as they are; raises UserError for an empty one. ``filled`` has the slots filled for
-    other variants, and receives those of ``steps``.
-    """
-    path, prepared = run.path / _LEDGER, list[Prepared]()
-    for step in steps:
-        if step.slot not in filled:
-            held = step.held()
-            if find:
-                ledger = read_json(path) if path.exists() else {}
-                key = fingerprint_of([step.options, run.fingerprint, [content_of(each.held) for each in prepared]])
-                if held is not None and ledger.get(step.slot) == _entry(key, held):
-                    say(f"reused: {step.slot}")
-                else:
-                    say(f"finding {step.slot}")
-                    step.find(quiet)
-                    held = step.held()
-                    write_json(path, {**ledger, step.slot: _entry(key, held)})
-            if held is None:
-                raise UserError(
-                    f"it holds no {step.slot.removeprefix('the ')}",
-                    run.path,
-                    "leave out --study.tune false to have it found",
-                )
-            filled[step.slot] = Prepared(step.slot, held, step.budget(held))
-        prepared.append(filled[step.slot])
-    return prepared
 
 
 def _statistics(run: Run, own: MemoryOptions, kind: StatisticsKind) -> Step:
@@ -218,7 +84,7 @@ def _rates(run: Run, variant: Variant, rule: str) -> Step:
         options=_options(run, memory, variant.tune),
         find=lambda quiet: tune(of, quiet),
         held=lambda: of.store.load_tuned(rule, own.policy),
-        budget=_of_a_search,
+        budget=Budget.of_search,
         apart=f"give one of them its constants (memory: {{{constants}}}), or use two runs" if given else "use two runs",
     )
 
@@ -233,7 +99,7 @@ def _learned(run: Run, variant: Variant) -> Step:
         find=lambda quiet: metatrain(of, quiet),
         held=lambda: card_of(of.store.load_learned(memory.g, memory.reset)),
         # The candidates at the end were read on the tuning articles too.
-        budget=lambda held: _of_learning(len(held.get("tuning_nats_per_token", ())), held),
+        budget=lambda held: Budget.of_learning(held, len(held.get("tuning_nats_per_token", ()))),
         apart="give one of them another name (memory: {g: NAME})",
     )
 
@@ -249,7 +115,7 @@ def _fixed_cache(run: Run, variant: Variant) -> Step:
         options=_options(run, memory, variant.tune),
         find=lambda quiet: tune_cache(of, quiet),
         held=lambda: of.store.load_fixed_cache(memory),
-        budget=_of_a_search,
+        budget=Budget.of_search,
     )
 
 
@@ -266,7 +132,7 @@ def _gate(run: Run, variant: Variant) -> Step:
         find=lambda quiet: train_gate(of, quiet),
         held=lambda: card_of(of.store.load_gated_cache(memory)),
         # After each pass it was read on the tuning articles.
-        budget=lambda held: _of_learning(held.get("passes_made", held["passes"]), held),
+        budget=lambda held: Budget.of_learning(held, held.get("passes_made", held["passes"])),
         apart="give one of them another name (memory: {gate: NAME})",
     )
 
@@ -290,13 +156,3 @@ def _of_factors(run: Run, memory: MemoryOptions) -> str:
     """Return what tells the slots of low-rank factors from those of the model's own tensors."""
     label = memory.targets_of(run.options.seed).label
     return f" of {label}" if label else ""
-
-
-def _of_a_search(held: dict[str, Any]) -> Budget:
-    settings, tokens = held["settings"], held.get("tokens", 0)
-    read = held.get("tokens_read", settings * tokens)  # Earlier searches read all tokens with each setting.
-    return Budget(settings, tokens, 0, held.get("parameters"), held.get("seconds"), read)
-
-
-def _of_learning(settings: int, held: dict[str, Any]) -> Budget:
-    return Budget(settings, 0, held["tokens"], held.get("parameters"), held.get("seconds"))

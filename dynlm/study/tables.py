@@ -11,8 +11,8 @@ from dynlm.evaluation.tables import FIGURES, figures_of, gain_cell
 from dynlm.report.words import class_gains, find_words, most_changed
 from dynlm.runtime.cost import Cost
 from dynlm.runtime.text import markdown
+from dynlm.study.budget import Budget
 from dynlm.study.results import Done, GainOver, Results, Row
-from dynlm.study.steps import Budget
 from dynlm.study.variants import Reading, gain_key
 
 _BUDGET = {

@@ -20,10 +20,11 @@ from dynlm.evaluation.score_file import read_scores, write_scores
 from dynlm.models.hf.options import HFOptions
 from dynlm.runtime.text import markdown
 from dynlm.study import pages
+from dynlm.study.budget import Budget
 from dynlm.study.options import StudyConfig, StudyOptions
 from dynlm.study.pages import verdict, write_pages
+from dynlm.study.prepare import Prepared
 from dynlm.study.results import SHOWN, Done, Results, results_of, shown
-from dynlm.study.steps import Budget, Prepared
 from dynlm.study.tables import as_dict, figures
 from dynlm.study.variants import readings_of, variants_of
 from tests.synthetic_scores import synthetic_scores
