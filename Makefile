@@ -58,9 +58,10 @@ docs: $(VENV)/.installed-docs ## build the documentation site into site/; a brok
 wheel: $(VENV)/.installed-dev ## build the wheel and the source distribution into dist/
 	@$(BIN)/python -m hatchling build
 
-results: $(VENV)/.installed ## make README.md's table: train and study on WikiText-2 in DIR=..., a night on two cores
+results: $(VENV)/.installed-dev ## make README.md's table: train and study on WikiText-2 in DIR=..., a night on two cores
 	@$(BIN)/dynlm study --config study-wikitext-2 $(if $(DIR),--corpus.path "$(DIR)")
 	@$(BIN)/python scripts/readme_results.py
+	@$(BIN)/python scripts/readme_pictures.py
 
 bench: $(VENV)/.installed-dev ## time reading, training, tokenising and starting, beside the machine's own limits
 	@$(PIP) -e '.[benchmarks]' || echo "higher and torchopt could not be installed; what needs them is skipped" >&2

@@ -78,3 +78,12 @@ def test_a_change_by_hand_and_a_missing_study_are_refused(script: ModuleType, tm
     assert script.main(["--check"]) == 2 and "run scripts/readme_results.py" in capsys.readouterr().err
     assert script.main([str(tmp_path / "none")]) == 2 and "no study" in capsys.readouterr().err
     assert script.main(["--help"]) == 2
+
+
+def test_the_pictures_need_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = importlib.util.spec_from_file_location("readme_pictures", SCRIPT.with_name("readme_pictures.py"))
+    assert spec is not None and spec.loader is not None
+    pictures = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pictures)
+    assert pictures.main([str(tmp_path / "study")]) == 2
+    assert "level-1.parquet" in capsys.readouterr().err
