@@ -3,7 +3,7 @@
 
     scripts/readme_pictures.py [STUDY]      docs/wikitext-2-heatmap.png, docs/report.png and docs/report-dark.png
 
-STUDY is runs/wikitext-2-small/study. The report's pictures are photographs of the page by chromium; `make results DIR=...`
+STUDY is runs/wikitext-2-small/study. The report's pictures are screenshots by chromium; `make results DIR=...`
 makes them with README.md's table.
 """
 
@@ -28,8 +28,8 @@ def dynlm(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "dynlm", *arguments], check=True, stdout=subprocess.DEVNULL)
 
 
-def photograph(page: Path) -> None:
-    """Write the page in light mode, with a token chosen, and in dark mode, zoomed in and with the pointer on the curve."""
+def take_screenshots(page: Path) -> None:
+    """Write the page in light mode with a token chosen, and in dark mode, zoomed in, with the pointer on the curve."""
     from playwright.sync_api import sync_playwright
 
     chromium = shutil.which("chromium")
@@ -60,7 +60,9 @@ def main(arguments: list[str]) -> int:
     study = Path(arguments[0]) if arguments else ROOT / "runs" / "wikitext-2-small" / "study"
     scores = {name: study / "scores" / f"{name}.parquet" for name in (*HEAT_MAP, *PAGE)}
     if missing := [path for path in scores.values() if not path.exists()]:
-        print(f"no scores ({missing[0]}): run `dynlm study --config study-wikitext-2 --corpus.path DIR`", file=sys.stderr)
+        print(
+            f"no scores ({missing[0]}): run `dynlm study --config study-wikitext-2 --corpus.path DIR`", file=sys.stderr
+        )
         return 2
     if shutil.which("chromium") is None:
         print("chromium is not installed: run `make chromium`", file=sys.stderr)
@@ -70,7 +72,7 @@ def main(arguments: list[str]) -> int:
         shutil.copy(Path(folder) / "heatmap.png", DOCS / "wikitext-2-heatmap.png")
         page = Path(folder) / "report.html"
         dynlm("report", *(str(scores[name]) for name in PAGE), "--out", str(page))
-        photograph(page)
+        take_screenshots(page)
     return 0
 
 
