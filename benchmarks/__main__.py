@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import parts, startup, tokenising, training_rate
+from benchmarks import example_training, parts, startup, tokenising, training_rate
 from benchmarks.bound import Cost, learning_cost, level_1_cost
 from benchmarks.kinds import timed, timed_in_processes
 from benchmarks.machine import Machine, measure_machine
@@ -145,7 +145,13 @@ def part_rows(config_path: str) -> list[Row]:
 def training_rows(machine: Machine, config_path: str) -> list[Row]:
     found = training_rate.measure(config_path)
     share = found["operations_a_second"] / machine.product_rate
-    return [Row("level-1 training", found["tokens_a_second"], "tokens/s", share, "of the product rate alone")]
+    beside = example_training.measure(config_path)
+    rows = [Row("level-1 training", found["tokens_a_second"], "tokens/s", share, "of the product rate alone")]
+    rows.append(Row("level-1 training, PyTorch's example", beside["example_tokens_a_second"], "tokens/s"))
+    for name, label in (("dynlm", "in turns with it"), ("dynlm_bf16", "in turns with it, bf16")):
+        note = f"{beside[f'{name}_times_the_example']:.2f} times the example"
+        rows.append(Row(f"level-1 training, {label}", beside[f"{name}_tokens_a_second"], "tokens/s", note=note))
+    return rows
 
 
 def tokenising_rows() -> list[Row]:

@@ -10,6 +10,7 @@ tokens, real shapes. Time nothing else on the machine meanwhile.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 import torch
 
@@ -23,9 +24,11 @@ from dynlm.train.config import Config
 from dynlm.train.optimizers import Optimiser
 
 
-def measure(config_path: str = "configs/wikitext-2-small.yaml", seconds: float = 20.0) -> dict[str, float]:
-    """Return tokens a second and the median time of a step with optimiser and weight drop."""
-    config = load_options(config_path, Config)
+def training_step(config: Config, precision: torch.dtype | None = None) -> Callable[[], float]:
+    """Return a step of level-1 training on its next batch; it returns the sum of nats and penalties.
+
+    ``precision``: that of autocast, as ``run.precision`` has it; none where None.
+    """
     training = config.pretrain
     generator = torch.Generator().manual_seed(0)
     model = LSTMLanguageModel(config.model, config.tokenizer.vocab_size)
@@ -36,9 +39,10 @@ def measure(config_path: str = "configs/wikitext-2-small.yaml", seconds: float =
     share_BT = torch.ones(shape)
     state = [model.init_state(training.lanes, next(iter(params.values())).detach())]
 
-    def step() -> None:
+    def step() -> float:
         inputs_BT, targets_BT = torch.randint(model.vocab_size, (2, *shape), generator=generator)
-        total, _, hidden = regularised.loss(params, state[0], inputs_BT, targets_BT, share_BT, share_BT.numel())
+        with torch.autocast("cpu", precision, enabled=precision is not None):
+            total, _, hidden = regularised.loss(params, state[0], inputs_BT, targets_BT, share_BT, share_BT.numel())
         total.backward()
         state[0] = detach(hidden)
         for tensor in params.values():
@@ -46,12 +50,21 @@ def measure(config_path: str = "configs/wikitext-2-small.yaml", seconds: float =
             tensor.grad /= share_BT.numel()
         torch.nn.utils.clip_grad_norm_(list(params.values()), training.clip)
         optimiser.step(1e-4)
+        return float(total.detach())
 
-    took = median_time(step, seconds)
+    return step
+
+
+def measure(config_path: str = "configs/wikitext-2-small.yaml", seconds: float = 20.0) -> dict[str, float]:
+    """Return tokens a second and the median time of a step with optimiser and weight drop."""
+    config = load_options(config_path, Config)
+    model = LSTMLanguageModel(config.model, config.tokenizer.vocab_size)
+    tokens = config.pretrain.lanes * config.pretrain.segment
+    took = median_time(training_step(config), seconds)
     return {
         "step_seconds": took,
-        "tokens_a_second": share_BT.numel() / took,
-        "operations_a_second": training_cost(model, share_BT.numel()).operations / took,
+        "tokens_a_second": tokens / took,
+        "operations_a_second": training_cost(model, tokens).operations / took,
     }
 
 

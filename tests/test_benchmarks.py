@@ -8,12 +8,17 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 import benchmarks
+from benchmarks import example_training
 from benchmarks.bound import learning_cost
 from benchmarks.kinds import KINDS, Setting, call_of, largest_difference
 from benchmarks.parts import PartTimer, part_costs, part_seconds
 from benchmarks.training_rate import measure
+from dynlm.cli.config_files import load_options
+from dynlm.models.lstm.model import LSTMLanguageModel
+from dynlm.train.config import Config
 
 MODULES = [module.name for module in pkgutil.iter_modules(benchmarks.__path__) if module.name != "__main__"]
 
@@ -47,6 +52,40 @@ def test_the_plain_loop_has_the_same_losses(tiny: str) -> None:
 
 def test_training_is_timed(tiny: str) -> None:
     assert measure(tiny, seconds=0.0)["tokens_a_second"] > 0
+
+
+def test_training_is_timed_beside_the_example_of_pytorch(tiny: str) -> None:
+    found = example_training.measure(tiny, seconds=0.0)
+    assert found["dynlm_times_the_example"] == found["dynlm_tokens_a_second"] / found["example_tokens_a_second"]
+    assert found["dynlm_bf16_tokens_a_second"] > 0
+
+
+def test_the_example_has_the_losses_of_the_same_lstm(tiny: str) -> None:
+    config = load_options(tiny, Config)
+    example = example_training.ExampleModel(300, 8, layers=1).eval()
+    model = LSTMLanguageModel(config.model, 300)
+    of_lstm = dict(example.lstm.named_parameters())
+    params = {
+        "embedding": example.embedding.weight,
+        "output.bias": example.output.bias,
+        "lstm.0.input": of_lstm["weight_ih_l0"],
+        "lstm.0.recurrent": of_lstm["weight_hh_l0"],
+        "lstm.0.bias": of_lstm["bias_ih_l0"] + of_lstm["bias_hh_l0"],
+    }
+    tokens_BT = torch.randint(300, (2, 5), generator=torch.Generator().manual_seed(0))
+    logits_BTV = model.forward(params, model.init_state(2, example.output.bias), tokens_BT).logits_BTV
+    zeros = torch.zeros(1, 2, 8)
+    found_NV, _ = example(tokens_BT.T, (zeros, zeros))
+    wanted_NV = logits_BTV.log_softmax(2).transpose(0, 1).flatten(0, 1)
+    torch.testing.assert_close(found_NV, wanted_NV)
+
+
+def test_the_example_learns(tiny: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "randint", lambda high, shape, generator: torch.arange(8).expand(2, 8).reshape(shape))
+        step = example_training.example_step(load_options(tiny, Config))
+        losses = [step() for _ in range(10)]
+    assert losses[-1] < 0.7 * losses[0]
 
 
 def test_the_parts_of_a_segment_have_the_cost_of_the_whole(tiny: str) -> None:
