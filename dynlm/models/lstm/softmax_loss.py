@@ -52,8 +52,10 @@ class _WeightedNats(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        d_features_NH, d_weight_VH, d_bias_V = ctx.saved_tensors
-        return d_features_NH * d_total, d_weight_VH * d_total, d_bias_V * d_total, None, None
+        # In training the total is the loss itself. On a GPU looking at its gradient would wait for the device.
+        is_loss = d_total.device.type == "cpu" and d_total.item() == 1
+        gradients = ctx.saved_tensors if is_loss else [gradient * d_total for gradient in ctx.saved_tensors]
+        return *gradients, None, None
 
 
 def _by_positions(softmax: _Softmax, differentiate: bool) -> tuple[Tensor, _Gradients | None]:
@@ -62,7 +64,7 @@ def _by_positions(softmax: _Softmax, differentiate: bool) -> tuple[Tensor, _Grad
     rows = _ROWS_ON_GPU if features_NH.is_cuda else _ROWS_ON_CPU
     nats_N = features_NH.new_empty(len(features_NH))
     d_features_NH = torch.empty_like(features_NH) if differentiate else None
-    d_weight_VH, d_bias_V = torch.zeros_like(weight_VH), torch.zeros_like(bias_V)
+    d_weight_VH, d_bias_V = torch.empty_like(weight_VH), torch.zeros_like(bias_V)
     buffer = weight_VH.new_empty(min(rows, len(nats_N)), len(weight_VH))
     for begin in range(0, len(nats_N), rows):
         part = slice(begin, begin + rows)
@@ -78,7 +80,8 @@ def _by_positions(softmax: _Softmax, differentiate: bool) -> tuple[Tensor, _Grad
             d_logits = scaled.mul_(share / total).scatter_add_(1, target, -share)
             d_bias_V += d_logits.sum(0)
             torch.mm(d_logits, weight_VH, out=d_features_NH[part])
-            d_weight_VH.addmm_(d_logits.T, features)
+            # The first product is written over what the memory held.
+            d_weight_VH.addmm_(d_logits.T, features, beta=0 if begin == 0 else 1)
     return nats_N, None if d_features_NH is None else (d_features_NH, d_weight_VH, d_bias_V)
 
 

@@ -18,17 +18,18 @@ def inputs(dtype=torch.float64, positions=37, width=5, vocabulary=11, seed=0):
     return features, weight, bias, targets, share
 
 
+@pytest.mark.parametrize("factor", [1.0, 2.5])
 @pytest.mark.parametrize("rows", [1, 8, 256])
-def test_losses_and_gradients_equal_cross_entropy(rows, monkeypatch):
+def test_losses_and_gradients_equal_cross_entropy(rows, factor, monkeypatch):
     monkeypatch.setattr(module, "_ROWS_ON_CPU", rows)
     *leaves, targets, share = inputs()
     leaves = [leaf.requires_grad_() for leaf in leaves]
     naive = F.cross_entropy(F.linear(*leaves), targets, reduction="none")
-    expected = torch.autograd.grad((naive * share).sum() * 2.5, leaves)
+    expected = torch.autograd.grad((naive * share).sum() * factor, leaves)
     total, nats = weighted_nats(*leaves, targets, share)
     torch.testing.assert_close(nats, naive)
     torch.testing.assert_close(total, (naive * share).sum())
-    for found, gradient in zip(torch.autograd.grad(total * 2.5, leaves), expected, strict=True):
+    for found, gradient in zip(torch.autograd.grad(total * factor, leaves), expected, strict=True):
         torch.testing.assert_close(found, gradient)
 
 
