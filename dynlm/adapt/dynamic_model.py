@@ -70,6 +70,10 @@ class DynamicModel:
     mixture: FixedShareMixture | None = None
     filter: UpdateFilter | None = None
 
+    def __post_init__(self) -> None:
+        if self.reset == "article":
+            object.__setattr__(self, "rule", self.rule.without_carry_over())
+
     @property
     def model(self) -> SequenceModel:
         return self.engine.model

@@ -204,6 +204,13 @@ class Rule:
         """Return what no lane's update norm exceeds, at the price of small tensors; infinity where it is not known."""
         return float("inf")
 
+    def without_carry_over(self) -> Rule:
+        """Return the same rule for a reading in which every article starts with fresh weights, as under reset article.
+
+        ``carry_over_`` is never called then. The default is the rule itself.
+        """
+        return self
+
     def standing_still(self) -> Rule:
         """Return the same rule with learning rates and decays of zero, which reads as the static model does.
 

@@ -121,6 +121,9 @@ class ElementwiseRule(Rule):
             gates = replace(gates, lr_KJ=gates.lr_KJ[rows], decay_KJ=gates.decay_KJ[rows])
         return replace(self, rates={name: self.rates[name] for name in kept}, gates=gates)
 
+    def without_carry_over(self) -> ElementwiseRule:
+        return replace(self, slow_step=0.0) if self.slow_step else self
+
     def standing_still(self) -> ElementwiseRule:
         return replace(self, rates=dict.fromkeys(self.rates, Rates(0.0, 0.0)))
 

@@ -125,6 +125,17 @@ def test_a_repeated_article_raises_the_slow_rate():
     assert float(last.memory.rule.lanes.online.shift_B) > 0
 
 
+def test_nothing_is_kept_for_it_where_articles_start_afresh():
+    phi, nats = moved_phi(meta(slow_rate=0.4, boundary_reset=True)), []
+    for step in (0.3, 0.0):
+        rule = meta(slow_rate=0.4, slow_step=step, boundary_reset=True).rule(phi)
+        model = DynamicModel(engine(), static_params(), rule, NAMES, "article")
+        *_, last = reads = list(iter_segments(model, stream()))
+        assert last.memory.rule.slots.keys() == {"anchor"} and last.memory.rule.lanes is None
+        nats.append(torch.cat([read.nats_T for read in reads]))
+    assert torch.equal(*nats)
+
+
 def test_it_needs_slow_weights():
     with pytest.raises(UserError, match="slow_step needs slow weights"):
         meta(slow_step=0.1)
