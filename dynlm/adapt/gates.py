@@ -28,6 +28,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dynlm.adapt.rules.base import SegmentEvent
 from dynlm.adapt.rules.online_rate import OnlineRate
 from dynlm.models.scratch import Scratch
 from dynlm.types import Params
@@ -118,20 +119,12 @@ class Gates:
         """Whether a feature is of the gradient."""
         return "grad_rms" in self.features
 
-    def features_of(
-        self,
-        stats: SegmentStats,
-        nats_B: Tensor,
-        gradient: Tensor,
-        theta: Params,
-        theta_0: Params,
-        scratch: Scratch | None = None,
-    ) -> Tensor:
-        """Return the features (B, J) of a segment of mean loss ``nats_B``, before its update.
+    def features_of(self, event: SegmentEvent) -> Tensor:
+        """Return the features (B, J) of a segment before its update.
 
-        ``gradient`` (B, ...) is that of ``SequenceModel.output_tensor``, as a whole; ``theta`` are the weights that
-        scored the segment.
+        The gradient of ``event`` is that of ``SequenceModel.output_tensor``, as a whole.
         """
+        stats: SegmentStats = event.lane_state
         values = []
         for feature in self.features:
             if feature in _AGES:
@@ -139,12 +132,13 @@ class Gates:
                 values.append(torch.exp(-getattr(stats, count) / horizon))
             elif feature == "loss_delta":
                 before_B = stats.running_nats_B
-                values.append(torch.where(before_B.isnan(), 0.0, nats_B - before_B))
+                values.append(torch.where(before_B.isnan(), 0.0, event.nats_B - before_B))
             elif feature == "grad_rms":
+                gradient = event.gradient.tensor
                 scaled = gradient if self.gradient_scale is None else gradient * self.gradient_scale
                 values.append(scaled.square().flatten(1).mean(1).clamp(min=1e-30).log() / 2)
             elif feature == "weight_distance":
-                values.append(displacement(theta, theta_0, scratch) / self.size * 10)
+                values.append(displacement(event.theta, event.theta_0, event.scratch) / self.size * 10)
         return torch.stack(values, -1).clamp(-_LARGEST_FEATURE, _LARGEST_FEATURE)
 
     def scales(self, features_BJ: Tensor) -> GateScales:

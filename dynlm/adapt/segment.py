@@ -6,7 +6,7 @@ Legend: B lanes, T tokens of a segment.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,12 +14,22 @@ from torch import Tensor
 
 from dynlm.adapt.dynamic_model import DynamicModel, Memory, StepObserver
 from dynlm.adapt.partners.cache import CacheInput
-from dynlm.adapt.rules.base import Rule, StepEvent, reset_lanes_
+from dynlm.adapt.rules.base import Rule, SegmentEvent, StepEvent, reset_lanes_
 from dynlm.adapt.update_filter import UpdateFilter, add_squares_
 from dynlm.data.stream import Batch
 from dynlm.models.protocol import Scored
 from dynlm.runtime.tree import concatenate_lanes, expand_lanes, leaves, select_lanes
 from dynlm.types import Params, State
+
+
+class _Block(NamedTuple):
+    """A segment of some lanes, which are ``lanes`` of the whole memory: their own memory and tokens."""
+
+    dynamic_model: DynamicModel
+    memory: Memory
+    batch: Batch
+    lanes: slice
+    observe: StepObserver | None
 
 
 def score_and_learn(
@@ -56,12 +66,12 @@ def _read_lanes(
     restored_before_B = None if memory.filter is None else memory.filter.restored_B.clone()
     done = []
     for begin in range(0, lanes, at_once):
-        block = slice(begin, min(begin + at_once, lanes))
-        own: Memory = select_lanes(memory._replace(mixture=None), block)
-        if busy_B is None or busy_B[block].any():
-            done.append(_read_block(dynamic_model, own, select_lanes(batch, block), block, observe))
+        part = slice(begin, min(begin + at_once, lanes))
+        own: Memory = select_lanes(memory._replace(mixture=None), part)
+        if busy_B is None or busy_B[part].any():
+            done.append(_read_block(_Block(dynamic_model, own, select_lanes(batch, part), part, observe)))
         else:
-            nats_BT = torch.zeros_like(share_BT[block])
+            nats_BT = torch.zeros_like(share_BT[part])
             done.append((nats_BT, nats_BT, own.state, own.cache))
     nats, own_nats, states, caches = zip(*done, strict=True)
     # A cache's pairs are written in place: only its counts are joined.
@@ -77,34 +87,34 @@ def _read_lanes(
     return concatenate_lanes(nats), memory._replace(state=concatenate_lanes(states), rule=rule, cache=cache)
 
 
-def _read_block(
-    dynamic_model: DynamicModel, own: Memory, batch: Batch, lanes: slice, observe: StepObserver | None
-) -> tuple[Tensor, Tensor, State, Any]:
-    """Return some lanes' (losses with the cache, the model's own, its state, the cache's) after a segment."""
+def _read_block(block: _Block) -> tuple[Tensor, Tensor, State, Any]:
+    """Return the lanes' (losses with the cache, the model's own, its state, the cache's) after the segment."""
+    dynamic_model, own, batch = block.dynamic_model, block.memory, block.batch
     share_BT, rule = shares(batch), dynamic_model.rule
-    names = rule.tensors if rule.learns else dynamic_model.dynamic if observe is not None else ()
-    scored = _score(dynamic_model, own, batch, own.state, names)
+    names = rule.tensors if rule.learns else dynamic_model.dynamic if block.observe is not None else ()
+    scored = _score(block, own.state, names)
     if dynamic_model.filter is not None and own.filter is not None:
-        scored, share_BT = _restored(dynamic_model, own, batch, scored, share_BT)
+        scored, share_BT = _restored(block, scored, share_BT)
     nats_BT, cache = scored.nats_BT, own.cache
     if dynamic_model.cache is not None and cache is not None:
         seen = CacheInput(scored.features_BTH, batch.targets_BT, batch.mask_BT, nats_BT, scored.next_tokens)
         nats_BT, cache = dynamic_model.cache.read(cache, seen, dynamic_model.engine.scratch)
     if names:
-        _apply_updates(dynamic_model, own, scored, share_BT, lanes, observe, batch.position_B2)
+        _apply_updates(block, scored, share_BT)
     return nats_BT, scored.nats_BT, scored.state, cache
 
 
-def _score(dynamic_model: DynamicModel, own: Memory, batch: Batch, state: State, names: Collection[str]) -> Scored:
-    engine, static = dynamic_model.engine, dynamic_model.static
+def _score(block: _Block, state: State, names: Collection[str]) -> Scored:
+    dynamic_model, own, batch = block.dynamic_model, block.memory, block.batch
     lane_params = dynamic_model.rule.with_pending(own.params, own.rule.lanes)
-    return engine.score(static, lane_params, batch.inputs_BT, batch.targets_BT, state, names)
+    return dynamic_model.engine.score(
+        dynamic_model.static, lane_params, batch.inputs_BT, batch.targets_BT, state, names
+    )
 
 
-def _restored(
-    dynamic_model: DynamicModel, own: Memory, batch: Batch, scored: Scored, share_BT: Tensor
-) -> tuple[Scored, Tensor]:
+def _restored(block: _Block, scored: Scored, share_BT: Tensor) -> tuple[Scored, Tensor]:
     """Return (the segment as it counts, what is learned from of it), with diverged weights restored."""
+    dynamic_model, own = block.dynamic_model, block.memory
     rule, static, filter_ = dynamic_model.rule, dynamic_model.static, dynamic_model.filter
     assert filter_ is not None
     diverged_B = filter_.diverged(scored.nats_BT, share_BT)
@@ -117,27 +127,16 @@ def _restored(
         # A state that these weights left may not be finite either.
         finite_B = torch.stack([tensor.flatten(1).isfinite().all(1) for _, tensor in leaves(own.state)]).all(0)
         state = dynamic_model.model.reset_state(own.state, lost_B & ~finite_B, dynamic_model.like)
-        scored = _score(dynamic_model, own, batch, state, rule.tensors)
+        scored = _score(block, state, rule.tensors)
         own.filter.rescored_B.add_((share_BT > 0).sum(1) * lost_B)
     reset_lanes_(rule, own.params, own.rule, static, diverged_B)
-    own.filter.count_(-1, diverged_B, batch.position_B2)
+    own.filter.count_(-1, diverged_B, block.batch.position_B2)
     return scored, share_BT.masked_fill(diverged_B[:, None], 0)
 
 
-def _apply_updates(
-    dynamic_model: DynamicModel,
-    memory: Memory,
-    scored: Scored,
-    share_BT: Tensor,
-    lanes: slice,
-    observe: StepObserver | None,
-    position_B2: Tensor | None,
-) -> None:
-    """Update the weights of ``memory``, which is of ``lanes``, by one gradient after another.
-
-    A rejected update is not applied, nor shown to ``observe``. ``position_B2``: article and position of the segment.
-    Seven arguments: two of them are how the reading is observed.
-    """
+def _apply_updates(block: _Block, scored: Scored, share_BT: Tensor) -> None:
+    """Update the weights by one gradient after another; a rejected update is not applied, nor shown."""
+    dynamic_model, memory = block.dynamic_model, block.memory
     engine, rule, static = dynamic_model.engine, dynamic_model.rule, dynamic_model.static
     scratch, native = engine.scratch, engine.native
     filter_ = dynamic_model.filter if rule.learns else None
@@ -151,19 +150,22 @@ def _apply_updates(
         theta = memory.params[name] if name in memory.params else theta_0.expand(len(share_BT), *theta_0.shape)
         if is_first:
             is_first = False
-            scales = rule.segment_scales(lane_state, nats_B, gradient, memory.params, static, scratch)
+            segment = SegmentEvent(lane_state, nats_B, gradient, memory.params, static, scratch)
+            scales = rule.segment_scales(segment)
         own = {slot: tensors[name][:, part] for slot, tensors in slots.items()}
         u, anchor = gradient.tensor, own.get("anchor", theta_0[part])
         event = rule.prepare_(
-            StepEvent(gradient, u, theta[:, part], anchor, own, lanes, nats_B, scratch, lane_state, scales, native)
+            StepEvent(
+                gradient, u, theta[:, part], anchor, own, block.lanes, nats_B, scratch, lane_state, scales, native
+            )
         )
         if filter_ is not None and filter_.track and (norm_B := rule.update_norms(event)) is not None:
             add_squares_(squares, name, norm_B, event.theta)
         if filter_ is not None and not _is_within(filter_, rule, event):
-            _take_where_within(rule, filter_, memory, event, observe, position_B2)
+            _take_where_within(block, filter_, event)
             continue
-        if observe is not None:
-            observe(event)
+        if block.observe is not None:
+            block.observe(event)
         if rule.learns:
             rule.step_(event)
     if memory.filter is not None and filter_ is not None and filter_.track:
@@ -181,15 +183,9 @@ def _is_within(filter_: UpdateFilter, rule: Rule, event: StepEvent) -> bool:
     return norm_B is not None and bool((norm_B <= limit).all())
 
 
-def _take_where_within(
-    rule: Rule,
-    filter_: UpdateFilter,
-    memory: Memory,
-    event: StepEvent,
-    observe: StepObserver | None,
-    position_B2: Tensor | None,
-) -> None:
+def _take_where_within(block: _Block, filter_: UpdateFilter, event: StepEvent) -> None:
     """Take the update in the lanes where it is within its limit; count the others."""
+    rule, memory, observe = block.dynamic_model.rule, block.memory, block.observe
     limit, norm_B = filter_.limits[event.name], rule.update_norms(event)
     allowed_B = None if norm_B is None else norm_B <= limit
     # What the step writes to; the slots of a rule are few, and those of one without norms are copied at each step.
@@ -202,7 +198,7 @@ def _take_where_within(
     if allowed_B is None:
         allowed_B = torch.linalg.vector_norm((event.theta - before).flatten(1), dim=1) <= limit
     assert memory.filter is not None, "a model with an update filter reads with a memory that has its state"
-    memory.filter.count_(list(memory.params).index(event.name), ~allowed_B, position_B2)
+    memory.filter.count_(list(memory.params).index(event.name), ~allowed_B, block.batch.position_B2)
     event.theta.copy_(torch.where(expand_lanes(allowed_B, event.theta), event.theta, before))
     for slot, tensor in event.slots.items():
         tensor.copy_(torch.where(expand_lanes(allowed_B, tensor), tensor, slots_before[slot]))

@@ -75,6 +75,21 @@ class Statistics:
         return Statistics({name: self.rms[name] for name in names})
 
 
+class SegmentEvent(NamedTuple):
+    """A segment between scoring and its first update: what ``Rule.segment_scales`` sees.
+
+    ``nats_B`` is the mean loss, ``gradient`` the first gradient. ``theta`` holds the weights (B, ...) that scored the
+    segment, ``theta_0`` the static parameters. Without ``scratch`` all that is made of them is differentiable.
+    """
+
+    lane_state: Any
+    nats_B: Tensor
+    gradient: Gradient
+    theta: Params
+    theta_0: Params
+    scratch: Scratch | None = None
+
+
 class StepEvent(NamedTuple):
     """One gradient between scoring and the update, with all tensors of its part: what rules and observers see.
 
@@ -179,10 +194,8 @@ class Rule:
         """Return the lanes' state after a segment that took the lanes ``restored_B`` (bool) back to fresh weights."""
         return replace_lanes(lanes, self.init_lanes(len(restored_B), like), restored_B)
 
-    def segment_scales(
-        self, lanes: Any, nats_B: Tensor, first: Gradient, params: Params, static: Params, scratch: Scratch
-    ) -> Any:
-        """Return what the update depends on besides one gradient, given the segment's first gradient."""
+    def segment_scales(self, event: SegmentEvent) -> Any:
+        """Return what each update of the segment depends on besides its gradient."""
         return None
 
     def prepare_(self, event: StepEvent) -> StepEvent:

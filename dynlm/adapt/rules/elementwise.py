@@ -22,12 +22,10 @@ import torch
 from torch import Tensor
 
 from dynlm.adapt.gates import Gates, GateScales, SegmentStats
-from dynlm.adapt.rules.base import Rule, Slot, Statistics, StepEvent
+from dynlm.adapt.rules.base import Rule, SegmentEvent, Slot, Statistics, StepEvent
 from dynlm.adapt.rules.gradient_step import gradient_step, largest_norm, step_rows_
 from dynlm.adapt.rules.moments import SLOTS, Moments
 from dynlm.adapt.rules.online_rate import shifted
-from dynlm.models.protocol import Gradient
-from dynlm.models.scratch import Scratch
 from dynlm.runtime.tree import expand_lanes
 from dynlm.types import Params
 
@@ -181,12 +179,8 @@ class ElementwiseRule(Rule):
         """Count Adam's steps anew; what the text is like stays known."""
         return lanes if lanes is None else lanes.restart_steps(restored_B)
 
-    def segment_scales(
-        self, lanes: Any, nats_B: Tensor, first: Gradient, params: Params, static: Params, scratch: Scratch
-    ) -> GateScales | None:
-        if self.gates is None:
-            return None
-        return self.gates.scales(self.gates.features_of(lanes, nats_B, first.tensor, params, static, scratch))
+    def segment_scales(self, event: SegmentEvent) -> GateScales | None:
+        return None if self.gates is None else self.gates.scales(self.gates.features_of(event))
 
     def prepare_(self, event: StepEvent) -> StepEvent:
         """Add the gradient to the running one, which is the update then; or make the update of Adam."""

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.gates import Gates, GateScales, SegmentStats
+from dynlm.adapt.rules.base import SegmentEvent
 from dynlm.adapt.rules.elementwise import ElementwiseRule
 from dynlm.adapt.rules.learned import LearnedRule
 from dynlm.adapt.segment import shares
 from dynlm.data.stream import Stream, StreamPosition, to_batch
-from dynlm.models.protocol import token_nats
+from dynlm.models.protocol import Gradient, token_nats
 from dynlm.runtime.tree import detach
 from dynlm.types import Params
 
@@ -128,5 +129,5 @@ def _scales(
     """Return the multipliers of a segment (mean nats, first gradient), whose features are constants at first order."""
     loss_1, first = segment
     weights = {name: tensor[None] for name, tensor in theta.items()}
-    features_1J = gates.features_of(stats, loss_1, first, weights, static)
+    features_1J = gates.features_of(SegmentEvent(stats, loss_1, Gradient("first", first), weights, static))
     return gates.scales(features_1J if loss_1.requires_grad else features_1J.detach())
