@@ -71,11 +71,11 @@ class Setting:
         """Return rms as ``memory.merge_every`` has it."""
         return MergedRule(self.rms, self.model.factored_tensor, MERGE_EVERY, self.segment)
 
-    def text(self, lanes: int) -> Segment:
-        shape = (2, lanes, self.segment)
+    def text(self, lanes: int, segments: int = 1) -> Segment:
+        shape = (2, lanes, segments * self.segment)
         inputs_BT, targets_BT = torch.randint(self.model.vocab_size, shape, generator=self.generator).numpy()
         goes_on, positions = np.zeros(lanes, dtype=bool), np.zeros((lanes, 2), dtype=np.int64)
-        mask_BT = np.ones((lanes, self.segment), dtype=bool)
+        mask_BT = np.ones(inputs_BT.shape, dtype=bool)
         return Segment(inputs_BT, targets_BT, mask_BT, goes_on, goes_on, positions)
 
     def meta(self, kind: str) -> LearnedRule:
@@ -111,9 +111,10 @@ def read_observed(dynamic_model: DynamicModel, memory: Memory, text: Segment, ob
 
 
 def call_of(setting: Setting, kind: str, lanes: int, native: bool) -> tuple[Callable[[], object], dict[str, Any]]:
-    """Return a function that reads the next segment, and facts about it."""
+    """Return a function that reads the next segment, or ``segments`` of them, and facts about it."""
     # Repeated text would be memorised, and arithmetic on denormal gradients is slow.
     texts = itertools.cycle([setting.text(lanes) for _ in range(2000)])
+    about: dict[str, Any] = {"segments": 1}
     if kind == "straightforward":
         reading = setting.straightforward()
 
@@ -121,12 +122,15 @@ def call_of(setting: Setting, kind: str, lanes: int, native: bool) -> tuple[Call
             text = next(texts)
             reading.read(torch.from_numpy(text.inputs_BT), torch.from_numpy(text.targets_BT))
 
-        return read, {}
+        return read, about
     meta = setting.meta(kind)
     phi = setting.phi(meta)
     rule: Rule = meta.rule(phi) if kind.startswith("meta") else LEVEL_1 if kind == "level-1" else setting.rms
     rule = setting.merged() if kind == "rms-merged" else rule
     dynamic_model = setting.dynamic_model(rule, native)
+    if kind == "level-1" and lanes == 1:  # As an evaluation reads it.
+        about["segments"] = dynamic_model.engine.tokens_at_once(setting.static, setting.segment) // setting.segment
+        texts = itertools.cycle([setting.text(lanes, about["segments"]) for _ in range(100)])
     memory = [dynamic_model.fresh_memory(lanes)]
     training = kind.startswith("meta-training")
     observe = Sensitivities(meta, phi, dynamic_model, memory[0]) if training else None
@@ -135,7 +139,7 @@ def call_of(setting: Setting, kind: str, lanes: int, native: bool) -> tuple[Call
         memory[0] = read_observed(dynamic_model, memory[0], next(texts), observe)
 
     call()
-    return call, {"held_bytes": num_bytes(memory[0]) + dynamic_model.engine.scratch.bytes()}
+    return call, about | {"held_bytes": num_bytes(memory[0]) + dynamic_model.engine.scratch.bytes()}
 
 
 def timed(kind: str, lanes: int = 1, native: bool = False, seconds: float = 2.0, config: str = "") -> dict[str, Any]:
@@ -202,7 +206,7 @@ def main() -> None:
         call()
     early = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if options.segments is None:
-        about["seconds"] = median_time(call, options.seconds)
+        about["seconds"] = median_time(call, options.seconds) / about["segments"]
         about["peak_grew_bytes"] = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - early)
     print(json.dumps(about))
 

@@ -115,6 +115,8 @@ class Stream:
     world: int = 1
     joined_from: Sequence[int] | None = None
     """Articles, of another split, that the one article of a joined text consists of."""
+    longest: int | None = None
+    """In one lane: as many tokens, a multiple of ``segment``, at once where the article has as many left."""
 
     @property
     def articles(self) -> Sequence[int]:
@@ -136,7 +138,7 @@ class Stream:
         if max(now.article) < 0:
             return None, now
         lengths = [
-            min(self.segment, self._length(article) - first) if article >= 0 else 0
+            self._next_length(self._length(article) - first) if article >= 0 else 0
             for article, first in zip(now.article, now.position, strict=True)
         ]
         # One lane needs no padding; several have a fixed shape, so that a batch's cost does not vary.
@@ -144,6 +146,9 @@ class Stream:
         ends = tuple(first + length for first, length in zip(now.position, lengths, strict=True))
         article = tuple(-1 if a < 0 or end >= self._length(a) else a for a, end in zip(now.article, ends, strict=True))
         return segment, replace(now, article=article, position=ends, tokens=now.tokens + sum(lengths))
+
+    def _next_length(self, left: int) -> int:
+        return self.longest if self.longest and left >= self.longest else min(self.segment, left)
 
     def _length(self, article: int) -> int:
         return int(self.split.starts[article + 1] - self.split.starts[article])
@@ -183,7 +188,7 @@ class Stream:
             headings_B[row] = first < last
         position_B2 = np.array([now.article, now.position], dtype=np.int64).T[self.rank :: self.world]
         starts_B = (position_B2[:, 0] >= 0) & (position_B2[:, 1] == 0)
-        return Segment(inputs_BT, targets_BT, mask_BT, starts_B, headings_B, position_B2, self.segment)
+        return Segment(inputs_BT, targets_BT, mask_BT, starts_B, headings_B, position_B2, self.longest or self.segment)
 
 
 @lru_cache(maxsize=2)

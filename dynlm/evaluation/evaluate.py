@@ -117,6 +117,9 @@ def evaluate(
     rank, world = evaluation.processes.rank, evaluation.processes.world
     lanes = min(evaluation.lanes, -(-len(articles) // world))
     stream = read_side_by_side(text, segment, evaluation.articles, lanes, rank, world)
+    if dynamic_model.is_static and dynamic_model.mixture is None and stream.lanes == 1:
+        longest = dynamic_model.engine.tokens_at_once(dynamic_model.static, segment)
+        stream = dataclasses.replace(stream, longest=longest)
     columns = text_columns(text, articles)
     lengths = np.diff(text.starts)[articles]
     first_rows = np.zeros(text.articles, dtype=np.int64)

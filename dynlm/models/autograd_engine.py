@@ -91,6 +91,10 @@ class AutogradEngine:
         """See ``Engine.lanes_at_once``."""
         return max(1, _LOGITS_BYTES_AT_ONCE // (length * self.model.vocab_size * like.element_size()))
 
+    def tokens_at_once(self, params: Params, segment: int) -> int:
+        """See ``Engine.tokens_at_once``: a segment, whose length is part of what some models compute."""
+        return segment
+
     def capture(self, step: Callable[[Any], Any], inputs: Any, modified: Any) -> Callable[[Any], Any] | None:
         """See ``Engine.capture``: a CUDA graph where ``captures`` is set."""
         return capture(step, inputs, modified) if self.captures else None

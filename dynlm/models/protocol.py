@@ -253,6 +253,12 @@ class Engine(Protocol):
     def lanes_at_once(self, length: int, learns: bool, like: Tensor) -> int:
         """Return how many lanes' segments of ``length`` tokens to score together."""
 
+    def tokens_at_once(self, params: Params, segment: int) -> int:
+        """Return how many tokens of one lane to score at once with weights that do not move.
+
+        ``segment``, or a multiple of it with which every loss and the state are the same bits as segment by segment.
+        """
+
     def capture(self, step: Callable[[Any], Any], inputs: Any, modified: Any) -> Callable[[Any], Any] | None:
         """Return ``step`` recorded for inputs of this structure and these shapes, or None where nothing is gained.
 

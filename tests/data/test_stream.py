@@ -63,6 +63,17 @@ def test_one_lane_reads_in_order_without_padding(lengths, segment):
     assert all(read.mask_BT.all() for read in reads)
 
 
+def test_long_pieces_are_cut_where_an_article_has_as_many_tokens_left():
+    split = split_of([34, 14])
+    stream = Stream(split, 1, 5, [0, 1], longest=15)
+    reads = list(all_segments(stream))
+    assert [len(read.targets_BT[0]) for read, _ in reads] == [15, 15, 4, 5, 5, 4]
+    assert np.concatenate([read.targets_BT[0] for read, _ in reads]).tolist() == split.ids_N.tolist()
+    assert [read.starts_B.item() for read, _ in reads] == [True, False, False, True, False, False]
+    after_first = reads[0][1]
+    assert [len(read.targets_BT[0]) for read, _ in all_segments(stream, after_first)] == [15, 4, 5, 5, 4]
+
+
 @settings(max_examples=30, deadline=None)
 @given(lengths=LENGTHS, lanes=st.integers(1, 4), stop=st.integers(1, 12))
 def test_a_saved_position_resumes_exactly(lengths, lanes, stop):

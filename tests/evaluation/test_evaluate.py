@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from pytest import MonkeyPatch
+from torch import Tensor
 
 from dynlm.adapt.loop import iter_segments
 from dynlm.data.articles import load_articles
@@ -16,9 +19,11 @@ from dynlm.data.tokenised_split import TokenisedSplit
 from dynlm.evaluation.evaluate import Evaluation, evaluate, explain_out_of_memory
 from dynlm.evaluation.protocol import ArticleOrder
 from dynlm.evaluation.score_file import read_scores
-from dynlm.models.protocol import token_nats
+from dynlm.models.lstm.engine import LSTMEngine
+from dynlm.models.protocol import Scored, token_nats
 from dynlm.run.folder import TrainedModel
 from dynlm.run.opening import open_dynamic_model
+from dynlm.types import Params
 from tests.tiny import Run, readable_name, rescored, scored, with_memory
 
 
@@ -43,6 +48,29 @@ def test_level_1_is_the_models_own_loss(tuned_copy: Run, trained: TrainedModel, 
         output = trained.model.forward(trained.params, trained.model.init_state(1, torch.ones(1)), inputs_BT)
         nats_BT = token_nats(output.logits_BTV, targets_BT)
         np.testing.assert_allclose(scores.nats[scores.rows(article)], nats_BT[0].numpy(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rule, longest", [("none", 60), ("rms", 20)])
+def test_only_level_1_is_scored_in_longer_pieces(
+    rule: str, longest: int, tuned_run: Run, trained: TrainedModel, valid: TokenisedSplit, monkeypatch: MonkeyPatch
+) -> None:
+    lengths, score = [], LSTMEngine.score
+
+    def counted(engine: LSTMEngine, params: Params, own: Params, inputs_BT: Tensor, *rest: Any) -> Scored:
+        lengths.append(inputs_BT.shape[1])
+        return score(engine, params, own, inputs_BT, *rest)
+
+    memory = with_memory(tuned_run.config, rule=rule).memory
+    dynamic_model = open_dynamic_model(tuned_run.folder, trained, memory)
+    evaluation = Evaluation(dynamic_model, valid, range(valid.articles), 20)
+    monkeypatch.setattr(LSTMEngine, "tokens_at_once", lambda *_: 20)
+    by_segments = evaluate(evaluation)
+    monkeypatch.setattr(LSTMEngine, "tokens_at_once", lambda *_: 60)
+    monkeypatch.setattr(LSTMEngine, "score", counted)
+    scores = evaluate(evaluation)
+    assert max(lengths) == longest and sum(lengths) == len(valid.ids_N)
+    assert np.array_equal(scores.segment, by_segments.segment)
+    np.testing.assert_allclose(scores.nats, by_segments.nats, rtol=1e-5, atol=1e-5)
 
 
 def test_every_rule_lowers_the_loss_of_repetitive_text(tuned_copy: Run) -> None:

@@ -28,11 +28,15 @@ from dynlm.models.lstm.model import LSTMLanguageModel, LSTMState
 from dynlm.models.protocol import Factors, Gradient, Scored
 from dynlm.models.scratch import Scratch
 from dynlm.models.softmax import NextTokenDistribution
+from dynlm.runtime.tree import leaves
 from dynlm.types import Params
 
 # For each core in use: a part of a gradient of this size stays in cache until the update. Fewer, larger parts start
 # fewer kernels.
 _PART_BYTES = 1 << 23
+# Segments that level 1 scores at once. Products of more rows read the weights less often, but find less of the logits
+# in cache.
+_SEGMENTS_AT_ONCE, _LOGITS_BYTES = 16, 1 << 23
 
 
 class _Tape(NamedTuple):
@@ -175,6 +179,29 @@ class LSTMEngine(AutogradEngine):
         """See ``Engine.lanes_at_once``: as many as there are cores where lanes have weights of their own, on a CPU."""
         by_logits = super().lanes_at_once(length, learns, like)
         return min(by_logits, torch.get_num_threads()) if learns and like.device.type == "cpu" else by_logits
+
+    def tokens_at_once(self, params: Params, segment: int) -> int:
+        """See ``Engine.tokens_at_once``: several segments on a CPU, unless a product's rows decide on its rounding.
+
+        How a library sums does not depend on the values, so that random tokens tell.
+        """
+        model, like = self.model, params["embedding"]
+        by_logits = _LOGITS_BYTES // (segment * model.vocab_size * like.element_size())
+        length = segment * min(_SEGMENTS_AT_ONCE, by_logits)
+        if like.is_cuda or length <= segment:
+            return segment
+        generator = torch.Generator().manual_seed(0)
+        inputs_BT, targets_BT = torch.randint(model.vocab_size, (2, 1, length), generator=generator)
+
+        def read(at_once: int) -> list[Tensor]:
+            state, nats = model.init_state(1, like), list[Tensor]()
+            for part in _parts(length, at_once):
+                scored = self.score(params, {}, inputs_BT[:, part], targets_BT[:, part], state, ())
+                state = scored.state
+                nats.append(scored.nats_BT)
+            return [torch.cat(nats, 1), *(tensor for _, tensor in leaves(state))]
+
+        return length if all(map(torch.equal, read(length), read(segment))) else segment
 
 
 def token_nats_(logits_BTV: Tensor, target_indices_N: Tensor) -> tuple[Tensor, Tensor]:

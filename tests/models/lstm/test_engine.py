@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from dynlm.models.lstm import engine as module
+from dynlm.models.lstm import layers
 from dynlm.models.lstm.engine import LSTMEngine
 from dynlm.models.options import LSTMOptions
+from dynlm.runtime.tree import leaves
+from dynlm.types import Params
 from tests.models.cases import SHAPES, Case, assert_same
 
 
@@ -104,3 +108,55 @@ def test_lanes_that_learn_are_read_as_many_at_once_as_there_are_threads() -> Non
     most = engine.lanes_at_once(5, False, like)
     assert most == (1 << 28) // (5 * case.model.vocab_size * like.element_size())
     assert engine.lanes_at_once(5 * most * 2, False, like) == 1
+
+
+def _static_reading(engine: LSTMEngine, params: Params, at_once: int) -> list[Tensor]:
+    """Return the losses of 48 tokens, and the state after them, read ``at_once`` tokens at a time."""
+    model = engine.model
+    inputs_BT, targets_BT = torch.randint(model.vocab_size, (2, 1, 48), generator=torch.Generator().manual_seed(9))
+    state, nats = model.init_state(1, params["embedding"]), []
+    for begin in range(0, 48, at_once):
+        part = slice(begin, begin + at_once)
+        scored = engine.score(params, {}, inputs_BT[:, part], targets_BT[:, part], state, ())
+        state = scored.state
+        nats.append(scored.nats_BT)
+    return [torch.cat(nats, 1), *(tensor for _, tensor in leaves(state))]
+
+
+@pytest.mark.parametrize("options", SHAPES)
+def test_products_that_round_each_row_alike_are_made_for_several_segments(
+    options: LSTMOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def row_by_row(x_BTI: Tensor, weight: Tensor, bias: Tensor, out_BTO: Tensor) -> None:
+        for step in range(x_BTI.shape[1]):
+            out_BTO[:, step] = torch.addmv(bias, weight, x_BTI[0, step])
+
+    for owner in (module, layers):
+        monkeypatch.setattr(owner, "affine", row_by_row)
+    case = Case(options, 1, torch.float32)
+    engine = LSTMEngine(case.model)
+    assert engine.tokens_at_once(case.static, 3) == 48
+    assert all(map(torch.equal, _static_reading(engine, case.static, 48), _static_reading(engine, case.static, 3)))
+    monkeypatch.setattr(module, "_LOGITS_BYTES", 4 * 23 * 4 * 3)
+    assert engine.tokens_at_once(case.static, 3) == 12
+    assert engine.tokens_at_once(case.static, 13) == 13
+
+
+def test_products_whose_rounding_depends_on_their_rows_are_made_for_one_segment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def by_length(x_BTI: Tensor, weight: Tensor, bias: Tensor, out_BTO: Tensor) -> None:
+        layers.affine(x_BTI, weight, bias, out_BTO)
+        out_BTO[:, 5:] *= 1 + 1e-6
+
+    case = Case(SHAPES[0], 1, torch.float32)
+    monkeypatch.setattr(module, "affine", by_length)
+    assert LSTMEngine(case.model).tokens_at_once(case.static, 3) == 3
+
+
+def test_several_segments_at_once_give_the_bits_of_each_at_the_width_of_the_small_config() -> None:
+    """Whatever this processor's library does with the rows of a product."""
+    case = Case(LSTMOptions(embedding=256, hidden=256, layers=1), 1, torch.float32)
+    engine = LSTMEngine(case.model)
+    at_once = min(48, engine.tokens_at_once(case.static, 3))
+    assert all(map(torch.equal, _static_reading(engine, case.static, at_once), _static_reading(engine, case.static, 3)))
