@@ -17,7 +17,7 @@ import torch
 from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.rules.base import Statistics
-from dynlm.adapt.rules.elementwise import uniform_rule
+from dynlm.adapt.rules.uniform import uniform_rule
 from dynlm.adapt.update_filter import UpdateFilter
 from dynlm.data.stream import Stream, read_side_by_side
 from dynlm.data.tokenised_split import TokenisedSplit, Tokens

@@ -25,9 +25,10 @@ from dynlm.adapt.loop import read_segment
 from dynlm.adapt.meta_gradient.forward import Sensitivities
 from dynlm.adapt.options import FEATURES, LearnedRuleOptions
 from dynlm.adapt.rules.base import Rule, Statistics
-from dynlm.adapt.rules.elementwise import LEVEL_1, uniform_rule
+from dynlm.adapt.rules.elementwise import LEVEL_1
 from dynlm.adapt.rules.learned import LearnedRule
 from dynlm.adapt.rules.merged import MergedRule
+from dynlm.adapt.rules.uniform import uniform_rule
 from dynlm.cli.config_files import load_options
 from dynlm.data.stream import Segment
 from dynlm.models.lstm.model import LSTMLanguageModel

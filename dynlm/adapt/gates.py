@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from dynlm.adapt.rules.base import SegmentEvent
-from dynlm.adapt.rules.online_rate import OnlineRate
+from dynlm.adapt.rules.online_rate import OnlineShift
 from dynlm.models.scratch import Scratch
 from dynlm.types import Params
 
@@ -48,28 +48,41 @@ _LARGEST_LOG_SCALE = 3.0
 class SegmentStats(NamedTuple):
     """Of each lane (B,): segments since its article began, the running mean of its nats (NaN before the first), and
     segments since a heading was completed. For rules that have them, update steps since its weights were fresh, and the
-    slow rate's shift."""
+    shifts of the slow rate and of the decay."""
 
     segments_B: Tensor
     running_nats_B: Tensor
     since_heading_B: Tensor
     steps_B: Tensor | None = None
-    online: OnlineRate | None = None
+    slow_shift: OnlineShift | None = None
+    decay_shift: OnlineShift | None = None
 
     @classmethod
-    def initial(cls, lanes: int, like: Tensor, counts_steps: bool = False, shifts_rate: bool = False) -> SegmentStats:
+    def initial(
+        cls,
+        lanes: int,
+        like: Tensor,
+        counts_steps: bool = False,
+        shifts_slow_rate: bool = False,
+        shifts_decay: bool = False,
+    ) -> SegmentStats:
         """Return the statistics before anything was read."""
         zeros_B = like.new_zeros(lanes)
         steps_B = zeros_B.clone() if counts_steps else None
-        online = OnlineRate.initial(lanes, like) if shifts_rate else None
-        return cls(zeros_B, zeros_B + torch.nan, zeros_B + _LONG_AGO, steps_B, online)
+        slow, decay = (OnlineShift.initial(lanes, like) if has else None for has in (shifts_slow_rate, shifts_decay))
+        return cls(zeros_B, zeros_B + torch.nan, zeros_B + _LONG_AGO, steps_B, slow, decay)
 
     def start_articles(self, starts_B: Tensor, fresh: bool) -> SegmentStats:
         """Start articles in the lanes of ``starts_B``; unless they start ``fresh`` the running mean goes on."""
         running_B = self.running_nats_B.masked_fill(starts_B, torch.nan) if fresh else self.running_nats_B
         since_heading_B = self.since_heading_B.masked_fill(starts_B, _LONG_AGO)
         steps_B = self.steps_B if self.steps_B is None or not fresh else self.steps_B.masked_fill(starts_B, 0)
-        return SegmentStats(self.segments_B.masked_fill(starts_B, 0), running_B, since_heading_B, steps_B, self.online)
+        return self._replace(
+            segments_B=self.segments_B.masked_fill(starts_B, 0),
+            running_nats_B=running_B,
+            since_heading_B=since_heading_B,
+            steps_B=steps_B,
+        )
 
     def restart_steps(self, fresh_B: Tensor) -> SegmentStats:
         """Note that the weights of the lanes ``fresh_B`` (bool) are fresh."""
@@ -79,24 +92,28 @@ class SegmentStats(NamedTuple):
         """Note that the segment that is read completes a heading in the lanes of ``headings_B``."""
         return self._replace(since_heading_B=self.since_heading_B.masked_fill(headings_B, 0))
 
-    def end_segment(self, nats_B: Tensor, slow_step: float = 0.0) -> SegmentStats:
-        """Count a segment of mean loss ``nats_B``; ``slow_step``: that of the slow rate's shift."""
+    def end_segment(self, nats_B: Tensor, slow_step: float = 0.0, decay_step: float = 0.0) -> SegmentStats:
+        """Count a segment of mean loss ``nats_B``; the steps are those of the two shifts."""
         running_B = torch.where(self.running_nats_B.isnan(), nats_B, self.running_nats_B.lerp(nats_B, _RUNNING))
         steps_B = None if self.steps_B is None else self.steps_B + 1
-        online = None if self.online is None else self.online.end_segment(slow_step)
-        return SegmentStats(self.segments_B + 1, running_B, self.since_heading_B + 1, steps_B, online)
+        slow = None if self.slow_shift is None else self.slow_shift.end_segment(slow_step)
+        decay = None if self.decay_shift is None else self.decay_shift.end_segment(decay_step)
+        return SegmentStats(self.segments_B + 1, running_B, self.since_heading_B + 1, steps_B, slow, decay)
 
 
 class GateScales(NamedTuple):
-    """A segment's features (B, J) and each tensor's multipliers of learning rate and decay (B, K)."""
+    """A segment's features (B, J), each tensor's multipliers of learning rate and decay (B, K), and the shift of all
+    decays' logarithms where reading finds it."""
 
     features_BJ: Tensor
     lr_BK: Tensor
     decay_BK: Tensor
+    decay_shift_B: Tensor | None = None
 
     def of_tensor(self, index: int) -> tuple[Tensor, Tensor]:
         """Return a tensor's multipliers of learning rate and decay (B,)."""
-        return self.lr_BK[:, index], self.decay_BK[:, index]
+        decay_B = self.decay_BK[:, index]
+        return self.lr_BK[:, index], decay_B if self.decay_shift_B is None else decay_B * self.decay_shift_B.exp()
 
 
 @dataclass(frozen=True)

@@ -201,6 +201,9 @@ class LearnedRuleOptions(Section):
     slow_step: float = bounded(0.0, 0, 1, omit_default=True)
     """Let reading find the anchor's share, which is then one of all weights of a tensor: step by which each segment
     moves its log-odds, by the hypergradient of its loss; 0: the share stays as it is. 0.05 is a good value."""
+    decay_step: float = bounded(0.0, 0, 1, omit_default=True)
+    """Let reading find the decays: step by which each segment moves the logarithm of all of them, by the hypergradient
+    of its loss; 0: they stay as they are. 0.05 is a good value."""
     momentum: float = bounded(0.0, 0, 0.99)
     """Decay of the running sum of gradients; not learned."""
 
@@ -220,6 +223,8 @@ class LearnedRuleOptions(Section):
                     raise UserError(f"g.{name} {value!r} does not go with g.kind 'lstm'", do=do)
         if self.slow_step and not self.slow_rate:
             raise UserError("g.slow_step needs slow weights", do="choose --g.slow_rate 0.3, where their rate starts")
+        if self.decay_step and self.level == 2:
+            raise UserError("g.decay_step needs decays, which g.level 2 has none of", do="choose --g.level 3")
         if self.base == "adam" and self.momentum:
             raise UserError("g.momentum does not go with g.base 'adam', which has its own", do="leave it out")
         if self.level == 2 and self.boundary_reset and not self.slow_rate:

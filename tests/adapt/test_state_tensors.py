@@ -13,7 +13,7 @@ from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.partners.cache import Cache
 from dynlm.adapt.partners.mixture import FixedShareMixture
-from dynlm.adapt.rules.elementwise import uniform_rule
+from dynlm.adapt.rules.uniform import uniform_rule
 from dynlm.adapt.state_tensors import as_tensors, flaw, flaw_of_shapes, from_tensors
 from dynlm.adapt.update_filter import UpdateFilter
 from dynlm.data.stream import Stream

@@ -12,7 +12,8 @@ from dynlm.adapt.loop import iter_segments, read_segment
 from dynlm.adapt.meta_gradient.forward import Sensitivities
 from dynlm.adapt.partners.mixture import FixedShareMixture
 from dynlm.adapt.rules.base import Rule, RuleState, Slot, reset_lanes_
-from dynlm.adapt.rules.elementwise import ElementwiseRule, uniform_rule
+from dynlm.adapt.rules.elementwise import ElementwiseRule
+from dynlm.adapt.rules.uniform import uniform_rule
 from dynlm.adapt.update_filter import MEMORY, UpdateFilter, add_squares_, counts_of, first_of, ratio, ratios_of
 from dynlm.data.stream import read_side_by_side
 from dynlm.models.lstm.engine import LSTMEngine

@@ -27,7 +27,7 @@ slow decay and theta and anchor as they were,
 
 so that one more tensor is stored for each, ``slow``. That of the learning rate is anchor - theta_0 and need not be
 stored either. Where phi itself moves during the reading, all are derivatives by a constant added to phi at all times.
-The shift of a slow rate that moves while reading (``rules.online_rate``) is a constant too.
+The shifts of a slow rate and of decays that move while reading (``rules.online_rate``) are constants too.
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ class Sensitivities(MetaGradient):
         """
         rule, (theta, anchor, theta_0) = self._rule, weights
         decay, slope = float(rule.slow_decay.get(name, 0.0)), 1.0
-        if stats is not None and stats.online is not None:
-            slope = slope_of_shifted(float(rule.slow_rate.get(name, 0.0)), stats.online.shift_B[0])
+        if stats is not None and stats.slow_shift is not None:
+            slope = slope_of_shifted(float(rule.slow_rate.get(name, 0.0)), stats.slow_shift.shift_B[0])
         rate, limits = rule.slow_share(name, rule.slow_rate_at(name, stats)), rule.slow_share(name, 1.0)
         for kind, tensors in self.fast.items():
             fast, slow = tensors[name][lane], self.slow[kind][name][lane]
@@ -178,12 +178,12 @@ class Sensitivities(MetaGradient):
         at, row, scales = event.lanes.start + lane, self._meta.rows[name], {"lr": 1.0, "decay": 1.0}
         features: Sequence[str] = self._meta.g.features
         if event.scales is not None:
-            of_kinds = {"lr": event.scales.lr_BK, "decay": event.scales.decay_BK}
             number = self._meta.names.index(name)
-            scales = {kind: float(scale_BK[lane, number]) for kind, scale_BK in of_kinds.items()}
+            scales = {k: float(of_B[lane]) for k, of_B in zip(scales, event.scales.of_tensor(number), strict=True)}
             values = event.scales.features_BJ[lane].tolist()
             # Where a scale is at its bound the gates' weights do not change it.
-            free_gate = {kind: not at_bound(scale) for kind, scale in scales.items()}
+            of_gates = {"lr": event.scales.lr_BK, "decay": event.scales.decay_BK}
+            free_gate = {kind: not at_bound(float(scale_BK[lane, number])) for kind, scale_BK in of_gates.items()}
         fast = {kind: tensors[name][at, part] for kind, tensors in self.fast.items()}
         whole = {kind: s + self.slow[kind][name][at, part] for kind, s in fast.items()} if self.slow else fast
         self._add("lr", u, moved, name, part)

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from dynlm.adapt.gates import Gates, GateScales, SegmentStats
-from dynlm.adapt.rules.base import Rule, SegmentEvent, Slot, Statistics, StepEvent
+from dynlm.adapt.rules.base import Rule, SegmentEvent, Slot, StepEvent
 from dynlm.adapt.rules.gradient_step import gradient_step, largest_norm, step_rows_
 from dynlm.adapt.rules.moments import SLOTS, Moments
-from dynlm.adapt.rules.online_rate import shifted
+from dynlm.adapt.rules.online_rate import decay_sensitivity_, shifted
 from dynlm.runtime.tree import expand_lanes
 from dynlm.types import Params
 
@@ -50,6 +50,7 @@ class ElementwiseRule(Rule):
     way to the anchor that its weights go when an article begins: 0 keeps them, 1 forgets. ``slow_rate`` is a tensor's
     share of the weights' distance from the anchor that the anchor takes in at an article's end, times each weight's
     ``slow_limits``; with ``slow_step`` the rate moves while reading (``online_rate``), ``slow_rate`` being its start.
+    With ``decay_step`` all decays do, too.
     ``slow_decay`` is the share of its way back to theta_0 that the anchor goes first. With ``momentum`` the step is by
     a running sum of gradients, with ``moments`` by Adam's update.
     """
@@ -63,6 +64,7 @@ class ElementwiseRule(Rule):
     slow_rate: Mapping[str, float | Tensor] = field(default_factory=dict)
     slow_limits: Params | None = None
     slow_step: float = 0.0
+    decay_step: float = 0.0
     slow_decay: Mapping[str, float | Tensor] = field(default_factory=dict)
     momentum: float = 0.0
     moments: Moments | None = None
@@ -94,9 +96,11 @@ class ElementwiseRule(Rule):
 
     @property
     def slots(self) -> dict[str, Slot]:  # type: ignore[override]
-        """``anchor`` (slow weights), ``moved`` (by the slow rate), ``velocity`` (momentum), those of the moments."""
+        """``anchor`` (slow weights), ``moved`` and ``decay_sensitivity`` (of ``online_rate``), ``velocity`` (momentum),
+        those of the moments."""
         slow = {"anchor": Slot(fill=None)} if self.slow_rate else {}
         slow |= {"moved": Slot()} if self.slow_step else {}
+        slow |= {"decay_sensitivity": Slot()} if self.decay_step else {}
         return {**slow, **({"velocity": Slot()} if self.momentum else {}), **(SLOTS if self.moments else {})}
 
     @property
@@ -126,7 +130,7 @@ class ElementwiseRule(Rule):
         return replace(self, rates=dict.fromkeys(self.rates, Rates(0.0, 0.0)))
 
     def constants(self) -> Any:
-        later = ("moments", "slow_step")  # Files of rules without them know none.
+        later = ("moments", "slow_step", "decay_step")  # Files of rules without them know none.
         return {name: value for name, value in super().constants().items() if name not in later or value}
 
     def decays(self) -> Mapping[str, Tensor | float]:
@@ -142,7 +146,7 @@ class ElementwiseRule(Rule):
     def slow_rate_at(self, name: str, stats: SegmentStats | None) -> float | Tensor:
         """Return a tensor's slow rate in the lane of ``stats``, shifted where reading finds it."""
         rate = self.slow_rate.get(name, 0.0)
-        return rate if stats is None or stats.online is None else shifted(rate, stats.online.shift_B[0])
+        return rate if stats is None or stats.slow_shift is None else shifted(rate, stats.slow_shift.shift_B[0])
 
     def next_anchor(self, name: str, theta: Tensor, anchor: Tensor, theta_0: Tensor, stats: Any = None) -> Tensor:
         """Return the anchor after an article that ended with the weights ``theta``, of one lane (``stats`` too)."""
@@ -150,9 +154,8 @@ class ElementwiseRule(Rule):
         return decayed + self.slow_share(name, self.slow_rate_at(name, stats)) * (theta - anchor)
 
     def init_lanes(self, lanes: int, like: Tensor) -> SegmentStats | None:
-        if self.gates is None and self.moments is None and not self.slow_step:
-            return None
-        return SegmentStats.initial(lanes, like, self.moments is not None, bool(self.slow_step))
+        has = self.moments is not None, bool(self.slow_step), bool(self.decay_step)
+        return None if self.gates is None and not any(has) else SegmentStats.initial(lanes, like, *has)
 
     def start_articles(self, lanes: Any, starts_B: Tensor, fresh: bool, like: Tensor) -> Any:
         return lanes if lanes is None else lanes.start_articles(starts_B, fresh)
@@ -166,6 +169,8 @@ class ElementwiseRule(Rule):
             anchor = slots["anchor"].copy_(self.next_anchor(name, theta, slots["anchor"], theta_0, lanes))
         if share := float(self.boundary_reset.get(name, 0.0)):
             theta.copy_(anchor) if share >= 1 else theta.lerp_(anchor, share)
+            if "decay_sensitivity" in slots:
+                slots["decay_sensitivity"].mul_(1 - share)
         if "velocity" in slots:
             slots["velocity"].zero_()
 
@@ -173,14 +178,21 @@ class ElementwiseRule(Rule):
         return lanes if lanes is None else lanes.complete_headings(headings_B)
 
     def end_segment(self, lanes: Any, nats_B: Tensor) -> Any:
-        return lanes if lanes is None else lanes.end_segment(nats_B, self.slow_step)
+        return lanes if lanes is None else lanes.end_segment(nats_B, self.slow_step, self.decay_step)
 
     def restore_lanes(self, lanes: Any, restored_B: Tensor, like: Tensor) -> Any:
         """Count Adam's steps anew; what the text is like stays known."""
         return lanes if lanes is None else lanes.restart_steps(restored_B)
 
     def segment_scales(self, event: SegmentEvent) -> GateScales | None:
-        return None if self.gates is None else self.gates.scales(self.gates.features_of(event))
+        if self.gates is None and not self.decay_step:
+            return None
+        if self.gates is None:
+            ones_BK = event.nats_B.new_ones(len(event.nats_B), len(self.rates))
+            scales = GateScales(ones_BK[:, :0], ones_BK, ones_BK)
+        else:
+            scales = self.gates.scales(self.gates.features_of(event))
+        return scales._replace(decay_shift_B=event.lane_state.decay_shift.shift_B) if self.decay_step else scales
 
     def prepare_(self, event: StepEvent) -> StepEvent:
         """Add the gradient to the running one, which is the update then; or make the update of Adam."""
@@ -231,8 +243,8 @@ class ElementwiseRule(Rule):
         for index, (name, rates) in enumerate(self.rates.items()):
             lr, beta = rates.lr, self.beta[name]
             if scales is not None:
-                lr = lr * scales.lr_BK[0, index]
-                beta = torch.clamp(beta * scales.decay_BK[0, index], max=1)
+                lr_B, decay_B = scales.of_tensor(index)
+                lr, beta = lr * lr_B[0], torch.clamp(beta * decay_B[0], max=1)
             precondition = 1.0 if self.precondition is None else self.precondition[name]
             moved[name] = gradient_step(weights[name], gradients[name], lr, precondition, anchor[name], beta)
         return moved
@@ -245,7 +257,9 @@ class ElementwiseRule(Rule):
         """
         theta, update, anchor, part = event.theta, event.update, event.anchor, event.gradient.part
         if "moved" in event.slots:
-            event.lane_state.online.add_slope_(event.gradient.tensor, event.slots["moved"])
+            event.lane_state.slow_shift.add_slope_(event.gradient.tensor, event.slots["moved"])
+        if "decay_sensitivity" in event.slots:
+            event.lane_state.decay_shift.add_slope_(event.gradient.tensor, event.slots["decay_sensitivity"])
         beta = self.beta[event.name]
         beta = beta[part] if isinstance(beta, Tensor) else beta
         lr = float(self.rates[event.name].lr)
@@ -258,10 +272,12 @@ class ElementwiseRule(Rule):
         if event.scales is not None:
             lr_B, decay_B = event.scales.of_tensor(self.tensors.index(event.name))
             update.mul_(expand_lanes(lr_B, theta))
-            if self.gates is not None and self.gates.scales_decay:
+            if self.decay_step or (self.gates is not None and self.gates.scales_decay):
                 # A tensor of this size allocated for each segment would fragment the heap.
                 out = event.scratch.take("decays", tuple(theta.shape), theta)
                 beta = torch.mul(expand_lanes(decay_B, theta).expand_as(theta), beta, out=out).clamp_(max=1)
+        if "decay_sensitivity" in event.slots:
+            decay_sensitivity_(event.slots["decay_sensitivity"], theta, anchor, beta, event.scratch)
         # Only these rows of the gradient can differ from zero.
         rows_BT = event.gradient.rows_BT if update is event.gradient.tensor else None
         per_lane = isinstance(beta, Tensor) and beta.dim() == theta.dim()
@@ -279,19 +295,3 @@ class ElementwiseRule(Rule):
 
 
 LEVEL_1 = ElementwiseRule("none")
-
-
-def uniform_rule(
-    name: str,
-    tensors: Iterable[str],
-    lr: float,
-    decay: float = 0.0,
-    precondition: tuple[Statistics, float] | None = None,
-    moments: Moments | None = None,
-) -> ElementwiseRule:
-    """Return the rule with one learning rate and one decay; ``precondition``: the statistics R and epsilon of rms."""
-    rates = dict.fromkeys(tensors, Rates(lr, decay))
-    if precondition is None:
-        return ElementwiseRule(name, rates, moments=moments)
-    statistics, epsilon = precondition
-    return ElementwiseRule(name, rates, statistics.precondition(epsilon), statistics.decay_shape())

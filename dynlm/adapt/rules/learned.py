@@ -176,6 +176,7 @@ class LearnedRule(TunedStart):
             gates,
             slow_limits=limits,
             slow_step=self.g.slow_step,
+            decay_step=self.g.decay_step,
             momentum=self.g.momentum,
             moments=self.moments,
             **shares,

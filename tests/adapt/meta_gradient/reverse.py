@@ -17,6 +17,7 @@ from dynlm.adapt.gates import Gates, GateScales, SegmentStats
 from dynlm.adapt.rules.base import SegmentEvent
 from dynlm.adapt.rules.elementwise import ElementwiseRule
 from dynlm.adapt.rules.learned import LearnedRule
+from dynlm.adapt.rules.online_rate import OnlineShift
 from dynlm.adapt.segment import shares
 from dynlm.data.stream import Stream, StreamPosition, to_batch
 from dynlm.models.protocol import Gradient, token_nats
@@ -43,8 +44,10 @@ def unrolled_meta_gradient(
     like, static = dynamic_model.like, {name: tensor.detach() for name, tensor in dynamic_model.static.items()}
     theta = {name: static[name].clone().requires_grad_() for name in meta.names}
     anchor, running, steps = dict(static), _zeros(theta), 0
-    state, stats = model.init_state(1, like), SegmentStats.initial(1, like, shifts_rate=bool(rule.slow_step))
+    state = model.init_state(1, like)
+    stats = SegmentStats.initial(1, like, False, bool(rule.slow_step), bool(rule.decay_step))
     moved = {name: torch.zeros_like(tensor) for name, tensor in static.items()}
+    decayed = {name: moved[name] for name in theta}
     place = stream.begin() if place is None else place
     total, nats = torch.zeros((), dtype=like.dtype, device=like.device), 0.0
     for _ in range(segments):
@@ -58,6 +61,11 @@ def unrolled_meta_gradient(
             stats = stats.start_articles(batch.starts_B, fresh)
             moved = {name: rule.slow_share(name, 1.0) * (theta[name] - anchor[name]).detach() for name in theta}
             theta, anchor = _started(rule, theta, anchor, static, None if fresh else stats)
+            kept = {
+                name: 0.0 if fresh else 1 - torch.as_tensor(rule.boundary_reset.get(name, 0.0)).detach()
+                for name in theta
+            }
+            decayed = {name: kept[name] * tensor for name, tensor in decayed.items()}
             if fresh or rule.moments is None:
                 running, steps = _zeros(theta), 0
         stats = stats.complete_headings(batch.headings_B)
@@ -76,19 +84,33 @@ def unrolled_meta_gradient(
             loss_1 = (loss if second_order else loss.detach())[None]
             first = u[model.output_tensor(u)][None]
             scales = _scales(rule.gates, stats, (loss_1, first), theta, static)
+        if stats.decay_shift is not None:
+            ones = torch.ones(1, len(theta), dtype=like.dtype)
+            scales = GateScales(ones[:, :0], ones, ones) if scales is None else scales
+            scales = scales._replace(decay_shift_B=stats.decay_shift.shift_B)
         steps += 1
         running = {name: _next_running(rule, before, u[name]) for name, before in running.items()}
         update = {name: _update(rule, *sums, steps) for name, sums in running.items()}
+        if stats.decay_shift is not None:
+            stats = stats._replace(decay_shift=_with_slope(stats.decay_shift, u, decayed))
+            for index, (name, weights) in enumerate(theta.items()):
+                beta = torch.clamp(rule.beta[name] * scales.of_tensor(index)[1][0], max=1)
+                decayed[name] = (decayed[name] + beta * (anchor[name] - weights - decayed[name])).detach()
         theta = rule.step(theta, update, anchor, scales)
-        if stats.online is not None:
-            slope = sum((u[name].detach() * moved[name]).sum() for name in theta)
-            stats = stats._replace(online=stats.online._replace(slope_B=torch.as_tensor(slope)[None]))
-        stats = stats.end_segment((loss if second_order else loss.detach())[None], rule.slow_step)
+        if stats.slow_shift is not None:
+            stats = stats._replace(slow_shift=_with_slope(stats.slow_shift, u, moved))
+        stats = stats.end_segment((loss if second_order else loss.detach())[None], rule.slow_step, rule.decay_step)
     found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
     return nats, {
         key: torch.zeros_like(leaf) if gradient is None else gradient
         for (key, leaf), gradient in zip(leaves.items(), found, strict=True)
     }
+
+
+def _with_slope(shift: OnlineShift, u: Params, moved: Params) -> OnlineShift:
+    """Return the shift with the hypergradient <u, m> of a segment."""
+    slope = sum((u[name].detach() * moved[name]).sum() for name in u)
+    return shift._replace(slope_B=torch.as_tensor(slope)[None])
 
 
 def _zeros(theta: Params) -> dict[str, tuple[Tensor, Tensor]]:

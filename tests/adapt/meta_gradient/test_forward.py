@@ -10,9 +10,9 @@ from dynlm.adapt.loop import iter_segments, read_segment
 from dynlm.adapt.meta_gradient.forward import Sensitivities
 from dynlm.adapt.options import FEATURES, LearnedRuleOptions
 from dynlm.adapt.rules.base import Statistics
-from dynlm.adapt.rules.elementwise import uniform_rule
 from dynlm.adapt.rules.learned import SHARES, LearnedRule
 from dynlm.adapt.rules.registry import RULES
+from dynlm.adapt.rules.uniform import uniform_rule
 from dynlm.data.stream import Stream, read_in_order
 from dynlm.models.autograd_engine import AutogradEngine
 from dynlm.models.lstm.engine import LSTMEngine
@@ -50,6 +50,14 @@ KINDS = {
         "features": ("weight_distance",),
     },
     "slow, step": {"slow": True, "slow_step": 0.3, "slow_rate": 0.2, "boundary_reset": True, "importance": True},
+    "step of the decay": {"decay_step": 0.3, "boundary_reset": True},
+    "step of the decay, gates, slow weights": {
+        "decay_step": 0.3,
+        "slow_step": 0.2,
+        "slow_rate": 0.3,
+        "boundary_reset": True,
+        "features": ["doc_age_20", "loss_delta"],
+    },
     "given slow weights, step": {"slow_step": 0.3, "slow_rate": 0.2, "boundary_reset": True},
     "slow, momentum": {"slow": True, "boundary_reset": True, "momentum": 0.4},
     "kinds": {"sharing": "kind"},

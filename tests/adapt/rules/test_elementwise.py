@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynlm.adapt.rules.base import Statistics, StepEvent
-from dynlm.adapt.rules.elementwise import LEVEL_1, ElementwiseRule, Rates, uniform_rule
+from dynlm.adapt.rules.elementwise import LEVEL_1, ElementwiseRule, Rates
 from dynlm.adapt.rules.gradient_step import gradient_step
+from dynlm.adapt.rules.uniform import uniform_rule
 from dynlm.models.protocol import Gradient
 from dynlm.models.scratch import Scratch
 from tests.adapt.readings import NAMES, rule, static_params, statistics

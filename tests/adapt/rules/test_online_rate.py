@@ -1,4 +1,4 @@
-"""The shift of a slow rate: known values, what it may not depend on, and what it does on two kinds of text."""
+"""The shifts of a slow rate and of decays: known values, what they may not depend on, what they do on kinds of text."""
 
 import dataclasses
 import itertools
@@ -10,7 +10,7 @@ import torch
 from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import iter_segments, read_segment
 from dynlm.adapt.rules.elementwise import ElementwiseRule, Rates
-from dynlm.adapt.rules.online_rate import OnlineRate, shifted, slope_of_shifted
+from dynlm.adapt.rules.online_rate import OnlineShift, shifted, slope_of_shifted
 from dynlm.errors import UserError
 from tests.adapt.readings import NAMES, engine, meta, moved_phi, static_params, stream, text
 
@@ -18,7 +18,7 @@ like = torch.zeros(1, dtype=torch.float64)
 
 
 def after(slopes, step=0.1):
-    state = OnlineRate.initial(1, like)
+    state = OnlineShift.initial(1, like)
     for slope in slopes:
         state.slope_B.fill_(slope)
         state = state.end_segment(step)
@@ -100,7 +100,7 @@ class Watched:
         return getattr(self._rule, name)
 
     def end_segment(self, lanes, nats_B):
-        self._slopes.append(lanes.online.slope_B.sum())
+        self._slopes.append(lanes.slow_shift.slope_B.sum())
         return self._rule.end_segment(lanes, nats_B)
 
 
@@ -122,7 +122,7 @@ def test_a_repeated_article_raises_the_slow_rate():
     phi["boundary_reset"].fill_(1.0)
     model = DynamicModel(engine(), static_params(), made.rule(phi), NAMES)
     *_, last = iter_segments(model, stream(split))
-    assert float(last.memory.rule.lanes.online.shift_B) > 0
+    assert float(last.memory.rule.lanes.slow_shift.shift_B) > 0
 
 
 def test_nothing_is_kept_for_it_where_articles_start_afresh():
@@ -140,3 +140,58 @@ def test_it_needs_slow_weights():
     with pytest.raises(UserError, match="slow_step needs slow weights"):
         meta(slow_step=0.1)
     assert "moved" not in ElementwiseRule("meta", {"a": Rates(0.1, 0.0)}, slow_rate={"a": 0.5}).slots
+
+
+def decays(**options):
+    """A model whose decays move while it reads."""
+    made = meta(**{"decay_step": 0.1, **options})
+    rule = made.rule(made.initial())
+    return DynamicModel(engine(True), static_params(), rule, NAMES)
+
+
+def test_the_hypergradient_of_the_decay_is_the_derivative_of_the_loss():
+    """By finite differences of the loss of the third segment, the first that a decay changes."""
+
+    def third(factor):
+        model = decays(decay_step=1e-12)
+        rates = {name: Rates(lr, decay * factor) for name, (lr, decay) in model.rule.rates.items()}
+        rule, slopes = dataclasses.replace(model.rule, rates=rates), []
+        model = dataclasses.replace(model, rule=WatchedDecay(rule, slopes))
+        *_, last = itertools.islice(iter_segments(model, stream()), 3)
+        return float(last.nats_T.mean()), float(slopes[-1])
+
+    (high, _), (low, _), (_, slope) = third(1.001), third(1 / 1.001), third(1.0)
+    assert slope != 0 and slope == pytest.approx((high - low) / (2 * np.log(1.001)), rel=1e-4)
+
+
+class WatchedDecay(Watched):
+    """A rule whose hypergradient of the decay is noted at the end of each segment."""
+
+    def end_segment(self, lanes, nats_B):
+        self._slopes.append(lanes.decay_shift.slope_B.sum())
+        return self._rule.end_segment(lanes, nats_B)
+
+
+def test_a_repeated_text_lowers_the_decay():
+    split = text((120,))
+    split = dataclasses.replace(split, ids_N=np.tile(split.ids_N[:20], 6))
+    model = decays()
+    *_, last = iter_segments(model, stream(split))
+    shift = float(last.memory.rule.lanes.decay_shift.shift_B)
+    assert shift < 0
+    moved = {name: slots for name, slots in last.memory.rule.slots["decay_sensitivity"].items()}
+    assert all(tensor.isfinite().all() and tensor.any() for tensor in moved.values())
+
+
+def test_a_shift_of_zero_leaves_the_decay_as_it_is():
+    made = meta()
+    plain = DynamicModel(engine(True), static_params(), made.rule(made.initial()), NAMES)
+    for one, other in zip(
+        iter_segments(plain, stream()), iter_segments(decays(decay_step=1e-12), stream()), strict=True
+    ):
+        torch.testing.assert_close(one.nats_T, other.nats_T, rtol=0, atol=1e-9)
+
+
+def test_decays_that_are_not_there_cannot_move():
+    with pytest.raises(UserError, match="decay_step needs decays"):
+        meta(decay_step=0.1, level=2)

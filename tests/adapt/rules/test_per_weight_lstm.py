@@ -14,8 +14,8 @@ from dynlm.adapt.meta_gradient.per_weight_lstm import Windows
 from dynlm.adapt.options import LearnedRuleOptions
 from dynlm.adapt.rules import per_weight_lstm as module
 from dynlm.adapt.rules.base import StepEvent
-from dynlm.adapt.rules.elementwise import uniform_rule
 from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule, lane_state, per_weight_step
+from dynlm.adapt.rules.uniform import uniform_rule
 from dynlm.data.stream import Stream
 from dynlm.models.protocol import Gradient, token_nats
 from dynlm.models.scratch import Scratch

@@ -34,8 +34,8 @@ class AdamOptions(MemoryOptions):
 @register_rule("adam", AdamOptions, {"lr": Search(3e-4, 1.8)})
 def build(tensors: tuple[str, ...], constants: Mapping[str, Any], statistics: Statistics | None) -> ElementwiseRule:
     """Return the rule; it needs no statistics."""
-    from dynlm.adapt.rules.elementwise import uniform_rule  # Options are read without torch.
     from dynlm.adapt.rules.moments import Moments
+    from dynlm.adapt.rules.uniform import uniform_rule  # Options are read without torch.
 
     moments = Moments(constants["beta1"], constants["beta2"])
     return uniform_rule("adam", tensors, constants["lr"], constants["decay"], moments=moments)

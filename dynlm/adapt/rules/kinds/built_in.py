@@ -25,7 +25,8 @@ _SEARCHED = {
 def _register(name: str, searched: Mapping[str, Search]) -> None:
     @register_rule(name, StepOptions, searched, statistics="segments" if "epsilon" in searched else None)
     def build(tensors: tuple[str, ...], constants: Mapping[str, Any], statistics: Statistics | None) -> ElementwiseRule:
-        from dynlm.adapt.rules.elementwise import LEVEL_1, uniform_rule  # Options are read without torch.
+        from dynlm.adapt.rules.elementwise import LEVEL_1  # Options are read without torch.
+        from dynlm.adapt.rules.uniform import uniform_rule
 
         if not searched:
             return LEVEL_1

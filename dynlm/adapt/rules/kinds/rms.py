@@ -83,7 +83,7 @@ class BatchStatisticsOptions(StepOptions):
 
 
 def _rms(name: str, tensors: tuple[str, ...], constants: Mapping[str, Any], statistics: Statistics) -> ElementwiseRule:
-    from dynlm.adapt.rules.elementwise import uniform_rule  # Options are read without torch.
+    from dynlm.adapt.rules.uniform import uniform_rule  # Options are read without torch.
 
     return uniform_rule(name, tensors, constants["lr"], constants["decay"], (statistics, constants["epsilon"]))
 
