@@ -41,7 +41,7 @@ MODELS = {
 LEARNED = ("g", "g from adam", "per-weight LSTM")
 _OF_RMS = ("rms", "rms+reset", "rms+slow", "rms+online", "rms-batch")
 RULE_NAMES = ["none", "sgd", "sgd+decay", *_OF_RMS, "adam", adamax.Adamax.name, *LEARNED]
-_OWN = {"beta1": 0.8, "beta2": 0.9, "boundary_reset": 0.4, "slow_rate": 0.3, "slow_step": 0.05}
+_OWN = {"beta1": 0.8, "beta2": 0.9, "boundary_reset": 0.4, "slow_rate": 0.3, "slow_step": 0.05, "decay_step": 0.05}
 CONSTANTS = {"lr": 0.005, "decay": 0.03, "epsilon": 1e-2, **_OWN}
 
 

@@ -63,15 +63,15 @@ def test_slow_weights_of_rate_0_are_none() -> None:
 
 
 def test_an_online_rate_is_the_learned_rules() -> None:
-    g = LearnedRuleOptions(level=3, slow_rate=0.5, slow_step=0.1, boundary_reset=True)
+    g = LearnedRuleOptions(level=3, slow_rate=0.5, slow_step=0.1, decay_step=0.2, boundary_reset=True)
     own = {name: static_params()[name] for name in NAMES}
     learned = LearnedRule(statistics(), own, *RMS.values(), g, MODEL.output_tensor(NAMES))
     phi = learned.initial()
     phi["boundary_reset"] += 0.4
-    found = rule("rms+online", boundary_reset=0.4, slow_step=0.1)
+    found = rule("rms+online", boundary_reset=0.4, slow_step=0.1, decay_step=0.2)
     assert found.slots == learned.rule(phi).slots and found.level == 3
     assert torch.equal(losses(found), losses(learned.rule(phi)))
-    constant = rule("rms+online", boundary_reset=0.4, slow_step=0.0)
+    constant = rule("rms+online", boundary_reset=0.4, slow_step=0.0, decay_step=0.0)
     assert set(constant.slots) == {"anchor"} and not torch.equal(losses(constant), losses(found))
 
 
@@ -89,7 +89,13 @@ def test_where_nothing_outlives_an_article_they_are_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "option, rule", [("boundary_reset", "rms+reset"), ("slow_rate", "rms+slow"), ("slow_step", "rms+online")]
+    "option, rule",
+    [
+        ("boundary_reset", "rms+reset"),
+        ("slow_rate", "rms+slow"),
+        ("slow_step", "rms+online"),
+        ("decay_step", "rms+online"),
+    ],
 )
 def test_shares_are_from_0_to_1(option: str, rule: str) -> None:
     for share in (0, 0.5, 1):

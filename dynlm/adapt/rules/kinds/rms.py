@@ -2,7 +2,7 @@
 
 rms+reset    one boundary_reset: the share of the way to theta_0 that all weights go when an article begins
 rms+slow     slow weights besides: what the learned rule is at level 3 with ``g.slow_rate`` and one rate for all tensors
-rms+online   the same, but that reading itself finds the slow rate (``rules.online_rate``)
+rms+online   the same, but that reading itself finds the slow rate and the decay (``rules.online_rate``)
 rms-batch    R is the root mean square of gradients of batches, as in the published dynamic evaluation
              (Krause et al. 2018, arXiv 1709.07432; their settings: --memory.segment 5, batches of 100)
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _RESET = {**RMS, "boundary_reset": Search(0.5, 1.5)}
 _SLOW = {**_RESET, "slow_rate": Search(0.25, 2.0)}
-_ONLINE = {**_RESET, "slow_step": Search(0.05, 2.0)}
+_ONLINE = {**_RESET, "slow_step": Search(0.05, 2.0), "decay_step": Search(0.05, 2.0)}
 _START = 0.5
 """The slow rate that rms+online starts at."""
 # Learning rate, decay and epsilon of the published code: in a batch's gradient most of the noise is averaged out, so
@@ -63,13 +63,16 @@ class SlowWeightsOptions(BoundaryResetOptions):
 
 @dataclass
 class OnlineRateOptions(BoundaryResetOptions):
-    """The memory, with the constants of rms, its boundary reset and the step by which the slow rate moves."""
+    """The memory, with the constants of rms, its boundary reset and the steps by which slow rate and decay move."""
 
-    COMMON = f"{BoundaryResetOptions.COMMON} slow_step"
+    COMMON = f"{BoundaryResetOptions.COMMON} slow_step decay_step"
 
     slow_step: float | None = bounded(None, 0, 1)
     """Step by which each segment moves the log-odds of the slow rate, by the hypergradient of its loss; unset: the
     tuned one of the run."""
+    decay_step: float | None = bounded(None, 0, 1)
+    """Step by which each segment moves the logarithm of the decay, by the hypergradient of its loss; unset: the tuned
+    one of the run."""
 
 
 @dataclass
@@ -115,10 +118,11 @@ def build_slow(
 def build_online(
     tensors: tuple[str, ...], constants: Mapping[str, Any], statistics: Statistics | None
 ) -> ElementwiseRule:
-    """Return rms with a boundary reset and slow weights, whose rate starts at one half."""
+    """Return rms with a boundary reset, slow weights, whose rate starts at one half, and a decay that moves."""
     assert statistics is not None
     rule = replace(build_reset(tensors, constants, statistics), name="rms+online")
-    return replace(rule, slow_rate=dict.fromkeys(tensors, _START), slow_step=constants["slow_step"])
+    steps = {name: constants[name] for name in ("slow_step", "decay_step")}
+    return replace(rule, slow_rate=dict.fromkeys(tensors, _START), **steps)
 
 
 @register_rule("rms-batch", BatchStatisticsOptions, _BATCH, statistics="batches")
