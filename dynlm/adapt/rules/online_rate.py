@@ -56,6 +56,10 @@ class OnlineShift(NamedTuple):
         """Return the state before anything was read: no shift."""
         return cls(*(like.new_zeros(lanes) for _ in cls._fields))
 
+    def restart(self, fresh_B: Tensor) -> OnlineShift:
+        """Return the state where the lanes ``fresh_B`` (bool) have read nothing."""
+        return OnlineShift(*(tensor.masked_fill(fresh_B, 0) for tensor in self))
+
     def add_slope_(self, u: Tensor, moved: Tensor) -> None:
         """Add <u, m> of some rows of a tensor, both (B, R, ...), to the segment's hypergradient."""
         for lane in range(len(u)):

@@ -195,3 +195,11 @@ def test_a_shift_of_zero_leaves_the_decay_as_it_is():
 def test_decays_that_are_not_there_cannot_move():
     with pytest.raises(UserError, match="decay_step needs decays"):
         meta(decay_step=0.1, level=2)
+
+
+def test_where_articles_start_afresh_the_decay_does():
+    model = dataclasses.replace(decays(), reset="article")
+    for read in iter_segments(model, stream()):
+        if read.segment.starts_B[0]:
+            assert abs(float(read.memory.rule.lanes.decay_shift.shift_B)) <= 0.1
+    assert float(read.memory.rule.lanes.decay_shift.shift_B)
