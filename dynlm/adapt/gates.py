@@ -73,7 +73,7 @@ class SegmentStats(NamedTuple):
         return cls(zeros_B, zeros_B + torch.nan, zeros_B + _LONG_AGO, steps_B, slow, decay)
 
     def start_articles(self, starts_B: Tensor, fresh: bool) -> SegmentStats:
-        """Start articles in the lanes of ``starts_B``; unless they start ``fresh`` the running mean and shifts go on."""
+        """Start articles in the lanes of ``starts_B``; unless they start ``fresh`` running mean and shifts go on."""
         running_B = self.running_nats_B.masked_fill(starts_B, torch.nan) if fresh else self.running_nats_B
         since_heading_B = self.since_heading_B.masked_fill(starts_B, _LONG_AGO)
         steps_B = self.steps_B if self.steps_B is None or not fresh else self.steps_B.masked_fill(starts_B, 0)

@@ -198,8 +198,10 @@ def test_decays_that_are_not_there_cannot_move():
 
 
 def test_where_articles_start_afresh_the_decay_does():
-    model = dataclasses.replace(decays(), reset="article")
+    model, shifts = dataclasses.replace(decays(), reset="article"), []
     for read in iter_segments(model, stream()):
-        if read.segment.starts_B[0]:
-            assert abs(float(read.memory.rule.lanes.decay_shift.shift_B)) <= 0.1
-    assert float(read.memory.rule.lanes.decay_shift.shift_B)
+        shift = float(read.memory.rule.lanes.decay_shift.shift_B)
+        # Nothing is known of the decay before a third segment.
+        assert not (read.segment.starts_B[0] and shift)
+        shifts.append(shift)
+    assert any(shifts)
