@@ -11,8 +11,8 @@ from dynlm.data.sources.source import Article
 
 _BYTES_OF_A_WORD = 12
 """Text without spaces, such as Chinese, counts as a word for so many bytes."""
-_SHORTEST_CHARACTERS = _BYTES_OF_A_WORD // 4
-"""Characters of so many bytes, at most: UTF-8 has up to four for each."""
+_CHARACTERS_OF_A_WORD = _BYTES_OF_A_WORD // 4
+"""Characters that have at most as many bytes, of which UTF-8 has up to four for each."""
 
 
 def _heading(depth: int) -> str:
@@ -98,7 +98,7 @@ def _broken(text: str, words: int, level: int) -> list[str]:
     if level < len(_BREAKS):
         places = [0, *(found.end() for found in _BREAKS[level].finditer(text)), len(text)]
     else:
-        places = [*range(0, len(text), words * _SHORTEST_CHARACTERS), len(text)]
+        places = [*range(0, len(text), words * _CHARACTERS_OF_A_WORD), len(text)]
     return [text[first:last] for first, last in pairwise(places) if first < last]
 
 

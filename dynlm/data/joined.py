@@ -83,8 +83,10 @@ def _shuffled(pieces: Sequence[Piece], seed: int, repeat: bool) -> Iterator[Piec
 
 
 def deal(pieces: Iterator[Piece], lanes: int, tokens: int) -> list[list[Piece]]:
-    """Return the pieces of each of ``lanes`` joined texts: the next one goes to the shortest text, until all have
-    ``tokens`` tokens at least."""
+    """Return the pieces of each of ``lanes`` joined texts, which have at least ``tokens`` tokens.
+
+    Each piece goes to the text that is the shortest then.
+    """
     texts, sizes = [list[Piece]() for _ in range(lanes)], [0] * lanes
     while min(sizes) < max(1, tokens):
         lane, piece = sizes.index(min(sizes)), next(pieces)

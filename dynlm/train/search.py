@@ -134,8 +134,8 @@ def _critical(freedom: int) -> float:
 class Race:
     """The settings that were tried, the parts they have read, and the readings that may go on: at most two.
 
-    ``verdicts`` are the answers to all comparisons of the search, in order: a search that resumes asks them again.
-    ``read_with`` opens a reading of the text of ``tokens``; ``ended`` is called with each setting whose reading ends.
+    ``read_with`` opens a reading of the text of ``tokens``; ``ended`` is called with each setting whose reading ends. A
+    search that resumes makes all its comparisons again, whose results are saved.
     """
 
     def __init__(

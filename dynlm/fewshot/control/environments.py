@@ -78,7 +78,7 @@ class Step(NamedTuple):
     observations: Tensor
     rewards: Tensor
     ended: Tensor
-    """Whether the episode ended by itself (T, E); the limit of ``horizon`` steps is the rollout's."""
+    """Whether the episode ended by itself (T, E), before the limit of ``horizon`` steps, which the rollout sets."""
 
 
 class Environments(ABC):
@@ -119,6 +119,6 @@ class Environments(ABC):
         """Return the expected return of an episode under each task's best policy (T,); None where it is not known."""
         return None
 
-    def optimal_policy(self) -> Policy:
-        """Return each task's best policy, where it is known: the oracle."""
-        raise NotImplementedError
+    def optimal_policy(self) -> Policy | None:
+        """Return each task's best policy, the oracle; None where it is not known."""
+        return None

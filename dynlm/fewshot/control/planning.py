@@ -28,6 +28,12 @@ def plan(transitions_TSAS: Tensor, rewards_TSA: Tensor, horizon: int) -> tuple[T
     return torch.stack(found[::-1]), values_TS
 
 
+def action_values(values_TESA: Tensor, state_TE: Tensor) -> Tensor:
+    """Return the values of the actions in a state of each copy (T, E, A)."""
+    index_TE1A = state_TE[..., None, None].expand(-1, -1, 1, values_TESA.shape[-1])
+    return values_TESA.gather(2, index_TE1A)[:, :, 0]
+
+
 def greedy_actions(values_TSA: Tensor, seen: Seen) -> Tensor:
     """Return the actions (T, E) of the largest value in the states that are observed (one-hot)."""
     return values_TSA.argmax(-1).gather(1, seen.observations.argmax(-1))

@@ -29,8 +29,8 @@ class Seen(NamedTuple):
     rewards: Tensor
     """Last rewards (T, E); 0 before the first."""
     ended: Tensor
-    """Whether an episode ended with the last step, so that the observation is a new one's first (T, E); not before the
-    first step."""
+    """Whether the last step ended an episode, so that the observation is the first of the next one (T, E); false before
+    the first step."""
 
 
 class Decision(NamedTuple):

@@ -58,11 +58,14 @@ class Randomness:
 
     def categorical(self, logits_TEN: Tensor) -> Tensor:
         """Return indices (T, E) drawn with probability softmax(logits) along the last axis."""
-        # torch's softmax over few classes takes several times as long; the sum scales what is drawn.
-        cumulative_TEN = (logits_TEN - logits_TEN.amax(-1, keepdim=True)).exp().cumsum(-1)
-        # Scaled by the last sum, which rounding may leave below 1: the index is then always one of the N.
-        drawn_TE1 = self.uniform(*logits_TEN.shape[1:-1], 1).to(logits_TEN) * cumulative_TEN[..., -1:]
-        return (cumulative_TEN <= drawn_TE1).sum(-1).clamp_max(logits_TEN.shape[-1] - 1)
+        # torch's softmax over few classes takes several times as long; weights need no sum of 1 here.
+        return self.weighted_index((logits_TEN - logits_TEN.amax(-1, keepdim=True)).exp().cumsum(-1))
+
+    def weighted_index(self, cumulative_TEN: Tensor) -> Tensor:
+        """Return indices (T, E) drawn in proportion to weights of which the cumulative sums are given."""
+        # Scaled by the last sum, which rounding may leave below that of the weights: the index is then one of the N.
+        drawn_TE1 = self.uniform(*cumulative_TEN.shape[1:-1], 1).to(cumulative_TEN) * cumulative_TEN[..., -1:]
+        return (cumulative_TEN <= drawn_TE1).sum(-1).clamp_max(cumulative_TEN.shape[-1] - 1)
 
     def argmax(self, values_TEN: Tensor) -> Tensor:
         """Return the index (T, E) of the largest value along the last axis, drawn uniformly among equal ones."""

@@ -22,7 +22,7 @@ from dynlm.fewshot.control.gittins import LARGEST_PULLS, gittins_indices
 from dynlm.fewshot.control.policies import Decision, Policy, Seen
 from dynlm.fewshot.control.randomness import Randomness
 from dynlm.fewshot.learners.learner import LEARNERS, Adapted, Learned
-from dynlm.fewshot.learners.yardsticks import Yardstick
+from dynlm.fewshot.learners.yardsticks import Yardstick, explore
 from dynlm.fewshot.tasks.bandit import Bandit
 from dynlm.fewshot.tasks.source import TaskSource
 from dynlm.runtime.validation import bounded
@@ -157,10 +157,3 @@ class Gittins(BanditYardstick):
     def values(self, learned: Learned, counts: Counts, randomness: Randomness) -> Tensor:
         table_KK = gittins_indices(self.problem.episodes)[self.problem.episodes - counts.step]
         return table_KK[counts.wins.long(), counts.losses.long()]
-
-
-def explore(actions_TE: Tensor, epsilon: float, problem: Any, randomness: Randomness) -> Tensor:
-    """Return the actions, each replaced by any action with probability ``epsilon``."""
-    copies = actions_TE.shape[1]
-    is_random_TE = randomness.uniform(copies) < epsilon
-    return torch.where(is_random_TE, randomness.integers(problem.num_actions, copies), actions_TE)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dynlm.errors import UserError
+from dynlm.fewshot.control.planning import action_values
 from dynlm.fewshot.control.policies import Decision, Policy, Seen
 from dynlm.fewshot.control.randomness import Randomness
 from dynlm.fewshot.learners.learner import LEARNERS, Adapted, Learned
@@ -134,9 +135,9 @@ class ControlledPolicy:
         # SARSA needs the next action for its update, except where the episode has ended.
         at_once_TE = seen.ended if options.algorithm == "sarsa" else torch.ones_like(seen.ended)
         if state.step:
-            next_TE = _of_state(state.values, now_TE).amax(-1)
+            next_TE = action_values(state.values, now_TE).amax(-1)
             state = state._replace(values=self.learn(state, seen, meta, next_TE, at_once_TE))
-        now_TEA = _of_state(state.values, now_TE)
+        now_TEA = action_values(state.values, now_TE)
         actions_TE = randomness.categorical(meta.inverse_temperature[..., None] * now_TEA)
         if state.step and options.algorithm == "sarsa":
             next_TE = now_TEA.gather(-1, actions_TE[..., None])[..., 0]
@@ -164,12 +165,6 @@ class ControlledPolicy:
         long_TE = state.long + (short_TE - state.long) / options.long_steps
         moved_TE = options.control_rate * (short_TE - long_TE)
         return state._replace(short=short_TE, long=long_TE, base=state.base + moved_TE[..., None] * state.noise)
-
-
-def _of_state(values_TESA: Tensor, state_TE: Tensor) -> Tensor:
-    """Return the values of the actions in a state of each copy (T, E, A)."""
-    index_TE1A = state_TE[..., None, None].expand(-1, -1, 1, values_TESA.shape[-1])
-    return values_TESA.gather(2, index_TE1A)[:, :, 0]
 
 
 def _logit(value: float) -> float:

@@ -18,18 +18,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dynlm.errors import UserError
-from dynlm.fewshot.control.planning import plan
+from dynlm.fewshot.control.planning import action_values, plan
 from dynlm.fewshot.control.policies import Decision, Policy, Seen
 from dynlm.fewshot.control.randomness import Randomness
-from dynlm.fewshot.learners.bandit_yardsticks import explore
 from dynlm.fewshot.learners.learner import LEARNERS, Adapted, Learned
-from dynlm.fewshot.learners.yardsticks import Yardstick
+from dynlm.fewshot.learners.yardsticks import Yardstick, explore
 from dynlm.fewshot.tasks.source import TaskSource
 from dynlm.fewshot.tasks.tabular import REWARD_MEAN, Tabular
 from dynlm.runtime.validation import bounded
 
 
-class Experience(NamedTuple):
+class Knowledge(NamedTuple):
     """What was observed of each copy of a task, and the plan for its episode."""
 
     transitions: Tensor
@@ -59,7 +58,7 @@ class TabularYardstick(Yardstick):
         return PlanningPolicy(self, learned)
 
     @abstractmethod
-    def make_plan(self, learned: Learned, known: Experience, randomness: Randomness) -> Tensor:
+    def make_plan(self, learned: Learned, known: Knowledge, randomness: Randomness) -> Tensor:
         """Return action values (H, T, E, S, A) for an episode."""
 
     def choose(self, learned: Learned, values_TEA: Tensor, randomness: Randomness) -> Tensor:
@@ -74,17 +73,17 @@ class PlanningPolicy:
     learner: TabularYardstick
     learned: Learned
 
-    def initial_state(self, tasks: int, copies: int) -> Experience:
+    def initial_state(self, tasks: int, copies: int) -> Knowledge:
         states, rows = self.learner.problem.observation_size, self._rows
         zeros_TEN = torch.zeros(tasks, copies, rows)
         nowhere_TE = torch.zeros(tasks, copies, dtype=torch.int64)
-        return Experience(torch.zeros(tasks, copies, rows, states), zeros_TEN, zeros_TEN, nowhere_TE, torch.empty(0), 0)
+        return Knowledge(torch.zeros(tasks, copies, rows, states), zeros_TEN, zeros_TEN, nowhere_TE, torch.empty(0), 0)
 
     @property
     def _rows(self) -> int:
         return self.learner.problem.observation_size * self.learner.problem.num_actions
 
-    def act(self, state: Experience, seen: Seen, randomness: Randomness) -> Decision:
+    def act(self, state: Knowledge, seen: Seen, randomness: Randomness) -> Decision:
         problem, now_TE = self.learner.problem, seen.observations.argmax(-1)
         if state.step:
             row_TE = state.state * problem.num_actions + seen.actions
@@ -98,8 +97,7 @@ class PlanningPolicy:
         time = state.step % problem.horizon
         if not time:
             state = state._replace(plan=self.learner.make_plan(self.learned, state, randomness))
-        index_TE1A = now_TE[..., None, None].expand(-1, -1, 1, problem.num_actions)
-        values_TEA = state.plan[time].gather(2, index_TE1A)[:, :, 0]
+        values_TEA = action_values(state.plan[time], now_TE)
         actions_TE = self.learner.choose(self.learned, values_TEA, randomness)
         return Decision(actions_TE, state._replace(state=now_TE, step=state.step + 1))
 
@@ -114,7 +112,7 @@ class Psrl(TabularYardstick):
         """Return the number of models that are sampled for each episode."""
         return 1
 
-    def make_plan(self, learned: Learned, known: Experience, randomness: Randomness) -> Tensor:
+    def make_plan(self, learned: Learned, known: Knowledge, randomness: Randomness) -> Tensor:
         problem, models = self.problem, self.num_models(learned)
         shape = (problem.observation_size, problem.num_actions)
         counts_TECNS = known.transitions[:, :, None].expand(-1, -1, models, -1, -1)
@@ -160,7 +158,7 @@ class EpsilonGreedyQ(TabularYardstick):
         epsilon: float | None = bounded(None, 0, 1)
         """Probability of a random action; unset: the best of a grid on the valid split."""
 
-    def make_plan(self, learned: Learned, known: Experience, randomness: Randomness) -> Tensor:
+    def make_plan(self, learned: Learned, known: Knowledge, randomness: Randomness) -> Tensor:
         problem, batch = self.problem, known.state.shape
         shape = (problem.observation_size, problem.num_actions)
         counts_TENS = known.transitions + 1
@@ -174,7 +172,7 @@ class EpsilonGreedyQ(TabularYardstick):
         return explore(best_TE, self.constant_of(learned), self.problem, randomness)
 
 
-def reward_posterior(known: Experience) -> tuple[Tensor, Tensor]:
+def reward_posterior(known: Knowledge) -> tuple[Tensor, Tensor]:
     """Return (mean, precision) (T, E, S * A) of each mean reward: prior N(REWARD_MEAN, 1), rewards of variance 1."""
     precision_TEN = 1 + known.visits
     return (REWARD_MEAN + known.rewards) / precision_TEN, precision_TEN

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dynlm.errors import UserError
+from dynlm.fewshot.control.environments import ControlProblem
 from dynlm.fewshot.control.policies import Memoryless, Policy, Seen
 from dynlm.fewshot.control.randomness import Randomness
 from dynlm.fewshot.learners.learner import LEARNERS, Adapted, Learned, TaskSampler
@@ -65,6 +66,13 @@ class Yardstick(PolicyLearner):
         return float(learned.meta[self.constant])
 
 
+def explore(actions_TE: Tensor, epsilon: float, problem: ControlProblem, randomness: Randomness) -> Tensor:
+    """Return the actions, each replaced by any action with probability ``epsilon``."""
+    copies = actions_TE.shape[1]
+    is_random_TE = randomness.uniform(copies) < epsilon
+    return torch.where(is_random_TE, randomness.integers(problem.num_actions, copies), actions_TE)
+
+
 @LEARNERS.register_kind("random-actions")
 class RandomActions(Yardstick):
     """Actions drawn uniformly."""
@@ -95,5 +103,6 @@ class Oracle(Yardstick):
             raise UserError(what, do="choose another of the two")
 
     def policy(self, learned: Learned, adapted: Adapted) -> Policy:
-        policy: Policy = adapted.support.optimal_policy()
+        policy: Policy | None = adapted.support.optimal_policy()
+        assert policy is not None, "the options of a source say whether it has one"
         return policy

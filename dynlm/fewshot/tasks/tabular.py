@@ -43,8 +43,7 @@ class TabularEnvironments(Environments):
         rewards_TE = self._rewards_TN.gather(1, row_TE) + noise_TE
         states = self.problem.observation_size
         cumulative_TES = self._cumulative_TNS.gather(1, row_TE[..., None].expand(-1, -1, states))
-        drawn_TE1 = randomness.uniform(actions.shape[1], 1) * cumulative_TES[..., -1:]
-        next_TE = (cumulative_TES <= drawn_TE1).sum(-1).clamp_max(states - 1)
+        next_TE = randomness.weighted_index(cumulative_TES)
         return Step(next_TE, self._observed(next_TE), rewards_TE, torch.zeros_like(next_TE, dtype=torch.bool))
 
     def _observed(self, state_TE: Tensor) -> Tensor:
