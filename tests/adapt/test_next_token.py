@@ -17,7 +17,7 @@ from dynlm.adapt.partners.cache_gate import Gate, gate_feature_names, initial_ga
 from dynlm.evaluation.session import Session
 from dynlm.run.folder import load_model
 from dynlm.run.opening import open_dynamic_model
-from tests.cli.test_main import Capture, answer_json
+from tests.cli.commands import Capture, answer_json
 from tests.tiny import Run, generated, read_into, with_memory
 
 LINE = " the bafidela of the town was seen near a bafidela . \n"

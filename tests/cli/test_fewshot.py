@@ -16,7 +16,7 @@ from dynlm.fewshot.demo import demo_options
 from dynlm.fewshot.learners.learner import LEARNERS
 from dynlm.fewshot.registry import warn_once
 from dynlm.report.fewshot_results import load_fewshot
-from tests.cli.test_main import Capture, answer, answer_json, process, refused
+from tests.cli.commands import Capture, answer, answer_json, process, refused
 from tests.fewshot.drawn import write_classes
 from tests.fewshot.foreign_learner import Ridge
 

@@ -19,7 +19,7 @@ from dynlm.runtime import signals
 from dynlm.study import learn, main_job
 from dynlm.study.fit import TextSize, fit
 from dynlm.train.config import Config
-from tests.cli.test_main import Capture, answer, answer_json, refused
+from tests.cli.commands import Capture, answer, answer_json, refused
 from tests.tiny import Run, article
 
 QUICK = ["--run.cpu", "true", "--learn.fewest_words", "5000", "--learn.budget", "0.01"]

@@ -13,7 +13,7 @@ import torch
 from dynlm.adapt import memory_file as format
 from dynlm.adapt.memory_file import load_about
 from dynlm.run.folder import load_model, params_fingerprint
-from tests.cli.test_main import Capture, answer, answer_json, refused
+from tests.cli.commands import Capture, answer, answer_json, refused
 from tests.tiny import Run, listing, readable_name
 
 TEXT = " the bafidela of the town was seen near a bafidela .\n" * 6

@@ -14,7 +14,7 @@ from dynlm.adapt.rules.registry import RULES
 from dynlm.cli.main import COMMANDS, main
 from dynlm.cli.parser import parse
 from dynlm.models.registry import MODELS
-from tests.cli.test_main import Capture, help_of, refused
+from tests.cli.commands import Capture, help_of, refused
 from tests.plugins.adamax import AdamaxOptions
 from tests.tiny import Run
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_main import Capture, answer, answer_json, refused
+from tests.cli.commands import Capture, answer, answer_json, refused
 from tests.tiny import Run, listing
 
 LINE = " the bafidela of the town was seen near a bafidela .\n"

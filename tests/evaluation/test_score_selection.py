@@ -13,7 +13,7 @@ from dynlm.cli.main import main
 from dynlm.errors import UserError
 from dynlm.evaluation.score_file import read_protocol, read_scores, write_scores
 from dynlm.evaluation.score_selection import one_text_named, texts_named
-from tests.cli.test_main import answer, answer_json
+from tests.cli.commands import answer, answer_json
 from tests.synthetic_scores import synthetic_scores
 from tests.test_repository import python
 

@@ -12,7 +12,7 @@ import torch
 from dynlm.cli.main import main
 from dynlm.fewshot.tasks.navigation import Navigation
 from dynlm.runtime.tensors import load_tensors
-from tests.cli.test_main import Capture, answer, answer_json, refused
+from tests.cli.commands import Capture, answer, answer_json, refused
 
 SMALL: dict[str, Any] = {"task.source": "navigation", "task.horizon": 5, "task.episodes": 3, "task.queries": 2}
 SMALL |= {"learner.hidden": [8], "train.steps": 6, "train.tasks": 3, "train.log_every": 2, "train.checkpoint_every": 2}

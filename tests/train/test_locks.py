@@ -22,7 +22,7 @@ from dynlm.run.folder import load_model
 from dynlm.runtime.files import exclusive
 from dynlm.train.config import load_config
 from dynlm.train.pretrain import checkpoints_of, pretrain
-from tests.cli.test_main import Capture, answer, answer_json, refused
+from tests.cli.commands import Capture, answer, answer_json, refused
 from tests.tiny import Run, as_yaml, listing, tiny_config, with_memory
 from tests.trainings import finetune, metatrain, train_gate
 

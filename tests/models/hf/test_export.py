@@ -22,7 +22,7 @@ from dynlm.adapt.options import MemoryOptions
 from dynlm.cli.main import main
 from dynlm.evaluation.session import Session
 from dynlm.run.run import Run
-from tests.cli.test_main import refused
+from tests.cli.commands import refused
 from tests.models.hf.test_commands import ADAM, Capture, answer
 
 TEXT = "the bade of the kula was seen near a kula .\n" * 20
