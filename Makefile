@@ -40,7 +40,7 @@ test: $(VENV)/.installed-dev $(if $(BROWSER),chromium) lint ## install once, the
 
 # PyTorch is the tested version: its oldest release for this machine may include gigabytes of GPU libraries.
 floors: $(FLOORS)/.installed ## read untrusted files with the oldest versions that pyproject.toml admits
-	@OMP_NUM_THREADS=1 $(FLOORS)/bin/python -m pytest -n $(JOBS) --dist loadfile -W ignore tests/fuzz tests/data tests/fewshot tests/test_safe_files.py \
+	@OMP_NUM_THREADS=1 $(FLOORS)/bin/python -m pytest -n $(JOBS) --dist loadfile -W ignore tests/fuzz tests/data tests/fewshot tests/test_safe_files.py tests/test_safe_sizes.py \
 		tests/evaluation/test_score_file.py tests/evaluation/test_score_selection.py
 
 fuzz: $(VENV)/.installed-dev ## try some 200,000 damaged and hostile files, others each time; FUZZ=100 tries more
