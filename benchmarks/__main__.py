@@ -66,6 +66,7 @@ class Readings:
             f"rms, {LANES} lanes, native": ("rms", LANES, True, 1),
             f"rms, {LANES} lanes in 2 processes, native": ("rms", LANES, True, 2),
             "level 1": ("level-1", 1, False, 1),
+            "level 1, native": ("level-1", 1, True, 1),
             f"level 1, {LEVEL_1_LANES} lanes": ("level-1", LEVEL_1_LANES, False, 1),
         }
         if not _can_compile():
