@@ -18,6 +18,7 @@ from dynlm.fewshot.run_folder import from_tensors, load_learned, load_run_option
 from dynlm.fewshot.tasks.source import TaskSource, seeded, task_sampler
 from dynlm.run.folder import log_line, save_config
 from dynlm.run.locate import find_run
+from dynlm.run.options import ELSEWHERE
 from dynlm.runtime.allocator import keep_freed_memory
 from dynlm.runtime.checkpoints import Checkpointer, Checkpoints, State
 from dynlm.runtime.files import exclusive
@@ -208,5 +209,5 @@ def find_card(folder: Path, options: FewShotOptions) -> dict[str, Any] | None:
             for name, value in given[section].items():
                 if (before := found[section].get(name)) != value:
                     what = f"this run was made with {section}.{name} {before!r}, not {value!r}"
-                    raise UserError(what, folder, "choose another --run.name, or remove the folder")
+                    raise UserError(what, folder, ELSEWHERE)
     return dict(read_json(folder / "learner.json")) if (folder / "learner.json").exists() else None

@@ -10,7 +10,7 @@ from dynlm.errors import UserError
 from dynlm.models.hf.options import HFOptions
 from dynlm.models.registry import build_model
 from dynlm.run.folder import log_line, save_config, save_model
-from dynlm.run.options import RunOptions
+from dynlm.run.options import ELSEWHERE, RunOptions
 from dynlm.run.pretrained import SEGMENT, default_segment, default_window, dtype_of, trained_model
 from dynlm.run.provenance import made_with, record_sitting
 from dynlm.runtime.files import exclusive
@@ -28,7 +28,7 @@ def adopt(config: Any, source: str, dtype: str = "auto") -> dict[str, Any]:
     run: RunOptions = config.run
     with exclusive(run.path, "this run"):
         if (run.path / "model.json").exists():
-            raise UserError("this run has a model", run.path, "choose another --run.name or remove the folder")
+            raise UserError("this run has a model", run.path, ELSEWHERE)
         found = load_pretrained(source, dtype)
         options = config.model.replace(
             architecture=found.architecture, dtype=dtype_of(found), **_window(config.model, found.positions)

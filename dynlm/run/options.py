@@ -8,6 +8,9 @@ from typing import Literal
 
 from dynlm.runtime.validation import LARGEST_SEED, Section, bounded, plain_name
 
+ELSEWHERE = "choose another --run.name or remove the folder"
+"""What to do about a folder that holds another run."""
+
 
 @dataclass
 class RunOptions(Section):

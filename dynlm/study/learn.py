@@ -15,6 +15,7 @@ from dynlm.data.options import CorpusOptions, TokenizerOptions
 from dynlm.data.sources.lines import unpacked_name
 from dynlm.data.sources.mixed import no_text_in, open_mixed
 from dynlm.errors import UserError
+from dynlm.run.options import ELSEWHERE
 from dynlm.runtime.hashing import Hasher
 from dynlm.runtime.parsing import read_json, write_json
 from dynlm.study.fit import TextSize, fit
@@ -26,7 +27,6 @@ FILE = "learn.json"
 _MOST_TYPES = 200_000
 """More change no option."""
 _ROW = re.compile(r":\d+$")
-_ELSEWHERE = "choose another --run.name or remove the folder"
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,9 @@ def begin(options: LearnOptions, found: Survey) -> Config:
         for name, value in begun.items():
             if not isinstance(earlier, dict) or earlier.get(name) != value:
                 what = "these texts are not" if name == "texts" else f"{name} {value} is not"
-                raise UserError(f"{what} what this run was begun with", folder, _ELSEWHERE)
+                raise UserError(f"{what} what this run was begun with", folder, ELSEWHERE)
     elif made:
-        raise UserError("this run was made by another command", folder, _ELSEWHERE)
+        raise UserError("this run was made by another command", folder, ELSEWHERE)
     if made:
         config = load_config(folder)
         config.run = options.run

@@ -20,6 +20,7 @@ from dynlm.data.tokenizers.tokenizer import Tokenizer
 from dynlm.errors import UserError
 from dynlm.models.registry import build_model
 from dynlm.run.folder import log_line, save_config, save_model
+from dynlm.run.options import ELSEWHERE
 from dynlm.run.provenance import made_with, record_sitting, refuse_other_data
 from dynlm.runtime.checkpoints import Checkpointer, Checkpoints
 from dynlm.runtime.distributed import Processes
@@ -29,8 +30,6 @@ from dynlm.runtime.renamed import current_name
 from dynlm.runtime.validation import fingerprint_options
 from dynlm.train.config import Config, load_config
 from dynlm.train.pretrain_loop import PretrainLoop, validation_card
-
-_ELSEWHERE = "choose another --run.name or remove the folder"
 
 
 class Corpus(NamedTuple):
@@ -140,7 +139,7 @@ def refuse_other_options(folder: Path, checkpoints: Checkpoints) -> None:
     for name, value in checkpoints.made_with.items():
         if earlier[name] != value:
             what = f"this run was begun with {current_name(name)} {earlier[name]!r}, not {value!r}"
-            raise UserError(what, folder, _ELSEWHERE)
+            raise UserError(what, folder, ELSEWHERE)
 
 
 def _finished(folder: Path, checkpoints: Checkpoints, processes: Processes) -> dict[str, Any] | None:
@@ -154,7 +153,7 @@ def _finished(folder: Path, checkpoints: Checkpoints, processes: Processes) -> d
     # As the main process sees it, before it removes any.
     left = processes.gather_object(bool(checkpoints.paths()))[0]
     if trained and not left:
-        raise UserError("this run is trained already", folder, _ELSEWHERE)
+        raise UserError("this run is trained already", folder, ELSEWHERE)
     if not trained:
         return None
     if processes.is_main:
