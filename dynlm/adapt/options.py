@@ -166,6 +166,9 @@ class StepOptions(MemoryOptions):
     """Decay lambda toward the static parameters; unset: the tuned one of the run."""
     epsilon: float | None = bounded(None, 1e-12)
     """rms: what is added to the root mean square of the gradients; unset: the tuned one of the run."""
+    decay_step: float | None = bounded(None, 0, 1, omit_default=True)
+    """Step by which each segment moves the logarithm of all decays, by the hypergradient of its loss. meta: 0.05 is a
+    good value for texts of other kinds than g was learned on; unset: g's own (g.decay_step)."""
 
 
 @dataclass

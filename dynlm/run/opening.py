@@ -198,7 +198,9 @@ def _open_rule(store: MemoryStore, memory: MemoryOptions) -> Rule:
             if getattr(memory, option, None) is not None:
                 raise UserError(f"memory.{option} does not go with memory.rule {memory.rule}, whose rates are learned")
         meta, phi = open_meta(store, memory)
-        return meta.rule(phi, memory.g).of(dynamic)
+        return _with_decay_step(meta.rule(phi, memory.g).of(dynamic), getattr(memory, "decay_step", None))
+    if getattr(memory, "decay_step", None) is not None and "decay_step" not in kind.searched:
+        raise UserError(f"memory.decay_step does not go with memory.rule {memory.rule}", do="choose rms+online or meta")
     tuned, constants = store.load_tuned(memory.rule, memory.policy) or {}, kind.constants(memory)
     do = f"run `{command('tune', store.folder, memory.replace(cache='none'))}` first"
     for option in kind.searched:
@@ -213,6 +215,16 @@ def _open_rule(store: MemoryStore, memory: MemoryOptions) -> Rule:
     if needed.segment is not None and tuned.get("segment", memory.segment) != memory.segment:
         do = f"choose --memory.segment {tuned['segment']}, which it was tuned with, or {do}"
     return kind.build(dynamic, constants, _statistics_of(store, dynamic, needed, do))
+
+
+def _with_decay_step(rule: Rule, step: float | None) -> Rule:
+    """Return a learned rule whose decays take this step; None: the one that it was learned with."""
+    if step is None:
+        return rule
+    if not isinstance(rule, ElementwiseRule) or not any(rates.decay for rates in rule.rates.values()):
+        what = f"memory.decay_step is {step}, and this g has no decays"
+        raise UserError(what, do="leave it out, or name one of g.kind rates and g.level 3 (memory.g)")
+    return dataclasses.replace(rule, decay_step=step)
 
 
 def _check_tuned_beside(

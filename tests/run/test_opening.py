@@ -35,6 +35,13 @@ def test_options_go_before_tuned_rates(tuned_run: Run, trained: TrainedModel) ->
     assert set(zero.rule.rates.values()) == {Rates(0.0, 0.0)}
 
 
+def test_a_learned_rule_can_be_given_decays_that_move(tuned_run: Run, trained: TrainedModel) -> None:
+    learned = open_dynamic_model(tuned_run.folder, trained, StepOptions(rule="meta")).rule
+    moving = open_dynamic_model(tuned_run.folder, trained, StepOptions(rule="meta", decay_step=0.05)).rule
+    assert (learned.decay_step, moving.decay_step, moving.rates) == (0.0, 0.05, learned.rates)
+    assert "decay_sensitivity" in moving.slots
+
+
 def test_a_tuned_rate_is_not_used_beside_other_moments(tuned_copy: Run, trained: TrainedModel) -> None:
     store = MemoryStore(tuned_copy.folder, trained)
     store.save_tuned("adam", "stream", {"lr": 0.01, "beta1": 0.5, "beta2": 0.99, "decay": 0.0})
@@ -88,6 +95,7 @@ def test_level_1_needs_nothing(trained_run: Run, trained: TrainedModel) -> None:
         ({"rule": "rms", "lr": 0.1, "decay": 0.1, "epsilon": 0.1}, "no gradient statistics R yet"),
         ({"rule": "meta"}, "no learned memory 'meta' for reset 'stream'"),
         ({"rule": "meta", "lr": 0.1}, "memory.lr does not go with memory.rule meta"),
+        ({"rule": "rms", "decay_step": 0.1}, "memory.decay_step does not go with memory.rule rms"),
     ],
 )
 def test_what_is_missing_is_said_with_the_way_to_it(
