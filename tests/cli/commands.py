@@ -45,6 +45,14 @@ def refused(capsys: Capture, *arguments: object) -> str:
     return err
 
 
+def help_of(capsys: Capture, *words: str) -> list[str]:
+    """The lines of the help that these words print."""
+    with pytest.raises(SystemExit) as stop:
+        main([*words])
+    assert not stop.value.code
+    return capsys.readouterr().out.rstrip().splitlines()
+
+
 def tiny_options(corpus: Path, runs: Path, tmp_path: Path, **options: Any) -> list[str]:
     """Options that train a tiny run on ``corpus`` into ``runs``, by way of a YAML file."""
     path = tmp_path / "tiny.yaml"

@@ -9,7 +9,7 @@ import yaml
 
 from dynlm.adapt.options import StepOptions
 from dynlm.cli.main import COMMANDS, main
-from tests.cli.commands import Capture, refused
+from tests.cli.commands import Capture, help_of, refused
 from tests.tiny import Run
 
 
@@ -34,13 +34,6 @@ def test_a_printed_config_is_one_to_start_from(tmp_path: Path, capsys: Capture) 
     printed = yaml.safe_load(printed_config(capsys, "pretrain", "--config", path))
     assert printed == yaml.safe_load(path.read_text())
     assert (printed["pretrain"]["lanes"], printed["run"]["name"]) == (3, "mine")
-
-
-def help_of(capsys: Capture, *words: str) -> list[str]:
-    with pytest.raises(SystemExit) as stop:
-        main([*words])
-    assert not stop.value.code
-    return capsys.readouterr().out.rstrip().splitlines()
 
 
 def test_help_is_short_and_ends_with_two_examples(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
