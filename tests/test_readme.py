@@ -14,16 +14,17 @@ from tests.tiny import Run
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+RUNS = (ROOT / "docs" / "runs.md").read_text(encoding="utf-8")
 KEPT = (ROOT / "docs" / "kept-memories.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", README + KEPT, re.MULTILINE | re.DOTALL)
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-def commands() -> list[str]:
-    lines = (line.partition("#")[0].strip() for block in blocks("sh") for line in block.splitlines())
+def commands(text: str) -> list[str]:
+    lines = (line.partition("#")[0].strip() for block in blocks("sh", text) for line in block.splitlines())
     return [line for line in lines if line.startswith("dynlm ")]
 
 
@@ -31,8 +32,9 @@ def test_the_make_commands_come_first() -> None:
     assert [line.split("#")[0].strip() for line in blocks("sh")[0].splitlines()] == ["make demo", "make test"]
 
 
+@pytest.mark.parametrize("text", [README, RUNS], ids=["README", "runs"])
 def test_every_command_runs(
-    tuned_copy: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    text: str, tuned_copy: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("webbrowser.open", lambda page: True)
@@ -40,8 +42,10 @@ def test_every_command_runs(
     (tmp_path / "notes").mkdir()  # Too few to train on: they are read by the model at hand.
     (tmp_path / "notes" / "note.txt").write_text("A note.\n", encoding="utf-8")
     named = {"DIR": str(tuned_copy.corpus), "31-60": "1-2"}
-    named |= {name: str(tmp_path / name.strip("/")) for name in ("book.txt", "me.safetensors", "notes/")}
-    ran = commands()
+    named |= {
+        name: str(tmp_path / name.strip("/")) for name in ("book.txt", "me.safetensors", "vale.safetensors", "notes/")
+    }
+    ran = commands(text)
     assert len(ran) >= 10
     for command in ran:
         words = shlex.split(command)[1:]
