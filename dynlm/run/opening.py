@@ -193,13 +193,14 @@ def _statistics_of(store: MemoryStore, names: Sequence[str], kind: StatisticsKin
 
 def _open_rule(store: MemoryStore, memory: MemoryOptions) -> Rule:
     kind, dynamic = RULES[memory.rule], store.trained.model.dynamic_tensors(memory.targets)
+    decay_step: float | None = getattr(memory, "decay_step", None)
     if kind.build is None:
         for option in ("lr", "decay", "epsilon"):
             if getattr(memory, option, None) is not None:
                 raise UserError(f"memory.{option} does not go with memory.rule {memory.rule}, whose rates are learned")
         meta, phi = open_meta(store, memory)
-        return _with_decay_step(meta.rule(phi, memory.g).of(dynamic), getattr(memory, "decay_step", None))
-    if getattr(memory, "decay_step", None) is not None and "decay_step" not in kind.searched:
+        return _with_decay_step(meta.rule(phi, memory.g).of(dynamic), decay_step)
+    if decay_step is not None and "decay_step" not in kind.searched:
         raise UserError(f"memory.decay_step does not go with memory.rule {memory.rule}", do="choose rms+online or meta")
     tuned, constants = store.load_tuned(memory.rule, memory.policy) or {}, kind.constants(memory)
     do = f"run `{command('tune', store.folder, memory.replace(cache='none'))}` first"

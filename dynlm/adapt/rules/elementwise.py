@@ -271,7 +271,8 @@ class ElementwiseRule(Rule):
                 precondition = None
         if event.scales is not None:
             lr_B, decay_B = event.scales.of_tensor(self.tensors.index(event.name))
-            update.mul_(expand_lanes(lr_B, theta))
+            if self.gates is not None:  # Of a decay that moves alone, all are 1.
+                update.mul_(expand_lanes(lr_B, theta))
             if self.decay_step or (self.gates is not None and self.gates.scales_decay):
                 # A tensor of this size allocated for each segment would fragment the heap.
                 out = event.scratch.take("decays", tuple(theta.shape), theta)
