@@ -64,7 +64,8 @@ def _by_positions(softmax: _Softmax, differentiate: bool) -> tuple[Tensor, _Grad
     rows = _ROWS_ON_GPU if features_NH.is_cuda else _ROWS_ON_CPU
     nats_N = features_NH.new_empty(len(features_NH))
     d_features_NH = torch.empty_like(features_NH) if differentiate else None
-    d_weight_VH, d_bias_V = torch.empty_like(weight_VH), torch.zeros_like(bias_V)
+    d_weight_VH = torch.empty_like(weight_VH) if len(nats_N) else torch.zeros_like(weight_VH)
+    d_bias_V = torch.zeros_like(bias_V)
     buffer = weight_VH.new_empty(min(rows, len(nats_N)), len(weight_VH))
     for begin in range(0, len(nats_N), rows):
         part = slice(begin, begin + rows)

@@ -72,3 +72,15 @@ def test_positions_without_a_share_have_no_gradient_in_bfloat16():
     low = features.bfloat16().requires_grad_()
     (gradient,) = torch.autograd.grad(weighted_nats(low, weight, bias, targets, share)[0], low)
     assert not gradient[share == 0].any() and gradient[share > 0].any(1).all()
+
+
+def test_no_positions_have_gradients_of_zero():
+    features, weight, bias = (torch.randn(shape, requires_grad=True) for shape in ((0, 4), (6, 4), (6,)))
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)  # Memory that is not written to is then NaN.
+    try:
+        total, nats = weighted_nats(features, weight, bias, torch.zeros(0, dtype=torch.int64), torch.zeros(0))
+        total.backward()
+    finally:
+        torch.use_deterministic_algorithms(before)
+    assert len(nats) == 0 and not weight.grad.any() and not bias.grad.any()
