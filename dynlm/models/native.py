@@ -10,6 +10,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
+import filelock
 import torch
 from torch import Tensor
 
@@ -76,7 +77,10 @@ def native_kernels() -> NativeKernels:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         flags: dict[str, Any] = {"extra_cflags": _FLAGS, "extra_ldflags": ["-fopenmp"], "is_python_module": False}
-        cpp_extension.load("dynlm_native", [str(_SOURCE)], build_directory=str(folder), **flags)
+        # torch waits without end for a lock file that a killed process left; this lock ends with its process.
+        with filelock.FileLock(folder / ".compiling"):
+            (folder / "lock").unlink(missing_ok=True)
+            cpp_extension.load("dynlm_native", [str(_SOURCE)], build_directory=str(folder), **flags)
     except (RuntimeError, OSError, ImportError) as error:
         what = f"the native kernels could not be compiled ({str(error).strip().splitlines()[0]})"
         do = "install g++ and ninja (pip install dynlm[native]), or choose --memory.kernels torch"

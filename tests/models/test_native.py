@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +22,7 @@ from dynlm.models import native as module
 from dynlm.models.lstm.engine import LSTMEngine
 from dynlm.models.native import NativeKernels, native_kernels
 from dynlm.models.options import LSTMOptions
+from dynlm.runtime.files import cache_folder
 from tests.adapt.readings import NAMES, dynamic_model, meta, moved_phi, stream
 from tests.models.cases import SHAPES, Case, assert_same
 
@@ -138,3 +143,13 @@ def test_without_a_compiler_the_error_says_what_to_do(monkeypatch: pytest.Monkey
     with pytest.raises(UserError, match=r"could not be compiled \(Ninja is required.*\); .*--memory.kernels torch"):
         native_kernels()
     module.native_kernels.cache_clear()
+
+
+def test_a_compilation_that_was_killed_holds_up_no_later_one(native: NativeKernels, tmp_path: Path) -> None:
+    shutil.copytree(cache_folder() / "native", tmp_path / "native")
+    for folder in (tmp_path / "native").iterdir():
+        (folder / "lock").touch()
+    code = "from dynlm.models.native import native_kernels; native_kernels()"
+    subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "DYNLM_CACHE": str(tmp_path)}, check=True, timeout=240
+    )
