@@ -18,6 +18,7 @@ from torch import Tensor
 from dynlm.adapt.gates import displacement, norm
 from dynlm.adapt.partners.cache import Cache
 from dynlm.adapt.partners.mixture import FixedShareMixture
+from dynlm.adapt.partners.replay import Replay, ReplayBuffer
 from dynlm.adapt.rules.base import Rule, RuleState, StepEvent
 from dynlm.adapt.rules.elementwise import LEVEL_1
 from dynlm.adapt.update_filter import FilterState, UpdateFilter
@@ -45,6 +46,7 @@ class Memory(NamedTuple):
     cache: Any = None
     mixture: Any = None
     filter: FilterState | None = None
+    replay: ReplayBuffer | None = None
 
     def copy(self) -> Memory:
         """Return a memory that further reading of this one leaves as it is."""
@@ -59,6 +61,7 @@ class DynamicModel:
     each article. The model's state starts afresh with each article under both, as in pretraining. ``cache``: mixed into
     the predictions, empty when an article begins under "article"; the rule learns from the model's own loss.
     ``mixture``: mix with the static model, which runs beside it. ``filter``: rejects updates; None takes all.
+    ``replay``: learn again from earlier segments of the article.
     """
 
     engine: Engine
@@ -69,6 +72,7 @@ class DynamicModel:
     cache: Cache | None = None
     mixture: FixedShareMixture | None = None
     filter: UpdateFilter | None = None
+    replay: Replay | None = None
 
     def __post_init__(self) -> None:
         if self.reset == "article":
@@ -95,7 +99,7 @@ class DynamicModel:
 
     def level_1(self) -> DynamicModel:
         """Return the static model alone."""
-        return dataclasses.replace(self, rule=LEVEL_1, dynamic=(), cache=None, mixture=None, filter=None)
+        return dataclasses.replace(self, rule=LEVEL_1, dynamic=(), cache=None, mixture=None, filter=None, replay=None)
 
     def fresh_memory(self, lanes: int = 1) -> Memory:
         """Return the memory before anything is read: every lane's dynamic weights are copies of the static ones."""
@@ -110,6 +114,7 @@ class DynamicModel:
             None if self.cache is None else self.cache.fresh(lanes, self.model.feature_size, like),
             None if self.mixture is None else self.mixture.fresh(self.model.init_state(lanes, like), lanes, like),
             FilterState.initial(lanes, len(params), like) if self.filter is not None and learns else None,
+            None if self.replay is None else self.replay.fresh(self.model.init_state(lanes, like), like),
         )
 
 

@@ -105,17 +105,21 @@ class SegmentStats(NamedTuple):
 
 class GateScales(NamedTuple):
     """A segment's features (B, J), each tensor's multipliers of learning rate and decay (B, K), and the shift of all
-    decays' logarithms where reading finds it."""
+    decays' logarithms where reading finds it. ``replay_B`` is set where a segment is learned from again: the share of
+    the learning rates that it gets; it takes no decay."""
 
     features_BJ: Tensor
     lr_BK: Tensor
     decay_BK: Tensor
     decay_shift_B: Tensor | None = None
+    replay_B: Tensor | None = None
 
     def of_tensor(self, index: int) -> tuple[Tensor, Tensor]:
         """Return a tensor's multipliers of learning rate and decay (B,)."""
-        decay_B = self.decay_BK[:, index]
-        return self.lr_BK[:, index], decay_B if self.decay_shift_B is None else decay_B * self.decay_shift_B.exp()
+        lr_B, decay_B = self.lr_BK[:, index], self.decay_BK[:, index]
+        if self.replay_B is not None:
+            return lr_B * self.replay_B, torch.zeros_like(decay_B)
+        return lr_B, decay_B if self.decay_shift_B is None else decay_B * self.decay_shift_B.exp()
 
 
 @dataclass(frozen=True)

@@ -93,14 +93,16 @@ def start_articles(dynamic_model: DynamicModel, memory: Memory, starts: np.ndarr
             dynamic_model.rule.carry_over_(name, tensor[lane], slots, dynamic_model.static[name], lane_state)
     if rule.lanes is not None:
         rule = rule._replace(lanes=dynamic_model.rule.start_articles(rule.lanes, starts_B, fresh, dynamic_model.like))
-    cache, mixture = memory.cache, memory.mixture
+    cache, mixture, replay = memory.cache, memory.mixture, memory.replay
     if dynamic_model.cache is not None and cache is not None:
         cache = dynamic_model.cache.begin_articles(cache, starts_B, empty=fresh)
     if mixture is not None:
         static_state = dynamic_model.model.reset_state(mixture.state, starts_B, dynamic_model.like)
         mixture = mixture.start_articles(starts_B, fresh)._replace(state=static_state)
+    if replay is not None:
+        replay = replay.start_articles(starts_B)
     state = dynamic_model.model.reset_state(memory.state, starts_B, dynamic_model.like)
-    return memory._replace(state=state, rule=rule, cache=cache, mixture=mixture)
+    return memory._replace(state=state, rule=rule, cache=cache, mixture=mixture, replay=replay)
 
 
 def iter_segments(
@@ -132,7 +134,9 @@ def _captured(
 
     None where the engine records nothing, and where a plug-in's state is a new value after each segment.
     """
-    if memory.rule.lanes is not None or memory.rule.slots or memory.cache is not None or memory.mixture is not None:
+    if memory.rule.lanes is not None or memory.rule.slots:
+        return None
+    if any(state is not None for state in (memory.cache, memory.mixture, memory.replay)):
         return None
     filter_ = dynamic_model.filter and dataclasses.replace(dynamic_model.filter, synchronises=False)
     quiet = dataclasses.replace(dynamic_model, filter=filter_)

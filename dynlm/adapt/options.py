@@ -38,7 +38,8 @@ class MemoryOptions(Section):
 
     rule: str = "rms"
     """none: level 1, static weights; sgd, sgd+decay, rms (Krause et al. 2018), rms+reset, rms+slow, rms+online,
-    rms-batch, adam; meta: the learned g; or one that another package registers (entry points dynlm.rules)."""
+    rms+replay, rms-batch, adam; meta: the learned g; or one that another package registers (entry points
+    dynlm.rules)."""
     g: str = "meta"
     """rule meta: the name that g was learned under (see the options of g)."""
     reset: Reset = "stream"
@@ -169,6 +170,9 @@ class StepOptions(MemoryOptions):
     decay_step: float | None = bounded(None, 0, 1, omit_default=True)
     """Step by which each segment moves the logarithm of all decays, by the hypergradient of its loss. meta: 0.05 is a
     good value for texts of other kinds than g was learned on; unset: g's own (g.decay_step)."""
+    replay_rate: float | None = bounded(None, 0, 1, omit_default=True)
+    """rms+replay and meta: after each segment take another step, at this share of the learning rates, by an earlier
+    segment of the article; it takes twice the time. Unset: the tuned one, or g's own (g.replay_rate)."""
 
 
 @dataclass
@@ -207,6 +211,9 @@ class LearnedRuleOptions(Section):
     decay_step: float = bounded(0.0, 0, 1, omit_default=True)
     """Let reading find the decays: step by which each segment moves the logarithm of all of them, by the hypergradient
     of its loss; 0: they stay as they are. 0.05 is a good value."""
+    replay_rate: float = bounded(0.0, 0, 1, omit_default=True)
+    """After each segment take another step, at this share of the learning rates, by an earlier segment of the article;
+    0: none. 0.4 is a good value, and takes twice the time."""
     momentum: float = bounded(0.0, 0, 0.99)
     """Decay of the running sum of gradients; not learned."""
 
@@ -230,6 +237,9 @@ class LearnedRuleOptions(Section):
             raise UserError("g.decay_step needs decays, which g.level 2 has none of", do="choose --g.level 3")
         if self.base == "adam" and self.momentum:
             raise UserError("g.momentum does not go with g.base 'adam', which has its own", do="leave it out")
+        if self.replay_rate and (self.base == "adam" or self.momentum):
+            what = "g.replay_rate does not go with running means of gradients (g.base 'adam', g.momentum)"
+            raise UserError(what, do="leave it out, or choose --g.base rms and --g.momentum 0")
         if self.level == 2 and self.boundary_reset and not self.slow_rate:
             what = "g.level is 2, which has no decay to the static parameters, and g.boundary_reset needs an anchor"
             raise UserError(what, do="choose g.level 3, or give it an anchor of its own with g.slow_rate")

@@ -5,7 +5,7 @@ Legend: B lanes, T tokens of a segment.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,13 +23,17 @@ from dynlm.types import Params, State
 
 
 class _Block(NamedTuple):
-    """A segment of some lanes, which are ``lanes`` of the whole memory: their own memory and tokens."""
+    """A segment of some lanes, which are ``lanes`` of the whole memory: their own memory and tokens.
+
+    ``replayed``: whether it was scored before, and is only learned from again.
+    """
 
     dynamic_model: DynamicModel
     memory: Memory
     batch: Batch
     lanes: slice
     observe: StepObserver | None
+    replayed: bool = False
 
 
 def score_and_learn(
@@ -44,6 +48,9 @@ def score_and_learn(
     The losses of a lane without an article mean nothing; a block of lanes of which none is in ``busy_B`` is skipped.
     """
     nats_BT, after = _read_lanes(dynamic_model, memory, batch, busy_B, observe)
+    if after.replay is not None:
+        _learn_again(dynamic_model, after, batch.mask_BT.any(1), observe)
+        after = after._replace(replay=after.replay.store_(batch, memory.state))
     if dynamic_model.mixture is None:
         return nats_BT, after
     # The static model runs when the rule has learned: until then its losses and gradients need the scratch.
@@ -61,12 +68,10 @@ def shares(batch: Batch) -> Tensor:
 def _read_lanes(
     dynamic_model: DynamicModel, memory: Memory, batch: Batch, busy_B: np.ndarray | None, observe: StepObserver | None
 ) -> tuple[Tensor, Memory]:
-    (lanes, length), share_BT = batch.inputs_BT.shape, shares(batch)
-    at_once = dynamic_model.engine.lanes_at_once(length, dynamic_model.rule.learns, dynamic_model.like)
+    share_BT = shares(batch)
     restored_before_B = None if memory.filter is None else memory.filter.restored_B.clone()
     done = []
-    for begin in range(0, lanes, at_once):
-        part = slice(begin, min(begin + at_once, lanes))
+    for part in _parts(dynamic_model, batch):
         own: Memory = select_lanes(memory._replace(mixture=None), part)
         if busy_B is None or busy_B[part].any():
             done.append(_read_block(_Block(dynamic_model, own, select_lanes(batch, part), part, observe)))
@@ -85,6 +90,27 @@ def _read_lanes(
             after = dynamic_model.rule.restore_lanes(after, restored_B, dynamic_model.like)
         rule = rule._replace(lanes=after)
     return concatenate_lanes(nats), memory._replace(state=concatenate_lanes(states), rule=rule, cache=cache)
+
+
+def _parts(dynamic_model: DynamicModel, batch: Batch) -> Iterator[slice]:
+    """Iterate over the blocks of lanes that the engine takes at once."""
+    lanes, length = batch.inputs_BT.shape
+    at_once = dynamic_model.engine.lanes_at_once(length, dynamic_model.rule.learns, dynamic_model.like)
+    for begin in range(0, lanes, at_once):
+        yield slice(begin, min(begin + at_once, lanes))
+
+
+def _learn_again(dynamic_model: DynamicModel, memory: Memory, busy_B: Tensor, observe: StepObserver | None) -> None:
+    """Take a step by a segment that was scored before (``partners.replay``); cache and state are not touched."""
+    assert dynamic_model.replay is not None and memory.replay is not None
+    if (drawn := dynamic_model.replay.draw(memory.replay, busy_B, dynamic_model.like)) is None:
+        return
+    batch, state = drawn
+    for part in _parts(dynamic_model, batch):
+        own: Memory = select_lanes(memory._replace(mixture=None, cache=None), part)
+        block = _Block(dynamic_model, own, select_lanes(batch, part), part, observe, replayed=True)
+        scored = _score(block, select_lanes(state, part), dynamic_model.rule.tensors)
+        _apply_updates(block, scored, shares(block.batch))
 
 
 def _read_block(block: _Block) -> tuple[Tensor, Tensor, State, Any]:
@@ -150,7 +176,9 @@ def _apply_updates(block: _Block, scored: Scored, share_BT: Tensor) -> None:
         theta = memory.params[name] if name in memory.params else theta_0.expand(len(share_BT), *theta_0.shape)
         if is_first:
             is_first = False
-            segment = SegmentEvent(lane_state, nats_B, gradient, memory.params, static, scratch)
+            replay = dynamic_model.replay if block.replayed else None
+            replay_B = None if replay is None else torch.full_like(nats_B, replay.rate)
+            segment = SegmentEvent(lane_state, nats_B, gradient, memory.params, static, scratch, replay_B)
             scales = rule.segment_scales(segment)
         own = {slot: tensors[name][:, part] for slot, tensors in slots.items()}
         u, anchor = gradient.tensor, own.get("anchor", theta_0[part])
@@ -168,7 +196,7 @@ def _apply_updates(block: _Block, scored: Scored, share_BT: Tensor) -> None:
             block.observe(event)
         if rule.learns:
             rule.step_(event)
-    if memory.filter is not None and filter_ is not None and filter_.track:
+    if memory.filter is not None and filter_ is not None and filter_.track and not block.replayed:
         memory.filter.measure_(squares, list(memory.params), share_BT)
 
 

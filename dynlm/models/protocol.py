@@ -53,6 +53,8 @@ class SequenceModel(Protocol):
     """Whether ``forward`` runs under ``torch.func.vmap``, to batch lanes that have weights of their own."""
     pads_segments: bool = False
     """Whether segments are padded to one length: for a model whose roundoff depends on the number of tokens."""
+    has_small_state: bool = False
+    """Whether a state is small, whatever has been read, so that many can be held."""
     label: str = ""
     """Names the folder of what a run keeps for these targets; empty: for tensors of the model itself."""
     factors_seed: int = 0

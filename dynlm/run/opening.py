@@ -14,12 +14,13 @@ from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.options import LearnedRuleOptions, MemoryOptions
 from dynlm.adapt.partners.cache import Cache
 from dynlm.adapt.partners.mixture import FixedShareMixture
+from dynlm.adapt.partners.replay import Replay
 from dynlm.adapt.rules.base import Rule, Statistics
 from dynlm.adapt.rules.elementwise import ElementwiseRule
 from dynlm.adapt.rules.learned import LearnedRule
 from dynlm.adapt.rules.merged import MergedRule, can_merge
 from dynlm.adapt.rules.moments import EPSILON, Moments
-from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule
+from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule, PerWeightLSTMRule
 from dynlm.adapt.rules.registry import RULES, SEGMENTS, StatisticsKind
 from dynlm.adapt.update_filter import UpdateFilter
 from dynlm.errors import UserError
@@ -31,6 +32,8 @@ from dynlm.runtime.tensors import check_shapes
 from dynlm.runtime.validation import number_in, section_of
 from dynlm.types import Params
 
+_OF_LEARNED = {"decay_step": "rms+online", "replay_rate": "rms+replay"}
+"""Options that may take the place of a learned rule's own, with the hand-made rule that has them."""
 StatisticsOf = Callable[[], Statistics]
 """Returns R, over the tensors that move at least; called only for rules that need it."""
 
@@ -63,6 +66,7 @@ def build_dynamic_model(trained: TrainedModel, memory: MemoryOptions, rule: Rule
     if settings.native and trained.device.type != "cpu":
         raise UserError("memory.kernels is 'native', which is for a CPU", do="choose --memory.kernels torch")
     dynamic, engine, filter_ = trained.model.dynamic_tensors(memory.targets), engine_for(trained.model, settings), None
+    replay = Replay.of(rule, trained.model, memory.segment)
     if memory.merge_every > 1 and rule.learns:
         rule = merged_rule(rule, trained.model.factored_tensor, memory)
     # What moves is float32, whatever the type of the others: half precision would round small updates away.
@@ -70,7 +74,7 @@ def build_dynamic_model(trained: TrainedModel, memory: MemoryOptions, rule: Rule
     static = {**trained.params, **moving} if rule.learns else trained.params
     if memory.update_filter and rule.learns:
         filter_ = UpdateFilter.for_model(static, dynamic, trained.model.vocab_size, memory.track)
-    return DynamicModel(engine, static, rule, dynamic, memory.reset, filter=filter_)
+    return DynamicModel(engine, static, rule, dynamic, memory.reset, filter=filter_, replay=replay)
 
 
 def merged_rule(rule: Rule, matrix: str | None, memory: MemoryOptions) -> Rule:
@@ -193,15 +197,16 @@ def _statistics_of(store: MemoryStore, names: Sequence[str], kind: StatisticsKin
 
 def _open_rule(store: MemoryStore, memory: MemoryOptions) -> Rule:
     kind, dynamic = RULES[memory.rule], store.trained.model.dynamic_tensors(memory.targets)
-    decay_step: float | None = getattr(memory, "decay_step", None)
+    given = {name: value for name in _OF_LEARNED if (value := getattr(memory, name, None)) is not None}
     if kind.build is None:
         for option in ("lr", "decay", "epsilon"):
             if getattr(memory, option, None) is not None:
                 raise UserError(f"memory.{option} does not go with memory.rule {memory.rule}, whose rates are learned")
         meta, phi = open_meta(store, memory)
-        return _with_decay_step(meta.rule(phi, memory.g).of(dynamic), decay_step)
-    if decay_step is not None and "decay_step" not in kind.searched:
-        raise UserError(f"memory.decay_step does not go with memory.rule {memory.rule}", do="choose rms+online or meta")
+        return _with_options(meta.rule(phi, memory.g).of(dynamic), given)
+    for name in given.keys() - kind.searched.keys():
+        do = f"choose {_OF_LEARNED[name]} or meta"
+        raise UserError(f"memory.{name} does not go with memory.rule {memory.rule}", do=do)
     tuned, constants = store.load_tuned(memory.rule, memory.policy) or {}, kind.constants(memory)
     do = f"run `{command('tune', store.folder, memory.replace(cache='none'))}` first"
     for option in kind.searched:
@@ -218,14 +223,21 @@ def _open_rule(store: MemoryStore, memory: MemoryOptions) -> Rule:
     return kind.build(dynamic, constants, _statistics_of(store, dynamic, needed, do))
 
 
-def _with_decay_step(rule: Rule, step: float | None) -> Rule:
-    """Return a learned rule whose decays take this step; None: the one that it was learned with."""
-    if step is None:
+def _with_options(rule: Rule, given: Mapping[str, float]) -> Rule:
+    """Return a learned rule with the options of ``_OF_LEARNED`` that are given in place of its own."""
+    if not given:
         return rule
-    if not isinstance(rule, ElementwiseRule) or not any(rates.decay for rates in rule.rates.values()):
-        what = f"memory.decay_step is {step}, and this g has no decays"
-        raise UserError(what, do="leave it out, or name one of g.kind rates and g.level 3 (memory.g)")
-    return dataclasses.replace(rule, decay_step=step)
+    (name, value), *_ = given.items()
+    if isinstance(rule, PerWeightLSTMRule) or not isinstance(rule, ElementwiseRule):
+        raise UserError(f"memory.{name} is {value}, and this g is of g.kind lstm", do="leave it out")
+    if "decay_step" in given and not any(rates.decay for rates in rule.rates.values()):
+        what = f"memory.decay_step is {given['decay_step']}, and this g has no decays"
+        raise UserError(what, do="leave it out, or name one of g.level 3 (memory.g)")
+    if given.get("replay_rate") and (rule.moments is not None or rule.momentum):
+        what = f"memory.replay_rate is {given['replay_rate']}, and this g has running means of gradients"
+        raise UserError(what, do="leave it out, or name one of g.base rms without g.momentum (memory.g)")
+    step, rate = given.get("decay_step", rule.decay_step), given.get("replay_rate", rule.replay_rate)
+    return dataclasses.replace(rule, decay_step=step, replay_rate=rate)
 
 
 def _check_tuned_beside(

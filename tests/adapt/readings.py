@@ -8,6 +8,7 @@ import torch
 from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.options import FEATURES, LearnedRuleOptions
+from dynlm.adapt.partners.replay import Replay
 from dynlm.adapt.rules.base import Statistics
 from dynlm.adapt.rules.elementwise import LEVEL_1, ElementwiseRule, Rates
 from dynlm.adapt.rules.learned import LearnedRule
@@ -99,9 +100,13 @@ def engine(reference=False, **settings):
     return AutogradEngine(MODEL.twice_differentiable(), **settings) if reference else LSTMEngine(MODEL, **settings)
 
 
-def dynamic_model(name="rms", reset="stream", reference=False, dtype=torch.float64, **rates):
+def dynamic_model(name="rms", reset="stream", reference=False, dtype=torch.float64, replay_rate=0.0, **rates):
     made = rule(name, dtype=dtype, **rates)
-    return DynamicModel(engine(reference), static_params(dtype), made, NAMES if made.learns else (), reset)
+    if replay_rate:
+        made = dataclasses.replace(made, replay_rate=replay_rate)
+    replay = Replay.of(made, MODEL, 5)
+    names = NAMES if made.learns else ()
+    return DynamicModel(engine(reference), static_params(dtype), made, names, reset, replay=replay)
 
 
 def captured(chosen):

@@ -34,6 +34,7 @@ class GRULanguageModel(SequenceModel):
     options: GRUOptions
     vocab_size: int
     supports_vmap = True
+    has_small_state = True
 
     @property
     def feature_size(self) -> int:

@@ -17,6 +17,7 @@ from dynlm.adapt.loop import iter_segments, read_segment
 from dynlm.adapt.memory_file import SavedMemory, load_memory, save_memory
 from dynlm.adapt.meta_gradient.forward import Sensitivities
 from dynlm.adapt.options import FEATURES, LearnedRuleOptions, StepOptions
+from dynlm.adapt.partners.replay import Replay
 from dynlm.adapt.rules.base import Rule, Statistics
 from dynlm.adapt.rules.learned import LearnedRule
 from dynlm.adapt.rules.moments import Moments
@@ -39,9 +40,10 @@ MODELS = {
     "transformer": transformer.TransformerOptions(kind="transformer", width=8, context=9),
 }
 LEARNED = ("g", "g from adam", "per-weight LSTM")
-_OF_RMS = ("rms", "rms+reset", "rms+slow", "rms+online", "rms-batch")
+_OF_RMS = ("rms", "rms+reset", "rms+slow", "rms+online", "rms+replay", "rms-batch")
 RULE_NAMES = ["none", "sgd", "sgd+decay", *_OF_RMS, "adam", adamax.Adamax.name, *LEARNED]
 _OWN = {"beta1": 0.8, "beta2": 0.9, "boundary_reset": 0.4, "slow_rate": 0.3, "slow_step": 0.05, "decay_step": 0.05}
+_OWN |= {"replay_rate": 0.4}
 CONSTANTS = {"lr": 0.005, "decay": 0.03, "epsilon": 1e-2, **_OWN}
 
 
@@ -74,7 +76,10 @@ class Setting(NamedTuple):
 
     def dynamic_model(self, rule: Rule, reset: str = "stream") -> DynamicModel:
         engine = engine_for(self.model, EngineSettings())
-        return DynamicModel(engine, self.static, rule, tuple(self.static) if rule.learns else (), reset)
+        if rule.replay_rate and not self.model.has_small_state:
+            pytest.skip("replay is for models of small states")
+        replay = Replay(rule.replay_rate, tokens=5, segments=3) if rule.replay_rate else None
+        return DynamicModel(engine, self.static, rule, tuple(self.static) if rule.learns else (), reset, replay=replay)
 
 
 @pytest.fixture(params=MODELS)

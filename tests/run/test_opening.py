@@ -7,6 +7,7 @@ import re
 import pytest
 
 from dynlm.adapt.options import MemoryOptions, StepOptions
+from dynlm.adapt.partners.replay import Replay
 from dynlm.adapt.rules.elementwise import LEVEL_1, Rates
 from dynlm.adapt.rules.merged import MergedRule
 from dynlm.errors import UserError
@@ -40,6 +41,15 @@ def test_a_learned_rule_can_be_given_decays_that_move(tuned_run: Run, trained: T
     moving = open_dynamic_model(tuned_run.folder, trained, StepOptions(rule="meta", decay_step=0.05)).rule
     assert (learned.decay_step, moving.decay_step, moving.rates) == (0.0, 0.05, learned.rates)
     assert "decay_sensitivity" in moving.slots
+
+
+def test_a_learned_rule_can_be_given_replay(tuned_run: Run, trained: TrainedModel) -> None:
+    plain, replaying = (
+        open_dynamic_model(tuned_run.folder, trained, StepOptions(rule="meta", replay_rate=rate))
+        for rate in (None, 0.4)
+    )
+    assert plain.replay is None and plain.rule.replay_rate == 0.0
+    assert (replaying.rule.replay_rate, replaying.replay) == (0.4, Replay(0.4, StepOptions().segment))
 
 
 def test_a_tuned_rate_is_not_used_beside_other_moments(tuned_copy: Run, trained: TrainedModel) -> None:
@@ -96,6 +106,7 @@ def test_level_1_needs_nothing(trained_run: Run, trained: TrainedModel) -> None:
         ({"rule": "meta"}, "no learned memory 'meta' for reset 'stream'"),
         ({"rule": "meta", "lr": 0.1}, "memory.lr does not go with memory.rule meta"),
         ({"rule": "rms", "decay_step": 0.1}, "memory.decay_step does not go with memory.rule rms"),
+        ({"rule": "rms", "replay_rate": 0.1}, "memory.replay_rate does not go with memory.rule rms; choose rms+replay"),
     ],
 )
 def test_what_is_missing_is_said_with_the_way_to_it(

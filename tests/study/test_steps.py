@@ -41,14 +41,14 @@ def test_each_rule_names_what_it_needs_in_order(tmp_path: Path):
 
 
 def test_each_kind_of_statistics_has_a_slot_of_its_own(tmp_path: Path):
-    rules = ("rms", "rms+reset", "rms+slow", "rms+online", "rms-batch")
+    rules = ("rms", "rms+reset", "rms+slow", "rms+online", "rms+replay", "rms-batch")
     variants = [{"name": rule, "memory": {"rule": rule}} for rule in rules]
     variants.append({"name": "published", "memory": {"rule": "rms-batch", "segment": 5, "lr": 1.0, "decay": 0.0}})
     variants[-1]["memory"]["epsilon"] = 2e-5
     steps = slots_of(tmp_path, variants)
     shared, batches = "gradient statistics R", "gradient statistics R of batches of 100 x {} tokens"
     assert {name: [step.slot for step in each] for name, each in steps.items()} == {
-        **{rule: [shared, f"the rates of {rule} under stream"] for rule in rules[:4]},
+        **{rule: [shared, f"the rates of {rule} under stream"] for rule in rules[:-1]},
         "rms-batch": [batches.format(20), "the rates of rms-batch under stream"],
         "published": [batches.format(5)],
     }

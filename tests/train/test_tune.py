@@ -41,7 +41,7 @@ def test_tuned_rates_gain_over_level_1(tuned_run: Run, rule: str, reset: str) ->
         )
 
 
-@pytest.mark.parametrize("rule", ["rms+reset", "rms+slow", "rms+online", "rms-batch"])
+@pytest.mark.parametrize("rule", ["rms+reset", "rms+slow", "rms+online", "rms+replay", "rms-batch"])
 def test_rules_made_of_rms_are_tuned_and_read_as_tuned(tuned_run: Run, tmp_path: Path, rule: str) -> None:
     shutil.copytree(tuned_run.folder, folder := tmp_path / "tiny")
     before = listing(folder / "memory")

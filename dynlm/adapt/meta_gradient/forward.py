@@ -156,6 +156,9 @@ class Sensitivities(MetaGradient):
     @torch.no_grad()
     def __call__(self, event: StepEvent) -> None:
         """Add the gradients of a segment at theta_t, then carry the sensitivities over the coming step."""
+        if event.is_replayed:
+            self._carry_over_replay(event)
+            return
         name, part = event.gradient.name, event.gradient.part
         beta = self._rule.beta[name]
         beta = beta[part] if isinstance(beta, Tensor) else beta
@@ -218,6 +221,24 @@ class Sensitivities(MetaGradient):
                 what, _, feature = kind.partition(".")
                 term = by_lr if what == "lr" else by_decay
                 fast[kind].add_(term, alpha=values[features.index(feature)] * free_gate[what])
+
+    def _carry_over_replay(self, event: StepEvent) -> None:
+        """Carry the sensitivities over a step without decay, by a segment whose loss is no further objective."""
+        fast = {kind: tensors[event.name] for kind, tensors in self.fast.items() if kind.startswith("lr.")}
+        if not fast:  # The learning rate's own is the distance from the anchor.
+            return
+        of_gates: Sequence[str] = self._meta.g.features
+        number, part = self._meta.names.index(event.name), event.gradient.part
+        lr_B, _ = event.scales.of_tensor(number)
+        update, precondition = event.update, self._rule.precondition
+        by_lr = update if precondition is None else update * precondition[event.name][part]
+        lr = float(self._rule.rates[event.name].lr)
+        for lane, features in enumerate(event.scales.features_BJ.tolist()):
+            if at_bound(float(event.scales.lr_BK[lane, number])):
+                continue
+            for kind, s in fast.items():
+                feature = features[of_gates.index(kind.removeprefix("lr."))]
+                s[event.lanes.start + lane, part].sub_(by_lr[lane], alpha=lr * float(lr_B[lane]) * feature)
 
     def _add_log(self, kind: str, name: str, by_log: Tensor | float) -> None:
         """Add the gradient by the logarithm of a tensor's rate or decay."""

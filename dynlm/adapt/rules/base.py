@@ -80,6 +80,7 @@ class SegmentEvent(NamedTuple):
 
     ``nats_B`` is the mean loss, ``gradient`` the first gradient. ``theta`` holds the weights (B, ...) that scored the
     segment, ``theta_0`` the static parameters. Without ``scratch`` all that is made of them is differentiable.
+    ``replay_B`` is set for a segment that is learned from again: the share of the learning rates that it gets.
     """
 
     lane_state: Any
@@ -88,6 +89,7 @@ class SegmentEvent(NamedTuple):
     theta: Params
     theta_0: Params
     scratch: Scratch | None = None
+    replay_B: Tensor | None = None
 
 
 class StepEvent(NamedTuple):
@@ -117,6 +119,16 @@ class StepEvent(NamedTuple):
         return self.gradient.name
 
     @property
+    def is_replayed(self) -> bool:
+        """Whether the segment was scored before, and is learned from again."""
+        return self.scales is not None and getattr(self.scales, "replay_B", None) is not None
+
+    @property
+    def rows_BT(self) -> Tensor | None:
+        """The only rows in which the update can differ from zero; None for all."""
+        return self.gradient.rows_BT if self.update is self.gradient.tensor else None
+
+    @property
     def has_own_anchor(self) -> bool:
         """Whether each lane has an anchor of its own."""
         return self.anchor.dim() == self.theta.dim()
@@ -142,6 +154,9 @@ class Rule:
     slots: Mapping[str, Slot] = {}
     boundary_reset: Mapping[str, Tensor | float] = {}
     """The share of the way to the anchor that each tensor's weights go when an article begins."""
+    replay_rate: float = 0.0
+    """The share of the learning rates with which segments are learned from again, 0 for never. A rule that sets it
+    heeds ``SegmentEvent.replay_B``."""
     measures_gradient = False
     """Whether ``segment_scales`` looks at the segment's first gradient, which then has to come whole."""
 

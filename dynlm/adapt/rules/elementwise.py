@@ -23,7 +23,7 @@ from torch import Tensor
 
 from dynlm.adapt.gates import Gates, GateScales, SegmentStats
 from dynlm.adapt.rules.base import Rule, SegmentEvent, Slot, StepEvent
-from dynlm.adapt.rules.gradient_step import gradient_step, largest_norm, step_rows_
+from dynlm.adapt.rules.gradient_step import descend_, gradient_step, largest_norm
 from dynlm.adapt.rules.moments import SLOTS, Moments
 from dynlm.adapt.rules.online_rate import decay_sensitivity_, shifted
 from dynlm.runtime.tree import expand_lanes
@@ -52,7 +52,8 @@ class ElementwiseRule(Rule):
     ``slow_limits``; with ``slow_step`` the rate moves while reading (``online_rate``), ``slow_rate`` being its start.
     With ``decay_step`` all decays do, too.
     ``slow_decay`` is the share of its way back to theta_0 that the anchor goes first. With ``momentum`` the step is by
-    a running sum of gradients, with ``moments`` by Adam's update.
+    a running sum of gradients, with ``moments`` by Adam's update. With ``replay_rate`` it learns again from earlier
+    segments.
     """
 
     name: str
@@ -68,6 +69,7 @@ class ElementwiseRule(Rule):
     slow_decay: Mapping[str, float | Tensor] = field(default_factory=dict)
     momentum: float = 0.0
     moments: Moments | None = None
+    replay_rate: float = 0.0
     beta: Mapping[str, Tensor | float] = field(init=False)
     """Each weight's decay, at most 1."""
     clamps: Mapping[str, bool] = field(init=False)
@@ -130,7 +132,7 @@ class ElementwiseRule(Rule):
         return replace(self, rates=dict.fromkeys(self.rates, Rates(0.0, 0.0)))
 
     def constants(self) -> Any:
-        later = ("moments", "slow_step", "decay_step")  # Files of rules without them know none.
+        later = ("moments", "slow_step", "decay_step", "replay_rate")  # Files of rules without them know none.
         return {name: value for name, value in super().constants().items() if name not in later or value}
 
     def decays(self) -> Mapping[str, Tensor | float]:
@@ -185,14 +187,15 @@ class ElementwiseRule(Rule):
         return lanes if lanes is None else lanes.restart_steps(restored_B)
 
     def segment_scales(self, event: SegmentEvent) -> GateScales | None:
-        if self.gates is None and not self.decay_step:
+        if self.gates is None and not self.decay_step and event.replay_B is None:
             return None
         if self.gates is None:
             ones_BK = event.nats_B.new_ones(len(event.nats_B), len(self.rates))
             scales = GateScales(ones_BK[:, :0], ones_BK, ones_BK)
         else:
             scales = self.gates.scales(self.gates.features_of(event))
-        return scales._replace(decay_shift_B=event.lane_state.decay_shift.shift_B) if self.decay_step else scales
+        shift_B = event.lane_state.decay_shift.shift_B if self.decay_step else None
+        return scales._replace(decay_shift_B=shift_B, replay_B=event.replay_B)
 
     def prepare_(self, event: StepEvent) -> StepEvent:
         """Add the gradient to the running one, which is the update then; or make the update of Adam."""
@@ -253,17 +256,21 @@ class ElementwiseRule(Rule):
     def step_(self, event: StepEvent) -> None:
         """Take ``gradient_step`` in place, in two passes or in one by the native kernel.
 
-        With scales the update is scaled in place.
+        With scales the update is scaled in place. A segment that was scored before has no decay.
         """
         theta, update, anchor, part = event.theta, event.update, event.anchor, event.gradient.part
+        lr = float(self.rates[event.name].lr)
+        precondition = None if self.precondition is None else self.precondition[event.name][part]
+        if event.is_replayed:
+            lr_B, _ = event.scales.of_tensor(self.tensors.index(event.name))
+            descend_(theta, update.mul_(expand_lanes(lr_B, theta)), event.rows_BT, lr, precondition)
+            return
         if "moved" in event.slots:
             event.lane_state.slow_shift.add_slope_(event.gradient.tensor, event.slots["moved"])
         if "decay_sensitivity" in event.slots:
             event.lane_state.decay_shift.add_slope_(event.gradient.tensor, event.slots["decay_sensitivity"])
         beta = self.beta[event.name]
         beta = beta[part] if isinstance(beta, Tensor) else beta
-        lr = float(self.rates[event.name].lr)
-        precondition = None if self.precondition is None else self.precondition[event.name][part]
         if self.moments is not None:
             self.moments.take_(event.slots, event.scratch)
             if precondition is not None:  # Factors of 1 change no bit of the update; in the step they might.
@@ -279,20 +286,13 @@ class ElementwiseRule(Rule):
                 beta = torch.mul(expand_lanes(decay_B, theta).expand_as(theta), beta, out=out).clamp_(max=1)
         if "decay_sensitivity" in event.slots:
             decay_sensitivity_(event.slots["decay_sensitivity"], theta, anchor, beta, event.scratch)
-        # Only these rows of the gradient can differ from zero.
-        rows_BT = event.gradient.rows_BT if update is event.gradient.tensor else None
         per_lane = isinstance(beta, Tensor) and beta.dim() == theta.dim()
-        if event.native is not None and rows_BT is None and not event.has_own_anchor and not per_lane:
+        if event.native is not None and event.rows_BT is None and not event.has_own_anchor and not per_lane:
             event.native.step_(theta, anchor, update, beta, precondition, lr)
             return
         if isinstance(beta, Tensor) or beta:
             theta.lerp_(anchor.expand_as(theta), beta)
-        if rows_BT is not None:
-            step_rows_(theta, update, rows_BT, lr, precondition)
-        elif precondition is None:
-            theta.sub_(update, alpha=lr)
-        else:
-            theta.addcmul_(update, precondition, value=-lr)
+        descend_(theta, update, event.rows_BT, lr, precondition)
 
 
 LEVEL_1 = ElementwiseRule("none")

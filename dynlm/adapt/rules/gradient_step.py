@@ -31,6 +31,16 @@ def largest_norm(of_lanes: Tensor) -> float:
     return float(torch.linalg.vector_norm(of_lanes, dim=tuple(range(1, of_lanes.dim()))).amax())
 
 
+def descend_(theta: Tensor, u: Tensor, rows_BT: Tensor | None, lr: float, precondition: Tensor | None) -> None:
+    """Subtract lr * precondition * u in place; ``rows_BT``: the only rows in which u can differ from zero."""
+    if rows_BT is not None:
+        step_rows_(theta, u, rows_BT, lr, precondition)
+    elif precondition is None:
+        theta.sub_(u, alpha=lr)
+    else:
+        theta.addcmul_(u, precondition, value=-lr)
+
+
 def step_rows_(theta_BVE: Tensor, u_BVE: Tensor, rows_BT: Tensor, lr: float, precondition: Tensor | None) -> None:
     """Take the step in the rows ``rows_BT`` alone; a row that is named twice is given the same value twice."""
     index_BTE = rows_BT[..., None].expand(-1, -1, theta_BVE.shape[-1])

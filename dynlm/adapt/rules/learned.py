@@ -177,6 +177,7 @@ class LearnedRule(TunedStart):
             slow_limits=limits,
             slow_step=self.g.slow_step,
             decay_step=self.g.decay_step,
+            replay_rate=self.g.replay_rate,
             momentum=self.g.momentum,
             moments=self.moments,
             **shares,

@@ -50,7 +50,7 @@ def can_merge(rule: Rule) -> bool:
     """Whether a rule's steps depend on gradients and constants alone, so that they can be put off."""
     if not isinstance(rule, ElementwiseRule):
         return False
-    return rule.gates is None and not rule.slots and not any(rule.boundary_reset.values())
+    return not (rule.gates or rule.slots or any(rule.boundary_reset.values()) or rule.replay_rate)
 
 
 class MatrixConstants(NamedTuple):

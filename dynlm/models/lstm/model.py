@@ -68,6 +68,7 @@ class LSTMLanguageModel(SequenceModel):
     vocab_size: int
     layer: Layer = fused_layer
     regularisers: Regularisers | None = None
+    has_small_state = True
 
     @property
     def feature_size(self) -> int:

@@ -19,10 +19,10 @@ from dynlm.adapt.rules.elementwise import ElementwiseRule
 from dynlm.adapt.rules.learned import LearnedRule
 from dynlm.adapt.rules.online_rate import OnlineShift
 from dynlm.adapt.segment import shares
-from dynlm.data.stream import Stream, StreamPosition, to_batch
+from dynlm.data.stream import Batch, Stream, StreamPosition, to_batch
 from dynlm.models.protocol import Gradient, token_nats
 from dynlm.runtime.tree import detach
-from dynlm.types import Params
+from dynlm.types import Params, State
 
 
 def unrolled_meta_gradient(
@@ -49,6 +49,7 @@ def unrolled_meta_gradient(
     moved = {name: torch.zeros_like(tensor) for name, tensor in static.items()}
     decayed = {name: moved[name] for name in theta}
     place = stream.begin() if place is None else place
+    past: list[tuple[Batch, State]] = []
     total, nats = torch.zeros((), dtype=like.dtype, device=like.device), 0.0
     for _ in range(segments):
         segment, place = stream.next(place)
@@ -57,6 +58,7 @@ def unrolled_meta_gradient(
         batch = to_batch(segment, like)
         if segment.starts_B[0]:
             fresh = dynamic_model.reset == "article"
+            past = []
             state = model.reset_state(state, batch.starts_B, like)
             stats = stats.start_articles(batch.starts_B, fresh)
             moved = {name: rule.slow_share(name, 1.0) * (theta[name] - anchor[name]).detach() for name in theta}
@@ -70,6 +72,7 @@ def unrolled_meta_gradient(
                 running, steps = _zeros(theta), 0
         stats = stats.complete_headings(batch.headings_B)
         state = state if second_order else detach(state)
+        scored_from = state
         read_with = theta if second_order else {n: t.detach().requires_grad_() for n, t in theta.items()}
         output = model.forward({**static, **read_with}, state, batch.inputs_BT)
         state = output.state
@@ -100,11 +103,44 @@ def unrolled_meta_gradient(
         if stats.slow_shift is not None:
             stats = stats._replace(slow_shift=_with_slope(stats.slow_shift, u, moved))
         stats = stats.end_segment((loss if second_order else loss.detach())[None], rule.slow_step, rule.decay_step)
+        if dynamic_model.replay is not None:
+            theta = _learned_again(dynamic_model, rule, theta, (anchor, static), past, stats)
+            if batch.inputs_BT.shape[1] == dynamic_model.replay.tokens:
+                past.append((batch, scored_from))
     found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
     return nats, {
         key: torch.zeros_like(leaf) if gradient is None else gradient
         for (key, leaf), gradient in zip(leaves.items(), found, strict=True)
     }
+
+
+def _learned_again(
+    dynamic_model: DynamicModel,
+    rule: ElementwiseRule,
+    theta: Params,
+    anchors: tuple[Params, Params],
+    past: list[tuple[Batch, State]],
+    stats: SegmentStats,
+) -> Params:
+    """Return the weights after the step by an earlier segment of the article."""
+    (anchor, static), replay, model = anchors, dynamic_model.replay, dynamic_model.model
+    held = past[-replay.segments :]
+    if not held:
+        return theta
+    # The buffer is a ring: its first slots may hold the latest segments.
+    ring = {number % replay.segments: number for number in range(len(past) - len(held), len(past))}
+    batch, state = past[ring[int(len(past) * 0.6180339887498949 % 1 * len(held))]]
+    read_with = {n: t.detach().requires_grad_() for n, t in theta.items()}
+    output = model.forward({**static, **read_with}, state, batch.inputs_BT)
+    loss = (token_nats(output.logits_BTV, batch.targets_BT) * shares(batch)).sum()
+    u = dict(zip(read_with, torch.autograd.grad(loss, list(read_with.values())), strict=True))
+    if rule.gates is not None:
+        scales = _scales(rule.gates, stats, (loss.detach()[None], u[model.output_tensor(u)][None]), theta, static)
+    else:
+        ones = torch.ones(1, len(theta), dtype=dynamic_model.like.dtype)
+        scales = GateScales(ones[:, :0], ones, ones)
+    replay_B = torch.full((1,), replay.rate, dtype=dynamic_model.like.dtype)
+    return rule.step(theta, u, anchor, scales._replace(replay_B=replay_B))
 
 
 def _with_slope(shift: OnlineShift, u: Params, moved: Params) -> OnlineShift:

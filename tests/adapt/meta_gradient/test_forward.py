@@ -9,6 +9,7 @@ from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import iter_segments, read_segment
 from dynlm.adapt.meta_gradient.forward import Sensitivities
 from dynlm.adapt.options import FEATURES, LearnedRuleOptions
+from dynlm.adapt.partners.replay import Replay
 from dynlm.adapt.rules.base import Statistics
 from dynlm.adapt.rules.learned import SHARES, LearnedRule
 from dynlm.adapt.rules.registry import RULES
@@ -67,6 +68,16 @@ KINDS = {
     "momentum": {"momentum": 0.5, "features": ("doc_age_20",)},
     "adam": {"base": "adam"},
     "adam, gates": {**EVERYTHING, "base": "adam"},
+    "replay": {"replay_rate": 0.4},
+    "replay, gates, slow weights": {
+        "replay_rate": 0.4,
+        "decay_step": 0.3,
+        "slow_step": 0.2,
+        "slow_rate": 0.3,
+        "boundary_reset": True,
+        "importance": True,
+        "features": ["doc_age_20", "loss_delta", "grad_rms"],
+    },
     "everything": EVERYTHING,
 }
 
@@ -101,7 +112,8 @@ def test_phi_of_zero_is_the_tuned_adam_bit_for_bit(pull, options):
 
 
 def build_dynamic_model(meta, phi, reset="stream", reference=False):
-    return DynamicModel(engine(reference), static_params(), meta.rule(phi), NAMES, reset)
+    replay = Replay(meta.g.replay_rate, tokens=5, segments=3) if meta.g.replay_rate else None
+    return DynamicModel(engine(reference), static_params(), meta.rule(phi), NAMES, reset, replay=replay)
 
 
 def forward_mode(meta, phi, segments, reset="stream", source=None, reference=False):

@@ -95,6 +95,7 @@ def test_where_nothing_outlives_an_article_they_are_refused(name: str) -> None:
         ("slow_rate", "rms+slow"),
         ("slow_step", "rms+online"),
         ("decay_step", "rms+online"),
+        ("replay_rate", "rms+replay"),
     ],
 )
 def test_shares_are_from_0_to_1(option: str, rule: str) -> None:

@@ -1,8 +1,9 @@
-"""Rules made of rms, tuned as it is: with boundary resets, with slow weights, with statistics of batches.
+"""Rules made of rms, tuned as it is: with boundary resets, slow weights, replay, statistics of batches.
 
 rms+reset    one boundary_reset: the share of the way to theta_0 that all weights go when an article begins
 rms+slow     slow weights besides: what the learned rule is at level 3 with ``g.slow_rate`` and one rate for all tensors
 rms+online   the same, but that reading itself finds the slow rate and the decay (``rules.online_rate``)
+rms+replay   a second step after each segment, by an earlier segment of the article (``partners.replay``)
 rms-batch    R is the root mean square of gradients of batches, as in the published dynamic evaluation
              (Krause et al. 2018, arXiv 1709.07432; their settings: --memory.segment 5, batches of 100)
 """
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _RESET = {**RMS, "boundary_reset": Search(0.5, 1.5)}
 _SLOW = {**_RESET, "slow_rate": Search(0.25, 2.0)}
 _ONLINE = {**_RESET, "slow_step": Search(0.05, 2.0), "decay_step": Search(0.05, 2.0)}
+_REPLAY = {**RMS, "replay_rate": Search(0.4, 2.0)}
 _START = 0.5
 """The slow rate that rms+online starts at."""
 # Learning rate, decay and epsilon of the published code: in a batch's gradient most of the noise is averaged out, so
@@ -123,6 +125,15 @@ def build_online(
     rule = replace(build_reset(tensors, constants, statistics), name="rms+online")
     steps = {name: constants[name] for name in ("slow_step", "decay_step")}
     return replace(rule, slow_rate=dict.fromkeys(tensors, _START), **steps)
+
+
+@register_rule("rms+replay", StepOptions, _REPLAY, statistics="segments")
+def build_replay(
+    tensors: tuple[str, ...], constants: Mapping[str, Any], statistics: Statistics | None
+) -> ElementwiseRule:
+    """Return rms that learns again from earlier segments."""
+    assert statistics is not None
+    return replace(_rms("rms+replay", tensors, constants, statistics), replay_rate=constants["replay_rate"])
 
 
 @register_rule("rms-batch", BatchStatisticsOptions, _BATCH, statistics="batches")
