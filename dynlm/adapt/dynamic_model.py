@@ -27,9 +27,9 @@ from dynlm.runtime.hashing import Hasher
 from dynlm.runtime.tree import clone
 from dynlm.types import Params, State
 
-_VERSION = "2-"
-EARLIER_CONSTANTS = re.compile("[0-9a-f]{16}")
-"""Fingerprints without a version are those of an earlier dynlm, and cannot be compared."""
+_VERSION = "3-"
+EARLIER_CONSTANTS = re.compile("(2-)?[0-9a-f]{16}")
+"""Fingerprints without this version are those of an earlier dynlm, and cannot be compared."""
 StepObserver = Callable[[StepEvent], None]
 """Is shown each gradient of each segment between scoring and the update."""
 

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynlm.adapt.dynamic_model import DynamicModel, Memory, constants_of, distance
+from dynlm.adapt.dynamic_model import EARLIER_CONSTANTS, DynamicModel, Memory, constants_of, distance
 from dynlm.adapt.options import MemoryOptions
 from dynlm.adapt.reading_record import ReadingRecord
 from dynlm.adapt.state_tensors import as_tensors, flaw, flaw_of_shapes, from_tensors
@@ -175,7 +175,7 @@ def load_memory(path: Path, dynamic_model: DynamicModel, options: MemoryOptions,
     memory, record = from_tensors(state, dynamic_model), ReadingRecord.from_dict(about.record, path)
     if memory.cache is not None and not memory.cache.is_sound(dynamic_model.model.vocab_size):
         raise _damaged("its cache holds impossible values", path)
-    if about.format < FORMAT:
+    if about.format < FORMAT or EARLIER_CONSTANTS.fullmatch(about.constants):
         warn(f"{path}: written by an earlier dynlm (format {about.format}); its constants are not checked")
     return SavedMemory(memory, about.tokens, about.articles, unfinished, about.last, record)
 
@@ -284,7 +284,8 @@ def _check_belongs(path: Path, about: About, dynamic_model: DynamicModel, option
         if was != now and item.name not in _INDIFFERENT:
             what = f"this memory was read with memory.{item.name} {was!r}, not {now!r}"
             raise UserError(what, path, "leave the option out, or begin another memory")
-    if about.format == FORMAT and about.constants != constants_of(dynamic_model):
+    compared = about.format == FORMAT and not EARLIER_CONSTANTS.fullmatch(about.constants)
+    if compared and about.constants != constants_of(dynamic_model):
         what = "the rule has other rates (or phi, statistics, seed of factors) than the memory was read with"
         raise UserError(what, path, "begin another memory, or restore the run's memory/")
 

@@ -19,13 +19,14 @@ from dynlm.adapt.memory_file import (
     reset_memory,
     save_memory,
 )
-from dynlm.adapt.options import StepOptions
+from dynlm.adapt.options import FEATURES, StepOptions
+from dynlm.adapt.rules.base import Statistics
 from dynlm.adapt.rules.elementwise import Rates
 from dynlm.errors import UserError
 from dynlm.evaluation.session import Session
 from dynlm.run.run import Run
 from dynlm.runtime.tensors import load_tensors, save_tensors
-from tests.adapt.readings import RULES, stream
+from tests.adapt.readings import RULES, meta, moved_phi, stream
 from tests.adapt.test_state_tensors import assert_equal, with_partners
 from tests.golden.commands import FOLDER
 from tests.golden.make import TEXT, written
@@ -78,14 +79,23 @@ def test_another_model_other_options_and_other_rates_are_refused(path, chosen):
 
 
 def test_every_constant_of_a_reader_counts(chosen):
-    rule = chosen.rule
+    options = {"importance": True, "features": FEATURES, "boundary_reset": True, "slow_rate": 0.2, "momentum": 0.3}
+    g = meta(**options)
+    phi = moved_phi(g)
+    assert chosen.rule.describe() == g.rule(phi).describe()
+    double = Statistics({name: 2 * tensor for name, tensor in g.statistics.rms.items()})
+    learned = [
+        (meta(**{**options, "momentum": 0.1}), phi),
+        (meta(**{**options, "features": [*FEATURES][::-1]}), phi),
+        (meta(**{**options, "slow_rate": 0.1}), phi),
+        (dataclasses.replace(g, statistics=double), phi),
+        (dataclasses.replace(g, epsilon=2 * g.epsilon), phi),
+        *((g, {**phi, name: tensor + 0.01}) for name, tensor in phi.items()),
+    ]
     changed = [
-        dataclasses.replace(chosen, rule=dataclasses.replace(rule, momentum=0.1)),
-        dataclasses.replace(
-            chosen, rule=dataclasses.replace(rule, precondition={name: t * 2 for name, t in rule.precondition.items()})
-        ),
-        dataclasses.replace(chosen, rule=dataclasses.replace(rule, boundary_reset={})),
-        dataclasses.replace(chosen, rule=dataclasses.replace(rule, gates=None)),
+        *(dataclasses.replace(chosen, rule=other.rule(its_phi)) for other, its_phi in learned),
+        dataclasses.replace(chosen, rule=dataclasses.replace(chosen.rule, boundary_reset={})),
+        dataclasses.replace(chosen, rule=dataclasses.replace(chosen.rule, replay_rate=0.1)),
         dataclasses.replace(chosen, cache=dataclasses.replace(chosen.cache, window=11)),
         dataclasses.replace(chosen, mixture=None),
         with_partners("lstm"),
@@ -93,6 +103,18 @@ def test_every_constant_of_a_reader_counts(chosen):
     ]
     assert len({constants_of(each) for each in [chosen, *changed]}) == 1 + len(changed)
     assert constants_of(chosen) == constants_of(with_partners("g"))
+
+
+@pytest.mark.parametrize("memory", [{"rule": "rms"}, {"rule": "meta", "g": "level-3"}])
+def test_a_memory_may_be_read_with_another_number_of_threads(memory: dict[str, str]) -> None:
+    run, before, found = Run.open("wikitext-2-small"), torch.get_num_threads(), set()
+    try:
+        for threads in (1, 2, 3, 5):
+            torch.set_num_threads(threads)
+            found.add(constants_of(run.dynamic_model(StepOptions(**memory))))
+    finally:
+        torch.set_num_threads(before)
+    assert len(found) == 1
 
 
 def test_other_files_are_refused(tmp_path, chosen):

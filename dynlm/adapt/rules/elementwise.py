@@ -29,6 +29,7 @@ from dynlm.adapt.rules.online_rate import decay_sensitivity_, shifted
 from dynlm.runtime.tree import expand_lanes
 from dynlm.types import Params
 
+_COMPUTED = "precondition decay_shape slow_limits gates beta clamps largest_beta largest_precondition".split()
 _ROUNDING = 1.001  # A bound by products of norms stays one when rounded.
 
 
@@ -50,10 +51,10 @@ class ElementwiseRule(Rule):
     way to the anchor that its weights go when an article begins: 0 keeps them, 1 forgets. ``slow_rate`` is a tensor's
     share of the weights' distance from the anchor that the anchor takes in at an article's end, times each weight's
     ``slow_limits``; with ``slow_step`` the rate moves while reading (``online_rate``), ``slow_rate`` being its start.
-    With ``decay_step`` all decays do, too.
-    ``slow_decay`` is the share of its way back to theta_0 that the anchor goes first. With ``momentum`` the step is by
-    a running sum of gradients, with ``moments`` by Adam's update. With ``replay_rate`` it learns again from earlier
-    segments.
+    With ``decay_step`` all decays do, too. ``slow_decay`` is the share of its way back to theta_0 that the anchor goes
+    first. With ``momentum`` the step is by a running sum of gradients, with ``moments`` by Adam's update. With
+    ``replay_rate`` it learns again from earlier segments. ``source``: what the tensors of constants were computed from,
+    which fingerprints take instead: their rounding depends on the processor and the number of threads.
     """
 
     name: str
@@ -70,6 +71,7 @@ class ElementwiseRule(Rule):
     momentum: float = 0.0
     moments: Moments | None = None
     replay_rate: float = 0.0
+    source: Any = None
     beta: Mapping[str, Tensor | float] = field(init=False)
     """Each weight's decay, at most 1."""
     clamps: Mapping[str, bool] = field(init=False)
@@ -132,8 +134,8 @@ class ElementwiseRule(Rule):
         return replace(self, rates=dict.fromkeys(self.rates, Rates(0.0, 0.0)))
 
     def constants(self) -> Any:
-        later = ("moments", "slow_step", "decay_step", "replay_rate")  # Files of rules without them know none.
-        return {name: value for name, value in super().constants().items() if name not in later or value}
+        left_out = () if self.source is None else _COMPUTED
+        return {name: value for name, value in super().constants().items() if name not in left_out}
 
     def decays(self) -> Mapping[str, Tensor | float]:
         return self.beta

@@ -180,6 +180,7 @@ class LearnedRule(TunedStart):
             replay_rate=self.g.replay_rate,
             momentum=self.g.momentum,
             moments=self.moments,
+            source=(phi, rms, self.lr, self.decay, self.epsilon, self.g.sharing, self.g.level, *self.g.features),
             **shares,
         )
 

@@ -129,7 +129,7 @@ class LearnedLSTMRule(TunedStart):
         """Return the rule with these gates."""
         rates = dict.fromkeys(self.names, Rates(self.lr, self.decay))
         tables = self.statistics.precondition(self.epsilon), self.statistics.decay_shape()
-        return PerWeightLSTMRule(label, rates, *tables, lstm=phi)
+        return PerWeightLSTMRule(label, rates, *tables, lstm=phi, source=(self.statistics.rms, self.epsilon))
 
     def readable(self, phi: Params) -> Mapping[str, object]:
         """Return each tensor's initial rates, for JSON and tables."""

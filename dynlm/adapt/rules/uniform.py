@@ -22,4 +22,5 @@ def uniform_rule(
     if precondition is None:
         return ElementwiseRule(name, rates, moments=moments)
     statistics, epsilon = precondition
-    return ElementwiseRule(name, rates, statistics.precondition(epsilon), statistics.decay_shape())
+    tables = statistics.precondition(epsilon), statistics.decay_shape()
+    return ElementwiseRule(name, rates, *tables, source=(statistics.rms, epsilon))
