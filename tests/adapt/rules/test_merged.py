@@ -10,6 +10,7 @@ import torch
 from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.rules.base import Rule
+from dynlm.adapt.rules.boundary import Boundary
 from dynlm.adapt.rules.elementwise import ElementwiseRule, Rates
 from dynlm.adapt.rules.merged import MergedRule, can_merge, dense_gradient, nearest_product
 from dynlm.adapt.update_filter import UpdateFilter
@@ -176,4 +177,4 @@ def test_only_rules_that_keep_nothing_beside_weights_can_be_merged() -> None:
     assert all(can_merge(rule(name)) for name in ("sgd", "sgd+decay", "rms"))
     assert not can_merge(rule("g"))
     assert not can_merge(rule("lstm"))
-    assert not can_merge(dataclasses.replace(rule("rms"), boundary_reset={"embedding": 0.5}))
+    assert not can_merge(dataclasses.replace(rule("rms"), boundary=Boundary({"embedding": 0.5})))
