@@ -187,6 +187,24 @@ def test_lines_that_hide_each_other_have_a_chart_of_their_difference(open_page, 
     apart.close()
 
 
+@pytest.mark.parametrize("width", [320, 1360])
+def test_labels_beside_lines_are_neither_squeezed_nor_cut_off(open_page, width):
+    opened = open_page(width=width)
+    opened.page.evaluate(
+        """() => { window.drawnTexts = []; const draw = CanvasRenderingContext2D.prototype.fillText;
+        CanvasRenderingContext2D.prototype.fillText = function (text, x, y, most) {
+          const end = x + this.measureText(text).width;
+          if (this.textAlign === "left") drawnTexts.push([text, end, this.canvas.width, most]);
+          draw.apply(this, arguments); }; }"""
+    )
+    opened.page.emulate_media(color_scheme="dark")
+    opened.page.wait_for_timeout(500)
+    drawn = opened.page.evaluate("drawnTexts")
+    assert {"level 1", "rms", "meta"} <= {text for text, *_ in drawn}
+    assert all(end <= edge and most is None for _, end, edge, most in drawn)
+    assert width == 320 or f"{NEAR} \u2212 meta" in {text for text, *_ in drawn}
+
+
 def test_marks_of_tokens_mean_the_same_on_page_and_heat_map(open_page, variants, tmp_path):
     page, heat = open_page(), tmp_path / "heat.html"
     heat.write_text(HeatMap(variants[0], variants[2]).page(), encoding="utf-8")

@@ -111,7 +111,17 @@ function lines(element, { x, series, xLabel, yLabel, log, steps }) {
       data.push(low, high);
     }
   }
-  // Each line is labelled at its end too, for colour-blind readers.
+  // Each line is labelled at its end too, for colour-blind readers: beside the chart, in up to a quarter of its width.
+  const pen = document.createElement("canvas").getContext("2d");
+  pen.font = FONT;
+  const widest = Math.max(0, ...series.map(({ label }) => pen.measureText(label).width));
+  const beside = (u) => (steps ? 14 : Math.ceil(Math.min(widest + 12, u.width / 4)));
+  function fitted(label, room) {
+    if (pen.measureText(label).width <= room) return label;
+    const letters = [...label];
+    while (letters.length > 1 && pen.measureText(letters.join("") + "\u2026").width > room) letters.pop();
+    return letters.join("") + "\u2026";
+  }
   function names(u) {
     const ends = series.map(({ style, label, values }) => ({ style, label, y: u.valToPos(values.findLast((value) => value !== null) ?? 0, "y", true) }));
     const apart = 14 * devicePixelRatio;
@@ -123,7 +133,7 @@ function lines(element, { x, series, xLabel, yLabel, log, steps }) {
     u.ctx.textAlign = "left";
     for (const { style, label, y } of ends) {
       u.ctx.fillStyle = variantColour(style);
-      u.ctx.fillText(label, u.bbox.left + u.bbox.width + 5 * devicePixelRatio, y - Math.max(0, over), 84 * devicePixelRatio);
+      u.ctx.fillText(fitted(label, beside(u) - 8), u.bbox.left + u.bbox.width + 5 * devicePixelRatio, y - Math.max(0, over));
     }
     u.ctx.restore();
   }
@@ -146,7 +156,7 @@ function lines(element, { x, series, xLabel, yLabel, log, steps }) {
     cursor: { drag: { x: false, y: false }, y: false, points: { size: 6 } },
     // By their names the colours follow light and dark mode, and print.
     legend: { markers: { stroke: (u, index) => inks[index] ?? "transparent" } },
-    bands, series: shown, padding: [8, 90, 0, 0],
+    bands, series: shown, padding: [8, beside, 0, 0],
     // Without a pointer the legend shows the values at the end.
     hooks: { draw: steps ? [] : [names], ready: [atEnd], setLegend: [(u) => { if (u.legend.idx == null) atEnd(u); }] },
   }, data);
