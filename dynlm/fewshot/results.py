@@ -5,6 +5,7 @@ Legend: E tasks (episodes of labelled examples, or environments), J numbers of s
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -118,13 +119,20 @@ def load_scores(path: Path) -> EpisodeScores:
 
 
 def scores_of_runs(runs: Sequence[Path]) -> list[EpisodeScores]:
-    """Load all scores of run folders, and single files. Raises UserError where a run has none."""
-    found = []
+    """Load all scores of run folders, and single files. Raises UserError where a run has none.
+
+    The same scores twice in a folder, as in the copy of a packed run, which has another name, are loaded once.
+    """
+    found: list[EpisodeScores] = []
     for run in runs:
         paths = [run] if run.is_file() else sorted((run / "scores").glob("*.json"))
         if not paths:
             raise UserError("no few-shot scores here", run, f"run `dynlm fewshot evaluate {run}` first")
-        found += [load_scores(path) for path in paths]
+        different: dict[tuple[str, bytes], EpisodeScores] = {}
+        for one in map(load_scores, paths):
+            protocol = json.dumps({**one.protocol, "run": None}, sort_keys=True)
+            different[protocol, one.values_EJ.tobytes()] = one
+        found += different.values()
     return found
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from dynlm.errors import UserError
 from dynlm.fewshot.results import EpisodeScores
-from dynlm.report.drawing import FAINT, GRID, INK, drawing, line_style, save_figure
+from dynlm.report.drawing import FAINT, GRID, INK, add_headings, add_legend, drawing, line_style, save_figure
 from dynlm.report.palette import LIGHT, LineStyle, learner_styles
 from dynlm.runtime.files import atomic_write
 
@@ -85,7 +85,7 @@ def _panel(axes: Axes, example: dict[str, Any], style: LineStyle, task: int) -> 
     shown = example["tasks"][task]
     grid, true, support = (np.asarray(values) for values in (example["grid"], shown["true"], shown["support"]))
     axes.plot(grid, true, color=INK, linewidth=1.0, linestyle="--", label="the curve", zorder=2)
-    axes.plot(support[:, 0], support[:, 1], linestyle="none", marker="o", markersize=2.6, color=FAINT, zorder=1)
+    axes.plot(*support.T[:2], "o", color=FAINT, markersize=2.6, label="points to learn from", zorder=1)
     (line,) = axes.plot(grid, shown["fits"][0], linewidth=2.0, zorder=3, color=LIGHT[style.colour])
     margin = 0.25 * (true.max() - true.min()) + 0.5
     axes.set_ylim(true.min() - margin, true.max() + margin)
@@ -121,6 +121,9 @@ def plot_strip(examples: Sequence[dict[str, Any]], stem: Path, task: int = 0) ->
             panels[row, 0].set_ylabel(f"{one['protocol']['label']}\ny")
         for axes in panels[-1]:
             axes.set_xlabel("x")
+        subtitle = "Each learner's fit; error: mean squared error of points that it did not see."
+        add_headings(panels[0, 0], f"A new curve after 0 to {columns[-1]} gradient steps", subtitle, above=16)
+        add_legend(panels[0, 0], panels[-1, 0], below=44)
         return save_figure(figure, stem)
 
 
@@ -147,5 +150,5 @@ def plot_errors(scores: Sequence[EpisodeScores], stem: Path) -> list[Path]:
         protocol = scores[0].protocol
         tasks = f"{protocol['task']}, {protocol['shots']} support points"
         axes.set_title(f"{protocol['episodes']:,} new tasks ({tasks})", loc="left")
-        axes.legend(handlelength=3.4)
+        add_legend(axes, axes)
         return save_figure(figure, stem)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from dynlm.errors import UserError
 from dynlm.evaluation.export import to_markdown
 from dynlm.fewshot.report.episode import unpack_images
 from dynlm.fewshot.report.summary import as_export, as_text, published_accuracy, published_error, summarise, tables_of
-from dynlm.fewshot.results import EpisodeScores, write_scores
+from dynlm.fewshot.results import EpisodeScores, scores_of_runs, write_scores
 from dynlm.report.fewshot_results import load_fewshot
 from dynlm.report.palette import LIGHT
 from tests.report.test_palette import pixels
@@ -126,6 +127,16 @@ def test_different_curves_are_not_compared(tmp_path: Path) -> None:
     runs = [curve_run(tmp_path, name, 1.0, shift) for name, shift in (("random", 0.0), ("maml", 1.0))]
     with pytest.raises(UserError, match="random and maml show different curves"):
         summarise(runs, tmp_path / "out")
+
+
+def test_scores_of_a_packed_run_and_its_copy_are_one_row(tmp_path: Path) -> None:
+    run = curve_run(tmp_path, "maml", 0.5)
+    (scores,) = scores_of_runs([run])
+    other = dataclasses.replace(scores, protocol={**scores.protocol, "run": "packed"})
+    write_scores(run / "scores" / "z.json", other)
+    assert [one.protocol["run"] for one in scores_of_runs([run])] == ["packed"]
+    write_scores(run / "scores" / "z.json", dataclasses.replace(other, values_EJ=2 * other.values_EJ))
+    assert len(scores_of_runs([run])) == 2
 
 
 def test_a_run_without_scores_is_refused(tmp_path: Path) -> None:
