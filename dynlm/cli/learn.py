@@ -11,7 +11,7 @@ from dynlm.errors import UserError
 from dynlm.run.locate import find_run, packed_models
 from dynlm.runtime.launcher import is_main_process
 from dynlm.runtime.perplexity import format_perplexity
-from dynlm.runtime.text import printable
+from dynlm.runtime.text import counted, printable
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -71,7 +71,7 @@ def _say(options: Namespace, *lines: str) -> None:
 def _survey_line(found: Survey) -> str:
     """Return what was read."""
     files = ", ".join(f"{count:,} {suffix}" for suffix, count in found.files.items())
-    return f"read {found.path}: {found.texts:,} texts of {found.size.words:,} words in {files}"
+    return f"read {found.path}: {counted(found.texts, 'text')} of {found.size.words:,} words in {files}"
 
 
 def _split_line(splits: dict[str, Any], config: Config) -> str:

@@ -137,7 +137,10 @@ def read_texts(
         results: list[TextResult] = []
         for article in texts:
             ends = finish or len(results) + 1 < len(texts)
-            result = session.read(article.text, ends)
+            try:
+                result = session.read(article.text, ends)
+            except UserError as error:
+                raise UserError(str(error), article.title) from error
             if beside is not None:
                 result = dataclasses.replace(result, static=beside.read(article.text, ends).nats)
             session.record(result, article.title)

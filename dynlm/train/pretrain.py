@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import set_seed
+from accelerate.utils import LoggerType, set_seed
 
 from dynlm.data.articles import iter_articles, source_name, splits_with_articles
 from dynlm.data.options import CorpusOptions, TokenizerOptions
@@ -30,6 +30,9 @@ from dynlm.runtime.renamed import current_name
 from dynlm.runtime.validation import fingerprint_options
 from dynlm.train.config import Config, load_config
 from dynlm.train.pretrain_loop import PretrainLoop, validation_card
+
+_PACKAGES = {"tensorboard": "dynlm[trackers]", "comet_ml": "comet-ml"}
+"""What to install for trackers that are not named like their package."""
 
 
 class Corpus(NamedTuple):
@@ -67,12 +70,20 @@ def pretrain(config: Config, quiet: bool = False) -> dict[str, Any]:
         return _pretrain(folder, config, quiet)
 
 
+def _check_tracker(tracker: str) -> None:
+    """Raise UserError unless accelerate supports a tracker and its package is installed."""
+    if tracker not in (known := sorted(str(name) for name in LoggerType if name != LoggerType.ALL)):
+        raise UserError(f"run.tracker is {tracker!r}, which accelerate lacks", do=f"choose among {', '.join(known)}")
+    if tracker not in (installed := sorted(str(name) for name in get_available_trackers())):
+        do = f"pip install {_PACKAGES.get(tracker, tracker)}"
+        do += f", or choose among {', '.join(installed)}" if installed else ""
+        raise UserError(f"run.tracker is {tracker!r}, which is not installed", do=do)
+
+
 def _pretrain(folder: Path, config: Config, quiet: bool) -> dict[str, Any]:
     cpu, tracker, precision = config.run.cpu, config.run.tracker, config.run.precision
-    trackers = sorted(str(name) for name in get_available_trackers())
-    if tracker is not None and tracker not in trackers:
-        what = f"run.tracker is {tracker!r}, which is not installed"
-        raise UserError(what, do=f"choose among {', '.join(trackers) or 'none'}")
+    if tracker is not None:
+        _check_tracker(tracker)
     processes, checkpoints = Processes.start(cpu), checkpoints_of(config)
     accelerator = Accelerator(cpu=cpu, mixed_precision=precision, log_with=tracker, project_dir=folder)
     if (card := _finished(folder, checkpoints, processes)) is not None:

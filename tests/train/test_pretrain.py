@@ -160,7 +160,10 @@ def test_divergence_is_reported(tiny_corpus: Path, tmp_path: Path) -> None:
 
 def test_a_tracker_that_is_not_installed_is_named(tiny_corpus: Path, tmp_path: Path) -> None:
     config = tiny_config(tiny_corpus, tmp_path, run={"tracker": "no-such-tracker"})
-    with pytest.raises(UserError, match="no-such-tracker"):
+    with pytest.raises(UserError, match="'no-such-tracker', which accelerate lacks; choose among .*tensorboard"):
+        pretrain(config, quiet=True)
+    config = tiny_config(tiny_corpus, tmp_path, run={"tracker": "comet_ml"})
+    with pytest.raises(UserError, match="'comet_ml', which is not installed; pip install comet-ml"):
         pretrain(config, quiet=True)
     assert not listing(tmp_path)
 
