@@ -55,16 +55,20 @@ class Readings:
             "straightforward": ("straightforward", 1, False, 1),
             "rms": ("rms", 1, False, 1),
             "rms, merged": ("rms-merged", 1, False, 1),
+            "rms, used rows": ("rms-softmax-used-rows", 1, False, 1),
             "meta": ("meta", 1, False, 1),
             "meta-training": ("meta-training", 1, False, 1),
             f"rms, {LANES} lanes": ("rms", LANES, False, 1),
             f"rms, {LANES} lanes in 2 processes": ("rms", LANES, False, 2),
             f"rms, merged, {LANES} lanes": ("rms-merged", LANES, False, 1),
+            f"rms, used rows, {LANES} lanes": ("rms-softmax-used-rows", LANES, False, 1),
             "rms, native": ("rms", 1, True, 1),
             "rms, merged, native": ("rms-merged", 1, True, 1),
+            "rms, used rows, native": ("rms-softmax-used-rows", 1, True, 1),
             "meta-training, native": ("meta-training", 1, True, 1),
             f"rms, {LANES} lanes, native": ("rms", LANES, True, 1),
             f"rms, {LANES} lanes in 2 processes, native": ("rms", LANES, True, 2),
+            f"rms, used rows, {LANES} lanes, native": ("rms-softmax-used-rows", LANES, True, 1),
             "level 1": ("level-1", 1, False, 1),
             "level 1, native": ("level-1", 1, True, 1),
             f"level 1, {LEVEL_1_LANES} lanes": ("level-1", LEVEL_1_LANES, False, 1),
@@ -101,7 +105,7 @@ class Readings:
     def _note(self, name: str, lanes: int, seconds: dict[str, float], found: dict[str, list[dict[str, Any]]]) -> str:
         native = ", native" if name.endswith(", native") else ""
         rms = seconds[f"rms{native}"]
-        if name.removesuffix(native) in ("rms", "rms, merged"):
+        if name.removesuffix(native) in ("rms", "rms, merged", "rms, used rows"):
             return f"{seconds['straightforward'] / seconds[name]:.2f} times the straightforward"
         if name.startswith("meta"):
             grew = max(one["peak_grew_bytes"] for one in found[name]) / 1e6

@@ -29,6 +29,7 @@ from dynlm.adapt.rules.elementwise import LEVEL_1
 from dynlm.adapt.rules.learned import LearnedRule
 from dynlm.adapt.rules.merged import MergedRule
 from dynlm.adapt.rules.uniform import uniform_rule
+from dynlm.adapt.rules.used_rows import UsedRowsRule
 from dynlm.cli.config_files import load_options
 from dynlm.data.stream import Segment
 from dynlm.models.lstm.model import LSTMLanguageModel
@@ -37,12 +38,15 @@ from dynlm.runtime.tree import num_bytes
 from dynlm.train.config import Config
 from dynlm.types import Params
 
-LR, DECAY, EPSILON, MERGE_EVERY = 2.4e-3, 2e-3, 1e-3, 4
+LR, DECAY, EPSILON, MERGE_EVERY, USED_ROWS = 2.4e-3, 2e-3, 1e-3, 4, 1024
 KINDS = [
     "straightforward",
     "level-1",
     "rms",
     "rms-merged",
+    "rms-used-rows",
+    "rms-softmax",
+    "rms-softmax-used-rows",
     "meta",
     "meta-gated",
     "meta-slow-gated",
@@ -68,9 +72,20 @@ class Setting:
         self.names = tuple(self.static)
         self.rms = uniform_rule("rms", self.names, LR, DECAY, (self.statistics, EPSILON))
 
-    def merged(self) -> MergedRule:
-        """Return rms as ``memory.merge_every`` has it."""
-        return MergedRule(self.rms, self.model.factored_tensor, MERGE_EVERY, self.segment)
+    def rms_of(self, kind: str) -> Rule:
+        """Return rms, of the softmax layer and biases alone or with updates held outside the weights, as ``kind`` says.
+
+        Random text uses all places that the rows have.
+        """
+        rule, matrix = self.rms, self.model.factored_tensor
+        if "softmax" in kind:
+            rule = rule.of([name for name in self.names if name == matrix or name.endswith("bias")])
+        if kind.endswith("merged"):
+            return MergedRule(rule, matrix, MERGE_EVERY, self.segment)
+        if kind.endswith("used-rows"):
+            shape = self.static[matrix].shape
+            return UsedRowsRule(rule, matrix, (shape[0], shape[1]), USED_ROWS)
+        return rule
 
     def text(self, lanes: int, segments: int = 1) -> Segment:
         shape = (2, lanes, segments * self.segment)
@@ -98,7 +113,7 @@ class Setting:
 
     def dynamic_model(self, rule: Rule, native: bool = False) -> DynamicModel:
         engine = engine_for(self.model, EngineSettings(native=native))
-        return DynamicModel(engine, self.static, rule, self.names if rule.learns else ())
+        return DynamicModel(engine, self.static, rule, rule.tensors)
 
 
 def read_observed(dynamic_model: DynamicModel, memory: Memory, text: Segment, observe: Sensitivities | None) -> Memory:
@@ -126,8 +141,7 @@ def call_of(setting: Setting, kind: str, lanes: int, native: bool) -> tuple[Call
         return read, about
     meta = setting.meta(kind)
     phi = setting.phi(meta)
-    rule: Rule = meta.rule(phi) if kind.startswith("meta") else LEVEL_1 if kind == "level-1" else setting.rms
-    rule = setting.merged() if kind == "rms-merged" else rule
+    rule = meta.rule(phi) if kind.startswith("meta") else LEVEL_1 if kind == "level-1" else setting.rms_of(kind)
     dynamic_model = setting.dynamic_model(rule, native)
     if kind == "level-1" and lanes == 1:  # As an evaluation reads it.
         about["segments"] = dynamic_model.engine.tokens_at_once(setting.static, setting.segment) // setting.segment

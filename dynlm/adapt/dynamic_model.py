@@ -102,9 +102,12 @@ class DynamicModel:
         return dataclasses.replace(self, rule=LEVEL_1, dynamic=(), cache=None, mixture=None, filter=None, replay=None)
 
     def fresh_memory(self, lanes: int = 1) -> Memory:
-        """Return the memory before anything is read: every lane's dynamic weights are copies of the static ones."""
+        """Return the memory before anything is read: every lane's dynamic weights are copies of the static ones.
+
+        Tensors whose displacement the rule holds have no copy.
+        """
         like, learns, params = self.like, self.rule.learns, Params()
-        for name in self.dynamic if learns else ():
+        for name in [name for name in self.dynamic if name not in self.rule.held] if learns else ():
             tensor = self.static[name].detach()
             params[name] = tensor.new_empty(lanes, *tensor.shape).copy_(tensor)
         return Memory(
@@ -113,18 +116,22 @@ class DynamicModel:
             self.rule.init_state(params) if learns else RuleState(),
             None if self.cache is None else self.cache.fresh(lanes, self.model.feature_size, like),
             None if self.mixture is None else self.mixture.fresh(self.model.init_state(lanes, like), lanes, like),
-            FilterState.initial(lanes, len(params), like) if self.filter is not None and learns else None,
+            FilterState.initial(lanes, len(self.dynamic), like) if self.filter is not None and learns else None,
             None if self.replay is None else self.replay.fresh(self.model.init_state(lanes, like), like),
         )
 
 
-def distance(memory: Memory, static: Params) -> Tensor:
+def distance(memory: Memory, dynamic_model: DynamicModel) -> Tensor:
     """Return |theta_t - theta_0| / |theta_0| of each lane (B,), all dynamic tensors as one vector.
 
     Where theta_0 is zero, as low-rank factors start, |theta_t - theta_0| itself.
     """
-    size = norm(static[name] for name in memory.params)
-    return displacement(memory.params, static) / torch.where(size > 0, size, 1.0)
+    rule, static = dynamic_model.rule, dynamic_model.static
+    size = norm(static[name] for name in (*memory.params, *rule.held))
+    moved_B = displacement(memory.params, static)
+    if rule.held:
+        moved_B = torch.hypot(moved_B, rule.held_displacement(memory.rule.lanes))
+    return moved_B / torch.where(size > 0, size, 1.0)
 
 
 def constants_of(dynamic_model: DynamicModel) -> str:

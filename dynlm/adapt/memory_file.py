@@ -141,7 +141,7 @@ def save_memory(
         articles=saved.articles,
         unfinished=None if saved.unfinished is None else saved.unfinished.read,
         last=saved.last,
-        distance=float(distance(saved.memory, dynamic_model.static)) if saved.memory.params else 0.0,
+        distance=float(distance(saved.memory, dynamic_model)) if saved.memory.params else 0.0,
         record=saved.record.to_dict(),
     )
     return _write(path, about, tensors)

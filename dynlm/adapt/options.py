@@ -92,6 +92,10 @@ class MemoryOptions(Section):
     merge_every: int = bounded(1, 1, 64, omit_default=True)
     """Above 1: update the LSTM's matrices by products, with a precondition of rows times columns, and merge those of
     its softmax layer every so many segments (rules that keep nothing else): faster, with slightly other losses."""
+    used_rows: int = bounded(0, 0, 32767, omit_default=True)
+    """Above 0: update the LSTM's softmax layer only in the rows of tokens that the text has used, at most so many, and
+    hold these beside the matrix, which all lanes share (rules that keep nothing else): faster, with slightly other
+    losses. Rows whose tokens occurred longest ago make room."""
 
     @classmethod
     def select(cls, values: Mapping[str, Any]) -> type[MemoryOptions]:
@@ -117,9 +121,10 @@ class MemoryOptions(Section):
 
     def require_merged(self, where: str) -> None:
         """Raise UserError if updates are held outside the weights, which ``where`` keeps or uses."""
-        if self.merge_every > 1:
-            what = f"memory.merge_every is {self.merge_every}, and {where} needs all updates in the weights"
-            raise UserError(what, do="choose --memory.merge_every 1")
+        for option, none in (("merge_every", 1), ("used_rows", 0)):
+            if (value := getattr(self, option)) != none:
+                what = f"memory.{option} is {value}, and {where} needs all updates in the weights"
+                raise UserError(what, do=f"choose --memory.{option} {none}")
 
     def targets_of(self, seed: int) -> Targets:
         """Return what of the model moves."""

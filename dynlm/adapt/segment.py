@@ -71,7 +71,7 @@ def _read_lanes(
     share_BT = shares(batch)
     restored_before_B = None if memory.filter is None else memory.filter.restored_B.clone()
     done = []
-    for part in _parts(dynamic_model, batch):
+    for part in _parts(dynamic_model, memory, batch):
         own: Memory = select_lanes(memory._replace(mixture=None), part)
         if busy_B is None or busy_B[part].any():
             done.append(_read_block(_Block(dynamic_model, own, select_lanes(batch, part), part, observe)))
@@ -92,10 +92,10 @@ def _read_lanes(
     return concatenate_lanes(nats), memory._replace(state=concatenate_lanes(states), rule=rule, cache=cache)
 
 
-def _parts(dynamic_model: DynamicModel, batch: Batch) -> Iterator[slice]:
+def _parts(dynamic_model: DynamicModel, memory: Memory, batch: Batch) -> Iterator[slice]:
     """Iterate over the blocks of lanes that the engine takes at once."""
     lanes, length = batch.inputs_BT.shape
-    at_once = dynamic_model.engine.lanes_at_once(length, dynamic_model.rule.learns, dynamic_model.like)
+    at_once = dynamic_model.engine.lanes_at_once(length, memory.params, dynamic_model.like)
     for begin in range(0, lanes, at_once):
         yield slice(begin, min(begin + at_once, lanes))
 
@@ -106,7 +106,7 @@ def _learn_again(dynamic_model: DynamicModel, memory: Memory, busy_B: Tensor, ob
     if (drawn := dynamic_model.replay.draw(memory.replay, busy_B, dynamic_model.like)) is None:
         return
     batch, state = drawn
-    for part in _parts(dynamic_model, batch):
+    for part in _parts(dynamic_model, memory, batch):
         own: Memory = select_lanes(memory._replace(mixture=None, cache=None), part)
         block = _Block(dynamic_model, own, select_lanes(batch, part), part, observe, replayed=True)
         scored = _score(block, select_lanes(state, part), dynamic_model.rule.tensors)
@@ -197,7 +197,7 @@ def _apply_updates(block: _Block, scored: Scored, share_BT: Tensor) -> None:
         if rule.learns:
             rule.step_(event)
     if memory.filter is not None and filter_ is not None and filter_.track and not block.replayed:
-        memory.filter.measure_(squares, list(memory.params), share_BT)
+        memory.filter.measure_(squares, dynamic_model.dynamic, share_BT)
 
 
 def _is_within(filter_: UpdateFilter, rule: Rule, event: StepEvent) -> bool:
@@ -226,7 +226,7 @@ def _take_where_within(block: _Block, filter_: UpdateFilter, event: StepEvent) -
     if allowed_B is None:
         allowed_B = torch.linalg.vector_norm((event.theta - before).flatten(1), dim=1) <= limit
     assert memory.filter is not None, "a model with an update filter reads with a memory that has its state"
-    memory.filter.count_(list(memory.params).index(event.name), ~allowed_B, block.batch.position_B2)
+    memory.filter.count_(block.dynamic_model.dynamic.index(event.name), ~allowed_B, block.batch.position_B2)
     event.theta.copy_(torch.where(expand_lanes(allowed_B, event.theta), event.theta, before))
     for slot, tensor in event.slots.items():
         tensor.copy_(torch.where(expand_lanes(allowed_B, tensor), tensor, slots_before[slot]))

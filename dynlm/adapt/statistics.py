@@ -58,7 +58,7 @@ def batch_statistics(
         moving[name] = tensor.to(torch.promote_types(tensor.dtype, torch.float32)).requires_grad_()
     squares = {name: torch.zeros_like(tensor) for name, tensor in moving.items()}
     stream = _pieces(split, kind, tokens)
-    at_once = dynamic_model.engine.lanes_at_once(stream.segment, False, like)
+    at_once = dynamic_model.engine.lanes_at_once(stream.segment, (), like)
     state, position, count = model.init_state(stream.lanes, like), stream.begin(), 0
     while True:
         segment, position = stream.next(position)

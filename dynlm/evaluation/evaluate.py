@@ -63,7 +63,7 @@ class _Pass:
         self.position = stream.begin()
         self.distance_B = torch.zeros(self.lanes, device=dynamic_model.device)
         if track and start is not None:
-            self.distance_B = distance(self.memory, dynamic_model.static)
+            self.distance_B = distance(self.memory, dynamic_model)
         self.rows: list[np.ndarray] = []
         self.values: list[Tensor] = []
         self.meter = CostMeter(dynamic_model.device)
@@ -78,7 +78,7 @@ class _Pass:
                 starts_B = torch.from_numpy(read.segment.starts_B).to(self.distance_B.device)
                 self.distance_B = self.distance_B.masked_fill(starts_B, 0)
             columns.append(self.distance_B[:, None].expand_as(read.nats_BT))
-            self.distance_B = distance(self.memory, self.dynamic_model.static)
+            self.distance_B = distance(self.memory, self.dynamic_model)
         self.values.append(torch.stack(columns).flatten(1).float())
 
     def state_dict(self) -> State:
@@ -195,7 +195,7 @@ def _update_filter_counts(evaluation: Evaluation, memory: Memory, track: bool) -
     if memory.filter is None:
         return {}
     lanes = evaluation.processes.gather_object(to_device(memory.filter, "cpu"))
-    state, names = concatenate_lanes(lanes), list(memory.params)
+    state, names = concatenate_lanes(lanes), evaluation.dynamic_model.dynamic
     first = {n: {"article": a, "segment": p // evaluation.segment} for n, (a, p) in first_of(state, names).items()}
     counts = {"update_filter": {**counts_of(state, names), "first": first}}
     return {**counts, "update_to_weight": ratios_of(state, names)} if track else counts

@@ -84,7 +84,7 @@ class Session:
     def distance(self) -> float:
         """|theta_t - theta_0| / |theta_0|."""
         memory = self.saved.memory
-        return float(distance(memory, self.dynamic_model.static)) if memory.params and self.saved.tokens else 0.0
+        return float(distance(memory, self.dynamic_model)) if memory.params and self.saved.tokens else 0.0
 
     def copy(self) -> Session:
         """Return a session that reading with this one does not change."""
@@ -144,7 +144,9 @@ class Session:
         if memory.filter is not None:
             # Counts belong to a reading; a saved memory has none.
             rejected = int(memory.filter.counts_BC.sum())
-            memory = memory._replace(filter=FilterState.initial(1, len(memory.params), self.dynamic_model.like))
+            memory = memory._replace(
+                filter=FilterState.initial(1, len(self.dynamic_model.dynamic), self.dynamic_model.like)
+            )
         own = slice(done, end)
         columns = split.ids_N[own], split.surfaces(0)[own], split.words_N[own]
         unfinished = None if finish else _unfinished(split, end)

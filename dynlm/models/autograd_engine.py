@@ -87,7 +87,7 @@ class AutogradEngine:
             # Each lane's loss has a gradient of zero by the other lanes' own weights.
             yield Gradient(name, functools.reduce(torch.add, each) if name in own else torch.stack(each))
 
-    def lanes_at_once(self, length: int, learns: bool, like: Tensor) -> int:
+    def lanes_at_once(self, length: int, own: Collection[str], like: Tensor) -> int:
         """See ``Engine.lanes_at_once``."""
         return max(1, _LOGITS_BYTES_AT_ONCE // (length * self.model.vocab_size * like.element_size()))
 

@@ -177,11 +177,13 @@ class Scored(NamedTuple):
 class Factors(NamedTuple):
     """A matrix's gradient as factors: left^T right and, where there are any, ``at_rows_BTH`` in its rows ``rows_BT``.
 
-    One left row and one right row of each token (V, H: the matrix's rows and columns); all are scratch.
+    One left row and one right row of each token (V, H: the matrix's rows and columns); all are scratch. ``targets_BT``:
+    of the softmax layer, the rows of the tokens that were predicted.
     """
 
     left_BTV: Tensor
     right_BTH: Tensor
+    targets_BT: Tensor | None = None
     rows_BT: Tensor | None = None
     at_rows_BTH: Tensor | None = None
 
@@ -213,7 +215,7 @@ class Engine(Protocol):
     """Score segments with a model and differentiate the losses, in lanes that may have weights of their own.
 
     ``lane_params`` and the gradients have a leading dimension of B; tensors that are not in ``lane_params`` are shared.
-    Beside the model's ``factored_tensor`` they may hold a displacement of it (``low_rank.with_low_rank``).
+    Beside the model's ``factored_tensor`` they may hold a displacement of it (``displacement.with_displacement``).
     """
 
     @property
@@ -252,8 +254,11 @@ class Engine(Protocol):
         ``scored`` is used up.
         """
 
-    def lanes_at_once(self, length: int, learns: bool, like: Tensor) -> int:
-        """Return how many lanes' segments of ``length`` tokens to score together."""
+    def lanes_at_once(self, length: int, own: Collection[str], like: Tensor) -> int:
+        """Return how many lanes' segments of ``length`` tokens to score together.
+
+        ``own``: the tensors of which each lane has a copy of its own.
+        """
 
     def tokens_at_once(self, params: Params, segment: int) -> int:
         """Return how many tokens of one lane to score at once with weights that do not move.

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from dynlm.adapt.dynamic_model import DynamicModel
+from dynlm.adapt.held_updates import holding_rule
 from dynlm.adapt.options import LearnedRuleOptions, MemoryOptions
 from dynlm.adapt.partners.cache import Cache
 from dynlm.adapt.partners.mixture import FixedShareMixture
@@ -18,7 +19,6 @@ from dynlm.adapt.partners.replay import Replay
 from dynlm.adapt.rules.base import Rule, Statistics
 from dynlm.adapt.rules.elementwise import ElementwiseRule
 from dynlm.adapt.rules.learned import LearnedRule
-from dynlm.adapt.rules.merged import MergedRule, can_merge
 from dynlm.adapt.rules.moments import EPSILON, Moments
 from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule, PerWeightLSTMRule
 from dynlm.adapt.rules.registry import RULES, SEGMENTS, StatisticsKind
@@ -67,29 +67,13 @@ def build_dynamic_model(trained: TrainedModel, memory: MemoryOptions, rule: Rule
         raise UserError("memory.kernels is 'native', which is for a CPU", do="choose --memory.kernels torch")
     dynamic, engine, filter_ = trained.model.dynamic_tensors(memory.targets), engine_for(trained.model, settings), None
     replay = Replay.of(rule, trained.model, memory.segment)
-    if memory.merge_every > 1 and rule.learns:
-        rule = merged_rule(rule, trained.model.factored_tensor, memory)
+    rule = holding_rule(rule, trained.model, memory)
     # What moves is float32, whatever the type of the others: half precision would round small updates away.
     moving = {name: trained.params[name].float() for name in dynamic if trained.params[name].itemsize == 2}
     static = {**trained.params, **moving} if rule.learns else trained.params
     if memory.update_filter and rule.learns:
         filter_ = UpdateFilter.for_model(static, dynamic, trained.model.vocab_size, memory.track)
     return DynamicModel(engine, static, rule, dynamic, memory.reset, filter=filter_, replay=replay)
-
-
-def merged_rule(rule: Rule, matrix: str | None, memory: MemoryOptions) -> Rule:
-    """Return ``rule`` with the updates of ``matrix``, if it moves that, merged every ``memory.merge_every`` segments.
-
-    Raises UserError for a model or a rule that cannot hold updates.
-    """
-    do = "choose --memory.merge_every 1"
-    if matrix is None:
-        raise UserError("memory.merge_every is for models with an output layer of their own engine (the LSTM)", do=do)
-    if memory.precision != "float32":
-        raise UserError(f"memory.merge_every does not go with memory.precision {memory.precision!r}", do=do)
-    if not isinstance(rule, ElementwiseRule) or not can_merge(rule):
-        raise UserError(f"memory.merge_every does not go with memory.rule {memory.rule!r}", do=do)
-    return MergedRule(rule, matrix, memory.merge_every, memory.segment) if matrix in rule.tensors else rule
 
 
 def meta_of(

@@ -123,7 +123,7 @@ class OuterLoop:
         for learner in self.learners:
             fields |= learner.log_fields()
         if self.memory.filter is not None:
-            fields["update_filter"] = counts_of(self.memory.filter, list(self.memory.params))
+            fields["update_filter"] = counts_of(self.memory.filter, self.dynamic_model.dynamic)
         return fields
 
     def _window(self, segments: int) -> tuple[float, float]:

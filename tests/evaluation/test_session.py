@@ -207,7 +207,8 @@ def test_generation_continues_an_unfinished_article(tuned_copy: Run, tmp_path: P
     assert isinstance(generated(tuned_copy.folder, config, "", 5, memory_file=path), str)
 
 
-def test_a_session_needs_all_updates_in_the_weights(tuned_run: Run) -> None:
-    chosen = opened(tuned_run.folder, with_memory(tuned_run.config, rule="rms", segment=SEGMENT, merge_every=4))
-    with pytest.raises(UserError, match=r"memory\.merge_every is 4, and a reading in sittings"):
+@pytest.mark.parametrize(("option", "value"), [("merge_every", 4), ("used_rows", 100)])
+def test_a_session_needs_all_updates_in_the_weights(tuned_run: Run, option: str, value: int) -> None:
+    chosen = opened(tuned_run.folder, with_memory(tuned_run.config, rule="rms", segment=SEGMENT, **{option: value}))
+    with pytest.raises(UserError, match=rf"memory\.{option} is {value}, and a reading in sittings"):
         Session.open(chosen)

@@ -145,6 +145,6 @@ def test_the_fused_layer_is_run_lane_by_lane() -> None:
 def test_the_logits_bound_how_many_lanes_are_scored_at_once() -> None:
     case = Case(SHAPES[0], 1)
     engine, like = engine_of(case, True), case.share_BT
-    most = engine.lanes_at_once(5, True, like)
+    most = engine.lanes_at_once(5, case.names, like)
     assert most == (1 << 28) // (5 * case.model.vocab_size * like.element_size())
-    assert engine.lanes_at_once(5 * most * 2, True, like) == 1
+    assert engine.lanes_at_once(5 * most * 2, case.names, like) == 1

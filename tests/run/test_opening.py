@@ -10,11 +10,11 @@ from dynlm.adapt.options import MemoryOptions, StepOptions
 from dynlm.adapt.partners.replay import Replay
 from dynlm.adapt.rules.elementwise import LEVEL_1, Rates
 from dynlm.adapt.rules.merged import MergedRule
+from dynlm.adapt.rules.used_rows import UsedRowsRule
 from dynlm.errors import UserError
-from dynlm.models.protocol import SequenceModel
 from dynlm.run.folder import TrainedModel, load_model
 from dynlm.run.memory_store import MemoryStore
-from dynlm.run.opening import merged_rule, open_dynamic_model
+from dynlm.run.opening import open_dynamic_model
 from tests.tiny import Run
 
 NAMES = ("embedding", "lstm.0.input", "lstm.0.recurrent", "lstm.0.bias", "output.bias")
@@ -86,9 +86,23 @@ def test_updates_are_merged_for_rules_and_models_that_can(tuned_run: Run, traine
     adam = MemoryOptions.select({"rule": "adam"})(rule="adam", lr=0.1, merge_every=3)
     with pytest.raises(UserError, match=r"memory\.merge_every does not go with memory.rule 'adam'"):
         open_dynamic_model(tuned_run.folder, trained, adam)
-    foreign = trained.model.twice_differentiable()
-    with pytest.raises(UserError, match=r"memory\.merge_every is for models"):
-        merged_rule(LEVEL_1, SequenceModel.factored_tensor.fget(foreign), StepOptions(merge_every=3))  # type: ignore
+
+
+def test_used_rows_are_held_beside_the_matrix(tuned_run: Run, trained: TrainedModel) -> None:
+    chosen = open_dynamic_model(tuned_run.folder, trained, StepOptions(used_rows=100))
+    assert isinstance(chosen.rule, UsedRowsRule)
+    assert (chosen.rule.matrix, chosen.rule.places) == ("embedding", 100)
+    assert tuple(chosen.fresh_memory().params) == NAMES[1:]
+    assert open_dynamic_model(tuned_run.folder, trained, StepOptions(rule="none", used_rows=100)).rule == LEVEL_1
+    for options, what in (
+        ({"merge_every": 4}, "memory.merge_every and memory.used_rows exclude each other"),
+        ({"used_rows": 5}, "memory.used_rows is 5, and a segment's inputs and targets may be "),
+        ({"targets": ["embedding"]}, "memory.used_rows needs another tensor that moves beside 'embedding'"),
+        ({"track": True}, "memory.used_rows does not go with memory.track"),
+        ({"precision": "bfloat16"}, "memory.used_rows does not go with memory.precision 'bfloat16'"),
+    ):
+        with pytest.raises(UserError, match=re.escape(what)):
+            open_dynamic_model(tuned_run.folder, trained, StepOptions(**{"used_rows": 100, **options}))
 
 
 def test_level_1_needs_nothing(trained_run: Run, trained: TrainedModel) -> None:

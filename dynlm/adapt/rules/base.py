@@ -157,6 +157,8 @@ class Rule:
     replay_rate: float = 0.0
     """The share of the learning rates with which segments are learned from again, 0 for never. A rule that sets it
     heeds ``SegmentEvent.replay_B``."""
+    held: tuple[str, ...] = ()
+    """Those of ``tensors`` whose displacement from theta_0 is in the lanes' state, and which have no other copy."""
     measures_gradient = False
     """Whether ``segment_scales`` looks at the segment's first gradient, which then has to come whole."""
 
@@ -204,6 +206,10 @@ class Rule:
     def with_pending(self, params: Params, lanes: Any) -> Params:
         """Return weights (B, ...) as the engine takes them, with updates that are not added to them yet."""
         return params
+
+    def held_displacement(self, lanes: Any) -> Tensor:
+        """Return |theta_t - theta_0| of the tensors ``held`` (B,)."""
+        raise NotImplementedError
 
     def restore_lanes(self, lanes: Any, restored_B: Tensor, like: Tensor) -> Any:
         """Return the lanes' state after a segment that took the lanes ``restored_B`` (bool) back to fresh weights."""

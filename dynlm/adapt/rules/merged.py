@@ -4,7 +4,7 @@ A segment's gradient of a matrix is a product of factors with one row for each t
 writes and reads a gradient, the weights and the rule's constants, each as large as the matrix. Here a matrix's
 precondition is taken as the nearest product of a row's and a column's factor (in logarithms): scaled factors are the
 update itself, and a product adds it to the weights. Of the softmax layer those of K segments are held, the model
-predicts with theta and their products (``models.low_rank``), and one pass over the weights merges them:
+predicts with theta and their products (``models.displacement``), and one pass over the weights merges them:
 
     theta <- theta + (1 - (1 - beta)^K) (theta_0 - theta) + sum over segments of kept^(K - 1 - k) left_k^T right_k
 
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from dynlm.adapt.rules.base import Rule, RuleState, StepEvent
 from dynlm.adapt.rules.elementwise import ElementwiseRule
-from dynlm.models.low_rank import LowRank, with_low_rank
+from dynlm.models.displacement import LowRank, with_displacement
 from dynlm.models.protocol import Factors
 from dynlm.types import Params
 
@@ -44,13 +44,6 @@ class PendingUpdates(NamedTuple):
     right_BMH: Tensor
     rows_B: Tensor
     segments_B: Tensor
-
-
-def can_merge(rule: Rule) -> bool:
-    """Whether a rule's steps depend on gradients and constants alone, so that they can be put off."""
-    if not isinstance(rule, ElementwiseRule):
-        return False
-    return not (rule.gates or rule.slots or any(rule.boundary_reset.values()) or rule.replay_rate)
 
 
 class MatrixConstants(NamedTuple):
@@ -132,7 +125,7 @@ class MergedRule(Rule):
             held.masked_fill_(lanes_B[:, None, None], 0)
 
     def with_pending(self, params: Params, lanes: PendingUpdates) -> Params:
-        return with_low_rank(params, self.matrix, _used(lanes))
+        return with_displacement(params, self.matrix, _used(lanes))
 
     def prepare_(self, event: StepEvent) -> StepEvent:
         """Merge what is held where another segment's updates would be too many."""

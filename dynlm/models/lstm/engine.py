@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from dynlm.models.autograd_engine import AutogradEngine
-from dynlm.models.low_rank import LowRank, low_rank_of
+from dynlm.models.displacement import Displacement, LowRank, displacement_of
 from dynlm.models.lstm.layers import LayerTape, affine, product, read_layer, through_time
 from dynlm.models.lstm.model import LSTMLanguageModel, LSTMState
 from dynlm.models.protocol import Factors, Gradient, Scored
@@ -44,10 +44,11 @@ class _Tape(NamedTuple):
 
     weights: Params
     inputs_BT: Tensor
+    targets_BT: Tensor
     layers: list[LayerTape]
     target_indices_N: Tensor
     """Indices of the targets' logits among all of ``scaled_BTV``."""
-    displacement: LowRank | None
+    displacement: Displacement | None
     """Of the softmax layer's matrix."""
 
 
@@ -86,7 +87,7 @@ class LSTMEngine(AutogradEngine):
         x_BTE = scratch.take("embedded", (lanes, length, width), embedding)
         rows_N = inputs_BT.reshape(-1) if embedding.dim() == 2 else _stacked_rows(inputs_BT, model.vocab_size)
         torch.index_select(embedding.view(-1, width), 0, rows_N, out=x_BTE.view(-1, width))
-        displacement = low_rank_of(lane_params, model.factored_tensor)
+        displacement = displacement_of(lane_params, model.factored_tensor)
         if displacement is not None and model.options.tied:
             displacement.add_rows_(inputs_BT, x_BTE)
         layers, after = [], []
@@ -101,7 +102,7 @@ class LSTMEngine(AutogradEngine):
             displacement.add_product_(x_BTE, logits_BTV)
         indices_N = _stacked_rows(targets_BT.reshape(-1, 1), model.vocab_size)
         nats_BT, total_BT1 = token_nats_(logits_BTV, indices_N)
-        tape_of_all = _Tape(weights, inputs_BT, layers, indices_N, displacement)
+        tape_of_all = _Tape(weights, inputs_BT, targets_BT, layers, indices_N, displacement)
         return Scored(nats_BT, tuple(after), x_BTE, NextTokenDistribution(logits_BTV, total_BT1), tape_of_all)
 
     @torch.no_grad()
@@ -119,14 +120,15 @@ class LSTMEngine(AutogradEngine):
         output = model.output_weight(weights)
         d_x = scratch.take("d_features", tuple(features_BTH.shape), features_BTH)
         product(d_logits_BTV, output, d_x)
-        factored = tape.displacement is not None
+        # With a low-rank displacement of one matrix the updates of all are products.
+        factored = isinstance(tape.displacement, LowRank)
         if tape.displacement is not None:
             tape.displacement.add_transposed_product_(d_logits_BTV, d_x)
         # Of the tensors, these come in parts.
         whole = whole_first and model.output_tensor(names) in ("output.weight", "embedding")
         rows = model.vocab_size if whole or d_x.is_cuda else _rows_of_a_part(len(d_x), features_BTH)
-        if not model.options.tied and "output.weight" in names and factored:
-            yield _as_factors("output.weight", Factors(d_logits_BTV, features_BTH), (of_output,))
+        if not model.options.tied and "output.weight" in names and tape.displacement is not None:
+            yield _as_factors("output.weight", Factors(d_logits_BTV, features_BTH, tape.targets_BT), (of_output,))
         elif not model.options.tied and "output.weight" in names:
             for part in _parts(model.vocab_size, rows):
                 d_part_BRH = _outer(d_logits_BTV[..., part], features_BTH, output.dtype, scratch)
@@ -157,8 +159,8 @@ class LSTMEngine(AutogradEngine):
         of_input = (math.sqrt(d_x.shape[1]), d_x)
         if "embedding" not in names:
             return
-        if model.options.tied and factored:
-            factors = Factors(d_logits_BTV, features_BTH, tape.inputs_BT, d_x)
+        if model.options.tied and tape.displacement is not None:
+            factors = Factors(d_logits_BTV, features_BTH, tape.targets_BT, tape.inputs_BT, d_x)
             yield _as_factors("embedding", factors, (of_output, of_input))
             return
         if model.options.tied:
@@ -175,10 +177,17 @@ class LSTMEngine(AutogradEngine):
         yield Gradient("embedding", d_embedding_BVE, rows_BT=tape.inputs_BT, norm_factors=(of_input,))
         d_embedding_BVE.view(-1, shape[-1]).index_fill_(0, rows_N, 0)
 
-    def lanes_at_once(self, length: int, learns: bool, like: Tensor) -> int:
-        """See ``Engine.lanes_at_once``: as many as there are cores where lanes have weights of their own, on a CPU."""
-        by_logits = super().lanes_at_once(length, learns, like)
-        return min(by_logits, torch.get_num_threads()) if learns and like.device.type == "cpu" else by_logits
+    def lanes_at_once(self, length: int, own: Collection[str], like: Tensor) -> int:
+        """See ``Engine.lanes_at_once``: as many as there are cores where lanes have matrices of their own, on a CPU.
+
+        Where they share them and learn, as many as have their logits in cache.
+        """
+        by_logits = super().lanes_at_once(length, own, like)
+        if like.device.type != "cpu" or not own:
+            return by_logits
+        if not all(name.endswith("bias") for name in own):
+            return min(by_logits, torch.get_num_threads())
+        return max(1, _LOGITS_BYTES // (length * self.model.vocab_size * like.element_size()))
 
     def tokens_at_once(self, params: Params, segment: int) -> int:
         """See ``Engine.tokens_at_once``: several segments on a CPU, unless a product's rows decide on its rounding.

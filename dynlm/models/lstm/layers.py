@@ -177,6 +177,9 @@ def affine(x_BTI: Tensor, weight: Tensor, bias: Tensor, out_BTO: Tensor) -> None
         out_BTO.add_(bias if bias.dim() == 1 else bias[:, None])
     elif weight.dim() == 2 and bias.dim() == 1:
         torch.addmm(bias, x_BTI.flatten(0, 1), weight.T, out=out_BTO.flatten(0, 1))
+    elif weight.dim() == 2:  # One large product, whose rows start as their lane's bias.
+        out_BTO.copy_(bias[:, None].expand_as(out_BTO))
+        out_BTO.flatten(0, 1).addmm_(x_BTI.flatten(0, 1), weight.T)
     else:
         weight, bias = weight.expand(len(x_BTI), -1, -1), bias.expand(len(x_BTI), -1)
         torch.baddbmm(bias[:, None], x_BTI, weight.transpose(1, 2), out=out_BTO)

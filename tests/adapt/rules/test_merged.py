@@ -10,11 +10,10 @@ import torch
 from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import iter_segments
 from dynlm.adapt.rules.base import Rule
-from dynlm.adapt.rules.boundary import Boundary
 from dynlm.adapt.rules.elementwise import ElementwiseRule, Rates
-from dynlm.adapt.rules.merged import MergedRule, can_merge, dense_gradient, nearest_product
+from dynlm.adapt.rules.merged import MergedRule, dense_gradient, nearest_product
 from dynlm.adapt.update_filter import UpdateFilter
-from dynlm.models.low_rank import LowRank, with_low_rank
+from dynlm.models.displacement import LowRank, with_displacement
 from dynlm.models.lstm.engine import LSTMEngine
 from dynlm.models.options import LSTMOptions
 from dynlm.models.protocol import Factors
@@ -65,7 +64,7 @@ def test_a_displacement_as_factors_is_that_of_the_dense_matrix(options: LSTMOpti
     shapes = ((lanes, 4, len(case.static[name])), (lanes, 4, case.static[name].shape[1]))
     displacement = LowRank(*(torch.randn(shape, generator=generator, dtype=torch.float64) * 0.2 for shape in shapes))
     dense = {**case.lane_params, name: case.lane_params[name] + displacement.dense()}
-    factored = with_low_rank(case.lane_params, name, displacement)
+    factored = with_displacement(case.lane_params, name, displacement)
     found = []
     for lane_params in (dense, factored):
         engine = LSTMEngine(case.model)
@@ -171,10 +170,3 @@ def test_the_nearest_product_of_a_product_is_itself() -> None:
     by_row, by_column = torch.tensor([1.0, 4.0, 0.5]), torch.tensor([3.0, 0.1])
     found_row, found_column = nearest_product(by_row[:, None] * by_column)
     torch.testing.assert_close(found_row[:, None] * found_column, by_row[:, None] * by_column)
-
-
-def test_only_rules_that_keep_nothing_beside_weights_can_be_merged() -> None:
-    assert all(can_merge(rule(name)) for name in ("sgd", "sgd+decay", "rms"))
-    assert not can_merge(rule("g"))
-    assert not can_merge(rule("lstm"))
-    assert not can_merge(dataclasses.replace(rule("rms"), boundary=Boundary({"embedding": 0.5})))

@@ -104,10 +104,13 @@ def test_lanes_are_independent() -> None:
 def test_lanes_that_learn_are_read_as_many_at_once_as_there_are_threads() -> None:
     case = Case(SHAPES[0], 1)
     engine, like = LSTMEngine(case.model), case.share_BT
-    assert engine.lanes_at_once(5, True, like) == torch.get_num_threads()
-    most = engine.lanes_at_once(5, False, like)
+    assert engine.lanes_at_once(5, case.names, like) == torch.get_num_threads()
+    assert engine.lanes_at_once(5, ("output.bias",), like) == (1 << 23) // (
+        5 * case.model.vocab_size * like.element_size()
+    )
+    most = engine.lanes_at_once(5, (), like)
     assert most == (1 << 28) // (5 * case.model.vocab_size * like.element_size())
-    assert engine.lanes_at_once(5 * most * 2, False, like) == 1
+    assert engine.lanes_at_once(5 * most * 2, (), like) == 1
 
 
 def _static_reading(engine: LSTMEngine, params: Params, at_once: int) -> list[Tensor]:
