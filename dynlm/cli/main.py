@@ -27,7 +27,7 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _HELP = ("-h", "--help")
 _OVERVIEW = """usage: dynlm COMMAND [options]
 
-LSTM language models whose weights change while they read.
+Language models whose weights change while they read.
 
 {}
 
