@@ -50,11 +50,15 @@ class Opened:
         self.requests: list[str] = []
         self.page.on("console", lambda message: self.messages.append(message.text))
         self.page.on("pageerror", lambda error: self.messages.append(str(error)))
-        self.page.on("dialog", lambda dialog: (self.messages.append("a dialog"), dialog.dismiss()))
+        self.page.on("dialog", self._dismiss)
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(path.as_uri(), wait_until="commit" if ready else "load")
         if ready:
             self.page.wait_for_selector(ready, state="attached", timeout=20_000)
+
+    def _dismiss(self, dialog: Any) -> None:
+        self.messages.append("a dialog")
+        dialog.dismiss()
 
     def text(self, selector: str) -> str:
         return str(self.page.locator(selector).inner_text())

@@ -16,10 +16,9 @@ from benchmarks.mutants import (
     key_of,
     logged,
     modules_of,
-    mutants,
-    sample_mutants,
     summary,
 )
+from benchmarks.mutations import mutants, sample_mutants
 from dynlm.errors import UserError
 
 SOURCE = '''\

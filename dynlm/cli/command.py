@@ -72,7 +72,7 @@ class Command:
     options: str = "dynlm.train.config:Config"
     """The dataclass of all sections that a config file may have, which is imported when the command runs."""
     sections: str = ""
-    """Names of those that this command uses; empty: all."""
+    """Names of those that this command uses, or of single options (``corpus.text_field``); empty: all."""
     common: str = ""
     """Names of those of them that ``--help`` shows; empty: all of them."""
     config: str | None = None
@@ -87,6 +87,14 @@ class Command:
         """What it does, in one line: the docstring of its function without the examples."""
         return (inspect.getdoc(self.run) or "").partition("\n\n")[0].removesuffix(".")
 
+    def used_sections(self) -> dict[str, tuple[str, ...]]:
+        """Return the sections of ``sections``, each with the names of its options, or none where all are used."""
+        used: dict[str, tuple[str, ...]] = {}
+        for word in self.sections.split():
+            section, _, option = word.partition(".")
+            used[section] = (*used.get(section, ()), *([option] if option else []))
+        return used
+
     @property
     def examples(self) -> list[str]:
         """Two examples: the last lines of the docstring."""
@@ -97,6 +105,10 @@ FORMAT = Option(
     "--format", "of the table: csv has unrounded figures, latex is for booktabs, json has everything", Format, "text"
 )
 """Option of the commands that print tables."""
+READING = "run.seed run.cpu"
+"""Options of the section run that a command takes which only reads with a run, for ``sections``."""
+WORK = f"run.name run.folder {READING} run.checkpoint_seconds run.checkpoints_kept"
+"""Those of one that adds to a run, or to its copy where that is read-only, and that can be interrupted."""
 COMMANDS: dict[str, Command] = {}
 """All commands by name."""
 _MOST_SKIPPED = 20

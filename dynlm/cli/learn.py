@@ -103,6 +103,8 @@ def _read_instead(options: Namespace, config: LearnOptions, found: Survey) -> in
         do = f"give more text, or name a trained run or packed model ({known})"
         raise UserError(f"{what}, and there is no model {name!r} (--learn.model) to read them with", found.path, do)
     words = [str(model), options.texts, "--run.cpu", str(config.run.cpu).lower()]
+    fields = vars(config.corpus)
+    words += [word for name, field in fields.items() for word in (f"--corpus.{name}", field)]
     words.append("--json" if options.json else "--show")
     _say(options, _survey_line(found), f"{what}: {name} reads them instead", f"dynlm read {shlex.join(words)}")
     read = COMMANDS["read"]

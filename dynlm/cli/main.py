@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
+from collections.abc import Container
 
 from dynlm.cli import command as registry
 from dynlm.cli import completion, fewshot, learn, memory, reading, report, score, study, train
@@ -25,6 +27,7 @@ COMMANDS: dict[str, Command] = {
 """All commands by name, in the overview's order."""
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _HELP = ("-h", "--help")
+_OPTIONS = re.compile(r"`[^`]*`|--([a-z]+\.\w+)")
 _OVERVIEW = """usage: dynlm COMMAND [options]
 
 Language models whose weights change while they read.
@@ -104,7 +107,20 @@ def _run(argv: list[str]) -> int:
     from dynlm.cli.parser import parse
 
     with raise_on_sigterm():
-        return COMMANDS[name].run(*parse(name, COMMANDS[name], words))
+        options, config = parse(name, COMMANDS[name], words)
+        try:
+            return COMMANDS[name].run(options, config)
+        except UserError as error:
+            raise UserError(_as_taken(str(error), [*options.keys()])) from error
+
+
+def _as_taken(message: str, options: Container[str]) -> str:
+    """Return a message where a section's options that are not among the command's ``options`` have no dashes.
+
+    So they are named as in config files: ``verify`` reads with the options of a score file. Command lines in backquotes
+    stay.
+    """
+    return _OPTIONS.sub(lambda found: found[0] if found[1] is None or found[1] in options else found[1], message)
 
 
 def _split_command(argv: list[str]) -> tuple[str, list[str]]:

@@ -38,6 +38,8 @@ Given = list[tuple[str, str]]
 class _Parser(jsonargparse.ArgumentParser):
     other_sections: Sequence[str] = ()
     """Sections that config files may have and the command does not use."""
+    other_options: Sequence[str] = ()
+    """Options, of sections of which it uses others, that it does not."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
         raise UserError(_explained(self, message), do=f"see `{self.prog} --help`") from ex
@@ -80,11 +82,17 @@ def parse(name: str, command: Command, argv: list[str]) -> tuple[jsonargparse.Na
     folder = None if named is None else find_run(named, command.runs)
     run = {} if folder is None else _run_options(command, folder, given)
     layers = Layers(kind, _config_files(command, kind, given), run, words)
-    used = command.sections.split() or list(layers.kinds)
+    used = command.used_sections() or dict.fromkeys(layers.kinds, ())
     of_a_run = command.takes_run and not (command.run_is_optional and folder is None)
-    taken = {section: _taken_options(layers.kinds[section], of_a_run) for section in used}
+    taken = {section: [*own] or _taken_options(layers.kinds[section], of_a_run) for section, own in used.items()}
     parser.other_sections = [section for section in layers.kinds if not taken.get(section)]
-    common, hidden = command.common.split() or used, 0
+    parser.other_options = [
+        f"--{section}.{name}"
+        for section in used
+        for name in get_type_hints(layers.kinds[section])
+        if name not in taken[section]
+    ]
+    common, hidden = command.common.split() or [*used], 0
     for section, names in taken.items():
         shown = names if full_help else _common_options(section, layers) if section in common else []
         hidden += _add_section(parser, section, layers, names, shown) if names else 0
@@ -257,6 +265,8 @@ def _explained(parser: _Parser, message: str) -> str:
     unknown = [word for word in re.findall(r"--[\w.]+", text) if word not in names]
     if unknown and (section := unknown[0][2:].partition(".")[0]) in parser.other_sections:
         return f"{unknown[0]} is not used by this command, nor is any option of {section}"
+    if unknown and unknown[0] in parser.other_options:
+        return f"{unknown[0]} is not used by this command"
     return _cut(text) + (did_you_mean(unknown[0], names) if unknown else "")
 
 

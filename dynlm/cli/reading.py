@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynlm.cli.command import Argument, Option, command, open_run, print_answer, print_pieces, skipped_lines
+from dynlm.cli.command import READING, Argument, Option, command, open_run, print_answer, print_pieces, skipped_lines
 from dynlm.errors import UserError
 from dynlm.runtime.launcher import is_main_process
 from dynlm.runtime.text import counted, read_text, warn
@@ -32,7 +32,7 @@ _MOST_SHOWN = 600
     Option("--again", "learn again from texts that the memory has read last"),
     Option("--compare", "false: don't read with the static model too, which saves its time", bool, True),
     Option("--show", "print the text in colours: blue where the memory loses fewer nats than the static model"),
-    sections="run memory",
+    sections=f"{READING} memory corpus.text_field corpus.title_field",
     takes_run=True,
     takes_memory=True,
     mixes_new_memories=True,
@@ -53,7 +53,8 @@ def _read(options: Namespace, config: Config) -> int:
     if options.unfinished and options.memory_file is None:
         raise UserError("what is to follow needs a memory that is kept", do="give --memory FILE")
     run, path = open_run(options, config), None if options.memory_file is None else Path(options.memory_file)
-    texts, skipped = load_own_texts(options.texts)  # standard input may take long: no file is locked meanwhile
+    # Standard input may take long: no file is locked meanwhile.
+    texts, skipped = load_own_texts(options.texts, config.corpus)
     done = read_texts(run, texts, path, not options.unfinished, options.again, options.compare)
     if done.repeated:
         what = "these texts are what this memory has read last; they were not read again"
@@ -123,7 +124,7 @@ def _show(done: ReadSummary) -> None:
     Option("--samples", "texts to generate after the prompt, with seeds one apart", int, 1, 1, 10_000),
     Option("--seed", "seed of the first text; unset: the run's", int, high=LARGEST_SEED),
     Option("--learn", "learn from the generated text too, segment by segment"),
-    sections="run memory",
+    sections=f"{READING} memory",
     takes_run=True,
     takes_memory=True,
     mixes_new_memories=True,

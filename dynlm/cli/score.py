@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynlm.cli.command import Argument, Option, command, is_quiet, open_run, print_answer
+from dynlm.cli.command import READING, WORK, Argument, Option, command, is_quiet, open_run, print_answer
 from dynlm.run.locate import is_packed
 from dynlm.runtime.validation import LARGEST_SEED
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Option("--order_seed", "seed of a shuffled order", int, 0, high=LARGEST_SEED),
     Option("--name", "the score file's name; unset: by what is scored", str),
     Option("--force", "score again what was scored before, and replace its file"),
-    sections="run corpus model memory",
+    sections=f"{WORK} corpus model memory",
     takes_run=True,
     takes_memory=True,
     resumes=True,
@@ -58,7 +58,7 @@ def _memory_file(options: Namespace) -> Path | None:
     Option("--split", "split whose opening is read", str, "valid"),
     Option("--places", "positions of the text to change, one at a time", int, 20, 1, 1_000_000),
     Option("--all", "check every rule of the run, with a cache and mixed with level 1"),
-    sections="run corpus model memory",
+    sections=f"{READING} corpus model memory",
     takes_run=True,
 )
 def _check(options: Namespace, config: Config) -> int:
@@ -113,7 +113,7 @@ def _verify(options: Namespace, config: None) -> int:
     Option("--learned", "learned rules to keep, such as level-3,level-2; unset: all, '': none", str),
     Option("--tokens", "tokens of the valid split that figures are of; 0: no figures", int, 2000),
     Option("--replace", "replace a packed model that is there"),
-    sections="run corpus memory",
+    sections=f"{READING} corpus memory",
     common="corpus memory",
     takes_run=True,
 )
@@ -140,7 +140,7 @@ def _pack(options: Namespace, config: Config) -> int:
     "stress",
     Option("--split", "split whose articles the texts are made of", str, "valid"),
     Option("--tokens", "read at most this many tokens of each text", int),
-    sections="run corpus memory",
+    sections=f"{READING} corpus memory",
     takes_run=True,
 )
 def _stress(options: Namespace, config: Config) -> int:

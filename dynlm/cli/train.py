@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dynlm.cli.command import Argument, Option, command, is_quiet, open_run, print_answer, skipped_lines
+from dynlm.cli.command import WORK, Argument, Option, command, is_quiet, open_run, print_answer, skipped_lines
 from dynlm.runtime.perplexity import format_perplexity
 from dynlm.runtime.text import printable
 
@@ -84,7 +84,7 @@ def _adopt(options: Namespace, config: Config) -> int:
     return 0
 
 
-@command("tune", resumes=True, takes_run=True, sections="run corpus model memory tune", common="model memory tune")
+@command("tune", resumes=True, takes_run=True, sections=f"{WORK} corpus model memory tune", common="model memory tune")
 def _tune(options: Namespace, config: Config) -> int:
     """Tune the constants of a rule, or of a cache, on articles that no figure is reported on.
 
@@ -115,7 +115,7 @@ def _tune(options: Namespace, config: Config) -> int:
     "metatrain",
     resumes=True,
     takes_run=True,
-    sections="run corpus model memory tune g metatrain",
+    sections=f"{WORK} run.patience corpus model memory tune g metatrain",
     common="model memory g metatrain",
 )
 def _metatrain(options: Namespace, config: Config) -> int:
@@ -172,7 +172,7 @@ def _rows_of_gate(done: Mapping[str, Any]) -> Iterator[str]:
     "finetune",
     resumes=True,
     takes_run=True,
-    sections="run corpus memory tune metatrain finetune",
+    sections=f"{WORK} run.patience corpus memory tune metatrain finetune",
     common="memory finetune",
 )
 def _finetune(options: Namespace, config: Config) -> int:

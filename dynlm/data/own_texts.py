@@ -25,13 +25,16 @@ class OwnTexts(NamedTuple):
     skipped: dict[str, str]
 
 
-def load_own_texts(names: Sequence[str]) -> OwnTexts:
+def load_own_texts(names: Sequence[str], like: CorpusOptions | None = None) -> OwnTexts:
     """Load the texts that ``names`` name: files, folders, and - for standard input.
 
-    A text file is one article, whatever its name; of JSON lines and Parquet each record is one, by its field ``text``.
-    A folder is read by ``open_mixed``. Raises UserError for a named file that cannot be read, and for a folder without
-    any text.
+    A text file is one article, whatever its name; of JSON lines and Parquet each record is one, with the fields that
+    ``like`` names. A folder is read by ``open_mixed``. Raises UserError for a named file that cannot be read, and for a
+    folder without any text.
     """
+    corpus = CorpusOptions()
+    if like is not None:
+        corpus = corpus.replace(text_field=like.text_field, title_field=like.title_field)
     articles: list[Article] = []
     skipped: dict[str, str] = {}
     for name in names:
@@ -39,22 +42,22 @@ def load_own_texts(names: Sequence[str]) -> OwnTexts:
         if name == "-":
             articles.append(Article("standard input", read_text("-"), "standard input"))
         elif path.is_dir():
-            source = open_mixed(CorpusOptions(path=name, format="mixed"))
+            source = open_mixed(corpus.replace(path=name, format="mixed"))
             if not (found := [*source.splits["train"]()]):
                 raise no_text_in(name, source.skipped)
             # A text that is a whole file is called by its path, as one that is named alone.
             articles += [replace(each, title=each.where) if Path(each.where).is_file() else each for each in found]
             skipped |= source.skipped
         else:
-            articles += _of_file(path)
+            articles += _of_file(path, corpus)
     return OwnTexts(articles, skipped)
 
 
-def _of_file(path: Path) -> Iterator[Article]:
+def _of_file(path: Path, corpus: CorpusOptions) -> Iterator[Article]:
     unpacked = Path(unpacked_name(path))
     if unpacked.suffix.lower() in _SEVERAL:
-        yield from open_local(CorpusOptions(path=str(path))).splits["train"]()
+        yield from open_local(corpus.replace(path=str(path))).splits["train"]()
     elif unpacked.name == path.name:
         yield Article(str(path), read_text(path), str(path))
     else:
-        yield from open_local(CorpusOptions(path=str(path), format="text")).splits["train"]()
+        yield from open_local(corpus.replace(path=str(path), format="text")).splits["train"]()

@@ -167,7 +167,7 @@ def tune_cache(run: Run, quiet: bool = False) -> dict[str, Any]:
         tuned |= {
             "window": round(tuned["window"]),
             "seconds": round(tuned["seconds"] + seconds, 1),
-            "without_cache_nats_per_token": mean_of(nats_N),
+            "without_cache_nats_per_token": mean_loss(nats_N),
             "tuned_on": [run.record("cache", "tuned", options.split, stream.articles)],
         }
         run.store.save_fixed_cache(memory, tuned)
@@ -182,6 +182,6 @@ def open_without_cache(run: Run) -> DynamicModel:
     return run.dynamic_model(run.section(MemoryOptions).replace(cache="none"))
 
 
-def mean_of(nats_N: Tensor) -> float:
+def mean_loss(nats_N: Tensor) -> float:
     """Return the mean of many tokens' nats, summed in float64."""
     return float(nats_N.double().sum()) / len(nats_N)

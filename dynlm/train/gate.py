@@ -33,7 +33,7 @@ from dynlm.run.run import Run
 from dynlm.runtime.checkpoints import Checkpointer, Checkpoints, State
 from dynlm.runtime.files import exclusive
 from dynlm.runtime.tensors import params_fingerprint
-from dynlm.train.cache import mean_of, open_without_cache, tune_cache
+from dynlm.train.cache import mean_loss, open_without_cache, tune_cache
 from dynlm.train.meta_texts import meta_texts, single_pass
 from dynlm.train.options import MetatrainOptions, TuneOptions
 from dynlm.train.outer_loop import AveragedAdam
@@ -126,7 +126,11 @@ def train_gate(run: Run, quiet: bool = False) -> dict[str, Any]:
             "passes": passes,
             "passes_made": len(nats) - 1,
             "still_improving": not stopped_improving(nats),
-            "tuning_nats_per_token": {"none": mean_of(picking.nats_N), "start": nats[0], "learned": nats[passes]},
+            "tuning_nats_per_token": {
+                "none": mean_loss(picking.nats_N),
+                "start": nats[0],
+                "learned": nats[passes],
+            },
             "kept": "learned" if passes else "start",
             "started_at": {name: fixed[name] for name in CACHE_BOUNDS},
             "tuned_on": [
@@ -232,7 +236,7 @@ def stopped_improving(nats: Sequence[float]) -> bool:
 
 @torch.no_grad()
 def _nats_of(params: Params, data: GateData) -> float:
-    return mean_of(mixture(log_shares(params, data.features_NK), *data[1:]))
+    return mean_loss(mixture(log_shares(params, data.features_NK), *data[1:]))
 
 
 def _first_shares(inverses: Sequence[float], tuned: float, share: float) -> list[float]:

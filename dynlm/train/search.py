@@ -100,7 +100,7 @@ def part_tokens(tokens: int) -> int:
     return max(_SHORTEST_PART, -(-tokens // _PARTS))
 
 
-def mean_of(parts: list[Part]) -> float:
+def per_token(parts: list[Part]) -> float:
     """Return the nats per token, infinite where not finite."""
     mean = sum(part.nats for part in parts) / sum(part.tokens for part in parts)
     return mean if math.isfinite(mean) else math.inf
@@ -111,7 +111,7 @@ def is_better(new: list[Part], best: list[Part], whole: bool, method: Method) ->
 
     ``whole``: these are the whole text. A setting whose losses are not finite is worse than any other.
     """
-    value, lowest = mean_of(new), mean_of(best)
+    value, lowest = per_token(new), per_token(best)
     if whole:
         return value < lowest - _NOTICEABLE
     if method == "full" or len(new) < _FEWEST_PARTS:
@@ -177,7 +177,7 @@ class Race:
             self._read(key, checkpointer)
         self._end(key)
         tried = [self._tried(each) for each in self._parts]
-        return Found(dict(best), mean_of(self._parts[key]), tried, self.seconds)
+        return Found(dict(best), per_token(self._parts[key]), tried, self.seconds)
 
     def state_dict(self) -> State:
         tensors, readings = dict[str, Tensor](), []
@@ -238,7 +238,7 @@ class Race:
 
     def _tried(self, key: _Key) -> Tried:
         parts = self._parts[key]
-        return Tried(dict(zip(self._names, key, strict=True)), sum(part.tokens for part in parts), mean_of(parts))
+        return Tried(dict(zip(self._names, key, strict=True)), sum(part.tokens for part in parts), per_token(parts))
 
 
 def coordinate_search(

@@ -6,6 +6,7 @@ import pytest
 
 from dynlm.adapt.held_updates import can_hold, holding_rule
 from dynlm.adapt.options import StepOptions
+from dynlm.adapt.rules.boundary import Boundary
 from dynlm.errors import UserError
 from dynlm.models.protocol import SequenceModel
 from tests.adapt.readings import MODEL, rule
@@ -14,7 +15,7 @@ from tests.adapt.readings import MODEL, rule
 def test_only_rules_that_keep_nothing_beside_weights_can_hold_updates():
     assert all(can_hold(rule(name)) for name in ("sgd", "sgd+decay", "rms"))
     assert not can_hold(rule("g"))
-    assert not can_hold(dataclasses.replace(rule("rms"), boundary_reset={"embedding": 0.5}))
+    assert not can_hold(dataclasses.replace(rule("rms"), boundary=Boundary({"embedding": 0.5})))
     for name in ("g", "lstm"):
         with pytest.raises(UserError, match=r"memory\.used_rows does not go with memory\.rule"):
             holding_rule(rule(name), MODEL, StepOptions(used_rows=100))

@@ -262,7 +262,7 @@ def test_slow_weights_move_toward_the_weights_when_an_article_starts(reset):
     started = start_articles(chosen, read.memory.copy(), starts, torch.from_numpy(starts))
     for name in NAMES:
         anchor, theta = read.memory.rule.slots["anchor"][name][0], read.memory.params[name][0]
-        share = chosen.rule.slow_share(name, chosen.rule.slow_rate[name])
+        share = chosen.rule.boundary.slow_share(name, chosen.rule.boundary.slow_rate[name])
         expected = anchor + share * (theta - anchor) if reset == "stream" else chosen.static[name]
         assert torch.equal(started.rule.slots["anchor"][name][0], expected)
         assert reset == "article" or not torch.equal(expected, anchor)

@@ -79,6 +79,7 @@ def test_another_model_other_options_and_other_rates_are_refused(path, chosen):
 
 
 def test_every_constant_of_a_reader_counts(chosen):
+    no_reset = dataclasses.replace(chosen.rule.boundary, reset={})
     options = {"importance": True, "features": FEATURES, "boundary_reset": True, "slow_rate": 0.2, "momentum": 0.3}
     g = meta(**options)
     phi = moved_phi(g)
@@ -94,7 +95,7 @@ def test_every_constant_of_a_reader_counts(chosen):
     ]
     changed = [
         *(dataclasses.replace(chosen, rule=other.rule(its_phi)) for other, its_phi in learned),
-        dataclasses.replace(chosen, rule=dataclasses.replace(chosen.rule, boundary_reset={})),
+        dataclasses.replace(chosen, rule=dataclasses.replace(chosen.rule, boundary=no_reset)),
         dataclasses.replace(chosen, rule=dataclasses.replace(chosen.rule, replay_rate=0.1)),
         dataclasses.replace(chosen, cache=dataclasses.replace(chosen.cache, window=11)),
         dataclasses.replace(chosen, mixture=None),

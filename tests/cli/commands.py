@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import functools
+import io
 import json
 import os
+import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dynlm.cli.main import main
+from dynlm.adapt.rules.registry import RULES
+from dynlm.cli.main import COMMANDS, main
 from tests.tiny import as_yaml, tiny_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,7 +49,41 @@ def refused(capsys: Capture, *arguments: object) -> str:
     assert out == ""
     assert err.startswith("dynlm: error: ")
     assert err.endswith("\n") and err.count("\n") == 1, err
+    assert not (others := undeclared(err, *map(str, arguments))), f"the command has no {others}: {err}"
     return err
+
+
+def undeclared(message: str, *words: str) -> set[str]:
+    """Options that ``message``, to who ran the command of ``words``, names and that the command does not have.
+
+    A command line in backquotes is held against its own command. An option that ``words`` give may be wrong.
+    """
+    named = [(words, re.sub("`[^`]*`", "", message))]
+    named += [(tuple(line.split()[1:]), line) for line in re.findall("`(dynlm [^`]*)`", message)]
+    return {
+        option
+        for command, text in named
+        for option in re.findall(r"(?<![\w-])--[a-z][\w.]*\w", text)
+        if option not in declared(command) and not any(word.startswith(option) for word in words)
+    }
+
+
+def declared(words: Sequence[str]) -> set[str]:
+    """Options of the command that ``words`` begin with, with those of every rule and kind of model."""
+    name = next((name for count in (2, 1) if (name := " ".join(words[:count])) in COMMANDS), None)
+    return {"--version", "--help"} if name is None else _declared(name)
+
+
+@functools.cache
+def _declared(name: str) -> set[str]:
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+        main([*name.split(), "--help", "all"])
+    options = {"--help", *re.findall(r"(?m)^  (?:-h, )?(--[\w.]+)", out.getvalue())}
+    options |= {"--memory"} if COMMANDS[name].takes_memory else set()
+    if "--memory.rule" in options:
+        rules = [RULES[rule].options for rule in RULES.names()]
+        options |= {f"--memory.{item.name}" for rule in rules for item in dataclasses.fields(rule)}
+    return options
 
 
 def help_of(capsys: Capture, *words: str) -> list[str]:

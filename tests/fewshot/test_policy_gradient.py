@@ -145,7 +145,7 @@ def test_a_meta_step_counts_its_environment_steps(kind: str, source: str) -> Non
     tasks_of = SOURCES[source](SOURCES[source].Options(queries=3, **sizes))
     tasks, problem = tasks_of.batch("train", True, 4, seeded(0)), tasks_of.problem
     learner = learner_of(kind, problem)
-    done = learner.meta_step(trainable(learner.initial(seeded(0))), tasks, 0.0, seeded(1))
+    done = next(learner.meta_steps(trainable(learner.initial(seeded(0))), tasks, 0.0, seeded(1)))
     episodes = {"policy-pretrained": 3, "policy-reptile": problem.episodes, "guided": problem.episodes + 4}
     most = 4 * episodes.get(kind, problem.episodes + 3) * problem.horizon
     assert 0.7 * most < done.environment_steps <= most
@@ -229,10 +229,10 @@ def test_learned_rates_are_meta_parameters() -> None:
     learner = learner_of("policy-maml", tasks.problem, learned_rates=True, inner_rate=0.3)
     learned = trainable(learner.initial(seeded(0)))
     assert learned.meta["rate.log_std"].eq(0.3).all()
-    done = learner.meta_step(learned, tasks, 0.0, seeded(1))
+    done = next(learner.meta_steps(learned, tasks, 0.0, seeded(1)))
     assert done.gradients["rate.linear.1.weight"].ne(0).any()
     plain = learner_of("policy-maml", tasks.problem, inner_rate=0.3)
-    same = plain.meta_step(trainable(plain.initial(seeded(0))), tasks, 0.0, seeded(1))
+    same = next(plain.meta_steps(trainable(plain.initial(seeded(0))), tasks, 0.0, seeded(1)))
     torch.testing.assert_close(same.gradients["linear.0.weight"], done.gradients["linear.0.weight"])
 
 
@@ -255,7 +255,7 @@ def test_pretraining_takes_no_inner_steps_and_reptile_moves_to_the_adapted_weigh
     assert isinstance(pretrained, OuterPolicyLearner) and pretrained.training_steps == 0
     learner = learner_of("policy-reptile", tasks.problem, inner_steps=2)
     learned = learner.initial(seeded(0))
-    done = learner.meta_step(learned, tasks, 0.0, seeded(1))
+    done = next(learner.meta_steps(learned, tasks, 0.0, seeded(1)))
     # The same numbers are drawn where an adaptation's generators are one for all tasks.
     weights, randomness = learner.start(learned, 4, []), Randomness(seeded(1), 4)
     for step in range(2):

@@ -68,5 +68,5 @@ def test_experts_are_trained_where_the_best_policy_is_unknown() -> None:
     assert optimal is not None
     gained = (returns.returns_LTE[0].mean(1) - standing) / (optimal - standing)
     assert (gained > 0.3).all(), gained
-    done = learner.meta_step(trainable(learner.initial(seeded(0))), tasks, 0.0, seeded(3))
+    done = next(learner.meta_steps(trainable(learner.initial(seeded(0))), tasks, 0.0, seeded(3)))
     assert done.environment_steps > 0.5 * taken

@@ -115,7 +115,7 @@ class Sensitivities(MetaGradient):
                 if self.slow:
                     own = memory.rule.slots["anchor"][name][lane]
                     anchor = self._move_anchor(name, lane, (theta, own, anchor), stats)
-                if share := float(self._rule.boundary_reset.get(name, 0.0)):
+                if share := float(self._rule.boundary.reset.get(name, 0.0)):
                     for tensors in self.fast.values():
                         tensors[name][lane].mul_(1 - share)
                 if "boundary_reset" in self.fast:
@@ -128,11 +128,12 @@ class Sensitivities(MetaGradient):
 
         ``weights`` are theta, anchor and theta_0 as they were.
         """
-        rule, (theta, anchor, theta_0) = self._rule, weights
-        decay, slope = float(rule.slow_decay.get(name, 0.0)), 1.0
+        boundary, (theta, anchor, theta_0) = self._rule.boundary, weights
+        decay, slope = float(boundary.slow_decay.get(name, 0.0)), 1.0
         if stats is not None and stats.slow_shift is not None:
-            slope = slope_of_shifted(float(rule.slow_rate.get(name, 0.0)), stats.slow_shift.shift_B[0])
-        rate, limits = rule.slow_share(name, rule.slow_rate_at(name, stats)), rule.slow_share(name, 1.0)
+            slope = slope_of_shifted(float(boundary.slow_rate.get(name, 0.0)), stats.slow_shift.shift_B[0])
+        rate = boundary.slow_share(name, boundary.slow_rate_at(name, stats))
+        limits = boundary.slow_share(name, 1.0)
         for kind, tensors in self.fast.items():
             fast, slow = tensors[name][lane], self.slow[kind][name][lane]
             moved = rate * fast - decay * slow
@@ -142,7 +143,7 @@ class Sensitivities(MetaGradient):
                 moved -= anchor - theta_0
             slow.add_(moved)
             fast.sub_(moved)
-        return rule.next_anchor(name, theta, anchor, theta_0, stats)
+        return boundary.next_anchor(name, theta, anchor, theta_0, stats)
 
     def end_segment(self, nats_BT: Tensor, segment: Segment, restored_B: np.ndarray) -> None:
         self._reset(restored_B.nonzero()[0].tolist())

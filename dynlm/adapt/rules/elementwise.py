@@ -23,12 +23,18 @@ from torch import Tensor
 
 from dynlm.adapt.gates import Gates, GateScales, SegmentStats
 from dynlm.adapt.rules.base import Rule, SegmentEvent, Slot, StepEvent
+from dynlm.adapt.rules.boundary import Boundary
 from dynlm.adapt.rules.gradient_step import descend_, gradient_step, largest_norm
 from dynlm.adapt.rules.moments import SLOTS, Moments
-from dynlm.adapt.rules.online_rate import decay_sensitivity_, shifted
+from dynlm.adapt.rules.online_rate import decay_sensitivity_
 from dynlm.runtime.tree import expand_lanes
 from dynlm.types import Params
 
+_CONSTANTS = (
+    "name rates precondition decay_shape gates boundary_reset slow_rate slow_limits slow_step decay_step slow_decay "
+    "momentum moments replay_rate source beta clamps largest_beta largest_precondition"
+).split()
+"""In the order that fingerprints have them in."""
 _COMPUTED = "precondition decay_shape slow_limits gates beta clamps largest_beta largest_precondition".split()
 _ROUNDING = 1.001  # A bound by products of norms stays one when rounded.
 
@@ -47,14 +53,11 @@ class Rates(NamedTuple):
 class ElementwiseRule(Rule):
     """A gradient step with constants for each tensor of ``rates``; none of them is level 1, which learns nothing.
 
-    ``gates`` scale learning rates and decays from segment to segment. ``boundary_reset`` is each tensor's share of the
-    way to the anchor that its weights go when an article begins: 0 keeps them, 1 forgets. ``slow_rate`` is a tensor's
-    share of the weights' distance from the anchor that the anchor takes in at an article's end, times each weight's
-    ``slow_limits``; with ``slow_step`` the rate moves while reading (``online_rate``), ``slow_rate`` being its start.
-    With ``decay_step`` all decays do, too. ``slow_decay`` is the share of its way back to theta_0 that the anchor goes
-    first. With ``momentum`` the step is by a running sum of gradients, with ``moments`` by Adam's update. With
-    ``replay_rate`` it learns again from earlier segments. ``source``: what the tensors of constants were computed from,
-    which fingerprints take instead: their rounding depends on the processor and the number of threads.
+    ``gates`` scale learning rates and decays from segment to segment; with ``decay_step`` all decays move while reading
+    (``online_rate``). ``boundary`` is what happens between articles. With ``momentum`` the step is by a running sum of
+    gradients, with ``moments`` by Adam's update. With ``replay_rate`` it learns again from earlier segments.
+    ``source``: what the tensors of constants were computed from, which fingerprints take instead: their rounding
+    depends on the processor and the number of threads.
     """
 
     name: str
@@ -62,12 +65,8 @@ class ElementwiseRule(Rule):
     precondition: Params | None = None
     decay_shape: Params | None = None
     gates: Gates | None = None
-    boundary_reset: Mapping[str, float | Tensor] = field(default_factory=dict)
-    slow_rate: Mapping[str, float | Tensor] = field(default_factory=dict)
-    slow_limits: Params | None = None
-    slow_step: float = 0.0
+    boundary: Boundary = field(default_factory=Boundary)
     decay_step: float = 0.0
-    slow_decay: Mapping[str, float | Tensor] = field(default_factory=dict)
     momentum: float = 0.0
     moments: Moments | None = None
     replay_rate: float = 0.0
@@ -100,12 +99,13 @@ class ElementwiseRule(Rule):
 
     @property
     def slots(self) -> dict[str, Slot]:  # type: ignore[override]
-        """``anchor`` (slow weights), ``moved`` and ``decay_sensitivity`` (of ``online_rate``), ``velocity`` (momentum),
-        those of the moments."""
-        slow = {"anchor": Slot(fill=None)} if self.slow_rate else {}
-        slow |= {"moved": Slot()} if self.slow_step else {}
-        slow |= {"decay_sensitivity": Slot()} if self.decay_step else {}
-        return {**slow, **({"velocity": Slot()} if self.momentum else {}), **(SLOTS if self.moments else {})}
+        """Those of the boundary, ``decay_sensitivity`` (of ``online_rate``), ``velocity`` (momentum), the moments."""
+        slots = self.boundary.slots | ({"decay_sensitivity": Slot()} if self.decay_step else {})
+        return {**slots, **({"velocity": Slot()} if self.momentum else {}), **(SLOTS if self.moments else {})}
+
+    @property
+    def boundary_reset(self) -> Mapping[str, Tensor | float]:  # type: ignore[override]
+        return self.boundary.reset
 
     @property
     def measures_gradient(self) -> bool:  # type: ignore[override]
@@ -115,8 +115,7 @@ class ElementwiseRule(Rule):
     def level(self) -> int:
         if not self.learns:
             return 1
-        back = any(share and not self.slow_rate.get(name) for name, share in self.boundary_reset.items())
-        return 3 if back or any(self.slow_decay.values()) or any(rates.decay for rates in self.rates.values()) else 2
+        return 3 if self.boundary.returns or any(rates.decay for rates in self.rates.values()) else 2
 
     def of(self, names: Iterable[str]) -> ElementwiseRule:
         """Return the same rule where only the tensors of ``names`` move."""
@@ -128,14 +127,15 @@ class ElementwiseRule(Rule):
         return replace(self, rates={name: self.rates[name] for name in kept}, gates=gates)
 
     def without_carry_over(self) -> ElementwiseRule:
-        return replace(self, slow_step=0.0) if self.slow_step else self
+        return replace(self, boundary=replace(self.boundary, slow_step=0.0)) if self.boundary.slow_step else self
 
     def standing_still(self) -> ElementwiseRule:
         return replace(self, rates=dict.fromkeys(self.rates, Rates(0.0, 0.0)))
 
     def constants(self) -> Any:
+        values = {**super().constants(), **self.boundary.constants()}
         left_out = () if self.source is None else _COMPUTED
-        return {name: value for name, value in super().constants().items() if name not in left_out}
+        return {name: values[name] for name in _CONSTANTS if name not in left_out}
 
     def decays(self) -> Mapping[str, Tensor | float]:
         return self.beta
@@ -143,38 +143,16 @@ class ElementwiseRule(Rule):
     def describe(self) -> dict[str, dict[str, float]]:
         return {name: {k: float(v) for k, v in rates._asdict().items()} for name, rates in self.rates.items()}
 
-    def slow_share(self, name: str, rate: float | Tensor) -> float | Tensor:
-        """Return each weight's share of its distance from the anchor that the anchor takes in, at a slow rate."""
-        return rate * (1.0 if self.slow_limits is None else self.slow_limits[name])
-
-    def slow_rate_at(self, name: str, stats: SegmentStats | None) -> float | Tensor:
-        """Return a tensor's slow rate in the lane of ``stats``, shifted where reading finds it."""
-        rate = self.slow_rate.get(name, 0.0)
-        return rate if stats is None or stats.slow_shift is None else shifted(rate, stats.slow_shift.shift_B[0])
-
-    def next_anchor(self, name: str, theta: Tensor, anchor: Tensor, theta_0: Tensor, stats: Any = None) -> Tensor:
-        """Return the anchor after an article that ended with the weights ``theta``, of one lane (``stats`` too)."""
-        decayed = anchor + self.slow_decay.get(name, 0.0) * (theta_0 - anchor)
-        return decayed + self.slow_share(name, self.slow_rate_at(name, stats)) * (theta - anchor)
-
     def init_lanes(self, lanes: int, like: Tensor) -> SegmentStats | None:
-        has = self.moments is not None, bool(self.slow_step), bool(self.decay_step)
+        has = self.moments is not None, bool(self.boundary.slow_step), bool(self.decay_step)
         return None if self.gates is None and not any(has) else SegmentStats.initial(lanes, like, *has)
 
     def start_articles(self, lanes: Any, starts_B: Tensor, fresh: bool, like: Tensor) -> Any:
         return lanes if lanes is None else lanes.start_articles(starts_B, fresh)
 
     def carry_over_(self, name: str, theta: Tensor, slots: Params, theta_0: Tensor, lanes: Any = None) -> None:
-        """Move the anchor toward the weights, then the weights toward the anchor; stop the running gradient."""
-        anchor = theta_0
-        if "moved" in slots:
-            slots["moved"].copy_(self.slow_share(name, 1.0) * (theta - slots["anchor"]))
-        if "anchor" in slots:
-            anchor = slots["anchor"].copy_(self.next_anchor(name, theta, slots["anchor"], theta_0, lanes))
-        if share := float(self.boundary_reset.get(name, 0.0)):
-            theta.copy_(anchor) if share >= 1 else theta.lerp_(anchor, share)
-            if "decay_sensitivity" in slots:
-                slots["decay_sensitivity"].mul_(1 - share)
+        """Do what the boundary does, and stop the running gradient."""
+        self.boundary.carry_over_(name, theta, slots, theta_0, lanes)
         if "velocity" in slots:
             slots["velocity"].zero_()
 
@@ -182,7 +160,7 @@ class ElementwiseRule(Rule):
         return lanes if lanes is None else lanes.complete_headings(headings_B)
 
     def end_segment(self, lanes: Any, nats_B: Tensor) -> Any:
-        return lanes if lanes is None else lanes.end_segment(nats_B, self.slow_step, self.decay_step)
+        return lanes if lanes is None else lanes.end_segment(nats_B, self.boundary.slow_step, self.decay_step)
 
     def restore_lanes(self, lanes: Any, restored_B: Tensor, like: Tensor) -> Any:
         """Count Adam's steps anew; what the text is like stays known."""

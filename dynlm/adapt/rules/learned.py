@@ -11,7 +11,7 @@ importance of elastic weight consolidation: Kirkpatrick et al. 2017), tensor k's
 where lr_0, decay_0 and epsilon are the tuned rms rule's: phi of zero *is* that rule. With ``g.base adam`` it is the
 tuned Adam: its update takes the place of precondition * u, decay_shape is 1, and epsilon is Adam's. ``lr.each`` exists
 where rates are shared by rows or by nothing. ``adapt.gates`` has the gates; each tensor's shares ``boundary_reset``,
-``slow_rate`` and ``slow_decay`` are in ``rules.elementwise``. phi holds as many numbers as
+``slow_rate`` and ``slow_decay`` are in ``rules.boundary``. phi holds as many numbers as
 there are tensors, whatever their sizes, unless rates are shared less than by tensors.
 
 With ``g.sharing kind`` all of these are one number for the tensors of a kind (``SequenceModel.tensor_kinds``), and lr_k
@@ -31,6 +31,7 @@ from torch import Tensor
 from dynlm.adapt.gates import Gates, norm
 from dynlm.adapt.options import LearnedRuleOptions
 from dynlm.adapt.rules.base import Statistics
+from dynlm.adapt.rules.boundary import Boundary
 from dynlm.adapt.rules.elementwise import ElementwiseRule, Rates
 from dynlm.adapt.rules.moments import Moments
 from dynlm.models.protocol import TensorKind
@@ -174,14 +175,12 @@ class LearnedRule(TunedStart):
             scale or None,
             shape or None,
             gates,
-            slow_limits=limits,
-            slow_step=self.g.slow_step,
+            Boundary(shares["boundary_reset"], shares["slow_rate"], limits, self.g.slow_step, shares["slow_decay"]),
             decay_step=self.g.decay_step,
             replay_rate=self.g.replay_rate,
             momentum=self.g.momentum,
             moments=self.moments,
             source=(phi, rms, self.lr, self.decay, self.epsilon, self.g.sharing, self.g.level, *self.g.features),
-            **shares,
         )
 
     def _dtype_of(self, name: str) -> torch.dtype:

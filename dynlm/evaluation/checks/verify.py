@@ -93,7 +93,7 @@ def verify(
     result = VerifyResult(path, scores.variant, len(scores), tolerance, changed=differences(protocol, now))
     broken = (
         _other_model(protocol, run)
-        or _other_text(scores, text := run.split(protocol["split"]))
+        or _other_text(scores, text := _text_of(run, protocol["split"], path))
         or _other_constants(protocol, dynamic_model := run.dynamic_model())
     )
     if broken:
@@ -160,6 +160,13 @@ def _open_run(protocol: dict[str, Any], path: Path, corpus_path: str | None) -> 
         what = f"its articles were read {protocol['order'][:40]!r}, which is no order"
         raise UserError(what, path, "score the text anew")
     return run, order
+
+
+def _text_of(run: Run, split: str, path: Path) -> TokenisedSplit:
+    try:
+        return run.split(split)
+    except UserError as error:
+        raise UserError(f"its text cannot be read ({error})", path, "say where it is now by --path") from error
 
 
 def _other_model(protocol: dict[str, Any], run: Run) -> str | None:

@@ -59,12 +59,7 @@ class CountingPolicy:
 class BanditYardstick(Yardstick):
     """A policy of counts; ``values`` says what each arm is worth."""
 
-    @classmethod
-    def check_task(cls, options: Any, task: TaskSource.Options) -> None:
-        super().check_task(options, task)
-        if not isinstance(task, Bandit.Options):
-            what = f"learner.kind {options.kind!r} is for bandits, and task.source is {task.source!r}"
-            raise UserError(what, do="choose another of the two")
+    tasks = "bandits", Bandit.Options
 
     def policy(self, learned: Learned, adapted: Adapted) -> Policy:
         return CountingPolicy(self, learned)

@@ -136,7 +136,10 @@ class Learner(ABC):
         """Adapt to a batch of tasks (``Episodes`` or ``Environments``) and score each, nothing being differentiated."""
 
     def meta_step(self, learned: Learned, tasks: Any, progress: float, generator: torch.Generator) -> MetaStep:
-        """Return the meta-gradients of a batch of tasks, at ``progress`` (0 to 1) of the training."""
+        """Return the meta-gradients of a batch of tasks, at ``progress`` (0 to 1) of the training.
+
+        A learner that is trained defines this or ``meta_steps``.
+        """
         raise NotImplementedError(f"{self.label} is not trained")
 
     def meta_steps(

@@ -196,9 +196,6 @@ class OuterPolicyLearner(PolicyGradientLearner):
     def outer_loss(self, states: Sequence[Params], collected: Any) -> Tensor:
         """Return the mean loss of the weights after 0, 1, ..., K inner steps."""
 
-    def meta_step(self, learned: Learned, tasks: Environments, progress: float, generator: torch.Generator) -> MetaStep:
-        return next(iter(self.meta_steps(learned, tasks, progress, generator)))
-
     def meta_steps(
         self, learned: Learned, tasks: Environments, progress: float, generator: torch.Generator
     ) -> Iterator[MetaStep]:

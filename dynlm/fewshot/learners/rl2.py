@@ -129,9 +129,6 @@ class Rl2(PolicyLearner):
     def protocol(self) -> dict[str, Any]:
         return super().protocol() | {"test_actions": self.options.test_actions}
 
-    def meta_step(self, learned: Learned, tasks: Environments, progress: float, generator: torch.Generator) -> MetaStep:
-        return next(iter(self.meta_steps(learned, tasks, progress, generator)))
-
     def meta_steps(
         self, learned: Learned, tasks: Environments, progress: float, generator: torch.Generator
     ) -> Iterator[MetaStep]:

@@ -11,19 +11,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dynlm.errors import UserError
 from dynlm.fewshot.control.planning import action_values, plan
 from dynlm.fewshot.control.policies import Decision, Policy, Seen
 from dynlm.fewshot.control.randomness import Randomness
 from dynlm.fewshot.learners.learner import LEARNERS, Adapted, Learned
 from dynlm.fewshot.learners.yardsticks import Yardstick, explore
-from dynlm.fewshot.tasks.source import TaskSource
 from dynlm.fewshot.tasks.tabular import REWARD_MEAN, Tabular
 from dynlm.runtime.validation import bounded
 
@@ -47,12 +45,7 @@ class Knowledge(NamedTuple):
 class TabularYardstick(Yardstick):
     """Plans at the beginning of each episode, and follows the plan."""
 
-    @classmethod
-    def check_task(cls, options: Any, task: TaskSource.Options) -> None:
-        super().check_task(options, task)
-        if not isinstance(task, Tabular.Options):
-            what = f"learner.kind {options.kind!r} is for tabular tasks, and task.source is {task.source!r}"
-            raise UserError(what, do="choose another of the two")
+    tasks = "tabular tasks", Tabular.Options
 
     def policy(self, learned: Learned, adapted: Adapted) -> Policy:
         return PlanningPolicy(self, learned)

@@ -36,6 +36,15 @@ class Yardstick(PolicyLearner):
     is_trained = False
     constant: ClassVar[str | None] = None
     grid: ClassVar[Sequence[float]] = ()
+    tasks: ClassVar[tuple[str, type[TaskSource.Options]] | None] = None
+    """The kind of tasks that it is for, and their options; None: any in which policies act."""
+
+    @classmethod
+    def check_task(cls, options: Any, task: TaskSource.Options) -> None:
+        super().check_task(options, task)
+        if cls.tasks is not None and not isinstance(task, cls.tasks[1]):
+            what = f"learner.kind {options.kind!r} is for {cls.tasks[0]}, and task.source is {task.source!r}"
+            raise UserError(what, do="choose another of the two")
 
     def initial(self, generator: torch.Generator) -> Learned:
         if self.constant is None:

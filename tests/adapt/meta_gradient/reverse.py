@@ -45,7 +45,7 @@ def unrolled_meta_gradient(
     theta = {name: static[name].clone().requires_grad_() for name in meta.names}
     anchor, running, steps = dict(static), _zeros(theta), 0
     state = model.init_state(1, like)
-    stats = SegmentStats.initial(1, like, False, bool(rule.slow_step), bool(rule.decay_step))
+    stats = SegmentStats.initial(1, like, False, bool(rule.boundary.slow_step), bool(rule.decay_step))
     moved = {name: torch.zeros_like(tensor) for name, tensor in static.items()}
     decayed = {name: moved[name] for name in theta}
     place = stream.begin() if place is None else place
@@ -61,10 +61,12 @@ def unrolled_meta_gradient(
             past = []
             state = model.reset_state(state, batch.starts_B, like)
             stats = stats.start_articles(batch.starts_B, fresh)
-            moved = {name: rule.slow_share(name, 1.0) * (theta[name] - anchor[name]).detach() for name in theta}
+            moved = {
+                name: rule.boundary.slow_share(name, 1.0) * (theta[name] - anchor[name]).detach() for name in theta
+            }
             theta, anchor = _started(rule, theta, anchor, static, None if fresh else stats)
             kept = {
-                name: 0.0 if fresh else 1 - torch.as_tensor(rule.boundary_reset.get(name, 0.0)).detach()
+                name: 0.0 if fresh else 1 - torch.as_tensor(rule.boundary.reset.get(name, 0.0)).detach()
                 for name in theta
             }
             decayed = {name: kept[name] * tensor for name, tensor in decayed.items()}
@@ -95,6 +97,7 @@ def unrolled_meta_gradient(
         running = {name: _next_running(rule, before, u[name]) for name, before in running.items()}
         update = {name: _update(rule, *sums, steps) for name, sums in running.items()}
         if stats.decay_shift is not None:
+            assert scales is not None
             stats = stats._replace(decay_shift=_with_slope(stats.decay_shift, u, decayed))
             for index, (name, weights) in enumerate(theta.items()):
                 beta = torch.clamp(rule.beta[name] * scales.of_tensor(index)[1][0], max=1)
@@ -102,7 +105,9 @@ def unrolled_meta_gradient(
         theta = rule.step(theta, update, anchor, scales)
         if stats.slow_shift is not None:
             stats = stats._replace(slow_shift=_with_slope(stats.slow_shift, u, moved))
-        stats = stats.end_segment((loss if second_order else loss.detach())[None], rule.slow_step, rule.decay_step)
+        stats = stats.end_segment(
+            (loss if second_order else loss.detach())[None], rule.boundary.slow_step, rule.decay_step
+        )
         if dynamic_model.replay is not None:
             theta = _learned_again(dynamic_model, rule, theta, (anchor, static), past, stats)
             if batch.inputs_BT.shape[1] == dynamic_model.replay.tokens:
@@ -124,6 +129,7 @@ def _learned_again(
 ) -> Params:
     """Return the weights after the step by an earlier segment of the article."""
     (anchor, static), replay, model = anchors, dynamic_model.replay, dynamic_model.model
+    assert replay is not None
     held = past[-replay.segments :]
     if not held:
         return theta
@@ -176,8 +182,8 @@ def _started(
     """Return the weights and the anchor that the next article starts with; without ``stats``, fresh ones."""
     if stats is None:
         return {name: static[name].clone().requires_grad_() for name in theta}, dict(static)
-    anchor = {name: rule.next_anchor(name, theta[name], anchor[name], static[name], stats) for name in theta}
-    share: Mapping[str, float | Tensor] = rule.boundary_reset
+    anchor = {name: rule.boundary.next_anchor(name, theta[name], anchor[name], static[name], stats) for name in theta}
+    share: Mapping[str, float | Tensor] = rule.boundary.reset
     return {name: theta[name] + share.get(name, 0.0) * (anchor[name] - theta[name]) for name in theta}, anchor
 
 

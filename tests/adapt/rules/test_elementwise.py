@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynlm.adapt.rules.base import Statistics, StepEvent
+from dynlm.adapt.rules.boundary import Boundary
 from dynlm.adapt.rules.elementwise import LEVEL_1, ElementwiseRule, Rates
 from dynlm.adapt.rules.gradient_step import gradient_step
 from dynlm.adapt.rules.uniform import uniform_rule
@@ -32,10 +33,10 @@ def test_a_step_of_known_values():
 
 def test_the_anchor_moves_by_the_slow_rate_after_the_slow_decay():
     theta, anchor, theta_0 = torch.tensor([3.0, 1.0]), torch.tensor([1.0, 1.0]), torch.tensor([0.0, 0.0])
-    half = ElementwiseRule("meta", {"a": Rates(0.1, 0.0)}, slow_rate={"a": 0.5})
+    half = Boundary(slow_rate={"a": 0.5})
     assert half.next_anchor("a", theta, anchor, theta_0).tolist() == [2.0, 1.0]
     assert half.next_anchor("b", theta, anchor, theta_0).tolist() == anchor.tolist()
-    decayed = ElementwiseRule("meta", {"a": Rates(0.1, 0.0)}, slow_rate={"a": 0.5}, slow_decay={"a": 0.25})
+    decayed = Boundary(slow_rate={"a": 0.5}, slow_decay={"a": 0.25})
     assert decayed.next_anchor("a", theta, anchor, theta_0).tolist() == [1.75, 0.75]
 
 
@@ -43,14 +44,10 @@ def test_an_article_starts_at_the_share_of_the_way_to_the_anchor():
     theta_0 = torch.tensor([0.0, 4.0])
     for share, expected in ((0.0, [2.0, 2.0]), (0.25, [1.5, 2.5]), (1.0, [0.0, 4.0])):
         theta = torch.tensor([2.0, 2.0])
-        ElementwiseRule("meta", {"a": Rates(0.1, 0.0)}, boundary_reset={"a": share}).carry_over_(
-            "a", theta, {}, theta_0
-        )
+        Boundary({"a": share}).carry_over_("a", theta, {}, theta_0)
         assert theta.tolist() == expected
     slots = {"anchor": torch.tensor([1.0, 4.0]), "velocity": torch.ones(2)}
-    slow = ElementwiseRule(
-        "meta", {"a": Rates(0.1, 0.0)}, boundary_reset={"a": 1.0}, slow_rate={"a": 0.5}, momentum=0.1
-    )
+    slow = ElementwiseRule("meta", {"a": Rates(0.1, 0.0)}, boundary=Boundary({"a": 1.0}, {"a": 0.5}), momentum=0.1)
     slow.carry_over_("a", theta := torch.tensor([3.0, 4.0]), slots, theta_0)
     assert theta.tolist() == slots["anchor"].tolist() == [2.0, 4.0]
     assert not slots["velocity"].any()
@@ -60,16 +57,17 @@ def test_an_article_starts_at_the_share_of_the_way_to_the_anchor():
     "options, level",
     [
         ({}, 2),
-        ({"boundary_reset": {"a": 0.5}}, 3),
-        ({"boundary_reset": {"a": 0.5}, "slow_rate": {"a": 0.5}}, 2),
-        ({"boundary_reset": {"a": 0.5, "b": 0.5}, "slow_rate": {"a": 0.5}}, 3),
+        ({"reset": {"a": 0.5}}, 3),
+        ({"reset": {"a": 0.5}, "slow_rate": {"a": 0.5}}, 2),
+        ({"reset": {"a": 0.5, "b": 0.5}, "slow_rate": {"a": 0.5}}, 3),
         ({"slow_rate": {"a": 0.5}, "slow_decay": {"a": 0.1}}, 3),
     ],
 )
 def test_a_rule_that_returns_to_the_static_parameters_is_of_level_3(options, level):
     """A boundary reset to slow weights is no return."""
-    assert ElementwiseRule("meta", {"a": Rates(0.1, 0.0), "b": Rates(0.1, 0.0)}, **options).level == level
-    assert ElementwiseRule("meta", {"a": Rates(0.1, 0.01)}, **options).level == 3
+    boundary = Boundary(**options)
+    assert ElementwiseRule("meta", {"a": Rates(0.1, 0.0), "b": Rates(0.1, 0.0)}, boundary=boundary).level == level
+    assert ElementwiseRule("meta", {"a": Rates(0.1, 0.01)}, boundary=boundary).level == 3
     assert LEVEL_1.level == 1
 
 

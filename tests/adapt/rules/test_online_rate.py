@@ -9,7 +9,8 @@ import torch
 
 from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import iter_segments, read_segment
-from dynlm.adapt.rules.elementwise import ElementwiseRule, Rates
+from dynlm.adapt.rules.boundary import Boundary
+from dynlm.adapt.rules.elementwise import Rates
 from dynlm.adapt.rules.online_rate import OnlineShift, shifted, slope_of_shifted
 from dynlm.errors import UserError
 from tests.adapt.readings import NAMES, engine, meta, moved_phi, static_params, stream, text
@@ -139,7 +140,7 @@ def test_nothing_is_kept_for_it_where_articles_start_afresh():
 def test_it_needs_slow_weights():
     with pytest.raises(UserError, match="slow_step needs slow weights"):
         meta(slow_step=0.1)
-    assert "moved" not in ElementwiseRule("meta", {"a": Rates(0.1, 0.0)}, slow_rate={"a": 0.5}).slots
+    assert "moved" not in Boundary(slow_rate={"a": 0.5}).slots
 
 
 def decays(**options):

@@ -47,11 +47,11 @@ def test_slow_weights_are_the_learned_rules_at_level_3() -> None:
     phi = learned.initial()
     phi["boundary_reset"] += 0.4
     expected, found = learned.rule(phi), rule("rms+slow", boundary_reset=0.4, slow_rate=0.3)
-    assert found.slow_limits is not None and expected.slow_limits is not None
+    assert found.boundary.slow_limits is not None and expected.boundary.slow_limits is not None
     for name in NAMES:
-        shares = [each.slow_share(name, each.slow_rate[name]) for each in (found, expected)]
+        shares = [each.boundary.slow_share(name, each.boundary.slow_rate[name]) for each in (found, expected)]
         assert torch.equal(*shares)  # type: ignore[arg-type]
-        assert found.boundary_reset[name] == expected.boundary_reset[name] == 0.4
+        assert found.boundary.reset[name] == expected.boundary.reset[name] == 0.4
     assert (found.slots, found.level, found.rates) == (expected.slots, 3, expected.rates)
     assert torch.equal(losses(found), losses(expected))
     assert not torch.equal(losses(found), losses(rule("rms+reset", boundary_reset=0.4)))

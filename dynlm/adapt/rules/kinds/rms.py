@@ -98,9 +98,11 @@ def build_reset(
     tensors: tuple[str, ...], constants: Mapping[str, Any], statistics: Statistics | None
 ) -> ElementwiseRule:
     """Return rms with a boundary reset."""
+    from dynlm.adapt.rules.boundary import Boundary  # Options are read without torch.
+
     assert statistics is not None
     rule = _rms("rms+reset", tensors, constants, statistics)
-    return replace(rule, boundary_reset=dict.fromkeys(tensors, constants["boundary_reset"]))
+    return replace(rule, boundary=Boundary(dict.fromkeys(tensors, constants["boundary_reset"])))
 
 
 @register_rule("rms+slow", SlowWeightsOptions, _SLOW, statistics="segments")
@@ -112,8 +114,8 @@ def build_slow(
     rule = replace(build_reset(tensors, constants, statistics), name="rms+slow")
     if not constants["slow_rate"]:
         return rule
-    slow_rate = dict.fromkeys(tensors, constants["slow_rate"])
-    return replace(rule, slow_rate=slow_rate, slow_limits=statistics.slow_limits())
+    slow_rate, limits = dict.fromkeys(tensors, constants["slow_rate"]), statistics.slow_limits()
+    return replace(rule, boundary=replace(rule.boundary, slow_rate=slow_rate, slow_limits=limits))
 
 
 @register_rule("rms+online", OnlineRateOptions, _ONLINE, statistics="segments")
@@ -123,8 +125,9 @@ def build_online(
     """Return rms with a boundary reset, slow weights, whose rate starts at one half, and a decay that moves."""
     assert statistics is not None
     rule = replace(build_reset(tensors, constants, statistics), name="rms+online")
-    steps = {name: constants[name] for name in ("slow_step", "decay_step")}
-    return replace(rule, slow_rate=dict.fromkeys(tensors, _START), **steps)
+    slow_rate, step = dict.fromkeys(tensors, _START), constants["slow_step"]
+    boundary = replace(rule.boundary, slow_rate=slow_rate, slow_step=step)
+    return replace(rule, boundary=boundary, decay_step=constants["decay_step"])
 
 
 @register_rule("rms+replay", StepOptions, _REPLAY, statistics="segments")
