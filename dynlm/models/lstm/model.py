@@ -9,7 +9,9 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,13 +38,20 @@ def fused_layer(
     # oneDNN rounds differently where no gradient is needed. Rates of zero must give the static model's losses bit for
     # bit, so the training kernel is used always.
     wants_gradient = torch.is_grad_enabled()
-    with torch.enable_grad():
+    with torch.enable_grad(), _kernel_precision(x_TBE.device.type):
         if not any(tensor.requires_grad for tensor in (x_TBE, h_BH, c_BH, *weights)):
             x_TBE, wants_gradient = x_TBE.detach().requires_grad_(), False
         out_TBH, h_1BH, c_1BH = torch.lstm(x_TBE, [h_BH[None], c_BH[None]], weights, True, 1, 0.0, True, False, False)
     if not wants_gradient:
         out_TBH, h_1BH, c_1BH = out_TBH.detach(), h_1BH.detach(), c_1BH.detach()
     return out_TBH, (h_1BH[0], c_1BH[0])
+
+
+def _kernel_precision(device: str) -> AbstractContextManager[Any]:
+    """Switch rounding to bfloat16 off on a CPU without AVX-512, for which oneDNN has no LSTM in bfloat16."""
+    if device != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return nullcontext()
+    return torch.autocast("cpu", enabled=False)
 
 
 def naive_layer(

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from dynlm.models.lstm.model import LSTMLanguageModel, naive_layer
+from dynlm.models.lstm.model import LSTMLanguageModel, fused_layer, naive_layer
 from dynlm.models.lstm.regularisers import Regularisers
 from dynlm.models.options import LSTMOptions, RegularisationOptions
 from dynlm.models.protocol import SequenceModel, token_nats
@@ -161,3 +161,18 @@ def test_the_output_tensor_of_deep_models_is_in_the_last_layer():
 def test_the_parameter_count_of_the_small_model():
     shapes = LSTMLanguageModel(LSTMOptions(256, 256, 1, True), 6000).shapes()
     assert sum(torch.Size(shape).numel() for shape in shapes.values()) == 2_067_312
+
+
+def test_a_layer_runs_in_bfloat16_on_every_processor() -> None:
+    """Where the kernel has no bfloat16 it is as exact as in float32."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((5, 2, 6), (16, 6), (16, 4), (16,))
+    x_TBE, *weights = (torch.randn(shape, generator=generator) * 0.3 for shape in shapes)
+    state = (torch.zeros(2, 4), torch.zeros(2, 4))
+    wanted, _ = naive_layer(x_TBE, state, *weights)
+    leaves = [weight.requires_grad_() for weight in weights]
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = fused_layer(x_TBE, state, *leaves)
+    torch.testing.assert_close(found.float(), wanted, rtol=0.02, atol=0.02)
+    found.float().sum().backward()
+    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in leaves)
