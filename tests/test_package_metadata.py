@@ -29,7 +29,7 @@ def test_every_file_that_the_description_links_to_has_an_absolute_address(monkey
     assert len(links) == len(LINK.findall((ROOT / "README.md").read_text(encoding="utf-8"))) > 20
     for is_picture, address in links:
         if address.startswith(REPOSITORY):
-            kind, revision, path = address.removeprefix(f"{REPOSITORY}/").split("/", 2)
+            kind, revision, path = address.removeprefix(f"{REPOSITORY}/").partition("#")[0].split("/", 2)
             assert (kind, revision) == ("raw" if is_picture else "blob", "v9") and (ROOT / path).is_file(), address
         assert address.startswith("https://"), address
     assert sum(bool(is_picture) for is_picture, _ in links) >= 3
