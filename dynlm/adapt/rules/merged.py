@@ -17,15 +17,14 @@ Legend: B lanes, T tokens of a segment, M rows of held factors, V rows and H col
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dynlm.adapt.rules.base import Rule, RuleState, StepEvent
-from dynlm.adapt.rules.elementwise import ElementwiseRule
+from dynlm.adapt.rules.base import RuleState, StepEvent
+from dynlm.adapt.rules.holding import HoldingRule
 from dynlm.models.displacement import LowRank, with_displacement
 from dynlm.models.protocol import Factors
 from dynlm.types import Params
@@ -59,11 +58,9 @@ class MatrixConstants(NamedTuple):
 
 
 @dataclass(frozen=True)
-class MergedRule(Rule):
+class MergedRule(HoldingRule):
     """``rule`` with the updates of the matrix ``matrix`` merged every ``segments`` segments of ``tokens`` tokens."""
 
-    rule: ElementwiseRule
-    matrix: str
     segments: int
     tokens: int
     _constants: dict[str, MatrixConstants] = field(init=False)
@@ -79,26 +76,8 @@ class MergedRule(Rule):
                 made[name] = MatrixConstants(by_row, by_column * -float(rates.lr), decay, float(kept.mean()))
         object.__setattr__(self, "_constants", made)
 
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        return self.rule.name
-
-    @property
-    def tensors(self) -> tuple[str, ...]:  # type: ignore[override]
-        return self.rule.tensors
-
-    @property
-    def level(self) -> int:
-        return self.rule.level
-
     def constants(self) -> Any:
         return {**self.rule.constants(), "merge_every": self.segments}
-
-    def describe(self) -> dict[str, dict[str, float]]:
-        return self.rule.describe()
-
-    def decays(self) -> Mapping[str, Tensor | float]:
-        return self.rule.decays()
 
     def standing_still(self) -> MergedRule:
         return MergedRule(self.rule.standing_still(), self.matrix, self.segments, self.tokens)
@@ -112,13 +91,6 @@ class MergedRule(Rule):
         counts_B = torch.zeros(lanes, dtype=torch.int64, device=theta_BVH.device)
         held = theta_BVH.new_zeros(lanes, rows, height), theta_BVH.new_zeros(lanes, rows, width)
         return RuleState(PendingUpdates(*held, counts_B, counts_B.clone()))
-
-    def start_articles(self, lanes: Any, starts_B: Tensor, fresh: bool, like: Tensor) -> Any:
-        """Return ``lanes``: ``reset_lanes_`` has dropped what fresh weights have not; the lanes merge together."""
-        return lanes
-
-    def restore_lanes(self, lanes: Any, restored_B: Tensor, like: Tensor) -> Any:
-        return lanes
 
     def reset_lanes_(self, lanes: PendingUpdates, lanes_B: Tensor) -> None:
         for held in (lanes.left_BMV, lanes.right_BMH):

@@ -15,15 +15,14 @@ Legend: B lanes, T tokens of a segment, K places of a lane, N <= K places in use
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dynlm.adapt.rules.base import Rule, RuleState, StepEvent
-from dynlm.adapt.rules.elementwise import ElementwiseRule
+from dynlm.adapt.rules.base import RuleState, StepEvent
+from dynlm.adapt.rules.holding import HoldingRule
 from dynlm.models.displacement import RowSparse, columns, with_displacement
 from dynlm.models.protocol import Factors
 from dynlm.types import Params
@@ -74,38 +73,18 @@ class UsedRows(NamedTuple):
 
 
 @dataclass(frozen=True)
-class UsedRowsRule(Rule):
+class UsedRowsRule(HoldingRule):
     """``rule`` with the matrix ``matrix``, of ``shape`` (V, H), moving in the rows of the last ``places`` tokens."""
 
-    rule: ElementwiseRule
-    matrix: str
     shape: tuple[int, int]
     places: int
-
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        return self.rule.name
-
-    @property
-    def tensors(self) -> tuple[str, ...]:  # type: ignore[override]
-        return self.rule.tensors
 
     @property
     def held(self) -> tuple[str, ...]:  # type: ignore[override]
         return (self.matrix,)
 
-    @property
-    def level(self) -> int:
-        return self.rule.level
-
     def constants(self) -> Any:
         return {**self.rule.constants(), "used_rows": self.places}
-
-    def describe(self) -> dict[str, dict[str, float]]:
-        return self.rule.describe()
-
-    def decays(self) -> Mapping[str, Tensor | float]:
-        return self.rule.decays()
 
     def standing_still(self) -> UsedRowsRule:
         return UsedRowsRule(self.rule.standing_still(), self.matrix, self.shape, self.places)
@@ -126,13 +105,6 @@ class UsedRowsRule(Rule):
             whole(dtype=torch.int32),
         )
         return RuleState(used)
-
-    def start_articles(self, lanes: Any, starts_B: Tensor, fresh: bool, like: Tensor) -> Any:
-        """Return ``lanes``: ``reset_lanes_`` has emptied what fresh weights have not."""
-        return lanes
-
-    def restore_lanes(self, lanes: Any, restored_B: Tensor, like: Tensor) -> Any:
-        return lanes
 
     def reset_lanes_(self, lanes: UsedRows, lanes_B: Tensor) -> None:
         lanes.clear_(lanes_B)
