@@ -23,6 +23,7 @@ from docstring_parser import parse_from_object
 from dynlm.cli import completion
 from dynlm.cli.command import Argument, Command
 from dynlm.cli.config_files import Files, Layers, config_path, read_config
+from dynlm.cli.words import check_list, type_of
 from dynlm.errors import UserError
 from dynlm.run.locate import find_run
 from dynlm.runtime.renamed import rename_words
@@ -31,6 +32,11 @@ from dynlm.runtime.validation import Section, sections_of, within
 
 _LONGEST_MESSAGE = 500
 _METAVARS = {hint: name for kind, name in ((int, "N"), (float, "X"), (str, "TEXT")) for hint in (kind, kind | None)}
+_WRONG_TYPE = re.compile(
+    r'key "([\w.]+)": (?:Does not validate against any .*?Subtypes: |Expected an? )(.*?)(?: Errors: .*)?'
+    r"(?:\. Got| Given) value: (?!NestedArg)(.*)"
+)
+_KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number"}
 Given = list[tuple[str, str]]
 """Options with the words that follow them."""
 
@@ -92,6 +98,11 @@ def parse(name: str, command: Command, argv: list[str]) -> tuple[jsonargparse.Na
         for name in get_type_hints(layers.kinds[section])
         if name not in taken[section]
     ]
+    for section, names in taken.items():
+        hints = get_type_hints(layers.kinds[section])
+        for name, word in words.get(section, {}).items():
+            if name in names and not word.startswith("--"):
+                check_list(f"{section}.{name}", hints[name], word)
     common, hidden = command.common.split() or [*used], 0
     for section, names in taken.items():
         shown = names if full_help else _common_options(section, layers) if section in common else []
@@ -129,7 +140,7 @@ def _own_parser(name: str, command: Command) -> _Parser:
         parser.add_argument("folder", type=str, nargs=count, metavar="RUN", help=about)
     if command.takes_memory:
         about = "a memory file to start from, as `dynlm read` writes it (also --memory FILE)"
-        parser.add_argument("--memory_file", type=str | None, default=None, metavar="FILE", help=about)
+        parser.add_argument("--memory_file", type=str, metavar="FILE", help=about)
     for each in command.own:
         if isinstance(each, Argument):
             count = "+" if each.many else None
@@ -139,7 +150,7 @@ def _own_parser(name: str, command: Command) -> _Parser:
         elif each.many:
             parser.add_argument(each.name, type=each.type, action="append", help=each.about)
         else:
-            kind = each.type if each.default is not None else each.type | None
+            kind = each.type if each.default is not None or each.type is str else each.type | None
             parser.add_argument(each.name, type=kind, default=each.default, help=each.about)
     parser.add_argument("--json", action="store_true", help="print JSON, and nothing else on standard output")
     positionals = [action for action in parser._actions if not action.option_strings]
@@ -205,7 +216,7 @@ def _add_section(parser: _Parser, section: str, layers: Layers, names: list[str]
         default = layers.values[section].get(name, default)
         text = " ".join(about.get(name, "").split()).replace("%", "%%") if is_shown else argparse.SUPPRESS
         hidden += not is_shown
-        action = group.add_argument(f"--{section}.{name}", type=hints[name], default=default, help=text)
+        action = group.add_argument(f"--{section}.{name}", type=type_of(hints[name]), default=default, help=text)
         action.metavar = _METAVARS.get(hints[name], action.metavar)
     for name in layers.ignored[section]:
         group.add_argument(f"--{section}.{name}", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
@@ -261,6 +272,10 @@ def _explained(parser: _Parser, message: str) -> str:
     if choice := re.search(r'key "([\w.]+)": Expected a typing\.Literal\[(.*)\]\. Got value: (.*)', text):
         option, choices, value = choice.groups()
         return f"{option} is {_cut(value)!r}; choose one of {choices.replace(chr(39), '')}"
+    if wrong := _WRONG_TYPE.search(text):
+        option, hint, value = wrong.groups()
+        if kinds := [kind for name, kind in _KINDS.items() if f"'{name}'" in hint]:
+            return f"--{option} is {_cut(value)!r}; write {' or '.join(kinds)}"
     names = [name for name in parser._option_string_actions if name.startswith("--")]
     unknown = [word for word in re.findall(r"--[\w.]+", text) if word not in names]
     if unknown and (section := unknown[0][2:].partition(".")[0]) in parser.other_sections:

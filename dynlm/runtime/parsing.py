@@ -9,16 +9,20 @@ import itertools
 import json
 import os
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dynlm.errors import UserError
 from dynlm.runtime.files import StrPath, atomic_write, cannot_read, open_regular
+
+if TYPE_CHECKING:
+    import yaml
 
 LARGEST_JSON = 256 * 2**20
 """Bytes: more than the largest vocabulary takes."""
 _LARGEST_YAML = 2**20
 _DEEPEST_YAML = 20
 _MOST_YAML_VALUES = 20_000
+_MARKED_VALUE = re.compile(r"[*&!%@`][^\s,\]}\"']*")
 
 
 def read_bytes(path: StrPath, largest: int) -> bytes:
@@ -83,12 +87,25 @@ def read_yaml(path: StrPath) -> Any:
         return total
 
     try:
-        loader = Loader(read_bytes(path, _LARGEST_YAML).decode("utf-8-sig"))
+        text = read_bytes(path, _LARGEST_YAML).decode("utf-8-sig")
+        loader = Loader(text)
         if (root := loader.get_single_node()) is None:
             return None
         count(root)
         return loader.construct_document(root)
     except RecursionError as error:
         raise UserError("not a valid config (nested too deep)", path, "write every option out") from error
+    except yaml.MarkedYAMLError as error:
+        raise UserError(f"not a valid config ({error})", path, _to_quote(text, error)) from error
     except (ValueError, LookupError, AttributeError, TypeError, OverflowError, yaml.YAMLError) as error:
         raise UserError(f"not a valid config ({error})", path) from error
+
+
+def _to_quote(text: str, error: yaml.MarkedYAMLError) -> str | None:
+    """Return what to do about an error at a value that begins with a mark of YAML, such as an alias's; else None."""
+    lines = text.splitlines()
+    for mark in (error.context_mark, error.problem_mark):
+        rest = lines[mark.line][mark.column :] if mark is not None and mark.line < len(lines) else ""
+        if value := _MARKED_VALUE.match(rest):
+            return f'put {value[0]} in quotes: "{value[0]}"'
+    return None
