@@ -31,7 +31,7 @@ def policy_of(problem: ControlProblem, **options: Any) -> ControlledPolicy:
 
 def seen_of(state: int, action: int, reward: float, ended: bool = False) -> Seen:
     observation = torch.eye(2)[state][None, None]
-    return Seen(observation, torch.tensor([[action]]), torch.tensor([[reward]]), torch.tensor([[ended]]))
+    return Seen(observation, observation, torch.tensor([[action]]), torch.tensor([[reward]]), torch.tensor([[ended]]))
 
 
 @pytest.mark.parametrize("algorithm", ["q-learning", "sarsa"])
@@ -79,7 +79,8 @@ def test_perturbations_are_held_and_differ_between_copies() -> None:
     blank = torch.zeros(2, 4)
     noises = []
     for _ in range(7):
-        seen = Seen(blank[..., None][..., :0], blank.long(), blank, torch.ones_like(blank, dtype=torch.bool))
+        nothing = blank[..., None][..., :0]
+        seen = Seen(nothing, nothing, blank.long(), blank, torch.ones_like(blank, dtype=torch.bool))
         state = policy.act(state, seen, randomness).state
         noises.append(state.noise)
     changed = [not torch.equal(one, other) for one, other in itertools.pairwise(noises)]

@@ -38,7 +38,8 @@ def learner_of(environments: Environments, **options: Any) -> tuple[Rl2, Learned
 
 
 def acted_in(environments: Environments, meta: Params) -> Trajectories:
-    policy = RecurrentPolicy(environments.problem, meta)
+    problem = environments.problem
+    policy = RecurrentPolicy(problem, meta, interactions=meta["gru.input"].shape[1] > problem.seen_size)
     randomness = Randomness(seeded(5), environments.tasks)
     return rollout(environments, policy, randomness, environments.problem.episodes).trajectories
 
@@ -47,17 +48,25 @@ def naive_outputs(environments: Environments, meta: Params, acted: Trajectories)
     """Return the outputs of each step (B, O), one step after another through all episodes, by torch's own cell."""
     weights = [meta[f"gru.{name}"] for name in ("input", "recurrent", "input_bias", "recurrent_bias")]
     hidden, outputs = torch.zeros(environments.tasks, weights[1].shape[1]), []
-    for x_TEF in environments.problem.encode(acted.seen()):
+    problem, seen = environments.problem, acted.seen()
+    inputs, observations = problem.encode(seen), seen.observations[:, :, 0]
+    if weights[0].shape[1] > problem.seen_size:
+        inputs = torch.cat([inputs, problem.encode_interactions(seen)], -1)
+    heads = meta["head.weight"].split(hidden.shape[1])
+    for x_TEF, observation_TD in zip(inputs, observations, strict=True):
         hidden = torch.gru_cell(x_TEF.flatten(0, 1), hidden, *weights)
-        outputs.append(hidden @ meta["head.weight"] + meta["head.bias"])
+        outputs.append(hidden @ heads[0] + meta["head.bias"])
+        for number_T, head in zip(observation_TD.T, heads[1:], strict=False):
+            outputs[-1] = outputs[-1] + number_T[:, None] * (hidden @ head)
     return outputs
 
 
+@pytest.mark.parametrize("interactions", [False, True])
 @pytest.mark.parametrize("source", SOURCES_TRIED)
-def test_the_memory_lasts_for_all_episodes_and_begins_anew_with_each_task(source: str) -> None:
+def test_the_memory_lasts_for_all_episodes_and_begins_anew_with_each_task(source: str, interactions: bool) -> None:
     """What acted is the naive loop that begins with a state of zeros and never resets it."""
     environments = environments_of(source)
-    _, learned = learner_of(environments)
+    _, learned = learner_of(environments, interactions=interactions)
     for _ in range(2):  # A second task begins with zeros again.
         acted = acted_in(environments, learned.meta)
         wanted = torch.stack(naive_outputs(environments, learned.meta, acted))
@@ -67,10 +76,11 @@ def test_the_memory_lasts_for_all_episodes_and_begins_anew_with_each_task(source
     assert (begins[1:] - begins[0]).abs().amax(-1).min() > 1e-4
 
 
+@pytest.mark.parametrize("interactions", [False, True])
 @pytest.mark.parametrize("source", SOURCES_TRIED)
-def test_the_gradient_equals_that_of_a_naive_loop(source: str) -> None:
+def test_the_gradient_equals_that_of_a_naive_loop(source: str, interactions: bool) -> None:
     environments = environments_of(source, tasks=3)
-    learner, learned = learner_of(environments, ratio_clip=0.05, value_weight=0.3)
+    learner, learned = learner_of(environments, ratio_clip=0.05, value_weight=0.3, interactions=interactions)
     batch, _ = learner.batch(learned, acted_in(environments, learned.meta))
     acted = acted_in(environments, learned.meta)
     # Parameters that have moved since, so that ratios differ from 1 and some are clipped.

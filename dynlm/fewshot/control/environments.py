@@ -52,6 +52,11 @@ class ControlProblem:
         """The numbers of ``encode``: D + N (or A) + 2."""
         return self.observation_size + (self.num_actions or self.action_size) + 2
 
+    @property
+    def interactions_size(self) -> int:
+        """The numbers of ``encode_interactions``: N (2D + 1), or A (2D + 1)."""
+        return (self.num_actions or self.action_size) * (2 * self.observation_size + 1)
+
     def encode(self, seen: Seen) -> Tensor:
         """Return all that a policy sees as numbers (..., seen_size), such as an RL^2 policy's input.
 
@@ -69,6 +74,17 @@ class ControlProblem:
         numbers[..., -2] = seen.rewards
         numbers[..., -1] = seen.ended
         return numbers
+
+    def encode_interactions(self, seen: Seen) -> Tensor:
+        """Return products of what a policy sees (..., interactions_size), which a linear layer cannot form.
+
+        They are those of the last observation o and the last action a, and of a and (1, o) with the last reward: in a
+        tabular task, one number for each pair of a state and an action that is 1 in the step after it, and the reward
+        of each pair.
+        """
+        actions = self.encode(seen)[..., self.observation_size : -2]
+        pairs = (seen.last_observations[..., None] * actions[..., None, :]).flatten(-2)
+        return torch.cat([pairs, torch.cat([actions, pairs], -1) * seen.rewards[..., None]], -1)
 
 
 class Step(NamedTuple):

@@ -24,6 +24,8 @@ class Seen(NamedTuple):
 
     observations: Tensor
     """(T, E, D)."""
+    last_observations: Tensor
+    """Observations that the last actions were taken in (T, E, D); 0 before the first."""
     actions: Tensor
     """Last actions (T, E) or (T, E, A); NO_ACTION or 0 before the first."""
     rewards: Tensor

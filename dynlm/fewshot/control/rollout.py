@@ -53,7 +53,8 @@ class Trajectories(NamedTuple):
 
     def seen(self) -> Seen:
         """Return what the policy saw before each step, with the steps as the first axis."""
-        before = zip(self.first[1:], (self.actions_NTE, self.rewards_NTE, self.ended_NTE), strict=True)
+        last = (self.observations_NTED, self.actions_NTE, self.rewards_NTE, self.ended_NTE)
+        before = zip(self.first[1:], last, strict=True)
         return Seen(self.observations_NTED, *(torch.cat([first[None], later[:-1]]) for first, later in before))
 
 
@@ -71,7 +72,8 @@ def nothing_seen(problem: ControlProblem, tasks: int, copies: int) -> Seen:
     if not problem.num_actions:
         actions = torch.zeros(tasks, copies, problem.action_size)
     zeros_TE = torch.zeros(tasks, copies)
-    return Seen(zeros_TE[..., None].expand(-1, -1, problem.observation_size), actions, zeros_TE, zeros_TE.bool())
+    zeros_TED = zeros_TE[..., None].expand(-1, -1, problem.observation_size)
+    return Seen(zeros_TED, zeros_TED, actions, zeros_TE, zeros_TE.bool())
 
 
 def rollout(
@@ -108,8 +110,8 @@ def rollout(
                 for name, tensor in decision.records.items():
                     records.setdefault(name, []).append(tensor)
                 over_TE, state, inner = ended_TE, decision.state, done.state
+                seen = Seen(done.observations, observations_TED, decision.actions, rewards_TE, ended_TE)
                 observations_TED = done.observations
-                seen = Seen(observations_TED, decision.actions, rewards_TE, ended_TE)
     observations, actions, rewards, valid, ended = (torch.stack(column) for column in zip(*rows, strict=True))
     recorded = {name: torch.stack(tensors) for name, tensors in records.items()}
     trajectories = Trajectories(observations, actions, rewards, valid, ended, problem.horizon, first, recorded)

@@ -1,7 +1,8 @@
 """RL^2: a recurrent policy whose memory runs through all episodes of a task, trained by PPO.
 
-Legend: N steps of a task, T tasks, E copies of each (here one), B = T * E, F numbers that a policy sees, H width, A
-discrete actions or numbers of an action, O = A + 1 outputs. States have the batch last, so that each gate is one block.
+Legend: N steps of a task, T tasks, E copies of each (here one), B = T * E, F numbers that a policy sees, D those of an
+observation, H width, A discrete actions or numbers of an action, O = A + 1 outputs, K = 1 or D + 1 heads. States have
+the batch last, so that each gate is one block.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dynlm.fewshot.control.actions import ActionDistribution, Categorical, Gaussian
@@ -42,22 +44,45 @@ def distribution_of(problem: ControlProblem, meta: Params) -> ActionDistribution
     return Categorical() if problem.num_actions else Gaussian(problem, meta[_LOG_STD])
 
 
+def outputs_of(meta: Params, states_NHB: Tensor, observations_NBD: Tensor) -> Tensor:
+    """Return the outputs in these states (N, B, O).
+
+    They are linear in the state or, where the head's weights are (1 + D) H rows, in the state's products with 1 and
+    with each number of the observation: outputs = sum over k of c_k W_k' h with c = (1, observation).
+    """
+    width, bias_O1 = states_NHB.shape[1], meta[_HEAD_BIAS][:, None]
+    weight_KHO = meta[_HEAD_WEIGHT].unflatten(0, (-1, width))
+    weight_NMH = weight_KHO.transpose(1, 2).flatten(0, 1).expand(len(states_NHB), -1, -1)
+    if len(weight_KHO) == 1:
+        return torch.baddbmm(bias_O1, weight_NMH, states_NHB).transpose(1, 2)
+    parts_NKOB = torch.bmm(weight_NMH, states_NHB).unflatten(1, (len(weight_KHO), -1))
+    factors_NKB = F.pad(observations_NBD, (1, 0), value=1.0).transpose(1, 2)
+    return ((parts_NKOB * factors_NKB[:, :, None]).sum(1) + bias_O1).transpose(1, 2)
+
+
 @dataclass(frozen=True)
 class RecurrentPolicy:
-    """A GRU that sees ``problem.encode``, with linear outputs: what actions are drawn from, and a value."""
+    """A GRU with linear outputs: what actions are drawn from, and a value.
+
+    It sees ``problem.encode`` and, with ``interactions``, ``problem.encode_interactions``.
+    """
 
     problem: ControlProblem
     meta: Params
+    interactions: bool = False
     draws: bool = True
     """Whether actions are drawn; else they are the most probable ones."""
 
     def initial_state(self, tasks: int, copies: int) -> Tensor:
-        return torch.zeros(len(self.meta[_HEAD_WEIGHT]), tasks * copies)
+        return torch.zeros(gru_of(self.meta).recurrent.shape[1], tasks * copies)
 
     def act(self, state: Tensor, seen: Seen, randomness: Randomness) -> Decision:
-        x_BF, weights = self.problem.encode(seen).flatten(0, 1), gru_of(self.meta)
+        x_TEF, weights = self.problem.encode(seen), gru_of(self.meta)
+        if self.interactions:
+            x_TEF = torch.cat([x_TEF, self.problem.encode_interactions(seen)], -1)
+        x_BF = x_TEF.flatten(0, 1)
         state_HB, *_ = gru_step(project(x_BF, weights), state, weights)
-        outputs_BO = torch.addmm(self.meta[_HEAD_BIAS][:, None], self.meta[_HEAD_WEIGHT].T, state_HB).T
+        outputs_BO = outputs_of(self.meta, state_HB[None], seen.observations.flatten(0, 1)[None])[0]
         outputs_TEA = outputs_BO[:, :-1].unflatten(0, seen.rewards.shape)
         distribution = distribution_of(self.problem, self.meta)
         actions = distribution.draw(outputs_TEA, randomness) if self.draws else distribution.mode(outputs_TEA)
@@ -96,6 +121,9 @@ class Rl2(PolicyLearner):
     class Options(PolicyLearner.Options):
         width: int = bounded(64, 1, LARGEST_WIDTH)
         """Width of the recurrent layer (a GRU)."""
+        interactions: bool = False
+        """Whether the policy also sees products of the last observation, action and reward, and has outputs of its own
+        for each number of the observation: what it remembers is then kept, and used, by observation and action."""
         discount: float = bounded(1.0, 0, 1)
         """Discount of a reward for each step until it, through all episodes of a task."""
         gae_lambda: float = bounded(0.6, 0, 1)
@@ -116,15 +144,19 @@ class Rl2(PolicyLearner):
     def initial(self, generator: torch.Generator) -> Learned:
         problem, width = self.problem, self.options.width
         actions = problem.num_actions or problem.action_size
-        meta = add_prefix(_GRU, initial_gru(problem.seen_size, width, generator)._asdict())
-        meta[_HEAD_WEIGHT] = uniform((width, actions + 1), _HEAD_BOUND, generator)
+        inputs, heads = problem.seen_size, 1
+        if self.options.interactions:
+            inputs, heads = inputs + problem.interactions_size, 1 + problem.observation_size
+        meta = add_prefix(_GRU, initial_gru(inputs, width, generator)._asdict())
+        meta[_HEAD_WEIGHT] = uniform((heads * width, actions + 1), _HEAD_BOUND, generator)
         meta[_HEAD_BIAS] = torch.zeros(actions + 1)
         if not problem.num_actions:
             meta[_LOG_STD] = torch.full((actions,), -0.5)
         return Learned(meta, {_SCALE: torch.ones(()), _COUNT: torch.zeros(())})
 
     def policy(self, learned: Learned, adapted: Adapted) -> Policy:
-        return RecurrentPolicy(self.problem, learned.meta, self.options.test_actions == "drawn")
+        options = self.options
+        return RecurrentPolicy(self.problem, learned.meta, options.interactions, options.test_actions == "drawn")
 
     def protocol(self) -> dict[str, Any]:
         return super().protocol() | {"test_actions": self.options.test_actions}
@@ -133,7 +165,8 @@ class Rl2(PolicyLearner):
         self, learned: Learned, tasks: Environments, progress: float, generator: torch.Generator
     ) -> Iterator[MetaStep]:
         options = self.options
-        policy = RecurrentPolicy(self.problem, {name: tensor.detach() for name, tensor in learned.meta.items()})
+        constants = {name: tensor.detach() for name, tensor in learned.meta.items()}
+        policy = RecurrentPolicy(self.problem, constants, options.interactions)
         acted = rollout(tasks, policy, Randomness(generator, tasks.tasks), self.problem.episodes).trajectories
         batch, buffers = self.batch(learned, acted)
         score, steps = float(acted.returns_LTE.sum(0).mean()), acted.num_steps
@@ -172,8 +205,8 @@ class Rl2(PolicyLearner):
     def loss(self, meta: Params, batch: Batch, entropy_weight: float) -> Tensor:
         """Return PPO's loss (Schulman et al. 2017, equations 7 and 9), a mean over the steps that were taken."""
         states_NHB = gru_sequence(batch.inputs_NBF, gru_of(meta))
-        weight_NOH = meta[_HEAD_WEIGHT].T.expand(len(states_NHB), -1, -1)
-        outputs_NBO = torch.baddbmm(meta[_HEAD_BIAS][:, None], weight_NOH, states_NHB).transpose(1, 2)
+        observations_NBD = batch.inputs_NBF[..., : self.problem.observation_size]
+        outputs_NBO = outputs_of(meta, states_NHB, observations_NBD)
         outputs_NBA, values_NB = outputs_NBO[..., :-1], outputs_NBO[..., -1]
         distribution = distribution_of(self.problem, meta)
         log_ratios_NB = distribution.log_prob(outputs_NBA, batch.actions_NB) - batch.log_probs_NB

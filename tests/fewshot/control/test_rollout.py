@@ -75,13 +75,29 @@ def test_a_policy_sees_its_last_action_and_what_came_of_it() -> None:
 
 def test_a_recurrent_policy_sees_numbers() -> None:
     problem = ControlProblem(1, 3, 2, num_actions=3)
-    seen = Seen(
-        torch.tensor([[[5.0]], [[6.0]]]), torch.tensor([[NO_ACTION], [2]]), torch.ones(2, 1), torch.ones(2, 1) > 0
-    )
+    observations, ones = torch.tensor([[[5.0]], [[6.0]]]), torch.ones(2, 1)
+    seen = Seen(observations, 10 * observations, torch.tensor([[NO_ACTION], [2]]), ones, ones > 0)
     assert problem.encode(seen).tolist() == [[[5, 0, 0, 0, 1, 1]], [[6, 0, 0, 1, 1, 1]]]
     assert problem.seen_size == 6
     box = ControlProblem(1, 3, 2, action_size=2)
     assert box.encode(seen._replace(actions=torch.zeros(2, 1, 2))).shape == (2, 1, box.seen_size)
+
+
+def test_a_recurrent_policy_sees_products() -> None:
+    """Of an action with the observation that it was taken in, and of both with the reward; the reward here is -2."""
+    problem, twos = ControlProblem(2, 3, 2, num_actions=2), torch.full((2, 1), -2.0)
+    last = torch.tensor([[[0.0, 5.0]], [[3.0, 4.0]]])
+    seen = Seen(7 * last, last, torch.tensor([[NO_ACTION], [1]]), twos, twos > 0)
+    wanted = [0, 3, 0, 4], [0, -2], [0, -6, 0, -8]
+    assert problem.encode_interactions(seen).tolist() == [[[0] * 10], [[number for part in wanted for number in part]]]
+    assert problem.interactions_size == 10
+    box = ControlProblem(2, 3, 2, action_size=1)
+    numbers = box.encode_interactions(seen._replace(actions=torch.full((2, 1, 1), 0.5)))
+    assert numbers[1].tolist() == [[1.5, 2, -1, -3, -4]] and box.interactions_size == 5
+    bandit = ControlProblem(0, 1, 2, num_actions=2)
+    nothing = last[..., :0]
+    numbers = bandit.encode_interactions(seen._replace(observations=nothing, last_observations=nothing))
+    assert numbers[1].tolist() == [[0, -2]] and bandit.interactions_size == 2
 
 
 def test_a_rollout_continues_where_another_ended() -> None:
