@@ -103,6 +103,12 @@ class MemoryOptions(Section):
         return RULES[str(values.get("rule", "rms"))].options
 
     @classmethod
+    def selected_by(cls, option: str) -> str | None:
+        """Return the rules that have ``option``; None where there is none."""
+        rules = [name for name in RULES.names() if option in {item.name for item in fields(RULES[name].options)}]
+        return f"memory.rule {' or '.join(rules)}" if rules else None
+
+    @classmethod
     def own_values(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return ``values`` without null, which is unset, for the options of any rule here: files have them all."""
         known = {item.name for kind in (StepOptions, cls) for item in fields(kind)}
@@ -172,12 +178,20 @@ class StepOptions(MemoryOptions):
     """Decay lambda toward the static parameters; unset: the tuned one of the run."""
     epsilon: float | None = bounded(None, 1e-12)
     """rms: what is added to the root mean square of the gradients; unset: the tuned one of the run."""
+
+
+@dataclass
+class LearnedStepOptions(StepOptions):
+    """The memory of a learned rule g, with what may take the place of g's own options."""
+
+    COMMON = "rule g reset segment lanes decay_step cache no_regret"
+
     decay_step: float | None = bounded(None, 0, 1, omit_default=True)
-    """Step by which each segment moves the logarithm of all decays, by the hypergradient of its loss. meta: 0.05 is a
-    good value for texts of other kinds than g was learned on; unset: g's own (g.decay_step)."""
+    """Step by which each segment moves the logarithm of all decays, by the hypergradient of its loss; 0.05 is a good
+    value for texts of other kinds than g was learned on. Unset: g's own (g.decay_step)."""
     replay_rate: float | None = bounded(None, 0, 1, omit_default=True)
-    """rms+replay and meta: after each segment take another step, at this share of the learning rates, by an earlier
-    segment of the article; it takes twice the time. Unset: the tuned one, or g's own (g.replay_rate)."""
+    """After each segment take another step, at this share of the learning rates, by an earlier segment of the article;
+    it takes twice the time. Unset: g's own (g.replay_rate)."""
 
 
 @dataclass

@@ -12,8 +12,9 @@ import itertools
 import pkgutil
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn, get_type_hints
 
 import jsonargparse
@@ -42,6 +43,8 @@ Given = list[tuple[str, str]]
 
 
 class _Parser(jsonargparse.ArgumentParser):
+    sections: Mapping[str, type[Section]] = MappingProxyType({})
+    """The classes of the command's sections."""
     other_sections: Sequence[str] = ()
     """Sections that config files may have and the command does not use."""
     other_options: Sequence[str] = ()
@@ -91,6 +94,7 @@ def parse(name: str, command: Command, argv: list[str]) -> tuple[jsonargparse.Na
     used = command.used_sections() or dict.fromkeys(layers.kinds, ())
     of_a_run = command.takes_run and not (command.run_is_optional and folder is None)
     taken = {section: [*own] or _taken_options(layers.kinds[section], of_a_run) for section, own in used.items()}
+    parser.sections = layers.kinds
     parser.other_sections = [section for section in layers.kinds if not taken.get(section)]
     parser.other_options = [
         f"--{section}.{name}"
@@ -282,6 +286,9 @@ def _explained(parser: _Parser, message: str) -> str:
         return f"{unknown[0]} is not used by this command, nor is any option of {section}"
     if unknown and unknown[0] in parser.other_options:
         return f"{unknown[0]} is not used by this command"
+    section, _, name = unknown[0][2:].partition(".") if unknown else ("", "", "")
+    if section in parser.sections and (chosen := parser.sections[section].selected_by(name)):
+        return f"{unknown[0]} goes with {chosen} alone"
     return _cut(text) + (did_you_mean(unknown[0], names) if unknown else "")
 
 

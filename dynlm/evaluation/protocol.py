@@ -13,7 +13,7 @@ import numpy as np
 
 from dynlm.adapt.dynamic_model import DynamicModel, constants_of
 from dynlm.adapt.memory_file import SavedMemory, load_about
-from dynlm.adapt.options import MemoryOptions, StepOptions
+from dynlm.adapt.options import LearnedStepOptions, MemoryOptions
 from dynlm.adapt.partners.cache_gate import Gate
 from dynlm.data.articles import source_name
 from dynlm.data.options import ORDERS, CorpusOptions, Order
@@ -129,7 +129,7 @@ def scoring_key(protocol: Mapping[str, Any]) -> str:
     options = protocol.get("options")
     memory = options.get("memory") if isinstance(options, dict) else None
     if isinstance(memory, dict):
-        memory = original_options("memory", earlier_options(StepOptions, memory))
+        memory = original_options("memory", earlier_options(LearnedStepOptions, memory))
     decisive = {name: protocol.get(name) for name in _DECISIVE}
     if reading := protocol.get("reading"):  # of models that have no such options, earlier keys stay as they were
         decisive["reading"] = reading

@@ -32,8 +32,8 @@ from dynlm.runtime.tensors import check_shapes
 from dynlm.runtime.validation import number_in, section_of
 from dynlm.types import Params
 
-_OF_LEARNED = {"decay_step": "rms+online", "replay_rate": "rms+replay"}
-"""Options that may take the place of a learned rule's own, with the hand-made rule that has them."""
+_OF_LEARNED = ("decay_step", "replay_rate")
+"""Options that may take the place of a learned rule's own."""
 StatisticsOf = Callable[[], Statistics]
 """Returns R, over the tensors that move at least; called only for rules that need it."""
 
@@ -181,16 +181,13 @@ def _statistics_of(store: MemoryStore, names: Sequence[str], kind: StatisticsKin
 
 def _open_rule(store: MemoryStore, memory: MemoryOptions) -> Rule:
     kind, dynamic = RULES[memory.rule], store.trained.model.dynamic_tensors(memory.targets)
-    given = {name: value for name in _OF_LEARNED if (value := getattr(memory, name, None)) is not None}
     if kind.build is None:
         for option in ("lr", "decay", "epsilon"):
             if getattr(memory, option, None) is not None:
                 raise UserError(f"memory.{option} does not go with memory.rule {memory.rule}, whose rates are learned")
+        given = {name: value for name in _OF_LEARNED if (value := getattr(memory, name, None)) is not None}
         meta, phi = open_meta(store, memory)
         return _with_options(meta.rule(phi, memory.g).of(dynamic), given)
-    for name in given.keys() - kind.searched.keys():
-        do = f"choose {_OF_LEARNED[name]} or meta"
-        raise UserError(f"memory.{name} does not go with memory.rule {memory.rule}", do=do)
     tuned, constants = store.load_tuned(memory.rule, memory.policy) or {}, kind.constants(memory)
     do = f"run `{command('tune', store.folder, memory.replace(cache='none'))}` first"
     for option in kind.searched:

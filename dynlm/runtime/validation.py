@@ -60,6 +60,11 @@ class Section:
         return cls
 
     @classmethod
+    def selected_by(cls, option: str) -> str | None:
+        """Return what selects a class of this section that has ``option``, for messages; None where nothing does."""
+        return None
+
+    @classmethod
     def own_values(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return ``values``, those of a file, without those that only other classes of the section use."""
         return dict(values)

@@ -91,3 +91,13 @@ def test_the_run_of_a_study_may_be_named_or_be_left_out(trained_run: Run) -> Non
 )
 def test_wrong_options_of_rules_are_refused(words: list[str], said: str, trained_run: Run, capsys: Capture) -> None:
     assert said in refused(capsys, "score", trained_run.folder, *words)
+
+
+@pytest.mark.parametrize(
+    "option, rules",
+    [("decay_step", "meta or rms+online"), ("replay_rate", "meta or rms+replay"), ("beta1", "adam or adamax")],
+)
+def test_an_option_of_other_rules_names_them(option: str, rules: str, trained_run: Run, capsys: Capture) -> None:
+    for rule in ("rms", "none"):
+        line = refused(capsys, "score", trained_run.folder, "--memory.rule", rule, f"--memory.{option}", "0.1")
+        assert f"--memory.{option} goes with memory.rule {rules} alone" in line

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dynlm.adapt.options import LearnedRuleOptions, StepOptions
+from dynlm.adapt.options import LearnedRuleOptions, LearnedStepOptions
 from dynlm.adapt.rules.base import Statistics
 from dynlm.adapt.rules.registry import SEGMENTS, StatisticsKind
 from dynlm.errors import UserError
@@ -53,7 +53,7 @@ def test_all_comes_back_exactly(tmp_path: Path, trained: TrainedModel) -> None:
     assert all(torch.equal(read[0].rms[name], tensor) for name, tensor in statistics.rms.items())
     meta = meta_of(G, START, trained, NAMES, lambda: statistics)
     phi = {key: torch.rand(t.shape, dtype=torch.float64) for key, t in meta.initial().items()}
-    store.save_learned(StepOptions(rule="meta", reset="article"), meta, phi, {"start": START})
+    store.save_learned(LearnedStepOptions(rule="meta", reset="article"), meta, phi, {"start": START})
     learned = store.load_learned("meta", "article")
     assert learned is not None
     assert learned[0].keys() == phi.keys()
@@ -134,7 +134,7 @@ def test_another_models_files_are_refused_by_name(
     theirs.save_statistics(statistics_of(trained), 1000)
     theirs.save_tuned("sgd", "stream", {"lr": 1.0})
     meta = meta_of(G, START, stranger, NAMES, lambda: statistics_of(stranger))
-    theirs.save_learned(StepOptions(rule="meta"), meta, meta.initial(), {})
+    theirs.save_learned(LearnedStepOptions(rule="meta"), meta, meta.initial(), {})
     assert load(MemoryStore(tmp_path, stranger)) is not None
     with pytest.raises(UserError, match=rf"{re.escape(name)}: this belongs to another model"):
         load(MemoryStore(tmp_path, trained))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dynlm.adapt.options import StepOptions
+from dynlm.adapt.options import LearnedStepOptions
 from dynlm.cli.main import main
 from dynlm.errors import UserError
 from dynlm.run.folder import load_model, load_tensors, log_line, save_tensors
@@ -105,7 +105,7 @@ def test_one_number_that_is_none_is_refused(name: str, tuned_copy: Run) -> None:
     next(iter(tensors.values())).view(-1)[0] = float("nan")
     save_tensors(path, tensors, about)
     with pytest.raises(UserError, match=f"{path.name}"):
-        open_dynamic_model(tuned_copy.folder, load_model(tuned_copy.folder), StepOptions(rule="meta"))
+        open_dynamic_model(tuned_copy.folder, load_model(tuned_copy.folder), LearnedStepOptions(rule="meta"))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dynlm.adapt.options import StepOptions
+from dynlm.adapt.options import LearnedStepOptions, StepOptions
 from dynlm.adapt.rules.registry import RULES, RuleKind, Search, register_rule
 
 if TYPE_CHECKING:
@@ -36,4 +36,4 @@ def _register(name: str, searched: Mapping[str, Search]) -> None:
 
 for _name, _constants in _SEARCHED.items():
     _register(_name, _constants)
-RULES.register("meta")(RuleKind("meta", StepOptions, None, learned=True))
+RULES.register("meta")(RuleKind("meta", LearnedStepOptions, None, learned=True))

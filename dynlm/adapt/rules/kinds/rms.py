@@ -78,6 +78,17 @@ class OnlineRateOptions(BoundaryResetOptions):
 
 
 @dataclass
+class ReplayOptions(StepOptions):
+    """The memory, with the constants of rms and its replay."""
+
+    COMMON = "rule reset segment lanes lr decay replay_rate cache no_regret"
+
+    replay_rate: float | None = bounded(None, 0, 1, omit_default=True)
+    """Learning rate of the second step after each segment, by an earlier segment of the article, as a share of lr; it
+    takes twice the time. Unset: the tuned one of the run."""
+
+
+@dataclass
 class BatchStatisticsOptions(StepOptions):
     """The memory, with the constants of rms, whose statistics are those of batches."""
 
@@ -130,7 +141,7 @@ def build_online(
     return replace(rule, boundary=boundary, decay_step=constants["decay_step"])
 
 
-@register_rule("rms+replay", StepOptions, _REPLAY, statistics="segments")
+@register_rule("rms+replay", ReplayOptions, _REPLAY, statistics="segments")
 def build_replay(
     tensors: tuple[str, ...], constants: Mapping[str, Any], statistics: Statistics | None
 ) -> ElementwiseRule:
