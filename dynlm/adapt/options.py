@@ -24,6 +24,12 @@ FEATURES: tuple[Feature, ...] = get_args(Feature)
 LARGEST_WINDOW = 1_000_000
 """Tokens of a cache, whose features are all in memory."""
 MIN_INVERSE, MAX_INVERSE = 1e-6, 1e4
+CACHE_BOUNDS = {
+    "window": (1, LARGEST_WINDOW),
+    "inverse_temperature": (MIN_INVERSE, MAX_INVERSE),
+    "share": (0, 0.99),
+}
+"""Least and largest value of each constant of a fixed cache; X is the option ``memory.cache_X``."""
 
 
 @dataclass
@@ -118,6 +124,11 @@ class MemoryOptions(Section):
     def policy(self) -> str:
         """The name under which a run keeps what is tuned for this reset policy, with or without article boundaries."""
         return self.reset if self.article_boundaries else f"{self.reset}-joined"
+
+    def cache_constants(self) -> dict[str, Any]:
+        """Return the constants of a fixed cache that are given; None for the others."""
+        given = {name: getattr(self, f"cache_{name}") for name in CACHE_BOUNDS}
+        return {name: value[0] if isinstance(value, list) else value for name, value in given.items()}
 
     def require_boundaries(self, where: str) -> None:
         """Raise UserError if articles are to be read as one text, which ``where`` does not do."""

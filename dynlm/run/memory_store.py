@@ -2,9 +2,10 @@
 
 statistics.safetensors                          gradient statistics R of single segments
 statistics-LANESxSEGMENT.safetensors            those of batches
-tuned.json                                      the tuned constants of each rule and policy
+tuned.json                                      the tuned constants of each rule, policy and set of tensors that move
 G-RESET.safetensors and .json                   phi of a learned rule, as tensors and readable
-cache-RULE-POLICY.json                          the tuned window, inverse temperature and share of a fixed cache
+cache-RULE-POLICY[-TENSORS].json                the tuned constants of a fixed cache; TENSORS is a fingerprint
+                                                of those that move, where these are not all
 gated-cache-RULE[-GATE]-POLICY.safetensors and .json    a cache's learned gate, as tensors and readable
 
 RESET is stream or article; POLICY too, or stream-joined for what was found on articles read as one text. A learned rule
@@ -14,24 +15,25 @@ is the same file for both: it may be read either way.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dynlm.adapt.options import LARGEST_WINDOW, MAX_INVERSE, MIN_INVERSE, MemoryOptions
+from dynlm.adapt.options import CACHE_BOUNDS, LARGEST_WINDOW, MAX_INVERSE, MIN_INVERSE, MemoryOptions
 from dynlm.adapt.partners.cache import Cache
 from dynlm.adapt.partners.cache_gate import Gate, gate_feature_names
 from dynlm.adapt.rules.base import Statistics
 from dynlm.adapt.rules.learned import LearnedRule
 from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule
 from dynlm.adapt.rules.registry import RULES, SEGMENTS, StatisticsKind
-from dynlm.data.article_range import format_ranges
 from dynlm.errors import UserError
 from dynlm.run.folder import TrainedModel, refuse_leaving_run
+from dynlm.run.records import Card, card_of, records_of
 from dynlm.runtime.files import exclusive
+from dynlm.runtime.hashing import fingerprint
 from dynlm.runtime.parsing import read_json, write_json
 from dynlm.runtime.renamed import current_keys
 from dynlm.runtime.tensors import check_shapes, load_tensors, save_tensors
@@ -39,14 +41,8 @@ from dynlm.runtime.validation import number_in
 from dynlm.types import Params
 
 AnyLearnedRule = LearnedRule | LearnedLSTMRule
-Card = dict[str, Any]
-"""How something was computed, tuned or learned, as its file says."""
-CACHE_BOUNDS = {
-    "window": (1, LARGEST_WINDOW),
-    "inverse_temperature": (MIN_INVERSE, MAX_INVERSE),
-    "share": (0, 0.99),
-}
-"""Least and largest value of each constant of a fixed cache; X is the option ``memory.cache_X``."""
+ALL = ("*",)
+"""The ``memory.targets`` by which all tensors move."""
 _MOST_INVERSE_TEMPERATURES = 64
 _SECONDS_TO_WAIT = 60.0
 
@@ -59,12 +55,6 @@ def rule_stem(memory: MemoryOptions) -> str:
 def gate_stem(memory: MemoryOptions) -> str:
     """Return the part of file names that tells a learned gate: its rule, its own name if it has one, policy."""
     return "-".join([rule_stem(memory), *([memory.gate] if memory.gate else []), memory.policy])
-
-
-def given_constants(memory: MemoryOptions) -> dict[str, Any]:
-    """Return the constants of a fixed cache that the options give; None for the others."""
-    given = {name: getattr(memory, f"cache_{name}") for name in CACHE_BOUNDS}
-    return {name: value[0] if isinstance(value, list) else value for name, value in given.items()}
 
 
 @dataclass(frozen=True)
@@ -115,8 +105,8 @@ class MemoryStore:
         """Remove R, so that it is computed again."""
         self.path(f"{kind.name}.safetensors").unlink(missing_ok=True)
 
-    def save_tuned(self, rule: str, policy: str, tuned: Mapping[str, Any]) -> None:
-        """Write a rule's constants tuned for a policy (``MemoryOptions.policy``).
+    def save_tuned(self, rule: str, policy: str, tuned: Mapping[str, Any], targets: Sequence[str] = ALL) -> None:
+        """Write a rule's constants tuned for a policy (``MemoryOptions.policy``) where the tensors ``targets`` move.
 
         Other processes may write those of other rules at the same time.
         """
@@ -126,13 +116,20 @@ class MemoryStore:
             if not isinstance(content, dict) or content.get("model") != self.trained.fingerprint:
                 content = {"model": self.trained.fingerprint}
             before = content.get(rule)
-            content[rule] = {**(before if isinstance(before, dict) else {}), policy: dict(tuned)}
+            own = {self._slot(policy, targets): dict(tuned)}
+            content[rule] = {**(before if isinstance(before, dict) else {}), **own}
             write_json(path, content)
 
-    def load_tuned(self, rule: str, policy: str) -> Card | None:
-        """Load a rule's constants tuned for a policy (``MemoryOptions.policy``), and how they were tuned."""
+    def tuned_for(self, rule: str, memory: MemoryOptions) -> Card | None:
+        """Load a rule's constants tuned for the tensors that ``memory`` moves, else those for all tensors."""
+        own = self.load_tuned(rule, memory.policy, memory.targets)
+        return self.load_tuned(rule, memory.policy) if own is None else own
+
+    def load_tuned(self, rule: str, policy: str, targets: Sequence[str] = ALL) -> Card | None:
+        """Load a rule's constants tuned for a policy (``MemoryOptions.policy``) where the tensors ``targets`` move, and
+        how they were tuned."""
         tuned = (self._read("tuned.json") or {}).get(rule, {})
-        tuned = tuned.get(policy) if isinstance(tuned, dict) else tuned
+        tuned = tuned.get(self._slot(policy, targets)) if isinstance(tuned, dict) else tuned
         if tuned is None:
             return None
         path = self.path("tuned.json")
@@ -186,13 +183,14 @@ class MemoryStore:
 
     def save_fixed_cache(self, memory: MemoryOptions, tuned: Mapping[str, Any]) -> None:
         """Write the constants of a fixed cache, and how they were tuned."""
-        name = f"cache-{rule_stem(memory)}-{memory.policy}.json"
-        write_json(self.path(name), {"model": self.trained.fingerprint, **tuned})
+        write_json(self.path(self._cache_names(memory)[0]), {"model": self.trained.fingerprint, **tuned})
 
     def load_fixed_cache(self, memory: MemoryOptions) -> Card | None:
-        """Load the constants of a fixed cache, and how they were tuned."""
-        name = f"cache-{rule_stem(memory)}-{memory.policy}.json"
-        if (content := self._read(name)) is None:
+        """Load the constants of a fixed cache tuned beside what ``memory`` moves, else all tensors, and how they were
+        tuned."""
+        found = ((name, content) for name in self._cache_names(memory) if (content := self._read(name)) is not None)
+        name, content = next(found, ("", None))
+        if content is None:
             return None
         for constant, bounds in CACHE_BOUNDS.items():
             number_in(content, constant, self.path(name), *bounds)
@@ -243,14 +241,32 @@ class MemoryStore:
         elif kind.searched and all(getattr(memory, name) is not None for name in kind.searched):
             records.append({"what": "rates", "how": "given"})
         elif kind.searched:
-            records += records_of(self.load_tuned(memory.rule, memory.policy), "rates", "tuned")
+            records += records_of(self.tuned_for(memory.rule, memory), "rates", "tuned")
         if memory.cache == "learned":
             records += records_of(card_of(self.load_gated_cache(memory)), "gate", "learned")
-        elif memory.cache == "fixed" and None not in given_constants(memory).values():
+        elif memory.cache == "fixed" and None not in memory.cache_constants().values():
             records.append({"what": "cache", "how": "given"})
         elif memory.cache == "fixed":
             records += records_of(self.load_fixed_cache(memory), "cache", "tuned")
         return records
+
+    def _cache_names(self, memory: MemoryOptions) -> list[str]:
+        """Return the names of the files of a fixed cache, the one for what ``memory`` moves first."""
+        stem, moving = f"cache-{rule_stem(memory)}-{memory.policy}", self._moving(memory.targets)
+        return [
+            *([f"{stem}-{fingerprint(*moving)[:8]}.json"] if moving and memory.rule != "none" else []),
+            f"{stem}.json",
+        ]
+
+    def _slot(self, policy: str, targets: Sequence[str]) -> str:
+        """Return the key of what was tuned: the policy, with the tensors that move where these are not all."""
+        moving = self._moving(targets)
+        return f"{policy} of {', '.join(moving)}" if moving else policy
+
+    def _moving(self, targets: Sequence[str]) -> tuple[str, ...]:
+        """Return the names of the tensors that move; none where these are all."""
+        names, every = (self.trained.model.dynamic_tensors(chosen) for chosen in (targets, ALL))
+        return () if names == every else names
 
     def _save(
         self, name: str, tensors: Params, card: Mapping[str, Any], shown: Mapping[str, Any] | None = None
@@ -277,23 +293,3 @@ class MemoryStore:
         if not isinstance(card, dict) or card.get("model") != self.trained.fingerprint:
             raise UserError("this belongs to another model", path, "remove it and run tune and metatrain again")
         return dict(current_keys(card))
-
-
-def card_of(stored: tuple[Any, Card] | None) -> Card | None:
-    """Return the card of what a ``load_*`` of a ``MemoryStore`` found."""
-    return None if stored is None else stored[1]
-
-
-def records_of(card: Card | None, what: str, how: str) -> list[Card]:
-    """Return the records (``Run.record``) in a card.
-
-    Older files have ``split`` and ``articles`` instead of records; without these the one record has no articles.
-    """
-    card = card or {}
-    kept, articles = card.get("tuned_on"), card.get("articles")
-    if isinstance(kept, list) and all(isinstance(one, dict) for one in kept):
-        return [dict(one) for one in kept]
-    record: Card = {"what": what, "how": how, "articles": None}
-    if isinstance(articles, list) and all(isinstance(number, int) for number in articles):
-        record |= {"corpus": card.get("corpus"), "split": card.get("split"), "articles": format_ranges(articles)}
-    return [record]

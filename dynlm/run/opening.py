@@ -26,7 +26,7 @@ from dynlm.adapt.update_filter import UpdateFilter
 from dynlm.errors import UserError
 from dynlm.models.registry import EngineSettings, engine_for
 from dynlm.run.folder import TrainedModel
-from dynlm.run.memory_store import AnyLearnedRule, MemoryStore, given_constants
+from dynlm.run.memory_store import AnyLearnedRule, MemoryStore
 from dynlm.runtime.renamed import current_options
 from dynlm.runtime.tensors import check_shapes
 from dynlm.runtime.validation import number_in, section_of
@@ -188,7 +188,7 @@ def _open_rule(store: MemoryStore, memory: MemoryOptions) -> Rule:
         given = {name: value for name in _OF_LEARNED if (value := getattr(memory, name, None)) is not None}
         meta, phi = open_meta(store, memory)
         return _with_options(meta.rule(phi, memory.g).of(dynamic), given)
-    tuned, constants = store.load_tuned(memory.rule, memory.policy) or {}, kind.constants(memory)
+    tuned, constants = store.tuned_for(memory.rule, memory) or {}, kind.constants(memory)
     do = f"run `{command('tune', store.folder, memory.replace(cache='none'))}` first"
     for option in kind.searched:
         if constants[option] is None:
@@ -240,14 +240,14 @@ def open_cache(store: MemoryStore, memory: MemoryOptions) -> Cache | None:
         return None
     beside = f"for rule {memory.rule!r} and reset {memory.policy!r}"
     if memory.cache == "learned":
-        for name, value in given_constants(memory).items():
+        for name, value in memory.cache_constants().items():
             if value is not None:
                 raise UserError(f"memory.cache_{name} does not go with memory.cache learned, which keeps its own")
         if (gated := store.load_gated_cache(memory)) is None:
             do = f"run `{command('metatrain', store.folder, memory)}` first"
             raise UserError(f"no gated cache {beside}", store.folder, do)
         return gated[0]
-    tuned, values = store.load_fixed_cache(memory) or {}, given_constants(memory)
+    tuned, values = store.load_fixed_cache(memory) or {}, memory.cache_constants()
     for name, given in values.items():
         values[name] = tuned.get(name) if given is None else given
         if values[name] is None:

@@ -23,9 +23,10 @@ from dynlm.adapt.rules.registry import RULES, tuned_rules
 from dynlm.data.options import CorpusOptions
 from dynlm.errors import UserError
 from dynlm.run.folder import MAKERS, load_model, read_options, save_config, save_model
-from dynlm.run.memory_store import MemoryStore, records_of, rule_stem
+from dynlm.run.memory_store import MemoryStore, rule_stem
 from dynlm.run.opening import open_meta
 from dynlm.run.provenance import FILE, made_with, read_provenance
+from dynlm.run.records import records_of
 from dynlm.run.run import Run
 from dynlm.runtime.parsing import write_json
 from dynlm.runtime.validation import section_of

@@ -11,7 +11,6 @@ from dynlm.data.options import TokenizerOptions
 from dynlm.data.tokenizers.pretrained import PretrainedTokenizer
 from dynlm.models.protocol import SequenceModel
 from dynlm.run.folder import TrainedModel
-from dynlm.run.memory_store import given_constants
 from dynlm.runtime.tensors import params_fingerprint
 
 if TYPE_CHECKING:
@@ -83,6 +82,6 @@ def find_missing(memory: MemoryOptions, has_statistics: bool = False) -> Missing
     if memory.cache == "learned":
         return Missing("gate", "cache 'learned' needs a gate that was learned", [])
     if memory.cache == "fixed":
-        names = [f"cache_{name}" for name, value in given_constants(memory).items() if value is None]
+        names = [f"cache_{name}" for name, value in memory.cache_constants().items() if value is None]
         return Missing("cache", f"cache 'fixed' has no {' and no '.join(names)}", names) if names else None
     return None

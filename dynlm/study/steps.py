@@ -8,7 +8,8 @@ from dynlm.adapt.options import MemoryOptions, Reset
 from dynlm.adapt.rules.registry import RULES, SEGMENTS, StatisticsKind
 from dynlm.data.options import CorpusOptions
 from dynlm.models.options import ModelOptions
-from dynlm.run.memory_store import card_of, rule_stem
+from dynlm.run.memory_store import ALL, rule_stem
+from dynlm.run.records import card_of
 from dynlm.run.run import Run
 from dynlm.runtime.validation import Section, fingerprint_options
 from dynlm.study.budget import Budget
@@ -80,10 +81,10 @@ def _rates(run: Run, variant: Variant, rule: str) -> Step:
     memory = _memory_with(run, own, rule=rule, g=run.section(MemoryOptions).g, **given)
     of = run.with_sections(memory, variant.tune)
     return Step(
-        slot=f"the rates of {rule} under {own.policy}{_of_factors(run, own)}",
+        slot=f"the rates of {rule} under {own.policy}{_of_tensors(own)}{_of_factors(run, own)}",
         options=_options(run, memory, variant.tune),
         find=lambda quiet: tune(of, quiet),
-        held=lambda: of.store.load_tuned(rule, own.policy),
+        held=lambda: of.store.load_tuned(rule, own.policy, own.targets),
         budget=Budget.of_search,
         apart=f"give one of them its constants (memory: {{{constants}}}), or use two runs" if given else "use two runs",
     )
@@ -111,7 +112,7 @@ def _fixed_cache(run: Run, variant: Variant) -> Step:
     memory = _memory_with(run, own, cache="fixed", **given)
     of = run.with_sections(memory, variant.tune)
     return Step(
-        slot=f"the cache beside {rule_stem(own)} under {own.policy}{_of_factors(run, own)}",
+        slot=f"the cache beside {rule_stem(own)} under {own.policy}{_of_tensors(own)}{_of_factors(run, own)}",
         options=_options(run, memory, variant.tune),
         find=lambda quiet: tune_cache(of, quiet),
         held=lambda: of.store.load_fixed_cache(memory),
@@ -150,6 +151,11 @@ def _options(run: Run, *sections: Section) -> dict[str, Any]:
     """Return the options that affect the text, its order and the model's context, and those of ``sections``."""
     reading = {f"model.{name}": value for name, value in run.section(ModelOptions).reading().items()}
     return {**fingerprint_options(run.section(CorpusOptions), *sections), **reading, "seed": run.options.seed}
+
+
+def _of_tensors(memory: MemoryOptions) -> str:
+    """Return what tells the slots of rates for some tensors from those of rates for all."""
+    return "" if [*memory.targets] == [*ALL] else f" of {', '.join(memory.targets)}"
 
 
 def _of_factors(run: Run, memory: MemoryOptions) -> str:

@@ -21,13 +21,13 @@ from torch import Tensor
 
 from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import iter_segments
-from dynlm.adapt.options import MemoryOptions
+from dynlm.adapt.options import CACHE_BOUNDS, MemoryOptions
 from dynlm.adapt.partners.cache import LOOKED_UP_AT_ONCE, Cache, CacheInput, CacheState, mixture
 from dynlm.adapt.rules.registry import Search
 from dynlm.data.stream import Stream
 from dynlm.errors import UserError
 from dynlm.models.scratch import Scratch
-from dynlm.run.memory_store import CACHE_BOUNDS, given_constants, rule_stem
+from dynlm.run.memory_store import rule_stem
 from dynlm.run.opening import command
 from dynlm.run.run import Run
 from dynlm.runtime.checkpoints import State
@@ -163,7 +163,7 @@ def tune_cache(run: Run, quiet: bool = False) -> dict[str, Any]:
 
         losses = fingerprint(nats_N.cpu().numpy().tobytes())
         checkpoints = run.checkpoints(stem, memory, options, **{"the losses without a cache": losses})
-        tuned = find_constants(run, stream, started(_SEARCHED, given_constants(memory)), read_with, checkpoints, quiet)
+        tuned = find_constants(run, stream, started(_SEARCHED, memory.cache_constants()), read_with, checkpoints, quiet)
         tuned |= {
             "window": round(tuned["window"]),
             "seconds": round(tuned["seconds"] + seconds, 1),

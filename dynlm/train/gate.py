@@ -21,14 +21,15 @@ from tqdm import tqdm
 
 from dynlm.adapt.dynamic_model import DynamicModel
 from dynlm.adapt.loop import iter_segments
-from dynlm.adapt.options import MAX_INVERSE, MIN_INVERSE, MemoryOptions
+from dynlm.adapt.options import CACHE_BOUNDS, MAX_INVERSE, MIN_INVERSE, MemoryOptions
 from dynlm.adapt.partners.cache import Cache, CacheInput, CacheState, mixture
 from dynlm.adapt.partners.cache_gate import Gate, initial_gate, log_shares
 from dynlm.data.stream import Stream
 from dynlm.errors import UserError
 from dynlm.models.scratch import Scratch
-from dynlm.run.memory_store import CACHE_BOUNDS, gate_stem, records_of
+from dynlm.run.memory_store import gate_stem
 from dynlm.run.opening import command
+from dynlm.run.records import records_of
 from dynlm.run.run import Run
 from dynlm.runtime.checkpoints import Checkpointer, Checkpoints, State
 from dynlm.runtime.files import exclusive

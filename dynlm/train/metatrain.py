@@ -25,8 +25,9 @@ from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule
 from dynlm.adapt.rules.registry import RULES
 from dynlm.errors import UserError
 from dynlm.run.locate import find_run
-from dynlm.run.memory_store import AnyLearnedRule, Card, records_of
+from dynlm.run.memory_store import AnyLearnedRule
 from dynlm.run.opening import build_dynamic_model, command, meta_of, take_meta
+from dynlm.run.records import Card, records_of
 from dynlm.run.run import Run
 from dynlm.runtime.checkpoints import Checkpoints
 from dynlm.runtime.files import exclusive
@@ -68,7 +69,7 @@ def metatrain(run: Run, quiet: bool = False) -> dict[str, Any]:
     quiet, base = quiet or not processes.is_main, run.section(LearnedRuleOptions).base
     with exclusive(run.store.path(name), f"the learned memory {memory.g!r}"):
         with processes.main_process_first():
-            if options.start is None and base == "rms" and run.store.load_tuned("rms", memory.policy) is None:
+            if options.start is None and base == "rms" and run.store.tuned_for("rms", memory) is None:
                 tune(run.with_sections(memory.replace(rule="rms")), quiet)
             start = _tuned_start(run) if options.start is None else _taken_start(run)
             texts = meta_texts(run)
@@ -119,7 +120,7 @@ def metatrain(run: Run, quiet: bool = False) -> dict[str, Any]:
 def _tuned_start(run: Run) -> Start:
     """Return g by the run's options with a phi of zero: the tuned rule ``g.base``."""
     memory, g = run.section(MemoryOptions), run.section(LearnedRuleOptions)
-    tuned, kind = run.store.load_tuned(g.base, memory.policy), RULES[g.base]
+    tuned, kind = run.store.tuned_for(g.base, memory), RULES[g.base]
     if tuned is None:
         do = f"run `{command('tune', run.path, memory.replace(rule=g.base, cache='none'))}` first"
         raise UserError(f"g.base {g.base} was not tuned for reset {memory.policy!r}", run.path, do)

@@ -129,7 +129,7 @@ def tune(run: Run, quiet: bool = False) -> dict[str, Any]:
             "level_1_nats_per_token": mean_nats(build_dynamic_model(trained, memory, LEVEL_1), stream),
             "tuned_on": [run.record("rates", "tuned", options.split, stream.articles)],
         }
-        run.store.save_tuned(memory.rule, memory.policy, tuned)
+        run.store.save_tuned(memory.rule, memory.policy, tuned, memory.targets)
         if run.processes.is_main:
             checkpoints.drop()
     return {"rule": memory.rule, "reset": memory.policy, **tuned}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dynlm.adapt.options import LearnedRuleOptions, LearnedStepOptions
+from dynlm.adapt.options import LearnedRuleOptions, LearnedStepOptions, StepOptions
 from dynlm.adapt.rules.base import Statistics
 from dynlm.adapt.rules.registry import SEGMENTS, StatisticsKind
 from dynlm.errors import UserError
@@ -65,6 +65,24 @@ def test_all_comes_back_exactly(tmp_path: Path, trained: TrainedModel) -> None:
     assert told["lr.gates"]["loss_delta"] == float(phi["lr.gates"][0, 1])
     for name, reset in (("meta", "stream"), ("other", "article")):
         assert store.load_learned(name, reset) is None
+
+
+def test_what_is_tuned_for_some_tensors_stands_beside_what_is_tuned_for_all(
+    tmp_path: Path, trained: TrainedModel
+) -> None:
+    """A memory that moves others is read with what was tuned for all tensors."""
+    store, some = MemoryStore(tmp_path, trained), ["*.bias", "embedding"]
+    cache = {"window": 10, "inverse_temperature": 1.0}
+    for share, targets in ((0.1, ["*"]), (0.2, some)):
+        memory = StepOptions(targets=targets, cache="fixed")
+        store.save_tuned("rms", "stream", {"lr": share}, targets)
+        store.save_fixed_cache(memory, {**cache, "share": share})
+    for share, targets in ((0.1, ["*"]), (0.1, list(NAMES)), (0.2, some), (0.2, some[::-1]), (0.1, ["embedding"])):
+        memory = StepOptions(targets=targets, cache="fixed")
+        tuned, fixed = store.tuned_for("rms", memory), store.load_fixed_cache(memory)
+        assert tuned is not None and fixed is not None
+        assert tuned["lr"] == fixed["share"] == share, targets
+    assert store.load_tuned("rms", "stream", ["embedding"]) is None
 
 
 def test_tuned_rates_of_rules_and_policies_stand_side_by_side(tmp_path: Path, trained: TrainedModel) -> None:
