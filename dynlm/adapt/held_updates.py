@@ -35,8 +35,6 @@ def holding_rule(rule: Rule, model: SequenceModel, memory: MemoryOptions) -> Rul
         return MergedRule(rule, matrix, memory.merge_every, memory.segment)
     if len(rule.tensors) == 1:
         raise UserError(f"{option} needs another tensor that moves beside {matrix!r}", do="add one to memory.targets")
-    if memory.track:
-        raise UserError(f"{option} does not go with memory.track", do=do)
     if memory.used_rows < 2 * memory.segment:
         what = f"memory.used_rows is {memory.used_rows}, and a segment's inputs and targets may be {2 * memory.segment}"
         raise UserError(what, do="choose more")

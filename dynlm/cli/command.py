@@ -49,7 +49,8 @@ class Argument:
     about: str
     many: bool = False
     runs: str | None = None
-    """The folder of runs in which a name is looked up as well; the words are then the folders that were found."""
+    """The folder of runs in which a name is looked up as well; the words are then the folders that were found. One that
+    is not there is refused here, several are looked at by the command."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class Command:
     options: str = "dynlm.train.config:Config"
     """The dataclass of all sections that a config file may have, which is imported when the command runs."""
     sections: str = ""
-    """Names of those that this command uses, or of single options (``corpus.text_field``); empty: all."""
+    """Names of those that this command uses, or of single options (``corpus.text_field``); empty: all. Options that it
+    does not use of a section that it does follow with a minus (``memory -memory.track``)."""
     common: str = ""
     """Names of those of them that ``--help`` shows; empty: all of them."""
     config: str | None = None
@@ -90,10 +92,15 @@ class Command:
     def used_sections(self) -> dict[str, tuple[str, ...]]:
         """Return the sections of ``sections``, each with the names of its options, or none where all are used."""
         used: dict[str, tuple[str, ...]] = {}
-        for word in self.sections.split():
+        for word in (word for word in self.sections.split() if not word.startswith("-")):
             section, _, option = word.partition(".")
             used[section] = (*used.get(section, ()), *([option] if option else []))
         return used
+
+    @property
+    def unused_options(self) -> set[str]:
+        """Options of ``sections`` that it does not use, as ``section.option``."""
+        return {word[1:] for word in self.sections.split() if word.startswith("-")}
 
     @property
     def examples(self) -> list[str]:
@@ -109,6 +116,8 @@ READING = "run.seed run.cpu"
 """Options of the section run that a command takes which only reads with a run, for ``sections``."""
 WORK = f"run.name run.folder {READING} run.checkpoint_seconds run.checkpoints_kept"
 """Those of one that adds to a run, or to its copy where that is read-only, and that can be interrupted."""
+MEMORY = "memory -memory.track"
+"""The section memory of a command that reads and writes no score file."""
 COMMANDS: dict[str, Command] = {}
 """All commands by name."""
 _MOST_SKIPPED = 20

@@ -25,7 +25,7 @@ _RUNS = "runs/fewshot"
 _INVERTED = "values inverted: the images' background is bright, and ink has to be"
 
 
-@command("fewshot tasks", options="dynlm.fewshot.options:TaskOptions", sections="run task")
+@command("fewshot tasks", options="dynlm.fewshot.options:TaskOptions", sections="task")
 def _tasks(arguments: Namespace, options: TaskOptions) -> int:
     """Show what a task source holds: alphabets, classes and images of each split, or the size of an environment.
 
@@ -67,7 +67,14 @@ def _train(arguments: Namespace, options: FewShotOptions) -> int:
     return 0
 
 
-@command("fewshot evaluate", takes_run=True, runs=_RUNS, options=_OPTIONS, load_run=_LOAD)
+@command(
+    "fewshot evaluate",
+    takes_run=True,
+    runs=_RUNS,
+    options=_OPTIONS,
+    load_run=_LOAD,
+    sections="run task learner evaluate",
+)
 def _evaluate(arguments: Namespace, options: FewShotOptions) -> int:
     """Evaluate a trained learner on new tasks, by the published protocol.
 
@@ -136,15 +143,12 @@ def _show(arguments: Namespace, options: None) -> int:
 
 @command(
     "fewshot pack",
+    Argument("RUN", "a trained few-shot run: its folder, or its name", runs=_RUNS),
     Argument("TARGET", "the learner's folder to write, such as data/models/fewshot-NAME"),
     Option("--replace", "replace a packed learner that is there"),
-    takes_run=True,
-    runs=_RUNS,
-    options=_OPTIONS,
-    load_run=_LOAD,
-    sections="run",
+    takes_config=False,
 )
-def _pack(arguments: Namespace, options: FewShotOptions) -> int:
+def _pack(arguments: Namespace, options: None) -> int:
     """Pack a trained learner as a small read-only folder: tensors, options, scores, checksums.
 
     dynlm fewshot pack runs/fewshot/cubic-maml data/models/fewshot-cubic-maml
@@ -152,7 +156,7 @@ def _pack(arguments: Namespace, options: FewShotOptions) -> int:
     """
     from dynlm.fewshot.packing import pack_learner
 
-    done = pack_learner(Path(arguments.folder), Path(arguments.target), arguments.replace)
+    done = pack_learner(Path(arguments.run), Path(arguments.target), arguments.replace)
     text = f"wrote {arguments.target}: {done['files']} files, {done['bytes'] / 1e6:.2f} MB"
     print_answer(arguments, done, text)
     return 0

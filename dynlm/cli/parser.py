@@ -93,7 +93,8 @@ def parse(name: str, command: Command, argv: list[str]) -> tuple[jsonargparse.Na
     layers = Layers(kind, _config_files(command, kind, given), run, words)
     used = command.used_sections() or dict.fromkeys(layers.kinds, ())
     of_a_run = command.takes_run and not (command.run_is_optional and folder is None)
-    taken = {section: [*own] or _taken_options(layers.kinds[section], of_a_run) for section, own in used.items()}
+    unused = command.unused_options
+    taken = {name: [*own] or _taken_options(layers.kinds[name], of_a_run, unused) for name, own in used.items()}
     parser.sections = layers.kinds
     parser.other_sections = [section for section in layers.kinds if not taken.get(section)]
     parser.other_options = [
@@ -202,9 +203,10 @@ def _common_options(section: str, layers: Layers) -> list[str]:
     return common + [name for name in get_type_hints(kind) if kind.COMMON == base.COMMON and name not in hints]
 
 
-def _taken_options(kind: type[Section], of_a_run: bool) -> list[str]:
-    """Return the names of a section's options that a command takes: for a run that is made, those of reading."""
-    return kind.READING.split() if of_a_run and kind.READING != "*" else [*get_type_hints(kind)]
+def _taken_options(kind: type[Section], of_a_run: bool, unused: set[str]) -> list[str]:
+    """Return a section's options that a command takes, without ``unused``: for a run that is made, those of reading."""
+    names = kind.READING.split() if of_a_run and kind.READING != "*" else [*get_type_hints(kind)]
+    return [name for name in names if f"{kind.SECTION}.{name}" not in unused]
 
 
 def _add_section(parser: _Parser, section: str, layers: Layers, names: list[str], shown: list[str]) -> int:
@@ -241,8 +243,9 @@ def _parse_args(parser: _Parser, command: Command, argv: list[str]) -> jsonargpa
             within(each.name, value, each.low, each.high)
         if isinstance(each, Argument) and each.runs is not None:
             dest = _dest(each)
-            words = [str(find_run(word, each.runs, missing_ok=True)) for word in options[dest]]
-            options[dest] = words
+            words = options[dest] if each.many else [options[dest]]
+            found = [str(find_run(word, each.runs, missing_ok=each.many)) for word in words]
+            options[dest] = found if each.many else found[0]
     return options
 
 

@@ -7,7 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynlm.cli.command import READING, Argument, Option, command, open_run, print_answer, print_pieces, skipped_lines
+from dynlm.cli.command import (
+    MEMORY,
+    READING,
+    Argument,
+    Option,
+    command,
+    open_run,
+    print_answer,
+    print_pieces,
+    skipped_lines,
+)
 from dynlm.errors import UserError
 from dynlm.runtime.launcher import is_main_process
 from dynlm.runtime.text import counted, read_text, warn
@@ -32,7 +42,7 @@ _MOST_SHOWN = 600
     Option("--again", "learn again from texts that the memory has read last"),
     Option("--compare", "false: don't read with the static model too, which saves its time", bool, True),
     Option("--show", "print the text in colours: blue where the memory loses fewer nats than the static model"),
-    sections=f"{READING} memory corpus.text_field corpus.title_field",
+    sections=f"{READING} {MEMORY} corpus.text_field corpus.title_field",
     takes_run=True,
     takes_memory=True,
     mixes_new_memories=True,
@@ -124,7 +134,7 @@ def _show(done: ReadSummary) -> None:
     Option("--samples", "texts to generate after the prompt, with seeds one apart", int, 1, 1, 10_000),
     Option("--seed", "seed of the first text; unset: the run's", int, high=LARGEST_SEED),
     Option("--learn", "learn from the generated text too, segment by segment"),
-    sections=f"{READING} memory",
+    sections=f"{READING} {MEMORY}",
     takes_run=True,
     takes_memory=True,
     mixes_new_memories=True,

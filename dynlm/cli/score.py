@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynlm.cli.command import READING, WORK, Argument, Option, command, is_quiet, open_run, print_answer
+from dynlm.cli.command import MEMORY, READING, WORK, Argument, Option, command, is_quiet, open_run, print_answer
 from dynlm.run.locate import is_packed
 from dynlm.runtime.validation import LARGEST_SEED
 
@@ -58,7 +58,7 @@ def _memory_file(options: Namespace) -> Path | None:
     Option("--split", "split whose opening is read", str, "valid"),
     Option("--places", "positions of the text to change, one at a time", int, 20, 1, 1_000_000),
     Option("--all", "check every rule of the run, with a cache and mixed with level 1"),
-    sections=f"{READING} corpus model memory",
+    sections=f"{READING} corpus model {MEMORY}",
     takes_run=True,
 )
 def _check(options: Namespace, config: Config) -> int:
@@ -140,7 +140,7 @@ def _pack(options: Namespace, config: Config) -> int:
     "stress",
     Option("--split", "split whose articles the texts are made of", str, "valid"),
     Option("--tokens", "read at most this many tokens of each text", int),
-    sections=f"{READING} corpus memory",
+    sections=f"{READING} corpus {MEMORY} -memory.lanes -memory.no_regret",
     takes_run=True,
 )
 def _stress(options: Namespace, config: Config) -> int:

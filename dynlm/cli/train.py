@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dynlm.cli.command import WORK, Argument, Option, command, is_quiet, open_run, print_answer, skipped_lines
+from dynlm.cli.command import MEMORY, WORK, Argument, Option, command, is_quiet, open_run, print_answer, skipped_lines
 from dynlm.runtime.perplexity import format_perplexity
 from dynlm.runtime.text import printable
 
@@ -15,8 +15,13 @@ if TYPE_CHECKING:
 
     from dynlm.train.config import Config
 
+_WITHOUT_CACHE = " ".join(
+    f"-memory.{name}" for name in ("cache_window", "cache_inverse_temperature", "cache_share", "gate", "switch_share")
+)
+"""Options of a cache and of a mixture, for commands that refuse both."""
 
-@command("corpus", sections="corpus")
+
+@command("corpus", sections="corpus -corpus.num_proc")
 def _corpus(options: Namespace, config: Config) -> int:
     """Describe a corpus: articles, words, types and longest article of each split.
 
@@ -64,7 +69,7 @@ def _pretrain(options: Namespace, config: Config) -> int:
     "adopt",
     Argument("SOURCE", "a folder, a GGUF file, or the name of a model on the hub"),
     Option("--dtype", "type of the weights: float32, bfloat16, float16; auto: as they are stored", str, "auto"),
-    sections="run corpus model memory",
+    sections=f"{WORK} run.patience corpus model memory",
     common="run model",
     config="pretrained",
 )
@@ -84,7 +89,13 @@ def _adopt(options: Namespace, config: Config) -> int:
     return 0
 
 
-@command("tune", resumes=True, takes_run=True, sections=f"{WORK} corpus model memory tune", common="model memory tune")
+@command(
+    "tune",
+    resumes=True,
+    takes_run=True,
+    sections=f"{WORK} corpus model {MEMORY} -memory.gate tune",
+    common="model memory tune",
+)
 def _tune(options: Namespace, config: Config) -> int:
     """Tune the constants of a rule, or of a cache, on articles that no figure is reported on.
 
@@ -115,7 +126,7 @@ def _tune(options: Namespace, config: Config) -> int:
     "metatrain",
     resumes=True,
     takes_run=True,
-    sections=f"{WORK} run.patience corpus model memory tune g metatrain",
+    sections=f"{WORK} run.patience corpus model {MEMORY} tune g metatrain",
     common="model memory g metatrain",
 )
 def _metatrain(options: Namespace, config: Config) -> int:
@@ -172,7 +183,7 @@ def _rows_of_gate(done: Mapping[str, Any]) -> Iterator[str]:
     "finetune",
     resumes=True,
     takes_run=True,
-    sections=f"{WORK} run.patience corpus memory tune metatrain finetune",
+    sections=f"{WORK} run.patience corpus {MEMORY} {_WITHOUT_CACHE} tune metatrain.lr metatrain.bound finetune",
     common="memory finetune",
 )
 def _finetune(options: Namespace, config: Config) -> int:

@@ -114,6 +114,9 @@ def evaluate(
     """
     dynamic_model, text, segment = evaluation.dynamic_model, evaluation.text, evaluation.segment
     articles, track = sorted(evaluation.articles), evaluation.track and dynamic_model.rule.learns
+    if track and dynamic_model.filter is not None:
+        tracking = dataclasses.replace(dynamic_model.filter, track=True)
+        dynamic_model = dataclasses.replace(dynamic_model, filter=tracking)
     rank, world = evaluation.processes.rank, evaluation.processes.world
     lanes = min(evaluation.lanes, -(-len(articles) // world))
     stream = read_side_by_side(text, segment, evaluation.articles, lanes, rank, world)

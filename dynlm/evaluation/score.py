@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dynlm.adapt.options import MemoryOptions
+from dynlm.adapt.rules.used_rows import UsedRowsRule
 from dynlm.data.article_range import article_range
 from dynlm.errors import UserError
 from dynlm.evaluation.evaluate import Evaluation, evaluate, explain_out_of_memory
@@ -65,6 +66,8 @@ def score(run: Run, request: ScoreRequest, quiet: bool = False) -> tuple[Path, S
     _check_processes(memory, request.memory_file, processes)
     # What is missing is reported before the text is tokenised, which may take long.
     dynamic_model, begin = run.dynamic_model(), None
+    if memory.track and isinstance(dynamic_model.rule, UsedRowsRule):
+        raise UserError("memory.used_rows does not go with memory.track", do="leave one of them out")
     session = None if request.memory_file is None else Session.open(run, request.memory_file)
     if session is not None and session.saved.unfinished is not None:
         session.read("")
@@ -88,7 +91,7 @@ def score(run: Run, request: ScoreRequest, quiet: bool = False) -> tuple[Path, S
         if processes.is_main:
             with staging_dir(path.parent):  # fails now, not after the reading, where nothing can be written
                 pass
-        checkpoints = _checkpoints(path, resume_key(protocol), processes)
+        checkpoints = _checkpoints(path, resume_key(protocol), processes, run.options.checkpoints_kept)
         with explain_out_of_memory(memory.lanes):
             seconds, hides = run.options.checkpoint_seconds, quiet or not processes.is_main
             if memory.article_boundaries:
@@ -130,10 +133,10 @@ def _file_of(request: ScoreRequest, folder: Path, stem: str, key: str) -> tuple[
     return given or folder / f"{stem[:_LONGEST_STEM]}-{short}.parquet", None
 
 
-def _checkpoints(path: Path, key: str, processes: Processes) -> Checkpoints:
+def _checkpoints(path: Path, key: str, processes: Processes, kept: int) -> Checkpoints:
     """Return the checkpoints beside a score file, of this process; those of another ``key`` are removed."""
     stem = f".{path.stem}" if processes.world == 1 else f".{path.stem}.{processes.rank}-of-{processes.world}"
-    checkpoints = Checkpoints(path.parent, stem, made_with={"key": key})
+    checkpoints = Checkpoints(path.parent, stem, kept, {"key": key})
     try:
         checkpoints.newest(quiet=True)
     except UserError:

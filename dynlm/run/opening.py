@@ -72,7 +72,7 @@ def build_dynamic_model(trained: TrainedModel, memory: MemoryOptions, rule: Rule
     moving = {name: trained.params[name].float() for name in dynamic if trained.params[name].itemsize == 2}
     static = {**trained.params, **moving} if rule.learns else trained.params
     if memory.update_filter and rule.learns:
-        filter_ = UpdateFilter.for_model(static, dynamic, trained.model.vocab_size, memory.track)
+        filter_ = UpdateFilter.for_model(static, dynamic, trained.model.vocab_size)
     return DynamicModel(engine, static, rule, dynamic, memory.reset, filter=filter_, replay=replay)
 
 

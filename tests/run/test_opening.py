@@ -99,7 +99,6 @@ def test_used_rows_are_held_beside_the_matrix(tuned_run: Run, trained: TrainedMo
         ({"merge_every": 4}, "memory.merge_every and memory.used_rows exclude each other"),
         ({"used_rows": 5}, "memory.used_rows is 5, and a segment's inputs and targets may be "),
         ({"targets": ["embedding"]}, "memory.used_rows needs another tensor that moves beside 'embedding'"),
-        ({"track": True}, "memory.used_rows does not go with memory.track"),
         ({"precision": "bfloat16"}, "memory.used_rows does not go with memory.precision 'bfloat16'"),
     ):
         with pytest.raises(UserError, match=re.escape(what)):
