@@ -100,9 +100,14 @@ class RuleKind:
         return {name: Search(each.start, each.factor, *bounds[name]) for name, each in self.searched.items()}
 
     def constants(self, options: MemoryOptions) -> dict[str, Any]:
-        """Return the rule's own options: those to be searched for, None where they are not given, and the others."""
+        """Return the rule's own options: those to be searched for, None where they are not given, and the others.
+
+        A learned kind has none: nothing is found with its options, which take the place of g's when it reads.
+        """
         from dynlm.adapt.options import MemoryOptions, StepOptions
 
+        if self.learned:
+            return {}
         base = StepOptions if issubclass(self.options, StepOptions) else MemoryOptions
         shared = {item.name for item in fields(base)} - self.searched.keys()
         return {item.name: getattr(options, item.name) for item in fields(self.options) if item.name not in shared}
