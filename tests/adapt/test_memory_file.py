@@ -112,7 +112,7 @@ def test_a_memory_may_be_read_with_another_number_of_threads(memory: dict[str, s
     try:
         for threads in (1, 2, 3, 5):
             torch.set_num_threads(threads)
-            found.add(constants_of(run.dynamic_model(StepOptions(**memory))))
+            found.add(constants_of(run.dynamic_model(StepOptions().replace(**memory))))
     finally:
         torch.set_num_threads(before)
     assert len(found) == 1

@@ -38,7 +38,8 @@ TUNES = """
 import sys, types
 from pathlib import Path
 from dynlm.run.memory_store import MemoryStore
-store = MemoryStore(Path(sys.argv[1]), types.SimpleNamespace(fingerprint="m", model=types.SimpleNamespace(label="")))
+model = types.SimpleNamespace(label="", dynamic_tensors=tuple)
+store = MemoryStore(Path(sys.argv[1]), types.SimpleNamespace(fingerprint="m", model=model))
 for number in range(int(sys.argv[2]), int(sys.argv[2]) + 20):
     store.save_tuned(f"rule{number}", "stream", {"rate": 1.0})
 """
