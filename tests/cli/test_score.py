@@ -40,6 +40,12 @@ def test_score_compare_and_pictures(tuned_copy: Run, tmp_path: Path, capsys: Cap
     )
 
 
+def test_used_rows_are_not_tracked(tuned_run: Run, capsys: Capture) -> None:
+    """What is tracked is the size of all weights, and those of unused rows are not there."""
+    command = ("score", tuned_run.folder, "--memory.rule", "rms", "--memory.used_rows", "100")
+    assert "memory.used_rows does not go with memory.track" in refused(capsys, *command, "--memory.track", "true")
+
+
 def test_score_reads_articles_in_a_shuffled_order(tuned_copy: Run, capsys: Capture) -> None:
     order = ("--order", "shuffled", "--order_seed", "3")
     path = Path(answer_json(capsys, "score", tuned_copy.folder, "--memory.rule", "rms", *order)["file"])
