@@ -24,7 +24,7 @@ import torch
 
 from dynlm.adapt.options import CACHE_BOUNDS, LARGEST_WINDOW, MAX_INVERSE, MIN_INVERSE, MemoryOptions
 from dynlm.adapt.partners.cache import Cache
-from dynlm.adapt.partners.cache_gate import Gate, gate_feature_names
+from dynlm.adapt.partners.cache_gate import Gate, gate_feature_names, gate_shapes
 from dynlm.adapt.rules.base import Statistics
 from dynlm.adapt.rules.learned import LearnedRule
 from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule
@@ -217,11 +217,7 @@ class MemoryStore:
         for value in inverses:
             number_in({"inverse_temperature": value}, "inverse_temperature", path, MIN_INVERSE, MAX_INVERSE)
         hidden = tensors["hidden.bias"].numel() if "hidden.bias" in tensors else 0
-        features, shares = len(gate_feature_names(inverses)), 1 + len(inverses)
-        wanted = {
-            **{"center": (features,), "spread": (features,), "hidden.weight": (hidden, features)},
-            **{"hidden.bias": (hidden,), "output.weight": (shares, hidden), "output.bias": (shares,)},
-        }
+        wanted = gate_shapes(len(gate_feature_names(inverses)), hidden, 1 + len(inverses))
         check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()}, wanted, path)
         if not all(tensor.dtype == torch.float32 and bool(tensor.isfinite().all()) for tensor in tensors.values()):
             raise UserError("the gate is not of finite float32 numbers", path, "run metatrain again")

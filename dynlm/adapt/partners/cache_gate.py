@@ -46,6 +46,18 @@ def log_shares(params: Params, features_NK: Tensor) -> Tensor:
     return torch.log_softmax(hidden_NM @ params["output.weight"].T + params["output.bias"], -1)
 
 
+def gate_shapes(features: int, hidden: int, shares: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a gate's parameters."""
+    return {
+        "center": (features,),
+        "spread": (features,),
+        "hidden.weight": (hidden, features),
+        "hidden.bias": (hidden,),
+        "output.weight": (shares, hidden),
+        "output.bias": (shares,),
+    }
+
+
 def initial_gate(shares: Sequence[float], features_NK: Tensor, hidden: int, generator: torch.Generator) -> Params:
     """Return parameters that give the 1 + F ``shares`` for any input, normalised to the scale of ``features_NK``."""
     like, count = features_NK, features_NK.shape[1]
