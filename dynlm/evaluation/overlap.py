@@ -78,7 +78,8 @@ def tuned_notes(protocol: Mapping[str, Any], with_corpus: bool = False) -> list[
             where = f" on {corpus}{split}, articles {articles.replace(',', ', ')}"
         elif one["how"] != "given":
             where = " on unknown articles"
-        notes.append(printable(f"{one['what']} {one['how']}{where}"))
+        others = ", where other tensors moved" if one.get("other_tensors") is True else ""
+        notes.append(printable(f"{one['what']} {one['how']}{where}{others}"))
     return notes
 
 

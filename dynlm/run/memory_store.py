@@ -31,7 +31,7 @@ from dynlm.adapt.rules.per_weight_lstm import LearnedLSTMRule
 from dynlm.adapt.rules.registry import RULES, SEGMENTS, StatisticsKind
 from dynlm.errors import UserError
 from dynlm.run.folder import TrainedModel, refuse_leaving_run
-from dynlm.run.records import Card, card_of, records_of
+from dynlm.run.records import Card, borrowed, card_of, records_of
 from dynlm.runtime.files import exclusive
 from dynlm.runtime.hashing import fingerprint
 from dynlm.runtime.parsing import read_json, write_json
@@ -122,8 +122,10 @@ class MemoryStore:
 
     def tuned_for(self, rule: str, memory: MemoryOptions) -> Card | None:
         """Load a rule's constants tuned for the tensors that ``memory`` moves, else those for all tensors."""
-        own = self.load_tuned(rule, memory.policy, memory.targets)
-        return self.load_tuned(rule, memory.policy) if own is None else own
+        if (own := self.load_tuned(rule, memory.policy, memory.targets)) is not None:
+            return own
+        of_all = self.load_tuned(rule, memory.policy)
+        return None if of_all is None else borrowed(of_all, "rates", "tuned")
 
     def load_tuned(self, rule: str, policy: str, targets: Sequence[str] = ALL) -> Card | None:
         """Load a rule's constants tuned for a policy (``MemoryOptions.policy``) where the tensors ``targets`` move, and
@@ -188,10 +190,13 @@ class MemoryStore:
     def load_fixed_cache(self, memory: MemoryOptions) -> Card | None:
         """Load the constants of a fixed cache tuned beside what ``memory`` moves, else all tensors, and how they were
         tuned."""
-        found = ((name, content) for name in self._cache_names(memory) if (content := self._read(name)) is not None)
+        names = self._cache_names(memory)
+        found = ((name, content) for name in names if (content := self._read(name)) is not None)
         name, content = next(found, ("", None))
         if content is None:
             return None
+        if name != names[0]:
+            content = borrowed(content, "cache", "tuned")
         for constant, bounds in CACHE_BOUNDS.items():
             number_in(content, constant, self.path(name), *bounds)
         return {**content, "window": int(content["window"])}
@@ -233,7 +238,9 @@ class MemoryStore:
         records: list[Card] = []
         kind = RULES[memory.rule]
         if kind.learned:
-            records += records_of(card_of(self.load_learned(memory.g, memory.reset)), "g", "learned")
+            card = card_of(self.load_learned(memory.g, memory.reset)) or {}
+            others = card.get("tensors", []) != [*self.trained.model.dynamic_tensors(memory.targets)]
+            records += records_of(borrowed(card, "g", "learned") if others else card, "g", "learned")
         elif kind.searched and all(getattr(memory, name) is not None for name in kind.searched):
             records.append({"what": "rates", "how": "given"})
         elif kind.searched:

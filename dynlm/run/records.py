@@ -28,3 +28,8 @@ def records_of(card: Card | None, what: str, how: str) -> list[Card]:
     if isinstance(articles, list) and all(isinstance(number, int) for number in articles):
         record |= {"corpus": card.get("corpus"), "split": card.get("split"), "articles": format_ranges(articles)}
     return [record]
+
+
+def borrowed(card: Card, what: str, how: str) -> Card:
+    """Return a card with records that say that other tensors moved when ``what`` was found."""
+    return {**card, "tuned_on": [{**one, "other_tensors": True} for one in records_of(card, what, how)]}

@@ -66,6 +66,12 @@ def test_level_1_has_none_and_rates_by_hand_are_given(tuned_copy: Run) -> None:
     assert tuned_notes(by_hand) == ["rates given"]
 
 
+def test_rates_tuned_while_other_tensors_moved_are_said_to_be(tuned_copy: Run) -> None:
+    memory = of_other_options(tuned_copy.config, rule="rms", targets=["embedding"])
+    (note,) = tuned_notes(read_by(tuned_copy, memory)[1].protocol)
+    assert note.startswith("rates tuned on valid, articles ") and note.endswith(", where other tensors moved")
+
+
 def test_other_articles_or_another_text_have_no_overlap_and_a_moved_one_has(tuned_copy: Run, tmp_path: Path) -> None:
     config = with_memory(tuned_copy.config, rule="rms")
     assert overlaps(read_by(tuned_copy, config, "valid", "4-6")[1].protocol) == []

@@ -82,7 +82,20 @@ def test_what_is_tuned_for_some_tensors_stands_beside_what_is_tuned_for_all(
         tuned, fixed = store.tuned_for("rms", memory), store.load_fixed_cache(memory)
         assert tuned is not None and fixed is not None
         assert tuned["lr"] == fixed["share"] == share, targets
+        # What was found while other tensors moved is marked in score files.
+        records = store.tuned_on(memory) or []
+        assert [one["what"] for one in records] == ["rates", "cache"]
+        assert all(("other_tensors" in one) == (targets == ["embedding"]) for one in records), targets
     assert store.load_tuned("rms", "stream", ["embedding"]) is None
+
+
+def test_a_g_that_reads_with_fewer_tensors_than_it_learned_on_is_marked(tmp_path: Path, trained: TrainedModel) -> None:
+    store, memory = MemoryStore(tmp_path, trained), LearnedStepOptions(rule="meta")
+    meta = meta_of(G, START, trained, NAMES, lambda: statistics_of(trained))
+    record = {"what": "g", "how": "learned", "corpus": "x", "split": "meta", "articles": "1-3"}
+    store.save_learned(memory, meta, meta.initial(), {"start": START, "tuned_on": [record]})
+    assert store.tuned_on(memory) == [record]
+    assert store.tuned_on(memory.replace(targets=["embedding"])) == [{**record, "other_tensors": True}]
 
 
 def test_tuned_rates_of_rules_and_policies_stand_side_by_side(tmp_path: Path, trained: TrainedModel) -> None:
