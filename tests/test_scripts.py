@@ -7,6 +7,7 @@ process, which runs the command with options that make it small.
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 import shutil
@@ -36,6 +37,7 @@ SMALL = {
     "adopt": "--run.cpu true",
     "metatrain": "--metatrain.tokens 400 --metatrain.lanes 1",
     "stress": "--tokens 100",
+    "tune": "--tune.rounds 1 --tune.fewest_tokens 100",
     "check": "--places 1",
     "verify": "--tokens 100",
     "generate": "--tokens 2",
@@ -113,8 +115,15 @@ def arguments_of(script: Path, run: Run, folder: Path) -> list[str]:
         "MEMORY": "me.safetensors",
         "TEXT...": str(folder.parent / "book.txt"),
         "PROCESSES": "1",
-        "MODEL": str(folder.parent / "pretrained"),
+        "MODEL": str(folder.parent / ("packed" if script.stem == "other_texts" else "pretrained")),
+        "FOLDER": str(folder / "texts"),
     }
+    if script.stem == "other_texts":
+        assert main(["pack", str(run.folder), values["MODEL"], "--memory.rule", "meta", "--tokens", "0"]) == 0
+        for kind in ("dictionary", "quotations", "german-quotations", "essays", "questions"):
+            texts = [{"title": kind, "text": f"a {kind} of the sea . \n" * 20}] * 2
+            (folder / "texts" / kind).mkdir(parents=True)
+            (folder / "texts" / kind / "test.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
     if script.stem == "train_your_own_text":
         values["DIR"] = str(write_corpus(folder / "own", sentences=40))
     if script.stem == "smollm2":

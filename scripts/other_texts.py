@@ -1,0 +1,128 @@
+#!/usr/bin/env python3
+"""Make the five texts of other kinds that docs/results.md reports on, from packages of Debian 12.
+
+    scripts/other_texts.py FOLDER      FOLDER/KIND/test.jsonl of each kind, for --corpus.path FOLDER/KIND --split test
+
+Needs apt-get and dpkg-deb; packages are kept in FOLDER/packages. Of each kind it takes articles at equal distances,
+some 250,000 characters in all. The fingerprints that it prints are the same where the texts are.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import html.parser
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+
+CHARACTERS = 250_000
+Articles = Iterator[tuple[str, str]]
+"""Titles and texts."""
+
+
+class _Text(html.parser.HTMLParser):
+    """The text of a page, with an empty line between its blocks."""
+
+    BLOCKS = frozenset(
+        "address blockquote br dd div dl dt h1 h2 h3 h4 h5 h6 hr li ol p pre table td th title tr ul".split()
+    )
+    HIDDEN = frozenset(["head", "script", "style"])
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.parts, self.hidden = list[str](), 0
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.hidden += tag in self.HIDDEN
+        self.parts.append("\n\n" if tag in self.BLOCKS else "")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.hidden -= tag in self.HIDDEN
+        self.parts.append("\n\n" if tag in self.BLOCKS else "")
+
+    def handle_data(self, data: str) -> None:
+        self.parts.append("" if self.hidden else re.sub(r"\s+", " ", data))
+
+    def __str__(self) -> str:
+        return re.sub(r" *\n\s*\n *", "\n\n", "".join(self.parts)).strip()
+
+
+def dictionary(root: Path) -> Articles:
+    """Entries in a row that begin with the same two letters are an article; what comes before the first is left out."""
+    text = gzip.decompress((root / "usr/share/dictd/foldoc.dict.dz").read_bytes()).decode("utf-8")
+    entries = re.split(r"\n(?=\S)", text.partition("\nAcknowledgements\n")[2])
+    for initials, group in groupby(entries[1:], lambda entry: entry[:2].lower()):
+        yield initials, "\n".join(group)
+
+
+def quotations(root: Path) -> Articles:
+    """A file is an article; lines of a per cent sign separate its quotations."""
+    for path in sorted((root / "usr/share/games/fortunes").rglob("*")):
+        if path.is_file() and not path.is_symlink() and path.suffix not in (".dat", ".u8"):
+            text = path.read_bytes().decode("utf-8", "replace")
+            yield path.name, re.sub(r"^%+$", "", text, flags=re.MULTILINE)
+
+
+def essays(root: Path) -> Articles:
+    """A section of the book is an article."""
+    for path in sorted((root / "usr/share/doc/anarchism/html").glob("sec*.html")):
+        yield path.stem, str(_Text(path.read_bytes().decode("utf-8", "replace")))
+
+
+def questions(root: Path) -> Articles:
+    """All questions with their answers are one article."""
+    text = gzip.decompress((root / "usr/share/doc/debian/FAQ/debian-faq.en.txt.gz").read_bytes())
+    yield "questions", text.decode("utf-8")
+
+
+KINDS = {
+    "dictionary": ("dict-foldoc", dictionary),
+    "quotations": ("fortunes", quotations),
+    "german-quotations": ("fortunes-de", quotations),
+    "essays": ("anarchism", essays),
+    "questions": ("debian-faq", questions),
+}
+"""Of each kind the package and its reader."""
+
+
+def unpacked(package: str, folder: Path) -> Path:
+    """Return the folder with the files of a Debian package, which is downloaded where it is not there."""
+    root = folder / package
+    if not root.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (found := sorted(folder.glob(f"{package}_*.deb"))):
+            subprocess.run(["apt-get", "download", "-qq", package], cwd=folder, check=True)
+            found = sorted(folder.glob(f"{package}_*.deb"))
+        subprocess.run(["dpkg-deb", "-x", found[-1], root], check=True)
+    return root
+
+
+def chosen(articles: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return articles at equal distances, some ``CHARACTERS`` in all."""
+    return articles[:: max(1, sum(len(text) for _, text in articles) // CHARACTERS)]
+
+
+def main() -> None:
+    """Write the texts, and print what they are."""
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    folder = Path(sys.argv[1])
+    for kind, (package, read) in KINDS.items():
+        articles = chosen([*read(unpacked(package, folder / "packages"))])
+        lines = [json.dumps({"title": title, "text": text}, ensure_ascii=False) + "\n" for title, text in articles]
+        path = folder / kind / "test.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("".join(lines), encoding="utf-8")
+        size, digest = sum(len(text) for _, text in articles), hashlib.sha256(path.read_bytes()).hexdigest()
+        print(f"{path}: {len(articles)} articles, {size:,} characters, {digest[:16]}")
+
+
+if __name__ == "__main__":
+    main()
