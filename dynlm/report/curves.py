@@ -209,9 +209,10 @@ def _name_overlapping(panels: Sequence[Axes], quantity: str) -> None:
     """Label the panel, if there is one, of differences between lines that hide each other."""
     for panel in panels:
         panel.set_ylabel(f"{quantity},\ndifference", ma="center")
-        panel.margins(y=0.3)
-        # As an artist of its own it stays beside the legend of all lines.
-        panel.add_artist(panel.legend(loc="upper left", ncols=3, fontsize=8, handlelength=3.4, borderpad=0.2))
+        panel.margins(y=0.15)
+        # Above the panel; as an artist of its own it stays beside the legend of all lines.
+        above: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0, "borderpad": 0.2}
+        panel.add_artist(panel.legend(ncols=3, fontsize=8, handlelength=3.4, **above))
 
 
 def _plot_band(axes: Axes, curve: PositionCurve, style: dict[str, Any]) -> None:

@@ -7,8 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.legend import Legend
 
 from dynlm.errors import UserError
+from dynlm.report import curves
 from dynlm.report.article_labels import article_letters, spread
 from dynlm.report.curves import plot_difference, plot_memory, plot_run
 from dynlm.report.score_set import ScoreSet
@@ -32,6 +34,20 @@ def test_every_figure_is_written_as_png_svg_and_pdf(tmp_path, articles):
             assert path.read_bytes().startswith(b"%PDF-") and b"/Type3" not in path.read_bytes()
         else:
             assert ElementTree.parse(path).getroot().tag.endswith("svg")
+
+
+def test_no_legend_covers_data(tmp_path, monkeypatch):
+    """Two of three variants are nearly the same, so that a panel of their difference has a legend of its own."""
+    level_1, rms, meta = synthetic_scores(3, ("level 1", "rms", "meta"), tokens=150)
+    drawn = []
+    monkeypatch.setattr(curves, "save_figure", lambda figure, path: drawn.append(figure) or [])
+    plot_run(write_files(tmp_path, [level_1, rms, replace(meta, nats=rms.nats * 1.0001)]), tmp_path)
+    legends = [legend for figure in drawn for axes in figure.axes for legend in axes.findobj(Legend)]
+    assert len(drawn) == 2 and len(legends) == 4
+    for legend in legends:
+        legend.figure.draw_without_rendering()
+        panel, box = legend.axes.get_window_extent(), legend.get_window_extent()
+        assert box.y0 >= panel.y1 - 0.5 or box.y1 <= panel.y0 + 0.5, f"{box} is in {panel}"
 
 
 def test_same_scores_give_the_same_bytes(tmp_path):
