@@ -63,11 +63,12 @@ def dictionary(root: Path) -> Articles:
 
 
 def quotations(root: Path) -> Articles:
-    """A file is an article; lines of a per cent sign separate its quotations."""
+    """A hundred quotations of a file are an article; lines of a per cent sign separate them."""
     for path in sorted((root / "usr/share/games/fortunes").rglob("*")):
         if path.is_file() and not path.is_symlink() and path.suffix not in (".dat", ".u8"):
-            text = path.read_bytes().decode("utf-8", "replace")
-            yield path.name, re.sub(r"^%+$", "", text, flags=re.MULTILINE)
+            found = re.split(r"^%+$", path.read_bytes().decode("utf-8", "replace"), flags=re.MULTILINE)
+            for first in range(0, len(found), 100):
+                yield path.name, "\n\n".join(found[first : first + 100])
 
 
 def essays(root: Path) -> Articles:
