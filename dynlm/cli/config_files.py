@@ -6,12 +6,20 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
 from dynlm.errors import UserError
 from dynlm.runtime.renamed import rename_sections
 from dynlm.runtime.text import did_you_mean
-from dynlm.runtime.validation import check_mapping, check_sections, check_types, options_of, sections_of, shortened
+from dynlm.runtime.validation import (
+    check_mapping,
+    check_sections,
+    check_types,
+    options_of,
+    sections_of,
+    shortened,
+    types_of,
+)
 
 _Whole = TypeVar("_Whole")
 _SELECTING = ("rule", "kind", "source")
@@ -65,7 +73,7 @@ def _read(path: str | Path, kind: type) -> tuple[dict[str, Any], Path | None]:
 
     content, base = read_yaml(path), None
     content = {} if content is None else content
-    if isinstance(content, dict) and "base" in get_type_hints(kind):
+    if isinstance(content, dict) and "base" in types_of(kind):
         base = content.pop("base", None)
     if not isinstance(base, str | None):
         raise UserError(f"base is {shortened(base)}", path, "write the name of a file")
@@ -99,7 +107,7 @@ class Layers:
             for path, content in files:
                 with _naming(path):
                     check_types(chosen, chosen.own_values(content.get(name, {})))
-            own = get_type_hints(chosen)
+            own = types_of(chosen)
             self.values[name] = {option: value for option, value in below.items() if option in own} | given
 
     def build(self, options: Mapping[str, Mapping[str, Any]]) -> Any:

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, NoReturn
 
 import jsonargparse
 import yaml
@@ -29,7 +29,7 @@ from dynlm.errors import UserError
 from dynlm.run.locate import find_run
 from dynlm.runtime.renamed import rename_words
 from dynlm.runtime.text import did_you_mean
-from dynlm.runtime.validation import Section, sections_of, within
+from dynlm.runtime.validation import Section, sections_of, types_of, within
 
 _LONGEST_MESSAGE = 500
 _METAVARS = {hint: name for kind, name in ((int, "N"), (float, "X"), (str, "TEXT")) for hint in (kind, kind | None)}
@@ -100,11 +100,11 @@ def parse(name: str, command: Command, argv: list[str]) -> tuple[jsonargparse.Na
     parser.other_options = [
         f"--{section}.{name}"
         for section in used
-        for name in get_type_hints(layers.kinds[section])
+        for name in types_of(layers.kinds[section])
         if name not in taken[section]
     ]
     for section, names in taken.items():
-        hints = get_type_hints(layers.kinds[section])
+        hints = types_of(layers.kinds[section])
         for name, word in words.get(section, {}).items():
             if name in names and not word.startswith("--"):
                 check_list(f"{section}.{name}", hints[name], word)
@@ -133,7 +133,7 @@ def _own_parser(name: str, command: Command) -> _Parser:
     if command.takes_config:
         about = "a YAML file with options, or a shipped config's name: demo"
         parser.add_argument("--config", type=str, metavar="FILE", help=about)
-        if "base" in get_type_hints(pkgutil.resolve_name(command.options)):
+        if "base" in types_of(pkgutil.resolve_name(command.options)):
             about = "a config file that the options stand on; also a line of a config file"
             parser.add_argument("--base", type=str, metavar="FILE", help=about)
         parser.add_argument("--print_config", action="store_true", help="print the options as YAML, and do nothing")
@@ -199,13 +199,13 @@ def _run_options(command: Command, folder: Path, given: Given) -> dict[str, Any]
 def _common_options(section: str, layers: Layers) -> list[str]:
     """Return the options of a section that it names as common, and those that a plug-in adds which names none."""
     kind, base = layers.kinds[section], sections_of(layers.kind)[section]
-    common, hints = kind.COMMON.split() or list(get_type_hints(kind)), get_type_hints(base)
-    return common + [name for name in get_type_hints(kind) if kind.COMMON == base.COMMON and name not in hints]
+    common, hints = kind.COMMON.split() or list(types_of(kind)), types_of(base)
+    return common + [name for name in types_of(kind) if kind.COMMON == base.COMMON and name not in hints]
 
 
 def _taken_options(kind: type[Section], of_a_run: bool, unused: set[str]) -> list[str]:
     """Return a section's options that a command takes, without ``unused``: for a run that is made, those of reading."""
-    names = kind.READING.split() if of_a_run and kind.READING != "*" else [*get_type_hints(kind)]
+    names = kind.READING.split() if of_a_run and kind.READING != "*" else [*types_of(kind)]
     return [name for name in names if f"{kind.SECTION}.{name}" not in unused]
 
 
@@ -215,7 +215,7 @@ def _add_section(parser: _Parser, section: str, layers: Layers, names: list[str]
     bases = [each for each in reversed(kind.__mro__) if dataclasses.is_dataclass(each)]
     about = {item.arg_name: item.description or "" for each in bases for item in parse_from_object(each).params}
     group = parser.add_argument_group(f"{section}: {(kind.__doc__ or '').strip().partition(chr(10))[0].rstrip('.')}")
-    hints, hidden = get_type_hints(kind), 0
+    hints, hidden = types_of(kind), 0
     for item in (each for each in dataclasses.fields(kind) if each.name in names):
         name, is_shown = item.name, item.name in shown
         default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from dynlm.errors import UserError
 from dynlm.models.hf.options import HFOptions
-from dynlm.runtime.validation import LARGEST_SEED, Section, shortened, within
+from dynlm.runtime.validation import LARGEST_SEED, Section, shortened, types_of, within
 
 _Section = TypeVar("_Section", bound=Section)
 
@@ -73,7 +73,7 @@ def changed(section: _Section, given: Mapping[str, Any], others: Iterable[str] =
     """
     named = {name: "none" if value is None and name == "rule" else value for name, value in given.items()}
     kind = type(section).select({**vars(section), **named})
-    hints, items = get_type_hints(kind), {item.name: item for item in fields(kind)}
+    hints, items = types_of(kind), {item.name: item for item in fields(kind)}
     values = {name: _converted(value, hints[name]) if name in items else value for name, value in named.items()}
     unset = {name: _default(items[name]) for name, value in values.items() if value is None and name in items}
     return section.with_options({**values, **unset}, others)

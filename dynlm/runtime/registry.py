@@ -7,7 +7,7 @@ import functools
 import importlib
 import pkgutil
 from collections.abc import Callable
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoints, entry_points
 from typing import Generic, TypeVar
 
 from dynlm.errors import UserError
@@ -42,13 +42,13 @@ class Registry(Generic[_Item]):
     def names(self) -> list[str]:
         """Return all names, sorted."""
         self._import_package()
-        return sorted({*self._items, *(point.name for point in entry_points(group=self._group))})
+        return sorted({*self._items, *(point.name for point in self._entry_points())})
 
     def __getitem__(self, name: str) -> _Item:
         """Return the object of this name. Raises UserError, with the nearest name, if there is none or it fails."""
         self._import_package()
         if name not in self._items:
-            points = [point for point in entry_points(group=self._group) if point.name == name]
+            points = [point for point in self._entry_points() if point.name == name]
             if not points:
                 near = difflib.get_close_matches(name, self.names(), 1)
                 do = f"did you mean {near[0]!r}? " if near else ""
@@ -61,6 +61,11 @@ class Registry(Generic[_Item]):
                 raise UserError(what, f"{self._option} {name}", "update or remove that package") from error
             self._items.setdefault(name, item)
         return self._items[name]
+
+    @functools.cache  # noqa: B019 - registries live as long as the process
+    def _entry_points(self) -> EntryPoints:
+        # A scan reads a file of every installed package.
+        return entry_points(group=self._group)
 
     @functools.cache  # noqa: B019 - registries live as long as the process
     def _import_package(self) -> None:

@@ -11,7 +11,7 @@ import functools
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from types import UnionType
+from types import MappingProxyType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from dynlm.errors import UserError
@@ -162,9 +162,19 @@ def plain_name(option: str, value: str) -> None:
         raise UserError(f"{option} is {value!r}", do="choose a plain name without slashes")
 
 
+def types_of(kind: type) -> Mapping[str, Any]:
+    """Return the types of a dataclass's fields by name; the annotations, which are strings, are evaluated once."""
+    return _evaluated(kind)
+
+
+@functools.cache
+def _evaluated(kind: type) -> Mapping[str, Any]:
+    return MappingProxyType(get_type_hints(kind))
+
+
 def sections_of(kind: type) -> dict[str, type[Section]]:
     """Return the sections of a dataclass of sections, by name: its fields that are dataclasses."""
-    return {name: hint for name, hint in get_type_hints(kind).items() if dataclasses.is_dataclass(hint)}  # type: ignore[misc]
+    return {name: hint for name, hint in types_of(kind).items() if dataclasses.is_dataclass(hint)}  # type: ignore[misc]
 
 
 def options_of(kind: type[_Whole], content: object) -> _Whole:
@@ -205,7 +215,7 @@ def check_mapping(section: str, values: object) -> Mapping[str, Any]:
 
 def check_types(kind: type[Section], values: Mapping[str, Any]) -> None:
     """Raise UserError unless ``values``, of a section in a file, are options of ``kind`` with the right types."""
-    choices, hints = _choices_of(kind), get_type_hints(kind)  # type: ignore[arg-type]
+    choices, hints = _choices_of(kind), types_of(kind)  # type: ignore[arg-type]
     for name, value in values.items():
         if name not in hints:
             raise UserError(f"{kind.SECTION} has no option {shortened(name)}", do="take it out")
@@ -218,7 +228,7 @@ def check_types(kind: type[Section], values: Mapping[str, Any]) -> None:
 @functools.cache
 def _choices_of(kind: type) -> dict[str, tuple[Any, ...]]:
     """Return the choices of each field of a dataclass; none for a field without a ``Literal``."""
-    return {name: _choices(hint) for name, hint in get_type_hints(kind).items()}
+    return {name: _choices(hint) for name, hint in types_of(kind).items()}
 
 
 def _choices(hint: Any) -> tuple[Any, ...]:

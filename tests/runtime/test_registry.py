@@ -68,3 +68,13 @@ def test_objects_are_registered_by_a_decorator(rules):
         return 6
 
     assert rules["new"] is build and "new" in rules.names()
+
+
+def test_installed_packages_are_scanned_once(rules, monkeypatch):
+    """A scan reads a file of every installed package, and options are looked up for every check of a value."""
+    scans = []
+    points = module.entry_points
+    monkeypatch.setattr(module, "entry_points", lambda group: scans.append(group) or points(group=group))
+    for _ in range(3):
+        assert rules["plain"] == 2 and "broken" in rules.names()
+    assert scans == [GROUP]
