@@ -36,7 +36,8 @@ def opened(folder: Path) -> None:
 def test_a_config_cut_anywhere_is_refused_and_one_from_before_the_marks_is_read(tuned_copy: Run) -> None:
     path = tuned_copy.folder / "config.yaml"
     whole, config = path.read_bytes(), load_config(tuned_copy.folder)
-    for size in range(len(whole)):
+    ends = {size + after for size, byte in enumerate(whole) if byte == ord("\n") for after in (0, 1)}
+    for size in sorted({*ends, *range(0, len(whole), 13)} - {len(whole)}):
         path.write_bytes(whole[:size])
         with pytest.raises(UserError, match=r"config\.yaml"):
             load_config(tuned_copy.folder)
