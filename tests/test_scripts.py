@@ -37,7 +37,7 @@ SMALL = {
     "adopt": "--run.cpu true",
     "metatrain": "--metatrain.tokens 400 --metatrain.lanes 1",
     "stress": "--tokens 100",
-    "tune": "--tune.rounds 1 --tune.fewest_tokens 100",
+    "tune": "--tune.rounds 1 --tune.tokens 500 --tune.fewest_tokens 100",
     "check": "--places 1",
     "verify": "--tokens 100",
     "generate": "--tokens 2",
@@ -121,11 +121,11 @@ def arguments_of(script: Path, run: Run, folder: Path) -> list[str]:
     if script.stem == "other_texts":
         assert main(["pack", str(run.folder), values["MODEL"], "--memory.rule", "meta", "--tokens", "0"]) == 0
         for kind in ("dictionary", "quotations", "german-quotations", "essays", "questions"):
-            texts = [{"title": kind, "text": f"a {kind} of the sea . \n" * 20}] * 2
+            texts = [{"title": kind, "text": f"a {kind} of the sea . \n" * 8}] * 2
             (folder / "texts" / kind).mkdir(parents=True)
             (folder / "texts" / kind / "test.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
     if script.stem == "train_your_own_text":
-        values["DIR"] = str(write_corpus(folder / "own", sentences=40))
+        values["DIR"] = str(write_corpus(folder / "own", sentences=24))
     if script.stem == "smollm2":
         pytest.importorskip("transformers", reason="the extra dynlm[hf] is not installed")
         pytest.importorskip("peft", reason="the extra dynlm[hf] is not installed")
