@@ -160,12 +160,12 @@ def test_a_page_of_5_megabytes_is_read(tmp_path):
 
 
 def test_pages_are_not_held(tmp_path):
-    path = write(tmp_path / "wiki.xml.bz2", bz2.compress(dump(*[page(f"P{n}", "text " * 20_000) for n in range(80)])))
+    path = write(tmp_path / "wiki.xml.bz2", bz2.compress(dump(*[page(f"P{n}", "text " * 20_000) for n in range(40)])))
     tracemalloc.start()
-    assert sum(1 for _ in dump_articles(path, {})) == 80
+    assert sum(1 for _ in dump_articles(path, {})) == 40
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 4 << 20  # Of 8.
+    assert peak < 2 << 20  # Of 4.
 
 
 def test_a_page_that_is_too_long_is_refused(tmp_path, monkeypatch):
