@@ -173,12 +173,12 @@ def _of_protocols(key: str, default: str = "") -> Callable[[Sequence[str], Seque
 
 
 def _memory_differences(labels: Sequence[str], scores: Sequence[Scores]) -> list[str]:
-    """Return each variant's memory options that differ among those with its label, such as "lora_rank 16"."""
+    """Return each variant's memory options and tuned rates that differ among those with its label, such as "lr 0.1"."""
     options = []
     for each in scores:
         found = each.protocol.get("options")
         memory = found.get("memory") if isinstance(found, dict) else None
-        options.append(memory if isinstance(memory, dict) else {})
+        options.append({**(memory if isinstance(memory, dict) else {}), **_common_rates(each.protocol)})
     described = []
     for label, own in zip(labels, options, strict=True):
         others = [other for other_label, other in zip(labels, options, strict=True) if other_label == label]
@@ -187,6 +187,15 @@ def _memory_differences(labels: Sequence[str], scores: Sequence[Scores]) -> list
         shown = [name for name in differing if name not in unused and own[name] not in (None, False)]
         described.append(", ".join(f"{name} {own[name]}" for name in shown))
     return described
+
+
+def _common_rates(protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the learning rate and the decay of a rule with the same ones for all tensors; none for other rules."""
+    rule = protocol.get("rule")
+    rates = rule.get("rates") if isinstance(rule, dict) else None
+    of_tensors = [*rates.values()] if isinstance(rates, dict) else []
+    same = of_tensors and isinstance(of_tensors[0], dict) and all(one == of_tensors[0] for one in of_tensors)
+    return of_tensors[0] if same else {}
 
 
 _MARKS = (

@@ -135,6 +135,23 @@ def test_the_baseline_is_the_plain_level_1_variant_in_any_order():
     assert compare([rms, plain], baseline=0).variants[0].gain is None
 
 
+def test_equal_labels_of_other_tuned_rates_are_told_apart_by_them():
+    def with_rates(*pairs):
+        rates = {f"tensor.{index}": {"lr": lr, "decay": decay} for index, (lr, decay) in enumerate(pairs)}
+        return relabelled(small("rms", [1] * 6), rule={"name": "rms", "rates": rates})
+
+    slow, fast = with_rates((0.1, 0.02), (0.1, 0.02)), with_rates((0.1, 0.5), (0.1, 0.5))
+    assert unique_labels([slow, fast]) == ["rms, decay 0.02", "rms, decay 0.5"]
+    # Rates of single tensors say nothing in a line, and files of others may hold anything.
+    assert unique_labels([with_rates((0.1, 0.02), (0.3, 0.5)), with_rates((0.1, 0.02), (0.2, 0.5))]) == [
+        "rms #1",
+        "rms #2",
+    ]
+    for rates in (3, {}, {"tensor": 1}):
+        damaged = relabelled(slow, rule={"name": "rms", "rates": rates})
+        assert unique_labels([slow, damaged]) == ["rms, lr 0.1, decay 0.02", "rms"]
+
+
 def test_equal_labels_are_made_unique():
     one = small("rms", [1] * 6)
     labels = unique_labels([one, relabelled(one, run="a"), relabelled(one, run="b"), relabelled(one, run="b")])
