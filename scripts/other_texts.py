@@ -16,6 +16,7 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -28,9 +29,7 @@ Articles = Iterator[tuple[str, str]]
 class _Text(html.parser.HTMLParser):
     """The text of a page, with an empty line between its blocks."""
 
-    BLOCKS = frozenset(
-        "address blockquote br dd div dl dt h1 h2 h3 h4 h5 h6 hr li ol p pre table td th title tr ul".split()
-    )
+    BLOCKS = frozenset("address blockquote br dd div dl dt h1 h2 h3 h4 h5 h6 hr li ol p pre table td th tr ul".split())
     HIDDEN = frozenset(["head", "script", "style"])
 
     def __init__(self, page: str) -> None:
@@ -101,7 +100,10 @@ def unpacked(package: str, folder: Path) -> Path:
         if not (found := sorted(folder.glob(f"{package}_*.deb"))):
             subprocess.run(["apt-get", "download", "-qq", package], cwd=folder, check=True)
             found = sorted(folder.glob(f"{package}_*.deb"))
-        subprocess.run(["dpkg-deb", "-x", found[-1], root], check=True)
+        # Unpacked aside: where this is interrupted, the next time begins anew.
+        with tempfile.TemporaryDirectory(dir=folder) as aside:
+            subprocess.run(["dpkg-deb", "-x", found[-1], f"{aside}/files"], check=True)
+            Path(aside, "files").replace(root)
     return root
 
 
@@ -122,8 +124,11 @@ def main() -> None:
         sys.exit(__doc__)
     folder = Path(sys.argv[1])
     for kind, (package, read) in KINDS.items():
-        articles = [(title, paragraphs(text)) for title, text in read(unpacked(package, folder / "packages"))]
-        articles = chosen(articles)
+        try:
+            root = unpacked(package, folder / "packages")
+        except (OSError, subprocess.CalledProcessError) as error:
+            sys.exit(f"{package} cannot be downloaded or unpacked ({error}); put its .deb file into {folder}/packages")
+        articles = chosen([(title, paragraphs(text)) for title, text in read(root)])
         lines = [json.dumps({"title": title, "text": text}, ensure_ascii=False) + "\n" for title, text in articles]
         path = folder / kind / "test.jsonl"
         path.parent.mkdir(exist_ok=True)

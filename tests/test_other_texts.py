@@ -77,3 +77,14 @@ def test_of_many_articles_some_at_equal_distances_are_taken(script: ModuleType) 
 def test_without_a_folder_it_prints_its_usage() -> None:
     done = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True)
     assert done.returncode == 1 and "other_texts.py FOLDER" in done.stderr
+
+
+def test_a_package_that_cannot_be_had_is_told_in_one_line(tmp_path: Path) -> None:
+    """Neither apt-get nor dpkg-deb is on an empty PATH; a package that cannot be unpacked is not taken for unpacked."""
+    (tmp_path / "packages").mkdir()
+    for _ in range(2):
+        done = subprocess.run([sys.executable, SCRIPT, tmp_path], capture_output=True, text=True, env={"PATH": ""})
+        assert done.returncode == 1 and done.stderr.count("\n") == 1
+        assert done.stderr.startswith("dict-foldoc cannot be downloaded or unpacked (")
+        (tmp_path / "packages" / "dict-foldoc_1_all.deb").write_bytes(b"damaged")
+    assert [path.name for path in tmp_path.rglob("*")] == ["packages", "dict-foldoc_1_all.deb"]
