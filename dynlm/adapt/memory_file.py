@@ -22,7 +22,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ from dynlm.runtime.files import exclusive
 from dynlm.runtime.hashing import fingerprint
 from dynlm.runtime.tensors import Check, Shapes, load_metadata, load_tensors, params_fingerprint, save_tensors
 from dynlm.runtime.text import warn
-from dynlm.runtime.validation import is_of, section_of
+from dynlm.runtime.validation import is_of, section_of, types_of
 
 FORMAT = 2
 _FORMAT_1 = {
@@ -265,7 +265,7 @@ def _about_of(path: Path, description: dict[str, Any]) -> About:
         raise UserError("this is no memory", path, "name a file that `dynlm read` wrote")
     if version > FORMAT:
         raise UserError(f"a memory of format {version}, newer than this dynlm reads ({FORMAT})", path, "upgrade dynlm")
-    kinds = get_type_hints(About)
+    kinds = types_of(About)
     for name, value in description.items():
         if name not in kinds or not is_of(value, kinds[name]):
             raise _damaged(f"{name!r} has a wrong type or is unknown", path)
